@@ -1,0 +1,36 @@
+"""Learned feature upsampling for object detectors.
+
+Everything listed in ``__all__`` is imported on first use, so that ``import afictl`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AFInterpolator": "afictl.interpolators",
+    "LoadReport": "afictl.weights",
+    "PatchDiscriminator": "afictl.discriminator",
+    "Preset": "afictl.presets",
+    "UserError": "afictl.errors",
+    "build_detector": "afictl.detectors",
+    "build_interpolator": "afictl.interpolators",
+    "interpolator_kinds": "afictl.interpolators",
+    "list_presets": "afictl.presets",
+    "load_preset": "afictl.presets",
+    "load_weights": "afictl.weights",
+    "predict": "afictl.detectors",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'afictl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

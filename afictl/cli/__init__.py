@@ -1,0 +1,1 @@
+"""The command line: one module a subcommand, each of which parses, calls and prints."""
