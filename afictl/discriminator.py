@@ -1,0 +1,40 @@
+"""Feature patch discriminator of AFI-GAN: is a feature map real or interpolated, one logit a position.
+
+Lee and Bae, https://doi.org/10.1016/j.patcog.2023.109365. Shapes: N images, C channels, H x W the map.
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_SLOPE = 0.2
+
+
+class PatchDiscriminator(nn.Module):
+    """(N, C, H, W) features -> (N, 1, H, W) logits, positive for real. Receptive field 9 x 9, stride 1.
+
+    In train mode a map needs more than one value a channel in the batch (batch norm).
+
+    Args:
+        channels: C of the maps; the hidden layers have 2C, 4C and 4C channels.
+    """
+
+    def __init__(self, channels: int = 256) -> None:
+        super().__init__()
+        widths = (channels, 2 * channels, 4 * channels, 4 * channels)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+        self.logits = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        for conv in (*self.convs, self.logits):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Judge ``features`` (N, C, H, W)."""
+        x = features
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.leaky_relu(norm(conv(x)), _SLOPE, inplace=True)
+        return self.logits(x)

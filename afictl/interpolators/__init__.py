@@ -1,0 +1,49 @@
+"""Interpolators: modules that enlarge a feature map exactly twofold: ``interpolator(coarse, fine=None)``."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from afictl.errors import UserError
+from afictl.interpolators.afi import AFInterpolator
+from afictl.interpolators.fixed import FixedInterpolator
+
+__all__ = ["AFInterpolator", "FixedInterpolator", "build_interpolator", "interpolator_kinds"]
+
+_KINDS: dict[str, Callable[..., nn.Module]] = {
+    "afi": AFInterpolator,
+    "nearest": partial(FixedInterpolator, "nearest"),
+    "bilinear": partial(FixedInterpolator, "bilinear"),
+    "bicubic": partial(FixedInterpolator, "bicubic"),
+}
+
+
+def interpolator_kinds() -> list[str]:
+    """Every kind that ``build_interpolator`` knows."""
+    return list(_KINDS)
+
+
+def build_interpolator(kind: str, channels: int, **options: Any) -> nn.Module:
+    """Build a fresh interpolator for maps (N, channels, H, W) -> (N, channels, 2H, 2W).
+
+    Raises:
+        UserError: unknown kind, or an option that the kind does not have.
+    """
+    if kind not in _KINDS:
+        raise UserError(f"no interpolator is called '{kind}'{_nearest(kind, interpolator_kinds())}")
+    known = [name for name in inspect.signature(_KINDS[kind]).parameters if name not in ("kind", "channels")]
+    for name in options:
+        if name not in known:
+            raise UserError(f"interpolator '{kind}' has no option '{name}'{_nearest(name, known)}")
+    return _KINDS[kind](channels=channels, **options)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known) or 'none'}"

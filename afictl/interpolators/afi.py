@@ -1,0 +1,142 @@
+"""AF interpolator: bilinear enlargement plus a learned branch of residual dense blocks.
+
+The generator of Lee and Bae, "AFI-GAN: Improving feature interpolation of feature pyramid networks via
+adversarial training for object detection", Pattern Recognition 2023, https://doi.org/10.1016/j.patcog.2023.109365.
+Its dense blocks without batch norm come from ESRGAN, https://arxiv.org/abs/1809.00219.
+
+Shapes: N images, C channels, H x W the coarse map, G growth.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from afictl.errors import UserError
+from afictl.tensor_files import read_tensors, save_tensors
+
+_FORMAT = "afi-interpolator"
+_VERSION = 1
+_SLOPE = 0.2
+_GROWING_CONVS = 4
+# Small weights start the branch at about 1e-4 of the bilinear part: a fresh interpolator is bilinear.
+_INIT_SCALE = 0.1
+
+
+def _activate(x: Tensor) -> Tensor:
+    # In place: the convolution before it does not need its own output for the backward pass.
+    return F.leaky_relu(x, _SLOPE, inplace=True)
+
+
+class DenseBlock(nn.Module):
+    """Four 3x3 convolutions C -> G, each fed with all before it, merged to C and added to the input."""
+
+    def __init__(self, channels: int, growth: int, residual_scale: float) -> None:
+        super().__init__()
+        widths = [channels + i * growth for i in range(_GROWING_CONVS + 1)]
+        self.grow = nn.ModuleList(nn.Conv2d(width, growth, 3, padding=1, bias=False) for width in widths[:-1])
+        self.merge = nn.Conv2d(widths[-1], channels, 3, padding=1, bias=False)
+        self.residual_scale = residual_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        grown = x
+        for conv in self.grow:
+            grown = torch.cat((grown, _activate(conv(grown))), dim=1)
+        return torch.add(x, self.merge(grown), alpha=self.residual_scale)
+
+
+class AFInterpolator(nn.Module):
+    """Learned twofold enlargement (N, C, H, W) -> (N, C, 2H, 2W), any H and W.
+
+    Args:
+        channels: C of the maps.
+        blocks: dense blocks in the residual group.
+        growth: channels that each convolution of a dense block adds.
+        residual_scale: weight of the residual of a dense block, and of the whole group.
+
+    Raises:
+        UserError: an argument that is not a positive number.
+    """
+
+    kind = "afi"
+
+    def __init__(
+        self, channels: int = 256, blocks: int = 3, growth: int = 32, residual_scale: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.config: dict[str, Any] = {
+            "channels": channels,
+            "blocks": blocks,
+            "growth": growth,
+            "residual_scale": residual_scale,
+        }
+        _check(self.config)
+        self.residual_scale = residual_scale
+        self.head = nn.Conv2d(channels, channels, 3, padding=1)
+        self.group = nn.Sequential(*(DenseBlock(channels, growth, residual_scale) for _ in range(blocks)))
+        self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
+        self.enlarge = nn.ConvTranspose2d(channels, channels, 6, stride=2, padding=2)
+        self.tail = nn.Conv2d(channels, channels, 3, padding=1)
+        self.apply(_initialise)
+
+    def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
+        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is not looked at."""
+        x = _activate(self.head(coarse))
+        x = torch.add(x, self.group(x), alpha=self.residual_scale)
+        x = _activate(self.fuse(x))
+        x = _activate(self.enlarge(x))
+        return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + self.tail(x)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and configuration to one safetensors file."""
+        save_tensors(path, self.state_dict(), {"format": _FORMAT, "version": _VERSION, "config": self.config})
+
+    @classmethod
+    def load(cls, path: str | Path) -> AFInterpolator:
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: no such file, damaged, or not an AF interpolator of a version known here.
+        """
+        tensors, description = read_tensors(path)
+        if description.get("format") != _FORMAT:
+            held = description.get("format", "tensors without a description")
+            raise UserError(
+                f"{path}: holds {held}, not an AF interpolator; give the file that 'afictl pretrain' made"
+            )
+        if description.get("version") != _VERSION:
+            raise UserError(
+                f"{path}: AF interpolator file of version {description.get('version')}; update afictl"
+            )
+        try:
+            interpolator = cls(**description["config"])
+            interpolator.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError, UserError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{path}: weights and configuration do not fit ({reason:.200}); make it again"
+            ) from None
+        return interpolator
+
+
+def _check(config: dict[str, Any]) -> None:
+    for name, value in config.items():
+        whole = name != "residual_scale"
+        if type(value) not in ((int,) if whole else (int, float)) or not value > 0:
+            wanted = "whole number" if whole else "number"
+            raise UserError(f"AF interpolator: {name} is a positive {wanted}, not {value!r}")
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.kaiming_normal_(module.weight)
+        with torch.no_grad():
+            module.weight.mul_(_INIT_SCALE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,62 @@
+"""Safetensors files with a JSON description inside, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from afictl.errors import UserError
+
+_KEY = "afictl"
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write ``tensors`` and a JSON-ready ``description``; an existing file is replaced at once."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(plain, unfinished, metadata={_KEY: json.dumps(description)})
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, on the CPU, and its description (empty when it has none).
+
+    Raises:
+        UserError: no such file, or it is not a whole safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); copy or make it again") from None
+    return tensors, _parse(metadata.get(_KEY), path)
+
+
+def _parse(text: str | None, path: Path) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        description = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}: its description is not readable as JSON ({error}); make the file again"
+        ) from None
+    if not isinstance(description, dict):
+        raise UserError(f"{path}: its description is not a mapping; make the file again")
+    return description
