@@ -1,0 +1,54 @@
+"""Detections on original pixels as COCO result dicts; masks leave as run-length strings at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afictl.errors import UserError
+
+
+def coco_results(
+    detection: dict[str, Tensor],
+    mask_chunks: Iterable[Tensor] | None,
+    image_id: int,
+    categories: Sequence[int | None],
+) -> list[dict[str, Any]]:
+    """COCO result dicts of one image.
+
+    Args:
+        detection: ``boxes`` (N,4) xyxy in original pixels, ``labels`` (N,) 1..K, ``scores`` (N,).
+        mask_chunks: the N masks as bool tensors (n,H,W), a few at a time; None without masks.
+        image_id: of the annotation file.
+        categories: category id of each label; detections of a label without one are dropped.
+    """
+    boxes = detection["boxes"].detach().float().cpu()
+    labels = detection["labels"].tolist()
+    if labels and not (min(labels) >= 1 and max(labels) <= len(categories)):
+        raise UserError(
+            f"the detector answers label {max(labels)}, the data set has {len(categories)} categories; "
+            "pass the detector's class names as classes"
+        )
+    xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+    results = [
+        {"image_id": image_id, "category_id": categories[label - 1], "bbox": box, "score": score}
+        for label, box, score in zip(labels, xywh, detection["scores"].tolist(), strict=True)
+    ]
+    if mask_chunks is not None:
+        for result, segmentation in zip(results, _run_lengths(mask_chunks), strict=True):
+            result["segmentation"] = segmentation
+    return [result for result in results if result["category_id"] is not None]
+
+
+def _run_lengths(mask_chunks: Iterable[Tensor]) -> Iterator[dict[str, Any]]:
+    """COCO's compressed run lengths (``size`` (H, W), ``counts`` as str) of each mask."""
+    from pycocotools import mask as coco_mask
+
+    for chunk in mask_chunks:
+        for mask in chunk.to(torch.uint8).cpu():
+            # run lengths go down the columns: the transposed copy is what Fortran order of (H, W) means
+            encoded = coco_mask.encode(mask.t().contiguous().numpy().T)
+            yield {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}

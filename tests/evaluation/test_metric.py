@@ -1,0 +1,239 @@
+"""Average precision: agreement of the evaluators, hand-made cases, and files that are wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from afictl.errors import UserError
+from afictl.evaluation import EVALUATORS, score_predictions
+
+HEIGHT, WIDTH = 240, 320
+
+
+def rle_of_box(xywh):
+    x, y, width, height = xywh
+    polygon = [x, y, x + width, y, x + width, y + height, x, y + height]
+    rle = coco_mask.frPyObjects([polygon], HEIGHT, WIDTH)[0]
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+
+
+def polygon_of_box(xywh):
+    x, y, width, height = xywh
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+
+def random_boxes(rng, count):
+    size = np.exp(rng.uniform(np.log(6), np.log(180), (count, 2)))
+    corner = rng.uniform(0, 1, (count, 2)) * (np.array([WIDTH, HEIGHT]) - size).clip(1)
+    return np.concatenate([corner, size], axis=1).round(2)
+
+
+def random_set(rng, images=24, categories=(1, 5, 90)):
+    """Objects of every size with crowds, images without objects, ids with gaps, one category never seen."""
+    dataset = {
+        "images": [
+            {"id": 10 + 3 * i, "height": HEIGHT, "width": WIDTH, "file_name": f"{i}.jpg"}
+            for i in range(images)
+        ],
+        "categories": [{"id": c, "name": f"class {c}"} for c in (*categories, 91)],
+        "annotations": [],
+    }
+    for image in dataset["images"][: images - 4]:
+        for box in random_boxes(rng, int(rng.integers(1, 9))).tolist():
+            crowd = int(rng.random() < 0.1)
+            dataset["annotations"].append(
+                {
+                    "id": len(dataset["annotations"]),  # starts at 0 on purpose
+                    "image_id": image["id"],
+                    "category_id": int(rng.choice(categories)),
+                    "bbox": box,
+                    "area": box[2] * box[3] * 0.9,
+                    "iscrowd": crowd,
+                    "segmentation": rle_of_box(box) if crowd else polygon_of_box(box),
+                }
+            )
+    return dataset
+
+
+def random_predictions(rng, dataset):
+    """Each object found with a jittered box, some classes wrong, some images left out, and false alarms."""
+    predictions = []
+
+    def add(image_id, category_id, box):
+        box = np.clip(box, 0, None).round(3).tolist()
+        predictions.append(
+            {
+                "image_id": image_id,
+                "category_id": int(category_id),
+                "bbox": box,
+                "score": round(float(rng.random()), 2),  # two digits, so that scores tie
+                "segmentation": rle_of_box(box),
+            }
+        )
+
+    categories = [category["id"] for category in dataset["categories"]]
+    for item in dataset["annotations"][:-6]:
+        jitter = 1 + rng.normal(0, 0.05, 4)
+        wrong = rng.random() < 0.1
+        add(item["image_id"], rng.choice(categories) if wrong else item["category_id"], item["bbox"] * jitter)
+    for image in dataset["images"]:
+        for box in random_boxes(rng, 3):
+            add(image["id"], rng.choice(categories), box)
+    return predictions
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(content, name="instances.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return _write
+
+
+def box_set(*annotations, categories=(1,)):
+    return {
+        "images": [{"id": 1, "height": HEIGHT, "width": WIDTH, "file_name": "1.jpg"}],
+        "categories": [{"id": c, "name": f"class {c}"} for c in categories],
+        "annotations": [{"image_id": 1, "category_id": 1, "iscrowd": 0, **a} for a in annotations],
+    }
+
+
+def found(box, score=0.9, category_id=1, image_id=1):
+    return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("limit", [None, 10])
+def test_the_two_evaluators_agree(write, seed, limit):
+    rng = np.random.default_rng(seed)
+    dataset = random_set(rng)
+    predictions, path = random_predictions(rng, dataset), write(dataset)
+    image_ids = [image["id"] for image in dataset["images"]][:limit]
+    fast, slow = (
+        score_predictions(predictions, path, image_ids=image_ids, evaluator=name) for name in EVALUATORS
+    )
+    assert set(fast.metrics) == {
+        f"{k}/{m}" for k in ("box", "mask") for m in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    }
+    assert fast.metrics["box/AP"] > 5
+    assert fast.metrics == pytest.approx(slow.metrics, abs=1e-9)
+    for ours, theirs in zip(fast.per_class, slow.per_class, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-9) if ours["objects"] else ours == theirs
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_hand_made_precision(write, evaluator):
+    """Of two objects one is found exactly: precision 1 up to recall 0.5, that is at 51 of 101 points."""
+    path = write(
+        box_set({"id": 1, "bbox": [10, 10, 20, 20]}, {"id": 2, "bbox": [100, 100, 50, 50]}, categories=(1, 2))
+    )
+    result = score_predictions([found([10, 10, 20, 20])], path, evaluator=evaluator)
+    half = pytest.approx(100 * 51 / 101)
+    assert result.metrics == {
+        "box/AP": half,
+        "box/AP50": half,
+        "box/AP75": half,
+        "box/APs": pytest.approx(100),  # the area comes from the box where the file gives none
+        "box/APm": 0,
+        "box/APl": None,
+    }
+    assert result.per_class == [
+        {"name": "class 1", "objects": 2, "box/AP": half, "box/AP50": half},
+        {"name": "class 2", "objects": 0, "box/AP": None, "box/AP50": None},
+    ]
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_no_predictions_at_all(write, evaluator):
+    path = write(random_set(np.random.default_rng(0)))
+    result = score_predictions([], path, evaluator=evaluator, masks=True)
+    assert result.metrics["box/AP"] == result.metrics["mask/AP"] == 0
+    assert "mask/AP" not in score_predictions([], path, evaluator=evaluator).metrics
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_no_objects_at_all(write, evaluator):
+    result = score_predictions([found([1, 1, 5, 5])], write(box_set()), evaluator=evaluator)
+    assert set(result.metrics.values()) == {None}
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_ground_truth_without_outlines_scores_boxes_only(write, evaluator):
+    path = write(box_set({"id": 1, "bbox": [10, 10, 20, 20], "segmentation": []}))
+    prediction = {**found([10, 10, 20, 20]), "segmentation": rle_of_box([10, 10, 20, 20])}
+    result = score_predictions([prediction], path, evaluator=evaluator)
+    assert result.metrics["box/AP"] == pytest.approx(100)
+    assert "mask/AP" not in result.metrics
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_object_without_outline_is_ignored_among_outlined_ones(write, evaluator):
+    first, second = [10.0, 10, 20, 20], [100.0, 100, 50, 50]
+    path = write(
+        box_set({"id": 1, "bbox": first, "segmentation": polygon_of_box(first)}, {"id": 2, "bbox": second})
+    )
+    predictions = [{**found(box), "segmentation": rle_of_box(box)} for box in (first, second)]
+    assert score_predictions(predictions, path, evaluator=evaluator).metrics["mask/AP"] == pytest.approx(100)
+
+
+def test_mask_size_ranges_use_the_area_of_the_mask(write):
+    """A thin mask in a large box is a small object: a false alarm of that kind costs APs, not APl."""
+    box, thin = [10.0, 10, 20, 20], [100.0, 5, 120, 3]
+    path = write(box_set({"id": 1, "bbox": box, "area": 400, "segmentation": polygon_of_box(box)}))
+    alarm = {**found([100, 5, 120, 120], score=0.99), "segmentation": rle_of_box(thin)}
+    hit = {**found(box, score=0.5), "segmentation": rle_of_box(box)}
+    for evaluator in EVALUATORS:
+        metrics = score_predictions([alarm, hit], path, evaluator=evaluator).metrics
+        assert metrics["box/APs"] == pytest.approx(100)
+        assert metrics["mask/APs"] == pytest.approx(50)
+
+
+def test_predictions_from_a_file_score_the_same_and_are_left_unchanged(write):
+    rng = np.random.default_rng(7)
+    dataset = random_set(rng)
+    predictions = random_predictions(rng, dataset)
+    path, before = write(dataset), json.dumps(predictions)
+    from_list = score_predictions(predictions, path)
+    from_file = score_predictions(write(predictions, "predictions.json"), path)
+    assert from_list == from_file
+    assert json.dumps(predictions) == before
+
+
+def test_nothing_is_printed(write, capfd):
+    path = write(box_set({"id": 1, "bbox": [10, 10, 20, 20]}))
+    for evaluator in EVALUATORS:
+        score_predictions([found([10, 10, 20, 20])], path, evaluator=evaluator)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("predictions", "message"),
+    [
+        ("[1, 2", "not valid JSON"),
+        ({"images": []}, "JSON list of COCO results, not dict"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}], "entry 0: has no category_id"),
+        ([found([1, 2, 3, 4]), found([1, 2, 3, 4], category_id=7)], "entry 1: category 7"),
+        ([found([1, 2, 3, 4], image_id=8)], "entry 0: image 8"),
+        (["box"], "entry 0: is not a mapping"),
+        ([{**found([1, 2, 3, 4]), "bbox": [1, 2, 3]}], "entry 0: bbox"),
+    ],
+)
+def test_wrong_predictions_say_where(write, predictions, message):
+    annotations = write(box_set({"id": 1, "bbox": [10, 10, 20, 20]}))
+    with pytest.raises(UserError, match=message):
+        score_predictions(write(predictions, "predictions.json"), annotations)
+
+
+def test_wrong_annotation_files(write, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.json: No such file"):
+        score_predictions([], tmp_path / "nowhere.json")
+    with pytest.raises(UserError, match="needs the keys"):
+        score_predictions([], write([1]))
+    with pytest.raises(UserError, match="no images"):
+        score_predictions([], write({"images": [], "annotations": [], "categories": []}))
+    with pytest.raises(UserError, match="unknown evaluator 'coco'"):
+        score_predictions([], write(box_set()), evaluator="coco")
