@@ -46,6 +46,8 @@ class NeckConfig(Section):
 
     kind: Literal["fpn"] = "fpn"
     channels: int = Field(default=256, gt=0)
+    fuse: Literal["sum", "avg"] = "sum"
+    """The enlarged coarse map is added to the finer one, or averaged with it."""
 
 
 class InterpolatorConfig(Section):
