@@ -1,0 +1,63 @@
+"""ImageNet weights from timm's model hub: the one place that may use the network."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+from timm.models import get_pretrained_cfg
+
+from afictl.backbones.resnet import Backbone
+from afictl.errors import UserError
+from afictl.tensor_files import read_tensors
+
+_FILE = "model.safetensors"
+_PATIENCE_S = 10.0
+
+
+def load_pretrained(backbone: Backbone) -> None:
+    """Load the ImageNet weights that timm lists under the backbone's name, downloading them on first use.
+
+    Raises:
+        UserError: there are none, or they are neither in the cache nor within reach.
+    """
+    source = get_pretrained_cfg(backbone.name)
+    if source is None or not source.hf_hub_id:
+        raise _failure(backbone.name, "timm has none under this name")
+    tensors, _ = read_tensors(_locate(backbone.name, source.hf_hub_id))
+    missing = backbone.net.load_state_dict(tensors, strict=False).missing_keys
+    if missing:
+        raise _failure(backbone.name, f"{source.hf_hub_id} lacks {missing[0]}")
+
+
+def _locate(name: str, repository: str) -> str:
+    """Path of the cached weights; they are downloaded if need be."""
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, _FILE)
+    if isinstance(cached, str):
+        return cached
+    if constants.HF_HUB_OFFLINE:
+        raise _failure(name, "they are not in the cache and HF_HUB_OFFLINE is set")
+    _require_reachable(name, hf_hub_url(repository, _FILE))
+    try:
+        return hf_hub_download(repository, _FILE)
+    except Exception as error:  # what it raises depends on its version and its HTTP client
+        raise _failure(name, " ".join(str(error).split())[:200]) from None
+
+
+def _require_reachable(name: str, url: str) -> None:
+    """Ask once: without a network, the hub's own client retries for a minute and prints each failure."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PATIENCE_S).close()
+    except urllib.error.HTTPError:
+        pass  # somebody answers; the hub's client knows better what the answer means
+    except OSError as error:
+        raise _failure(name, f"{url} is out of reach: {getattr(error, 'reason', error)}") from None
+
+
+def _failure(name: str, reason: str) -> UserError:
+    return UserError(
+        f"no ImageNet weights for backbone {name} ({reason}); give a local file with --backbone-weights FILE "
+        "or start from random weights with --set backbone.pretrained=false"
+    )
