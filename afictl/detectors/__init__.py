@@ -1,0 +1,20 @@
+"""Detectors: backbone, neck with its interpolator, and heads, in torchvision's detection convention."""
+
+from afictl.detectors.build import build_detector
+from afictl.detectors.cost import PartCost, model_cost
+from afictl.detectors.detector import Detector, HeadPart, ImageBatch
+from afictl.detectors.masks import iter_pasted_masks, paste_masks
+from afictl.detectors.predict import predict, to_original
+
+__all__ = [
+    "Detector",
+    "HeadPart",
+    "ImageBatch",
+    "PartCost",
+    "build_detector",
+    "iter_pasted_masks",
+    "model_cost",
+    "paste_masks",
+    "predict",
+    "to_original",
+]

@@ -1,0 +1,60 @@
+"""From a preset to a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from afictl.backbones import build_backbone
+from afictl.detectors.detector import Detector
+from afictl.detectors.faster_rcnn import faster_rcnn_head
+from afictl.detectors.mask_rcnn import mask_rcnn_head
+from afictl.errors import UserError
+from afictl.interpolators import build_interpolator
+from afictl.necks import build_neck
+from afictl.presets import InterpolatorConfig, Preset, load_preset
+
+_HEADS: dict[str, Callable[..., nn.Module]] = {
+    "faster-rcnn": faster_rcnn_head,
+    "mask-rcnn": mask_rcnn_head,
+}
+
+
+def build_detector(
+    preset: str | Path | Preset, num_classes: int | None = None, interpolator: str | nn.Module | None = None
+) -> Detector:
+    """Build a detector with fresh weights; nothing is downloaded.
+
+    Args:
+        preset: name, path of a YAML file, or a loaded preset.
+        num_classes: classes without background; None is COCO's 80.
+        interpolator: kind, or a module to use as it is; None is the preset's. ``detector.preset`` names
+            the one that was used.
+
+    Raises:
+        UserError: unknown preset or interpolator, an interpolator of another width, or no class.
+    """
+    if not isinstance(preset, Preset):
+        preset = load_preset(preset)
+    num_classes = 80 if num_classes is None else num_classes
+    if num_classes < 1:
+        raise UserError(f"a detector needs at least one class, got num_classes={num_classes}")
+    preset, module = _choose_interpolator(preset, interpolator)
+    backbone = build_backbone(preset.backbone)
+    neck = build_neck(preset.neck, backbone.channels, module)
+    head = _HEADS[preset.detector.kind](preset.detector, neck.channels, neck.strides, num_classes)
+    return Detector(preset, backbone, neck, head, num_classes)
+
+
+def _choose_interpolator(preset: Preset, chosen: str | nn.Module | None) -> tuple[Preset, nn.Module]:
+    """The interpolator, and the preset as it is with that interpolator."""
+    config = preset.interpolator
+    if isinstance(chosen, nn.Module):
+        config = InterpolatorConfig(kind=str(chosen.kind), options=dict(getattr(chosen, "options", {})))
+        return preset.model_copy(update={"interpolator": config}), chosen
+    if chosen is not None and chosen != config.kind:
+        config = InterpolatorConfig(kind=chosen)  # the preset's options belong to its own kind
+    module = build_interpolator(config.kind, preset.neck.channels, **config.options)
+    return preset.model_copy(update={"interpolator": config}), module

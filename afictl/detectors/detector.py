@@ -1,0 +1,123 @@
+"""The shell that every detector shares: pixels -> backbone -> neck -> head.
+
+Legend: N images, H x W the batch after padding, K classes without background.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from afictl.detectors.masks import paste_masks
+from afictl.presets import Preset
+
+
+class ImageBatch(NamedTuple):
+    """Normalised images in one tensor, and how much of it is image."""
+
+    tensor: Tensor
+    """(N, 3, H, W), zero where an image is padded on its right and bottom."""
+    sizes: list[tuple[int, int]]
+    """Height and width of each image without the padding."""
+
+
+class HeadPart(NamedTuple):
+    """One part of a head, to be measured alone."""
+
+    name: str
+    run: Callable[[], Any]
+    """Runs the part once at the load that the head documents."""
+    modules: tuple[nn.Module, ...]
+
+
+class Detector(nn.Module):
+    """A detector in torchvision's convention.
+
+    In train mode ``detector(images, targets)`` gives a dict of named losses. In eval mode
+    ``detector(images)`` gives for each image a dict with ``boxes`` (n, 4) xyxy in the pixels of the given
+    image, ``labels`` (n,) in 1..K, ``scores`` (n,) best first, and for a detector with masks ``masks`` bool
+    (n, h, w).
+
+    It normalises and pads, and never resizes: ``afictl.detectors.predict`` does that.
+
+    Args:
+        preset: what the parts were built from; ``preset.input`` holds mean and standard deviation.
+        backbone: (N, 3, H, W) -> ``res2..res5``.
+        neck: ``res2..res5`` -> pyramid; has ``interpolator``, ``strides`` and ``size_divisor``.
+        head: ``head(batch, pyramid, targets)`` -> losses in train mode; ``head(batch, pyramid)`` ->
+            detections in eval mode, masks still as ``mask_probs`` (n, M, M); ``parts`` for the flop counter.
+        num_classes: K.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, preset: Preset, backbone: Any, neck: Any, head: Any, num_classes: int) -> None:
+        super().__init__()
+        self.preset = preset
+        self.input = preset.input
+        self.num_classes = num_classes
+        self.backbone: Any = backbone
+        self.neck: Any = neck
+        self.head: Any = head
+        for name, values in (("pixel_mean", self.input.mean), ("pixel_std", self.input.std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in train mode, detections in eval mode.
+
+        Args:
+            images: float (3, h, w), RGB in 0..1, of any sizes.
+            targets: for each image ``boxes``, ``labels`` and, for a detector with masks, ``masks`` (n, h, w).
+
+        Raises:
+            ValueError: an image or a target of the wrong shape, type or range; it is named by its index.
+        """
+        if not self.training:
+            sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+            return [_paste(*pair) for pair in zip(self.detect(images), sizes, strict=True)]
+        batch = self.batch(images)
+        return self.head(batch, self._pyramid(batch), targets)
+
+    def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """As in eval mode, with ``mask_probs`` (n, M, M) on each box's grid instead of pasted ``masks``."""
+        if self.training:
+            raise ValueError("detect works in eval mode; call detector.eval() first")
+        batch = self.batch(images)
+        return self.head(batch, self._pyramid(batch))
+
+    def pyramid(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The neck's maps of the batch, ``p2`` (N, C, H/4, W/4) and coarser."""
+        return self._pyramid(self.batch(images))
+
+    def batch(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Normalise ``images``, pad them to one size that the neck can halve, on the detector's device."""
+        for index, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+                raise ValueError(
+                    f"image {index}: expected float (3, h, w) in 0..1, got {image.dtype} {tuple(image.shape)}"
+                )
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        divisor = self.neck.size_divisor
+        height, width = (math.ceil(max(side) / divisor) * divisor for side in zip(*sizes, strict=True))
+        tensor = self.pixel_mean.new_zeros((len(images), 3, height, width))
+        for slot, image, (h, w) in zip(tensor, images, sizes, strict=True):
+            slot[:, :h, :w] = (image.to(self.pixel_mean) - self.pixel_mean) / self.pixel_std
+        return ImageBatch(tensor, sizes)
+
+    def _pyramid(self, batch: ImageBatch) -> dict[str, Tensor]:
+        return self.neck(self.backbone(batch.tensor))
+
+
+def _paste(detection: dict[str, Tensor], size_hw: tuple[int, int]) -> dict[str, Tensor]:
+    if "mask_probs" not in detection:
+        return detection
+    probs = detection["mask_probs"]
+    rest = {name: value for name, value in detection.items() if name != "mask_probs"}
+    return {**rest, "masks": paste_masks(probs, detection["boxes"], size_hw)}

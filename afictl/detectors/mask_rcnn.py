@@ -1,0 +1,27 @@
+"""Mask R-CNN (He et al., https://arxiv.org/abs/1703.06870): Faster R-CNN with a mask branch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from afictl.detectors.faster_rcnn import faster_rcnn_head, region_strides
+from afictl.detectors.rcnn import RCNNHead
+from afictl.detectors.roi_heads import AlignedRoIPool, MaskPredictor, build_mask_head
+from afictl.presets import DetectorConfig
+
+_POOLED = 14
+
+
+def mask_rcnn_head(
+    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+) -> RCNNHead:
+    """Head for maps of ``channels`` channels at ``strides``; masks are 28 x 28 on each box."""
+    return faster_rcnn_head(
+        config,
+        channels,
+        strides,
+        num_classes,
+        mask_roi_pool=AlignedRoIPool(region_strides(strides), _POOLED),
+        mask_head=build_mask_head(channels, config.mask_width),
+        mask_predictor=MaskPredictor(config.mask_width, num_classes),
+    )

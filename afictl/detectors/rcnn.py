@@ -1,0 +1,60 @@
+"""The two-stage head: propose regions, then classify, refine and (perhaps) segment each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.roi_heads import RegionHeads
+from afictl.detectors.rpn import ProposalNetwork
+from afictl.detectors.targets import Target, check_targets
+
+
+class RCNNHead(nn.Module):
+    """Region proposal network and region heads behind the head interface of ``Detector``."""
+
+    def __init__(self, rpn: ProposalNetwork, roi_heads: RegionHeads, num_classes: int) -> None:
+        super().__init__()
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+        self.num_classes = num_classes
+
+    def forward(
+        self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in train mode, detections (masks as ``mask_probs``) in eval mode."""
+        if self.training:
+            targets = check_targets(targets, batch.sizes, self.num_classes, self.roi_heads.has_mask())
+        images = ImageList(batch.tensor, batch.sizes)
+        proposals, proposal_losses = self.rpn(images, features, targets)
+        detections, losses = self.roi_heads(features, proposals, batch.sizes, targets)
+        return {**proposal_losses, **losses} if self.training else detections
+
+    def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
+        """The parts to measure: proposals on all of ``features``, boxes and masks at their most regions.
+
+        With the defaults that is 1000 proposals and 100 masks for one image. Pooling is left out.
+        """
+        heads, maps = self.roi_heads, list(features.values())
+        channels = maps[0].shape[1]
+
+        def box_head() -> None:
+            regions = maps[0].new_zeros((self.rpn.proposals_test, channels, *heads.box_roi_pool.output_size))
+            heads.box_predictor(heads.box_head(regions))
+
+        def mask_head() -> None:
+            regions = maps[0].new_zeros(
+                (heads.detections_per_img, channels, *heads.mask_roi_pool.output_size)
+            )
+            heads.mask_predictor(heads.mask_head(regions))
+
+        parts = [
+            HeadPart("rpn", lambda: self.rpn.head(maps), (self.rpn.head,)),
+            HeadPart("box head", box_head, (heads.box_head, heads.box_predictor)),
+        ]
+        if heads.has_mask():
+            parts.append(HeadPart("mask head", mask_head, (heads.mask_head, heads.mask_predictor)))
+        return parts
