@@ -4,6 +4,10 @@ import sys
 
 import typer
 
+from afictl.cli.compare import compare
+from afictl.cli.demo import demo
+from afictl.cli.finetune import finetune
+from afictl.cli.pretrain import pretrain
 from afictl.errors import UserError
 
 app = typer.Typer(
@@ -28,6 +32,10 @@ def _root(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
 ) -> None:
     pass
+
+
+for command in (pretrain, finetune, compare, demo):
+    app.command()(command)
 
 
 def main() -> None:

@@ -93,6 +93,11 @@ class AFInterpolator(nn.Module):
         x = _activate(self.enlarge(x))
         return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + self.tail(x)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The configuration without the width, as a preset's ``interpolator.options`` has it."""
+        return {name: value for name, value in self.config.items() if name != "channels"}
+
     def save(self, path: str | Path) -> None:
         """Write weights and configuration to one safetensors file."""
         save_tensors(path, self.state_dict(), {"format": _FORMAT, "version": _VERSION, "config": self.config})

@@ -1,0 +1,48 @@
+"""``afictl pretrain``: train an AF interpolator on a guide's features."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afictl.cli import options
+from afictl.errors import UserError
+
+
+def pretrain(
+    guide: Annotated[
+        Path, typer.Option("--guide", help="Trained detector whose features are the target: run folder or checkpoint.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Data set in COCO layout; default: the one the guide was trained on.")
+    ] = None,
+    stages: Annotated[str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 goes on from stage 1.")] = "1,2",
+    output: options.Output = None,
+    settings: options.Settings = None,
+    devices: options.Devices = "auto",
+    nodes: options.Nodes = 1,
+    precision: options.Precision = "32-true",
+    seed: options.Seed = 0,
+    resume: options.Resume = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train an AF interpolator adversarially (stages 1 and 2).
+
+    Stage 1 reports on held-out images how far its features are from the guide's, beside nearest, bilinear and bicubic.
+    Writes the runs stage1 and stage2 and interpolator.safetensors, which --interpolator takes everywhere.
+    The default folder is runs/pretrain-GUIDE. Recipes are the keys stage1.* and stage2.* of the guide's preset.
+    """
+    if stages not in ("1", "2", "1,2"):
+        raise UserError(f"--stages {stages}: write 1, 2 or 1,2")
+    from afictl.training import Hardware, launch, pretrain
+    from afictl.weights import recorded_data
+
+    source = data or recorded_data(guide)
+    folder = output or Path("runs") / f"pretrain-{guide.stem}"
+    fabric = launch(Hardware(devices, nodes, precision))
+    numbers = [int(number) for number in stages.split(",")]
+    result = pretrain(
+        fabric, guide, source, folder, stages=numbers, overrides=settings or (), seed=seed, resume=resume
+    )
+    if fabric.is_global_zero:
+        typer.echo(f"interpolator: {result}")

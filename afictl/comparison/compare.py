@@ -1,0 +1,164 @@
+"""Train one detector with several interpolators under the same conditions and measure each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from afictl.comparison.latency import latencies
+from afictl.comparison.table import Row, write_comparison
+from afictl.data import load_coco
+from afictl.detectors import Detector
+from afictl.detectors.cost import model_cost
+from afictl.errors import UserError
+from afictl.interpolators import interpolator_kinds
+from afictl.presets import Preset
+from afictl.training import Start, finetune
+from afictl.training.run import write_text
+from afictl.weights import load_detector
+
+_RESULT = "result.json"
+_TIMED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One interpolator of a comparison: its name in tables and its source (kind, pre-training run or file)."""
+
+    name: str
+    source: str
+
+
+def parse_contenders(text: str) -> list[Contender]:
+    """Read ``nearest,bilinear,afi=RUN``; a part is a kind, or a name and where its weights are.
+
+    Raises:
+        UserError: an unknown kind without a source, or a name given twice.
+    """
+    contenders = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, source = part.partition("=")
+        if not source and name not in interpolator_kinds():
+            raise UserError(
+                f"--interpolators: '{name}' is no kind ({', '.join(interpolator_kinds())}); write NAME=RUN for a file"
+            )
+        contenders.append(Contender(name, source or name))
+    names = [contender.name for contender in contenders]
+    doubles = sorted({name for name in names if names.count(name) > 1})
+    if doubles or not names:
+        raise UserError(
+            f"--interpolators: '{doubles[0]}' is given twice; write NAME=RUN to tell them apart"
+            if doubles
+            else "--interpolators: name at least one"
+        )
+    return contenders
+
+
+def compare(
+    fabric: Fabric,
+    preset: Preset,
+    data: Path,
+    contenders: Sequence[Contender],
+    output: Path,
+    *,
+    weights: Path | None = None,
+    backbone_weights: Path | None = None,
+    seed: int = 0,
+) -> list[Row]:
+    """Fine-tune ``preset`` once for each interpolator and measure accuracy and price.
+
+    Everything but the interpolator is the same: start weights of all other parts, data order, augmentation, schedule
+    and evaluation. A contender that is already finished in ``output`` is not trained again; an unfinished one goes on.
+
+    Writes one run for each contender and ``comparison.json`` and ``comparison.csv``.
+
+    Raises:
+        UserError: data, weights or output that do not fit.
+    """
+    _keep_settings(fabric, preset, data, contenders, output, weights, seed)
+    for contender in contenders:
+        folder = output / contender.name
+        if (folder / _RESULT).is_file():
+            continue
+        start = Start(contender.source, weights, backbone_weights)
+        outcome = finetune(fabric, preset, data, folder, start, seed=seed, resume=True)
+        if fabric.is_global_zero:
+            write_text(folder / _RESULT, json.dumps(asdict(outcome), indent=2))
+        fabric.barrier()
+    if not fabric.is_global_zero:
+        return []
+    rows = measure_rows(fabric, contenders, data, output)
+    write_comparison(rows, output)
+    return rows
+
+
+def measure_rows(fabric: Fabric, contenders: Iterable[Contender], data: Path, output: Path) -> list[Row]:
+    """Rows of the finished runs in ``output``; the times of all are taken in turn on the same images."""
+    detectors: dict[str, Detector] = {}
+    for contender in contenders:
+        loaded = load_detector(output / contender.name / "last.safetensors")
+        detectors[contender.name] = fabric.to_device(loaded.detector).eval()
+    index = load_coco(data, "val")
+    times = latencies(detectors, index, limit=_TIMED_IMAGES)
+    rows = []
+    for name, detector in detectors.items():
+        result = json.loads((output / name / _RESULT).read_text())
+        parts = model_cost(detector, times[name].image_hw)
+        interpolator = [part for part in parts if part.name == "interpolator"]
+        rows.append(
+            Row(
+                name=name,
+                metrics=result["metrics"],
+                parameters=sum(part.parameters for part in parts),
+                interpolator_parameters=sum(part.parameters for part in interpolator),
+                multiply_adds=sum(part.multiply_adds for part in parts),
+                interpolator_multiply_adds=sum(part.multiply_adds for part in interpolator),
+                milliseconds=times[name].detector,
+                interpolator_milliseconds=times[name].interpolator,
+                training_seconds=result["seconds"],
+            )
+        )
+    return rows
+
+
+def _keep_settings(
+    fabric: Fabric,
+    preset: Preset,
+    data: Path,
+    contenders: Sequence[Contender],
+    output: Path,
+    weights: Path | None,
+    seed: int,
+) -> None:
+    """Write ``compare.json``; refuse a folder of a comparison under other conditions, or of something else."""
+    settings = json.loads(
+        json.dumps(
+            {
+                "preset": preset.model_dump(mode="json"),
+                "data": str(data.resolve()),
+                "weights": str(weights or ""),
+                "seed": seed,
+            }
+        )
+    )
+    path = output / "compare.json"
+    problem = ""
+    if fabric.is_global_zero:
+        if path.is_file():
+            kept = json.loads(path.read_text())
+            changed = [key for key in settings if kept.get(key) != settings[key]]
+            if changed:
+                problem = f"{path}: this folder holds a comparison with another {changed[0]}; choose another --output"
+        elif output.exists() and any(output.iterdir()):
+            problem = f"{output} is not empty and holds no comparison: choose another --output"
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+            entries = [asdict(contender) for contender in contenders]
+            write_text(path, json.dumps({**settings, "contenders": entries}, indent=2))
+    problem = fabric.broadcast(problem)
+    if problem:
+        raise UserError(problem)

@@ -1,0 +1,63 @@
+"""The whole story on generated data: a guide, adversarial pre-training, and nearest against AFI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from afictl.comparison.compare import Contender, compare
+from afictl.comparison.table import Row
+from afictl.data import load_coco
+from afictl.data.shapes import make_shapes
+from afictl.presets import Preset, load_preset
+from afictl.training import finetune, pretrain
+from afictl.training.stage1 import DISTANCE
+from afictl.visualization import draw_comparisons
+from afictl.visualization.curves import plot_feature_distance, plot_training
+
+_PRESET = "faster-rcnn-r18-fpn-tiny"
+_IMAGE = 160
+_SETTINGS = (
+    f"input.min_sizes=[{_IMAGE}]",
+    f"input.test_size={_IMAGE}",
+    "detector.anchor_sizes=[8, 16, 32, 64, 128]",
+    "train.batch_size=8",
+    "train.steps=150",
+    "train.warmup_steps=15",
+    "train.eval_every=75",
+    "stage1.steps=40",
+    "stage1.eval_every=40",
+    "stage1.warmup_steps=5",
+    "stage2.steps=40",
+    "stage2.eval_every=40",
+    "stage2.warmup_steps=5",
+)
+
+
+def demo(fabric: Fabric, output: Path, seed: int = 0) -> list[Row]:
+    """Run the story in ``output`` and return the comparison's rows; a stopped demo goes on where it was.
+
+    Leaves the generated ``data``, the runs ``guide`` and ``pretrain``, the comparison ``compare`` and the pictures
+    ``plots`` and ``detections``.
+    """
+    preset = load_preset(_PRESET, _SETTINGS)
+    data = output / "data"
+    if not data.exists():
+        make_shapes(data, train=240, val=48, size=_IMAGE, seed=seed)
+    _title(fabric, "1/4  A guide: the detector with nearest interpolation, from scratch")
+    from afictl.training import Start
+
+    finetune(fabric, preset, data, output / "guide", Start("nearest"), seed=seed, resume=True)
+    _title(fabric, "2/4  The AF interpolator, adversarially on the guide's features (stages 1 and 2)")
+    interpolator = pretrain(fabric, output / "guide", data, output / "pretrain", seed=seed, resume=True)
+    _title(fabric, "3/4  The same fine-tuning with nearest and with AFI")
+    contenders = [Contender("nearest", "nearest"), Contender("afi", str(interpolator))]
+    rows = compare(fabric, preset, data, contenders, output / "compare", weights=output / "guide", seed=seed)
+    _title(fabric, "4/4  Pictures")
+    return rows
+
+
+def _title(fabric: Fabric, text: str) -> None:
+    fabric.print(f"\n{text}")

@@ -1,0 +1,11 @@
+"""The three stages of AFI-GAN training and what they share.
+
+``stage1`` trains the interpolator against the discriminator on a guide's features, ``stage2`` trains it inside a
+detector on half-size images, ``stage3`` trains any detector that holds it. Each hands a step to the one ``loop``.
+"""
+
+from afictl.training.hardware import Hardware, launch
+from afictl.training.pretrain import pretrain
+from afictl.training.stage3 import Start, finetune
+
+__all__ = ["Hardware", "Start", "finetune", "launch", "pretrain"]

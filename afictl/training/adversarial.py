@@ -1,0 +1,196 @@
+"""AFI-GAN's feature losses: the discriminator's step and the generator's terms, shared by stages 1 and 2.
+
+Source: AFI-GAN, section 3 (losses). Two departures from the published code: the adversarial gradient
+reaches the generator, and only positions inside both images count, not the padding of the batch.
+
+Shapes: a pyramid is a dict of maps (N,C,h,w) by level name; sizes are (height, width) in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.distributed.nn import functional as collectives
+from torch.optim import Optimizer
+
+from afictl.presets import AdversarialRecipe
+
+Pyramid = dict[str, Tensor]
+Sizes = Sequence[tuple[int, int]]
+
+
+class PerLevel(nn.Module):
+    """Applies one module to every map of a pyramid, so that a DDP wrapper sees a single forward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, maps: Pyramid) -> Pyramid:
+        """Maps of the same names."""
+        return {level: self.module(value) for level, value in maps.items()}
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose training statistics are those of all ranks together, on any device.
+
+    torch's own SyncBatchNorm refuses CPU tensors. Without it, training on two devices would not equal training on one.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (N,C,h,w)."""
+        if not self.training:
+            return super().forward(input)
+        values = input.float()
+        dims = (0, 2, 3)
+        count = torch.full((1,), values.numel() / values.shape[1], device=values.device)
+        total = collectives.all_reduce(torch.cat([values.sum(dims), count]))
+        count = total[-1].detach()
+        mean = total[:-1] / count
+        centred = values - mean[:, None, None]
+        variance = collectives.all_reduce(centred.square().sum(dims)) / count
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        momentum = 0.1 if self.momentum is None else self.momentum
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            if running is not None:
+                running.lerp_(value, momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+
+
+def synchronize_norms(module: nn.Module) -> nn.Module:
+    """Let every batch norm inside ``module`` use the statistics of all ranks; same parameters and keys."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            synced = SyncedBatchNorm2d(child.num_features, child.eps, child.momentum or 0.1)
+            synced.load_state_dict(child.state_dict())
+            setattr(module, name, synced)
+        else:
+            synchronize_norms(child)
+    return module
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Generated and target maps of one level, cut to their common size, and where both images really are."""
+
+    fake: Tensor
+    """(N,C,h,w), carries the generator's gradient."""
+    real: Tensor
+    """(N,C,h,w), without gradient."""
+    mask: Tensor
+    """(N,1,h,w) of 0 and 1."""
+
+    @property
+    def judged(self) -> bool:
+        """False where batch norm has one value a channel, which it cannot normalise."""
+        n, _, h, w = self.fake.shape
+        return n * h * w > 1 or _world_size() > 1
+
+
+def make_pairs(
+    fake: Pyramid, real: Pyramid, fake_extent: Mapping[str, Sizes], real_extent: Mapping[str, Sizes]
+) -> dict[str, Pair]:
+    """Pair generated with target maps level by level.
+
+    Extents are the part of each image's map, (height, width) in positions from the top left, that is image and not
+    padding.
+    """
+    pairs = {}
+    for level, generated in fake.items():
+        target = real[level]
+        h, w = min(generated.shape[2], target.shape[2]), min(generated.shape[3], target.shape[3])
+        mask = _inside(fake_extent[level], h, w, target) * _inside(real_extent[level], h, w, target)
+        pairs[level] = Pair(generated[..., :h, :w], target[..., :h, :w].detach(), mask)
+    return pairs
+
+
+def extent(sizes: Sizes, stride: float, times: int = 1) -> list[tuple[int, int]]:
+    """Positions of a map of the given stride that begin inside each image, ``times`` as many after enlargement."""
+    return [(times * math.ceil(h / stride), times * math.ceil(w / stride)) for h, w in sizes]
+
+
+def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """(height, width) of each image."""
+    return [(image.shape[-2], image.shape[-1]) for image in images]
+
+
+def _inside(sizes: Sizes, height: int, width: int, like: Tensor) -> Tensor:
+    mask = torch.zeros(len(sizes), 1, height, width, device=like.device)
+    for row, (h, w) in zip(mask, sizes, strict=True):
+        row[:, :h, :w] = 1
+    return mask
+
+
+def discriminator_step(
+    fabric: Fabric, discriminator: nn.Module, optimizer: Optimizer, pairs: Mapping[str, Pair]
+) -> Tensor:
+    """One update of the discriminator: real maps to 1, generated maps to 0; every level has the same weight.
+
+    Returns:
+        The sum over levels of both cross-entropies, a scalar.
+    """
+    maps: Pyramid = {}
+    for level, pair in _judged(pairs).items():
+        maps[f"{level}.real"] = pair.real * pair.mask
+        maps[f"{level}.fake"] = pair.fake.detach() * pair.mask
+    logits = discriminator(maps)
+    terms = [
+        _cross_entropy(fabric, logits[f"{level}.{kind}"], target, pair.mask)
+        for level, pair in _judged(pairs).items()
+        for kind, target in (("real", 1.0), ("fake", 0.0))
+    ]
+    loss = torch.stack(terms).sum()
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    optimizer.step()
+    return loss.detach()
+
+
+def feature_losses(
+    fabric: Fabric, discriminator: nn.Module, pairs: Mapping[str, Pair], recipe: AdversarialRecipe
+) -> dict[str, Tensor]:
+    """The generator's terms summed over levels: ``loss_l1`` and, unless its weight is 0, ``loss_adversarial``."""
+    l1 = [_masked_mean(fabric, (pair.fake.float() - pair.real.float()).abs(), pair.mask) for pair in pairs.values()]
+    losses = {"loss_l1": torch.stack(l1).sum()}
+    if recipe.adversarial_weight:
+        judged = _judged(pairs)
+        # The discriminator's own gradients are not wanted here, only the path through it.
+        discriminator.requires_grad_(False)
+        logits = discriminator({f"{level}.fake": pair.fake * pair.mask for level, pair in judged.items()})
+        discriminator.requires_grad_(True)
+        terms = [_cross_entropy(fabric, logits[f"{level}.fake"], 1.0, pair.mask) for level, pair in judged.items()]
+        losses["loss_adversarial"] = recipe.adversarial_weight * torch.stack(terms).sum()
+    return losses
+
+
+def _judged(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
+    return {level: pair for level, pair in pairs.items() if pair.judged}
+
+
+def _cross_entropy(fabric: Fabric, logits: Tensor, target: float, mask: Tensor) -> Tensor:
+    logits = logits.float()
+    values = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target), reduction="none")
+    return _masked_mean(fabric, values, mask)
+
+
+def _masked_mean(fabric: Fabric, values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the masked positions of all ranks, scaled so that DDP's average of gradients is its gradient."""
+    count = fabric.all_reduce(mask.sum(), reduce_op="mean") if _world_size() > 1 else mask.sum()
+    return (values * mask).sum() / (count * values.shape[1])
+
+
+def _world_size() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1

@@ -1,0 +1,81 @@
+"""How far enlarged features of a half-size image are from the guide's features of the image itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from afictl.data import CocoIndex, eval_batches
+from afictl.detectors import Detector
+from afictl.interpolators import build_interpolator
+from afictl.training.adversarial import Pair, extent, make_pairs, sizes_of
+
+_BASELINES = ("nearest", "bilinear", "bicubic")
+
+
+@torch.no_grad()
+def feature_distance(
+    guide: Detector, interpolator: nn.Module, index: CocoIndex, *, limit: int | None, workers: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Compare an interpolator with fixed ones on held-out images.
+
+    Args:
+        guide: gives the target features of an image and the coarse features of its half-size view.
+        interpolator: the learned one; called ``afi`` in the result.
+        index: held-out images, of which the first ``limit`` are used.
+
+    Returns:
+        method -> level -> ``{"l1": mean absolute difference, "cosine": mean cosine of the channel vectors}``.
+    """
+    methods = {kind: build_interpolator(kind, guide.neck.channels) for kind in _BASELINES}
+    methods["afi"] = interpolator.eval()
+    sums: dict[str, dict[str, Tensor]] = {name: {} for name in methods}
+    device = next(guide.parameters()).device
+    for batch in eval_batches(index, guide.input, workers=workers, limit=limit, half_view=True):
+        full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images]
+        real, coarse = guide.pyramid(full), guide.pyramid(half)
+        for name, method in methods.items():
+            fake = {level: method(value) for level, value in coarse.items()}
+            for level, pair in enlarged_pairs(guide, fake, real, full, half).items():
+                sums[name][level] = sums[name].get(level, 0) + _sums(pair)
+    interpolator.train()
+    return {
+        name: {
+            level: {"l1": float(s[0] / s[2]), "cosine": float(s[1] / s[2])} for level, s in levels.items()
+        }
+        for name, levels in sums.items()
+    }
+
+
+def enlarged_pairs(
+    guide: Detector, fake: dict[str, Tensor], real: dict[str, Tensor], full: list[Tensor], half: list[Tensor]
+) -> dict[str, Pair]:
+    """Pairs of enlarged half-view maps and the guide's maps of the full view (stage 1)."""
+    strides = guide.neck.strides
+    return make_pairs(
+        fake,
+        real,
+        {level: extent(sizes_of(half), strides[level], times=2) for level in fake},
+        {level: extent(sizes_of(full), strides[level]) for level in fake},
+    )
+
+
+def mean_distance(distance: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Means over the levels, named as in ``metrics.jsonl``: ``l1/afi``, ``cosine/nearest`` and so on."""
+    return {
+        f"{measure}/{method}": sum(values[measure] for values in levels.values()) / len(levels)
+        for measure in ("l1", "cosine")
+        for method, levels in distance.items()
+    }
+
+
+def _sums(pair: Pair) -> Tensor:
+    """[sum of L1, sum of cosine, number of positions] over the masked positions."""
+    mask = pair.mask[:, 0]
+    l1 = (pair.fake - pair.real).abs().mean(dim=1)
+    cosine = F.cosine_similarity(pair.fake, pair.real, dim=1)
+    return torch.stack([(l1 * mask).sum(), (cosine * mask).sum(), mask.sum()]).double().cpu()
+

@@ -1,0 +1,134 @@
+"""A run folder: the resolved config, log, metrics, TensorBoard events, checkpoints and versions of one training."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from afictl.errors import UserError
+
+CONFIG = "config.yaml"
+STATE = "state.pt"
+BEST = "best.safetensors"
+LAST = "last.safetensors"
+INTERPOLATOR = "interpolator.safetensors"
+_MAY_DIFFER = ("preset.loader.",)  # does not change what is computed
+
+
+class Run:
+    """The folder of one training; only rank 0 writes.
+
+    Args:
+        fabric: the launched Fabric.
+        folder: where to write; must be absent or empty unless ``resume``.
+        config: plain values that describe the run; kept as ``config.yaml``.
+        resume: continue the run that is in ``folder``.
+
+    Raises:
+        UserError: the folder is in use, or cannot be resumed with this config.
+    """
+
+    def __init__(self, fabric: Fabric, folder: Path, config: Mapping[str, Any], resume: bool) -> None:
+        self.folder = Path(folder)
+        self.console = Console(quiet=not fabric.is_global_zero, highlight=False, soft_wrap=True)
+        self._writes = fabric.is_global_zero
+        self._events: Any = None
+        problem = self._prepare(config, resume) if self._writes else ""
+        problem = fabric.broadcast(problem)
+        if problem:
+            raise UserError(problem)
+
+    @property
+    def state_file(self) -> Path:
+        """The resumable state."""
+        return self.folder / STATE
+
+    def _prepare(self, config: Mapping[str, Any], resume: bool) -> str:
+        config = json.loads(json.dumps(dict(config), default=str))  # tuples and paths become what YAML gives back
+        kept = self.folder / CONFIG
+        if kept.is_file():
+            if not resume:
+                return f"{self.folder} already holds a run: choose another --output, or continue it with --resume"
+            changed = _differences(yaml.safe_load(kept.read_text()), config)
+            if changed:
+                return f"{kept}: --resume needs the same settings; these differ: {', '.join(changed)}"
+            return ""
+        if self.folder.exists() and any(self.folder.iterdir()):
+            return f"{self.folder} is not empty and holds no run: choose another --output"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "versions.json", json.dumps(_versions(), indent=2))
+        write_text(kept, yaml.safe_dump(config, sort_keys=False))
+        return ""
+
+    def say(self, text: str) -> None:
+        """Print a line and keep it in ``log.txt``."""
+        self.console.print(text, markup=False)
+        if self._writes:
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+    def record(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Add the values of a step to ``metrics.jsonl`` and to TensorBoard."""
+        if not self._writes:
+            return
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            if value is not None:
+                self._writer(step).add_scalar(name, value, step)
+
+    def forget_after(self, step: int) -> None:
+        """Drop recorded values later than ``step``, which a resumed run will compute again."""
+        path = self.folder / "metrics.jsonl"
+        if self._writes and path.is_file():
+            lines = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+            write_text(path, "".join(lines))
+
+    def close(self) -> None:
+        """Flush what is still buffered."""
+        if self._events is not None:
+            self._events.close()
+
+    def _writer(self, step: int) -> Any:
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.folder), purge_step=step)
+        return self._events
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [*old, *(name for name in new if name not in old)]
+        return [d for name in names for d in _differences(old.get(name), new.get(name), f"{key}{name}.")]
+    return [] if old == new or key.startswith(_MAY_DIFFER) else [key.rstrip(".")]
+
+
+def _versions() -> dict[str, Any]:
+    packages = ("afictl", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
+    return {
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: metadata.version(name) for name in packages},
+    }

@@ -1,0 +1,48 @@
+"""Optimisers and the learning rate as a function of the step."""
+
+import math
+from collections.abc import Iterable
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import SGD, AdamW, Optimizer
+
+from afictl.presets import Recipe
+
+_WARMUP_START = 1e-3  # detectron2's warm-up factor
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Rate for the given step: linear warm-up, then constant with drops or a half cosine down to zero."""
+    warmup = min(1.0, _WARMUP_START + (1 - _WARMUP_START) * step / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    if recipe.schedule == "cosine":
+        progress = max(0.0, (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps))
+        return recipe.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return float(recipe.lr * warmup * 0.1 ** sum(step >= milestone for milestone in recipe.milestones))
+
+
+def build_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
+    """Optimiser over the trainable parameters; the scale and shift of norms are not decayed."""
+    norms = {id(p) for p in _norm_parameters(module)}
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if id(p) not in norms], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trainable if id(p) in norms], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "adamw":
+        return AdamW(groups, lr=recipe.lr)
+    return SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+
+
+def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
+    """Give every parameter group the same rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+def _norm_parameters(module: nn.Module) -> Iterable[nn.Parameter]:
+    for part in module.modules():
+        if isinstance(part, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
+            yield from part.parameters(recurse=False)

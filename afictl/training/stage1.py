@@ -1,0 +1,88 @@
+"""Stage 1: the interpolator against the discriminator on the features of a frozen guide (AFI-GAN, section 3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from afictl.data import TrainBatch
+from afictl.detectors import Detector
+from afictl.discriminator import PatchDiscriminator
+from afictl.interpolators import AFInterpolator
+from afictl.presets import Preset
+from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses, synchronize_norms
+from afictl.training.feature_distance import enlarged_pairs, feature_distance, mean_distance
+from afictl.training.loop import Metrics, Stage, fit
+from afictl.training.run import BEST, INTERPOLATOR, Run, write_text
+from afictl.training.schedule import build_optimizer
+from afictl.training.step import Splits, batch_source, update
+
+DISTANCE = "feature_distance.json"
+_HELD_OUT = 200  # images for the distance report: seconds, not minutes
+
+
+def stage1(
+    fabric: Fabric,
+    run: Run,
+    guide: Detector,
+    preset: Preset,
+    interpolator: AFInterpolator,
+    discriminator: PatchDiscriminator,
+    data: Splits,
+    seed: int,
+) -> None:
+    """Train ``interpolator`` and ``discriminator`` in place.
+
+    Writes ``interpolator.safetensors`` (the last weights), ``best.safetensors`` (the smallest L1 on held-out images) and
+    ``feature_distance.json`` beside the usual files of a run.
+    """
+    recipe = preset.stage1
+    if fabric.world_size > 1:
+        synchronize_norms(discriminator)
+    generator, optimizer = fabric.setup(PerLevel(interpolator), build_optimizer(interpolator, recipe))
+    judge, judge_optimizer = fabric.setup(PerLevel(discriminator), build_optimizer(discriminator, recipe))
+
+    def step(batch: TrainBatch) -> Mapping[str, Tensor]:
+        moved: Any = fabric.to_device((batch.images, batch.half_images))
+        full, half = moved
+        with torch.no_grad(), fabric.autocast():
+            real, coarse = guide.pyramid(full), guide.pyramid(half)
+        pairs = enlarged_pairs(guide, generator(coarse), real, full, half)
+        loss_d = discriminator_step(fabric, judge, judge_optimizer, pairs)
+        losses = feature_losses(fabric, judge, pairs, recipe)
+        update(fabric, generator, optimizer, losses, recipe)
+        return {**losses, "loss_discriminator": loss_d}
+
+    def evaluate() -> Metrics:
+        with fabric.autocast():
+            distance = feature_distance(
+                guide, interpolator, data[1], limit=_HELD_OUT, workers=preset.loader.workers
+            )
+        write_text(run.folder / DISTANCE, json.dumps(distance, indent=2))
+        return mean_distance(distance)
+
+    def export(path: Path, step: int, metrics: Metrics) -> None:
+        interpolator.save(path)
+        if path.name != BEST:
+            interpolator.save(path.with_name(INTERPOLATOR))
+
+    stage = Stage(
+        name="stage1",
+        modules={"generator": generator, "discriminator": judge},
+        optimizers={"generator": optimizer, "discriminator": judge_optimizer},
+        step=step,
+        batches=batch_source(
+            fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True
+        ),
+        evaluate=evaluate,
+        judge=lambda metrics: -float(metrics["l1/afi"] or 0),
+        export=export,
+    )
+    fit(fabric, run, recipe, stage, seed)
+

@@ -1,0 +1,144 @@
+"""Stage 2: a detector with the stage-1 interpolator learns to see in a half-size image what the guide sees in the full one.
+
+Detection losses on half-size targets plus the feature losses of stage 1 (AFI-GAN, section 3, "AF extractor").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from afictl.data import TrainBatch
+from afictl.detectors import Detector, build_detector
+from afictl.discriminator import PatchDiscriminator
+from afictl.interpolators import AFInterpolator
+from afictl.presets import Preset
+from afictl.training.adversarial import (
+    Pair,
+    PerLevel,
+    Pyramid,
+    discriminator_step,
+    extent,
+    feature_losses,
+    make_pairs,
+    sizes_of,
+    synchronize_norms,
+)
+from afictl.training.loop import Metrics, Stage, fit
+from afictl.training.run import BEST, INTERPOLATOR, Run
+from afictl.training.schedule import build_optimizer
+from afictl.training.step import Splits, batch_source, box_ap, measure, save_weights, update, uses_masks
+
+
+class Extractor(nn.Module):
+    """A detector whose forward gives its pyramid beside its losses, so that both train in one pass."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], Pyramid]:
+        """Detection losses and the pyramid of ``images``."""
+        batch = self.detector.batch(images)
+        features = self.detector.neck(self.detector.backbone(batch.tensor))
+        return self.detector.head(batch, features, targets), features
+
+
+def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
+    """The guide's preset for images of half the size: anchors and image sizes are halved."""
+    anchors = tuple(size / 2 for size in preset.detector.anchor_sizes)
+    view = preset.input
+    half_view = {
+        "min_sizes": tuple(size // 2 for size in view.min_sizes),
+        "max_size": view.max_size // 2,
+        "test_size": view.test_size // 2,
+    }
+    return preset.model_copy(
+        update={
+            "detector": preset.detector.model_copy(update={"anchor_sizes": anchors}),
+            "interpolator": preset.interpolator.model_copy(update={"kind": "afi", "options": interpolator.options}),
+            "input": view.model_copy(update=half_view),
+        }
+    )
+
+
+def build_student(guide: Detector, preset: Preset, interpolator: AFInterpolator) -> Detector:
+    """A detector with the guide's weights and ``interpolator`` that works on half-size images."""
+    student = build_detector(half_size_preset(preset, interpolator), guide.num_classes, interpolator)
+    prefix = "neck.interpolator."
+    weights = {name: value for name, value in guide.state_dict().items() if not name.startswith(prefix)}
+    own = {name: value for name, value in student.state_dict().items() if name.startswith(prefix)}
+    student.load_state_dict({**weights, **own})
+    return student
+
+
+def stage2(
+    fabric: Fabric,
+    run: Run,
+    guide: Detector,
+    student: Detector,
+    discriminator: PatchDiscriminator,
+    data: Splits,
+    seed: int,
+) -> None:
+    """Train ``student``, and with it its interpolator, in place.
+
+    Writes the interpolator of the best student, judged by box AP on half-size held-out images, as
+    ``interpolator.safetensors`` beside the usual files of a run.
+    """
+    preset, recipe = student.preset, student.preset.stage2
+    if fabric.world_size > 1:
+        synchronize_norms(discriminator)
+    extractor, optimizer = fabric.setup(Extractor(student), build_optimizer(student, recipe))
+    judge, judge_optimizer = fabric.setup(PerLevel(discriminator), build_optimizer(discriminator, recipe))
+
+    def step(batch: TrainBatch) -> Mapping[str, Tensor]:
+        moved: Any = fabric.to_device((batch.images, batch.half_images, batch.half_targets))
+        full, half, targets = moved
+        with torch.no_grad(), fabric.autocast():
+            real = {level: value[..., ::2, ::2] for level, value in guide.pyramid(full).items()}
+        detection, features = extractor(half, targets)
+        pairs = _same_size_pairs(guide, features, real, full, half)
+        loss_d = discriminator_step(fabric, judge, judge_optimizer, pairs)
+        losses = {**detection, **feature_losses(fabric, judge, pairs, recipe)}
+        update(fabric, extractor, optimizer, losses, recipe)
+        return {**losses, "loss_discriminator": loss_d}
+
+    def export(path: Path, done: int, metrics: Metrics) -> None:
+        save_weights(path, student, data[0], done, metrics)
+        if path.name == BEST:
+            interpolator: Any = student.neck.interpolator
+            interpolator.save(path.with_name(INTERPOLATOR))
+
+    masks = uses_masks(student, data)
+    stage = Stage(
+        name="stage2",
+        modules={"student": extractor, "discriminator": judge},
+        optimizers={"student": optimizer, "discriminator": judge_optimizer},
+        step=step,
+        batches=batch_source(
+            fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True, masks=masks
+        ),
+        evaluate=measure(fabric, student, data[1]),
+        judge=box_ap,
+        export=export,
+    )
+    fit(fabric, run, recipe, stage, seed)
+
+
+def _same_size_pairs(
+    guide: Detector, fake: Pyramid, real: Pyramid, full: list[Tensor], half: list[Tensor]
+) -> dict[str, Pair]:
+    """Pairs of the student's maps and every second position of the guide's."""
+    strides = guide.neck.strides
+    return make_pairs(
+        fake,
+        real,
+        {level: extent(sizes_of(half), strides[level]) for level in fake},
+        {level: extent(sizes_of(full), 2 * strides[level]) for level in fake},
+    )

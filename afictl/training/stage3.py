@@ -1,0 +1,165 @@
+"""Stage 3: ordinary training of a detector with any interpolator. Guides are trained by it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from afictl.backbones import load_pretrained
+from afictl.data import TrainBatch, load_coco
+from afictl.detectors import Detector, build_detector
+from afictl.errors import UserError
+from afictl.interpolators import AFInterpolator, build_interpolator, interpolator_kinds
+from afictl.presets import InterpolatorConfig, Preset
+from afictl.training.loop import Metrics, Outcome, Stage, fit
+from afictl.training.run import INTERPOLATOR, Run
+from afictl.training.schedule import build_optimizer
+from afictl.training.step import Splits, batch_source, box_ap, measure, save_weights, update, uses_masks
+from afictl.weights import LoadReport, load_backbone_weights, load_weights
+
+_HEADS = ("head.roi_heads.box_predictor.", "head.roi_heads.mask_predictor.")
+"""Parameters whose shape depends on the number of classes."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a detector's weights come from.
+
+    ``interpolator`` is a kind, a run of ``pretrain`` or an interpolator file; ``weights`` a detector to start
+    from; ``backbone_weights`` a local file instead of the ImageNet download. All optional.
+    """
+
+    interpolator: str | None = None
+    weights: Path | None = None
+    backbone_weights: Path | None = None
+
+
+def finetune(
+    fabric: Fabric, preset: Preset, data: Path, output: Path, start: Start = Start(), *, seed: int = 0, resume: bool = False
+) -> Outcome:
+    """Train a detector on ``data`` and write a run to ``output``; returns its last metrics and its time.
+
+    Raises:
+        UserError: data, weights or output that do not fit.
+    """
+    splits = (load_coco(data, "train"), load_coco(data, "val"))
+    preset, interpolator = resolve_interpolator(preset, start.interpolator, seed)
+    detector = start_detector(preset, interpolator, len(splits[0].classes), seed)
+    masks = uses_masks(detector, splits)
+    config = {
+        "command": "finetune",
+        "preset": preset.model_dump(mode="json"),
+        "data": str(data.resolve()),
+        "interpolator": start.interpolator or preset.interpolator.kind,
+        "weights": str(start.weights or ""),
+        "backbone_weights": str(start.backbone_weights or ""),
+        "seed": seed,
+    }
+    run = Run(fabric, output, config, resume)
+    if not run.state_file.is_file():
+        for line in load_start(detector, start):
+            run.say(line)
+    run.say(f"{preset.name} with {preset.interpolator.kind}: {len(splits[0])} training images, {len(splits[1])} held out")
+    return stage3(fabric, run, detector, splits, seed, masks)
+
+
+def stage3(
+    fabric: Fabric, run: Run, detector: Detector, data: Splits, seed: int, masks: bool
+) -> Outcome:
+    """Train ``detector`` in place with the recipe ``train`` of its preset."""
+    preset, recipe = detector.preset, detector.preset.train
+    model, optimizer = fabric.setup(detector, build_optimizer(detector, recipe))
+
+    def step(batch: TrainBatch) -> Mapping[str, Tensor]:
+        moved: Any = fabric.to_device((batch.images, batch.targets))
+        losses: dict[str, Tensor] = model(*moved)
+        update(fabric, model, optimizer, losses, recipe)
+        return losses
+
+    def export(path: Path, done: int, metrics: Metrics) -> None:
+        save_weights(path, detector, data[0], done, metrics)
+
+    stage = Stage(
+        name="stage3",
+        modules={"detector": model},
+        optimizers={"detector": optimizer},
+        step=step,
+        batches=batch_source(fabric, data[0], preset.input, recipe, preset.loader, seed, masks=masks),
+        evaluate=measure(fabric, detector, data[1]),
+        judge=box_ap,
+        export=export,
+    )
+    return fit(fabric, run, recipe, stage, seed)
+
+
+def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple[Preset, nn.Module]:
+    """The interpolator that ``--interpolator`` names, and the preset that says so.
+
+    Raises:
+        UserError: neither a kind nor a run or file, or of another width than the neck.
+    """
+    torch.manual_seed(seed)
+    channels = preset.neck.channels
+    if source is None or source in interpolator_kinds():
+        kind = source or preset.interpolator.kind
+        options = preset.interpolator.options if kind == preset.interpolator.kind else {}
+        module = build_interpolator(kind, channels, **options)
+    else:
+        module = AFInterpolator.load(_interpolator_file(source))
+        kind, options = "afi", module.options
+        if module.channels != channels:
+            raise UserError(
+                f"{source}: the interpolator has {module.channels} channels, the neck of {preset.name} {channels};"
+                f" set neck.channels={module.channels} or pre-train with this preset"
+            )
+    config = InterpolatorConfig(kind=kind, options=options)
+    return preset.model_copy(update={"interpolator": config}), module
+
+
+def start_detector(preset: Preset, interpolator: nn.Module, num_classes: int, seed: int) -> Detector:
+    """A detector whose random start depends on the seed alone, not on which interpolator it holds."""
+    torch.manual_seed(seed)
+    return build_detector(preset, num_classes, interpolator)
+
+
+def load_start(detector: Detector, start: Start) -> list[str]:
+    """Load what ``start`` names into a fresh detector; returns a line for each load.
+
+    Raises:
+        UserError: weights that do not fit, or ImageNet weights that cannot be had.
+    """
+    if start.weights:
+        report = load_weights(detector, start.weights)
+        _check(report, start.weights)
+        return [f"{start.weights}: {report}"]
+    if start.backbone_weights:
+        return [f"{start.backbone_weights}: {load_backbone_weights(detector.backbone, start.backbone_weights)}"]
+    if detector.preset.backbone.pretrained:
+        load_pretrained(detector.backbone)
+        return [f"ImageNet weights loaded into {detector.preset.backbone.name}"]
+    return []
+
+
+def _check(report: LoadReport, path: Path) -> None:
+    """Only the interpolator and the class-dependent layers may differ from the detector that is started from."""
+    free = ("neck.interpolator.", *_HEADS)
+    missing = [name for name in (*report.missing, *report.mismatched) if not name.startswith(free)]
+    unexpected = [name for name in report.unexpected if not name.startswith(free)]
+    if missing or unexpected:
+        raise UserError(f"{path}: is a checkpoint of another model ({report}; first: {(missing + unexpected)[0]})")
+
+
+def _interpolator_file(source: str) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        path = path / INTERPOLATOR
+    if not path.is_file():
+        kinds = ", ".join(interpolator_kinds())
+        raise UserError(f"--interpolator {source}: neither a kind ({kinds}) nor a run of pretrain nor a file")
+    return path

@@ -1,0 +1,41 @@
+import pytest
+from torch import nn
+
+from afictl.presets import Recipe
+from afictl.training.schedule import build_optimizer, learning_rate
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 1e-6),  # detectron2's warm-up starts at a thousandth
+        (500, 1e-3 * (0.001 + 0.999 * 0.5)),
+        (1000, 1e-3),
+        (269_999, 1e-3),
+        (270_000, 1e-4),  # the drop of the published stage 1
+    ],
+)
+def test_multistep_rates_of_the_published_stage_1(step, rate):
+    recipe = Recipe(steps=300_000, batch_size=8, lr=1e-3, milestones=(270_000,), warmup_steps=1000)
+    assert learning_rate(recipe, step) == pytest.approx(rate)
+
+
+def test_cosine_falls_from_the_base_rate_to_nothing():
+    recipe = Recipe(steps=110, batch_size=8, lr=0.1, schedule="cosine", warmup_steps=10)
+    rates = [learning_rate(recipe, step) for step in range(10, 111)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[50] == pytest.approx(0.05)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-9)
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_only_norms_are_not_decayed(kind):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Linear(4, 4))
+    module[3].weight.requires_grad_(False)
+    recipe = Recipe(steps=1, batch_size=1, lr=0.1, optimizer=kind, weight_decay=0.01)
+    decayed, rest = build_optimizer(module, recipe).param_groups
+    assert decayed["weight_decay"] == 0.01
+    assert {id(p) for p in decayed["params"]} == {id(p) for p in (*module[0].parameters(), module[3].bias)}
+    assert rest["weight_decay"] == 0
+    assert {id(p) for p in rest["params"]} == {id(p) for p in (*module[1].parameters(), *module[2].parameters())}
