@@ -1,0 +1,185 @@
+"""The index of a COCO-format data set: the annotation file as flat arrays that worker processes share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afictl.data.annotations import Annotations, find_files, read_annotations
+from afictl.data.masks import (
+    Segmentation,
+    SegmentationWriter,
+    has_segmentation,
+    normalize_segmentation,
+    read_segmentation,
+)
+from afictl.errors import UserError
+
+MIN_SIDE = 0.01
+"""Pixels. A thinner box counts as without area; the box losses take the log of a side."""
+
+DROP_REASONS = ("used", "crowd", "without area", "outside the image")
+"""What an object's ``fate`` means; training uses those of fate 0."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one image, in file order."""
+
+    boxes: Tensor
+    """(n,4) float32, xyxy in pixels of the original image, clipped to it."""
+    labels: Tensor
+    """(n,) int64, 1..K in the order of ``CocoIndex.classes``."""
+    crowd: Tensor
+    """(n,) bool."""
+    areas: Tensor
+    """(n,) float32, square pixels; the annotation's ``area``, or the box's where it has none."""
+    ids: Tensor
+    """(n,) int64, annotation ids."""
+    segmentations: list[Segmentation | None]
+
+
+@dataclass(frozen=True)
+class CocoIndex:
+    """Images and objects of one split. ``arrays`` holds every number; nothing else grows with the data."""
+
+    annotation_file: Path
+    image_dir: Path
+    classes: tuple[str, ...]
+    """Category names sorted by category id; label k is ``classes[k - 1]``."""
+    category_ids: tuple[int, ...]
+    arrays: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.arrays["image_ids"])
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Image ids in file order."""
+        return self.arrays["image_ids"].tolist()
+
+    @property
+    def sizes_hw(self) -> np.ndarray:
+        """(n,2) int64, annotated height and width in pixels."""
+        return self.arrays["sizes_hw"].numpy().copy()
+
+    @cached_property
+    def has_masks(self) -> bool:
+        """Whether any object that training uses has a segmentation."""
+        return bool((has_segmentation(self.arrays) & (self.arrays["fate"] == 0)).any())
+
+    def image_id(self, i: int) -> int:
+        """The id of image ``i``."""
+        return int(self.arrays["image_ids"][i])
+
+    def size_hw(self, i: int) -> tuple[int, int]:
+        """Annotated height and width of image ``i``."""
+        height, width = self.arrays["sizes_hw"][i].tolist()
+        return height, width
+
+    def image_path(self, i: int) -> Path:
+        """The file of image ``i``."""
+        start, end = self.arrays["name_ends"][i : i + 2].tolist()
+        return self.image_dir / self.arrays["names"][start:end].numpy().tobytes().decode()
+
+    def objects(self, i: int) -> Objects:
+        """Every object of image ``i``, also those that training leaves out."""
+        start, end = self.arrays["object_ends"][i : i + 2].tolist()
+        return self._select(i, torch.arange(start, end))
+
+    def training_objects(self, i: int, masks: bool = False) -> Objects:
+        """The objects of image ``i`` that training uses; with ``masks``, those among them that have one."""
+        start, end = self.arrays["object_ends"][i : i + 2].tolist()
+        return self._select(i, start + self._usable(masks)[start:end].nonzero().flatten())
+
+    def training_images(self, masks: bool = False) -> list[int]:
+        """Positions of the images that hold at least one object that training uses."""
+        total = torch.cat((torch.zeros(1, dtype=torch.int64), self._usable(masks).cumsum(0)))
+        return total[self.arrays["object_ends"]].diff().nonzero().flatten().tolist()
+
+    def left_out(self, masks: bool = False) -> dict[str, int]:
+        """How many objects, and images, training leaves out, by reason; only reasons that occur."""
+        fate = self.arrays["fate"]
+        counts = {
+            f"objects {reason}": int((fate == k).sum()) for k, reason in enumerate(DROP_REASONS) if k > 0
+        }
+        if masks:
+            counts["objects without a mask"] = int((fate == 0).sum() - self._usable(masks).sum())
+        counts["images without a usable object"] = len(self) - len(self.training_images(masks))
+        return {reason: count for reason, count in counts.items() if count}
+
+    def _usable(self, masks: bool) -> Tensor:
+        usable = self.arrays["fate"] == 0
+        return usable & has_segmentation(self.arrays) if masks else usable
+
+    def _select(self, i: int, rows: Tensor) -> Objects:
+        names = ("boxes", "labels", "crowd", "areas", "ids")
+        columns = {name: self.arrays[name][rows] for name in names}
+        size_hw = self.size_hw(i)
+        segmentations = [read_segmentation(self.arrays, k, size_hw) for k in rows.tolist()]
+        return Objects(**columns, segmentations=segmentations)
+
+
+def load_coco(data_dir: str | Path, split: str) -> CocoIndex:
+    """Index one split of a data set in COCO layout, with or without the year in its folder names.
+
+    Args:
+        data_dir: the folder that holds ``annotations/`` and the image folders.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+
+    Raises:
+        UserError: a file, folder or key is missing, not JSON, an unknown or duplicate id; names file, key
+            and id.
+    """
+    annotation_file, image_dir = find_files(Path(data_dir), split)
+    return build_index(read_annotations(annotation_file), image_dir)
+
+
+def build_index(annotations: Annotations, image_dir: Path) -> CocoIndex:
+    """The index of annotations that have been read and found sound."""
+    if not annotations.image_ids.size:
+        raise UserError(f"{annotations.file}: 'images' is empty")
+    order = np.argsort(annotations.image_index, kind="stable")
+    image_index = annotations.image_index[order]
+    sizes = annotations.sizes_hw[image_index]
+    crowd = annotations.crowd[order]
+    boxes = clip_boxes(annotations.xywh[order], sizes)
+    names = [name.encode() for name in annotations.file_names]
+    writer = SegmentationWriter()
+    for k, size in zip(order.tolist(), sizes.tolist(), strict=True):
+        writer.add(normalize_segmentation(annotations.segmentations[k], size))
+    arrays = {
+        "image_ids": annotations.image_ids,
+        "sizes_hw": annotations.sizes_hw,
+        "names": np.frombuffer(b"".join(names), dtype=np.uint8).copy(),
+        "name_ends": np.cumsum([0, *map(len, names)]),
+        "object_ends": np.searchsorted(image_index, np.arange(len(names) + 1)),
+        "boxes": boxes,
+        "labels": annotations.labels[order],
+        "crowd": crowd,
+        "areas": annotations.areas[order].astype(np.float32),
+        "ids": annotations.ids[order],
+        "fate": fates(annotations.xywh[order], boxes, crowd),
+    }
+    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()} | writer.arrays()
+    return CocoIndex(annotations.file, image_dir, annotations.classes, annotations.category_ids, tensors)
+
+
+def clip_boxes(xywh: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
+    """Boxes (n,4) as float32 xyxy inside images of ``sizes_hw`` (n,2)."""
+    limits = sizes_hw[:, ::-1].astype(np.float64)
+    corners = (xywh[:, :2], xywh[:, :2] + xywh[:, 2:])
+    return np.concatenate([np.clip(corner, 0, limits) for corner in corners], axis=1).astype(np.float32)
+
+
+def fates(xywh: np.ndarray, clipped: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """Why training leaves an object out, uint8 (n,): a position in ``DROP_REASONS``."""
+    has_area = (xywh[:, 2:] >= MIN_SIDE).all(axis=1) & np.isfinite(xywh).all(axis=1)
+    inside = (clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE).all(axis=1)
+    return np.select([crowd, ~has_area, ~inside], [1, 2, 3], default=0).astype(np.uint8)

@@ -1,0 +1,85 @@
+"""Reading of one image file, of whatever kind, as RGB."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from afictl.errors import UserError
+
+_ORIENTATION = 0x0112
+
+
+def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tensor:
+    """Decode an image file to uint8 (3,H,W) RGB.
+
+    Grey, palette, 16-bit and CMYK images become RGB (CMYK JPEGs in Adobe's inverted polarity, as every writer
+    has them); transparency is dropped, as detectron2 and torchvision do. Pillow decodes: with torchvision the
+    stored size cannot be known before the orientation is applied.
+
+    Args:
+        path: the file.
+        size_hw: the annotated height and width. Annotations may have been made on the pixels as stored or as
+            shown: the EXIF orientation is ignored where only the stored size is this one. None always
+            follows it.
+
+    Raises:
+        UserError: missing, not an image, truncated, or of another size; names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = _orient(image, size_hw)
+            pixels = torch.from_numpy(_to_rgb(upright))
+    except FileNotFoundError:
+        raise UserError(f"image {path} does not exist") from None
+    except UserError as error:
+        raise UserError(f"image {path} {error}") from None
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise UserError(f"image {path} cannot be read: {' '.join(str(error).split())}") from None
+    return pixels.permute(2, 0, 1)
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width after the EXIF orientation, which Pillow reads without decoding the pixels."""
+    height, width = image.height, image.width
+    return (width, height) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
+
+
+def is_rotated(image: Image.Image) -> bool:
+    """Whether the file carries an EXIF orientation other than upright."""
+    return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+
+
+def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
+    stored = (image.height, image.width)
+    if size_hw is None or shown_size(image) == tuple(size_hw):
+        return ImageOps.exif_transpose(image)
+    if stored == tuple(size_hw):
+        return image
+    raise UserError(
+        f"is {stored[1]}x{stored[0]} pixels, but its annotation says {size_hw[1]}x{size_hw[0]}: "
+        "mend 'width' and 'height' (and the boxes), or the file"
+    )
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Uint8 (H,W,3)."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _scale_grey(np.asarray(image))
+    if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about a transparent palette
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _scale_grey(values: np.ndarray) -> np.ndarray:
+    """Grey of 16 bits to 8; Pillow's own conversion cuts off at 255."""
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+        raise UserError("has float or 32-bit pixels, whose range is unknown; convert it to 8 or 16 bits")
+    grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)

@@ -1,0 +1,217 @@
+"""Batches for training and evaluation, read by worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from afictl.data import transforms
+from afictl.data.coco import CocoIndex
+from afictl.data.images import read_image
+from afictl.data.order import batches_of
+from afictl.errors import UserError
+from afictl.presets import InputConfig
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """A rank's share of one training batch."""
+
+    images: list[Tensor]
+    """Float32 (3,H,W) RGB 0..1, each of its own size."""
+    targets: list[dict[str, Any]]
+    """``boxes`` xyxy float32 pixels, ``labels`` int64 1..K, ``masks`` uint8 (N,H,W) or none, ``image_id``."""
+    half_images: list[Tensor] | None
+    """The same views at half size; None unless asked for, like ``half_targets``."""
+    half_targets: list[dict[str, Any]] | None
+    image_ids: list[int]
+
+
+@dataclass(frozen=True)
+class EvalBatch:
+    """Resized images in the order of the index, without targets."""
+
+    images: list[Tensor]
+    original_sizes: list[tuple[int, int]]
+    """Height and width before resizing."""
+    image_ids: list[int]
+    indices: list[int]
+    """Positions in the index."""
+    half_images: list[Tensor] | None = None
+
+
+def train_batches(
+    index: CocoIndex,
+    config: InputConfig,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    half_view: bool = False,
+    masks: bool = False,
+    workers: int = 2,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[TrainBatch]:
+    """Endless training batches; batch s is the same for every ``start_step``, ``workers`` and ``world_size``.
+
+    Crowd objects and those without area inside their image are left out, with ``masks`` also those without
+    a mask, and images that then hold none.
+
+    Args:
+        batch_size: images over all ranks; a rank gets its share.
+        start_step: the number of the first batch.
+        half_view: add every image, with the same draw, at half size.
+
+    Raises:
+        UserError: nothing to train on, a batch that the ranks cannot share, or an image that cannot be read.
+    """
+    if batch_size < 1 or batch_size % world_size:
+        raise UserError(f"a batch of {batch_size} images cannot be shared by {world_size} devices evenly")
+    if masks and not index.has_masks:
+        raise UserError(
+            f"{index.annotation_file}: no object has a mask; train a detector without a mask head"
+        )
+    images = index.training_images(masks)
+    if not images:
+        raise UserError(
+            f"{index.annotation_file}: no image has an object to train on; see 'afictl data check'"
+        )
+    sizes = index.sizes_hw[images]
+    groups = (sizes[:, 1] > sizes[:, 0]).tolist()
+    share = batch_size // world_size
+    mine = slice(rank * share, (rank + 1) * share)
+    order = (batch[mine] for batch in batches_of(images, groups, batch_size, seed, start_step))
+    samples = _Samples(partial(_train_sample, index, config, half_view, masks))
+    return (_train_batch(batch, half_view) for batch in _Batches(samples, order, workers))
+
+
+def eval_batches(
+    index: CocoIndex,
+    config: InputConfig,
+    batch_size: int = 1,
+    *,
+    workers: int = 2,
+    limit: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    half_view: bool = False,
+) -> EvalBatches:
+    """The images of an index, or the first ``limit``, in order; a rank sees every ``world_size``-th batch."""
+    indices = list(range(len(index)))[:limit]
+    batches = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
+    samples = _Samples(partial(_eval_sample, index, config, half_view))
+    return EvalBatches(_Batches(samples, batches[rank::world_size], workers), len(batches[rank::world_size]))
+
+
+class EvalBatches:
+    """An iterable of ``EvalBatch`` with a length; raises ``UserError`` at an image that cannot be read."""
+
+    def __init__(self, batches: _Batches, length: int) -> None:
+        self._batches, self._length = batches, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        for samples in self._batches:
+            yield EvalBatch(**{name: [sample[name] for sample in samples] for name in samples[0]})
+
+
+def _train_sample(
+    index: CocoIndex, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
+) -> dict[str, Any]:
+    i, draw_seed = request
+    choice = transforms.draw(config, torch.Generator().manual_seed(draw_seed))
+    from_hw = index.size_hw(i)
+    image = read_image(index.image_path(i), from_hw)
+    objects = index.training_objects(i, masks)
+    full = transforms.shortest_edge(from_hw, choice.min_size, config.max_size)
+    sizes = {"": full, "half_": transforms.half_size(full)} if half_view else {"": full}
+    sample: dict[str, Any] = {"image_id": index.image_id(i)}
+    for name, size in sizes.items():
+        sample[f"{name}image"] = transforms.view(image, size, choice.flip)
+        target = transforms.view_target(objects, from_hw, size, choice.flip, masks)
+        sample[f"{name}target"] = _pack(target)
+    return sample
+
+
+def _train_batch(samples: list[dict[str, Any]], half_view: bool) -> TrainBatch:
+    def targets(name: str) -> list[dict[str, Any]]:
+        return [{**_unpack(sample[name]), "image_id": sample["image_id"]} for sample in samples]
+
+    return TrainBatch(
+        images=[sample["image"] for sample in samples],
+        targets=targets("target"),
+        half_images=[sample["half_image"] for sample in samples] if half_view else None,
+        half_targets=targets("half_target") if half_view else None,
+        image_ids=[sample["image_id"] for sample in samples],
+    )
+
+
+def _eval_sample(index: CocoIndex, config: InputConfig, half_view: bool, i: int) -> dict[str, Any]:
+    size_hw = index.size_hw(i)
+    image = read_image(index.image_path(i), size_hw)
+    full = transforms.shortest_edge(size_hw, config.test_size, config.max_size)
+    sample = {
+        "images": transforms.view(image, full, flip=False),
+        "original_sizes": size_hw,
+        "image_ids": index.image_id(i),
+        "indices": i,
+    }
+    if half_view:
+        sample["half_images"] = transforms.view(image, transforms.half_size(full), flip=False)
+    return sample
+
+
+def _pack(target: dict[str, Tensor]) -> dict[str, Any]:
+    """Small tensors as arrays: a tensor from a worker holds a file descriptor for as long as it lives."""
+    return {name: value if name == "masks" else value.numpy() for name, value in target.items()}
+
+
+def _unpack(target: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(value) for name, value in target.items()}
+
+
+class _Samples(Dataset):
+    """``make`` applied to requests; a user's mistake is returned, as a worker would wrap it in a traceback."""
+
+    def __init__(self, make: Callable[[Any], dict[str, Any]]) -> None:
+        self.make = make
+
+    def __getitem__(self, request: Any) -> dict[str, Any] | UserError:
+        try:
+            return self.make(request)
+        except UserError as error:
+            return error
+
+
+class _Batches:
+    """Lists of samples in the order of ``order``, an iterable of lists of requests."""
+
+    def __init__(self, samples: _Samples, order: Any, workers: int) -> None:
+        self._loader = DataLoader(
+            samples,
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=_same,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # leaves the global generator alone, whose state training saves
+        )
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for samples in self._loader:
+            for sample in samples:
+                if isinstance(sample, UserError):
+                    raise sample
+            yield samples
+
+
+def _same(samples: Sequence[Any]) -> list[Any]:
+    return list(samples)

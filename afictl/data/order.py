@@ -1,0 +1,47 @@
+"""Which images make up which training batch: a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, count, islice
+
+import numpy as np
+import torch
+
+_PERMUTATION, _DRAW = 0, 1
+
+
+def batches_of(
+    images: Sequence[int], groups: Sequence[int], batch_size: int, seed: int, start_step: int = 0
+) -> Iterator[list[tuple[int, int]]]:
+    """Endless batches of (image, draw seed), from batch ``start_step`` on.
+
+    Every epoch is a seeded permutation of ``images``. A batch holds images of one group, so that little of it
+    is padding; an image whose group does not fill a batch waits for the next epoch: none is starved.
+
+    Args:
+        images: positions in the index.
+        groups: the group of each of ``images``, landscape or portrait.
+    """
+    batches = enumerate(_grouped(images, groups, batch_size, seed))
+    for step, batch in islice(batches, start_step, None):
+        yield [(image, _mix(seed, _DRAW, step * batch_size + slot)) for slot, image in enumerate(batch)]
+
+
+def _grouped(images: Sequence[int], groups: Sequence[int], batch_size: int, seed: int) -> Iterator[list[int]]:
+    waiting: dict[int, list[int]] = {}
+    for k in chain.from_iterable(_epoch(len(images), seed, epoch) for epoch in count()):
+        batch = waiting.setdefault(groups[k], [])
+        batch.append(images[k])
+        if len(batch) == batch_size:
+            yield waiting.pop(groups[k])
+
+
+def _epoch(size: int, seed: int, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(_mix(seed, _PERMUTATION, epoch))
+    return torch.randperm(size, generator=generator).tolist()
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several numbers; neighbouring numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,95 @@
+"""Resizing and flipping of an image with its boxes and masks; one random draw serves every view of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from afictl.data.coco import Objects
+from afictl.data.masks import draw_segmentation
+from afictl.presets import InputConfig
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random choices for one sample, shared by its full and its half view."""
+
+    min_size: int
+    flip: bool
+
+
+def draw(config: InputConfig, generator: torch.Generator) -> Draw:
+    """Choose the short side and the flip of one training sample."""
+    choice = int(torch.randint(len(config.min_sizes), (), generator=generator))
+    flip = bool(torch.rand((), generator=generator) < config.flip)
+    return Draw(config.min_sizes[choice], flip)
+
+
+def shortest_edge(size_hw: Size, min_size: int, max_size: int) -> Size:
+    """The size with the short side ``min_size``, or less where the long side would pass ``max_size``.
+
+    Halves round up, as in detectron2's ``ResizeShortestEdge``.
+    """
+    scale = min(min_size / min(size_hw), max_size / max(size_hw))
+    height, width = (max(1, int(side * scale + 0.5)) for side in size_hw)
+    return height, width
+
+
+def half_size(size_hw: Size) -> Size:
+    """The size of the half view: both sides halved and rounded down (AFI-GAN)."""
+    return max(1, size_hw[0] // 2), max(1, size_hw[1] // 2)
+
+
+def resize_image(image: Tensor, size_hw: Size) -> Tensor:
+    """Bilinear with antialiasing; ``image`` uint8 or float (3,H,W)."""
+    return tv.resize(image, list(size_hw), interpolation=tv.InterpolationMode.BILINEAR, antialias=True)
+
+
+def to_float(image: Tensor) -> Tensor:
+    """Uint8 0..255 to contiguous float32 0..1; a float image stays in its range."""
+    scaled = image.float().div_(255) if image.dtype == torch.uint8 else image.float()
+    return scaled.contiguous()
+
+
+def resize_for(config: InputConfig, image: Tensor) -> Tensor:
+    """What a detector sees at evaluation: ``image`` uint8 or float 0..1, any size, to float32 0..1."""
+    height, width = image.shape[-2:]
+    return to_float(resize_image(image, shortest_edge((height, width), config.test_size, config.max_size)))
+
+
+def view(image: Tensor, size_hw: Size, flip: bool) -> Tensor:
+    """One view, float32 0..1 (3,H,W), of a uint8 ``image``, resized once from the original pixels."""
+    resized = resize_image(image, size_hw)
+    return to_float(resized.flip(-1) if flip else resized)
+
+
+def view_target(
+    objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks: bool = False
+) -> dict[str, Tensor]:
+    """The objects of an image of ``from_hw`` on its view of ``to_hw``.
+
+    Returns:
+        ``boxes`` xyxy float32 (n,4) in pixels of the view, ``labels`` int64 (n,) and with ``masks`` also
+        ``masks`` uint8 (n,H,W), for which every object must have a segmentation.
+    """
+    target = {"boxes": move_boxes(objects.boxes, from_hw, to_hw, flip), "labels": objects.labels}
+    if masks:
+        bitmaps = [draw_segmentation(s, from_hw, to_hw, flip) for s in objects.segmentations if s is not None]
+        target["masks"] = torch.from_numpy(np.stack(bitmaps)) if bitmaps else torch.zeros((0, *to_hw)).byte()
+    return target
+
+
+def move_boxes(boxes: Tensor, from_hw: Size, to_hw: Size, flip: bool = False) -> Tensor:
+    """Boxes xyxy (n,4) of an image of ``from_hw`` on its view of ``to_hw``."""
+    scale_x, scale_y = to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]
+    x1, y1, x2, y2 = (boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])).unbind(1)
+    if flip:
+        x1, x2 = to_hw[1] - x2, to_hw[1] - x1
+    return torch.stack((x1, y1, x2, y2), dim=1)
