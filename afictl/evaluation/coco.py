@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from afictl.data import EvalBatch, eval_batches, read_image
+from afictl.data.coco import CocoIndex
+from afictl.data.images import read_image
+from afictl.data.loader import EvalBatch, eval_batches
+from afictl.data.transforms import to_float
 from afictl.detectors import iter_pasted_masks, to_original
 from afictl.errors import UserError
 from afictl.evaluation.classes import match_categories
 from afictl.evaluation.metric import Evaluation, score_predictions
 from afictl.evaluation.results import coco_results
-
-if TYPE_CHECKING:
-    from afictl.data import CocoIndex
 
 _Answer = tuple[dict[str, Tensor], Iterable[Tensor] | None]
 """Detection in original pixels, and its masks at the original size as chunks (n,H,W) of bool."""
@@ -56,7 +56,7 @@ def evaluate(
     Raises:
         UserError: the detector's classes are not those of the data set.
     """
-    image_ids = [int(image_id) for image_id in index.image_ids[:limit]]
+    image_ids = index.image_ids[:limit]
     categories = _categories(detector, classes, index)
     device = _device_of(detector) if device is None else torch.device(device)
     predictions: list[dict[str, Any]] = []
@@ -89,7 +89,7 @@ def _categories(
 
 
 def _answers(
-    detector: nn.Module,
+    detector: Any,
     index: CocoIndex,
     batch_size: int,
     workers: int,
@@ -100,13 +100,14 @@ def _answers(
     """Image id and answer of each image."""
     if not hasattr(detector, "input"):
         for i, image_id in enumerate(index.image_ids[:limit]):
+            image = to_float(read_image(index.image_path(i), index.size_hw(i))).to(device)
             with autocast():
-                (detection,) = detector([read_image(index.image_path(i)).to(device)])
-            yield int(image_id), _convention_answer(detection)
+                (detection,) = detector([image])
+            yield image_id, _convention_answer(detection)
         return
     for batch in eval_batches(index, detector.input, batch_size, workers=workers, limit=limit):
         with autocast():
-            detections = detector.detect([image.to(device) for image in batch.images])  # type: ignore[operator]
+            detections = detector.detect([image.to(device) for image in batch.images])
         for image_id, *sizes, detection in _zipped(batch, detections):
             yield image_id, _our_answer(detection, *sizes)
 

@@ -88,14 +88,7 @@ def _precision(
     ground_truth: _Dataset, detections: list[dict[str, Any]], iou_type: str, evaluator: str
 ) -> _Precision:
     """Precision of shape (10 IoU thresholds, 101 recalls, classes by id, 4 areas, 3 detection limits)."""
-    coco: Any
-    make: Any
-    if evaluator == "pycocotools":
-        from pycocotools.coco import COCO as coco  # noqa: N811
-        from pycocotools.cocoeval import COCOeval as make  # noqa: N813
-    else:
-        from faster_coco_eval import COCO as coco  # noqa: N811
-        from faster_coco_eval import COCOeval_faster as make
+    coco, make = _library(evaluator)
     with contextlib.redirect_stdout(io.StringIO()):  # both report their progress on the console
         sides = [
             _indexed(coco(), {**ground_truth, "annotations": [dict(item) for item in items]})
@@ -105,6 +98,17 @@ def _precision(
         scorer.evaluate()
         scorer.accumulate()
     return np.asarray(scorer.eval["precision"])
+
+
+def _library(evaluator: str) -> tuple[Any, Any]:
+    """The index class and the metric class."""
+    if evaluator == "pycocotools":
+        from pycocotools import coco, cocoeval
+
+        return coco.COCO, cocoeval.COCOeval
+    import faster_coco_eval
+
+    return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
 
 
 def _indexed(coco: Any, dataset: _Dataset) -> Any:

@@ -1,0 +1,154 @@
+"""Boxes, masks and names drawn on an image, for one detector or for several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+from torch import Tensor
+
+from afictl.visualization.figure import Panel, assemble
+from afictl.visualization.labels import place_labels
+from afictl.visualization.style import INK, Color, class_colors, font, text_color
+
+_LONG_SIDE = (
+    960,
+    1600,
+)  # pixels: smaller images are enlarged, so that text has room; larger ones are reduced
+_MASK_OPACITY = 0.45
+_CROWDED = 12  # with more objects than this in a panel, labels are written smaller
+
+Detection = Mapping[str, Tensor]
+
+
+def draw_detections(
+    image: Tensor, detection: Detection, classes: Sequence[str], title: str = ""
+) -> Image.Image:
+    """The image with boxes, masks and labels, under a title and above a legend of the classes.
+
+    Args:
+        image: uint8 (3,H,W) RGB.
+        detection: ``boxes`` (N,4) xyxy in pixels of the image and ``labels`` (N,) 1..K; where there are any,
+            ``scores`` (N,), ``masks`` (N,H,W) bool and, for ground truth, ``crowd`` (N,) bool.
+        classes: class names in label order.
+        title: name of the picture; the number of objects is put beside it.
+    """
+    return _figure(image, {title: detection}, classes)
+
+
+def comparison_figure(
+    image: Tensor, ground_truth: Detection | None, detections: Mapping[str, Detection], classes: Sequence[str]
+) -> Image.Image:
+    """Ground truth (where known) and the detections of several detectors side by side.
+
+    Args:
+        image: uint8 (3,H,W) RGB.
+        ground_truth: as a detection without scores, or None.
+        detections: what each named detector found; see ``draw_detections``.
+        classes: class names in label order.
+    """
+    known = {} if ground_truth is None else {"Ground truth": ground_truth}
+    return _figure(image, {**known, **detections}, classes)
+
+
+def _figure(image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str]) -> Image.Image:
+    labels = [label for detection in detections.values() for label in detection["labels"].tolist()]
+    colors = class_colors(labels)
+    crowded = max(len(detection["boxes"]) for detection in detections.values()) > _CROWDED
+    panels = [
+        Panel(_draw(image, detection, classes, colors, crowded), title, _count(detection))
+        for title, detection in detections.items()
+    ]
+    return assemble(panels, [(classes[label - 1], color) for label, color in colors.items()])
+
+
+def _count(detection: Detection) -> str:
+    count, noun = len(detection["boxes"]), "detection" if "scores" in detection else "object"
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _draw(
+    image: Tensor, detection: Detection, classes: Sequence[str], colors: Mapping[int, Color], crowded: bool
+) -> Image.Image:
+    """The enlarged or reduced image with everything drawn at its final resolution."""
+    height, width = image.shape[-2:]
+    long_side = max(height, width)
+    scale = min(max(long_side, _LONG_SIDE[0]), _LONG_SIDE[1]) / long_side
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    canvas = canvas.resize(size, Image.Resampling.BICUBIC)
+    boxes = (detection["boxes"].detach().float().cpu() * scale).tolist()
+    inks = [colors[label] for label in detection["labels"].tolist()]
+    order = _small_last(detection)
+    if "masks" in detection:
+        canvas = _draw_masks(canvas, [(detection["masks"][i], inks[i]) for i in order])
+    _draw_boxes(canvas, [(boxes[i], inks[i]) for i in order])
+    font_size = max(14, round(max(canvas.size) / (56 if crowded else 46)))
+    _draw_labels(canvas, boxes, inks, _texts(detection, classes), font_size)
+    return canvas
+
+
+def _small_last(detection: Detection) -> list[int]:
+    """Indices from the largest box to the smallest, so that none hides a smaller one."""
+    boxes = detection["boxes"]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return [int(i) for i in areas.argsort(descending=True)]
+
+
+def _draw_masks(canvas: Image.Image, masks: Sequence[tuple[Tensor, Color]]) -> Image.Image:
+    """Each mask as a veil in its colour with a solid rim."""
+    pixels = np.asarray(canvas).astype(np.float32)
+    for mask, color in masks:
+        stencil = Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255)
+        stencil = stencil.resize(canvas.size, Image.Resampling.BILINEAR).point(
+            lambda value: 255 * (value > 127)
+        )
+        inside = np.asarray(stencil) > 0
+        rim = inside & ~(np.asarray(stencil.filter(ImageFilter.MinFilter(3))) > 0)
+        pixels[inside] += (np.array(color, dtype=np.float32) - pixels[inside]) * _MASK_OPACITY
+        pixels[rim] = color
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def _draw_boxes(canvas: Image.Image, boxes: Sequence[tuple[list[float], Color]]) -> None:
+    """Outlines in the class colour inside a thin dark edge, which shows them on any background."""
+    pen = ImageDraw.Draw(canvas)
+    line = max(2, round(max(canvas.size) / 300))
+    for (x0, y0, x1, y1), color in boxes:
+        right, bottom = max(x1, x0), max(y1, y0)
+        pen.rectangle((x0 - 1, y0 - 1, right + 1, bottom + 1), outline=INK)
+        pen.rectangle((x0, y0, right, bottom), outline=color, width=line)
+
+
+def _draw_labels(
+    canvas: Image.Image,
+    boxes: Sequence[list[float]],
+    inks: Sequence[Color],
+    texts: Sequence[tuple[str, ...]],
+    size: int,
+) -> None:
+    """Names, best score first; where a full label has no room its short form is tried, then none is drawn."""
+    pen = ImageDraw.Draw(canvas)
+    padding = size // 4
+    height = sum(font(size).getmetrics()) + padding
+    sizes = [[(font(size).getlength(text) + 2 * padding, height) for text in options] for options in texts]
+    places = place_labels([(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes], sizes, canvas.size)
+    for color, options, place in zip(inks, texts, places, strict=True):
+        if place is not None:
+            option, (x0, y0, x1, y1) = place
+            pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=color)
+            middle = (x0 + padding, (y0 + y1) / 2)
+            pen.text(middle, options[option], fill=text_color(color), font=font(size), anchor="lm")
+
+
+def _texts(detection: Detection, classes: Sequence[str]) -> list[tuple[str, ...]]:
+    """The label of each object, followed by a short form where it has a score."""
+    names = [classes[label - 1] for label in detection["labels"].tolist()]
+    if "scores" in detection:
+        scores = [f"{score:.2f}" for score in detection["scores"].tolist()]
+        return [(f"{name} {score}", score) for name, score in zip(names, scores, strict=True)]
+    if "crowd" in detection:
+        crowd = detection["crowd"].tolist()
+        return [(f"{name} (crowd)" if many else name,) for name, many in zip(names, crowd, strict=True)]
+    return [(name,) for name in names]

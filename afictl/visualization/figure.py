@@ -1,0 +1,88 @@
+"""Pictures set beside one another on paper, each under its title, with one legend below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from afictl.visualization.style import INK, MUTED, PAPER, Color, fit_text, font
+
+_COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture with a title and, in a quieter colour beside it, a note."""
+
+    picture: Image.Image
+    title: str
+    note: str = ""
+
+
+def assemble(panels: Sequence[Panel], legend: Sequence[tuple[str, Color]] = ()) -> Image.Image:
+    """Panels of equal size in rows of up to four, and the colours that ``legend`` explains."""
+    columns = min(len(panels), _COLUMNS)
+    width, height = panels[0].picture.size
+    size = max(16, round(max(width, height) / 38))
+    gap, title_height = size, round(1.9 * size)
+    page_width = columns * (width + gap) + gap
+    rows = _legend_rows(legend, size, page_width - 2 * gap)
+    row_height = title_height + height + gap
+    grid_height = -(-len(panels) // columns) * row_height
+    page = Image.new("RGB", (page_width, grid_height + gap // 2 + len(rows) * round(1.7 * size)), PAPER)
+    pen = ImageDraw.Draw(page)
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, columns)
+        x, y = gap + column * (width + gap), row * row_height
+        _write_title(pen, panel, (x, y + title_height / 2), size, width)
+        page.paste(panel.picture, (x, y + title_height))
+    for number, entries in enumerate(rows):
+        _write_legend(pen, entries, (gap, grid_height + number * round(1.7 * size) + size * 0.6), size)
+    return page
+
+
+def _write_title(
+    pen: ImageDraw.ImageDraw, panel: Panel, left_middle: tuple[float, float], size: int, width: int
+) -> None:
+    x, y = left_middle
+    note = f"   {panel.note}" if panel.note else ""
+    title = fit_text(panel.title, size, width - font(size).getlength(note))
+    pen.text((x, y), title, fill=INK, font=font(size), anchor="lm", stroke_width=0.4, stroke_fill=INK)
+    pen.text((x + font(size).getlength(title), y), note, fill=MUTED, font=font(size), anchor="lm")
+
+
+def _legend_rows(
+    legend: Sequence[tuple[str, Color]], size: int, width: float
+) -> list[list[tuple[str, Color]]]:
+    """The entries broken into rows that fit ``width`` pixels."""
+    rows: list[list[tuple[str, Color]]] = []
+    used = width
+    for name, color in legend:
+        needed = _entry_width(name, size)
+        if used + needed > width or not rows:
+            rows.append([])
+            used = 0
+        rows[-1].append((name, color))
+        used += needed
+    return rows
+
+
+def _write_legend(
+    pen: ImageDraw.ImageDraw,
+    entries: Sequence[tuple[str, Color]],
+    left_middle: tuple[float, float],
+    size: int,
+) -> None:
+    x, y = left_middle
+    for name, color in entries:
+        pen.rounded_rectangle(
+            (x, y - size * 0.4, x + size * 0.8, y + size * 0.4), radius=size // 6, fill=color
+        )
+        pen.text((x + size * 1.2, y), name, fill=INK, font=font(size), anchor="lm")
+        x += _entry_width(name, size)
+
+
+def _entry_width(name: str, size: int) -> float:
+    return font(size).getlength(name) + 2.4 * size
