@@ -8,9 +8,9 @@ __all__ = ["Backbone", "build_backbone", "load_pretrained"]
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """Build the backbone that ``config`` describes, with random weights whatever ``config.pretrained`` says.
+    """Build the backbone that ``config`` describes, with random weights even when it says ``pretrained``.
 
-    Training that starts from ImageNet calls ``load_pretrained`` on it. A detector read from a checkpoint has its
-    weights already and must not need a network.
+    Training that starts from ImageNet calls ``load_pretrained`` on it; a detector read from a checkpoint must
+    not need a network.
     """
     return Backbone(config)

@@ -1,4 +1,7 @@
-"""Interpolators: modules that enlarge a feature map exactly twofold: ``interpolator(coarse, fine=None)``."""
+"""Interpolators: modules that enlarge a feature map exactly twofold: ``interpolator(coarse, fine=None)``.
+
+Each has ``kind``, ``channels`` and ``config``, with ``build_interpolator(kind, **config)`` its like.
+"""
 
 from __future__ import annotations
 

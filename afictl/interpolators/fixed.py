@@ -3,6 +3,8 @@
 Shapes: N images, C channels, H x W the coarse map.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +21,7 @@ class FixedInterpolator(nn.Module):
         super().__init__()
         self.kind = kind
         self.channels = channels
+        self.config: dict[str, Any] = {"channels": channels}
         self._align_corners = None if kind == "nearest" else False
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:

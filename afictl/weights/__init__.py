@@ -1,0 +1,17 @@
+"""Checkpoints: safe reading, loading with a report, detector files."""
+
+from afictl.weights.checkpoint import Checkpoint, read_checkpoint
+from afictl.weights.detector_file import LoadedDetector, load_detector, save_detector
+from afictl.weights.loading import LoadReport, load_backbone_weights, load_tensors, load_weights
+
+__all__ = [
+    "Checkpoint",
+    "LoadReport",
+    "LoadedDetector",
+    "load_backbone_weights",
+    "load_detector",
+    "load_tensors",
+    "load_weights",
+    "read_checkpoint",
+    "save_detector",
+]
