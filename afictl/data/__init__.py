@@ -1,1 +1,18 @@
 """COCO-format data: the index, transforms, batches, the check of a data set, and a generated one."""
+
+from afictl.data.coco import CocoIndex, Objects, load_coco
+from afictl.data.images import read_image
+from afictl.data.loader import EvalBatch, TrainBatch, eval_batches, train_batches
+from afictl.data.shapes import make_shapes
+
+__all__ = [
+    "CocoIndex",
+    "EvalBatch",
+    "Objects",
+    "TrainBatch",
+    "eval_batches",
+    "load_coco",
+    "make_shapes",
+    "read_image",
+    "train_batches",
+]

@@ -180,7 +180,7 @@ def _unpack(target: dict[str, Any]) -> dict[str, Tensor]:
 
 
 class _Samples(Dataset):
-    """``make`` applied to requests; a user's mistake is returned, as a worker would wrap it in a traceback."""
+    """``make`` applied to requests; a user's mistake is returned, as workers wrap what is raised."""
 
     def __init__(self, make: Callable[[Any], dict[str, Any]]) -> None:
         self.make = make

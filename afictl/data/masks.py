@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 Segmentation = list[np.ndarray] | dict[str, Any]
-"""Polygons, each a flat float array ``x0 y0 x1 y1 ...`` in pixels; or an RLE dict with compressed ``counts``."""
+"""Polygons, each a flat float array ``x0 y0 x1 y1 ...`` in pixels; or a compressed RLE dict."""
 
 
 def normalize_segmentation(value: Any, size_hw: tuple[int, int]) -> Segmentation | None:

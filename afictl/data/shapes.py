@@ -1,7 +1,7 @@
 """A generated COCO-format data set: many small shapes on textured noise, with exact masks.
 
-The class of an object shows only in its outline, as colours are random: a detector has to resolve small shapes,
-which is what upsampling of features is about.
+The class of an object shows only in its outline, as colours are random: a detector has to resolve small
+shapes, which is what upsampling of features is about.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def draw_image(generator: np.random.Generator, size: int) -> tuple[np.ndarray, l
 def _place(
     generator: np.random.Generator, label: int, owner: np.ndarray, areas: list[int]
 ) -> np.ndarray | None:
-    """A mask for a new object on top that leaves enough of the earlier ones visible; None if none was found."""
+    """A mask for a new object on top that leaves enough of the earlier ones visible; None if none fits."""
     size = len(owner)
     for _ in range(_TRIES):
         large = generator.random() < 0.15

@@ -37,8 +37,10 @@ def shortest_edge(size_hw: Size, min_size: int, max_size: int) -> Size:
 
     Halves round up, as in detectron2's ``ResizeShortestEdge``.
     """
-    scale = min(min_size / min(size_hw), max_size / max(size_hw))
-    height, width = (max(1, int(side * scale + 0.5)) for side in size_hw)
+    short = min(size_hw)
+    sides = [min_size if side == short else side * (min_size / short) for side in size_hw]
+    shrink = min(1.0, max_size / max(sides))
+    height, width = (max(1, int(side * shrink + 0.5)) for side in sides)
     return height, width
 
 
