@@ -1,6 +1,6 @@
 """Interpolators: modules that enlarge a feature map exactly twofold: ``interpolator(coarse, fine=None)``.
 
-Each has ``kind``, ``channels`` and ``config``, with ``build_interpolator(kind, **config)`` its like.
+Each has ``kind``, ``channels`` and ``options``; ``build_interpolator`` makes its like from these three.
 """
 
 from __future__ import annotations

@@ -70,12 +70,7 @@ class AFInterpolator(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "blocks": blocks,
-            "growth": growth,
-            "residual_scale": residual_scale,
-        }
+        self.options: dict[str, Any] = {"blocks": blocks, "growth": growth, "residual_scale": residual_scale}
         _check(self.config)
         self.residual_scale = residual_scale
         self.head = nn.Conv2d(channels, channels, 3, padding=1)
@@ -85,6 +80,11 @@ class AFInterpolator(nn.Module):
         self.tail = nn.Conv2d(channels, channels, 3, padding=1)
         self.apply(_initialise)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build an interpolator of this shape."""
+        return {"channels": self.channels, **self.options}
+
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
         """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is not looked at."""
         x = _activate(self.head(coarse))
@@ -92,11 +92,6 @@ class AFInterpolator(nn.Module):
         x = _activate(self.fuse(x))
         x = _activate(self.enlarge(x))
         return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + self.tail(x)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The configuration without the width, as a preset's ``interpolator.options`` has it."""
-        return {name: value for name, value in self.config.items() if name != "channels"}
 
     def save(self, path: str | Path) -> None:
         """Write weights and configuration to one safetensors file."""

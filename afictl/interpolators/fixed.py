@@ -21,7 +21,7 @@ class FixedInterpolator(nn.Module):
         super().__init__()
         self.kind = kind
         self.channels = channels
-        self.config: dict[str, Any] = {"channels": channels}
+        self.options: dict[str, Any] = {}
         self._align_corners = None if kind == "nearest" else False
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:

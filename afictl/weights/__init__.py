@@ -3,6 +3,7 @@
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.detector_file import LoadedDetector, load_detector, save_detector
 from afictl.weights.loading import LoadReport, load_backbone_weights, load_tensors, load_weights
+from afictl.weights.run_folder import recorded_data
 
 __all__ = [
     "Checkpoint",
@@ -13,5 +14,6 @@ __all__ = [
     "load_tensors",
     "load_weights",
     "read_checkpoint",
+    "recorded_data",
     "save_detector",
 ]

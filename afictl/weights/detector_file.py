@@ -47,15 +47,9 @@ def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, A
         metadata: JSON-ready ``classes``, ``category_ids``, ``step`` and ``metrics``.
     """
     interpolator = detector.neck.interpolator
-    options = {key: value for key, value in interpolator.config.items() if key != "channels"}
-    held = InterpolatorConfig(kind=interpolator.kind, options=options)
-    preset = detector.preset.model_copy(update={"interpolator": held})
-    description = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "preset": preset.model_dump(mode="json"),
-        **metadata,
-    }
+    held = InterpolatorConfig(kind=interpolator.kind, options=interpolator.options)
+    preset = detector.preset.model_copy(update={"interpolator": held}).model_dump(mode="json")
+    description = {**metadata, "format": _FORMAT, "version": _VERSION, "preset": preset}
     save_tensors(path, detector.state_dict(), description)
 
 
