@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afictl.data.coco import CocoIndex
-from afictl.data.images import read_image
-from afictl.data.loader import EvalBatch, eval_batches
+from afictl.data import CocoIndex, EvalBatch, eval_batches, read_image
 from afictl.data.transforms import to_float
 from afictl.detectors import iter_pasted_masks, to_original
 from afictl.errors import UserError

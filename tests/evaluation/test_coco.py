@@ -1,0 +1,186 @@
+"""Evaluation of detectors: both conventions, limits, class names, and what it leaves behind."""
+
+import json
+
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from torch import nn
+
+from afictl.data import load_coco
+from afictl.data.masks import draw_segmentation
+from afictl.data.shapes import make_shapes
+from afictl.detectors import build_detector
+from afictl.errors import UserError
+from afictl.evaluation import EVALUATORS, evaluate, score_predictions
+from afictl.presets import InputConfig, load_preset
+
+IMAGES = 5
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    return load_coco(
+        make_shapes(tmp_path_factory.mktemp("shapes") / "data", train=1, val=IMAGES, size=96), "val"
+    )
+
+
+def truth(index, i):
+    """The ground truth of image ``i`` as a detection with masks."""
+    objects, size = index.objects(i), index.size_hw(i)
+    masks = [torch.from_numpy(draw_segmentation(item, size, size)) for item in objects.segmentations]
+    return {
+        "boxes": objects.boxes,
+        "labels": objects.labels,
+        "scores": torch.linspace(0.9, 0.5, len(objects.labels)),
+        "masks": torch.stack(masks).bool(),
+    }
+
+
+class Oracle(nn.Module):
+    """Torchvision's convention: sees original images and answers with the ground truth, in order."""
+
+    def __init__(self, index, probabilities=False):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.index, self.probabilities, self.seen = index, probabilities, []
+
+    def forward(self, images):
+        assert not self.training
+        answers = []
+        for image in images:
+            i = len(self.seen)
+            assert image.shape[-2:] == self.index.size_hw(i)
+            assert image.dtype == torch.float32
+            assert image.max() <= 1
+            self.seen.append(i)
+            answer = truth(self.index, i)
+            if self.probabilities:
+                answer["masks"] = answer["masks"][:, None].float() * 0.8
+            answers.append(answer)
+        return answers
+
+
+class ResizedOracle(Oracle):
+    """Our convention: sees resized images in batches, answers in their pixels, masks on the boxes' grids."""
+
+    def __init__(self, index, size):
+        super().__init__(index)
+        self.input = InputConfig(min_sizes=(size,), test_size=size, max_size=4 * size)
+
+    def detect(self, images):
+        answers = []
+        for image in images:
+            i = len(self.seen)
+            scale = image.shape[-1] / self.index.size_hw(i)[1]
+            self.seen.append(i)
+            answer = truth(self.index, i)
+            del answer["masks"]
+            answer["boxes"] = answer["boxes"] * scale
+            answers.append({**answer, "mask_probs": torch.ones(len(answer["boxes"]), 28, 28)})
+        return answers
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_torchvision_convention_with_perfect_answers(index, evaluator, probabilities):
+    result = evaluate(Oracle(index, probabilities), index, evaluator=evaluator, workers=0)
+    assert result.metrics["box/AP"] == pytest.approx(100)
+    assert result.metrics["mask/AP"] == pytest.approx(100)
+    assert sum(row["objects"] for row in result.per_class) == len(result.predictions)
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(1, 96), (2, 160), (3, 61)])
+def test_our_convention_maps_back_to_the_original_pixels(index, batch_size, size):
+    result = evaluate(ResizedOracle(index, size), index, batch_size=batch_size, workers=0)
+    assert result.metrics["box/AP"] == pytest.approx(100)
+    assert 0 < result.metrics["mask/AP"] < 100  # full boxes as masks of round and cross-shaped objects
+    for prediction in result.predictions:
+        x, y, width, height = prediction["bbox"]
+        filled = coco_mask.toBbox(prediction["segmentation"]).tolist()
+        assert filled == pytest.approx([x, y, width, height], abs=1.001)
+
+
+def test_predictions_are_coco_results(index):
+    result = evaluate(Oracle(index), index, workers=0)
+    reread = json.loads(json.dumps(result.predictions))
+    assert score_predictions(reread, index.annotation_file).metrics == result.metrics
+    image = {
+        item["image_id"]: index.size_hw(i) for i, item in enumerate({"image_id": k} for k in index.image_ids)
+    }
+    for prediction in reread:
+        assert set(prediction) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+        assert tuple(prediction["segmentation"]["size"]) == image[prediction["image_id"]]
+        assert prediction["category_id"] in index.category_ids
+
+
+def test_limit_restricts_both_sides_and_progress_counts_images(index):
+    calls = []
+    result = evaluate(Oracle(index), index, limit=2, workers=0, progress=lambda *at: calls.append(at))
+    assert calls == [(1, 2), (2, 2)]
+    assert {item["image_id"] for item in result.predictions} == set(index.image_ids[:2])
+    assert result.metrics["box/AP"] == pytest.approx(100)
+    assert sum(row["objects"] for row in result.per_class) == len(result.predictions)
+
+
+def test_classes_are_matched_by_name(index):
+    """A detector whose labels are in another order, with a placeholder among them as torchvision's have."""
+    classes = [*reversed(index.classes), "N/A"]
+
+    class Reversed(Oracle):
+        def forward(self, images):
+            answers = super().forward(images)
+            return [{**a, "labels": len(index.classes) + 1 - a["labels"]} for a in answers]
+
+    assert evaluate(Reversed(index), index, classes=classes, workers=0).metrics["box/AP"] == pytest.approx(
+        100
+    )
+    assert evaluate(Reversed(index), index, workers=0).metrics["box/AP"] < 50
+
+
+def test_other_classes_are_named(index):
+    classes = ["disc", "square", "triangle", "zebra"]
+    with pytest.raises(UserError, match=r"does not know 'cross'; the data set does not have 'zebra'"):
+        evaluate(Oracle(index), index, classes=classes, workers=0)
+    detector = build_detector("faster-rcnn-r18-fpn-tiny", num_classes=7, interpolator="nearest")
+    with pytest.raises(UserError, match="the detector has 7 classes"):
+        evaluate(detector, index, workers=0)
+
+
+def test_label_beyond_the_data_set_is_an_error(index):
+    class Wide(Oracle):
+        def forward(self, images):
+            return [{**a, "labels": a["labels"] + 80} for a in super().forward(images)]
+
+    with pytest.raises(UserError, match="pass the detector's class names"):
+        evaluate(Wide(index), index, workers=0)
+
+
+def test_every_module_gets_its_mode_back(index):
+    detector = Oracle(index).train()
+    detector.norm.eval()
+    evaluate(detector, index, limit=1, workers=0)
+    assert detector.training
+    assert not detector.norm.training
+
+
+def test_a_detector_that_finds_nothing(index):
+    class Blind(Oracle):
+        def forward(self, images):
+            return [{k: v[:0] for k, v in answer.items()} for answer in super().forward(images)]
+
+    for evaluator in EVALUATORS:
+        result = evaluate(Blind(index), index, evaluator=evaluator, workers=0)
+        assert result.predictions == []
+        assert result.metrics["box/AP"] == result.metrics["mask/AP"] == 0
+
+
+@pytest.mark.parametrize("kind", ["faster-rcnn", "mask-rcnn"])
+def test_an_untrained_detector_of_ours(index, kind):
+    settings = ["input.min_sizes=[64]", "input.test_size=64", "detector.score_threshold=0.0"]
+    preset = load_preset(f"{kind}-r18-fpn-tiny", settings)
+    detector = build_detector(preset, num_classes=len(index.classes), interpolator="nearest")
+    result = evaluate(detector, index, limit=2, workers=0, classes=index.classes)
+    assert result.predictions
+    assert ("mask/AP" in result.metrics) == (kind == "mask-rcnn")
+    assert detector.training
