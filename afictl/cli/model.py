@@ -1,0 +1,136 @@
+"""``afictl model list`` and ``afictl model show``: what there is, and what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from afictl.cli.options import Debug, Settings
+from afictl.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from afictl.detectors import Detector, PartCost
+
+app = typer.Typer(help="List presets and show what they are made of.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models(debug: Debug = False) -> None:
+    """Show every preset: detector, backbone, neck, interpolator."""
+    from rich.table import Table
+
+    from afictl.presets import list_presets, load_preset
+
+    table = Table("preset", "detector", "backbone", "neck", "interpolator", "description", box=None)
+    for name in list_presets():
+        preset = load_preset(name)
+        parts = (preset.detector.kind, preset.backbone.name, preset.neck.kind, preset.interpolator.kind)
+        table.add_row(name, *parts, preset.description)
+    _console().print(table)
+
+
+@app.command("show")
+def show_model(
+    preset: Annotated[str, typer.Argument(help="Preset name (see 'afictl model list') or YAML file.")],
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="HxW", help="Image size in pixels; default: the preset's largest."),
+    ] = None,
+    interpolator: Annotated[
+        str | None, typer.Option("--interpolator", help="Kind to build with instead of the preset's.")
+    ] = None,
+    classes: Annotated[int, typer.Option("--classes", min=1, help="Object classes without background.")] = 80,
+    settings: Settings = None,
+    debug: Debug = False,
+) -> None:
+    """Build a preset without weights and show its parts: strides, channels, parameters, multiply-adds."""
+    from afictl.presets import load_preset
+
+    loaded = load_preset(preset, settings or ())
+    image_hw = _parse_size(size) if size else (loaded.input.test_size, loaded.input.max_size)
+
+    import torch
+
+    from afictl.detectors import build_detector, model_cost
+
+    with torch.device("meta"):  # shapes only: the largest model costs nothing
+        detector = build_detector(loaded, classes, interpolator)
+    costs = model_cost(detector, image_hw)
+    console = _console()
+    console.print(f"{loaded.name}: {loaded.description}", highlight=False)
+    console.print(_cost_table(detector, costs, image_hw))
+    console.print(_share_line(detector, costs), highlight=False)
+
+
+def _cost_table(detector: Detector, costs: list[PartCost], image_hw: tuple[int, int]) -> Table:
+    from rich.table import Table
+
+    notes = _notes(detector)
+    table = Table("part", "what", "strides", "channels", box=None)
+    for title in ("parameters", f"multiply-adds at {image_hw[0]}x{image_hw[1]}", "share"):
+        table.add_column(title, justify="right")
+    total = sum(cost.multiply_adds for cost in costs)
+    for cost in costs:
+        share = f"{cost.multiply_adds / total:.1%}"
+        table.add_row(cost.name, *notes[cost.name], _count(cost.parameters), _work(cost.multiply_adds), share)
+    parameters = sum(cost.parameters for cost in costs)
+    table.add_row("total", "", "", "", _count(parameters), _work(total), "100.0%", style="bold")
+    return table
+
+
+def _notes(detector: Detector) -> dict[str, tuple[str, str, str]]:
+    """What each part is or how much it is given, its strides and its channels."""
+    preset, backbone, neck = detector.preset, detector.backbone, detector.neck
+    strides, width = _join(neck.strides.values()), str(neck.channels)
+    return {
+        "backbone": (
+            preset.backbone.name,
+            _join(backbone.strides.values()),
+            _join(backbone.channels.values()),
+        ),
+        "neck": (preset.neck.kind, strides, width),
+        "interpolator": (preset.interpolator.kind, "", width),
+        "rpn": ("all levels", strides, width),
+        "box head": (f"{preset.detector.proposals_test} regions", "", width),
+        "mask head": (f"{preset.detector.max_detections} regions", "", width),
+    }
+
+
+def _share_line(detector: Detector, costs: list[PartCost]) -> str:
+    part = next(cost for cost in costs if cost.name == "interpolator")
+    parameters = part.parameters / sum(cost.parameters for cost in costs)
+    work = part.multiply_adds / sum(cost.multiply_adds for cost in costs)
+    kind = detector.preset.interpolator.kind
+    return f"interpolator '{kind}': {parameters:.1%} of the parameters, {work:.1%} of the multiply-adds"
+
+
+def _join(values: Iterable[int]) -> str:
+    return " ".join(str(value) for value in values)
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def _work(number: int) -> str:
+    return f"{number / 1e9:.2f} G"
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    height, separator, width = text.lower().partition("x")
+    if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UserError(f"--size {text}: write HEIGHTxWIDTH in pixels, for example 800x1333")
+    return int(height), int(width)
+
+
+def _console() -> Console:
+    """Not narrower than the tables when the output is not a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
