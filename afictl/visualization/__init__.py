@@ -1,5 +1,15 @@
-"""Pictures of what a detector found."""
+"""Pictures of what detectors found and of how they were trained."""
 
+from afictl.visualization.comparisons import draw_comparisons, run_names
 from afictl.visualization.detections import comparison_figure, draw_detections
+from afictl.visualization.pictures import Picture, data_pictures, file_pictures
 
-__all__ = ["comparison_figure", "draw_detections"]
+__all__ = [
+    "Picture",
+    "comparison_figure",
+    "data_pictures",
+    "draw_comparisons",
+    "draw_detections",
+    "file_pictures",
+    "run_names",
+]

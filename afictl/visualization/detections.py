@@ -105,7 +105,7 @@ def _draw_masks(canvas: Image.Image, masks: Sequence[tuple[Tensor, Color]]) -> I
             lambda value: 255 * (value > 127)
         )
         inside = np.asarray(stencil) > 0
-        rim = inside & ~(np.asarray(stencil.filter(ImageFilter.MinFilter(3))) > 0)
+        rim = inside & ~(np.asarray(stencil.filter(ImageFilter.MinFilter(5))) > 0)
         pixels[inside] += (np.array(color, dtype=np.float32) - pixels[inside]) * _MASK_OPACITY
         pixels[rim] = color
     return Image.fromarray(pixels.round().astype(np.uint8))

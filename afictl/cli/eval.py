@@ -1,0 +1,191 @@
+"""``afictl eval``: COCO metrics of a trained detector, or of a file of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afictl.cli import options
+from afictl.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from afictl.data import CocoIndex
+    from afictl.evaluation import Evaluation
+    from afictl.weights import LoadedDetector
+
+_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def evaluate(
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Run folder or checkpoint file of a detector.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="Score this COCO result JSON instead of --weights.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Data set in COCO layout. Default: the one the run was trained on."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first images.")] = None,
+    evaluator: Annotated[
+        str, typer.Option("--evaluator", help="faster-coco-eval or pycocotools; the numbers are the same.")
+    ] = "faster-coco-eval",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images detected at once.")] = 1,
+    output: options.Output = None,
+    settings: options.Settings = None,
+    precision: options.Precision = "32-true",
+    debug: options.Debug = False,
+) -> None:
+    """Print box and mask AP, overall and by class, in points of 100.
+
+    Runs on one device. Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to eval/
+    in the run folder.
+    """
+    from rich.console import Console
+
+    from afictl.data import load_coco
+    from afictl.evaluation import EVALUATORS, score_predictions
+
+    if (weights is None) == (predictions is None):
+        raise UserError("pass either --weights RUN or --predictions FILE")
+    if evaluator not in EVALUATORS:
+        raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
+    source = weights or predictions or Path()
+    run = source if source.is_dir() else source.parent
+    loaded = _load(weights, settings or []) if weights else None
+    index = load_coco(data or _recorded_data(run), split)
+    console = Console(soft_wrap=True)
+    if loaded is None:
+        result = score_predictions(
+            source,
+            index.annotation_file,
+            image_ids=index.image_ids[:limit] if limit else None,
+            evaluator=evaluator,
+        )
+    else:
+        result = _detect(console, loaded, index, limit, batch_size, evaluator, precision)
+    details = {"source": str(source), "data": str(index.annotation_file), "evaluator": evaluator}
+    folder = output or (run if loaded is None else run / "eval")
+    _write(folder, result, {**details, "images": min(len(index), limit or len(index))}, loaded is not None)
+    console.print(_overall_table(result), _class_table(result))
+    typer.echo(f"results: {folder}")
+
+
+def _load(weights: Path, settings: list[str]) -> LoadedDetector:
+    """The detector, rebuilt with changed preset keys where ``--set`` asks for some."""
+    from afictl.detectors import build_detector
+    from afictl.presets import parse_preset
+    from afictl.weights import LoadedDetector, load_detector
+    from afictl.weights.loading import load_tensors
+
+    loaded = load_detector(weights)
+    if not settings:
+        return loaded
+    preset = parse_preset(loaded.preset.model_dump(mode="json"), settings, source=str(weights))
+    detector = build_detector(preset, num_classes=len(loaded.classes))
+    report = load_tensors(detector, loaded.detector.state_dict())
+    if not report.complete:
+        raise UserError(
+            f"--set {' '.join(settings)}: the weights of {weights} do not fit any more ({report}); "
+            "change only keys that leave the layers as they are, such as input.test_size"
+        )
+    return LoadedDetector(detector, preset, loaded.classes, loaded.metadata)
+
+
+def _recorded_data(run: Path) -> Path:
+    """The data set that the run's ``config.yaml`` names."""
+    import yaml
+
+    config = run / "config.yaml"
+    recorded = (
+        (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data") if config.is_file() else None
+    )
+    if not recorded:
+        raise UserError(f"{config} does not say which data to use; pass --data DIR")
+    return Path(recorded)
+
+
+def _detect(
+    console: Console,
+    loaded: LoadedDetector,
+    index: CocoIndex,
+    limit: int | None,
+    batch_size: int,
+    evaluator: str,
+    precision: str,
+) -> Evaluation:
+    from afictl.cli.progress import show_progress
+    from afictl.evaluation import evaluate
+    from afictl.training import Hardware, launch
+
+    fabric = launch(Hardware(devices="1", precision=precision))
+    with show_progress(console, "images") as progress:
+        return evaluate(
+            fabric.to_device(loaded.detector),
+            index,
+            limit=limit,
+            batch_size=batch_size,
+            workers=loaded.preset.loader.workers,
+            evaluator=evaluator,
+            device=fabric.device,
+            classes=loaded.classes,
+            autocast=fabric.autocast,
+            progress=progress,
+        )
+
+
+def _write(folder: Path, result: Evaluation, details: dict[str, Any], with_predictions: bool) -> None:
+    import csv
+    import io
+    import json
+
+    from afictl.training.run import write_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {**details, "metrics": result.metrics, "per_class": result.per_class}
+    write_text(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(result.per_class[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result.per_class)
+    write_text(folder / "per_class.csv", table.getvalue())
+    if with_predictions:
+        write_text(folder / "predictions.json", json.dumps(result.predictions))
+
+
+def _overall_table(result: Evaluation) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Average precision, points of 100")
+    for heading in ("", *_METRICS):
+        table.add_column(heading, justify="right" if heading else "left")
+    for kind in _kinds(result):
+        table.add_row(kind, *(_points(result.metrics[f"{kind}/{name}"]) for name in _METRICS))
+    return table
+
+
+def _class_table(result: Evaluation) -> Table:
+    from rich.table import Table
+
+    columns = [f"{kind}/{name}" for kind in _kinds(result) for name in ("AP", "AP50")]
+    table = Table(title="By class")
+    for heading in ("class", "objects", *(column.replace("/", " ") for column in columns)):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for row in result.per_class:
+        table.add_row(row["name"], str(row["objects"]), *(_points(row[column]) for column in columns))
+    return table
+
+
+def _kinds(result: Evaluation) -> list[str]:
+    return [kind for kind in ("box", "mask") if f"{kind}/AP" in result.metrics]
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

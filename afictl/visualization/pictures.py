@@ -1,0 +1,89 @@
+"""Images to draw on: those of a data set with their ground truth, or any files without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from afictl.data import CocoIndex, Objects, read_image
+from afictl.data.masks import draw_segmentation
+from afictl.errors import UserError
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file that is read when it is drawn on."""
+
+    name: str
+    """What its drawing is called, without suffix."""
+    path: Path
+    size_hw: tuple[int, int] | None = None
+    """Annotated height and width, where there are annotations."""
+    objects: Objects | None = None
+    """The ground truth, where there is one."""
+
+    def read(self) -> Tensor:
+        """Uint8 (3,H,W) RGB."""
+        return read_image(self.path, self.size_hw)
+
+    def ground_truth(self) -> dict[str, Tensor] | None:
+        """``boxes``, ``labels``, ``crowd`` and, if any object has an outline, ``masks`` (N,H,W) bool."""
+        if self.objects is None or self.size_hw is None:
+            return None
+        objects = self.objects
+        truth = {"boxes": objects.boxes, "labels": objects.labels, "crowd": objects.crowd}
+        if any(item is not None for item in objects.segmentations):
+            masks = torch.zeros((len(objects.labels), *self.size_hw), dtype=torch.bool)
+            for mask, item in zip(masks, objects.segmentations, strict=True):
+                if item is not None:
+                    mask.copy_(torch.from_numpy(draw_segmentation(item, self.size_hw, self.size_hw)))
+            truth["masks"] = masks
+        return truth
+
+
+def data_pictures(index: CocoIndex, limit: int | None = None) -> list[Picture]:
+    """The first images of a data set, named by their image id, with the ground truth."""
+    return [
+        Picture(str(image_id), index.image_path(i), index.size_hw(i), index.objects(i))
+        for i, image_id in enumerate(index.image_ids[:limit])
+    ]
+
+
+def file_pictures(paths: Iterable[Path], limit: int | None = None) -> list[Picture]:
+    """Image files, and those in folders, named by their file stem (numbered where one comes twice).
+
+    Raises:
+        UserError: a path that does not exist, or no image in a folder.
+    """
+    files = [file for path in paths for file in _files(path)]
+    names = distinct([file.stem for file in files])
+    return [Picture(name, file) for name, file in zip(names, files, strict=True)][:limit]
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, with ``-2``, ``-3``, ... behind one that came before."""
+    chosen: dict[str, None] = {}
+    for name in names:
+        candidate, number = name, 1
+        while candidate in chosen:
+            number += 1
+            candidate = f"{name}-{number}"
+        chosen[candidate] = None
+    return list(chosen)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"image {path} does not exist")
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise UserError(f"folder {path} holds no image ({', '.join(_SUFFIXES)})")
+    return files
