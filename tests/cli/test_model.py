@@ -1,0 +1,73 @@
+import pytest
+from typer.testing import CliRunner
+
+from afictl.cli.model import app
+from afictl.errors import UserError
+from afictl.presets import list_presets
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def row(output: str, part: str) -> list[str]:
+    return next(line.split() for line in output.splitlines() if line.split()[:1] == part.split()[:1])
+
+
+def test_list_shows_every_preset_with_its_parts() -> None:
+    output = run("list")
+    for name in list_presets():
+        assert name in output
+    assert row(output, "mask-rcnn-r50-fpn")[:5] == [
+        "mask-rcnn-r50-fpn",
+        "mask-rcnn",
+        "resnet50",
+        "fpn",
+        "afi",
+    ]
+
+
+def test_show_names_parts_and_the_interpolators_share() -> None:
+    output = run("show", "mask-rcnn-r50-fpn", "--size", "800x1333")
+    assert "multiply-adds at 800x1333" in output
+    assert " ".join(row(output, "backbone")[:10]) == "backbone resnet50 4 8 16 32 256 512 1024 2048"
+    assert row(output, "interpolator")[3:6] == ["7,834,624", "211.75", "G"]
+    assert row(output, "total")[1] == "52,177,840"
+    assert "interpolator 'afi': 15.0% of the parameters, 44.1% of the multiply-adds" in output
+
+
+def test_show_takes_another_interpolator_size_and_setting() -> None:
+    output = run(
+        *(
+            "show",
+            "faster-rcnn-r18-fpn-tiny",
+            "--interpolator",
+            "nearest",
+            "--size",
+            "64x96",
+            "--classes",
+            "3",
+        ),
+        *("--set", "neck.channels=32"),
+    )
+    assert "multiply-adds at 64x96" in output
+    assert row(output, "interpolator")[1:4] == ["nearest", "32", "0"]
+    assert "mask head" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mask-rcnn-r50-fp"], "did you mean"),
+        (["mask-rcnn-r50-fpn", "--size", "800"], "--size 800: write HEIGHTxWIDTH"),
+        (["mask-rcnn-r50-fpn", "--size", "0x5"], "--size 0x5"),
+        (["mask-rcnn-r50-fpn", "--interpolator", "neerest"], "did you mean 'nearest'"),
+    ],
+)
+def test_mistakes_are_user_errors(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run("show", *arguments)

@@ -1,0 +1,47 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from afictl.detectors import Detector, build_detector
+from afictl.presets import load_preset
+
+SMALL = (
+    "neck.channels=16",
+    "detector.fc_width=32",
+    "detector.mask_width=16",
+    "interpolator.options={blocks: 1, growth: 8}",
+)
+
+
+@pytest.fixture
+def build() -> Callable[..., Detector]:
+    """A detector with few channels and three classes, the same weights every time."""
+
+    def make(kind: str = "mask-rcnn", *overrides: str) -> Detector:
+        torch.manual_seed(0)
+        return build_detector(load_preset(f"{kind}-r18-fpn-tiny", (*SMALL, *overrides)), num_classes=3)
+
+    return make
+
+
+@pytest.fixture
+def images() -> list[torch.Tensor]:
+    """Two images of different, odd sizes."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(3, *size, generator=generator) for size in ((97, 131), (120, 75))]
+
+
+@pytest.fixture
+def targets() -> list[dict[str, torch.Tensor]]:
+    """Two objects in the first image, none in the second."""
+    masks = torch.zeros(2, 97, 131, dtype=torch.uint8)
+    masks[0, 10:40, 10:50] = masks[1, 50:90, 60:120] = 1
+    boxes = torch.tensor([[10.0, 10, 50, 40], [60, 50, 120, 90]])
+    return [{"boxes": boxes, "labels": torch.tensor([1, 3]), "masks": masks}, nothing(120, 75)]
+
+
+def nothing(height: int, width: int) -> dict[str, torch.Tensor]:
+    """The target of an image without objects."""
+    labels = torch.zeros(0, dtype=torch.int64)
+    return {"boxes": torch.zeros(0, 4), "labels": labels, "masks": torch.zeros(0, height, width).byte()}

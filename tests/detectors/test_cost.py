@@ -1,0 +1,64 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from afictl.detectors import Detector, PartCost, build_detector, model_cost
+
+
+def cost_of(preset: str, interpolator: str) -> dict[str, PartCost]:
+    with torch.device("meta"):
+        detector = build_detector(preset, interpolator=interpolator)
+    return {part.name: part for part in model_cost(detector, (800, 1333))}
+
+
+@pytest.mark.parametrize(
+    ("preset", "interpolator", "parameters"),
+    [
+        # totals of the same models in detectron2 and in the public AFI-GAN code
+        ("mask-rcnn-r50-fpn", "nearest", 44_343_216),
+        ("mask-rcnn-r50-fpn", "afi", 52_177_840),
+        ("faster-rcnn-r50-fpn", "nearest", 41_699_936),
+    ],
+)
+def test_parameters_are_those_of_the_reference_models(
+    preset: str, interpolator: str, parameters: int
+) -> None:
+    cost = cost_of(preset, interpolator)
+    assert sum(part.parameters for part in cost.values()) == parameters
+
+
+def test_multiply_adds_of_mask_rcnn_r50() -> None:
+    cost = cost_of("mask-rcnn-r50-fpn", "afi")
+    # 800x1333 is padded to 800x1344: the interpolator enlarges p5, p4 and p3.
+    assert cost["interpolator"].multiply_adds == 9_603_072 * (25 * 42 + 50 * 84 + 100 * 168)
+    assert cost["interpolator"].parameters == 7_834_624
+    assert cost["box head"].multiply_adds == 1000 * (256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
+    pixels = 14 * 14
+    head = 4 * pixels * 9 * 256 * 256 + pixels * 4 * 256 * 256 + 4 * pixels * 256 * 80
+    assert cost["mask head"].multiply_adds == 100 * head
+    positions = 200 * 336 + 100 * 168 + 50 * 84 + 25 * 42 + 13 * 21
+    assert cost["rpn"].multiply_adds == positions * (9 * 256 * 256 + 256 * 15)
+
+
+def test_a_fixed_interpolator_costs_nothing_and_changes_nothing_else() -> None:
+    afi, nearest = (cost_of("faster-rcnn-r50-fpn", kind) for kind in ("afi", "nearest"))
+    assert nearest["interpolator"] == PartCost("interpolator", 0, 0)
+    assert {name: part for name, part in afi.items() if name != "interpolator"} == {
+        name: part for name, part in nearest.items() if name != "interpolator"
+    }
+    assert list(nearest) == ["backbone", "neck", "interpolator", "rpn", "box head"]
+
+
+def test_counting_leaves_the_detector_as_it_was(build: Callable[..., Detector]) -> None:
+    detector = build()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    model_cost(detector, (64, 96))
+    assert detector.training
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    assert len(detector([torch.rand(3, 64, 64)], [_one_object()])) == 5
+
+
+def _one_object() -> dict[str, torch.Tensor]:
+    box = torch.tensor([[4.0, 4, 40, 40]])
+    return {"boxes": box, "labels": torch.tensor([1]), "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}

@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from afictl.detectors.roi_heads import (
+    AlignedRoIPool,
+    BoxPredictor,
+    MaskPredictor,
+    box_losses,
+    build_box_head,
+    build_mask_head,
+)
+
+STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+
+
+@pytest.fixture
+def maps() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    pyramid = {name: torch.randn(2, 3, 512 // stride, 640 // stride) for name, stride in STRIDES.items()}
+    return {**pyramid, "p6": torch.full((2, 3, 8, 10), torch.nan)}
+
+
+@pytest.mark.parametrize(
+    ("box", "level"),
+    [
+        ((10, 10, 40, 50), "p2"),  # far below 112 px
+        ((10, 10, 121.9, 121.9), "p2"),  # just below 112
+        ((10, 10, 122, 122), "p3"),
+        ((0, 0, 224, 224), "p4"),
+        ((0, 0, 448, 448), "p5"),
+        ((0, 0, 640, 512), "p5"),  # no coarser level takes regions
+    ],
+)
+def test_a_region_is_cut_aligned_from_the_level_of_its_size(
+    maps: dict[str, torch.Tensor], box: tuple[float, ...], level: str
+) -> None:
+    boxes = [torch.zeros(0, 4), torch.tensor([box], dtype=torch.float32)]
+    pooled = AlignedRoIPool(STRIDES, 7)(maps, boxes, [(500, 600)] * 2)
+    expected = roi_align(maps[level], boxes, 7, 1 / STRIDES[level], sampling_ratio=0, aligned=True)
+    torch.testing.assert_close(pooled, expected)
+
+
+def test_a_region_of_whole_cells_holds_their_values() -> None:
+    # Aligned: the 7x7 grid of a 28 px region at stride 4 falls on cells without a half-pixel shift.
+    pyramid = {name: torch.randn(1, 2, 16, 16) for name in STRIDES}
+    pooled = AlignedRoIPool(STRIDES, 7)(pyramid, [torch.tensor([[8.0, 4, 36, 32]])], [(64, 64)])
+    torch.testing.assert_close(pooled[0], pyramid["p2"][0, :, 1:8, 2:9])
+
+
+def test_half_precision_maps_are_pooled_at_float32_positions() -> None:
+    pyramid = {name: torch.randn(1, 2, 512 // s, 512 // s).bfloat16() for name, s in STRIDES.items()}
+    box = [torch.tensor([[401.0, 403, 431, 437]])]
+    pooled = AlignedRoIPool(STRIDES, 7)(pyramid, box, [(512, 512)])
+    expected = roi_align(pyramid["p2"].float(), box, 7, 1 / 4, aligned=True)
+    assert pooled.dtype == torch.bfloat16
+    torch.testing.assert_close(pooled, expected.bfloat16())
+
+
+def test_no_region_at_all(maps: dict[str, torch.Tensor]) -> None:
+    assert AlignedRoIPool(STRIDES, 7)(maps, [torch.zeros(0, 4)] * 2, [(9, 9)] * 2).shape == (0, 3, 7, 7)
+
+
+def test_box_losses_are_detectron2s_formula() -> None:
+    torch.manual_seed(0)
+    logits, deltas, wanted = torch.randn(5, 4), torch.randn(5, 12), torch.randn(5, 4)
+    labels = torch.tensor([0, 3, 0, 1, 0])
+    losses = box_losses(logits, deltas, labels, wanted)
+    own = torch.stack([deltas[1, 8:12], deltas[3, 0:4]])
+    torch.testing.assert_close(losses["loss_classifier"], F.cross_entropy(logits, labels))
+    # summed over the four numbers of the two objects, divided by all five regions
+    torch.testing.assert_close(losses["loss_box_reg"], (own - wanted[[1, 3]]).abs().sum() / 5)
+
+
+def test_box_losses_of_nothing_are_zero() -> None:
+    logits = torch.zeros(0, 4, requires_grad=True)
+    losses = box_losses(logits, torch.zeros(0, 12), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    assert {name: value.item() for name, value in losses.items()} == {"loss_classifier": 0, "loss_box_reg": 0}
+
+
+def test_initial_weights_are_detectron2s() -> None:
+    torch.manual_seed(0)
+    box, head, mask = BoxPredictor(256, 80), build_box_head(16, 7, 256), MaskPredictor(64, 80)
+    convs = build_mask_head(64, 64)
+    assert box.cls_score.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert box.bbox_pred.weight.std().item() == pytest.approx(0.001, rel=0.05)
+    assert mask.logits.weight.std().item() == pytest.approx(0.001, rel=0.05)
+    assert head.fc6.weight.abs().max().item() == pytest.approx((3 / 784) ** 0.5, rel=0.01)  # Caffe2's Xavier
+    assert convs[0][0].weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)  # MSRA, fan out
+    for module in (box, head, mask, convs):
+        assert not any(value.any() for name, value in module.named_parameters() if name.endswith("bias"))
