@@ -45,8 +45,8 @@ def evaluate(
 ) -> None:
     """Print box and mask AP, overall and by class, in points of 100.
 
-    Runs on one device. Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to eval/
-    in the run folder.
+    Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to RUN/eval.
+    Runs on one device.
     """
     from rich.console import Console
 
@@ -175,10 +175,12 @@ def _class_table(result: Evaluation) -> Table:
     from rich.table import Table
 
     columns = [f"{kind}/{name}" for kind in _kinds(result) for name in ("AP", "AP50")]
-    table = Table(title="By class")
+    rows = [row for row in result.per_class if row["objects"]]
+    absent = len(result.per_class) - len(rows)
+    table = Table(title=f"By class; {absent} without objects left out" if absent else "By class")
     for heading in ("class", "objects", *(column.replace("/", " ") for column in columns)):
         table.add_column(heading, justify="left" if heading == "class" else "right")
-    for row in result.per_class:
+    for row in rows:
         table.add_row(row["name"], str(row["objects"]), *(_points(row[column]) for column in columns))
     return table
 

@@ -37,8 +37,8 @@ def detections(
 ) -> None:
     """Draw ground truth and the detections of several weights side by side, one PNG an image.
 
-    The files are named by image id, or with --images by file name. The default folder is detections/ inside the
-    run of the first weights.
+    The files are named by image id, or with --images by file name.
+    The default folder is detections/ in the run of the first weights.
     """
     from rich.console import Console
 
@@ -60,4 +60,4 @@ def detections(
         files = draw_comparisons(
             named, source, folder, limit=limit, threshold=threshold, device=device, progress=progress
         )
-    typer.echo(f"{len(files)} pictures: {folder}")
+    typer.echo(f"{len(files)} picture{'' if len(files) == 1 else 's'}: {folder}")

@@ -63,7 +63,10 @@ def run_names(weights: Sequence[Path]) -> list[str]:
     folders = [(path if path.is_dir() else path.parent).resolve() for path in weights]
     names = [folder.name for folder in folders]
     if len(set(folders)) < len(folders):
-        names = [f"{folder.name}/{path.stem}" for folder, path in zip(folders, weights, strict=True)]
+        names = [
+            path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}/{path.stem}"
+            for path in weights
+        ]
     elif len(set(names)) < len(names):
         names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     return distinct(names)

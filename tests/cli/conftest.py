@@ -1,0 +1,40 @@
+import pytest
+import torch
+import yaml
+
+from afictl.data import load_coco
+from afictl.data.shapes import make_shapes
+from afictl.detectors import build_detector
+from afictl.presets import load_preset
+from afictl.weights import save_detector
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("shapes") / "data", train=1, val=4, size=96)
+
+
+@pytest.fixture
+def untrained_run(tmp_path, shapes):
+    """A run folder with an untrained Mask R-CNN, which finds something everywhere."""
+    torch.manual_seed(0)
+    settings = [
+        "input.min_sizes=[96]",
+        "input.test_size=96",
+        "detector.score_threshold=0.0",
+        "loader.workers=0",
+    ]
+    index = load_coco(shapes, "val")
+    preset = load_preset("mask-rcnn-r18-fpn-tiny", settings)
+    detector = build_detector(preset, num_classes=len(index.classes), interpolator="nearest")
+    folder = tmp_path / "runs" / "untrained"
+    folder.mkdir(parents=True)
+    metadata = {
+        "classes": list(index.classes),
+        "category_ids": list(index.category_ids),
+        "step": 0,
+        "metrics": {},
+    }
+    save_detector(folder / "best.safetensors", detector, metadata)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": str(shapes)}))
+    return folder

@@ -1,0 +1,96 @@
+"""``afictl eval`` on run folders, checkpoint files and prediction files."""
+
+import csv
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from afictl.cli.eval import evaluate
+from afictl.errors import UserError
+from afictl.evaluation import EVALUATORS
+
+app = typer.Typer()
+app.command()(evaluate)
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_run_folder_with_its_recorded_data(untrained_run):
+    result = call("--weights", untrained_run)
+    assert result.exit_code == 0
+    for text in ("images: 4 of 4", "box", "mask", "AP50", "disc", str(untrained_run / "eval")):
+        assert text in result.output
+    report = json.loads((untrained_run / "eval" / "metrics.json").read_text())
+    assert report["images"] == 4
+    assert set(report["metrics"]) == {
+        f"{k}/{a}" for k in ("box", "mask") for a in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    }
+    with (untrained_run / "eval" / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["disc", "square", "triangle", "cross"]
+    predictions = json.loads((untrained_run / "eval" / "predictions.json").read_text())
+    assert len({item["image_id"] for item in predictions}) == 4
+
+
+def test_both_evaluators_and_the_written_predictions_agree(untrained_run, shapes, tmp_path):
+    reports = []
+    for evaluator in EVALUATORS:
+        call(
+            "--weights",
+            untrained_run,
+            "--evaluator",
+            evaluator,
+            "--output",
+            tmp_path / evaluator,
+            "--batch-size",
+            2,
+        )
+        reports.append(json.loads((tmp_path / evaluator / "metrics.json").read_text()))
+    predictions = tmp_path / EVALUATORS[0] / "predictions.json"
+    before = predictions.read_bytes()
+    again = call("--predictions", predictions, "--data", shapes)
+    assert again.exit_code == 0
+    assert predictions.read_bytes() == before
+    reports.append(json.loads((predictions.parent / "metrics.json").read_text()))
+    for report in reports[1:]:
+        assert report["metrics"] == pytest.approx(reports[0]["metrics"], abs=1e-9)
+
+
+def test_limit_settings_and_other_files_in_the_output(untrained_run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    file = untrained_run / "best.safetensors"
+    result = call(
+        "--weights", file, "--limit", 1, "--set", "detector.max_detections=3", "--output", tmp_path / "out"
+    )
+    assert result.exit_code == 0
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 3
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"notes.txt", "metrics.json", "per_class.csv", "predictions.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either --weights RUN or --predictions FILE"),
+        (["--weights", "RUN", "--evaluator", "coco"], "choose faster-coco-eval or pycocotools"),
+        (["--weights", "RUN", "--set", "neck.channels=32"], "do not fit any more"),
+        (["--weights", "RUN", "--set", "input.test_sice=32"], "did you mean 'test_size'"),
+        (["--weights", "nowhere"], "nowhere: no such file or folder"),
+        (["--weights", "RUN", "--split", "test"], "test"),
+    ],
+)
+def test_mistakes_are_one_line(untrained_run, arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        call(*(untrained_run if argument == "RUN" else argument for argument in arguments))
+    assert "\n" not in str(error.value)
+
+
+def test_without_recorded_data(untrained_run):
+    (untrained_run / "config.yaml").unlink()
+    with pytest.raises(UserError, match="pass --data DIR"):
+        call("--weights", untrained_run)

@@ -1,0 +1,101 @@
+"""Drawn detections: what is where in the picture."""
+
+import numpy as np
+import pytest
+import torch
+
+from afictl.visualization import comparison_figure, draw_detections
+from afictl.visualization.style import class_color
+
+CLASSES = ["cell", "platelet"]
+GREY = 128
+
+
+def grey(height, width):
+    return torch.full((3, height, width), GREY, dtype=torch.uint8)
+
+
+def detection(boxes, labels, scores=None, masks=None):
+    result = {
+        "boxes": torch.tensor(boxes).reshape(-1, 4).float(),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+    }
+    if scores is not None:
+        result["scores"] = torch.tensor(scores)
+    if masks is not None:
+        result["masks"] = masks
+    return result
+
+
+def count(picture, color):
+    return int((np.asarray(picture) == color).all(axis=2).sum())
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (480, 640), (2000, 1500), (30, 900)])
+def test_small_images_grow_and_large_ones_shrink(height, width):
+    picture = draw_detections(grey(height, width), detection([[2, 2, 20, 20]], [1], [0.9]), CLASSES, "run")
+    pixels = np.asarray(picture)
+    canvas = (pixels == GREY).all(axis=2)
+    columns, rows = canvas.any(axis=0), canvas.any(axis=1)
+    long_side = max(columns.sum(), rows.sum())
+    assert 900 < long_side <= 1600
+    assert picture.mode == "RGB"
+    assert count(picture, class_color(1)) > 500
+
+
+def test_boxes_lie_where_they_should():
+    """A box of a quarter of the image, in the lower right."""
+    without = np.asarray(draw_detections(grey(960, 960), detection([], [], []), CLASSES))
+    drawn = np.asarray(
+        draw_detections(grey(960, 960), detection([[480, 480, 900, 900]], [2], [0.5]), CLASSES)
+    )
+    origin = np.argwhere((without == GREY).all(axis=2)).min(axis=0)
+    legend_free = drawn[: origin[0] + 960]
+    ys, xs = np.nonzero((legend_free == class_color(2)).all(axis=2))
+    assert xs.min() - origin[1] == pytest.approx(480, abs=2)
+    assert xs.max() - origin[1] == pytest.approx(900, abs=2)
+    assert ys.max() - origin[0] == pytest.approx(900, abs=2)
+
+
+def test_masks_are_veils_with_a_rim():
+    mask = torch.zeros(1, 960, 960, dtype=torch.bool)
+    mask[0, 300:600, 300:600] = True
+    found = detection([[300, 300, 600, 600]], [1], [0.5])
+    plain = draw_detections(grey(960, 960), found, CLASSES)
+    veiled = draw_detections(grey(960, 960), {**found, "masks": mask}, CLASSES)
+    changed = (np.asarray(plain) != np.asarray(veiled)).any(axis=2).sum()
+    assert changed == pytest.approx(300 * 300, rel=0.1)
+    mixed = tuple(round(GREY + (c - GREY) * 0.45) for c in class_color(1))
+    assert count(veiled, mixed) > 0.8 * 300 * 300
+
+
+def test_panels_stand_side_by_side_with_and_without_ground_truth():
+    found = {name: detection([[10, 10, 40, 40]], [1], [0.7]) for name in ("nearest", "afi")}
+    truth = {**detection([[10, 10, 40, 40], [5, 5, 60, 60]], [1, 2]), "crowd": torch.tensor([False, True])}
+    image = grey(96, 96)
+    three = comparison_figure(image, truth, found, CLASSES)
+    two = comparison_figure(image, None, found, CLASSES)
+    one = draw_detections(image, truth, CLASSES, "Ground truth")
+    assert three.height == two.height == one.height
+    assert three.width - two.width == two.width - one.width > 960
+    assert count(three, class_color(2)) > 0
+    assert count(two, class_color(2)) == 0
+
+
+def test_many_panels_wrap():
+    found = {f"run {i}": detection([], [], []) for i in range(5)}
+    picture = comparison_figure(grey(96, 96), None, found, CLASSES)
+    assert picture.width < 5 * 960
+    assert picture.height > 2 * 960
+
+
+def test_a_crowded_picture_of_every_score_and_size():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(100, 2, generator=generator) * 100 - 5
+    boxes = torch.cat([corners, corners + torch.rand(100, 2, generator=generator) * 40], dim=1)
+    found = {
+        "boxes": boxes,
+        "labels": torch.randint(1, 3, (100,), generator=generator),
+        "scores": torch.rand(100, generator=generator),
+    }
+    assert draw_detections(grey(80, 100), found, CLASSES).width > 960

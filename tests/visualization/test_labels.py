@@ -1,0 +1,55 @@
+"""Labels stay inside the picture and never cover one another."""
+
+import numpy as np
+import pytest
+
+from afictl.visualization.labels import place_labels
+
+CANVAS = (200.0, 120.0)
+
+
+def overlap(a, b):
+    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((50, 60, 90, 100), (50, 48, 80, 60)),  # room above
+        ((50, 0, 90, 60), (50, 0, 80, 12)),  # at the top: inside
+        ((50, 0, 90, 20), (50, 20, 80, 32)),  # at the top and too low for the inside: below
+        ((190, 60, 200, 100), (170, 48, 200, 60)),  # at the right edge: moved to the left
+        ((-5, 60, 10, 100), (0, 48, 30, 60)),  # beyond the left edge
+    ],
+)
+def test_single_label(box, expected):
+    assert place_labels([box], [[(30, 12)]], CANVAS) == [(0, expected)]
+
+
+def test_second_label_gives_way_and_a_third_is_shortened():
+    box = (0.0, 50.0, 60.0, 60.0)
+    first, second, third = place_labels([box] * 3, [[(200, 40), (20, 10)]] * 3, CANVAS)
+    assert first == (0, (0, 10, 200, 50))
+    assert second == (0, (0, 60, 200, 100))
+    assert third is None  # the short form would fit only where the others are
+    _, narrow = place_labels([box] * 2, [[(200, 50)], [(200, 80), (20, 10)]], CANVAS)
+    assert narrow == (1, (0, 60, 20, 70))
+
+
+def test_label_larger_than_the_picture_is_left_out():
+    assert place_labels([(10, 10, 20, 20)], [[(30, 500)]], CANVAS) == [None]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_crowds(seed):
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-10, [*CANVAS], (60, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(1, 80, (60, 2))], axis=1).tolist()
+    placed = [p for p in place_labels(boxes, [[(40.0, 9.0), (15.0, 9.0)]] * 60, CANVAS) if p is not None]
+    assert len(placed) > 10
+    for i, (_, a) in enumerate(placed):
+        assert a[0] >= 0
+        assert a[1] >= 0
+        assert a[2] <= CANVAS[0]
+        assert a[3] <= CANVAS[1]
+        assert not any(overlap(a, b) for _, b in placed[:i])

@@ -1,0 +1,56 @@
+"""Which images are drawn, and how they and the detectors are called."""
+
+import pytest
+import torch
+from PIL import Image
+
+from afictl.data import load_coco
+from afictl.data.shapes import make_shapes
+from afictl.errors import UserError
+from afictl.visualization import data_pictures, file_pictures, run_names
+
+
+def test_pictures_of_a_data_set_have_their_ground_truth(tmp_path):
+    index = load_coco(make_shapes(tmp_path / "data", train=1, val=3, size=96), "val")
+    pictures = data_pictures(index, limit=2)
+    assert [picture.name for picture in pictures] == [str(image_id) for image_id in index.image_ids[:2]]
+    truth = pictures[0].ground_truth()
+    assert pictures[0].read().shape == (3, 96, 96)
+    assert truth["masks"].shape == (len(truth["boxes"]), 96, 96)
+    for mask, box in zip(truth["masks"], truth["boxes"], strict=True):
+        rows, columns = mask.nonzero().unbind(1)
+        corners = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        torch.testing.assert_close(corners.float(), box, atol=1.0, rtol=0)
+
+
+def test_files_and_folders(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("b.png", "a.JPG"):
+        Image.new("RGB", (8, 6)).save(folder / name, format="PNG")
+    (folder / "notes.txt").write_text("not an image")
+    single = tmp_path / "a.png"
+    Image.new("L", (8, 6)).save(single)
+    pictures = file_pictures([folder, single])
+    assert [picture.name for picture in pictures] == ["a", "b", "a-2"]
+    assert pictures[2].read().shape == (3, 6, 8)
+    assert pictures[2].ground_truth() is None
+    assert len(file_pictures([folder], limit=1)) == 1
+
+
+def test_wrong_paths(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        file_pictures([tmp_path / "nowhere.jpg"])
+    with pytest.raises(UserError, match="holds no image"):
+        file_pictures([tmp_path])
+
+
+def test_run_names(tmp_path):
+    for run in ("x/afi", "x/nearest", "y/afi"):
+        (tmp_path / run).mkdir(parents=True)
+    x_afi, nearest, y_afi = (tmp_path / run for run in ("x/afi", "x/nearest", "y/afi"))
+    assert run_names([x_afi, nearest]) == ["afi", "nearest"]
+    assert run_names([x_afi / "best.safetensors", nearest]) == ["afi", "nearest"]
+    assert run_names([x_afi, y_afi]) == ["x/afi", "y/afi"]
+    assert run_names([x_afi, x_afi / "last.safetensors"]) == ["afi", "afi/last"]
+    assert run_names([x_afi, x_afi]) == ["afi", "afi-2"]
