@@ -25,9 +25,17 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: M
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(plain, unfinished, metadata={_KEY: json.dumps(description)})
+        _share_as_usual(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _share_as_usual(path: Path) -> None:
+    """Give the file the rights of any new file: safetensors makes it readable to its owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

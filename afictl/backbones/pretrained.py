@@ -59,5 +59,6 @@ def _require_reachable(name: str, url: str) -> None:
 def _failure(name: str, reason: str) -> UserError:
     return UserError(
         f"no ImageNet weights for backbone {name} ({reason}); give a local file with --backbone-weights FILE "
-        "or start from random weights with --set backbone.pretrained=false"
+        "or start from random weights with --set backbone.pretrained=false "
+        "(and backbone.norm=batch, backbone.frozen_stages=0, so that everything can learn)"
     )

@@ -19,6 +19,7 @@ from afictl.weights.loading import load_tensors
 _FORMAT = "detector"
 _VERSION = 1
 _INTERPOLATOR = "neck.interpolator."
+_OTHERS = {"afi-interpolator": "an AF interpolator"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _describe(checkpoint: Checkpoint) -> tuple[tuple[str, ...], Preset]:
     held = checkpoint.metadata
     if held.get("format") != _FORMAT:
         first = next(iter(checkpoint.tensors), "none")
-        what = f"an {held['format']}" if "format" in held else "tensors without a description of ours"
+        what = _OTHERS.get(str(held.get("format")), "tensors without a description of ours")
         raise UserError(
             f"{checkpoint.path}: holds {what} ({len(checkpoint.tensors)} tensors, first {first}), "
             "not a detector; give a run folder of 'afictl finetune' or a file in it"

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from afictl import UserError, build_interpolator, interpolator_kinds
+
+COARSE = torch.arange(24.0).view(1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("kind", interpolator_kinds())
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 2)])
+def test_every_kind_doubles_exactly_and_ignores_the_fine_map(kind, size):
+    interpolator = build_interpolator(kind, 8)
+    coarse = torch.randn(2, 8, *size)
+    enlarged = interpolator(coarse)
+    assert enlarged.shape == (2, 8, 2 * size[0], 2 * size[1])
+    torch.testing.assert_close(interpolator(coarse, torch.randn(2, 8, 9, 9)), enlarged)
+    assert (interpolator.kind, interpolator.channels) == (kind, 8)
+
+
+def test_nearest_repeats_every_value():
+    expected = COARSE.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(build_interpolator("nearest", 2)(COARSE), expected)
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
+def test_smooth_kinds_keep_pixel_centres(kind):
+    expected = F.interpolate(COARSE, size=(6, 8), mode=kind, align_corners=False)
+    torch.testing.assert_close(build_interpolator(kind, 2)(COARSE), expected)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "bilinear", "bicubic"])
+def test_fixed_kinds_hold_nothing_to_train_or_store(kind):
+    assert not build_interpolator(kind, 8).state_dict()
+
+
+@pytest.mark.parametrize("kind", interpolator_kinds())
+def test_options_build_the_like(kind):
+    first = build_interpolator(kind, 8)
+    second = build_interpolator(kind, 8, **first.options)
+    second.load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("neares", {}, "did you mean 'nearest'"),
+        ("xyz", {}, "there are: afi, nearest, bilinear, bicubic"),
+        ("afi", {"bloks": 2}, "no option 'bloks'; did you mean 'blocks'"),
+        ("nearest", {"blocks": 2}, "no option 'blocks'"),
+    ],
+)
+def test_unknown_names_are_explained(kind, options, message):
+    with pytest.raises(UserError, match=message):
+        build_interpolator(kind, 8, **options)

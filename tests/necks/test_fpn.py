@@ -1,0 +1,88 @@
+import pytest
+import torch
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from afictl import UserError
+from afictl.interpolators import build_interpolator
+from afictl.necks import build_neck
+from afictl.necks.enlarge import enlarge_to
+from afictl.presets import NeckConfig
+from tests.golden_files import apply_rule_h, assert_golden, golden_input
+from tests.reference_names import fpn_key
+
+RESNET50 = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
+NARROW = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
+
+
+def features(channels, height, width):
+    """Backbone maps of a height x width image, rounding up as strided convolutions do."""
+    sizes = [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
+    return {
+        level: golden_input(1, count, *size, seed=seed)
+        for seed, ((level, count), size) in enumerate(zip(channels.items(), sizes, strict=True))
+    }
+
+
+@pytest.mark.parametrize(
+    ("fuse", "size", "prefix"), [("sum", (96, 128), "H.fpn"), ("avg", (64, 96), "H.fpn_avg_64x96")]
+)
+def test_pyramid_equals_reference(fuse, size, prefix):
+    neck = build_neck(NeckConfig(fuse=fuse), RESNET50, build_interpolator("afi", 256))
+    apply_rule_h(neck, fpn_key, "neck_fpn_afi")
+    assert sum(p.numel() for p in neck.parameters()) == 11_179_008
+    assert len(neck.state_dict()) == 39
+    with torch.no_grad():
+        pyramid = neck(features(RESNET50, *size))
+    assert list(pyramid) == ["p2", "p3", "p4", "p5", "p6"]
+    for level, value in pyramid.items():
+        assert_golden("fpn", f"{prefix}.{level}", value)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (100, 68), (75, 133), (33, 129)])
+def test_nearest_equals_torchvision_on_any_size(size):
+    neck = build_neck(NeckConfig(channels=8), NARROW, build_interpolator("nearest", 8))
+    theirs = FeaturePyramidNetwork(list(NARROW.values()), 8, LastLevelMaxPool())
+    for i, level in enumerate(("p2", "p3", "p4", "p5")):
+        theirs.inner_blocks[i][0].load_state_dict(neck.laterals[level].state_dict())
+        theirs.layer_blocks[i][0].load_state_dict(neck.outputs[level].state_dict())
+    maps = features(NARROW, *size)
+    for ours, reference in zip(neck(maps).values(), theirs(maps).values(), strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
+@pytest.mark.parametrize("kind", ["afi", "bilinear", "bicubic"])
+def test_odd_sizes_lose_the_last_row_and_column(kind):
+    neck = build_neck(NeckConfig(channels=8), NARROW, build_interpolator(kind, 8))
+    maps = features(NARROW, 75, 133)
+    pyramid = neck(maps)
+    assert pyramid["p2"].shape[-2:] == maps["res2"].shape[-2:] == (19, 34)
+    coarse, fine = torch.randn(1, 8, 2, 3), torch.randn(1, 8, 3, 5)
+    expected = neck.interpolator(coarse)[..., :3, :5]
+    torch.testing.assert_close(enlarge_to(neck.interpolator, coarse, fine), expected)
+
+
+def test_strides_describe_the_levels():
+    neck = build_neck(NeckConfig(channels=8), NARROW, build_interpolator("nearest", 8))
+    pyramid = neck(features(NARROW, 128, 64))
+    for level, stride in neck.strides.items():
+        assert pyramid[level].shape == (1, neck.channels, 128 // stride, 64 // stride)
+
+
+def test_interpolator_of_another_width_is_refused():
+    with pytest.raises(UserError, match=r"made for 16 channels, the neck has 8"):
+        build_neck(NeckConfig(channels=8), NARROW, build_interpolator("nearest", 16))
+
+
+def test_one_interpolator_enlarges_three_times_and_sees_the_fine_map():
+    seen = []
+
+    class Spy(torch.nn.Module):
+        channels = 8
+
+        def forward(self, coarse, fine):
+            seen.append((tuple(coarse.shape[-2:]), tuple(fine.shape[-2:])))
+            return torch.nn.functional.interpolate(coarse, scale_factor=2.0)
+
+    build_neck(NeckConfig(channels=8), NARROW, Spy())(features(NARROW, 64, 96))
+    assert seen == [((2, 3), (4, 6)), ((4, 6), (8, 12)), ((8, 12), (16, 24))]
