@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from afictl.errors import UserError
 
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,20 @@ class Annotations:
     """As written in the file; None where absent."""
 
 
+def annotation_names(split: str) -> list[str]:
+    """The file names that a split's annotations may have, in order of preference."""
+    names = [f"instances_{split}2017.json", f"instances_{split}.json"]
+    return names + ["image_info_test-dev2017.json", "image_info_test2017.json"] * (split == "test")
+
+
 def find_files(data_dir: Path, split: str) -> tuple[Path, Path]:
     """The annotation file and the image folder of a split.
 
     Raises:
         UserError: unknown split, or a missing file or folder; names the paths that were looked for.
     """
-    if split not in _SPLITS:
-        raise UserError(f"split '{split}' does not exist; splits are {', '.join(_SPLITS)}")
+    if split not in SPLITS:
+        raise UserError(f"split '{split}' does not exist; splits are {', '.join(SPLITS)}")
     if not data_dir.is_dir():
         raise UserError(f"data folder {data_dir} does not exist")
     names = [f"instances_{split}2017.json", f"instances_{split}.json"]
@@ -96,111 +102,102 @@ def read_annotations(file: Path) -> Annotations:
         UserError: not JSON, a missing key, a value of the wrong kind, an unknown or duplicate id.
     """
     contents = read_json(file)
-    categories = _Table(file, "categories", contents.pop("categories"))
-    images = _Table(file, "images", contents.pop("images"))
-    objects = _Table(file, "annotations", contents.pop("annotations"))
-    if not categories.records:
-        raise UserError(f"{file}: 'categories' is empty")
-    names = dict(zip(categories.unique_ids(), categories.column("name", is_name), strict=True))
-    category_ids = tuple(sorted(names))
-    image_ids = images.unique_ids()
-    sizes = np.array(
-        [images.column("height", is_length), images.column("width", is_length)], dtype=np.int64
-    ).T
-    xywh = np.array(objects.column("bbox", is_box), dtype=np.float64).reshape(-1, 4)
-    boxed = xywh[:, 2] * xywh[:, 3]
+    for key, fields in FIELDS.items():
+        _check_records(file, key, contents[key], fields)
+    categories, images, objects = contents["categories"], contents["images"], contents["annotations"]
+    if not categories or not images:
+        raise UserError(f"{file}: '{'images' if categories else 'categories'}' is empty")
+    names = {category["id"]: category["name"] for category in categories}
+    image_ids = [image["id"] for image in images]
+    xywh = np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4)
+    areas = np.array([record.get("area") for record in objects], dtype=np.float64)  # None becomes NaN
     return Annotations(
         file=file,
-        classes=tuple(names[k] for k in category_ids),
-        category_ids=category_ids,
+        classes=tuple(names[k] for k in sorted(names)),
+        category_ids=tuple(sorted(names)),
         image_ids=np.array(image_ids, dtype=np.int64),
-        file_names=images.column("file_name", is_name),
-        sizes_hw=sizes,
-        ids=np.array(objects.unique_ids(), dtype=np.int64),
-        image_index=objects.positions("image_id", image_ids, "images"),
-        labels=objects.positions("category_id", category_ids, "categories") + 1,
+        file_names=[image["file_name"] for image in images],
+        sizes_hw=np.array([(image["height"], image["width"]) for image in images], dtype=np.int64),
+        ids=np.array([record["id"] for record in objects], dtype=np.int64),
+        image_index=_positions(file, objects, "image_id", image_ids),
+        labels=_positions(file, objects, "category_id", sorted(names)) + 1,
         xywh=xywh,
-        areas=np.array(objects.optional("area", boxed.tolist(), is_number), dtype=np.float64),
-        crowd=np.array(objects.optional("iscrowd", [0] * len(xywh), is_number), dtype=np.float64) != 0,
-        segmentations=[record.get("segmentation") for record in objects.records],
+        areas=np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas),
+        crowd=np.array([bool(record.get("iscrowd")) for record in objects], dtype=bool),
+        segmentations=[record.get("segmentation") for record in objects],
     )
 
 
-def is_id(value: Any) -> bool:
-    """An id is a whole number of at most 64 bits."""
-    return type(value) is int and -(2**63) <= value < 2**63
+class Field(NamedTuple):
+    """What the value of a key must be."""
+
+    expected: str
+    is_valid: Callable[[Any], bool]
+    optional: bool = False
 
 
-def is_name(value: Any) -> bool:
-    """A name is a text that is not empty."""
-    return isinstance(value, str) and value != ""
-
-
-def is_number(value: Any) -> bool:
-    """Whole or not, and not a truth value or a text."""
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def is_length(value: Any) -> bool:
-    """The side of an image: a whole number of pixels, at least one."""
-    return isinstance(value, int | float) and value >= 1 and value == int(value)
+def _is_length(value: Any) -> bool:
+    return _is_number(value) and 1 <= value < 2**31 and value == int(value)
 
 
-def is_box(value: Any) -> bool:
-    """Four numbers: x, y, width, height."""
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-class _Table:
-    """The list of records under one key of the file, read column by column."""
+_ID = Field("a whole number", lambda value: type(value) is int and abs(value) < 2**63)
+_NAME = Field("a text", lambda value: isinstance(value, str) and value != "")
+_LENGTH = Field("a number of pixels", _is_length)
+_BOX = Field("four numbers x, y, width, height", _is_box)
+_NUMBER = Field("a number", _is_number, optional=True)
 
-    def __init__(self, file: Path, key: str, records: list[dict[str, Any]]) -> None:
-        self.file, self.key, self.records = file, key, records
-
-    def column(self, name: str, is_valid: Callable[[Any], bool]) -> list[Any]:
-        for k, record in enumerate(self.records):
-            if name not in record:
-                raise UserError(f"{self.where(k)}: key '{name}' is missing")
-        return self._validated([record[name] for record in self.records], name, is_valid)
-
-    def optional(self, name: str, default: Sequence[Any], is_valid: Callable[[Any], bool]) -> list[Any]:
-        values = [record.get(name, other) for record, other in zip(self.records, default, strict=True)]
-        return self._validated(values, name, is_valid)
-
-    def unique_ids(self) -> list[int]:
-        ids = self.column("id", is_id)
-        seen: set[int] = set()
-        for k, value in enumerate(ids):
-            if value in seen:
-                raise UserError(
-                    f"{self.where(k)}: id {value} occurs twice; ids must be unique in '{self.key}'"
-                )
-            seen.add(value)
-        return ids
-
-    def positions(self, name: str, ids: Iterable[int], target: str) -> np.ndarray:
-        """Where each record's ``name`` stands among ``ids``."""
-        position = {value: k for k, value in enumerate(ids)}
-        values = self.column(name, is_id)
-        for k, value in enumerate(values):
-            if value not in position:
-                raise UserError(f"{self.where(k)}: {name} {value} is not in '{target}'")
-        return np.array([position[value] for value in values], dtype=np.int64)
-
-    def where(self, k: int) -> str:
-        return f"{self.file}: {self.key}[{k}] (id {self.records[k].get('id', 'missing')})"
-
-    def _validated(self, values: list[Any], name: str, is_valid: Callable[[Any], bool]) -> list[Any]:
-        for k, value in enumerate(values):
-            if not is_valid(value):
-                raise UserError(f"{self.where(k)}: '{name}' is {value!r:.60}, not {_EXPECTED[is_valid]}")
-        return values
-
-
-_EXPECTED: dict[Callable[[Any], bool], str] = {
-    is_id: "a whole number",
-    is_name: "a text",
-    is_number: "a number",
-    is_length: "a number of pixels",
-    is_box: "four numbers x, y, width, height",
+FIELDS = {
+    "categories": {"id": _ID, "name": _NAME},
+    "images": {"id": _ID, "file_name": _NAME, "height": _LENGTH, "width": _LENGTH},
+    "annotations": {
+        "id": _ID,
+        "image_id": _ID,
+        "category_id": _ID,
+        "bbox": _BOX,
+        "area": _NUMBER,
+        "iscrowd": _NUMBER,
+    },
 }
+"""The keys that are read from the records of each list of the file."""
+
+
+def record_fault(record: dict[str, Any], fields: dict[str, Field]) -> str | None:
+    """What is wrong with a record, or None."""
+    for name, (expected, is_valid, optional) in fields.items():
+        value = record.get(name)
+        if value is None and not optional and name not in record:
+            return f"key '{name}' is missing"
+        if not (value is None and optional) and not is_valid(value):
+            return f"'{name}' is {value!r:.60}, not {expected}"
+    return None
+
+
+def _check_records(file: Path, key: str, records: list[dict[str, Any]], fields: dict[str, Field]) -> None:
+    seen: set[int] = set()
+    for k, record in enumerate(records):
+        fault = record_fault(record, fields)
+        if not fault and record["id"] in seen:
+            fault = f"the id occurs twice; ids must be unique in '{key}'"
+        if fault:
+            raise UserError(f"{file}: {key}[{k}] (id {record.get('id', 'missing')}): {fault}")
+        seen.add(record["id"])
+
+
+def _positions(file: Path, objects: list[dict[str, Any]], key: str, ids: list[int]) -> np.ndarray:
+    """Where each object's ``key`` stands among ``ids``, int64 (m,)."""
+    position = {value: k for k, value in enumerate(ids)}
+    for record in objects:
+        if record[key] not in position:
+            raise UserError(
+                f"{file}: annotation {record['id']}: {key} {record[key]} does not exist; "
+                "'afictl data check' lists every such object"
+            )
+    return np.array([position[record[key]] for record in objects], dtype=np.int64)

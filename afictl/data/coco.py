@@ -19,7 +19,6 @@ from afictl.data.masks import (
     normalize_segmentation,
     read_segmentation,
 )
-from afictl.errors import UserError
 
 MIN_SIDE = 0.01
 """Pixels. A thinner box counts as without area; the box losses take the log of a side."""
@@ -143,8 +142,6 @@ def load_coco(data_dir: str | Path, split: str) -> CocoIndex:
 
 def build_index(annotations: Annotations, image_dir: Path) -> CocoIndex:
     """The index of annotations that have been read and found sound."""
-    if not annotations.image_ids.size:
-        raise UserError(f"{annotations.file}: 'images' is empty")
     order = np.argsort(annotations.image_index, kind="stable")
     image_index = annotations.image_index[order]
     sizes = annotations.sizes_hw[image_index]

@@ -14,6 +14,9 @@ from afictl.errors import UserError
 
 _ORIENTATION = 0x0112
 
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises at a file that is broken, truncated or no image."""
+
 
 def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tensor:
     """Decode an image file to uint8 (3,H,W) RGB.
@@ -40,7 +43,7 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
         raise UserError(f"image {path} does not exist") from None
     except UserError as error:
         raise UserError(f"image {path} {error}") from None
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"image {path} cannot be read: {' '.join(str(error).split())}") from None
     return pixels.permute(2, 0, 1)
 

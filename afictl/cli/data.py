@@ -1,0 +1,134 @@
+"""``afictl data``: check a data set before training on it, or generate one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from afictl.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from afictl.data.findings import SplitReport
+
+app = typer.Typer(name="data", help="Check a data set in COCO layout, or generate one.", no_args_is_help=True)
+
+_FEW = 3
+_COLOURS = {"stops": "red", "drops": "yellow", "mends": "cyan", "fine": "dim"}
+
+
+@app.command()
+def shapes(
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder to write; replaced if it holds shapes.")
+    ],
+    train: Annotated[int, typer.Option(help="Training images.")] = 400,
+    val: Annotated[int, typer.Option(help="Validation images.")] = 100,
+    size: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 176,
+    seed: options.Seed = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Generate a COCO-format set: many small discs, squares, triangles and crosses, with exact masks."""
+    from afictl.data.shapes import make_shapes
+
+    make_shapes(output, train=train, val=val, size=size, seed=seed)
+    typer.echo(f"{train} training and {val} validation images: {output}")
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Data set in COCO layout.")],
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    images: Annotated[bool, typer.Option(help="Decode every image file.")] = True,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every place of a finding, not the first few.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything found to this file.")
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Find what is wrong or unusual in a data set, and say what training will do about it.
+
+    Exit code 0: training will run. 1: something listed prevents it.
+    """
+    from rich.console import Console
+
+    from afictl.data.check import splits_to_check
+
+    console = Console()
+    reports = [_check_split(data, name, images, console) for name in splits_to_check(data, split)]
+    for report in reports:
+        _print_report(report, console, every)
+    if json_file:
+        json_file.write_text(json.dumps([report.as_json() for report in reports], indent=2))
+    fatal = sum(len(report.fatal) for report in reports)
+    if fatal:
+        console.print(
+            f"[red]Training cannot run: {fatal} kinds of problems (red above) must be mended first.[/]"
+        )
+        raise typer.Exit(1)
+    unseen = "" if images else ", unless an image file is at fault: they were not looked at"
+    console.print(f"[green]Training will run[/]{unseen}.")
+
+
+def _check_split(data: Path, split: str, images: bool, console: Console) -> SplitReport:
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from afictl.data.check import check_split
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    # Its refreshing thread must not run while the worker processes are forked.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task(f"{split} images", total=None, visible=images)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, refresh=done % 50 == 0)
+
+        return check_split(data, split, images=images, progress=show)
+
+
+def _print_report(report: SplitReport, console: Console, every: bool) -> None:
+    from rich.markup import escape
+    from rich.rule import Rule as Line
+
+    console.print(Line(f"{report.split}: {escape(report.annotation_file or 'not found')}", align="left"))
+    if report.annotation_file:
+        masks = ", ".join(f"{count} {kind}" for kind, count in report.masks.items()) or "none"
+        console.print(f"{report.images} images, {report.objects} objects, {len(report.histogram)} categories")
+        console.print(f"usable: {report.usable_objects} objects on {report.usable_images} images")
+        console.print(f"masks: {masks}")
+    if report.histogram:
+        console.print(_histogram(report.histogram))
+    if report.findings:
+        console.print(_findings(report, every))
+
+
+def _histogram(histogram: dict[str, int]) -> object:
+    from rich.columns import Columns
+    from rich.markup import escape
+
+    most_first = sorted(histogram.items(), key=lambda item: -item[1])
+    return Columns([f"{escape(name)} [bold]{count}[/]" for name, count in most_first], padding=(0, 3))
+
+
+def _findings(report: SplitReport, every: bool) -> object:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from afictl.data.findings import RULES
+
+    table = Table("Found", "Where", "What training does", show_lines=True)
+    for key, rule in RULES.items():
+        places = report.findings.get(key, [])
+        if not places:
+            continue
+        shown = [escape(str(place)) for place in (places if every else places[:_FEW])]
+        more = [f"... {len(places) - _FEW} more (--all)"] if len(places) > len(shown) else []
+        colour = _COLOURS[rule.effect]
+        table.add_row(f"{len(places)} x [{colour}]{rule.title}[/]", "\n".join(shown + more), rule.consequence)
+    return table

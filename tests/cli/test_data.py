@@ -1,0 +1,50 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from afictl.cli.data import app
+from afictl.data import load_coco
+from afictl.errors import UserError
+
+
+@pytest.fixture
+def afictl_data():
+    """A function that runs ``afictl data`` with the given words."""
+
+    def invoke(*words):
+        return CliRunner().invoke(app, [str(word) for word in words], terminal_width=200)
+
+    return invoke
+
+
+def test_generated_shapes_pass_the_check(afictl_data, tmp_path):
+    written = afictl_data("shapes", tmp_path / "set", "--train", 3, "--val", 2, "--size", 96, "--seed", 1)
+    assert written.exit_code == 0
+    assert len(load_coco(tmp_path / "set", "train")) == 3
+    checked = afictl_data("check", tmp_path / "set")
+    assert checked.exit_code == 0
+    assert "Training will run" in checked.stdout
+    assert "triangle" in checked.stdout
+
+
+def test_a_fatal_fault_gives_exit_code_one_and_its_place(afictl_data, tmp_path):
+    afictl_data("shapes", tmp_path / "set", "--train", 6, "--val", 2, "--size", 96)
+    for k in range(1, 6):
+        (tmp_path / "set" / "train2017" / f"{k:06d}.jpg").unlink()
+    report = tmp_path / "report.json"
+    checked = afictl_data("check", tmp_path / "set", "--split", "train", "--json", report)
+    assert checked.exit_code == 1
+    assert "000001.jpg" in checked.stdout
+    assert "000005.jpg" not in checked.stdout
+    assert "2 more" in checked.stdout
+    assert "Training cannot run" in checked.stdout
+    assert len(json.loads(report.read_text())[0]["findings"]["missing-file"]["places"]) == 5
+    assert "000005.jpg" in afictl_data("check", tmp_path / "set", "--all").stdout
+    assert afictl_data("check", tmp_path / "set", "--no-images").exit_code == 0
+
+
+def test_a_missing_folder_is_the_users_mistake(afictl_data, tmp_path):
+    result = afictl_data("check", tmp_path / "nowhere")
+    assert isinstance(result.exception, UserError)
+    assert "nowhere does not exist" in str(result.exception)

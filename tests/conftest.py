@@ -1,0 +1,20 @@
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny generated data set, with masks; not to be written to."""
+    from afictl.data import make_shapes
+
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=14, val=6, size=96)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout, where there is any."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real data beside the checkout")
+    return folder

@@ -1,0 +1,188 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from afictl.data import load_coco
+from afictl.data.annotations import read_json
+from afictl.data.check import check_split, splits_to_check
+from afictl.errors import UserError
+from tests.data.conftest import SQUARE
+
+
+def places(report, rule):
+    return [str(place) for place in report.findings.get(rule, [])]
+
+
+def test_every_fault_of_the_annotations_is_found_at_once(write_coco):
+    half = {"size": [48, 64], "counts": [0, 48 * 32, 48 * 32]}
+    objects = [
+        {},
+        {"iscrowd": 1, "segmentation": half},
+        {"bbox": [50, 30, 30, 10]},
+        {"bbox": [100, 100, 5, 5]},
+        {"bbox": [5, 5, 0, 5]},
+        {"segmentation": []},
+        {"segmentation": half},
+        {"segmentation": [[1, 2, 3, 4]]},
+        {"id": 1},
+        {"image_id": 77},
+        {"category_id": 77},
+        {"bbox": "big"},
+        {"image_id": 3, "iscrowd": 1, "segmentation": None},
+    ]
+    categories = [{"id": 1, "name": "cat"}, {"id": 9, "name": "dog"}, {"id": 9, "name": "again"}]
+    data = write_coco(objects, images=[{}, {}, {}, {"id": 2}], categories=categories)
+    report = check_split(data, "train")
+    found = {rule: places(report, rule) for rule in report.findings}
+    assert found == {
+        "malformed-record": [
+            "annotations[11] (id 12): 'bbox' is 'big', not four numbers x, y, width, height"
+        ],
+        "duplicate-category": ["categories[2] id 9"],
+        "duplicate-image": ["4.png: images[3] id 2"],
+        "duplicate-annotation": ["annotation 1: annotations[8] id 1"],
+        "unknown-image": ["annotation 10: image_id 77"],
+        "unknown-category": ["1.png annotation 11: category_id 77"],
+        "crowd": ["1.png annotation 2", "3.png annotation 13"],
+        "box-without-area": ["1.png annotation 5: bbox [5, 5, 0, 5] in 64x48"],
+        "box-outside": ["1.png annotation 4: bbox [100, 100, 5, 5] in 64x48"],
+        "mask-missing": ["1.png annotation 6"],
+        "mask-malformed": ["1.png annotation 8"],
+        "box-partly-outside": ["1.png annotation 3: bbox [50, 30, 30, 10] in 64x48"],
+        "category-gaps": ["2 categories with ids 1 to 9"],
+        "category-unused": ["dog (id 9)"],
+        "empty-image": ["2.png"],
+        "image-without-usable": ["3.png"],
+    }
+    assert report.masks == {"polygons": 4, "RLE": 2, "absent": 2, "malformed": 1}
+    assert report.histogram == {"cat": 5, "dog": 0}
+    assert (report.usable_objects, report.usable_images) == (5, 1)
+    assert len(report.fatal) == 6
+
+
+def test_every_fault_of_the_image_files_is_found(write_coco):
+    names = [
+        "good",
+        "missing",
+        "cut",
+        "text",
+        "size",
+        "shown",
+        "stored",
+        "grey",
+        "cmyk",
+        "palette",
+        "alpha",
+        "deep",
+    ]
+    files = {
+        name: f"{name}.{'jpg' if name in ('cut', 'shown', 'stored', 'cmyk') else 'png'}" for name in names
+    }
+    images = [{"file_name": files[name]} for name in names]
+    images[names.index("shown")] |= {"width": 48, "height": 64}
+    data = write_coco([{"image_id": k + 1} for k in range(len(names))], images=images)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    rotated = Image.Exif()
+    rotated[0x0112] = 8
+    folder = data / "train"
+    (folder / files["missing"]).unlink()
+    noise.save(folder / files["cut"], quality=95)
+    content = (folder / files["cut"]).read_bytes()
+    (folder / files["cut"]).write_bytes(content[: len(content) // 2])
+    (folder / files["text"]).write_text("no image")
+    noise.resize((32, 24)).save(folder / files["size"])
+    for name in ("shown", "stored"):
+        noise.save(folder / files[name], exif=rotated)
+    for name, mode in (("grey", "L"), ("cmyk", "CMYK"), ("palette", "P"), ("alpha", "RGBA")):
+        noise.convert(mode).save(folder / files[name])
+    Image.fromarray(np.zeros((48, 64), dtype=np.uint16)).save(folder / files["deep"])
+    report = check_split(data, "train")
+    where = {rule: [place.file for place in found] for rule, found in report.findings.items()}
+    assert where == {
+        "missing-file": ["missing.png"],
+        "unreadable-file": ["cut.jpg", "text.png"],
+        "wrong-size": ["size.png"],
+        "exif-followed": ["shown.jpg"],
+        "exif-ignored": ["stored.jpg"],
+        "grey": ["grey.png"],
+        "cmyk": ["cmyk.jpg"],
+        "palette": ["palette.png"],
+        "transparent": ["alpha.png"],
+        "deep": ["deep.png"],
+        "category-unused": [None],
+    }
+    assert places(report, "wrong-size") == ["size.png: 32x24 pixels, annotated 64x48"]
+    assert set(report.fatal) == {"missing-file", "unreadable-file", "wrong-size"}
+    assert check_split(data, "train", images=False).fatal == []
+
+
+def test_an_unusable_annotation_file_is_a_finding(write_coco):
+    data = write_coco([{}])
+    (data / "annotations" / "instances_val.json").write_text("[1")
+    assert (
+        "instances_val.json: not readable as JSON" in places(check_split(data, "val"), "annotation-file")[0]
+    )
+    (data / "annotations" / "instances_val.json").unlink()
+    assert "no val annotation file" in places(check_split(data, "val"), "annotation-file")[0]
+
+
+def test_nothing_to_train_on_is_fatal_for_training_alone(write_coco):
+    data = write_coco([{"iscrowd": 1}])
+    assert check_split(data, "train").fatal == ["no-usable-object"]
+    assert check_split(data, "val").fatal == []
+
+
+def test_a_set_without_masks_is_sound(write_coco):
+    report = check_split(write_coco([{"segmentation": []}, {"segmentation": None}]), "train")
+    assert set(report.findings) == {"no-masks", "category-unused"}
+    assert not report.fatal
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"objects": [{"bbox": [1, 2, 3]}]},
+        {"objects": [{"id": 3}, {"id": 3}]},
+        {"objects": [{"category_id": 8}]},
+        {"objects": [{"image_id": None}]},
+        {"objects": [{"area": "large"}]},
+        {"objects": [{}], "images": [{}, {"id": 1}]},
+        {"objects": [], "categories": []},
+        {"objects": [], "categories": [{"id": 1, "name": ""}]},
+    ],
+)
+def test_what_loading_refuses_the_check_calls_fatal(write_coco, fault):
+    data = write_coco(**fault)
+    with pytest.raises(UserError):
+        load_coco(data, "val")
+    assert check_split(data, "val").fatal
+
+
+@pytest.mark.parametrize("name", ["coco-mini", "bccd"])
+def test_counts_on_real_data_are_those_of_loading(shared_data, name):
+    report = check_split(shared_data / name, "train", images=False)
+    index = load_coco(shared_data / name, "train")
+    objects = read_json(index.annotation_file)["annotations"]
+    assert report.usable_images == len(index.training_images())
+    assert report.usable_objects == sum(len(index.training_objects(i).ids) for i in range(len(index)))
+    assert report.usable_objects + index.left_out().get("objects crowd", 0) == len(objects)
+    assert bool(report.findings.get("no-masks")) is not index.has_masks
+
+
+def test_splits_of_all(write_coco, shared_data):
+    assert splits_to_check(write_coco([{}]), "all") == ["train", "val"]
+    assert splits_to_check(shared_data / "bccd", "all") == ["train", "val", "test"]
+    with pytest.raises(UserError, match="--split dev"):
+        splits_to_check(shared_data / "bccd", "dev")
+    with pytest.raises(UserError, match="does not exist"):
+        splits_to_check(shared_data / "nothing", "all")
+
+
+def test_the_report_is_plain_json(write_coco):
+    report = check_split(write_coco([{"bbox": [60, 0, 20, 10], "segmentation": SQUARE}]), "train")
+    plain = json.loads(json.dumps(report.as_json()))
+    assert plain["findings"]["box-partly-outside"]["places"][0]["annotation_id"] == 1
+    assert plain["findings"]["box-partly-outside"]["effect"] == "mends"
+    assert plain["fatal"] == []

@@ -1,0 +1,144 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from afictl.data import load_coco
+from afictl.errors import UserError
+from tests.data.conftest import SQUARE
+
+
+def test_gaps_in_category_ids_become_labels_from_one(write_coco):
+    categories = [{"id": 90, "name": "zebra"}, {"id": 3, "name": "ant"}]
+    data = write_coco([{"category_id": 90}, {"category_id": 3}], categories=categories)
+    index = load_coco(data, "train")
+    assert index.classes == ("ant", "zebra")
+    assert index.category_ids == (3, 90)
+    assert index.objects(0).labels.tolist() == [2, 1]
+
+
+def test_boxes_are_cut_at_the_edge_and_unusable_objects_left_out_with_a_count(write_coco):
+    objects = [
+        {"bbox": [50, -5, 30, 20]},
+        {"iscrowd": 1},
+        {"bbox": [5, 5, 0, 10]},
+        {"bbox": [5, 5, 4, -3]},
+        {"bbox": [70, 5, 10, 10]},
+    ]
+    index = load_coco(write_coco(objects, images=[{}, {}]), "train")
+    assert len(index.objects(0).boxes) == 5
+    kept = index.training_objects(0)
+    assert kept.ids.tolist() == [1]
+    assert kept.boxes.tolist() == [[50, 0, 64, 15]]
+    assert index.training_images() == [0]
+    assert index.left_out() == {
+        "objects crowd": 1,
+        "objects without area": 2,
+        "objects outside the image": 1,
+        "images without a usable object": 1,
+    }
+
+
+def test_every_kind_of_segmentation_survives(write_coco):
+    bitmap = np.zeros((48, 64), dtype=np.uint8, order="F")
+    bitmap[4:9, 7:20] = 1
+    packed = coco_mask.encode(bitmap)
+    runs = np.flatnonzero(np.diff(np.concatenate(([0], bitmap.ravel(order="F"), [-1])))).tolist()
+    objects = [
+        {"segmentation": [[1, 1, 9, 1, 9, 7], [20, 20, 30, 20, 30, 30.5]]},
+        {"segmentation": {"size": [48, 64], "counts": packed["counts"].decode()}},
+        {"segmentation": {"size": [48, 64], "counts": np.diff([0, *runs]).tolist()}},
+        {"segmentation": []},
+        {"segmentation": [[1, 2, 3, 4]]},
+        {"segmentation": {"size": [64, 48], "counts": packed["counts"].decode()}},
+        {"segmentation": {"size": [48, 64], "counts": [3, 4]}},
+    ]
+    index = load_coco(write_coco(objects), "train")
+    polygons, rle, loose, *unusable = index.objects(0).segmentations
+    assert [polygon.tolist() for polygon in polygons] == objects[0]["segmentation"]
+    assert (coco_mask.decode(rle) == bitmap).all()
+    assert (coco_mask.decode(loose) == bitmap).all()
+    assert unusable == [None] * 4
+    assert index.has_masks
+    assert index.training_objects(0, masks=True).ids.tolist() == [1, 2, 3]
+    assert index.left_out(masks=True) == {"objects without a mask": 4}
+
+
+def test_a_set_without_segmentations_has_no_masks(write_coco):
+    crowd_mask = {"iscrowd": 1, "segmentation": SQUARE}
+    assert not load_coco(write_coco([{"segmentation": []}, crowd_mask]), "train").has_masks
+
+
+def test_area_is_the_boxs_where_none_is_given(write_coco):
+    index = load_coco(write_coco([{"area": 7.5}, {}, {"area": None}]), "train")
+    assert index.objects(0).areas.tolist() == [7.5, 400, 400]
+
+
+@pytest.mark.parametrize(
+    ("objects", "contents", "words"),
+    [
+        ([{"category_id": 7}], {}, ["annotation 1", "category_id 7"]),
+        ([{"image_id": 7}], {}, ["annotation 1", "image_id 7"]),
+        ([{"id": 5}, {"id": 5}], {}, ["annotations[1]", "id 5", "twice"]),
+        ([{"bbox": [1, 2, 3]}], {}, ["id 1", "'bbox'", "four numbers"]),
+        ([{"image_id": "1"}], {}, ["id 1", "'image_id'", "whole number"]),
+        ([], {"categories": []}, ["'categories' is empty"]),
+        ([], {"annotations": {}}, ["'annotations' must be a list"]),
+    ],
+)
+def test_a_structural_fault_is_one_line_with_file_and_id(write_coco, objects, contents, words):
+    data = write_coco(objects, **contents)
+    with pytest.raises(UserError) as error:
+        load_coco(data, "train")
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(word in message for word in ["instances_train.json", *words])
+
+
+def test_broken_and_missing_files_are_named(write_coco, tmp_path):
+    data = write_coco([{}])
+    with pytest.raises(UserError, match=r"instances_test2017\.json .*instances_test\.json"):
+        load_coco(data, "test")
+    with pytest.raises(UserError, match="split 'training'"):
+        load_coco(data, "training")
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        load_coco(tmp_path / "nowhere", "train")
+    file = data / "annotations" / "instances_train.json"
+    contents = json.loads(file.read_text())
+    del contents["images"][0]["height"]
+    file.write_text(json.dumps(contents))
+    with pytest.raises(UserError, match=r"images\[0\] \(id 1\): key 'height' is missing"):
+        load_coco(data, "train")
+    file.write_text(json.dumps({"annotations": [], "categories": []}))
+    with pytest.raises(UserError, match="key 'images' is missing"):
+        load_coco(data, "train")
+    file.write_text('{"images": [')
+    with pytest.raises(UserError, match=r"instances_train\.json: not readable as JSON"):
+        load_coco(data, "train")
+
+
+def test_the_index_travels_to_another_process(shapes_dir):
+    index = load_coco(shapes_dir, "train")
+    copy = pickle.loads(pickle.dumps(index))
+    assert copy.image_path(3) == index.image_path(3)
+    assert copy.objects(3).boxes.equal(index.objects(3).boxes)
+
+
+def test_agrees_with_pycocotools_on_real_data(shared_data):
+    index = load_coco(shared_data / "coco-mini", "val")
+    reference = COCO(index.annotation_file)
+    assert len(index.classes) == 80
+    assert index.category_ids[-1] == 90
+    for i, image_id in enumerate(index.image_ids):
+        objects = index.objects(i)
+        annotations = reference.loadAnns(reference.getAnnIds(imgIds=image_id))
+        assert sorted(objects.ids.tolist()) == sorted(a["id"] for a in annotations)
+        assert index.image_path(i).is_file()
+
+
+def test_layout_without_year_and_a_third_split(shared_data):
+    index = load_coco(shared_data / "bccd", "test")
+    assert (len(index), index.classes, index.has_masks) == (72, ("RBC", "WBC", "Platelets"), False)

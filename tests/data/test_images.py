@@ -1,0 +1,109 @@
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from afictl.data.images import read_image
+from afictl.errors import UserError
+
+COLOUR = (204, 102, 51)  # in the palette that GIFs get
+
+
+@pytest.fixture
+def picture():
+    """Left half coloured, right half black; 20x30."""
+    pixels = np.zeros((20, 30, 3), dtype=np.uint8)
+    pixels[:, :15] = COLOUR
+    return Image.fromarray(pixels)
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        ("RGB", "a.jpg"),
+        ("RGB", "a.png"),
+        ("RGBA", "a.png"),
+        ("P", "a.png"),
+        ("P", "a.gif"),
+        ("CMYK", "a.jpg"),
+        ("CMYK", "a.tif"),
+        ("RGB", "a.bmp"),
+        ("RGB", "a.webp"),
+    ],
+)
+def test_every_colour_kind_becomes_the_same_rgb(picture, tmp_path, mode, name):
+    picture.convert(mode).save(tmp_path / name, quality=95)
+    image = read_image(tmp_path / name, (20, 30))
+    assert image.shape == (3, 20, 30)
+    assert image.dtype.is_floating_point is False
+    np.testing.assert_allclose(image[:, 10, 4], COLOUR, atol=6)
+    np.testing.assert_allclose(image[:, 10, 25], 0, atol=6)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_is_repeated(tmp_path, mode):
+    Image.new("L", (8, 6), 255).convert(mode).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").unique().tolist() == [255]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bit_grey_keeps_its_range(tmp_path, name):
+    Image.fromarray(np.array([[0, 257, 32768, 65535]], dtype=np.uint16)).save(tmp_path / name)
+    assert read_image(tmp_path / name)[1].tolist() == [[0, 1, 128, 255]]
+
+
+def test_a_palette_with_transparency_is_read_silently(picture, tmp_path):
+    picture.convert("P").save(tmp_path / "a.png", transparency=b"\x00\x80")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = read_image(tmp_path / "a.png")
+    np.testing.assert_allclose(image[:, 10, 4], COLOUR, atol=6)
+
+
+def test_exif_is_followed_unless_only_the_stored_size_is_annotated(picture, tmp_path):
+    path = tmp_path / "a.jpg"
+    picture.save(path, exif=exif(6))  # shown turned clockwise: the coloured half is on top
+    shown = read_image(path, (30, 20))
+    assert shown.shape == (3, 30, 20)
+    assert shown[0, 4].float().mean() > 150 > 50 > shown[0, 25].float().mean()
+    stored = read_image(path, (20, 30))
+    assert stored.shape == (3, 20, 30)
+    assert stored[0, :, 4].float().mean() > 150
+    assert read_image(path).shape == (3, 30, 20)
+
+
+def test_exif_is_followed_where_both_sizes_match(picture, tmp_path):
+    picture.save(tmp_path / "a.jpg", exif=exif(3))  # upside down
+    image = read_image(tmp_path / "a.jpg", (20, 30))
+    assert image[0, :, 25].float().mean() > 150 > image[0, :, 4].float().mean()
+
+
+def test_another_size_is_refused(picture, tmp_path):
+    picture.save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg is 30x20 pixels, but its annotation says 31x20"):
+        read_image(tmp_path / "a.jpg", (20, 31))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_truncated_file_is_named(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"{name} cannot be read: .*truncated"):
+        read_image(tmp_path / name)
+
+
+def test_no_image_and_no_file_are_named(tmp_path):
+    (tmp_path / "a.jpg").write_text("hello")
+    with pytest.raises(UserError, match=r"a\.jpg cannot be read"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"b\.jpg does not exist"):
+        read_image(tmp_path / "b.jpg")

@@ -1,0 +1,170 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from afictl.data import eval_batches, load_coco, train_batches
+from afictl.errors import UserError
+from afictl.presets import InputConfig
+
+CONFIG = InputConfig(min_sizes=(64, 80), max_size=160, test_size=72)
+
+
+@pytest.fixture
+def index(shapes_dir):
+    return load_coco(shapes_dir, "train")
+
+
+def take(number, *args, **kwargs):
+    return list(islice(train_batches(*args, **kwargs), number))
+
+
+def assert_same(batch, other):
+    assert batch.image_ids == other.image_ids
+    pairs = [(batch.images, other.images), (batch.half_images or [], other.half_images or [])]
+    for first, second in pairs:
+        assert all(a.equal(b) for a, b in zip(first, second, strict=True))
+    for first, second in zip(batch.targets, other.targets, strict=True):
+        assert first.keys() == second.keys()
+        assert all(torch.as_tensor(first[k]).equal(torch.as_tensor(second[k])) for k in first)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_depends_on_seed_and_step_alone(index, workers):
+    options = {"seed": 5, "half_view": True, "masks": True}
+    whole = take(8, index, CONFIG, 4, workers=0, **options)
+    later = take(3, index, CONFIG, 4, workers=workers, start_step=5, **options)
+    for batch, other in zip(whole[5:], later, strict=True):
+        assert_same(batch, other)
+    other_seed = take(1, index, CONFIG, 4, workers=0, seed=6)
+    assert other_seed[0].image_ids != whole[0].image_ids
+
+
+def test_the_shares_of_the_ranks_make_up_the_batch(index):
+    whole = take(3, index, CONFIG, 4, seed=1, workers=0)
+    shares = [take(3, index, CONFIG, 4, seed=1, workers=0, rank=rank, world_size=2) for rank in range(2)]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert batch.image_ids == first.image_ids + second.image_ids
+        images = first.images + second.images
+        assert all(a.equal(b) for a, b in zip(batch.images, images, strict=True))
+
+
+def test_reading_leaves_the_global_random_state_alone(index):
+    before = torch.get_rng_state()
+    take(2, index, CONFIG, 2, seed=0, workers=1)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_every_image_is_seen_equally_often(index):
+    batches = take(7 * 5, index, CONFIG, 2, seed=0, workers=0)
+    counts = np.unique([image_id for batch in batches for image_id in batch.image_ids], return_counts=True)[1]
+    assert counts.tolist() == [5] * len(index)
+
+
+def test_batches_do_not_mix_landscape_and_portrait_and_starve_no_image(write_coco):
+    shapes = [{"width": 64, "height": 48}] * 5 + [{"width": 48, "height": 64}] * 2
+    data = write_coco([{"image_id": k + 1} for k in range(7)], images=shapes)
+    batches = take(30, load_coco(data, "train"), CONFIG, 4, seed=0, workers=0)
+    for batch in batches:
+        assert len({image.shape[1] > image.shape[2] for image in batch.images}) == 1
+    seen = np.unique([image_id for batch in batches for image_id in batch.image_ids], return_counts=True)[1]
+    assert len(seen) == 7
+    assert seen.max() - seen.min() <= 4
+
+
+def test_both_views_of_a_sample_agree(index):
+    flips = set()
+    for batch in take(4, index, CONFIG, 4, seed=2, workers=0, half_view=True, masks=True):
+        samples = zip(batch.images, batch.targets, batch.half_images, batch.half_targets, strict=True)
+        for image, target, half, half_target in samples:
+            assert half.shape[1:] == (image.shape[1] // 2, image.shape[2] // 2)
+            same = (F.avg_pool2d(image, 2) - half).abs().mean()
+            assert same < (F.avg_pool2d(image, 2) - half.flip(-1)).abs().mean() / 2
+            torch.testing.assert_close(half_target["boxes"], target["boxes"] / 2)
+            assert half_target["labels"].equal(target["labels"])
+            assert half_target["masks"].shape == (len(target["boxes"]), *half.shape[1:])
+            i = index.image_ids.index(target["image_id"])
+            original = index.training_objects(i).boxes * (image.shape[2] / 96)
+            flips.add(not torch.allclose(original, target["boxes"]))
+    assert flips == {True, False}
+
+
+def test_targets_follow_the_convention(index):
+    (batch,) = take(1, index, CONFIG, 2, seed=0, workers=0, masks=True)
+    for image, target in zip(batch.images, batch.targets, strict=True):
+        assert image.dtype == torch.float32
+        assert 0 <= image.min() < image.max() <= 1
+        assert image.is_contiguous()
+        assert target["labels"].dtype == torch.int64
+        assert target["masks"].dtype == torch.uint8
+        assert set(target["labels"].tolist()) <= {1, 2, 3, 4}
+        x1, y1, x2, y2 = target["boxes"].unbind(1)
+        assert (x1 < x2).all()
+        assert (y1 < y2).all()
+        assert (target["masks"].flatten(1).sum(1) <= (x2 - x1 + 2) * (y2 - y1 + 2)).all()
+
+
+def test_masks_leave_out_objects_without_one(write_coco):
+    data = write_coco([{}, {"segmentation": []}])
+    index = load_coco(data, "train")
+    (batch,) = take(1, index, CONFIG, 1, seed=0, workers=0, masks=True)
+    assert len(batch.targets[0]["boxes"]) == len(batch.targets[0]["masks"]) == 1
+    (batch,) = take(1, index, CONFIG, 1, seed=0, workers=0)
+    assert len(batch.targets[0]["boxes"]) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_one_line_that_names_it(write_coco, workers):
+    data = write_coco([{}])
+    (data / "train" / "1.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(UserError, match=r"1\.png cannot be read") as error:
+        take(1, load_coco(data, "train"), CONFIG, 1, seed=0, workers=workers)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_trained_is_refused(write_coco, index):
+    nothing = load_coco(write_coco([{"iscrowd": 1}]), "train")
+    with pytest.raises(UserError, match="no image has an object"):
+        train_batches(nothing, CONFIG, 1, seed=0)
+    without_masks = load_coco(write_coco([{"segmentation": []}]), "train")
+    with pytest.raises(UserError, match="no object has a mask"):
+        train_batches(without_masks, CONFIG, 1, seed=0, masks=True)
+    for batch_size, world_size in ((1, 2), (3, 2), (0, 1)):
+        with pytest.raises(UserError, match=f"batch of {batch_size} images"):
+            train_batches(index, CONFIG, batch_size, seed=0, world_size=world_size)
+
+
+def test_evaluation_sees_every_image_once_and_in_order(index):
+    batches = eval_batches(index, CONFIG, 4, workers=2)
+    assert len(batches) == 4
+    assert [i for batch in batches for i in batch.indices] == list(range(len(index)))
+    assert [image_id for batch in batches for image_id in batch.image_ids] == index.image_ids
+    assert len(list(eval_batches(index, CONFIG, 4, workers=0, limit=5))) == 2
+    shares = [eval_batches(index, CONFIG, 4, workers=0, rank=rank, world_size=2) for rank in range(2)]
+    assert sorted(i for share in shares for batch in share for i in batch.indices) == list(range(len(index)))
+
+
+def test_evaluation_images_are_resized_and_halved(write_coco):
+    index = load_coco(write_coco([{}], images=[{}, {"width": 48, "height": 64}]), "val")
+    first, second = eval_batches(index, CONFIG, workers=0, half_view=True)
+    assert first.original_sizes == [(48, 64)]
+    assert (first.images[0].shape, first.half_images[0].shape) == ((3, 72, 96), (3, 36, 48))
+    assert second.images[0].shape == (3, 96, 72)
+    (batch,) = eval_batches(index, CONFIG, workers=0, limit=1)
+    assert batch.half_images is None
+
+
+def test_a_rotated_photo_lands_upright_under_its_boxes(write_coco):
+    data = write_coco([{"bbox": [0, 0, 48, 32]}], images=[{"file_name": "1.jpg", "width": 48, "height": 64}])
+    pixels = np.zeros((48, 64, 3), dtype=np.uint8)
+    pixels[:, :32] = 255
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.fromarray(pixels).save(data / "train" / "1.jpg", exif=tags)
+    config = InputConfig(min_sizes=(48,), flip=0)
+    (batch,) = take(1, load_coco(data, "train"), config, 1, seed=0, workers=0)
+    (x1, y1, x2, y2) = batch.targets[0]["boxes"][0].long().tolist()
+    assert batch.images[0][:, y1:y2, x1:x2].mean() > 0.9
