@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+import numpy.typing as npt
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from afictl.visualization.figure import Panel, assemble
@@ -101,14 +102,21 @@ def _draw_masks(canvas: Image.Image, masks: Sequence[tuple[Tensor, Color]]) -> I
     pixels = np.asarray(canvas).astype(np.float32)
     for mask, color in masks:
         stencil = Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255)
-        stencil = stencil.resize(canvas.size, Image.Resampling.BILINEAR).point(
-            lambda value: 255 * (value > 127)
-        )
-        inside = np.asarray(stencil) > 0
-        rim = inside & ~(np.asarray(stencil.filter(ImageFilter.MinFilter(5))) > 0)
+        inside = np.asarray(stencil.resize(canvas.size, Image.Resampling.BILINEAR)) > 127
         pixels[inside] += (np.array(color, dtype=np.float32) - pixels[inside]) * _MASK_OPACITY
-        pixels[rim] = color
+        pixels[_rim(inside)] = color
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def _rim(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]:
+    """The pixels of a mask that are within ``width`` of its edge, along rows or columns."""
+    core = inside.copy()
+    for step in range(1, width + 1):
+        core[step:] &= inside[:-step]
+        core[:-step] &= inside[step:]
+        core[:, step:] &= inside[:, :-step]
+        core[:, :-step] &= inside[:, step:]
+    return inside & ~core
 
 
 def _draw_boxes(canvas: Image.Image, boxes: Sequence[tuple[list[float], Color]]) -> None:
