@@ -49,7 +49,8 @@ def _write_title(
     x, y = left_middle
     note = f"   {panel.note}" if panel.note else ""
     title = fit_text(panel.title, size, width - font(size).getlength(note))
-    pen.text((x, y), title, fill=INK, font=font(size), anchor="lm", stroke_width=0.4, stroke_fill=INK)
+    for shift in (0, 1):  # the built-in font has no bold face
+        pen.text((x + shift, y), title, fill=INK, font=font(size), anchor="lm")
     pen.text((x + font(size).getlength(title), y), note, fill=MUTED, font=font(size), anchor="lm")
 
 

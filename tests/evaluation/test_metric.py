@@ -155,9 +155,13 @@ def test_no_predictions_at_all(write, evaluator):
     assert "mask/AP" not in score_predictions([], path, evaluator=evaluator).metrics
 
 
+@pytest.mark.parametrize("key", ["annotations", "none"])
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_no_objects_at_all(write, evaluator):
-    result = score_predictions([found([1, 1, 5, 5])], write(box_set()), evaluator=evaluator)
+def test_no_objects_at_all(write, evaluator, key):
+    """Also for image lists without the key ``annotations``, as COCO gives them for its test images."""
+    dataset = box_set()
+    dataset[key] = dataset.pop("annotations")
+    result = score_predictions([found([1, 1, 5, 5])], write(dataset), evaluator=evaluator)
     assert set(result.metrics.values()) == {None}
 
 
