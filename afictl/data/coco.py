@@ -95,7 +95,7 @@ class CocoIndex:
     def training_objects(self, i: int, masks: bool = False) -> Objects:
         """The objects of image ``i`` that training uses; with ``masks``, those among them that have one."""
         start, end = self.arrays["object_ends"][i : i + 2].tolist()
-        return self._select(i, start + self._usable(masks)[start:end].nonzero().flatten())
+        return self._select(i, start + self._usable(masks, start, end).nonzero().flatten())
 
     def training_images(self, masks: bool = False) -> list[int]:
         """Positions of the images that hold at least one object that training uses."""
@@ -113,9 +113,9 @@ class CocoIndex:
         counts["images without a usable object"] = len(self) - len(self.training_images(masks))
         return {reason: count for reason, count in counts.items() if count}
 
-    def _usable(self, masks: bool) -> Tensor:
-        usable = self.arrays["fate"] == 0
-        return usable & has_segmentation(self.arrays) if masks else usable
+    def _usable(self, masks: bool, start: int = 0, end: int | None = None) -> Tensor:
+        usable = self.arrays["fate"][start:end] == 0
+        return usable & has_segmentation(self.arrays, start, end) if masks else usable
 
     def _select(self, i: int, rows: Tensor) -> Objects:
         names = ("boxes", "labels", "crowd", "areas", "ids")

@@ -80,9 +80,10 @@ class SegmentationWriter:
         }
 
 
-def has_segmentation(arrays: Mapping[str, Tensor]) -> Tensor:
-    """Bool, one for each object."""
-    return (arrays["object_polygons"].diff() > 0) | (arrays["rle_ends"].diff() > 0)
+def has_segmentation(arrays: Mapping[str, Tensor], start: int = 0, end: int | None = None) -> Tensor:
+    """Bool, one for each object from ``start`` to before ``end``."""
+    ends = slice(start, None if end is None else end + 1)
+    return (arrays["object_polygons"][ends].diff() > 0) | (arrays["rle_ends"][ends].diff() > 0)
 
 
 def read_segmentation(arrays: Mapping[str, Tensor], k: int, size_hw: tuple[int, int]) -> Segmentation | None:
