@@ -147,7 +147,9 @@ class Preset(Section):
     loader: LoaderConfig = LoaderConfig()
     train: Recipe = Recipe(steps=270_000, batch_size=16, lr=0.02, milestones=(210_000, 250_000))
     """Stage 3: ordinary training of the detector. A guide is trained by it too."""
-    stage1: AdversarialRecipe = AdversarialRecipe(steps=300_000, batch_size=8, lr=0.001, milestones=(270_000,))
+    stage1: AdversarialRecipe = AdversarialRecipe(
+        steps=300_000, batch_size=8, lr=0.001, milestones=(270_000,)
+    )
     """Stage 1: interpolator against discriminator on the guide's features."""
     stage2: AdversarialRecipe = AdversarialRecipe(
         steps=180_000, batch_size=8, lr=0.01, milestones=(120_000, 160_000)
@@ -280,7 +282,11 @@ def _keys_at(location: list[str]) -> list[str]:
     model: Any = Preset
     for part in location:
         field = model.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
+        if (
+            field is None
+            or not isinstance(field.annotation, type)
+            or not issubclass(field.annotation, Section)
+        ):
             return []
         model = field.annotation
     return list(model.model_fields)

@@ -12,13 +12,18 @@ def compare(
     preset: options.PresetName,
     data: options.Data,
     interpolators: Annotated[
-        str, typer.Option("--interpolators", help="Kinds, or NAME=RUN of pretrain, e.g. nearest,bilinear,afi=RUN.")
+        str,
+        typer.Option(
+            "--interpolators", help="Kinds, or NAME=RUN of pretrain, e.g. nearest,bilinear,afi=RUN."
+        ),
     ] = "nearest,bilinear,bicubic,afi",
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Detector that all start from: run folder or checkpoint file.")
+        Path | None,
+        typer.Option("--weights", help="Detector that all start from: run folder or checkpoint file."),
     ] = None,
     backbone_weights: Annotated[
-        Path | None, typer.Option("--backbone-weights", help="Local backbone file instead of the ImageNet download.")
+        Path | None,
+        typer.Option("--backbone-weights", help="Local backbone file instead of the ImageNet download."),
     ] = None,
     output: options.Output = None,
     settings: options.Settings = None,

@@ -32,6 +32,9 @@ def demo(
         ("compare/comparison.csv", "this table, and comparison.json beside it"),
         ("plots/", "losses, accuracy, and the features of stage 1 against plain interpolation"),
         ("detections/", "ground truth and detections of both, side by side"),
-        ("pretrain/interpolator.safetensors", "the interpolator, for --interpolator of any 64-channel preset"),
+        (
+            "pretrain/interpolator.safetensors",
+            "the interpolator, for --interpolator of any 64-channel preset",
+        ),
     ):
         typer.echo(f"{output / name}: {what}")

@@ -52,6 +52,7 @@ def evaluate(
 
     from afictl.data import load_coco
     from afictl.evaluation import EVALUATORS, score_predictions
+    from afictl.weights import recorded_data
 
     if (weights is None) == (predictions is None):
         raise UserError("pass either --weights RUN or --predictions FILE")
@@ -60,7 +61,7 @@ def evaluate(
     source = weights or predictions or Path()
     run = source if source.is_dir() else source.parent
     loaded = _load(weights, settings or []) if weights else None
-    index = load_coco(data or _recorded_data(run), split)
+    index = load_coco(data or recorded_data(run), split)
     console = Console(soft_wrap=True)
     if loaded is None:
         result = score_predictions(
@@ -97,19 +98,6 @@ def _load(weights: Path, settings: list[str]) -> LoadedDetector:
             "change only keys that leave the layers as they are, such as input.test_size"
         )
     return LoadedDetector(detector, preset, loaded.classes, loaded.metadata)
-
-
-def _recorded_data(run: Path) -> Path:
-    """The data set that the run's ``config.yaml`` names."""
-    import yaml
-
-    config = run / "config.yaml"
-    recorded = (
-        (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data") if config.is_file() else None
-    )
-    if not recorded:
-        raise UserError(f"{config} does not say which data to use; pass --data DIR")
-    return Path(recorded)
 
 
 def _detect(

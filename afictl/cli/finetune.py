@@ -16,7 +16,8 @@ def finetune(
         Path | None, typer.Option("--weights", help="Detector to start from: run folder or checkpoint file.")
     ] = None,
     backbone_weights: Annotated[
-        Path | None, typer.Option("--backbone-weights", help="Local backbone file instead of the ImageNet download.")
+        Path | None,
+        typer.Option("--backbone-weights", help="Local backbone file instead of the ImageNet download."),
     ] = None,
     output: options.Output = None,
     settings: options.Settings = None,

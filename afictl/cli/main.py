@@ -4,8 +4,10 @@ import sys
 
 import typer
 
+from afictl.cli import data, model, visualize
 from afictl.cli.compare import compare
 from afictl.cli.demo import demo
+from afictl.cli.eval import evaluate
 from afictl.cli.finetune import finetune
 from afictl.cli.pretrain import pretrain
 from afictl.errors import UserError
@@ -29,13 +31,21 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     pass
 
 
-for command in (pretrain, finetune, compare, demo):
-    app.command()(command)
+app.command()(demo)
+app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
+app.command()(pretrain)
+app.command()(finetune)
+app.command("eval")(evaluate)
+app.command()(compare)
+app.add_typer(visualize.app, name="visualize")
 
 
 def main() -> None:

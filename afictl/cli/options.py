@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-PresetName = Annotated[str, typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")]
+PresetName = Annotated[
+    str, typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")
+]
 Data = Annotated[
     Path, typer.Option("--data", help="Data set in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
 ]
@@ -13,7 +15,8 @@ Weights = Annotated[Path, typer.Option("--weights", help="Run folder or checkpoi
 Interpolator = Annotated[
     str | None,
     typer.Option(
-        "--interpolator", help="Kind (nearest, bilinear, ..., afi), a run of pretrain, or an interpolator file."
+        "--interpolator",
+        help="Kind (nearest, bilinear, ..., afi), a run of pretrain, or an interpolator file.",
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", help="Folder to write to.")]

@@ -11,12 +11,18 @@ from afictl.errors import UserError
 
 def pretrain(
     guide: Annotated[
-        Path, typer.Option("--guide", help="Trained detector whose features are the target: run folder or checkpoint.")
+        Path,
+        typer.Option(
+            "--guide", help="Trained detector whose features are the target: run folder or checkpoint."
+        ),
     ],
     data: Annotated[
-        Path | None, typer.Option("--data", help="Data set in COCO layout; default: the one the guide was trained on.")
+        Path | None,
+        typer.Option("--data", help="Data set in COCO layout; default: the one the guide was trained on."),
     ] = None,
-    stages: Annotated[str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 goes on from stage 1.")] = "1,2",
+    stages: Annotated[
+        str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 goes on from stage 1.")
+    ] = "1,2",
     output: options.Output = None,
     settings: options.Settings = None,
     devices: options.Devices = "auto",

@@ -11,14 +11,15 @@ from afictl.comparison.compare import Contender, compare
 from afictl.comparison.table import Row
 from afictl.data import load_coco
 from afictl.data.shapes import make_shapes
-from afictl.presets import Preset, load_preset
-from afictl.training import finetune, pretrain
+from afictl.presets import load_preset
+from afictl.training import Start, finetune, pretrain
 from afictl.training.stage1 import DISTANCE
 from afictl.visualization import draw_comparisons
 from afictl.visualization.curves import plot_feature_distance, plot_training
 
 _PRESET = "faster-rcnn-r18-fpn-tiny"
 _IMAGE = 160
+_DRAWN = 6
 _SETTINGS = (
     f"input.min_sizes=[{_IMAGE}]",
     f"input.test_size={_IMAGE}",
@@ -47,8 +48,6 @@ def demo(fabric: Fabric, output: Path, seed: int = 0) -> list[Row]:
     if not data.exists():
         make_shapes(data, train=240, val=48, size=_IMAGE, seed=seed)
     _title(fabric, "1/4  A guide: the detector with nearest interpolation, from scratch")
-    from afictl.training import Start
-
     finetune(fabric, preset, data, output / "guide", Start("nearest"), seed=seed, resume=True)
     _title(fabric, "2/4  The AF interpolator, adversarially on the guide's features (stages 1 and 2)")
     interpolator = pretrain(fabric, output / "guide", data, output / "pretrain", seed=seed, resume=True)
@@ -56,6 +55,11 @@ def demo(fabric: Fabric, output: Path, seed: int = 0) -> list[Row]:
     contenders = [Contender("nearest", "nearest"), Contender("afi", str(interpolator))]
     rows = compare(fabric, preset, data, contenders, output / "compare", weights=output / "guide", seed=seed)
     _title(fabric, "4/4  Pictures")
+    runs = {contender.name: output / "compare" / contender.name for contender in contenders}
+    plot_training({"guide": output / "guide", **runs}, output / "plots" / "training.png")
+    distance = json.loads((output / "pretrain" / "stage1" / DISTANCE).read_text())
+    plot_feature_distance(distance, output / "plots" / "features.png")
+    draw_comparisons(runs, load_coco(data, "val"), output / "detections", limit=_DRAWN)
     return rows
 
 

@@ -163,7 +163,10 @@ def feature_losses(
     fabric: Fabric, discriminator: nn.Module, pairs: Mapping[str, Pair], recipe: AdversarialRecipe
 ) -> dict[str, Tensor]:
     """The generator's terms summed over levels: ``loss_l1`` and, unless its weight is 0, ``loss_adversarial``."""
-    l1 = [_masked_mean(fabric, (pair.fake.float() - pair.real.float()).abs(), pair.mask) for pair in pairs.values()]
+    l1 = [
+        _masked_mean(fabric, (pair.fake.float() - pair.real.float()).abs(), pair.mask)
+        for pair in pairs.values()
+    ]
     losses = {"loss_l1": torch.stack(l1).sum()}
     if recipe.adversarial_weight:
         judged = _judged(pairs)
@@ -171,7 +174,9 @@ def feature_losses(
         discriminator.requires_grad_(False)
         logits = discriminator({f"{level}.fake": pair.fake * pair.mask for level, pair in judged.items()})
         discriminator.requires_grad_(True)
-        terms = [_cross_entropy(fabric, logits[f"{level}.fake"], 1.0, pair.mask) for level, pair in judged.items()]
+        terms = [
+            _cross_entropy(fabric, logits[f"{level}.fake"], 1.0, pair.mask) for level, pair in judged.items()
+        ]
         losses["loss_adversarial"] = recipe.adversarial_weight * torch.stack(terms).sum()
     return losses
 

@@ -43,9 +43,7 @@ def feature_distance(
                 sums[name][level] = sums[name].get(level, 0) + _sums(pair)
     interpolator.train()
     return {
-        name: {
-            level: {"l1": float(s[0] / s[2]), "cosine": float(s[1] / s[2])} for level, s in levels.items()
-        }
+        name: {level: {"l1": float(s[0] / s[2]), "cosine": float(s[1] / s[2])} for level, s in levels.items()}
         for name, levels in sums.items()
     }
 
@@ -78,4 +76,3 @@ def _sums(pair: Pair) -> Tensor:
     l1 = (pair.fake - pair.real).abs().mean(dim=1)
     cosine = F.cosine_similarity(pair.fake, pair.real, dim=1)
     return torch.stack([(l1 * mask).sum(), (cosine * mask).sum(), mask.sum()]).double().cpu()
-

@@ -168,10 +168,17 @@ class _Clock:
         """A step is done; print and record a line when an interval is full."""
         self.last = time.perf_counter()
         self.count += 1
-        self.bar.update(self.task, completed=step, description=f"{self.run.folder.name} {sum(losses.values()):.3f}")
+        self.bar.update(
+            self.task, completed=step, description=f"{self.run.folder.name} {sum(losses.values()):.3f}"
+        )
         if step % self.every == 0 or step == self.steps:
             seconds = (self.last - self.began) / self.count
-            values = {**losses, "lr": rate, "seconds_per_step": seconds, "data_seconds": self.waited / self.count}
+            values = {
+                **losses,
+                "lr": rate,
+                "seconds_per_step": seconds,
+                "data_seconds": self.waited / self.count,
+            }
             self.run.record(step, {**values, "memory_gib": _memory_gib(self.device)})
             terms = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
             left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self.steps - step)))

@@ -97,7 +97,9 @@ def _load_stage1(folder: Path, interpolator: AFInterpolator, discriminator: Patc
     """Take both networks over from the end of stage 1."""
     state_file = folder / "state.pt"
     if not state_file.is_file():
-        raise UserError(f"{folder}: stage 2 starts from a finished stage 1, which is not there; add --stages 1,2")
+        raise UserError(
+            f"{folder}: stage 2 starts from a finished stage 1, which is not there; add --stages 1,2"
+        )
     state = torch.load(state_file, weights_only=True, map_location="cpu")
     interpolator.load_state_dict({k.removeprefix("module."): v for k, v in state["generator"].items()})
     discriminator.load_state_dict({k.removeprefix("module."): v for k, v in state["discriminator"].items()})

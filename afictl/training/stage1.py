@@ -77,12 +77,9 @@ def stage1(
         modules={"generator": generator, "discriminator": judge},
         optimizers={"generator": optimizer, "discriminator": judge_optimizer},
         step=step,
-        batches=batch_source(
-            fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True
-        ),
+        batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True),
         evaluate=evaluate,
         judge=lambda metrics: -float(metrics["l1/afi"] or 0),
         export=export,
     )
     fit(fabric, run, recipe, stage, seed)
-

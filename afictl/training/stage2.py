@@ -42,7 +42,9 @@ class Extractor(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], Pyramid]:
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], Pyramid]:
         """Detection losses and the pyramid of ``images``."""
         batch = self.detector.batch(images)
         features = self.detector.neck(self.detector.backbone(batch.tensor))
@@ -61,7 +63,9 @@ def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
     return preset.model_copy(
         update={
             "detector": preset.detector.model_copy(update={"anchor_sizes": anchors}),
-            "interpolator": preset.interpolator.model_copy(update={"kind": "afi", "options": interpolator.options}),
+            "interpolator": preset.interpolator.model_copy(
+                update={"kind": "afi", "options": interpolator.options}
+            ),
             "input": view.model_copy(update=half_view),
         }
     )

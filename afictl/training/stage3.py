@@ -41,7 +41,14 @@ class Start:
 
 
 def finetune(
-    fabric: Fabric, preset: Preset, data: Path, output: Path, start: Start = Start(), *, seed: int = 0, resume: bool = False
+    fabric: Fabric,
+    preset: Preset,
+    data: Path,
+    output: Path,
+    start: Start = Start(),
+    *,
+    seed: int = 0,
+    resume: bool = False,
 ) -> Outcome:
     """Train a detector on ``data`` and write a run to ``output``; returns its last metrics and its time.
 
@@ -65,13 +72,13 @@ def finetune(
     if not run.state_file.is_file():
         for line in load_start(detector, start):
             run.say(line)
-    run.say(f"{preset.name} with {preset.interpolator.kind}: {len(splits[0])} training images, {len(splits[1])} held out")
+    run.say(
+        f"{preset.name} with {preset.interpolator.kind}: {len(splits[0])} training images, {len(splits[1])} held out"
+    )
     return stage3(fabric, run, detector, splits, seed, masks)
 
 
-def stage3(
-    fabric: Fabric, run: Run, detector: Detector, data: Splits, seed: int, masks: bool
-) -> Outcome:
+def stage3(fabric: Fabric, run: Run, detector: Detector, data: Splits, seed: int, masks: bool) -> Outcome:
     """Train ``detector`` in place with the recipe ``train`` of its preset."""
     preset, recipe = detector.preset, detector.preset.train
     model, optimizer = fabric.setup(detector, build_optimizer(detector, recipe))
@@ -139,7 +146,9 @@ def load_start(detector: Detector, start: Start) -> list[str]:
         _check(report, start.weights)
         return [f"{start.weights}: {report}"]
     if start.backbone_weights:
-        return [f"{start.backbone_weights}: {load_backbone_weights(detector.backbone, start.backbone_weights)}"]
+        return [
+            f"{start.backbone_weights}: {load_backbone_weights(detector.backbone, start.backbone_weights)}"
+        ]
     if detector.preset.backbone.pretrained:
         load_pretrained(detector.backbone)
         return [f"ImageNet weights loaded into {detector.preset.backbone.name}"]
@@ -152,7 +161,9 @@ def _check(report: LoadReport, path: Path) -> None:
     missing = [name for name in (*report.missing, *report.mismatched) if not name.startswith(free)]
     unexpected = [name for name in report.unexpected if not name.startswith(free)]
     if missing or unexpected:
-        raise UserError(f"{path}: is a checkpoint of another model ({report}; first: {(missing + unexpected)[0]})")
+        raise UserError(
+            f"{path}: is a checkpoint of another model ({report}; first: {(missing + unexpected)[0]})"
+        )
 
 
 def _interpolator_file(source: str) -> Path:

@@ -103,7 +103,6 @@ def box_ap(metrics: Metrics) -> float:
 def save_weights(path: Path, detector: Detector, index: CocoIndex, step: int, metrics: Metrics) -> None:
     """Write the detector with everything needed to build and use it again."""
     metadata: dict[str, Any] = {
-        "preset": detector.preset.model_dump(mode="json"),
         "classes": list(index.classes),
         "category_ids": list(index.category_ids),
         "step": step,
