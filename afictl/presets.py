@@ -6,7 +6,7 @@ A preset file holds only what differs from the schema's defaults (or from the pr
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from afictl.errors import UserError
+from afictl.errors import UserError, did_you_mean
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -147,13 +147,9 @@ class Preset(Section):
     loader: LoaderConfig = LoaderConfig()
     train: Recipe = Recipe(steps=270_000, batch_size=16, lr=0.02, milestones=(210_000, 250_000))
     """Stage 3: ordinary training of the detector. A guide is trained by it too."""
-    stage1: AdversarialRecipe = AdversarialRecipe(
-        steps=300_000, batch_size=8, lr=0.001, milestones=(270_000,)
-    )
+    stage1: AdversarialRecipe = AdversarialRecipe(steps=300_000, batch_size=8, lr=0.001, milestones=(270_000,))
     """Stage 1: interpolator against discriminator on the guide's features."""
-    stage2: AdversarialRecipe = AdversarialRecipe(
-        steps=180_000, batch_size=8, lr=0.01, milestones=(120_000, 160_000)
-    )
+    stage2: AdversarialRecipe = AdversarialRecipe(steps=180_000, batch_size=8, lr=0.01, milestones=(120_000, 160_000))
     """Stage 2: detector on the half-size image, with detection and feature losses."""
 
     @model_validator(mode="after")
@@ -217,7 +213,7 @@ def _find(name: str) -> Path:
         return path
     if name not in list_presets():
         raise UserError(
-            f"no preset is called '{name}'{_nearest(name, list_presets())}; 'afictl model list' shows all presets"
+            f"no preset is called '{name}'{did_you_mean(name, list_presets())}; 'afictl model list' shows all presets"
         )
     return _folder() / f"{name}.yaml"
 
@@ -256,10 +252,8 @@ def _parse_override(text: str) -> dict[str, Any]:
     except yaml.YAMLError:
         raise UserError(f"--set {text}: the value is not readable as YAML") from None
     if isinstance(parsed, str):  # YAML 1.1 takes 1e-3 for a string
-        try:
+        with contextlib.suppress(ValueError):
             parsed = float(parsed)
-        except ValueError:
-            pass
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return dict(parsed)
@@ -272,7 +266,7 @@ def _explain(error: ValidationError) -> str:
         location = [str(part) for part in item["loc"]]
         if item["type"] == "extra_forbidden":
             known = _keys_at(location[:-1])
-            problems.append(f"{'.'.join(location)}: unknown key{_nearest(location[-1], known)}")
+            problems.append(f"{'.'.join(location)}: unknown key{did_you_mean(location[-1], known)}")
         else:
             problems.append(f"{'.'.join(location) or 'preset'}: {item['msg']} (got {item['input']!r:.60})")
     return "; ".join(problems)
@@ -282,16 +276,7 @@ def _keys_at(location: list[str]) -> list[str]:
     model: Any = Preset
     for part in location:
         field = model.model_fields.get(part)
-        if (
-            field is None
-            or not isinstance(field.annotation, type)
-            or not issubclass(field.annotation, Section)
-        ):
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
             return []
         model = field.annotation
     return list(model.model_fields)
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""

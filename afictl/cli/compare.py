@@ -13,9 +13,7 @@ def compare(
     data: options.Data,
     interpolators: Annotated[
         str,
-        typer.Option(
-            "--interpolators", help="Kinds, or NAME=RUN of pretrain, e.g. nearest,bilinear,afi=RUN."
-        ),
+        typer.Option("--interpolators", help="Kinds, or NAME=RUN of pretrain, e.g. nearest,bilinear,afi=RUN."),
     ] = "nearest,bilinear,bicubic,afi",
     weights: Annotated[
         Path | None,

@@ -23,9 +23,7 @@ _COLOURS = {"stops": "red", "drops": "yellow", "mends": "cyan", "fine": "dim"}
 
 @app.command()
 def shapes(
-    output: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder to write; replaced if it holds shapes.")
-    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; replaced if it holds shapes.")],
     train: Annotated[int, typer.Option(help="Training images.")] = 400,
     val: Annotated[int, typer.Option(help="Validation images.")] = 100,
     size: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 176,
@@ -44,12 +42,8 @@ def check(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Data set in COCO layout.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     images: Annotated[bool, typer.Option(help="Decode every image file.")] = True,
-    every: Annotated[
-        bool, typer.Option("--all", help="List every place of a finding, not the first few.")
-    ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything found to this file.")
-    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every place of a finding, not the first few.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything found to this file.")] = None,
     debug: options.Debug = False,
 ) -> None:
     """Find what is wrong or unusual in a data set, and say what training will do about it.
@@ -68,9 +62,7 @@ def check(
         json_file.write_text(json.dumps([report.as_json() for report in reports], indent=2))
     fatal = sum(len(report.fatal) for report in reports)
     if fatal:
-        console.print(
-            f"[red]Training cannot run: {fatal} kinds of problems (red above) must be mended first.[/]"
-        )
+        console.print(f"[red]Training cannot run: {fatal} kinds of problems (red above) must be mended first.[/]")
         raise typer.Exit(1)
     unseen = "" if images else ", unless an image file is at fault: they were not looked at"
     console.print(f"[green]Training will run[/]{unseen}.")

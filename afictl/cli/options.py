@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-PresetName = Annotated[
-    str, typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")
-]
+PresetName = Annotated[str, typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")]
 Data = Annotated[
     Path, typer.Option("--data", help="Data set in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
 ]

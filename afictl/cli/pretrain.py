@@ -12,17 +12,13 @@ from afictl.errors import UserError
 def pretrain(
     guide: Annotated[
         Path,
-        typer.Option(
-            "--guide", help="Trained detector whose features are the target: run folder or checkpoint."
-        ),
+        typer.Option("--guide", help="Trained detector whose features are the target: run folder or checkpoint."),
     ],
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Data set in COCO layout; default: the one the guide was trained on."),
     ] = None,
-    stages: Annotated[
-        str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 goes on from stage 1.")
-    ] = "1,2",
+    stages: Annotated[str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 goes on from stage 1.")] = "1,2",
     output: options.Output = None,
     settings: options.Settings = None,
     devices: options.Devices = "auto",
@@ -47,8 +43,6 @@ def pretrain(
     folder = output or Path("runs") / f"pretrain-{guide.stem}"
     fabric = launch(Hardware(devices, nodes, precision))
     numbers = [int(number) for number in stages.split(",")]
-    result = pretrain(
-        fabric, guide, source, folder, stages=numbers, overrides=settings or (), seed=seed, resume=resume
-    )
+    result = pretrain(fabric, guide, source, folder, stages=numbers, overrides=settings or (), seed=seed, resume=resume)
     if fabric.is_global_zero:
         typer.echo(f"interpolator: {result}")

@@ -101,7 +101,8 @@ def measure_rows(fabric: Fabric, contenders: Iterable[Contender], data: Path, ou
     detectors: dict[str, Detector] = {}
     for contender in contenders:
         loaded = load_detector(output / contender.name / "last.safetensors")
-        detectors[contender.name] = fabric.to_device(loaded.detector).eval()
+        detectors[contender.name] = loaded.detector.eval()
+        fabric.to_device(loaded.detector)
     index = load_coco(data, "val")
     times = latencies(detectors, index, limit=_TIMED_IMAGES)
     rows = []

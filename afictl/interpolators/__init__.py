@@ -5,7 +5,6 @@ Each has ``kind``, ``channels`` and ``options``; ``build_interpolator`` makes it
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from afictl.errors import UserError
+from afictl.errors import UserError, did_you_mean
 from afictl.interpolators.afi import AFInterpolator
 from afictl.interpolators.fixed import FixedInterpolator
 
@@ -39,14 +38,10 @@ def build_interpolator(kind: str, channels: int, **options: Any) -> nn.Module:
         UserError: unknown kind, or an option that the kind does not have.
     """
     if kind not in _KINDS:
-        raise UserError(f"no interpolator is called '{kind}'{_nearest(kind, interpolator_kinds())}")
+        raise UserError(f"no interpolator is called '{kind}'{did_you_mean(kind, interpolator_kinds())}")
     known = [name for name in inspect.signature(_KINDS[kind]).parameters if name not in ("kind", "channels")]
     for name in options:
         if name not in known:
-            raise UserError(f"interpolator '{kind}' has no option '{name}'{_nearest(name, known)}")
+            raise UserError(f"interpolator '{kind}' has no option '{name}'{did_you_mean(name, known)}")
     return _KINDS[kind](channels=channels, **options)
 
-
-def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known) or 'none'}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed
@@ -163,10 +164,7 @@ def feature_losses(
     fabric: Fabric, discriminator: nn.Module, pairs: Mapping[str, Pair], recipe: AdversarialRecipe
 ) -> dict[str, Tensor]:
     """The generator's terms summed over levels: ``loss_l1`` and, unless its weight is 0, ``loss_adversarial``."""
-    l1 = [
-        _masked_mean(fabric, (pair.fake.float() - pair.real.float()).abs(), pair.mask)
-        for pair in pairs.values()
-    ]
+    l1 = [_masked_mean(fabric, (pair.fake.float() - pair.real.float()).abs(), pair.mask) for pair in pairs.values()]
     losses = {"loss_l1": torch.stack(l1).sum()}
     if recipe.adversarial_weight:
         judged = _judged(pairs)
@@ -174,9 +172,7 @@ def feature_losses(
         discriminator.requires_grad_(False)
         logits = discriminator({f"{level}.fake": pair.fake * pair.mask for level, pair in judged.items()})
         discriminator.requires_grad_(True)
-        terms = [
-            _cross_entropy(fabric, logits[f"{level}.fake"], 1.0, pair.mask) for level, pair in judged.items()
-        ]
+        terms = [_cross_entropy(fabric, logits[f"{level}.fake"], 1.0, pair.mask) for level, pair in judged.items()]
         losses["loss_adversarial"] = recipe.adversarial_weight * torch.stack(terms).sum()
     return losses
 
@@ -193,7 +189,9 @@ def _cross_entropy(fabric: Fabric, logits: Tensor, target: float, mask: Tensor) 
 
 def _masked_mean(fabric: Fabric, values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the masked positions of all ranks, scaled so that DDP's average of gradients is its gradient."""
-    count = fabric.all_reduce(mask.sum(), reduce_op="mean") if _world_size() > 1 else mask.sum()
+    count: Any = mask.sum()
+    if _world_size() > 1:
+        count = fabric.all_reduce(count, reduce_op="mean")
     return (values * mask).sum() / (count * values.shape[1])
 
 

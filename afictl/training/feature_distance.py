@@ -35,7 +35,7 @@ def feature_distance(
     sums: dict[str, dict[str, Tensor]] = {name: {} for name in methods}
     device = next(guide.parameters()).device
     for batch in eval_batches(index, guide.input, workers=workers, limit=limit, half_view=True):
-        full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images]
+        full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images or ()]
         real, coarse = guide.pyramid(full), guide.pyramid(half)
         for name, method in methods.items():
             fake = {level: method(value) for level, value in coarse.items()}

@@ -168,9 +168,7 @@ class _Clock:
         """A step is done; print and record a line when an interval is full."""
         self.last = time.perf_counter()
         self.count += 1
-        self.bar.update(
-            self.task, completed=step, description=f"{self.run.folder.name} {sum(losses.values()):.3f}"
-        )
+        self.bar.update(self.task, completed=step, description=f"{self.run.folder.name} {sum(losses.values()):.3f}")
         if step % self.every == 0 or step == self.steps:
             seconds = (self.last - self.began) / self.count
             values = {

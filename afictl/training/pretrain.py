@@ -11,7 +11,6 @@ import torch
 from lightning_fabric import Fabric
 
 from afictl.data import load_coco
-from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator
@@ -54,7 +53,8 @@ def pretrain(
     loaded = load_detector(guide_path)
     preset = parse_preset(loaded.preset.model_dump(), overrides, source=str(guide_path))
     _check_classes(loaded.classes, splits, guide_path)
-    guide: Detector = fabric.to_device(loaded.detector).eval().requires_grad_(False)
+    guide = loaded.detector.eval().requires_grad_(False)
+    fabric.to_device(guide)
     torch.manual_seed(seed)
     interpolator = AFInterpolator(preset.neck.channels, **_afi_options(preset))
     discriminator = PatchDiscriminator(preset.neck.channels)
@@ -97,9 +97,7 @@ def _load_stage1(folder: Path, interpolator: AFInterpolator, discriminator: Patc
     """Take both networks over from the end of stage 1."""
     state_file = folder / "state.pt"
     if not state_file.is_file():
-        raise UserError(
-            f"{folder}: stage 2 starts from a finished stage 1, which is not there; add --stages 1,2"
-        )
+        raise UserError(f"{folder}: stage 2 starts from a finished stage 1, which is not there; add --stages 1,2")
     state = torch.load(state_file, weights_only=True, map_location="cpu")
     interpolator.load_state_dict({k.removeprefix("module."): v for k, v in state["generator"].items()})
     discriminator.load_state_dict({k.removeprefix("module."): v for k, v in state["discriminator"].items()})

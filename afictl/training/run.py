@@ -55,9 +55,7 @@ class Run:
         return self.folder / STATE
 
     def _prepare(self, config: Mapping[str, Any], resume: bool) -> str:
-        config = json.loads(
-            json.dumps(dict(config), default=str)
-        )  # tuples and paths become what YAML gives back
+        config = json.loads(json.dumps(dict(config), default=str))  # tuples and paths become what YAML gives back
         kept = self.folder / CONFIG
         if kept.is_file():
             if not resume:
@@ -94,11 +92,7 @@ class Run:
         """Drop recorded values later than ``step``, which a resumed run will compute again."""
         path = self.folder / "metrics.jsonl"
         if self._writes and path.is_file():
-            lines = [
-                line
-                for line in path.read_text().splitlines(keepends=True)
-                if json.loads(line)["step"] <= step
-            ]
+            lines = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
             write_text(path, "".join(lines))
 
     def close(self) -> None:

@@ -14,11 +14,7 @@ _WARMUP_START = 1e-3  # detectron2's warm-up factor
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Rate for the given step: linear warm-up, then constant with drops or a half cosine down to zero."""
-    warmup = (
-        min(1.0, _WARMUP_START + (1 - _WARMUP_START) * step / recipe.warmup_steps)
-        if recipe.warmup_steps
-        else 1.0
-    )
+    warmup = min(1.0, _WARMUP_START + (1 - _WARMUP_START) * step / recipe.warmup_steps) if recipe.warmup_steps else 1.0
     if recipe.schedule == "cosine":
         progress = max(0.0, (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps))
         return recipe.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

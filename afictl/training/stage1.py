@@ -39,8 +39,8 @@ def stage1(
 ) -> None:
     """Train ``interpolator`` and ``discriminator`` in place.
 
-    Writes ``interpolator.safetensors`` (the last weights), ``best.safetensors`` (the smallest L1 on held-out images) and
-    ``feature_distance.json`` beside the usual files of a run.
+    Writes ``interpolator.safetensors`` (the last weights), ``best.safetensors`` (the smallest L1 on held-out images)
+    and ``feature_distance.json`` beside the usual files of a run.
     """
     recipe = preset.stage1
     if fabric.world_size > 1:
@@ -61,9 +61,7 @@ def stage1(
 
     def evaluate() -> Metrics:
         with fabric.autocast():
-            distance = feature_distance(
-                guide, interpolator, data[1], limit=_HELD_OUT, workers=preset.loader.workers
-            )
+            distance = feature_distance(guide, interpolator, data[1], limit=_HELD_OUT, workers=preset.loader.workers)
         write_text(run.folder / DISTANCE, json.dumps(distance, indent=2))
         return mean_distance(distance)
 

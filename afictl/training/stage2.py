@@ -1,4 +1,4 @@
-"""Stage 2: a detector with the stage-1 interpolator learns to see in a half-size image what the guide sees in the full one.
+"""Stage 2: a detector with the stage-1 interpolator learns to see in a half-size image what the guide sees in full.
 
 Detection losses on half-size targets plus the feature losses of stage 1 (AFI-GAN, section 3, "AF extractor").
 """
@@ -42,9 +42,7 @@ class Extractor(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(
-        self, images: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[dict[str, Tensor], Pyramid]:
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], Pyramid]:
         """Detection losses and the pyramid of ``images``."""
         batch = self.detector.batch(images)
         features = self.detector.neck(self.detector.backbone(batch.tensor))
@@ -63,9 +61,7 @@ def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
     return preset.model_copy(
         update={
             "detector": preset.detector.model_copy(update={"anchor_sizes": anchors}),
-            "interpolator": preset.interpolator.model_copy(
-                update={"kind": "afi", "options": interpolator.options}
-            ),
+            "interpolator": preset.interpolator.model_copy(update={"kind": "afi", "options": interpolator.options}),
             "input": view.model_copy(update=half_view),
         }
     )
@@ -125,9 +121,7 @@ def stage2(
         modules={"student": extractor, "discriminator": judge},
         optimizers={"student": optimizer, "discriminator": judge_optimizer},
         step=step,
-        batches=batch_source(
-            fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True, masks=masks
-        ),
+        batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True, masks=masks),
         evaluate=measure(fabric, student, data[1]),
         judge=box_ap,
         export=export,

@@ -146,9 +146,7 @@ def load_start(detector: Detector, start: Start) -> list[str]:
         _check(report, start.weights)
         return [f"{start.weights}: {report}"]
     if start.backbone_weights:
-        return [
-            f"{start.backbone_weights}: {load_backbone_weights(detector.backbone, start.backbone_weights)}"
-        ]
+        return [f"{start.backbone_weights}: {load_backbone_weights(detector.backbone, start.backbone_weights)}"]
     if detector.preset.backbone.pretrained:
         load_pretrained(detector.backbone)
         return [f"ImageNet weights loaded into {detector.preset.backbone.name}"]
@@ -161,9 +159,7 @@ def _check(report: LoadReport, path: Path) -> None:
     missing = [name for name in (*report.missing, *report.mismatched) if not name.startswith(free)]
     unexpected = [name for name in report.unexpected if not name.startswith(free)]
     if missing or unexpected:
-        raise UserError(
-            f"{path}: is a checkpoint of another model ({report}; first: {(missing + unexpected)[0]})"
-        )
+        raise UserError(f"{path}: is a checkpoint of another model ({report}; first: {(missing + unexpected)[0]})")
 
 
 def _interpolator_file(source: str) -> Path:
