@@ -19,9 +19,7 @@ from afictl.training.step import update
 from tests.golden_files import FOLDER, TOLERANCE, apply_rule_h, golden_input, read_golden
 from tests.reference_names import discriminator_key, generator_key
 
-PUBLISHED = AdversarialRecipe(
-    steps=2, batch_size=2, lr=1e-3, weight_decay=1e-4, warmup_steps=0, adversarial_weight=0
-)
+PUBLISHED = AdversarialRecipe(steps=2, batch_size=2, lr=1e-3, weight_decay=1e-4, warmup_steps=0, adversarial_weight=0)
 # The reference numbers were made with the discriminator at 1e-3 and the generator at its first warm-up rate.
 GENERATOR_RATE = {"lr": 1e-6}
 FULL = {"p2": (10, 12), "p3": (5, 6), "p4": (3, 3), "p5": (2, 2), "p6": (1, 1)}
@@ -39,9 +37,7 @@ def fabric():
 
 def all_of(maps, times=1):
     """Extents of maps without padding."""
-    return {
-        level: [tuple(times * side for side in value.shape[2:])] * len(value) for level, value in maps.items()
-    }
+    return {level: [tuple(times * side for side in value.shape[2:])] * len(value) for level, value in maps.items()}
 
 
 def stats(tensor):
@@ -62,12 +58,8 @@ def test_two_steps_without_adversarial_weight_equal_the_public_code(fabric):
     generator, discriminator = AFInterpolator(), PatchDiscriminator()
     apply_rule_h(generator, generator_key, "generator")
     apply_rule_h(discriminator, discriminator_key, "discriminator")
-    real = {
-        level: golden_input(2, 256, *size, seed=seed) for seed, (level, size) in enumerate(FULL.items(), 2)
-    }
-    coarse = {
-        level: golden_input(2, 256, *size, seed=seed) for seed, (level, size) in enumerate(HALF.items(), 52)
-    }
+    real = {level: golden_input(2, 256, *size, seed=seed) for seed, (level, size) in enumerate(FULL.items(), 2)}
+    coarse = {level: golden_input(2, 256, *size, seed=seed) for seed, (level, size) in enumerate(HALF.items(), 52)}
     judge = PerLevel(discriminator)
     optimizer = build_optimizer(generator, PUBLISHED.model_copy(update=GENERATOR_RATE))
     judge_optimizer = build_optimizer(discriminator, PUBLISHED)
@@ -113,19 +105,13 @@ def test_the_discriminator_step_leaves_the_generator_alone(fabric):
     discriminator = PatchDiscriminator(8)
     before = {name: value.clone() for name, value in discriminator.state_dict().items()}
     recipe = AdversarialRecipe(steps=1, batch_size=2, lr=0.1)
-    discriminator_step(
-        fabric, PerLevel(discriminator), build_optimizer(discriminator, recipe), small_pairs(generator)
-    )
+    discriminator_step(fabric, PerLevel(discriminator), build_optimizer(discriminator, recipe), small_pairs(generator))
     assert all(p.grad is None for p in generator.parameters())
-    assert all(
-        not torch.equal(before[name], p) for name, p in discriminator.named_parameters() if "bias" not in name
-    )
+    assert all(not torch.equal(before[name], p) for name, p in discriminator.named_parameters() if "bias" not in name)
 
 
 def test_padding_of_either_view_changes_no_loss(fabric):
-    discriminator = PerLevel(
-        PatchDiscriminator(8)
-    ).eval()  # with fixed statistics a loss sees only its positions
+    discriminator = PerLevel(PatchDiscriminator(8)).eval()  # with fixed statistics a loss sees only its positions
     recipe = AdversarialRecipe(steps=1, batch_size=2, lr=1e-3)
     torch.manual_seed(2)
     fake, real = {"p2": torch.randn(2, 8, 8, 8)}, {"p2": torch.randn(2, 8, 8, 8)}

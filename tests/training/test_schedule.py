@@ -38,6 +38,4 @@ def test_only_norms_are_not_decayed(kind):
     assert decayed["weight_decay"] == 0.01
     assert {id(p) for p in decayed["params"]} == {id(p) for p in (*module[0].parameters(), module[3].bias)}
     assert rest["weight_decay"] == 0
-    assert {id(p) for p in rest["params"]} == {
-        id(p) for p in (*module[1].parameters(), *module[2].parameters())
-    }
+    assert {id(p) for p in rest["params"]} == {id(p) for p in (*module[1].parameters(), *module[2].parameters())}

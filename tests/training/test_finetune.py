@@ -1,0 +1,164 @@
+import json
+
+import pytest
+import torch
+import yaml
+
+from afictl import AFInterpolator, UserError
+from afictl.training import Start, finetune
+from afictl.training.stage3 import load_start, resolve_interpolator, start_detector
+from afictl.weights import load_detector, read_checkpoint
+
+FILES = {"config.yaml", "versions.json", "log.txt", "metrics.jsonl", "state.pt", "best.safetensors", "last.safetensors"}
+
+
+def weights_of(run):
+    return read_checkpoint(run / "last.safetensors").tensors
+
+
+def with_steps(preset, **values):
+    return preset.model_copy(update={"train": preset.train.model_copy(update=values)})
+
+
+def test_a_run_folder_holds_everything_needed_to_use_and_to_repeat_it(guide_run, shapes_dir):
+    names = {path.name for path in guide_run.iterdir()}
+    assert names >= FILES
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    config = yaml.safe_load((guide_run / "config.yaml").read_text())
+    assert config["data"] == str(shapes_dir)
+    assert config["preset"]["train"]["steps"] == 4
+    records = [json.loads(line) for line in (guide_run / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss_mask", "loss_classifier", "lr", "seconds_per_step"} <= records[0].keys()
+    assert {"box/AP", "mask/AP"} <= records[-1].keys()
+    loaded = load_detector(guide_run)
+    assert loaded.classes == ("disc", "square", "triangle", "cross")
+    assert loaded.preset.interpolator.kind == "nearest"
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(fabric, preset, shapes_dir, tmp_path, guide_run):
+    class Killed(Exception):
+        pass
+
+    calls = 0
+
+    def explode(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Killed
+
+    preset = with_steps(preset, checkpoint_every=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("afictl.training.loop._Clock.loaded", explode)
+        with pytest.raises(Killed):
+            finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
+    finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+    whole, resumed = weights_of(guide_run), weights_of(tmp_path / "run")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_everything_but_the_interpolator_starts_equal(preset):
+    starts = {}
+    for kind in ("nearest", "bilinear", "afi"):
+        chosen, module = resolve_interpolator(preset, kind, seed=3)
+        state = start_detector(chosen, module, 4, seed=3).state_dict()
+        starts[kind] = {name: value for name, value in state.items() if not name.startswith("neck.interpolator.")}
+    for kind in ("bilinear", "afi"):
+        assert starts[kind].keys() == starts["nearest"].keys()
+        assert all(torch.equal(starts[kind][name], value) for name, value in starts["nearest"].items())
+
+
+def test_a_detector_starts_from_another_with_its_own_interpolator(preset, guide_run):
+    chosen, module = resolve_interpolator(preset, "afi", seed=1)
+    detector = start_detector(chosen, module, 4, seed=1)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    load_start(detector, Start("afi", weights=guide_run))
+    tensors = read_checkpoint(guide_run).tensors
+    state = detector.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in tensors.items())
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in before.items())
+
+
+def test_heads_are_replaced_for_another_number_of_classes(preset, guide_run):
+    chosen, module = resolve_interpolator(preset, "nearest", seed=1)
+    detector = start_detector(chosen, module, 7, seed=1)
+    (line,) = load_start(detector, Start(weights=guide_run))
+    assert str(guide_run) in line
+    tensors, state = read_checkpoint(guide_run).tensors, detector.state_dict()
+    replaced = {name for name in tensors if tensors[name].shape != state[name].shape}
+    assert {name.split(".")[2] for name in replaced} == {"box_predictor", "mask_predictor"}
+    assert all(torch.equal(state[name], tensors[name]) for name in tensors.keys() - replaced)
+
+
+def test_weights_of_another_model_are_refused(fabric, preset, guide_run):
+    wider = preset.model_copy(update={"neck": preset.neck.model_copy(update={"channels": 24})})
+    chosen, module = resolve_interpolator(wider, "nearest", seed=0)
+    detector = start_detector(chosen, module, 4, seed=0)
+    with pytest.raises(UserError, match="another model"):
+        load_start(detector, Start(weights=guide_run))
+
+
+def test_an_interpolator_comes_from_a_kind_a_file_or_a_run(preset, tmp_path):
+    trained = AFInterpolator(16, blocks=2, growth=6)
+    trained.save(tmp_path / "interpolator.safetensors")
+    for source in (tmp_path, tmp_path / "interpolator.safetensors"):
+        chosen, module = resolve_interpolator(preset, str(source), seed=0)
+        assert chosen.interpolator.kind == "afi"
+        assert chosen.interpolator.options["growth"] == 6
+        assert all(torch.equal(a, b) for a, b in zip(module.parameters(), trained.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nearst", "neither a kind"),  # a misspelt kind
+        ("wide", "has 8 channels"),  # another width than the neck's
+        ("empty", "nor a run of pretrain"),  # a folder that holds no interpolator
+    ],
+)
+def test_unusable_interpolators_are_refused(preset, tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "wide").mkdir()
+    AFInterpolator(8, blocks=1, growth=4).save(tmp_path / "wide" / "interpolator.safetensors")
+    with pytest.raises(UserError, match=message):
+        resolve_interpolator(preset, source, seed=0)
+
+
+def test_a_run_is_never_overwritten(fabric, preset, shapes_dir, guide_run, tmp_path):
+    with pytest.raises(UserError, match="--resume"):
+        finetune(fabric, preset, shapes_dir, guide_run, Start("nearest"))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        finetune(fabric, preset, shapes_dir, tmp_path, Start("nearest"))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_resuming_with_other_settings_names_them(fabric, preset, shapes_dir, guide_run):
+    with pytest.raises(UserError, match=r"preset\.train\.lr"):
+        finetune(fabric, with_steps(preset, lr=0.5), shapes_dir, guide_run, Start("nearest"), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(fabric, preset, shapes_dir, tmp_path):
+    with pytest.raises(UserError, match=r"loss_\w+ became .* at step \d \(images "):
+        finetune(fabric, with_steps(preset, lr=1e30, warmup_steps=0), shapes_dir, tmp_path / "run", Start("nearest"))
+
+
+def test_a_mask_detector_needs_masks(fabric, preset, shapes_dir, tmp_path):
+    data = tmp_path / "data"
+    for split in ("train2017", "val2017"):
+        (data / split).parent.mkdir(exist_ok=True)
+        (data / split).symlink_to(shapes_dir / split)
+    (data / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        content = json.loads((shapes_dir / "annotations" / f"instances_{split}.json").read_text())
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+        (data / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="segmentation"):
+        finetune(fabric, preset, data, tmp_path / "run", Start("nearest"))
+    assert not (tmp_path / "run").exists()

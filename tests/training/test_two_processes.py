@@ -1,0 +1,52 @@
+"""Two processes with half of a batch each do what one process does with all of it."""
+
+import torch
+from lightning_fabric import Fabric
+
+from afictl import AFInterpolator, PatchDiscriminator
+from afictl.presets import AdversarialRecipe
+from afictl.training.adversarial import (
+    PerLevel,
+    discriminator_step,
+    feature_losses,
+    make_pairs,
+    synchronize_norms,
+)
+from afictl.training.schedule import build_optimizer
+from afictl.training.step import update
+
+RECIPE = AdversarialRecipe(steps=2, batch_size=4, lr=0.05, warmup_steps=0, adversarial_weight=0.5)
+EXTENTS = [(8, 8), (5, 8), (8, 3), (7, 7)]  # the last three images are padded, by different amounts
+
+
+def train(fabric, rows):
+    """Two adversarial steps on the given rows of a batch; returns all weights."""
+    torch.manual_seed(0)
+    generator, discriminator = AFInterpolator(8, blocks=1, growth=4), PatchDiscriminator(8)
+    coarse, real = torch.randn(4, 8, 4, 4)[rows], torch.randn(4, 8, 8, 8)[rows]
+    extents = {"p2": EXTENTS[rows]}
+    if fabric.world_size > 1:
+        synchronize_norms(discriminator)
+    wrapped, optimizer = fabric.setup(PerLevel(generator), build_optimizer(generator, RECIPE))
+    judge, judge_optimizer = fabric.setup(PerLevel(discriminator), build_optimizer(discriminator, RECIPE))
+    for _ in range(2):
+        pairs = make_pairs(wrapped({"p2": coarse}), {"p2": real}, extents, extents)
+        discriminator_step(fabric, judge, judge_optimizer, pairs)
+        update(fabric, wrapped, optimizer, feature_losses(fabric, judge, pairs, RECIPE), RECIPE)
+    return {**generator.state_dict(), **{f"judge.{k}": v for k, v in discriminator.state_dict().items()}}
+
+
+def half(fabric, path):
+    torch.set_num_threads(1)
+    weights = train(fabric, slice(2 * fabric.global_rank, 2 * fabric.global_rank + 2))
+    torch.save(weights, path / f"{fabric.global_rank}.pt")
+
+
+def test_the_adversarial_stages_equal_one_process(tmp_path):
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(half, tmp_path)
+    whole = train(Fabric(accelerator="cpu", devices=1), slice(0, 4))
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert ranks[0].keys() == whole.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(ranks[0][name], ranks[1][name], rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(ranks[0][name], value, rtol=1e-4, atol=1e-6, msg=name)
