@@ -127,7 +127,7 @@ def _outline(label: int, centre: np.ndarray, radius: float, angle: float, size: 
 def _background(generator: np.random.Generator, size: int) -> np.ndarray:
     """Float32 (size,size,3): a colour with coarse and fine blotches."""
     image = np.full((size, size, 3), generator.uniform(40, 215, size=3), dtype=np.float32)
-    for cells, amplitude in ((3, 30.0), (12, 14.0), (40, 8.0)):
+    for cells, amplitude in ((3, 24.0), (12, 10.0), (40, 6.0)):
         blotches = generator.normal(0, amplitude, (cells, cells, 3)).astype(np.float32)
         for channel in range(3):
             layer = Image.fromarray(blotches[:, :, channel])
@@ -138,7 +138,7 @@ def _background(generator: np.random.Generator, size: int) -> np.ndarray:
 def _paint(generator: np.random.Generator, under: np.ndarray) -> np.ndarray:
     """Pixels (n,3) of one object: a colour away from what lies under it, with a slight shade."""
     colour = generator.uniform(0, 255, size=3)
-    while np.abs(colour - under.mean(axis=0)).max() < 70:
+    while np.abs(colour - under.mean(axis=0)).max() < 90:
         colour = generator.uniform(0, 255, size=3)
     shade = np.linspace(-1, 1, len(under))[:, None] * generator.uniform(-25, 25)
     return (colour + shade).astype(np.float32)

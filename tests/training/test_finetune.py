@@ -36,21 +36,18 @@ def test_a_run_folder_holds_everything_needed_to_use_and_to_repeat_it(guide_run,
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(fabric, preset, shapes_dir, tmp_path, guide_run):
-    class Killed(Exception):
-        pass
-
     calls = 0
 
     def explode(*args):
         nonlocal calls
         calls += 1
         if calls == 3:
-            raise Killed
+            raise KeyboardInterrupt
 
     preset = with_steps(preset, checkpoint_every=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("afictl.training.loop._Clock.loaded", explode)
-        with pytest.raises(Killed):
+        with pytest.raises(KeyboardInterrupt):
             finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
     finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)

@@ -48,17 +48,14 @@ def test_the_guide_stays_as_it_was(pretrained, guide_run, fabric, shapes_dir, tm
 
 
 def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(pretrained, fabric, shapes_dir, guide_run, tmp_path):
-    class Killed(Exception):
-        pass
-
     def explode(clock, step, *args):
         if step == 3:
-            raise Killed
+            raise KeyboardInterrupt
 
     folder, overrides = tmp_path / "run", ["stage1.checkpoint_every=2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("afictl.training.loop._Clock.stepped", explode)
-        with pytest.raises(Killed):
+        with pytest.raises(KeyboardInterrupt):
             pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,), overrides=overrides)
     pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,), overrides=overrides, resume=True)
     for part in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer"):
