@@ -58,9 +58,7 @@ def find_files(data_dir: Path, split: str) -> tuple[Path, Path]:
     names = [f"instances_{split}2017.json", f"instances_{split}.json"]
     if split == "test":
         names += ["image_info_test-dev2017.json", "image_info_test2017.json"]
-    file = _first(
-        [data_dir / "annotations" / name for name in names], Path.is_file, f"{split} annotation file"
-    )
+    file = _first([data_dir / "annotations" / name for name in names], Path.is_file, f"{split} annotation file")
     folders = [data_dir / f"{split}2017", data_dir / split]
     if "2017" not in file.name:
         folders.reverse()
@@ -81,9 +79,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not readable as JSON: {error}") from None
     if not isinstance(contents, dict):
-        raise UserError(
-            f"{file}: holds a {type(contents).__name__}, not the mapping of a COCO annotation file"
-        )
+        raise UserError(f"{file}: holds a {type(contents).__name__}, not the mapping of a COCO annotation file")
     if file.name.startswith("image_info"):  # COCO's test images come without annotations
         contents.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):

@@ -68,9 +68,7 @@ def check_annotations(contents: dict[str, Any], report: SplitReport) -> list[Rec
     for key in ("images", "categories"):
         if not contents[key]:
             report.add("annotation-file", Place(report.annotation_file, detail=f"'{key}' is empty"))
-    categories = {
-        record["id"]: record["name"] for record in _sound(contents, "categories", "category", report)
-    }
+    categories = {record["id"]: record["name"] for record in _sound(contents, "categories", "category", report)}
     images = {record["id"]: record for record in _sound(contents, "images", "image", report)}
     objects = [
         record
@@ -91,20 +89,16 @@ def _sound(contents: dict[str, Any], key: str, kind: str, report: SplitReport) -
     for k, record in enumerate(contents[key]):
         fault = record_fault(record, FIELDS[key])
         identity = record.get("id")
-        if fault:
-            report.add(
-                "malformed-record", Place(detail=f"{key}[{k}] (id {record.get('id', 'missing')}): {fault}")
-            )
-        elif identity in seen:
-            place = Place(
-                record.get("file_name"),
-                identity if kind == "annotation" else None,
-                f"{key}[{k}] id {identity}",
-            )
-            report.add(f"duplicate-{kind}", place)
-        else:
+        if not fault and identity not in seen:
             seen.add(identity)
             yield record
+            continue
+        rule = "malformed-record" if fault else f"duplicate-{kind}"
+        if kind == "annotation":
+            place = Place(None, identity, f"{key}[{k}] of image {record.get('image_id')}")
+        else:
+            place = Place(record.get("file_name"), None, f"{key}[{k}] id {identity}")
+        report.add(rule, place._replace(detail=f"{place.detail}: {fault}") if fault else place)
 
 
 def _points_to(
@@ -147,9 +141,7 @@ def _check_boxes(objects: list[Record], images: dict[int, Record], report: Split
 
 
 def _check_masks(objects: list[Record], images: dict[int, Record], report: SplitReport) -> None:
-    kinds = [
-        _mask_kind(record.get("segmentation"), _size_hw(images[record["image_id"]])) for record in objects
-    ]
+    kinds = [_mask_kind(record.get("segmentation"), _size_hw(images[record["image_id"]])) for record in objects]
     report.masks = dict(Counter(kinds))
     trained = [kind for kind, record in zip(kinds, objects, strict=True) if not record.get("iscrowd")]
     some = "polygons" in trained or "RLE" in trained

@@ -105,9 +105,7 @@ class CocoIndex:
     def left_out(self, masks: bool = False) -> dict[str, int]:
         """How many objects, and images, training leaves out, by reason; only reasons that occur."""
         fate = self.arrays["fate"]
-        counts = {
-            f"objects {reason}": int((fate == k).sum()) for k, reason in enumerate(DROP_REASONS) if k > 0
-        }
+        counts = {f"objects {reason}": int((fate == k).sum()) for k, reason in enumerate(DROP_REASONS) if k > 0}
         if masks:
             counts["objects without a mask"] = int((fate == 0).sum() - self._usable(masks).sum())
         counts["images without a usable object"] = len(self) - len(self.training_images(masks))

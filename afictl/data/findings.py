@@ -19,28 +19,16 @@ class Rule(NamedTuple):
 
 RULES = {
     "annotation-file": Rule("annotation file not usable", "stops", "stops before the first step"),
-    "malformed-record": Rule(
-        "record without a needed key, or of the wrong kind", "stops", "stops: mend the file"
-    ),
+    "malformed-record": Rule("record without a needed key, or of the wrong kind", "stops", "stops: mend the file"),
     "duplicate-category": Rule("category id occurs twice", "stops", "stops: give every category its own id"),
     "duplicate-image": Rule("image id occurs twice", "stops", "stops: give every image its own id"),
-    "duplicate-annotation": Rule(
-        "annotation id occurs twice", "stops", "stops: give every annotation its own id"
-    ),
+    "duplicate-annotation": Rule("annotation id occurs twice", "stops", "stops: give every annotation its own id"),
     "unknown-image": Rule("object of an unknown image", "stops", "stops: add the image or remove the object"),
-    "unknown-category": Rule(
-        "object of an unknown category", "stops", "stops: add the category or remove the object"
-    ),
+    "unknown-category": Rule("object of an unknown category", "stops", "stops: add the category or remove the object"),
     "no-usable-object": Rule("not one object to train on", "stops", "stops before the first step"),
-    "missing-file": Rule(
-        "image file missing", "stops", "stops at this image: add the file or remove its record"
-    ),
-    "unreadable-file": Rule(
-        "image file truncated or unreadable", "stops", "stops at this image: replace the file"
-    ),
-    "wrong-size": Rule(
-        "image size differs from its annotation", "stops", "stops at this image: mend its record"
-    ),
+    "missing-file": Rule("image file missing", "stops", "stops at this image: add the file or remove its record"),
+    "unreadable-file": Rule("image file truncated or unreadable", "stops", "stops at this image: replace the file"),
+    "wrong-size": Rule("image size differs from its annotation", "stops", "stops at this image: mend its record"),
     "crowd": Rule("crowd objects", "drops", "leaves the object out; evaluation ignores detections on it"),
     "box-without-area": Rule("box without area", "drops", "leaves the object out"),
     "box-outside": Rule("box fully outside its image", "drops", "leaves the object out"),
@@ -56,28 +44,20 @@ RULES = {
     ),
     "box-partly-outside": Rule("box partly outside its image", "mends", "cuts the box at the edge"),
     "exif-followed": Rule("EXIF rotation, annotated as shown", "mends", "turns the pixels as the file says"),
-    "exif-ignored": Rule(
-        "EXIF rotation, annotated as stored", "mends", "reads the pixels as stored, as the boxes are"
-    ),
+    "exif-ignored": Rule("EXIF rotation, annotated as stored", "mends", "reads the pixels as stored, as the boxes are"),
     "grey": Rule("grey images", "mends", "repeats grey as red, green and blue"),
     "cmyk": Rule("CMYK images", "mends", "converts to RGB"),
     "palette": Rule("palette images", "mends", "converts to RGB"),
     "transparent": Rule("images with transparency", "mends", "drops the transparency"),
     "deep": Rule("images of 16 bits a channel", "mends", "scales to 8 bits"),
     "other-mode": Rule("images in another colour space", "mends", "converts to RGB"),
-    "category-gaps": Rule(
-        "category ids with gaps", "fine", "numbers the classes 1..K and keeps the ids for results"
-    ),
-    "category-unused": Rule(
-        "categories without an object", "fine", "gets no example to learn or to score it by"
-    ),
+    "category-gaps": Rule("category ids with gaps", "fine", "numbers the classes 1..K and keeps the ids for results"),
+    "category-unused": Rule("categories without an object", "fine", "gets no example to learn or to score it by"),
     "empty-image": Rule("images without an annotation", "fine", "leaves the image out; evaluation counts it"),
     "image-without-usable": Rule(
         "images whose objects are all left out", "fine", "leaves the image out; evaluation counts it"
     ),
-    "no-masks": Rule(
-        "no object has a mask", "fine", "trains boxes only; a detector with a mask head is refused"
-    ),
+    "no-masks": Rule("no object has a mask", "fine", "trains boxes only; a detector with a mask head is refused"),
 }
 """Every kind, the gravest first."""
 

@@ -75,14 +75,10 @@ def train_batches(
     if batch_size < 1 or batch_size % world_size:
         raise UserError(f"a batch of {batch_size} images cannot be shared by {world_size} devices evenly")
     if masks and not index.has_masks:
-        raise UserError(
-            f"{index.annotation_file}: no object has a mask; train a detector without a mask head"
-        )
+        raise UserError(f"{index.annotation_file}: no object has a mask; train a detector without a mask head")
     images = index.training_images(masks)
     if not images:
-        raise UserError(
-            f"{index.annotation_file}: no image has an object to train on; see 'afictl data check'"
-        )
+        raise UserError(f"{index.annotation_file}: no image has an object to train on; see 'afictl data check'")
     sizes = index.sizes_hw[images]
     groups = (sizes[:, 1] > sizes[:, 0]).tolist()
     share = batch_size // world_size

@@ -36,9 +36,7 @@ class Shape:
     """Bool (H,W), the visible pixels."""
 
 
-def make_shapes(
-    out_dir: str | Path, train: int = 400, val: int = 100, size: int = 176, seed: int = 0
-) -> Path:
+def make_shapes(out_dir: str | Path, train: int = 400, val: int = 100, size: int = 176, seed: int = 0) -> Path:
     """Write ``{train,val}2017/*.jpg`` and ``annotations/instances_{train,val}2017.json``.
 
     The folder appears complete or not at all. An earlier data set of this function is replaced.
@@ -54,9 +52,7 @@ def make_shapes(
     """
     out_dir = Path(out_dir)
     if train < 1 or val < 1 or size < 64 or seed < 0:
-        raise UserError(
-            "a shapes data set needs at least one image a split, a size of 64 pixels and a seed from 0"
-        )
+        raise UserError("a shapes data set needs at least one image a split, a size of 64 pixels and a seed from 0")
     _check_replaceable(out_dir)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
@@ -93,14 +89,12 @@ def draw_image(generator: np.random.Generator, size: int) -> tuple[np.ndarray, l
     ]
 
 
-def _place(
-    generator: np.random.Generator, label: int, owner: np.ndarray, areas: list[int]
-) -> np.ndarray | None:
+def _place(generator: np.random.Generator, label: int, owner: np.ndarray, areas: list[int]) -> np.ndarray | None:
     """A mask for a new object on top that leaves enough of the earlier ones visible; None if none fits."""
     size = len(owner)
     for _ in range(_TRIES):
         large = generator.random() < 0.15
-        width = np.exp(generator.uniform(*np.log((28, 56) if large else (6, 28))))
+        width = np.exp(generator.uniform(*np.log((30, 60) if large else (8, 30))))
         centre = generator.uniform(width / 2, size - width / 2, size=2)
         mask = _outline(label, centre, width / 2, generator.uniform(-0.3, 0.3), size)
         hidden = np.bincount(owner[mask], minlength=len(areas) + 1)[1:]

@@ -72,9 +72,7 @@ def view(image: Tensor, size_hw: Size, flip: bool) -> Tensor:
     return to_float(resized.flip(-1) if flip else resized)
 
 
-def view_target(
-    objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks: bool = False
-) -> dict[str, Tensor]:
+def view_target(objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks: bool = False) -> dict[str, Tensor]:
     """The objects of an image of ``from_hw`` on its view of ``to_hw``.
 
     Returns:

@@ -19,9 +19,7 @@ def write_coco(tmp_path: Path) -> Write:
     ``objects`` and ``images`` are partial records: the keys that a test does not speak of get sound values.
     """
 
-    def write(
-        objects: list[dict[str, Any]], images: list[dict[str, Any]] | None = None, **contents: Any
-    ) -> Path:
+    def write(objects: list[dict[str, Any]], images: list[dict[str, Any]] | None = None, **contents: Any) -> Path:
         records = [
             {"id": k, "file_name": f"{k}.png", "width": 64, "height": 48, **image}
             for k, image in enumerate(images or [{}], start=1)

@@ -38,11 +38,11 @@ def test_every_fault_of_the_annotations_is_found_at_once(write_coco):
     found = {rule: places(report, rule) for rule in report.findings}
     assert found == {
         "malformed-record": [
-            "annotations[11] (id 12): 'bbox' is 'big', not four numbers x, y, width, height"
+            "annotation 12: annotations[11] of image 1: 'bbox' is 'big', not four numbers x, y, width, height"
         ],
         "duplicate-category": ["categories[2] id 9"],
         "duplicate-image": ["4.png: images[3] id 2"],
-        "duplicate-annotation": ["annotation 1: annotations[8] id 1"],
+        "duplicate-annotation": ["annotation 1: annotations[8] of image 1"],
         "unknown-image": ["annotation 10: image_id 77"],
         "unknown-category": ["1.png annotation 11: category_id 77"],
         "crowd": ["1.png annotation 2", "3.png annotation 13"],
@@ -77,9 +77,7 @@ def test_every_fault_of_the_image_files_is_found(write_coco):
         "alpha",
         "deep",
     ]
-    files = {
-        name: f"{name}.{'jpg' if name in ('cut', 'shown', 'stored', 'cmyk') else 'png'}" for name in names
-    }
+    files = {name: f"{name}.{'jpg' if name in ('cut', 'shown', 'stored', 'cmyk') else 'png'}" for name in names}
     images = [{"file_name": files[name]} for name in names]
     images[names.index("shown")] |= {"width": 48, "height": 64}
     data = write_coco([{"image_id": k + 1} for k in range(len(names))], images=images)
@@ -121,9 +119,7 @@ def test_every_fault_of_the_image_files_is_found(write_coco):
 def test_an_unusable_annotation_file_is_a_finding(write_coco):
     data = write_coco([{}])
     (data / "annotations" / "instances_val.json").write_text("[1")
-    assert (
-        "instances_val.json: not readable as JSON" in places(check_split(data, "val"), "annotation-file")[0]
-    )
+    assert "instances_val.json: not readable as JSON" in places(check_split(data, "val"), "annotation-file")[0]
     (data / "annotations" / "instances_val.json").unlink()
     assert "no val annotation file" in places(check_split(data, "val"), "annotation-file")[0]
 
