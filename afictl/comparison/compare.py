@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ def parse_contenders(text: str) -> list[Contender]:
             raise UserError(
                 f"--interpolators: '{name}' is no kind ({', '.join(interpolator_kinds())}); write NAME=RUN for a file"
             )
+        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+            raise UserError(f"--interpolators: '{name}' cannot be a folder name; use letters, digits, - and _")
         contenders.append(Contender(name, source or name))
     names = [contender.name for contender in contenders]
     doubles = sorted({name for name in names if names.count(name) > 1})

@@ -19,22 +19,22 @@ from afictl.visualization.curves import plot_feature_distance, plot_training
 
 _PRESET = "faster-rcnn-r18-fpn-tiny"
 _IMAGE = 160
+_IMAGES = {"train": 240, "val": 48}
 _DRAWN = 6
 _SETTINGS = (
     f"input.min_sizes=[{_IMAGE}]",
     f"input.test_size={_IMAGE}",
     "detector.anchor_sizes=[8, 16, 32, 64, 128]",
-    "train.batch_size=8",
-    "train.steps=150",
-    "train.warmup_steps=15",
-    "train.eval_every=75",
-    "stage1.steps=40",
-    "stage1.eval_every=40",
-    "stage1.warmup_steps=5",
-    "stage2.steps=40",
-    "stage2.eval_every=40",
-    "stage2.warmup_steps=5",
+    "train.warmup_steps=10",
+    "train.eval_every=120",
+    "stage1.steps=30",
+    "stage1.eval_every=30",
+    "stage1.warmup_steps=4",
+    "stage2.steps=20",
+    "stage2.eval_every=20",
+    "stage2.warmup_steps=4",
 )
+_GUIDE_STEPS, _FINETUNE_STEPS = 200, 120
 
 
 def demo(fabric: Fabric, output: Path, seed: int = 0) -> list[Row]:
@@ -43,17 +43,18 @@ def demo(fabric: Fabric, output: Path, seed: int = 0) -> list[Row]:
     Leaves the generated ``data``, the runs ``guide`` and ``pretrain``, the comparison ``compare`` and the pictures
     ``plots`` and ``detections``.
     """
-    preset = load_preset(_PRESET, _SETTINGS)
+    first = load_preset(_PRESET, (*_SETTINGS, f"train.steps={_GUIDE_STEPS}"))
+    second = load_preset(_PRESET, (*_SETTINGS, f"train.steps={_FINETUNE_STEPS}"))
     data = output / "data"
     if not data.exists():
-        make_shapes(data, train=240, val=48, size=_IMAGE, seed=seed)
+        make_shapes(data, **_IMAGES, size=_IMAGE, seed=seed)
     _title(fabric, "1/4  A guide: the detector with nearest interpolation, from scratch")
-    finetune(fabric, preset, data, output / "guide", Start("nearest"), seed=seed, resume=True)
+    finetune(fabric, first, data, output / "guide", Start("nearest"), seed=seed, resume=True)
     _title(fabric, "2/4  The AF interpolator, adversarially on the guide's features (stages 1 and 2)")
     interpolator = pretrain(fabric, output / "guide", data, output / "pretrain", seed=seed, resume=True)
     _title(fabric, "3/4  The same fine-tuning with nearest and with AFI")
     contenders = [Contender("nearest", "nearest"), Contender("afi", str(interpolator))]
-    rows = compare(fabric, preset, data, contenders, output / "compare", weights=output / "guide", seed=seed)
+    rows = compare(fabric, second, data, contenders, output / "compare", weights=output / "guide", seed=seed)
     _title(fabric, "4/4  Pictures")
     runs = {contender.name: output / "compare" / contender.name for contender in contenders}
     plot_training({"guide": output / "guide", **runs}, output / "plots" / "training.png")

@@ -44,7 +44,7 @@ def make_shapes(out_dir: str | Path, train: int = 400, val: int = 100, size: int
     Args:
         train: number of training images.
         val: number of validation images.
-        size: side of the square images in pixels; objects are mostly 6 to 28 pixels wide whatever it is.
+        size: side of the square images in pixels; objects are mostly 8 to 30 pixels wide whatever it is.
         seed: the same seed gives the same images.
 
     Raises:

@@ -13,13 +13,16 @@ from afictl.detectors import Detector
 from afictl.interpolators import build_interpolator
 from afictl.training.adversarial import Pair, extent, make_pairs, sizes_of
 
+Distance = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""method -> level -> measure -> value"""
+
 _BASELINES = ("nearest", "bilinear", "bicubic")
 
 
 @torch.no_grad()
 def feature_distance(
     guide: Detector, interpolator: nn.Module, index: CocoIndex, *, limit: int | None, workers: int
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> Distance:
     """Compare an interpolator with fixed ones on held-out images.
 
     Args:
@@ -61,13 +64,30 @@ def enlarged_pairs(
     )
 
 
-def mean_distance(distance: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+def mean_distance(distance: Distance) -> dict[str, float]:
     """Means over the levels, named as in ``metrics.jsonl``: ``l1/afi``, ``cosine/nearest`` and so on."""
     return {
         f"{measure}/{method}": sum(values[measure] for values in levels.values()) / len(levels)
         for measure in ("l1", "cosine")
         for method, levels in distance.items()
     }
+
+
+def describe(distance: Distance) -> str:
+    """The distances as lines of text, and whether the learned interpolator is closer than the best fixed one."""
+    levels = list(next(iter(distance.values())))
+    lines = ["distance to the guide's features on held-out images: L1 (cosine)"]
+    lines.append(" " * 10 + "".join(f"{level:>16}" for level in (*levels, "mean")))
+    means = mean_distance(distance)
+    for method, values in distance.items():
+        cells = [f"{values[level]['l1']:.4f} ({values[level]['cosine']:.3f})" for level in levels]
+        cells.append(f"{means[f'l1/{method}']:.4f} ({means[f'cosine/{method}']:.3f})")
+        lines.append(f"{method:<10}" + "".join(f"{cell:>16}" for cell in cells))
+    best = min(_BASELINES, key=lambda kind: means[f"l1/{kind}"])
+    change = 100 * (means["l1/afi"] / means[f"l1/{best}"] - 1)
+    verdict = "closer to" if change < 0 else "no closer to"
+    lines.append(f"afi is {verdict} the guide than {best}, the best plain interpolation: L1 {change:+.1f} %")
+    return "\n".join(lines)
 
 
 def _sums(pair: Pair) -> Tensor:

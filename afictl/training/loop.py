@@ -153,7 +153,7 @@ class _Clock:
         self.bar = Progress(*columns, console=run.console, transient=True, disable=not shown)
         self.task = self.bar.add_task(run.folder.name, total=steps, completed=start)
         self.bar.start()
-        self.every = max(1, min(50, steps // 10))
+        self.every = max(1, min(20, steps // 10))
         self.restart()
 
     def restart(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ def pretrain(
             student = build_student(guide, preset, interpolator)
             stage2(fabric, run, guide, student, discriminator, splits, seed)
         if fabric.is_global_zero:
-            shutil.copyfile(run.folder / INTERPOLATOR, output / INTERPOLATOR)
+            AFInterpolator.load(run.folder / INTERPOLATOR).save(output / INTERPOLATOR)
         fabric.barrier()
     return output / INTERPOLATOR
 

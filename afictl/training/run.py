@@ -23,6 +23,7 @@ STATE = "state.pt"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 INTERPOLATOR = "interpolator.safetensors"
+"""The AF interpolator of the best weights."""
 _MAY_DIFFER = ("preset.loader.",)  # does not change what is computed
 
 

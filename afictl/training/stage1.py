@@ -17,7 +17,7 @@ from afictl.discriminator import PatchDiscriminator
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset
 from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses, synchronize_norms
-from afictl.training.feature_distance import enlarged_pairs, feature_distance, mean_distance
+from afictl.training.feature_distance import describe, enlarged_pairs, feature_distance, mean_distance
 from afictl.training.loop import Metrics, Stage, fit
 from afictl.training.run import BEST, INTERPOLATOR, Run, write_text
 from afictl.training.schedule import build_optimizer
@@ -39,8 +39,7 @@ def stage1(
 ) -> None:
     """Train ``interpolator`` and ``discriminator`` in place.
 
-    Writes ``interpolator.safetensors`` (the last weights), ``best.safetensors`` (the smallest L1 on held-out images)
-    and ``feature_distance.json`` beside the usual files of a run.
+    Writes ``feature_distance.json`` beside the usual files of a run; best is the smallest L1 on held-out images.
     """
     recipe = preset.stage1
     if fabric.world_size > 1:
@@ -63,11 +62,12 @@ def stage1(
         with fabric.autocast():
             distance = feature_distance(guide, interpolator, data[1], limit=_HELD_OUT, workers=preset.loader.workers)
         write_text(run.folder / DISTANCE, json.dumps(distance, indent=2))
+        run.say(describe(distance))
         return mean_distance(distance)
 
     def export(path: Path, step: int, metrics: Metrics) -> None:
         interpolator.save(path)
-        if path.name != BEST:
+        if path.name == BEST:
             interpolator.save(path.with_name(INTERPOLATOR))
 
     stage = Stage(

@@ -30,7 +30,7 @@ from afictl.training.adversarial import (
     synchronize_norms,
 )
 from afictl.training.loop import Metrics, Stage, fit
-from afictl.training.run import BEST, INTERPOLATOR, Run
+from afictl.training.run import Run
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, box_ap, measure, save_weights, update, uses_masks
 
@@ -111,9 +111,6 @@ def stage2(
 
     def export(path: Path, done: int, metrics: Metrics) -> None:
         save_weights(path, student, data[0], done, metrics)
-        if path.name == BEST:
-            interpolator: Any = student.neck.interpolator
-            interpolator.save(path.with_name(INTERPOLATOR))
 
     masks = uses_masks(student, data)
     stage = Stage(

@@ -75,6 +75,8 @@ def finetune(
     run.say(
         f"{preset.name} with {preset.interpolator.kind}: {len(splits[0])} training images, {len(splits[1])} held out"
     )
+    for reason, count in splits[0].left_out(masks).items():
+        run.say(f"left out of training: {count} {reason}; see 'afictl data check'")
     return stage3(fabric, run, detector, splits, seed, masks)
 
 

@@ -15,8 +15,10 @@ from afictl.data import CocoIndex, TrainBatch, train_batches
 from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.evaluation import evaluate
+from afictl.interpolators import AFInterpolator
 from afictl.presets import InputConfig, LoaderConfig, Recipe
 from afictl.training.loop import Metrics
+from afictl.training.run import BEST, INTERPOLATOR
 from afictl.weights import save_detector
 
 Splits = tuple[CocoIndex, CocoIndex]
@@ -101,7 +103,7 @@ def box_ap(metrics: Metrics) -> float:
 
 
 def save_weights(path: Path, detector: Detector, index: CocoIndex, step: int, metrics: Metrics) -> None:
-    """Write the detector with everything needed to build and use it again."""
+    """Write the detector with everything needed to build and use it again, and the interpolator of the best alone."""
     metadata: dict[str, Any] = {
         "classes": list(index.classes),
         "category_ids": list(index.category_ids),
@@ -109,3 +111,5 @@ def save_weights(path: Path, detector: Detector, index: CocoIndex, step: int, me
         "metrics": dict(metrics),
     }
     save_detector(path, detector, metadata)
+    if path.name == BEST and isinstance(detector.neck.interpolator, AFInterpolator):
+        detector.neck.interpolator.save(path.with_name(INTERPOLATOR))

@@ -1,0 +1,5 @@
+"""``python -m afictl``."""
+
+from afictl.cli.main import main
+
+main()

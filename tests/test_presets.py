@@ -1,0 +1,84 @@
+import pytest
+
+from afictl import UserError, list_presets, load_preset
+from afictl.presets import parse_preset
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_every_shipped_preset_loads_and_describes_itself(name):
+    preset = load_preset(name)
+    assert preset.name == name
+    assert preset.description
+    parts = (preset.detector.kind, preset.backbone.name.replace("resnet", "r"), preset.neck.kind)
+    assert name.removesuffix("-tiny") == "-".join(parts)
+
+
+def test_overrides_are_read_as_yaml_and_reach_their_key():
+    preset = load_preset(
+        "faster-rcnn-r50-fpn", ["train.lr=1e-3", "input.min_sizes=[64, 96]", "backbone.pretrained=false"]
+    )
+    assert preset.train.lr == 1e-3
+    assert preset.input.min_sizes == (64, 96)
+    assert preset.backbone.pretrained is False
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.lrr=1"], r"--set: train\.lrr: unknown key; did you mean 'lr'"),  # misspelt
+        (["trian.lr=1"], r"--set: trian: unknown key; did you mean 'train'"),  # misspelt section
+        (["train.lr=fast"], r"--set: train\.lr: .*got 'fast'"),  # wrong kind of value
+        (["train.lr"], "KEY=VALUE"),  # no value
+        (["train.lr=[1"], "YAML"),  # broken value
+        (["detector.kind=ssd"], "faster-rcnn"),  # not among the choices
+        (["detector.anchor_sizes=[1, 2]"], "p2..p6"),  # one size short of the levels
+    ],
+)
+def test_a_wrong_override_names_the_key(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_preset("faster-rcnn-r50-fpn", overrides)
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'mask-rcnn-r50-fpn'"):
+        load_preset("mask-rcnn-r50-fnp")
+
+
+def test_a_file_extends_a_shipped_preset_or_a_neighbour(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: faster-rcnn-r18-fpn-tiny\ntrain:\n  steps: 7\n")
+    (tmp_path / "next.yaml").write_text("extends: mine\nneck:\n  channels: 32\n")
+    preset = load_preset(tmp_path / "next.yaml")
+    assert (preset.name, preset.train.steps, preset.neck.channels) == ("next", 7, 32)
+    assert preset.backbone.name == "resnet18"
+    assert preset.train.lr == load_preset("faster-rcnn-r18-fpn-tiny").train.lr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: mine\n", "extends itself"),
+        ("train: [\n", "not readable as YAML"),
+        ("- 1\n", "mapping"),
+        ("extends: nothing\n", "no preset is called 'nothing'"),
+        ("neck:\n  kind: pfn\n", r"mine\.yaml: neck\.kind"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_preset(tmp_path / "mine.yaml")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_preset(tmp_path / "absent.yaml")
+
+
+def test_a_preset_survives_its_own_dump():
+    preset = load_preset("mask-rcnn-r18-fpn-tiny")
+    assert parse_preset(preset.model_dump(mode="json")) == preset
+
+
+def test_a_preset_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load_preset("mask-rcnn-r50-fpn").train.lr = 1.0
