@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from afictl.data.files import read_instances
 from afictl.errors import UserError
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -39,71 +37,21 @@ class Annotations:
     """As written in the file; None where absent."""
 
 
-def annotation_names(split: str) -> list[str]:
-    """The file names that a split's annotations may have, in order of preference."""
-    names = [f"instances_{split}2017.json", f"instances_{split}.json"]
-    return names + ["image_info_test-dev2017.json", "image_info_test2017.json"] * (split == "test")
-
-
-def find_files(data_dir: Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and the image folder of a split.
-
-    Raises:
-        UserError: unknown split, or a missing file or folder; names the paths that were looked for.
-    """
-    if split not in SPLITS:
-        raise UserError(f"split '{split}' does not exist; splits are {', '.join(SPLITS)}")
-    if not data_dir.is_dir():
-        raise UserError(f"data folder {data_dir} does not exist")
-    names = [f"instances_{split}2017.json", f"instances_{split}.json"]
-    if split == "test":
-        names += ["image_info_test-dev2017.json", "image_info_test2017.json"]
-    file = _first([data_dir / "annotations" / name for name in names], Path.is_file, f"{split} annotation file")
-    folders = [data_dir / f"{split}2017", data_dir / split]
-    if "2017" not in file.name:
-        folders.reverse()
-    return file, _first(folders, Path.is_dir, f"{split} image folder")
-
-
-def _first(paths: list[Path], exists: Callable[[Path], bool], what: str) -> Path:
-    for path in paths:
-        if exists(path):
-            return path
-    raise UserError(f"no {what}: looked for {' and '.join(map(str, paths))}")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The file's contents, with ``images``, ``annotations`` and ``categories`` as lists of dicts."""
-    try:
-        contents = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not readable as JSON: {error}") from None
-    if not isinstance(contents, dict):
-        raise UserError(f"{file}: holds a {type(contents).__name__}, not the mapping of a COCO annotation file")
-    if file.name.startswith("image_info"):  # COCO's test images come without annotations
-        contents.setdefault("annotations", [])
-    for key in ("images", "annotations", "categories"):
-        if key not in contents:
-            raise UserError(f"{file}: key '{key}' is missing")
-        records = contents[key]
-        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise UserError(f"{file}: '{key}' must be a list of mappings")
-    return contents
-
-
 def read_annotations(file: Path) -> Annotations:
     """Read an annotation file.
 
     Raises:
         UserError: not JSON, a missing key, a value of the wrong kind, an unknown or duplicate id.
     """
-    contents = read_json(file)
+    contents = read_instances(file)
     for key, fields in FIELDS.items():
-        _check_records(file, key, contents[key], fields)
+        check_records(file, key, contents[key], fields)
     categories, images, objects = contents["categories"], contents["images"], contents["annotations"]
     if not categories or not images:
         raise UserError(f"{file}: '{'images' if categories else 'categories'}' is empty")
     names = {category["id"]: category["name"] for category in categories}
+    for name, ids in repeated_names(names).items():
+        raise UserError(f"{file}: the categories of ids {ids} are all called '{name}'; give each its own name")
     image_ids = [image["id"] for image in images]
     xywh = np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4)
     areas = np.array([record.get("area") for record in objects], dtype=np.float64)  # None becomes NaN
@@ -176,7 +124,8 @@ def record_fault(record: dict[str, Any], fields: dict[str, Field]) -> str | None
     return None
 
 
-def _check_records(file: Path, key: str, records: list[dict[str, Any]], fields: dict[str, Field]) -> None:
+def check_records(file: Path, key: str, records: list[dict[str, Any]], fields: dict[str, Field]) -> None:
+    """Raise ``UserError`` at the first record that lacks what it must hold, or whose id occurs before."""
     seen: set[int] = set()
     for k, record in enumerate(records):
         fault = record_fault(record, fields)
@@ -197,3 +146,11 @@ def _positions(file: Path, objects: list[dict[str, Any]], key: str, ids: list[in
                 "'afictl data check' lists every such object"
             )
     return np.array([position[record[key]] for record in objects], dtype=np.int64)
+
+
+def repeated_names(names: Mapping[int, str]) -> dict[str, list[int]]:
+    """The ids of each category name that several have; classes are told apart by name."""
+    ids: dict[str, list[int]] = {}
+    for category_id, name in names.items():
+        ids.setdefault(name, []).append(category_id)
+    return {name: mine for name, mine in ids.items() if len(mine) > 1}

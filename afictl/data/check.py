@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from afictl.data.annotations import FIELDS, SPLITS, annotation_names, find_files, read_json, record_fault
+from afictl.data.annotations import FIELDS, record_fault
 from afictl.data.check_images import Progress, check_images
 from afictl.data.coco import MIN_SIDE, clip_boxes, fates
+from afictl.data.files import SPLITS, annotation_names, find_files, read_instances
 from afictl.data.findings import Place, SplitReport
 from afictl.data.masks import normalize_segmentation
 from afictl.errors import UserError
@@ -51,7 +52,7 @@ def check_split(
     try:
         annotation_file, image_dir = find_files(Path(data_dir), split)
         report.annotation_file = str(annotation_file)
-        contents = read_json(annotation_file)
+        contents = read_instances(annotation_file)
     except UserError as error:
         report.add("annotation-file", Place(detail=str(error)))
         return report

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afictl.data.annotations import Annotations, find_files, read_annotations
+from afictl.data.annotations import Annotations, read_annotations
+from afictl.data.files import find_files
 from afictl.data.masks import (
     Segmentation,
     SegmentationWriter,

@@ -19,12 +19,15 @@ from torch import Tensor
 Segmentation = list[np.ndarray] | dict[str, Any]
 """Polygons, each a flat float array ``x0 y0 x1 y1 ...`` in pixels; or a compressed RLE dict."""
 
+_FARTHEST = 1e6
+"""Pixels. pycocotools walks along every pixel of an outline, so that a wild coordinate takes all memory."""
+
 
 def normalize_segmentation(value: Any, size_hw: tuple[int, int]) -> Segmentation | None:
     """An annotation's segmentation as polygons or compressed RLE; None where absent, empty or malformed.
 
-    A polygon needs three points. An RLE must have the size of its image and, uncompressed, runs that fill it:
-    pycocotools reads a four-number polygon as a box and does not check runs against the size.
+    A polygon needs three points and becomes float64. An RLE must have the size of its image and runs that fill
+    it: pycocotools reads a four-number polygon as a box and does not check runs against the size.
     """
     if isinstance(value, Mapping):
         return _normalize_rle(value, size_hw)
@@ -32,24 +35,47 @@ def normalize_segmentation(value: Any, size_hw: tuple[int, int]) -> Segmentation
         return None
     polygons = [p for p in value if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
     try:
-        points = [np.asarray(polygon, dtype=np.float32) for polygon in polygons]
+        points = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
     except (TypeError, ValueError):
         return None
-    return [p for p in points if p.ndim == 1 and bool(np.isfinite(p).all())] or None
+    return [p for p in points if p.ndim == 1 and bool((np.abs(p) < _FARTHEST).all())] or None
 
 
 def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[str, Any] | None:
-    counts = value.get("counts")
-    if tuple(value.get("size") or ()) != tuple(size_hw) or not counts:
+    counts, size = value.get("counts"), value.get("size")
+    if not isinstance(size, list | tuple) or tuple(size) != tuple(size_hw) or not counts:
         return None
-    if isinstance(counts, str):
-        return {"size": list(size_hw), "counts": counts.encode()}
+    if isinstance(counts, str | bytes):
+        packed = counts.encode() if isinstance(counts, str) else counts
+        return {"size": list(size_hw), "counts": packed} if _fills(packed, size_hw[0] * size_hw[1]) else None
     try:
         if sum(counts) != size_hw[0] * size_hw[1] or min(counts) < 0:
             return None
         return dict(coco_mask.frPyObjects({"size": list(size_hw), "counts": counts}, *size_hw))
     except (TypeError, ValueError):
         return None
+
+
+def _fills(packed: bytes, pixels: int) -> bool:
+    """Whether compressed run lengths are readable and make up ``pixels``.
+
+    COCO's packing: six bits a character from ``0`` on, the sixth says that more follow; five bits each, low ones
+    first, the last one's highest bit the sign; from the fourth run on the difference to the run before the last.
+    """
+    sixes = np.frombuffer(packed, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(sixes < 32)
+    if sixes.min() < 0 or sixes.max() > 63 or not len(ends) or ends[-1] != len(sixes) - 1:
+        return False
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > 7:  # 35 bits; a run has 32
+        return False
+    places = np.arange(len(sixes)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((sixes & 31) << (5 * places), starts)
+    runs -= ((sixes[ends] & 16) > 0).astype(np.int64) << (5 * lengths)
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    return bool(runs.min() >= 0 and runs.sum() == pixels)
 
 
 class SegmentationWriter:
@@ -64,7 +90,7 @@ class SegmentationWriter:
         if isinstance(segmentation, dict):
             self._rle += segmentation["counts"]
         for polygon in segmentation if isinstance(segmentation, list) else ():
-            self._points.frombytes(polygon.tobytes())
+            self._points.frombytes(polygon.astype(np.float32).tobytes())
             self._polygon_ends.append(len(self._points))
         self._object_ends.append(len(self._polygon_ends) - 1)
         self._rle_ends.append(len(self._rle))

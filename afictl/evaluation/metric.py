@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from afictl.data.files import read_json
 from afictl.errors import UserError
-from afictl.evaluation.ground_truth import (
-    as_detections,
-    check_predictions,
-    read_ground_truth,
-    read_json,
-    with_outlines,
-)
+from afictl.evaluation.ground_truth import Dataset, read_ground_truth, with_outlines
+from afictl.evaluation.predictions import as_detections, check_predictions
 
 Evaluator = Literal["faster-coco-eval", "pycocotools"]
 EVALUATORS: tuple[str, ...] = get_args(Evaluator)
 
-_Dataset = dict[str, list[dict[str, Any]]]
 _Precision = npt.NDArray[np.float64]
 _AREAS = {"APs": 1, "APm": 2, "APl": 3}
 
@@ -85,7 +81,7 @@ def score_predictions(
 
 
 def _precision(
-    ground_truth: _Dataset, detections: list[dict[str, Any]], iou_type: str, evaluator: str
+    ground_truth: Dataset, detections: list[dict[str, Any]], iou_type: str, evaluator: str
 ) -> _Precision:
     """Precision of shape (10 IoU thresholds, 101 recalls, classes by id, 4 areas, 3 detection limits)."""
     coco, make = _library(evaluator)
@@ -111,7 +107,7 @@ def _library(evaluator: str) -> tuple[Any, Any]:
     return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
 
 
-def _indexed(coco: Any, dataset: _Dataset) -> Any:
+def _indexed(coco: Any, dataset: Dataset) -> Any:
     """Index a data set in memory; ``loadRes`` of pycocotools fails where there are no detections."""
     coco.dataset = dataset
     coco.createIndex()
@@ -124,11 +120,11 @@ def _summary(precision: _Precision) -> dict[str, float | None]:
     return {"AP": _mean(overall), "AP50": _mean(overall[0]), "AP75": _mean(overall[5]), **sizes}
 
 
-def _per_class(ground_truth: _Dataset, precisions: dict[str, _Precision]) -> list[dict[str, Any]]:
+def _per_class(ground_truth: Dataset, precisions: dict[str, _Precision]) -> list[dict[str, Any]]:
     rows = []
+    counts = Counter(item["category_id"] for item in ground_truth["annotations"] if not item["iscrowd"])
     for column, category in enumerate(sorted(ground_truth["categories"], key=lambda item: item["id"])):
-        objects = [item for item in ground_truth["annotations"] if item["category_id"] == category["id"]]
-        row = {"name": category["name"], "objects": sum(not item["iscrowd"] for item in objects)}
+        row = {"name": category["name"], "objects": counts[category["id"]]}
         for kind, precision in precisions.items():
             row[f"{kind}/AP"] = _mean(precision[:, :, column, 0, -1])
             row[f"{kind}/AP50"] = _mean(precision[0, :, column, 0, -1])

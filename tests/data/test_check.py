@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from afictl.data import load_coco
-from afictl.data.annotations import read_json
 from afictl.data.check import check_split, splits_to_check
+from afictl.data.files import read_instances
 from afictl.errors import UserError
 from tests.data.conftest import SQUARE
 
@@ -160,7 +160,7 @@ def test_what_loading_refuses_the_check_calls_fatal(write_coco, fault):
 def test_counts_on_real_data_are_those_of_loading(shared_data, name):
     report = check_split(shared_data / name, "train", images=False)
     index = load_coco(shared_data / name, "train")
-    objects = read_json(index.annotation_file)["annotations"]
+    objects = read_instances(index.annotation_file)["annotations"]
     assert report.usable_images == len(index.training_images())
     assert report.usable_objects == sum(len(index.training_objects(i).ids) for i in range(len(index)))
     assert report.usable_objects + index.left_out().get("objects crowd", 0) == len(objects)

@@ -7,6 +7,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from afictl.data import load_coco
+from afictl.data.masks import normalize_segmentation
 from afictl.errors import UserError
 from tests.data.conftest import SQUARE
 
@@ -55,16 +56,31 @@ def test_every_kind_of_segmentation_survives(write_coco):
         {"segmentation": [[1, 2, 3, 4]]},
         {"segmentation": {"size": [64, 48], "counts": packed["counts"].decode()}},
         {"segmentation": {"size": [48, 64], "counts": [3, 4]}},
+        {"segmentation": {"size": 48, "counts": [48 * 64]}},
+        {"segmentation": [[1, 1, 9, 1, 9, 1e30]]},
     ]
     index = load_coco(write_coco(objects), "train")
     polygons, rle, loose, *unusable = index.objects(0).segmentations
     assert [polygon.tolist() for polygon in polygons] == objects[0]["segmentation"]
     assert (coco_mask.decode(rle) == bitmap).all()
     assert (coco_mask.decode(loose) == bitmap).all()
-    assert unusable == [None] * 4
+    assert unusable == [None] * 6
     assert index.has_masks
     assert index.training_objects(0, masks=True).ids.tolist() == [1, 2, 3]
-    assert index.left_out(masks=True) == {"objects without a mask": 4}
+    assert index.left_out(masks=True) == {"objects without a mask": 6}
+
+
+def test_compressed_runs_must_be_readable_and_fill_their_image():
+    rng = np.random.default_rng(0)
+    for height, width, share in [(1, 1, 1), (1, 1, 0), (48, 64, 0.5), (480, 640, 0.001), (700, 900, 0)]:
+        bitmap = np.asfortranarray(rng.random((height, width)) < share, dtype=np.uint8)
+        bitmap[:, : width // 3] = bitmap[:1, : width // 3]
+        counts = coco_mask.encode(bitmap)["counts"].decode()
+        sound = normalize_segmentation({"size": [height, width], "counts": counts}, (height, width))
+        assert (coco_mask.decode(sound) == bitmap).all()
+        for wrong in (counts + "1", counts[:-1], counts + "o", "\x20" + counts, counts + "é", "o" * 30 + "0"):
+            assert normalize_segmentation({"size": [height, width], "counts": wrong}, (height, width)) is None
+        assert normalize_segmentation({"size": [height, width + 1], "counts": counts}, (height, width + 1)) is None
 
 
 def test_a_set_without_segmentations_has_no_masks(write_coco):
@@ -86,6 +102,7 @@ def test_area_is_the_boxs_where_none_is_given(write_coco):
         ([{"bbox": [1, 2, 3]}], {}, ["id 1", "'bbox'", "four numbers"]),
         ([{"image_id": "1"}], {}, ["id 1", "'image_id'", "whole number"]),
         ([], {"categories": []}, ["'categories' is empty"]),
+        ([], {"categories": [{"id": 4, "name": "cat"}, {"id": 2, "name": "cat"}]}, ["ids [4, 2]", "'cat'"]),
         ([], {"annotations": {}}, ["'annotations' must be a list"]),
     ],
 )

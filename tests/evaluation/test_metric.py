@@ -102,8 +102,8 @@ def box_set(*annotations, categories=(1,)):
     }
 
 
-def found(box, score=0.9, category_id=1, image_id=1):
-    return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+def found(box, score=0.9, category_id=1, image_id=1, **more):
+    return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score, **more}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -184,6 +184,44 @@ def test_object_without_outline_is_ignored_among_outlined_ones(write, evaluator)
     assert score_predictions(predictions, path, evaluator=evaluator).metrics["mask/AP"] == pytest.approx(100)
 
 
+UNUSABLE_MASKS = [
+    {"size": [WIDTH, HEIGHT], "counts": rle_of_box([100, 100, 50, 50])["counts"]},
+    {"size": [HEIGHT, WIDTH], "counts": rle_of_box([100, 100, 50, 50])["counts"][:-2]},
+    {"size": [HEIGHT, WIDTH], "counts": [10, 20, 30]},
+    {"size": 5, "counts": [10]},
+    [[100, 100, 150, 100, 150, 150, 100]],
+    [[float("nan"), 100, 150, 100, 150, 150]],
+    [[1e300, 100, 150, 100, 150, 150]],
+    "mask",
+]
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("mask", UNUSABLE_MASKS)
+def test_an_object_with_an_unusable_mask_is_ignored_by_the_mask_metric(write, evaluator, mask):
+    first, second = [10.0, 10, 20, 20], [100.0, 100, 50, 50]
+    bad = {"id": 2, "bbox": second, "segmentation": mask}
+    path = write(box_set({"id": 1, "bbox": first, "segmentation": polygon_of_box(first)}, bad))
+    for boxes in ([first], [first, second]):
+        predictions = [found(box, segmentation=rle_of_box(box)) for box in boxes]
+        assert score_predictions(predictions, path, evaluator=evaluator).metrics["mask/AP"] == pytest.approx(100)
+    assert "mask/AP" not in score_predictions(predictions, write(box_set(bad)), evaluator=evaluator).metrics
+
+
+def test_run_lengths_of_predictions_may_be_uncompressed(write):
+    box = [0.0, 0, 2, HEIGHT]
+    path = write(box_set({"id": 1, "bbox": box, "segmentation": polygon_of_box(box)}))
+    runs = {"size": [HEIGHT, WIDTH], "counts": [0, 2 * HEIGHT, (WIDTH - 2) * HEIGHT]}
+    assert score_predictions([found(box, segmentation=runs)], path).metrics["mask/AP"] == pytest.approx(100)
+
+
+def test_objects_that_cannot_be_scored_are_left_out(write):
+    sound = {"id": 1, "bbox": [10, 10, 20, 20]}
+    broken = [{"bbox": ["a", 1, 2, 3]}, {"bbox": [1, 2, 3, float("inf")]}, {"image_id": [1], "bbox": [1, 2, 3, 4]}]
+    result = score_predictions([found([10, 10, 20, 20])], write(box_set(sound, *broken)))
+    assert result.metrics["box/AP"] == pytest.approx(100)
+
+
 def test_mask_size_ranges_use_the_area_of_the_mask(write):
     """A thin mask in a large box is a small object: a false alarm of that kind costs APs, not APl."""
     box, thin = [10.0, 10, 20, 20], [100.0, 5, 120, 3]
@@ -217,25 +255,33 @@ def test_nothing_is_printed(write, capfd):
 @pytest.mark.parametrize(
     ("predictions", "message"),
     [
-        ("[1, 2", "not valid JSON"),
+        ("[1, 2", "not readable as JSON"),
         ({"images": []}, "JSON list of COCO results, not dict"),
         ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}], "entry 0: has no category_id"),
         ([found([1, 2, 3, 4]), found([1, 2, 3, 4], category_id=7)], "entry 1: category 7"),
         ([found([1, 2, 3, 4], image_id=8)], "entry 0: image 8"),
         (["box"], "entry 0: is not a mapping"),
-        ([{**found([1, 2, 3, 4]), "bbox": [1, 2, 3]}], "entry 0: bbox"),
+        ([{**found([1, 2, 3, 4]), "bbox": [1, 2, 3]}], "entry 0: 'bbox'"),
+        ([found([1, 2, 3, 4]), found([1, "2", 3, 4])], "entry 1: 'bbox'"),
+        ([found([1, 2, 3, float("nan")])], "entry 0: 'bbox' and 'score' must be finite"),
+        ([found([1, 2, 3, 4], score="high")], "entry 0: 'score'"),
+        ([found([1, 2, 3, 4], image_id=[1])], "entry 0: 'image_id'"),
+        ([found([1, 2, 3, 4], segmentation=[[1, 2, 4, 2, 4, 6]])], "entry 0: 'segmentation' is not a run-length"),
+        ([found([1, 2, 3, 4], segmentation={"size": [3, 2], "counts": [6]})], r"entry 0: .* image's size .*240, 320"),
     ],
 )
 def test_wrong_predictions_say_where(write, predictions, message):
     annotations = write(box_set({"id": 1, "bbox": [10, 10, 20, 20]}))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         score_predictions(write(predictions, "predictions.json"), annotations)
+    assert "predictions.json" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_wrong_annotation_files(write, tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.json: No such file"):
         score_predictions([], tmp_path / "nowhere.json")
-    with pytest.raises(UserError, match="needs the keys"):
+    with pytest.raises(UserError, match="holds a list"):
         score_predictions([], write([1]))
     with pytest.raises(UserError, match="no images"):
         score_predictions([], write({"images": [], "annotations": [], "categories": []}))
