@@ -40,18 +40,17 @@ def iter_pasted_masks(
     step = max(1, chunk_bytes // max(1, height * width))
     for start in range(0, len(boxes), step):
         part = slice(start, start + step)
-        chunk = torch.zeros((len(boxes[part]), height, width), dtype=torch.bool, device=mask_probs.device)
-        for image, probs, box in zip(chunk, mask_probs[part], boxes[part].tolist(), strict=True):
-            _paste_into(image, probs, box, threshold)
-        yield chunk
+        yield paste_masks(mask_probs[part], boxes[part], size_hw, threshold)
 
 
 def paste_masks(
     mask_probs: Tensor, boxes: Tensor, size_hw: tuple[int, int], threshold: float = 0.5
 ) -> Tensor:
     """All masks at once, bool (N, H, W); arguments as of ``iter_pasted_masks``."""
-    chunks = list(iter_pasted_masks(mask_probs, boxes, size_hw, threshold))
-    return torch.cat(chunks) if chunks else mask_probs.new_zeros((0, *size_hw), dtype=torch.bool)
+    pasted = torch.zeros((len(boxes), *size_hw), dtype=torch.bool, device=mask_probs.device)
+    for image, probs, box in zip(pasted, mask_probs, boxes.tolist(), strict=True):
+        _paste_into(image, probs, box, threshold)
+    return pasted
 
 
 def _paste_into(image: Tensor, probs: Tensor, box: list[float], threshold: float) -> None:
