@@ -26,7 +26,10 @@ class TrainBatch:
     images: list[Tensor]
     """Float32 (3,H,W) RGB 0..1, each of its own size."""
     targets: list[dict[str, Any]]
-    """``boxes`` xyxy float32 pixels, ``labels`` int64 1..K, ``masks`` uint8 (N,H,W) or none, ``image_id``."""
+    """``boxes`` xyxy float32 pixels, ``labels`` int64 1..K, ``image_id``; ``masks`` uint8 (N,H,W) where asked for.
+
+    With half views only their targets have masks: large bitmaps are slow to draw and nothing learns from them.
+    """
     half_images: list[Tensor] | None
     """The same views at half size; None unless asked for, like ``half_targets``."""
     half_targets: list[dict[str, Any]] | None
@@ -41,8 +44,6 @@ class EvalBatch:
     original_sizes: list[tuple[int, int]]
     """Height and width before resizing."""
     image_ids: list[int]
-    indices: list[int]
-    """Positions in the index."""
     half_images: list[Tensor] | None = None
 
 
@@ -70,8 +71,11 @@ def train_batches(
         half_view: add every image, with the same draw, at half size.
 
     Raises:
-        UserError: nothing to train on, a batch that the ranks cannot share, or an image that cannot be read.
+        UserError: nothing to train on, a batch that the ranks cannot share, a negative seed, or an image that
+            cannot be read.
     """
+    if seed < 0:
+        raise UserError(f"--seed {seed}: choose a number from 0 on")
     if batch_size < 1 or batch_size % world_size:
         raise UserError(f"a batch of {batch_size} images cannot be shared by {world_size} devices evenly")
     if masks and not index.has_masks:
@@ -98,26 +102,17 @@ def eval_batches(
     rank: int = 0,
     world_size: int = 1,
     half_view: bool = False,
-) -> EvalBatches:
-    """The images of an index, or the first ``limit``, in order; a rank sees every ``world_size``-th batch."""
+) -> Iterator[EvalBatch]:
+    """The images of an index, or the first ``limit``, in order; a rank sees every ``world_size``-th batch.
+
+    Raises:
+        UserError: an image that cannot be read.
+    """
     indices = list(range(len(index)))[:limit]
     batches = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
     samples = _Samples(partial(_eval_sample, index, config, half_view))
-    return EvalBatches(_Batches(samples, batches[rank::world_size], workers), len(batches[rank::world_size]))
-
-
-class EvalBatches:
-    """An iterable of ``EvalBatch`` with a length; raises ``UserError`` at an image that cannot be read."""
-
-    def __init__(self, batches: _Batches, length: int) -> None:
-        self._batches, self._length = batches, length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[EvalBatch]:
-        for samples in self._batches:
-            yield EvalBatch(**{name: [sample[name] for sample in samples] for name in samples[0]})
+    for read in _Batches(samples, batches[rank::world_size], workers):
+        yield EvalBatch(**{name: [sample[name] for sample in read] for name in read[0]})
 
 
 def _train_sample(
@@ -133,7 +128,8 @@ def _train_sample(
     sample: dict[str, Any] = {"image_id": index.image_id(i)}
     for name, size in sizes.items():
         sample[f"{name}image"] = transforms.view(image, size, choice.flip)
-        target = transforms.view_target(objects, from_hw, size, choice.flip, masks)
+        draws_masks = masks and name == ("half_" if half_view else "")
+        target = transforms.view_target(objects, from_hw, size, choice.flip, draws_masks)
         sample[f"{name}target"] = _pack(target)
     return sample
 
@@ -159,7 +155,6 @@ def _eval_sample(index: CocoIndex, config: InputConfig, half_view: bool, i: int)
         "images": transforms.view(image, full, flip=False),
         "original_sizes": size_hw,
         "image_ids": index.image_id(i),
-        "indices": i,
     }
     if half_view:
         sample["half_images"] = transforms.view(image, transforms.half_size(full), flip=False)
@@ -198,7 +193,7 @@ class _Batches:
             num_workers=workers,
             collate_fn=_same,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # leaves the global generator alone, whose state training saves
+            generator=torch.Generator(),  # a draw from the global one would change what follows it
         )
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:

@@ -27,7 +27,8 @@ def assert_same(batch, other):
     pairs = [(batch.images, other.images), (batch.half_images or [], other.half_images or [])]
     for first, second in pairs:
         assert all(a.equal(b) for a, b in zip(first, second, strict=True))
-    for first, second in zip(batch.targets, other.targets, strict=True):
+    targets = [*batch.targets, *(batch.half_targets or [])], [*other.targets, *(other.half_targets or [])]
+    for first, second in zip(*targets, strict=True):
         assert first.keys() == second.keys()
         assert all(torch.as_tensor(first[k]).equal(torch.as_tensor(second[k])) for k in first)
 
@@ -85,6 +86,7 @@ def test_both_views_of_a_sample_agree(index):
             assert same < (F.avg_pool2d(image, 2) - half.flip(-1)).abs().mean() / 2
             torch.testing.assert_close(half_target["boxes"], target["boxes"] / 2)
             assert half_target["labels"].equal(target["labels"])
+            assert "masks" not in target
             assert half_target["masks"].shape == (len(target["boxes"]), *half.shape[1:])
             i = index.image_ids.index(target["image_id"])
             original = index.training_objects(i).boxes * (image.shape[2] / 96)
@@ -132,19 +134,20 @@ def test_what_cannot_be_trained_is_refused(write_coco, index):
     without_masks = load_coco(write_coco([{"segmentation": []}]), "train")
     with pytest.raises(UserError, match="no object has a mask"):
         train_batches(without_masks, CONFIG, 1, seed=0, masks=True)
+    with pytest.raises(UserError, match="--seed -1"):
+        train_batches(index, CONFIG, 1, seed=-1)
     for batch_size, world_size in ((1, 2), (3, 2), (0, 1)):
         with pytest.raises(UserError, match=f"batch of {batch_size} images"):
             train_batches(index, CONFIG, batch_size, seed=0, world_size=world_size)
 
 
 def test_evaluation_sees_every_image_once_and_in_order(index):
-    batches = eval_batches(index, CONFIG, 4, workers=2)
+    batches = list(eval_batches(index, CONFIG, 4, workers=2))
     assert len(batches) == 4
-    assert [i for batch in batches for i in batch.indices] == list(range(len(index)))
     assert [image_id for batch in batches for image_id in batch.image_ids] == index.image_ids
     assert len(list(eval_batches(index, CONFIG, 4, workers=0, limit=5))) == 2
     shares = [eval_batches(index, CONFIG, 4, workers=0, rank=rank, world_size=2) for rank in range(2)]
-    assert sorted(i for share in shares for batch in share for i in batch.indices) == list(range(len(index)))
+    assert sorted(i for share in shares for batch in share for i in batch.image_ids) == sorted(index.image_ids)
 
 
 def test_evaluation_images_are_resized_and_halved(write_coco):
