@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Sequence
 
+_MOST_NAMES = 20
+
 
 class UserError(ValueError):
     """Wrong input from outside: says in one line what is wrong, where, and how to mend it.
@@ -12,6 +14,9 @@ class UserError(ValueError):
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """The end of an error about an unknown name: the nearest known one, or all of them when none is near."""
+    """The end of an error about an unknown name: the nearest known one, or the first of all when none is near."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known) or 'none'}"
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
+    return f"; there are: {', '.join(known[:_MOST_NAMES]) or 'none'}{more}"

@@ -5,7 +5,6 @@ Shapes: N images, H x W pixels. Detectron2's names: the stem is stage 1, ``res2`
 
 from __future__ import annotations
 
-import difflib
 from typing import cast
 
 import timm
@@ -14,7 +13,7 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from afictl.backbones.norms import freeze_batch_norm
-from afictl.errors import UserError
+from afictl.errors import UserError, did_you_mean
 from afictl.presets import BackboneConfig
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -61,8 +60,7 @@ def _parts_of_stages(net: nn.Module, count: int) -> list[str]:
 def _create(name: str) -> FeatureListNet:
     architecture = name.split(".")[0]
     if not is_model_in_modules(architecture, {"resnet"}):
-        close = difflib.get_close_matches(architecture, timm.list_models(module="resnet"), n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ", such as resnet50"
+        hint = did_you_mean(architecture, timm.list_models(module="resnet"))
         raise UserError(f"backbone.name: '{name}' is not a ResNet of timm{hint}")
     try:
         net = timm.create_model(name, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))

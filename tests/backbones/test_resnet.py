@@ -106,6 +106,7 @@ def test_stride_in_1x1_moves_the_stride_and_keeps_the_shapes():
         ({"name": "resnet5"}, "did you mean 'resnet50'"),
         ({"name": "resnet50.nonsense"}, "nonsense"),
         ({"name": "vit_base_patch16_224"}, "not a ResNet"),
+        ({"name": "zzz"}, r"there are: ecaresnet.* and \d+ more$"),
         ({"name": "resnet18", "stride_in_1x1": True}, "no bottlenecks"),
     ],
 )
