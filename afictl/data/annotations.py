@@ -50,7 +50,7 @@ def read_annotations(file: Path) -> Annotations:
     if not categories or not images:
         raise UserError(f"{file}: '{'images' if categories else 'categories'}' is empty")
     names = {category["id"]: category["name"] for category in categories}
-    for name, ids in repeated_names(names).items():
+    for name, ids in ids_by_repeated(names).items():
         raise UserError(f"{file}: the categories of ids {ids} are all called '{name}'; give each its own name")
     image_ids = [image["id"] for image in images]
     xywh = np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4)
@@ -148,8 +148,8 @@ def _positions(file: Path, objects: list[dict[str, Any]], key: str, ids: list[in
     return np.array([position[record[key]] for record in objects], dtype=np.int64)
 
 
-def repeated_names(names: Mapping[int, str]) -> dict[str, list[int]]:
-    """The ids of each category name that several have; classes are told apart by name."""
+def ids_by_repeated(names: Mapping[int, str]) -> dict[str, list[int]]:
+    """The ids of each name that several of them have."""
     ids: dict[str, list[int]] = {}
     for category_id, name in names.items():
         ids.setdefault(name, []).append(category_id)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from afictl.data.annotations import FIELDS, record_fault
+from afictl.data.annotations import FIELDS, ids_by_repeated, record_fault
 from afictl.data.check_images import Progress, check_images
+from afictl.data.check_splits import compare_with_train
 from afictl.data.coco import MIN_SIDE, clip_boxes, fates
 from afictl.data.files import SPLITS, annotation_names, find_files, read_instances
 from afictl.data.findings import Place, SplitReport
@@ -44,7 +45,7 @@ def check_split(
 
     Args:
         data_dir: a data set in COCO layout.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        split: ``"train"``, ``"val"`` or ``"test"``; the last two are also held against the first.
         images: also decode every image file, in parallel.
         progress: called with (images done, images in all).
     """
@@ -57,9 +58,10 @@ def check_split(
         report.add("annotation-file", Place(detail=str(error)))
         return report
     known_images = check_annotations(contents, report)
+    if split != "train":
+        compare_with_train(Path(data_dir), contents, image_dir, report)
     if images:
-        sizes = {r["file_name"]: (int(r["height"]), int(r["width"])) for r in known_images}
-        check_images(image_dir, sizes, report, progress)
+        check_images(image_dir, [(r["file_name"], _size_hw(r)) for r in known_images], report, progress)
     return report
 
 
@@ -71,6 +73,8 @@ def check_annotations(contents: dict[str, Any], report: SplitReport) -> list[Rec
             report.add("annotation-file", Place(report.annotation_file, detail=f"'{key}' is empty"))
     categories = {record["id"]: record["name"] for record in _sound(contents, "categories", "category", report)}
     images = {record["id"]: record for record in _sound(contents, "images", "image", report)}
+    for name, ids in ids_by_repeated({k: record["file_name"] for k, record in images.items()}).items():
+        report.add("duplicate-file", Place(name, detail=f"image ids {', '.join(map(str, ids))}"))
     objects = [
         record
         for record in _sound(contents, "annotations", "annotation", report)
@@ -113,6 +117,8 @@ def _points_to(
 
 
 def _check_categories(categories: dict[int, str], objects: list[Record], report: SplitReport) -> None:
+    for name, same in ids_by_repeated(categories).items():
+        report.add("duplicate-name", Place(detail=f"{name} (ids {', '.join(map(str, same))})"))
     ids = sorted(categories)
     if ids and ids != list(range(1, len(ids) + 1)):
         detail = f"{len(ids)} categories with ids {ids[0]} to {ids[-1]}"

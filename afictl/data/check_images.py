@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,17 +21,17 @@ _MODES = {"1": "grey", "L": "grey", "LA": "grey", "CMYK": "cmyk", "P": "palette"
 
 def check_images(
     image_dir: Path,
-    sizes_hw: Mapping[str, tuple[int, int]],
+    sizes_hw: Sequence[tuple[str, tuple[int, int]]],
     report: SplitReport,
     progress: Progress | None = None,
 ) -> None:
-    """Decode every file of ``sizes_hw``, the annotated size by file name, and note what is found."""
+    """Decode every file of ``sizes_hw``, pairs of file name and annotated size, and note what is found."""
     report.images_checked = True
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, min(cores, len(sizes_hw) // _CHUNK))
     with ProcessPoolExecutor(workers) as pool:
-        found = pool.map(partial(image_findings, image_dir), sizes_hw.items(), chunksize=_CHUNK)
-        for done, (name, findings) in enumerate(zip(sizes_hw, found, strict=True), start=1):
+        found = pool.map(partial(image_findings, image_dir), sizes_hw, chunksize=_CHUNK)
+        for done, ((name, _), findings) in enumerate(zip(sizes_hw, found, strict=True), start=1):
             for rule, detail in findings:
                 report.add(rule, Place(name, detail=detail))
             if progress:

@@ -21,6 +21,12 @@ RULES = {
     "annotation-file": Rule("annotation file not usable", "stops", "stops before the first step"),
     "malformed-record": Rule("record without a needed key, or of the wrong kind", "stops", "stops: mend the file"),
     "duplicate-category": Rule("category id occurs twice", "stops", "stops: give every category its own id"),
+    "duplicate-name": Rule(
+        "categories of the same name", "stops", "stops: classes are told apart by name; give every category its own"
+    ),
+    "classes-differ": Rule(
+        "category names differ from those of the training split", "stops", "stops: give both splits the same names"
+    ),
     "duplicate-image": Rule("image id occurs twice", "stops", "stops: give every image its own id"),
     "duplicate-annotation": Rule("annotation id occurs twice", "stops", "stops: give every annotation its own id"),
     "unknown-image": Rule("object of an unknown image", "stops", "stops: add the image or remove the object"),
@@ -52,6 +58,15 @@ RULES = {
     "deep": Rule("images of 16 bits a channel", "mends", "scales to 8 bits"),
     "other-mode": Rule("images in another colour space", "mends", "converts to RGB"),
     "category-gaps": Rule("category ids with gaps", "fine", "numbers the classes 1..K and keeps the ids for results"),
+    "category-ids-differ": Rule(
+        "category ids differ from those of the training split", "fine", "matches the classes of the splits by name"
+    ),
+    "duplicate-file": Rule(
+        "image file with several records", "fine", "takes every record as an image of its own, with its objects alone"
+    ),
+    "file-in-train": Rule(
+        "image file that the training split holds too", "fine", "learns it and is scored on it: AP comes out too high"
+    ),
     "category-unused": Rule("categories without an object", "fine", "gets no example to learn or to score it by"),
     "empty-image": Rule("images without an annotation", "fine", "leaves the image out; evaluation counts it"),
     "image-without-usable": Rule(

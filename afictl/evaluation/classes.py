@@ -10,7 +10,12 @@ _PLACEHOLDER = "N/A"  # torchvision's COCO models keep labels for the ids that C
 
 
 def match_categories(
-    classes: Sequence[str] | None, names: Sequence[str], category_ids: Sequence[int]
+    classes: Sequence[str] | None,
+    names: Sequence[str],
+    category_ids: Sequence[int],
+    *,
+    known_to: str = "the detector",
+    source: str = "the data set",
 ) -> tuple[int | None, ...]:
     """The category id of each label 1..K, matched by name; None for a placeholder.
 
@@ -18,9 +23,11 @@ def match_categories(
         classes: the detector's class names in label order; None takes the data set's order.
         names: the data set's class names.
         category_ids: the ids that belong to ``names``.
+        known_to: what has ``classes``, for the error; for two splits the training split's file.
+        source: what has ``names``, for the error; the annotation file.
 
     Raises:
-        UserError: the two do not hold the same names.
+        UserError: the two do not hold the same names; says which are whose.
     """
     if classes is None or tuple(classes) == tuple(names):
         return tuple(category_ids)
@@ -29,9 +36,9 @@ def match_categories(
     unknown_to_data = [name for name in known if name not in names]
     if unknown_to_detector or unknown_to_data:
         raise UserError(
-            f"the detector's {len(known)} classes are not the data set's {len(names)} categories"
-            f"{_listed('; the detector does not know', unknown_to_detector)}"
-            f"{_listed('; the data set does not have', unknown_to_data)}"
+            f"the {len(known)} classes of {known_to} are not the {len(names)} of {source}"
+            f"{_listed(f'; {known_to} does not know', unknown_to_detector)}"
+            f"{_listed(f'; {source} does not have', unknown_to_data)}"
         )
     ids = dict(zip(names, category_ids, strict=True))
     return tuple(ids.get(name) for name in classes)

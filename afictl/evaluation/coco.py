@@ -83,7 +83,7 @@ def _categories(
             f"the detector has {known} classes, {index.annotation_file} has {len(index.classes)} categories; "
             "evaluate it on the data that it was trained for"
         )
-    return match_categories(classes, index.classes, index.category_ids)
+    return match_categories(classes, index.classes, index.category_ids, source=str(index.annotation_file))
 
 
 def _answers(

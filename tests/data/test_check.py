@@ -116,6 +116,41 @@ def test_every_fault_of_the_image_files_is_found(write_coco):
     assert check_split(data, "train", images=False).fatal == []
 
 
+def test_each_record_of_a_shared_file_is_checked(write_coco):
+    same = {"file_name": "same.png"}
+    data = write_coco([{}, {"image_id": 2}], images=[same | {"width": 32}, same])
+    report = check_split(data, "train")
+    assert places(report, "duplicate-file") == ["same.png: image ids 1, 2"]
+    assert places(report, "wrong-size") == ["same.png: 64x48 pixels, annotated 32x48"]
+
+
+def test_categories_of_one_name_are_fatal(write_coco):
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 5, "name": "cat"}]
+    report = check_split(write_coco([{}], categories=categories), "train")
+    assert places(report, "duplicate-name") == ["cat (ids 1, 5)"]
+    assert report.fatal == ["duplicate-name"]
+
+
+def test_val_is_held_against_train(write_coco):
+    data = write_coco([{}], images=[{}, {}, {}])
+    Image.new("RGB", (64, 48), "red").save(data / "val" / "2.png")
+    (data / "train" / "3.png").unlink()
+    report = check_split(data, "val")
+    assert places(report, "file-in-train") == ["1.png"]
+    assert not report.fatal
+    file = data / "annotations" / "instances_val.json"
+    contents = json.loads(file.read_text())
+    contents["categories"] = [{"id": 1, "name": "Dog"}, {"id": 2, "name": "cat"}]
+    file.write_text(json.dumps(contents))
+    report = check_split(data, "val")
+    train_file = data / "annotations" / "instances_train.json"
+    assert places(report, "category-ids-differ") == [f"cat: id 2, in {train_file} 1"]
+    assert places(report, "classes-differ") == [f"'Dog' is not in {train_file}", f"'dog' is only in {train_file}"]
+    assert report.fatal == ["classes-differ"]
+    train_file.write_text("[")
+    assert not check_split(data, "val").fatal
+
+
 def test_an_unusable_annotation_file_is_a_finding(write_coco):
     data = write_coco([{}])
     (data / "annotations" / "instances_val.json").write_text("[1")
@@ -147,6 +182,7 @@ def test_a_set_without_masks_is_sound(write_coco):
         {"objects": [{}], "images": [{}, {"id": 1}]},
         {"objects": [], "categories": []},
         {"objects": [], "categories": [{"id": 1, "name": ""}]},
+        {"objects": [], "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]},
     ],
 )
 def test_what_loading_refuses_the_check_calls_fatal(write_coco, fault):
