@@ -23,9 +23,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, channels: int = 256) -> None:
         super().__init__()
         widths = (channels, 2 * channels, 4 * channels, 4 * channels)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
         self.logits = nn.Conv2d(widths[-1], 1, 3, padding=1)
         for conv in (*self.convs, self.logits):

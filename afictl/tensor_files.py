@@ -62,9 +62,7 @@ def _parse(text: str | None, path: Path) -> dict[str, Any]:
     try:
         description = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: its description is not readable as JSON ({error}); make the file again"
-        ) from None
+        raise UserError(f"{path}: its description is not readable as JSON ({error}); make the file again") from None
     if not isinstance(description, dict):
         raise UserError(f"{path}: its description is not a mapping; make the file again")
     return description

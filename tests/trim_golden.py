@@ -38,9 +38,7 @@ def trim_keys(source: Path, name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("results", "keys"))
     parser.add_argument("source", type=Path)
     parser.add_argument("name")

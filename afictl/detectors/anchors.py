@@ -36,9 +36,7 @@ class FixedStrideAnchors(AnchorGenerator):
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """(scales * ratios, 4) anchors around the origin, not rounded."""
-        heights = torch.tensor(
-            [s * r**0.5 for r in aspect_ratios for s in scales], dtype=dtype, device=device
-        )
+        heights = torch.tensor([s * r**0.5 for r in aspect_ratios for s in scales], dtype=dtype, device=device)
         widths = torch.tensor([s / r**0.5 for r in aspect_ratios for s in scales], dtype=dtype, device=device)
         return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
 

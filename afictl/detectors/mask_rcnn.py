@@ -12,9 +12,7 @@ from afictl.presets import DetectorConfig
 _POOLED = 14
 
 
-def mask_rcnn_head(
-    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
-) -> RCNNHead:
+def mask_rcnn_head(config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> RCNNHead:
     """Head for maps of ``channels`` channels at ``strides``; masks are 28 x 28 on each box."""
     return faster_rcnn_head(
         config,

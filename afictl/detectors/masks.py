@@ -43,9 +43,7 @@ def iter_pasted_masks(
         yield paste_masks(mask_probs[part], boxes[part], size_hw, threshold)
 
 
-def paste_masks(
-    mask_probs: Tensor, boxes: Tensor, size_hw: tuple[int, int], threshold: float = 0.5
-) -> Tensor:
+def paste_masks(mask_probs: Tensor, boxes: Tensor, size_hw: tuple[int, int], threshold: float = 0.5) -> Tensor:
     """All masks at once, bool (N, H, W); arguments as of ``iter_pasted_masks``."""
     pasted = torch.zeros((len(boxes), *size_hw), dtype=torch.bool, device=mask_probs.device)
     for image, probs, box in zip(pasted, mask_probs, boxes.tolist(), strict=True):

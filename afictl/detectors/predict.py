@@ -37,9 +37,7 @@ def predict(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tens
     return answers
 
 
-def to_original(
-    detection: dict[str, Tensor], from_hw: tuple[int, int], to_hw: tuple[int, int]
-) -> dict[str, Tensor]:
+def to_original(detection: dict[str, Tensor], from_hw: tuple[int, int], to_hw: tuple[int, int]) -> dict[str, Tensor]:
     """A detection on an image of ``from_hw``, with its ``boxes`` moved to the same image at ``to_hw`` pixels.
 
     ``mask_probs`` need no change: they lie on the boxes' own grids.

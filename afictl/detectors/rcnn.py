@@ -46,9 +46,7 @@ class RCNNHead(nn.Module):
             heads.box_predictor(heads.box_head(regions))
 
         def mask_head() -> None:
-            regions = maps[0].new_zeros(
-                (heads.detections_per_img, channels, *heads.mask_roi_pool.output_size)
-            )
+            regions = maps[0].new_zeros((heads.detections_per_img, channels, *heads.mask_roi_pool.output_size))
             heads.mask_predictor(heads.mask_head(regions))
 
         parts = [

@@ -33,9 +33,7 @@ class AlignedRoIPool(MultiScaleRoIAlign):
         levels = [stride.bit_length() - 1 for stride in strides.values()]
         self.map_levels = initLevelMapper(levels[0], levels[-1])
 
-    def forward(
-        self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool the ``boxes`` of each image, (n, 4) pixels, one image after the other."""
         images = torch.cat([box.new_full((len(box), 1), i) for i, box in enumerate(boxes)])
         regions = torch.cat((images, torch.cat(boxes)), dim=1).float()
@@ -164,8 +162,7 @@ class RegionHeads(RoIHeads):
         boxes = self.box_coder.decode_single(deltas, torch.cat(proposals)).unflatten(1, (-1, 4))
         counts = [len(proposal) for proposal in proposals]
         detections = [
-            self._best(*image)
-            for image in zip(boxes.split(counts), scores.split(counts), image_shapes, strict=True)
+            self._best(*image) for image in zip(boxes.split(counts), scores.split(counts), image_shapes, strict=True)
         ]
         if self.has_mask():
             self._add_masks(features, detections, image_shapes)

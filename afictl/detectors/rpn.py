@@ -83,9 +83,7 @@ class ProposalNetwork(RegionProposalNetwork):
         ]
         return [boxes for boxes, _ in kept], [scores for _, scores in kept]
 
-    def _suppress(
-        self, boxes: Tensor, scores: Tensor, levels: Tensor, shape: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def _suppress(self, boxes: Tensor, scores: Tensor, levels: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         boxes = clip_boxes_to_image(boxes, shape)
         real = nonempty(boxes)
         boxes, scores, levels = boxes[real], scores[real], levels[real]
@@ -108,8 +106,6 @@ class ProposalNetwork(RegionProposalNetwork):
         wanted, deltas = torch.cat(labels), torch.cat(list(regression_targets))
         sampled = positives | negatives
         nominal = self.fg_bg_sampler.batch_size_per_image * len(labels)
-        class_loss = F.binary_cross_entropy_with_logits(
-            objectness.flatten()[sampled], wanted[sampled], reduction="sum"
-        )
+        class_loss = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], wanted[sampled], reduction="sum")
         box_loss = F.l1_loss(pred_bbox_deltas[positives], deltas[positives], reduction="sum")
         return class_loss / nominal, box_loss / nominal

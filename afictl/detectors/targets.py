@@ -42,9 +42,7 @@ def _check_fields(target: Target, index: int, size: tuple[int, int], masks: bool
     wanted = {"boxes": (count, 4), "labels": (count,), "masks": (count, *size)}
     for name, shape in wanted.items():
         if (name != "masks" or masks) and tuple(target[name].shape) != shape:
-            raise ValueError(
-                f"target {index}: {name} have shape {tuple(target[name].shape)}, expected {shape}"
-            )
+            raise ValueError(f"target {index}: {name} have shape {tuple(target[name].shape)}, expected {shape}")
     if not target["boxes"].is_floating_point() or target["labels"].dtype != torch.int64:
         kinds = f"{target['boxes'].dtype} and {target['labels'].dtype}"
         raise ValueError(f"target {index}: boxes are float and labels int64, got {kinds}")

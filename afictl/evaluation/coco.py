@@ -74,9 +74,7 @@ def evaluate(
     )
 
 
-def _categories(
-    detector: nn.Module, classes: Sequence[str] | None, index: CocoIndex
-) -> tuple[int | None, ...]:
+def _categories(detector: nn.Module, classes: Sequence[str] | None, index: CocoIndex) -> tuple[int | None, ...]:
     known = getattr(detector, "num_classes", None)
     if classes is None and known not in (None, len(index.classes)):
         raise UserError(
@@ -115,9 +113,7 @@ def _zipped(batch: EvalBatch, detections: list[dict[str, Tensor]]) -> Iterator[t
     return zip(batch.image_ids, seen, batch.original_sizes, detections, strict=True)
 
 
-def _our_answer(
-    detection: dict[str, Tensor], seen_hw: tuple[int, int], original_hw: tuple[int, int]
-) -> _Answer:
+def _our_answer(detection: dict[str, Tensor], seen_hw: tuple[int, int], original_hw: tuple[int, int]) -> _Answer:
     detection = to_original(detection, seen_hw, original_hw)
     probabilities = detection.get("mask_probs")
     if probabilities is None:

@@ -74,15 +74,11 @@ def score_predictions(
     outlines = with_outlines(ground_truth)
     if outlines is not None and (bool(with_masks) if masks is None else masks):
         precisions["mask"] = _precision(outlines, as_detections(with_masks, masks=True), "segm", evaluator)
-    metrics = {
-        f"{kind}/{name}": value for kind, p in precisions.items() for name, value in _summary(p).items()
-    }
+    metrics = {f"{kind}/{name}": value for kind, p in precisions.items() for name, value in _summary(p).items()}
     return Evaluation(metrics, _per_class(ground_truth, precisions), predictions)
 
 
-def _precision(
-    ground_truth: Dataset, detections: list[dict[str, Any]], iou_type: str, evaluator: str
-) -> _Precision:
+def _precision(ground_truth: Dataset, detections: list[dict[str, Any]], iou_type: str, evaluator: str) -> _Precision:
     """Precision of shape (10 IoU thresholds, 101 recalls, classes by id, 4 areas, 3 detection limits)."""
     coco, make = _library(evaluator)
     with contextlib.redirect_stdout(io.StringIO()):  # both report their progress on the console

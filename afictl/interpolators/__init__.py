@@ -44,4 +44,3 @@ def build_interpolator(kind: str, channels: int, **options: Any) -> nn.Module:
         if name not in known:
             raise UserError(f"interpolator '{kind}' has no option '{name}'{did_you_mean(name, known)}")
     return _KINDS[kind](channels=channels, **options)
-

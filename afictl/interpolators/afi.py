@@ -65,9 +65,7 @@ class AFInterpolator(nn.Module):
 
     kind = "afi"
 
-    def __init__(
-        self, channels: int = 256, blocks: int = 3, growth: int = 32, residual_scale: float = 0.2
-    ) -> None:
+    def __init__(self, channels: int = 256, blocks: int = 3, growth: int = 32, residual_scale: float = 0.2) -> None:
         super().__init__()
         self.channels = channels
         self.options: dict[str, Any] = {"blocks": blocks, "growth": growth, "residual_scale": residual_scale}
@@ -107,21 +105,15 @@ class AFInterpolator(nn.Module):
         tensors, description = read_tensors(path)
         if description.get("format") != _FORMAT:
             held = description.get("format", "tensors without a description")
-            raise UserError(
-                f"{path}: holds {held}, not an AF interpolator; give the file that 'afictl pretrain' made"
-            )
+            raise UserError(f"{path}: holds {held}, not an AF interpolator; give the file that 'afictl pretrain' made")
         if description.get("version") != _VERSION:
-            raise UserError(
-                f"{path}: AF interpolator file of version {description.get('version')}; update afictl"
-            )
+            raise UserError(f"{path}: AF interpolator file of version {description.get('version')}; update afictl")
         try:
             interpolator = cls(**description["config"])
             interpolator.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError, UserError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(
-                f"{path}: weights and configuration do not fit ({reason:.200}); make it again"
-            ) from None
+            raise UserError(f"{path}: weights and configuration do not fit ({reason:.200}); make it again") from None
         return interpolator
 
 

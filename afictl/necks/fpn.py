@@ -32,12 +32,8 @@ class FPN(nn.Module):
         self.channels = channels
         self.strides = {f"p{i}": 2**i for i in range(2, 7)}
         self.interpolator = interpolator
-        self.laterals = nn.ModuleDict(
-            {f"p{i}": nn.Conv2d(in_channels[f"res{i}"], channels, 1) for i in range(2, 6)}
-        )
-        self.outputs = nn.ModuleDict(
-            {f"p{i}": nn.Conv2d(channels, channels, 3, padding=1) for i in range(2, 6)}
-        )
+        self.laterals = nn.ModuleDict({f"p{i}": nn.Conv2d(in_channels[f"res{i}"], channels, 1) for i in range(2, 6)})
+        self.outputs = nn.ModuleDict({f"p{i}": nn.Conv2d(channels, channels, 3, padding=1) for i in range(2, 6)})
         self._share = {"sum": 1.0, "avg": 0.5}[fuse]
         self.laterals.apply(_initialise)
         self.outputs.apply(_initialise)

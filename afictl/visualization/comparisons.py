@@ -64,8 +64,7 @@ def run_names(weights: Sequence[Path]) -> list[str]:
     names = [folder.name for folder in folders]
     if len(set(folders)) < len(folders):
         names = [
-            path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}/{path.stem}"
-            for path in weights
+            path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}/{path.stem}" for path in weights
         ]
     elif len(set(names)) < len(names):
         names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
@@ -73,9 +72,7 @@ def run_names(weights: Sequence[Path]) -> list[str]:
 
 
 @torch.no_grad()
-def _find(
-    loaded: LoadedDetector, image: Tensor, threshold: float, classes: Sequence[str]
-) -> dict[str, Tensor]:
+def _find(loaded: LoadedDetector, image: Tensor, threshold: float, classes: Sequence[str]) -> dict[str, Tensor]:
     """Detections from ``threshold`` on, in the pixels of ``image``, labelled by position in ``classes``.
 
     ``predict`` would paste the masks of all hundred detections first: gigabytes on a large photograph.

@@ -23,9 +23,7 @@ _CROWDED = 12  # with more objects than this in a panel, labels are written smal
 Detection = Mapping[str, Tensor]
 
 
-def draw_detections(
-    image: Tensor, detection: Detection, classes: Sequence[str], title: str = ""
-) -> Image.Image:
+def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str], title: str = "") -> Image.Image:
     """The image with boxes, masks and labels, under a title and above a legend of the classes.
 
     Args:

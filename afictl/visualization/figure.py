@@ -54,9 +54,7 @@ def _write_title(
     pen.text((x + font(size).getlength(title), y), note, fill=MUTED, font=font(size), anchor="lm")
 
 
-def _legend_rows(
-    legend: Sequence[tuple[str, Color]], size: int, width: float
-) -> list[list[tuple[str, Color]]]:
+def _legend_rows(legend: Sequence[tuple[str, Color]], size: int, width: float) -> list[list[tuple[str, Color]]]:
     """The entries broken into rows that fit ``width`` pixels."""
     rows: list[list[tuple[str, Color]]] = []
     used = width
@@ -78,9 +76,7 @@ def _write_legend(
 ) -> None:
     x, y = left_middle
     for name, color in entries:
-        pen.rounded_rectangle(
-            (x, y - size * 0.4, x + size * 0.8, y + size * 0.4), radius=size // 6, fill=color
-        )
+        pen.rounded_rectangle((x, y - size * 0.4, x + size * 0.8, y + size * 0.4), radius=size // 6, fill=color)
         pen.text((x + size * 1.2, y), name, fill=INK, font=font(size), anchor="lm")
         x += _entry_width(name, size)
 

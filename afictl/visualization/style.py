@@ -41,9 +41,7 @@ def class_colors(labels: Iterable[int]) -> dict[int, Color]:
     for label in sorted(set(labels)):
         home = (label - 1) % len(_OKABE_ITO)
         by_preference = [(home + step) % len(_OKABE_ITO) for step in range(len(_OKABE_ITO))]
-        shades = [
-            mix(_OKABE_ITO[hue], towards, amount) for towards, amount in _SHADES for hue in by_preference
-        ]
+        shades = [mix(_OKABE_ITO[hue], towards, amount) for towards, amount in _SHADES for hue in by_preference]
         taken = set(colors.values())
         colors[label] = next((shade for shade in shades if shade not in taken), class_color(label))
     return colors

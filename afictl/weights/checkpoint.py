@@ -55,9 +55,7 @@ def _file_of(path: Path) -> Path:
         for name in _IN_RUN:
             if (path / name).is_file():
                 return path / name
-        raise UserError(
-            f"{path}: the folder holds neither {_IN_RUN[0]} nor {_IN_RUN[1]}; is it a finished run?"
-        )
+        raise UserError(f"{path}: the folder holds neither {_IN_RUN[0]} nor {_IN_RUN[1]}; is it a finished run?")
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")
     return path
@@ -85,6 +83,4 @@ def _state_dict(content: Any, file: Path) -> dict[str, Tensor]:
             tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
             if tensors:
                 return tensors
-    raise UserError(
-        f"{file}: holds no tensors by name; expected a state_dict, bare or under {' or '.join(_NESTED)}"
-    )
+    raise UserError(f"{file}: holds no tensors by name; expected a state_dict, bare or under {' or '.join(_NESTED)}")

@@ -90,7 +90,5 @@ def _describe(checkpoint: Checkpoint) -> tuple[tuple[str, ...], Preset]:
         raise UserError(f"{checkpoint.path}: detector file of version {held.get('version')}; update afictl")
     classes, preset = held.get("classes"), held.get("preset")
     if not isinstance(classes, list) or not isinstance(preset, Mapping):
-        raise UserError(
-            f"{checkpoint.path}: its description lacks classes or preset; train or convert it again"
-        )
+        raise UserError(f"{checkpoint.path}: its description lacks classes or preset; train or convert it again")
     return tuple(classes), parse_preset(preset, source=str(checkpoint.path))

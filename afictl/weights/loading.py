@@ -77,7 +77,5 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> LoadReport:
     tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith("fc.")}
     report = load_tensors(backbone.net, tensors)
     if not report.complete:
-        raise UserError(
-            f"{checkpoint.path}: not the weights of a {backbone.name} by timm or torchvision: {report}"
-        )
+        raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name} by timm or torchvision: {report}")
     return report

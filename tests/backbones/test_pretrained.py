@@ -25,9 +25,7 @@ def empty_cache(monkeypatch):
 def test_cached_weights_are_loaded_without_the_network(tmp_path, monkeypatch):
     donor = timm.create_model("resnet18")
     save_file(donor.state_dict(), tmp_path / "model.safetensors")
-    monkeypatch.setattr(
-        huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors")
-    )
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
     monkeypatch.setattr(urllib.request, "urlopen", forbidden)
     backbone = build_backbone(BackboneConfig(name="resnet18"))
     load_pretrained(backbone)

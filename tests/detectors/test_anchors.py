@@ -15,9 +15,7 @@ def anchors_of(maps: list[torch.Tensor], images: int = 1) -> list[torch.Tensor]:
 
 
 def test_cell_anchors_are_detectron2s() -> None:
-    first_level, second_level = anchors_of([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 2)])[0].split(
-        [18, 6]
-    )
+    first_level, second_level = anchors_of([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 2)])[0].split([18, 6])
     torch.testing.assert_close(first_level[:2], torch.tensor(P2))
     torch.testing.assert_close(second_level[:2], torch.tensor(P3))
     torch.testing.assert_close(first_level[2], first_level[0][[1, 0, 3, 2]])
@@ -33,8 +31,6 @@ def test_anchors_follow_the_map_row_by_row_at_the_given_stride() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_image_gets_the_same_float32_anchors(dtype: torch.dtype) -> None:
-    anchors = anchors_of(
-        [torch.zeros(2, 1, 2, 2, dtype=dtype), torch.zeros(2, 1, 1, 1, dtype=dtype)], images=2
-    )
+    anchors = anchors_of([torch.zeros(2, 1, 2, 2, dtype=dtype), torch.zeros(2, 1, 1, 1, dtype=dtype)], images=2)
     assert [tuple(each.shape) for each in anchors] == [(15, 4), (15, 4)]
     assert anchors[0].dtype == torch.float32

@@ -21,9 +21,7 @@ def cost_of(preset: str, interpolator: str) -> dict[str, PartCost]:
         ("faster-rcnn-r50-fpn", "nearest", 41_699_936),
     ],
 )
-def test_parameters_are_those_of_the_reference_models(
-    preset: str, interpolator: str, parameters: int
-) -> None:
+def test_parameters_are_those_of_the_reference_models(preset: str, interpolator: str, parameters: int) -> None:
     cost = cost_of(preset, interpolator)
     assert sum(part.parameters for part in cost.values()) == parameters
 

@@ -19,9 +19,7 @@ def without_objects(targets: Targets) -> Targets:
     return [{name: value[:0] for name, value in target.items()} for target in targets]
 
 
-@pytest.mark.parametrize(
-    ("kind", "names"), [("faster-rcnn", BOX_LOSSES), ("mask-rcnn", {*BOX_LOSSES, "loss_mask"})]
-)
+@pytest.mark.parametrize(("kind", "names"), [("faster-rcnn", BOX_LOSSES), ("mask-rcnn", {*BOX_LOSSES, "loss_mask"})])
 @pytest.mark.parametrize("objects", ["objects", "no object"])
 def test_training_gives_finite_losses_and_a_gradient_to_everything(
     build: Build, images: list[Tensor], targets: Targets, kind: str, names: set[str], objects: str
@@ -153,9 +151,7 @@ def test_a_wrong_target_is_named_with_its_value(
         build()(images, [{**targets[0], **change}, targets[1]])
 
 
-def test_the_index_of_a_wrong_target_counts_images(
-    build: Build, images: list[Tensor], targets: Targets
-) -> None:
+def test_the_index_of_a_wrong_target_counts_images(build: Build, images: list[Tensor], targets: Targets) -> None:
     wrong = {**targets[0], "labels": torch.tensor([2, 7])}
     with pytest.raises(ValueError, match="target 1: label 7"):
         build()(images[::-1], [targets[1], wrong])

@@ -85,9 +85,7 @@ def test_backbone(detector: Detector, image: Tensor) -> None:
     for name, value in features.items():
         value = value.double()
         sums = torch.stack((value.sum(), value.abs().sum(), value.square().sum()))
-        torch.testing.assert_close(
-            sums, read_golden(FILE, f"{PREFIX}bottom_up_sum.{name}").values, rtol=1e-6, atol=0
-        )
+        torch.testing.assert_close(sums, read_golden(FILE, f"{PREFIX}bottom_up_sum.{name}").values, rtol=1e-6, atol=0)
 
 
 def test_pyramid(pyramid: dict[str, Tensor]) -> None:

@@ -17,9 +17,7 @@ def small_rpn(**settings: int) -> ProposalNetwork:
 @pytest.mark.parametrize("channels", [4, 16])
 def test_initial_weights(channels: int) -> None:
     head = build_rpn(DetectorConfig(), channels=channels, strides=STRIDES).head
-    weights = torch.cat(
-        [value.flatten() for name, value in head.named_parameters() if name.endswith("weight")]
-    )
+    weights = torch.cat([value.flatten() for name, value in head.named_parameters() if name.endswith("weight")])
     assert weights.std().item() == pytest.approx(0.01, rel=0.15)
     assert not any(value.any() for name, value in head.named_parameters() if name.endswith("bias"))
 
@@ -30,9 +28,7 @@ def test_losses_are_detectron2s_formula() -> None:
     torch.manual_seed(0)
     logits, deltas, wanted = torch.randn(6, 1), torch.randn(6, 4), torch.randn(6, 4)
     labels = torch.tensor([1.0, 0.0, -1.0, 0.0, 1.0, 0.0])
-    class_loss, box_loss = rpn.compute_loss(
-        logits, deltas, [labels[:3], labels[3:]], [wanted[:3], wanted[3:]]
-    )
+    class_loss, box_loss = rpn.compute_loss(logits, deltas, [labels[:3], labels[3:]], [wanted[:3], wanted[3:]])
 
     sampled = [0, 1, 3, 4, 5]
     signed = torch.where(labels == 1, -logits[:, 0], logits[:, 0])[sampled]
@@ -70,9 +66,7 @@ def test_proposals_are_clipped_and_only_the_empty_ones_dropped() -> None:
 def test_proposals_suppress_within_a_level_only_and_stop_at_the_limit() -> None:
     rpn = small_rpn(proposals_test=2).eval()
     same = torch.tensor([[0.0, 0, 8, 8]]).repeat(4, 1)
-    kept, scores = rpn.filter_proposals(
-        same[None], torch.tensor([[1.0], [2], [3], [0]]), [(64, 64)], [2, 1, 1]
-    )
+    kept, scores = rpn.filter_proposals(same[None], torch.tensor([[1.0], [2], [3], [0]]), [(64, 64)], [2, 1, 1])
     assert scores[0].tolist() == [3, 2]
     assert len(kept[0]) == 2
 

@@ -20,9 +20,7 @@ IMAGES = 5
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    return load_coco(
-        make_shapes(tmp_path_factory.mktemp("shapes") / "data", train=1, val=IMAGES, size=96), "val"
-    )
+    return load_coco(make_shapes(tmp_path_factory.mktemp("shapes") / "data", train=1, val=IMAGES, size=96), "val")
 
 
 def truth(index, i):
@@ -105,9 +103,7 @@ def test_predictions_are_coco_results(index):
     result = evaluate(Oracle(index), index, workers=0)
     reread = json.loads(json.dumps(result.predictions))
     assert score_predictions(reread, index.annotation_file).metrics == result.metrics
-    image = {
-        item["image_id"]: index.size_hw(i) for i, item in enumerate({"image_id": k} for k in index.image_ids)
-    }
+    image = {item["image_id"]: index.size_hw(i) for i, item in enumerate({"image_id": k} for k in index.image_ids)}
     for prediction in reread:
         assert set(prediction) == {"image_id", "category_id", "bbox", "score", "segmentation"}
         assert tuple(prediction["segmentation"]["size"]) == image[prediction["image_id"]]
@@ -132,9 +128,7 @@ def test_classes_are_matched_by_name(index):
             answers = super().forward(images)
             return [{**a, "labels": len(index.classes) + 1 - a["labels"]} for a in answers]
 
-    assert evaluate(Reversed(index), index, classes=classes, workers=0).metrics["box/AP"] == pytest.approx(
-        100
-    )
+    assert evaluate(Reversed(index), index, classes=classes, workers=0).metrics["box/AP"] == pytest.approx(100)
     assert evaluate(Reversed(index), index, workers=0).metrics["box/AP"] < 50
 
 

@@ -34,8 +34,7 @@ def random_set(rng, images=24, categories=(1, 5, 90)):
     """Objects of every size with crowds, images without objects, ids with gaps, one category never seen."""
     dataset = {
         "images": [
-            {"id": 10 + 3 * i, "height": HEIGHT, "width": WIDTH, "file_name": f"{i}.jpg"}
-            for i in range(images)
+            {"id": 10 + 3 * i, "height": HEIGHT, "width": WIDTH, "file_name": f"{i}.jpg"} for i in range(images)
         ],
         "categories": [{"id": c, "name": f"class {c}"} for c in (*categories, 91)],
         "annotations": [],
@@ -113,9 +112,7 @@ def test_the_two_evaluators_agree(write, seed, limit):
     dataset = random_set(rng)
     predictions, path = random_predictions(rng, dataset), write(dataset)
     image_ids = [image["id"] for image in dataset["images"]][:limit]
-    fast, slow = (
-        score_predictions(predictions, path, image_ids=image_ids, evaluator=name) for name in EVALUATORS
-    )
+    fast, slow = (score_predictions(predictions, path, image_ids=image_ids, evaluator=name) for name in EVALUATORS)
     assert set(fast.metrics) == {
         f"{k}/{m}" for k in ("box", "mask") for m in ("AP", "AP50", "AP75", "APs", "APm", "APl")
     }
@@ -128,9 +125,7 @@ def test_the_two_evaluators_agree(write, seed, limit):
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_hand_made_precision(write, evaluator):
     """Of two objects one is found exactly: precision 1 up to recall 0.5, that is at 51 of 101 points."""
-    path = write(
-        box_set({"id": 1, "bbox": [10, 10, 20, 20]}, {"id": 2, "bbox": [100, 100, 50, 50]}, categories=(1, 2))
-    )
+    path = write(box_set({"id": 1, "bbox": [10, 10, 20, 20]}, {"id": 2, "bbox": [100, 100, 50, 50]}, categories=(1, 2)))
     result = score_predictions([found([10, 10, 20, 20])], path, evaluator=evaluator)
     half = pytest.approx(100 * 51 / 101)
     assert result.metrics == {
@@ -177,9 +172,7 @@ def test_ground_truth_without_outlines_scores_boxes_only(write, evaluator):
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_object_without_outline_is_ignored_among_outlined_ones(write, evaluator):
     first, second = [10.0, 10, 20, 20], [100.0, 100, 50, 50]
-    path = write(
-        box_set({"id": 1, "bbox": first, "segmentation": polygon_of_box(first)}, {"id": 2, "bbox": second})
-    )
+    path = write(box_set({"id": 1, "bbox": first, "segmentation": polygon_of_box(first)}, {"id": 2, "bbox": second}))
     predictions = [{**found(box), "segmentation": rle_of_box(box)} for box in (first, second)]
     assert score_predictions(predictions, path, evaluator=evaluator).metrics["mask/AP"] == pytest.approx(100)
 

@@ -80,9 +80,7 @@ def test_bfloat16_autocast_stays_close(golden_interpolator):
 def test_channels_last_gives_the_same():
     interpolator, coarse = AFInterpolator(16, blocks=1, growth=4), torch.randn(2, 16, 5, 3)
     expected = interpolator(coarse)
-    actual = interpolator.to(memory_format=torch.channels_last)(
-        coarse.contiguous(memory_format=torch.channels_last)
-    )
+    actual = interpolator.to(memory_format=torch.channels_last)(coarse.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 

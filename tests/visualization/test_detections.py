@@ -46,9 +46,7 @@ def test_small_images_grow_and_large_ones_shrink(height, width):
 def test_boxes_lie_where_they_should():
     """A box of a quarter of the image, in the lower right."""
     without = np.asarray(draw_detections(grey(960, 960), detection([], [], []), CLASSES))
-    drawn = np.asarray(
-        draw_detections(grey(960, 960), detection([[480, 480, 900, 900]], [2], [0.5]), CLASSES)
-    )
+    drawn = np.asarray(draw_detections(grey(960, 960), detection([[480, 480, 900, 900]], [2], [0.5]), CLASSES))
     origin = np.argwhere((without == GREY).all(axis=2)).min(axis=0)
     legend_free = drawn[: origin[0] + 960]
     ys, xs = np.nonzero((legend_free == class_color(2)).all(axis=2))

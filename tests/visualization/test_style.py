@@ -27,9 +27,7 @@ def test_text_is_readable_on_every_colour(label):
     """WCAG's contrast ratio for large text is 3."""
 
     def luminance(color):
-        linear = [
-            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color)
-        ]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color)]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     dark, light = sorted((luminance(class_color(label)), luminance(text_color(class_color(label)))))

@@ -35,9 +35,7 @@ def test_what_does_not_fit_is_named_and_left_alone(tmp_path):
     assert report.mismatched == ("2.weight",)
     assert "0.weight" in report.matched
     assert not report.complete
-    assert (
-        str(report) == "7 tensors loaded; 1 missing (0.bias); 1 unexpected (extra); 1 mismatched (2.weight)"
-    )
+    assert str(report) == "7 tensors loaded; 1 missing (0.bias); 1 unexpected (extra); 1 mismatched (2.weight)"
     assert torch.equal(target.state_dict()["0.weight"], state["0.weight"])
     for name in ("0.bias", "2.weight"):
         assert torch.equal(target.state_dict()[name], before[name])
