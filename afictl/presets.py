@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +18,10 @@ from afictl.errors import UserError, did_you_mean
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -61,9 +65,9 @@ class DetectorConfig(Section):
     """Meta-architecture and its heads; the numbers are detectron2's."""
 
     kind: Literal["faster-rcnn", "mask-rcnn"] = "faster-rcnn"
-    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_sizes: tuple[_Positive, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     """Square root of the anchor area in pixels, one for each of p2..p6."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_ratios: tuple[_Positive, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
     """Anchor height divided by width."""
     rpn_batch: int = Field(default=256, gt=0)
     """Anchors sampled an image for the proposal losses."""
@@ -85,7 +89,7 @@ class DetectorConfig(Section):
 class InputConfig(Section):
     """How an image becomes what the detector sees."""
 
-    min_sizes: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
+    min_sizes: tuple[_PositiveInt, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
     """Short sides in pixels; training draws one for each image."""
     max_size: int = Field(default=1333, gt=0)
     """Longest allowed long side in pixels."""
@@ -94,7 +98,7 @@ class InputConfig(Section):
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip in training."""
     mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
+    std: tuple[_Positive, _Positive, _Positive] = _IMAGENET_STD
     """RGB, for pixel values in 0..1."""
 
 

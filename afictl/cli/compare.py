@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from afictl.cli import options
+from afictl.cli.runs import tidy
 
 
 def compare(
@@ -15,14 +16,8 @@ def compare(
         str,
         typer.Option("--interpolators", help="Kinds, or NAME=RUN of pretrain, e.g. nearest,bilinear,afi=RUN."),
     ] = "nearest,bilinear,bicubic,afi",
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="Detector that all start from: run folder or checkpoint file."),
-    ] = None,
-    backbone_weights: Annotated[
-        Path | None,
-        typer.Option("--backbone-weights", help="Local backbone file instead of the ImageNet download."),
-    ] = None,
+    weights: options.StartWeights = None,
+    backbone_weights: options.BackboneWeights = None,
     output: options.Output = None,
     settings: options.Settings = None,
     devices: options.Devices = "auto",
@@ -31,7 +26,7 @@ def compare(
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Fine-tune once for each interpolator under the same conditions and compare.
+    """Fine-tune with several interpolators, all else alike.
 
     Data order, augmentation, schedule, seed and the start weights of all other parts are the same. Writes one run for
     each interpolator, comparison.json and comparison.csv; the default folder is runs/compare-PRESET. The same command
@@ -43,7 +38,7 @@ def compare(
 
     resolved = load_preset(preset, settings or ())
     contenders = parse_contenders(interpolators)
-    folder = output or Path("runs") / f"compare-{resolved.name}"
+    folder = output or Path("runs") / f"compare-{tidy(resolved.name)}"
     fabric = launch(Hardware(devices, nodes, precision))
     rows = compare(
         fabric,

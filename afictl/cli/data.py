@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from afictl.data.findings import SplitReport
 
-app = typer.Typer(name="data", help="Check a data set in COCO layout, or generate one.", no_args_is_help=True)
+app = typer.Typer(
+    name="data", help="Check a data set in COCO layout, or generate one.", no_args_is_help=True, rich_markup_mode=None
+)
 
 _FEW = 3
 _COLOURS = {"stops": "red", "drops": "yellow", "mends": "cyan", "fine": "dim"}
@@ -69,19 +71,13 @@ def check(
 
 
 def _check_split(data: Path, split: str, images: bool, console: Console) -> SplitReport:
-    from rich.progress import MofNCompleteColumn, Progress
-
+    from afictl.cli.progress import show_progress
     from afictl.data.check import check_split
 
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    # Its refreshing thread must not run while the worker processes are forked.
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
-        task = bar.add_task(f"{split} images", total=None, visible=images)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, refresh=done % 50 == 0)
-
-        return check_split(data, split, images=images, progress=show)
+    if not images:
+        return check_split(data, split, images=False)
+    with show_progress(console, f"{split} images") as progress:
+        return check_split(data, split, progress=progress)
 
 
 def _print_report(report: SplitReport, console: Console, every: bool) -> None:

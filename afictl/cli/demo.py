@@ -13,10 +13,10 @@ def demo(
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Train, pre-train, compare and draw on a generated data set, in minutes on a laptop.
+    """Train, pre-train, compare and draw on generated data.
 
-    A guide is trained from scratch, the AF interpolator is pre-trained on its features, and the same fine-tuning is
-    done with nearest and with AFI. The same command again goes on where it stopped.
+    It takes minutes on a laptop. A guide is trained from scratch, the AF interpolator is pre-trained on its features,
+    and the same fine-tuning is done with nearest and with AFI. The same command again goes on where it stopped.
     """
     from rich.console import Console
 

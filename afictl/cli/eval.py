@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afictl.cli import options
+from afictl.cli.runs import data_of, folder_of
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,23 +46,22 @@ def evaluate(
 ) -> None:
     """Print box and mask AP, overall and by class, in points of 100.
 
-    Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to RUN/eval.
+    Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to RUN/eval, or with
+    another split or a limit to RUN/eval-SPLIT-firstLIMIT.
     Runs on one device.
     """
     from rich.console import Console
 
     from afictl.data import load_coco
     from afictl.evaluation import EVALUATORS, score_predictions
-    from afictl.weights import recorded_data
 
     if (weights is None) == (predictions is None):
         raise UserError("pass either --weights RUN or --predictions FILE")
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
     source = weights or predictions or Path()
-    run = source if source.is_dir() else source.parent
     loaded = _load(weights, settings or []) if weights else None
-    index = load_coco(data or recorded_data(run), split)
+    index = load_coco(data or data_of(source), split)
     console = Console(soft_wrap=True)
     if loaded is None:
         result = score_predictions(
@@ -72,11 +72,28 @@ def evaluate(
         )
     else:
         result = _detect(console, loaded, index, limit, batch_size, evaluator, precision)
-    details = {"source": str(source), "data": str(index.annotation_file), "evaluator": evaluator}
-    folder = output or (run if loaded is None else run / "eval")
-    _write(folder, result, {**details, "images": min(len(index), limit or len(index))}, loaded is not None)
+    details = {
+        "source": str(source),
+        "data": str(index.annotation_file),
+        "split": split,
+        "limit": limit,
+        "images": min(len(index), limit or len(index)),
+        "settings": settings or [],
+        "evaluator": evaluator,
+    }
+    folder = output or _folder(source, split, limit)
+    _write(folder, result, details, with_predictions=loaded is not None)
     console.print(_overall_table(result), _class_table(result))
     typer.echo(f"results: {folder}")
+
+
+def _folder(source: Path, split: str, limit: int | None) -> Path:
+    """``eval`` in the run, or beside it for a part of the images; scored predictions stay where they are."""
+    run = folder_of(source)
+    part = (f"-{split}" if split != "val" or limit else "") + (f"-first{limit}" if limit else "")
+    if source.suffix == ".json" and (not part or run.name == f"eval{part}"):
+        return run
+    return run / f"eval{part}"
 
 
 def _load(weights: Path, settings: list[str]) -> LoadedDetector:

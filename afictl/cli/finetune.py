@@ -1,24 +1,19 @@
 """``afictl finetune``: train a detector with any interpolator."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from afictl.cli import options
+from afictl.cli.runs import name_of, tidy
 
 
 def finetune(
     preset: options.PresetName,
     data: options.Data,
     interpolator: options.Interpolator = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="Detector to start from: run folder or checkpoint file.")
-    ] = None,
-    backbone_weights: Annotated[
-        Path | None,
-        typer.Option("--backbone-weights", help="Local backbone file instead of the ImageNet download."),
-    ] = None,
+    weights: options.StartWeights = None,
+    backbone_weights: options.BackboneWeights = None,
     output: options.Output = None,
     settings: options.Settings = None,
     devices: options.Devices = "auto",
@@ -37,8 +32,8 @@ def finetune(
     from afictl.training import Hardware, Start, finetune, launch
 
     resolved = load_preset(preset, settings or ())
-    kind = Path(interpolator).name if interpolator else resolved.interpolator.kind
-    folder = output or Path("runs") / f"{resolved.name}-{kind}"
+    kind = name_of(interpolator or resolved.interpolator.kind)
+    folder = output or Path("runs") / f"{tidy(resolved.name)}-{kind}"
     fabric = launch(Hardware(devices, nodes, precision))
     start = Start(interpolator, weights, backbone_weights)
     finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from afictl.detectors import Detector, PartCost
 
-app = typer.Typer(help="List presets and show what they are made of.", no_args_is_help=True)
+app = typer.Typer(help="List presets and show what they are made of.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")

@@ -5,11 +5,30 @@ from typing import Annotated
 
 import typer
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _known_precision(value: str) -> str:
+    if value not in PRECISIONS:
+        raise typer.BadParameter(f"{value} is not {_either(PRECISIONS)}")
+    return value
+
+
 PresetName = Annotated[str, typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")]
 Data = Annotated[
     Path, typer.Option("--data", help="Data set in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
 ]
-Weights = Annotated[Path, typer.Option("--weights", help="Run folder or checkpoint file.")]
+StartWeights = Annotated[
+    Path | None, typer.Option("--weights", help="Detector to start from: run folder or checkpoint file.")
+]
+BackboneWeights = Annotated[
+    Path | None,
+    typer.Option("--backbone-weights", help="Local backbone file instead of the ImageNet download."),
+]
 Interpolator = Annotated[
     str | None,
     typer.Option(
@@ -21,9 +40,11 @@ Output = Annotated[Path | None, typer.Option("--output", help="Folder to write t
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a preset key, e.g. train.lr=0.01. Repeatable.")
 ]
-Devices = Annotated[str, typer.Option("--devices", help="Number of devices, or 'auto' for all.")]
-Nodes = Annotated[int, typer.Option("--nodes", help="Number of machines.")]
-Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed or 16-mixed.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of weights, data order and augmentation.")]
+Devices = Annotated[str, typer.Option("--devices", help="Number of devices of each machine, or 'auto' for all.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Number of machines.")]
+Precision = Annotated[
+    str, typer.Option("--precision", callback=_known_precision, help=f"Number format: {_either(PRECISIONS)}.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and augmentation.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --output where it stopped.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from afictl.cli import options
+from afictl.cli.runs import data_of, name_of
 from afictl.errors import UserError
 
 
@@ -37,10 +38,9 @@ def pretrain(
     if stages not in ("1", "2", "1,2"):
         raise UserError(f"--stages {stages}: write 1, 2 or 1,2")
     from afictl.training import Hardware, launch, pretrain
-    from afictl.weights import recorded_data
 
-    source = data or recorded_data(guide)
-    folder = output or Path("runs") / f"pretrain-{guide.stem}"
+    source = data or data_of(guide)
+    folder = output or Path("runs") / f"pretrain-{name_of(guide)}"
     fabric = launch(Hardware(devices, nodes, precision))
     numbers = [int(number) for number in stages.split(",")]
     result = pretrain(fabric, guide, source, folder, stages=numbers, overrides=settings or (), seed=seed, resume=resume)

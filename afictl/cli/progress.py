@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _LINES = 10
+_REFRESH = 0.1  # seconds
 
 
 @contextmanager
@@ -21,9 +23,18 @@ def show_progress(console: Console, what: str) -> Iterator[Callable[[int, int], 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    # Refreshed from here: the thread of rich must not run while worker processes are forked.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        shown = 0.0
+
+        def show(done: int, total: int) -> None:
+            nonlocal shown
+            due = time.monotonic() >= shown + _REFRESH or done == total
+            bar.update(task, completed=done, total=total, refresh=due)
+            shown = time.monotonic() if due else shown
+
+        yield show
 
 
 def _print_line(console: Console, what: str, done: int, total: int) -> None:

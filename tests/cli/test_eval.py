@@ -92,5 +92,5 @@ def test_mistakes_are_one_line(untrained_run, arguments, message):
 
 def test_without_recorded_data(untrained_run):
     (untrained_run / "config.yaml").unlink()
-    with pytest.raises(UserError, match="pass --data DIR"):
+    with pytest.raises(UserError, match="give --data"):
         call("--weights", untrained_run)
