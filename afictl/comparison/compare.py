@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric import Fabric
 
@@ -19,7 +20,8 @@ from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
 from afictl.presets import Preset
 from afictl.training import Start, finetune
-from afictl.training.run import write_text
+from afictl.training.hardware import describe, resolved
+from afictl.training.run import LAST, write_text
 from afictl.weights import load_detector
 
 _RESULT = "result.json"
@@ -82,15 +84,25 @@ def compare(
     Raises:
         UserError: data, weights or output that do not fit.
     """
-    _keep_settings(fabric, preset, data, contenders, output, weights, seed)
+    settings = {
+        "preset": preset.model_dump(mode="json"),
+        "data": resolved(data),
+        "weights": resolved(weights),
+        "backbone_weights": resolved(backbone_weights),
+        "seed": seed,
+        "precision": describe(fabric)["precision"],
+    }
+    _keep_settings(fabric, output, settings)
     for contender in contenders:
         folder = output / contender.name
-        if (folder / _RESULT).is_file():
-            continue
         start = Start(contender.source, weights, backbone_weights)
+        if (folder / _RESULT).is_file():
+            _check_source(folder, start)
+            continue
         outcome = finetune(fabric, preset, data, folder, start, seed=seed, resume=True)
         if fabric.is_global_zero:
-            write_text(folder / _RESULT, json.dumps(asdict(outcome), indent=2))
+            result = {"interpolator": start.describe()["interpolator"], **asdict(outcome)}
+            write_text(folder / _RESULT, json.dumps(result, indent=2))
         fabric.barrier()
     if not fabric.is_global_zero:
         return []
@@ -103,7 +115,7 @@ def measure_rows(fabric: Fabric, contenders: Iterable[Contender], data: Path, ou
     """Rows of the finished runs in ``output``; the times of all are taken in turn on the same images."""
     detectors: dict[str, Detector] = {}
     for contender in contenders:
-        loaded = load_detector(output / contender.name / "last.safetensors")
+        loaded = load_detector(output / contender.name / LAST)
         detectors[contender.name] = loaded.detector.eval()
         fabric.to_device(loaded.detector)
     index = load_coco(data, "val")
@@ -129,40 +141,36 @@ def measure_rows(fabric: Fabric, contenders: Iterable[Contender], data: Path, ou
     return rows
 
 
-def _keep_settings(
-    fabric: Fabric,
-    preset: Preset,
-    data: Path,
-    contenders: Sequence[Contender],
-    output: Path,
-    weights: Path | None,
-    seed: int,
-) -> None:
+def _check_source(folder: Path, start: Start) -> None:
+    """Refuse a finished result of another interpolator under the same name."""
+    held, wanted = json.loads((folder / _RESULT).read_text())["interpolator"], start.describe()["interpolator"]
+    if held != wanted:
+        raise UserError(f"{folder}: is the result of {held}, not of {wanted}; give it another name, NAME=RUN")
+
+
+def _keep_settings(fabric: Fabric, output: Path, settings: dict[str, Any]) -> None:
     """Write ``compare.json``; refuse a folder of a comparison under other conditions, or of something else."""
-    settings = json.loads(
-        json.dumps(
-            {
-                "preset": preset.model_dump(mode="json"),
-                "data": str(data.resolve()),
-                "weights": str(weights or ""),
-                "seed": seed,
-            }
-        )
-    )
-    path = output / "compare.json"
     problem = ""
-    if fabric.is_global_zero:
-        if path.is_file():
-            kept = json.loads(path.read_text())
-            changed = [key for key in settings if kept.get(key) != settings[key]]
-            if changed:
-                problem = f"{path}: this folder holds a comparison with another {changed[0]}; choose another --output"
-        elif output.exists() and any(output.iterdir()):
-            problem = f"{output} is not empty and holds no comparison: choose another --output"
-        else:
-            output.mkdir(parents=True, exist_ok=True)
-            entries = [asdict(contender) for contender in contenders]
-            write_text(path, json.dumps({**settings, "contenders": entries}, indent=2))
+    if fabric.is_global_zero:  # told as text, so that every rank learns of it
+        try:
+            problem = _settings_problem(output, json.loads(json.dumps(settings)))
+        except (OSError, ValueError) as error:
+            problem = f"{output}: {' '.join(str(error).split())}"
     problem = fabric.broadcast(problem)
     if problem:
         raise UserError(problem)
+
+
+def _settings_problem(output: Path, settings: dict[str, Any]) -> str:
+    path = output / "compare.json"
+    if path.is_file():
+        kept = json.loads(path.read_text())
+        changed = [key for key in settings if kept.get(key) != settings[key]]
+        if changed:
+            return f"{path}: holds a comparison with another {changed[0]}; choose another --output"
+        return ""
+    if output.exists() and any(output.iterdir()):
+        return f"{output} is not empty and holds no comparison: choose another --output"
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(settings, indent=2))
+    return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,13 @@ _BASELINES = ("nearest", "bilinear", "bicubic")
 
 @torch.no_grad()
 def feature_distance(
-    guide: Detector, interpolator: nn.Module, index: CocoIndex, *, limit: int | None, workers: int
+    guide: Detector,
+    interpolator: nn.Module,
+    index: CocoIndex,
+    *,
+    limit: int | None,
+    workers: int,
+    progress: Callable[[int, int], None],
 ) -> Distance:
     """Compare an interpolator with fixed ones on held-out images.
 
@@ -29,6 +35,7 @@ def feature_distance(
         guide: gives the target features of an image and the coarse features of its half-size view.
         interpolator: the learned one; called ``afi`` in the result.
         index: held-out images, of which the first ``limit`` are used.
+        progress: called with the number of images done and of all images.
 
     Returns:
         method -> level -> ``{"l1": mean absolute difference, "cosine": mean cosine of the channel vectors}``.
@@ -37,13 +44,15 @@ def feature_distance(
     methods["afi"] = interpolator.eval()
     sums: dict[str, dict[str, Tensor]] = {name: {} for name in methods}
     device = next(guide.parameters()).device
-    for batch in eval_batches(index, guide.input, workers=workers, limit=limit, half_view=True):
+    total = len(range(len(index))[:limit])
+    for done, batch in enumerate(eval_batches(index, guide.input, workers=workers, limit=limit, half_view=True), 1):
         full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images or ()]
         real, coarse = guide.pyramid(full), guide.pyramid(half)
         for name, method in methods.items():
             fake = {level: method(value) for level, value in coarse.items()}
             for level, pair in enlarged_pairs(guide, fake, real, full, half).items():
                 sums[name][level] = sums[name].get(level, 0) + _sums(pair)
+        progress(done, total)
     interpolator.train()
     return {
         name: {level: {"l1": float(s[0] / s[2]), "cosine": float(s[1] / s[2])} for level, s in levels.items()}
@@ -65,12 +74,23 @@ def enlarged_pairs(
 
 
 def mean_distance(distance: Distance) -> dict[str, float]:
-    """Means over the levels, named as in ``metrics.jsonl``: ``l1/afi``, ``cosine/nearest`` and so on."""
+    """Means over the levels: ``l1/afi``, ``cosine/nearest`` and so on."""
     return {
         f"{measure}/{method}": sum(values[measure] for values in levels.values()) / len(levels)
         for measure in ("l1", "cosine")
         for method, levels in distance.items()
     }
+
+
+def as_metrics(distance: Distance) -> dict[str, float]:
+    """Means and every single value, named as in ``metrics.jsonl``: ``l1/afi``, ``l1/afi/p2`` and so on."""
+    single = {
+        f"{measure}/{method}/{level}": value
+        for method, levels in distance.items()
+        for level, values in levels.items()
+        for measure, value in values.items()
+    }
+    return {**mean_distance(distance), **single}
 
 
 def describe(distance: Distance) -> str:
@@ -93,6 +113,7 @@ def describe(distance: Distance) -> str:
 def _sums(pair: Pair) -> Tensor:
     """[sum of L1, sum of cosine, number of positions] over the masked positions."""
     mask = pair.mask[:, 0]
-    l1 = (pair.fake - pair.real).abs().mean(dim=1)
-    cosine = F.cosine_similarity(pair.fake, pair.real, dim=1)
+    fake, real = pair.fake.float(), pair.real.float()
+    l1 = (fake - real).abs().mean(dim=1)
+    cosine = F.cosine_similarity(fake, real, dim=1)
     return torch.stack([(l1 * mask).sum(), (cosine * mask).sum(), mask.sum()]).double().cpu()

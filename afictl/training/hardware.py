@@ -2,10 +2,12 @@
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from afictl.errors import UserError
 
@@ -32,10 +34,21 @@ def launch(hardware: Hardware = Hardware()) -> Fabric:
     warnings.filterwarnings("ignore", message="The .srun. command is available")
     try:
         fabric = Fabric(devices=count, num_nodes=hardware.nodes, precision=hardware.precision)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"--devices {hardware.devices} --precision {hardware.precision}: {error}") from None
-    fabric.launch()
+        fabric.launch()
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--devices {hardware.devices} --precision {hardware.precision}: {reason}") from None
     return fabric
+
+
+def describe(fabric: Fabric) -> dict[str, Any]:
+    """What a run records of its hardware."""
+    return {"precision": fabric.strategy.precision.precision, "processes": fabric.world_size}
+
+
+def resolved(path: str | Path | None) -> str:
+    """A path as a run records it: the same wherever the command is given; empty for none."""
+    return str(Path(path).resolve()) if path else ""
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
-import time
+import pickle
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,23 @@ from torch.optim import Optimizer
 from afictl.data import TrainBatch
 from afictl.errors import UserError
 from afictl.presets import Recipe
+from afictl.training.clock import Clock
 from afictl.training.hardware import seed_step
 from afictl.training.run import BEST, LAST, Run
 from afictl.training.schedule import learning_rate, set_learning_rate
 
 Metrics = Mapping[str, "float | None"]
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and of all images."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """What one stage hands to the loop.
 
-    ``step`` performs one optimisation step and returns its losses as scalars; ``batches(k)`` gives the endless batches
-    from step k on; ``evaluate`` returns metrics, of which ``judge`` picks the one that decides what is best
-    (larger is better); ``export`` writes weights with the metrics that belong to them.
+    ``step`` performs one optimisation step and returns its losses as scalars; ``batches(k)`` gives the endless
+    batches from step k on; ``evaluate`` returns metrics, of which ``judge`` makes the one number that decides what is
+    best (larger is better); ``export`` writes weights with the metrics that belong to them, if they were measured.
     """
 
     name: str
@@ -40,7 +44,7 @@ class Stage:
     optimizers: Mapping[str, Optimizer]
     step: Callable[[TrainBatch], Mapping[str, Tensor]]
     batches: Callable[[int], Iterator[TrainBatch]]
-    evaluate: Callable[[], Metrics]
+    evaluate: Callable[[Progress], Metrics]
     judge: Callable[[Metrics], float]
     export: Callable[[Path, int, Metrics], None]
 
@@ -57,34 +61,36 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
     """Train ``stage`` for ``recipe.steps`` steps.
 
     A run that has a saved state continues behind it. Everything that decides the next step is in that state: modules,
-    optimisers and the step, of which rate, batch and random draws are functions.
+    optimisers, the scaler of 16-bit gradients and the step, of which rate, batch and random draws are functions.
+    On Ctrl-C or SIGTERM a single process finishes its step and saves the state before it leaves.
 
     Raises:
-        UserError: a loss is not finite, or the saved state belongs to another stage.
+        UserError: a loss is not finite, or the saved state is damaged or belongs to another stage.
+        KeyboardInterrupt: a signal asked for the end.
     """
-    state: dict[str, Any] = {"version": 1, "stage": stage.name, "step": 0, "seconds": 0.0}
-    state.update({"best": -math.inf, "metrics": {}})
+    state: dict[str, Any] = {"version": 1, "stage": stage.name, "step": 0, "seconds": 0.0, "scaler": {}}
+    state.update({"best": -math.inf, "metrics": {}, "measured": 0})
     state.update({**stage.modules, **{f"{name}_optimizer": o for name, o in stage.optimizers.items()}})
     if run.state_file.is_file():
         _restore(fabric, run, state)
+    run.forget_after(state["step"])
     batches = stage.batches(state["step"])
-    clock = _Clock(fabric, run, recipe.steps, state["step"])
-    for step in range(state["step"], recipe.steps):
-        began = time.perf_counter()
-        batch = next(batches)
-        clock.loaded()
-        set_learning_rate(stage.optimizers.values(), learning_rate(recipe, step))
-        seed_step(seed, step, fabric.global_rank)
-        losses = _to_floats(stage.step(batch), step, batch.image_ids)
-        state["step"] = step + 1
-        state["seconds"] += time.perf_counter() - began
-        clock.stepped(step + 1, losses, learning_rate(recipe, step))
-        if _due(step + 1, recipe.eval_every, recipe.steps):
-            _evaluate(fabric, run, stage, state)
-            clock.restart()
-        if _due(step + 1, recipe.checkpoint_every, recipe.steps):
-            _save(fabric, run, stage, state)
-    clock.close()
+    with Clock(run, recipe.steps, state["step"], fabric.device) as clock, _leave_on_signal(fabric) as leaving:
+        for step in range(state["step"], recipe.steps):
+            batch = next(batches)
+            clock.loaded()
+            set_learning_rate(stage.optimizers.values(), learning_rate(recipe, step))
+            seed_step(seed, step, fabric.global_rank)
+            losses = _to_floats(fabric, stage.step(batch), step, batch.image_ids)
+            state["step"] = step + 1
+            state["seconds"] += clock.stepped(step + 1, losses, learning_rate(recipe, step))
+            if _due(step + 1, recipe.eval_every, recipe.steps):
+                _evaluate(fabric, run, stage, state, clock)
+            if _due(step + 1, recipe.checkpoint_every, recipe.steps) or leaving.is_set():
+                _save(fabric, run, stage, state)
+            if leaving.is_set():
+                run.say(f"stopped behind step {step + 1}; --resume continues")
+                raise KeyboardInterrupt
     return Outcome(dict(state["metrics"]), state["seconds"])
 
 
@@ -92,42 +98,78 @@ def _due(done: int, every: int, steps: int) -> bool:
     return done % every == 0 or done == steps
 
 
+@contextmanager
+def _leave_on_signal(fabric: Fabric) -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second one acts at once.
+
+    Only in a lone process: several would have to agree on the step they stop at.
+    """
+    leaving = threading.Event()
+    if fabric.world_size > 1 or threading.current_thread() is not threading.main_thread():
+        yield leaving
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def leave(number: int, frame: object) -> None:
+        leaving.set()
+        restore()
+
+    def restore() -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, leave)
+    try:
+        yield leaving
+    finally:
+        restore()
+
+
 def _restore(fabric: Fabric, run: Run, state: dict[str, Any]) -> None:
     expected = state["stage"]
     try:
         fabric.load(str(run.state_file), state, weights_only=True)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"{run.state_file}: cannot be resumed: {str(error).splitlines()[0]}") from None
+    except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{run.state_file}: cannot be resumed: {reason:.200}") from None
     if state["stage"] != expected:
         raise UserError(f"{run.state_file}: belongs to {state['stage']}, not to {expected}")
-    run.forget_after(state["step"])
+    fabric.strategy.precision.load_state_dict(state["scaler"])
     run.say(f"resumed at step {state['step']}")
 
 
 def _save(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any]) -> None:
+    state["scaler"] = fabric.strategy.precision.state_dict()
     fabric.save(str(run.state_file), state)
     if fabric.is_global_zero:
-        stage.export(run.folder / LAST, state["step"], state["metrics"])
+        measured = state["metrics"] if state["measured"] == state["step"] else {}
+        stage.export(run.folder / LAST, state["step"], measured)
     fabric.barrier()
 
 
-def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any]) -> None:
-    """Measure, and keep the weights when they are the best so far."""
-    metrics = dict(fabric.broadcast(stage.evaluate() if fabric.is_global_zero else {}))
-    state["metrics"] = metrics
+def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clock: Clock) -> None:
+    """Measure, and keep the weights when they are as good as the best so far."""
+    metrics = dict(fabric.broadcast(stage.evaluate(clock.evaluated) if fabric.is_global_zero else {}))
+    clock.restart()
+    state.update(metrics=metrics, measured=state["step"])
     run.record(state["step"], metrics)
-    run.say(f"step {state['step']}: " + "  ".join(f"{k} {_show(v)}" for k, v in metrics.items()))
+    shown = [f"{name} {_show(value)}" for name, value in metrics.items() if name.count("/") == 1]
+    run.say(f"step {state['step']}: " + "  ".join(shown))
     score = stage.judge(metrics)
-    if score > state["best"]:
+    if score >= state["best"]:
         state["best"] = score
         if fabric.is_global_zero:
             stage.export(run.folder / BEST, state["step"], metrics)
     fabric.barrier()
 
 
-def _to_floats(losses: Mapping[str, Tensor], step: int, image_ids: list[int]) -> dict[str, float]:
-    """Losses as numbers, with one transfer from the device."""
-    values = torch.stack([value.detach().float().reshape(()) for value in losses.values()]).tolist()
+def _to_floats(fabric: Fabric, losses: Mapping[str, Tensor], step: int, image_ids: list[int]) -> dict[str, float]:
+    """Losses as numbers, the mean over all ranks, with one transfer from the device."""
+    stacked: Any = torch.stack([value.detach().float().reshape(()) for value in losses.values()])
+    if fabric.world_size > 1:  # so that all ranks stop together at a loss that is not finite
+        stacked = fabric.all_reduce(stacked, reduce_op="mean")
+    values = stacked.tolist()
     for name, value in zip(losses, values, strict=True):
         if not math.isfinite(value):
             ids = ", ".join(map(str, image_ids))
@@ -139,62 +181,3 @@ def _to_floats(losses: Mapping[str, Tensor], step: int, image_ids: list[int]) ->
 
 def _show(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-class _Clock:
-    """Progress: a bar on a terminal, plain lines elsewhere, with losses, times and memory."""
-
-    def __init__(self, fabric: Fabric, run: Run, steps: int, start: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.run, self.steps, self.device = run, steps, fabric.device
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        shown = fabric.is_global_zero and run.console.is_terminal
-        self.bar = Progress(*columns, console=run.console, transient=True, disable=not shown)
-        self.task = self.bar.add_task(run.folder.name, total=steps, completed=start)
-        self.bar.start()
-        self.every = max(1, min(20, steps // 10))
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a new interval, so that an evaluation does not count as training time."""
-        self.began, self.count, self.waited, self.last = time.perf_counter(), 0, 0.0, time.perf_counter()
-
-    def loaded(self) -> None:
-        """The batch of the next step has arrived."""
-        self.waited += time.perf_counter() - self.last
-
-    def stepped(self, step: int, losses: Mapping[str, float], rate: float) -> None:
-        """A step is done; print and record a line when an interval is full."""
-        self.last = time.perf_counter()
-        self.count += 1
-        self.bar.update(self.task, completed=step, description=f"{self.run.folder.name} {sum(losses.values()):.3f}")
-        if step % self.every == 0 or step == self.steps:
-            seconds = (self.last - self.began) / self.count
-            values = {
-                **losses,
-                "lr": rate,
-                "seconds_per_step": seconds,
-                "data_seconds": self.waited / self.count,
-            }
-            self.run.record(step, {**values, "memory_gib": _memory_gib(self.device)})
-            terms = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self.steps - step)))
-            self.run.say(
-                f"step {step}/{self.steps}  {terms}  lr {rate:.2g}  {seconds:.3f} s/step"
-                f" (data {self.waited / self.count:.3f})  {_memory_gib(self.device):.2f} GiB  eta {left}"
-            )
-            self.restart()
-
-    def close(self) -> None:
-        """Take the bar away and flush the events."""
-        self.bar.stop()
-        self.run.close()
-
-
-def _memory_gib(device: torch.device) -> float:
-    """Peak memory so far: allocated on a CUDA device, resident in the process elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

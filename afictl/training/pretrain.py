@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from afictl.data import load_coco
+from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset, parse_preset
-from afictl.training.run import INTERPOLATOR, Run
+from afictl.training.hardware import describe, resolved
+from afictl.training.run import INTERPOLATOR, STATE, Run
 from afictl.training.stage1 import stage1
 from afictl.training.stage2 import build_student, stage2
-from afictl.training.step import Splits
-from afictl.weights import load_detector
+from afictl.training.step import Splits, load_splits, uses_masks
+from afictl.weights import LoadedDetector, load_detector, load_tensors
 
 
 def pretrain(
@@ -48,55 +49,79 @@ def pretrain(
     Raises:
         UserError: guide, data or output that do not fit.
     """
-    splits = (load_coco(data, "train"), load_coco(data, "val"))
+    splits = load_splits(data)
     loaded = load_detector(guide_path)
     preset = parse_preset(loaded.preset.model_dump(), overrides, source=str(guide_path))
     _check_classes(loaded.classes, splits, guide_path)
-    guide = loaded.detector.eval().requires_grad_(False)
+    uses_masks(preset, splits)
+    guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
     fabric.to_device(guide)
-    torch.manual_seed(seed)
-    interpolator = AFInterpolator(preset.neck.channels, **_afi_options(preset))
-    discriminator = PatchDiscriminator(preset.neck.channels)
     for number in stages:
+        interpolator, discriminator = _networks(preset, seed)
+        if number == 2:
+            _load_stage1(output / "stage1", preset, interpolator, discriminator)
         config = {
             "command": f"pretrain, stage {number}",
             "preset": preset.model_dump(mode="json"),
-            "data": str(data.resolve()),
-            "guide": str(guide_path),
+            "data": resolved(data),
+            "guide": resolved(guide_path),
             "seed": seed,
+            "hardware": describe(fabric),
         }
-        if number == 2:
-            _load_stage1(output / "stage1", interpolator, discriminator)
         run = Run(fabric, output / f"stage{number}", config, resume)
+        run.say(f"stage {number} of {preset.name}: {len(splits[0])} training images, {len(splits[1])} held out")
         if number == 1:
             stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)
         else:
             student = build_student(guide, preset, interpolator)
             stage2(fabric, run, guide, student, discriminator, splits, seed)
-        if fabric.is_global_zero:
-            AFInterpolator.load(run.folder / INTERPOLATOR).save(output / INTERPOLATOR)
-        fabric.barrier()
+    if fabric.is_global_zero:
+        AFInterpolator.load(output / f"stage{stages[-1]}" / INTERPOLATOR).save(output / INTERPOLATOR)
+    fabric.barrier()
     return output / INTERPOLATOR
 
 
-def _afi_options(preset: Preset) -> dict[str, Any]:
-    """Options of the AF interpolator, also where the guide itself has another kind."""
-    return dict(preset.interpolator.options) if preset.interpolator.kind == "afi" else {}
+def _rebuild(loaded: LoadedDetector, preset: Preset, path: Path) -> Detector:
+    """The guide with the settings of ``preset``, all but its interpolator, whose options are those of the new one."""
+    kept = loaded.preset
+    for key in ("backbone", "neck"):
+        if getattr(preset, key) != getattr(kept, key):
+            raise UserError(f"--set {key}.*: the guide {path} is trained already; its {key} cannot change")
+    detector = build_detector(preset.model_copy(update={"interpolator": kept.interpolator}), len(loaded.classes))
+    report = load_tensors(detector, loaded.detector.state_dict())
+    if not report.complete:
+        raise UserError(f"--set detector.*: the weights of the guide {path} do not fit any more ({report})")
+    return detector
+
+
+def _networks(preset: Preset, seed: int) -> tuple[AFInterpolator, PatchDiscriminator]:
+    torch.manual_seed(seed)
+    options = preset.interpolator.options  # a guide with another kind has none of its own
+    return AFInterpolator(preset.neck.channels, **options), PatchDiscriminator(preset.neck.channels)
 
 
 def _check_classes(classes: tuple[str, ...], splits: Splits, guide: Path) -> None:
     if tuple(classes) != tuple(splits[0].classes):
         raise UserError(
-            f"{splits[0].annotation_file}: its {len(splits[0].classes)} classes are not the {len(classes)} of the guide"
-            f" {guide}; fine-tune the guide on this data set first"
+            f"{splits[0].annotation_file}: its {len(splits[0].classes)} classes are not the {len(classes)} of the"
+            f" guide {guide}; fine-tune the guide on this data set first"
         )
 
 
-def _load_stage1(folder: Path, interpolator: AFInterpolator, discriminator: PatchDiscriminator) -> None:
+def _load_stage1(folder: Path, preset: Preset, interpolator: AFInterpolator, discriminator: PatchDiscriminator) -> None:
     """Take both networks over from the end of stage 1."""
-    state_file = folder / "state.pt"
-    if not state_file.is_file():
+    path = folder / STATE
+    if not path.is_file():
         raise UserError(f"{folder}: stage 2 starts from a finished stage 1, which is not there; add --stages 1,2")
-    state = torch.load(state_file, weights_only=True, map_location="cpu")
-    interpolator.load_state_dict({k.removeprefix("module."): v for k, v in state["generator"].items()})
-    discriminator.load_state_dict({k.removeprefix("module."): v for k, v in state["discriminator"].items()})
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        steps = int(state["step"])
+        networks = {"generator": interpolator, "discriminator": discriminator}
+        for name, network in networks.items():
+            network.load_state_dict({key.removeprefix("module."): value for key, value in state[name].items()})
+    except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: is not the state of this stage 1: {' '.join(str(error).split()):.200}") from None
+    if steps < preset.stage1.steps:
+        raise UserError(
+            f"{folder}: stage 1 stopped at step {steps} of {preset.stage1.steps}; finish it with --stages 1,2 --resume"
+        )

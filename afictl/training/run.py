@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning_fabric import Fabric
 from rich.console import Console
@@ -24,7 +26,7 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 INTERPOLATOR = "interpolator.safetensors"
 """The AF interpolator of the best weights."""
-_MAY_DIFFER = ("preset.loader.",)  # does not change what is computed
+_MAY_DIFFER = ("preset.loader.", "hardware.processes.")  # do not change what is computed
 
 
 class Run:
@@ -45,7 +47,12 @@ class Run:
         self.console = Console(quiet=not fabric.is_global_zero, highlight=False, soft_wrap=True)
         self._writes = fabric.is_global_zero
         self._events: Any = None
-        problem = self._prepare(config, resume) if self._writes else ""
+        problem = ""
+        if self._writes:  # told as text, so that every rank learns of it
+            try:
+                problem = self._prepare(config, resume)
+            except (OSError, yaml.YAMLError) as error:
+                problem = f"{self.folder}: {' '.join(str(error).split())}"
         problem = fabric.broadcast(problem)
         if problem:
             raise UserError(problem)
@@ -93,8 +100,8 @@ class Run:
         """Drop recorded values later than ``step``, which a resumed run will compute again."""
         path = self.folder / "metrics.jsonl"
         if self._writes and path.is_file():
-            lines = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-            write_text(path, "".join(lines))
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(path, "".join(line for line in lines if 0 <= _step_of(line) <= step))
 
     def close(self) -> None:
         """Flush what is still buffered."""
@@ -107,6 +114,13 @@ class Run:
 
             self._events = SummaryWriter(str(self.folder), purge_step=step)
         return self._events
+
+
+def _step_of(line: str) -> int:
+    """The step of a record; -1 for one that a crash cut short."""
+    with contextlib.suppress(ValueError):
+        return int(json.loads(line)["step"])
+    return -1
 
 
 def write_text(path: Path, text: str) -> None:
@@ -125,11 +139,12 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def _versions() -> dict[str, Any]:
-    packages = ("afictl", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
+    packages = ("afictl", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "faster-coco-eval")
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cuda": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
         **{name: metadata.version(name) for name in packages},
     }

@@ -17,14 +17,14 @@ from afictl.discriminator import PatchDiscriminator
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset
 from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses, synchronize_norms
-from afictl.training.feature_distance import describe, enlarged_pairs, feature_distance, mean_distance
-from afictl.training.loop import Metrics, Stage, fit
+from afictl.training.feature_distance import as_metrics, describe, enlarged_pairs, feature_distance
+from afictl.training.loop import Metrics, Progress, Stage, fit
 from afictl.training.run import BEST, INTERPOLATOR, Run, write_text
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, update
 
 DISTANCE = "feature_distance.json"
-_HELD_OUT = 200  # images for the distance report: seconds, not minutes
+_HELD_OUT = 200  # images for the distance report; more would not change what it says
 
 
 def stage1(
@@ -58,12 +58,15 @@ def stage1(
         update(fabric, generator, optimizer, losses, recipe)
         return {**losses, "loss_discriminator": loss_d}
 
-    def evaluate() -> Metrics:
+    def evaluate(progress: Progress) -> Metrics:
+        workers = preset.loader.workers
         with fabric.autocast():
-            distance = feature_distance(guide, interpolator, data[1], limit=_HELD_OUT, workers=preset.loader.workers)
+            distance = feature_distance(
+                guide, interpolator, data[1], limit=_HELD_OUT, workers=workers, progress=progress
+            )
         write_text(run.folder / DISTANCE, json.dumps(distance, indent=2))
         run.say(describe(distance))
-        return mean_distance(distance)
+        return as_metrics(distance)
 
     def export(path: Path, step: int, metrics: Metrics) -> None:
         interpolator.save(path)

@@ -112,14 +112,14 @@ def stage2(
     def export(path: Path, done: int, metrics: Metrics) -> None:
         save_weights(path, student, data[0], done, metrics)
 
-    masks = uses_masks(student, data)
+    masks = uses_masks(preset, data)
     stage = Stage(
         name="stage2",
         modules={"student": extractor, "discriminator": judge},
         optimizers={"student": optimizer, "discriminator": judge_optimizer},
         step=step,
         batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True, masks=masks),
-        evaluate=measure(fabric, student, data[1]),
+        evaluate=measure(fabric, student, data),
         judge=box_ap,
         export=export,
     )

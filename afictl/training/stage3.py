@@ -12,17 +12,19 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from afictl.backbones import load_pretrained
-from afictl.data import TrainBatch, load_coco
+from afictl.data import TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator, build_interpolator, interpolator_kinds
 from afictl.presets import InterpolatorConfig, Preset
+from afictl.training.hardware import describe, resolved
 from afictl.training.loop import Metrics, Outcome, Stage, fit
-from afictl.training.run import INTERPOLATOR, Run
+from afictl.training.run import INTERPOLATOR, STATE, Run
 from afictl.training.schedule import build_optimizer
-from afictl.training.step import Splits, batch_source, box_ap, measure, save_weights, update, uses_masks
-from afictl.weights import LoadReport, load_backbone_weights, load_weights
+from afictl.training.step import Splits, batch_source, box_ap, load_splits, measure, save_weights, update, uses_masks
+from afictl.weights import LoadReport, load_backbone_weights, load_tensors, read_checkpoint
 
+_INTERPOLATOR = "neck.interpolator."
 _HEADS = ("head.roi_heads.box_predictor.", "head.roi_heads.mask_predictor.")
 """Parameters whose shape depends on the number of classes."""
 
@@ -38,6 +40,15 @@ class Start:
     interpolator: str | None = None
     weights: Path | None = None
     backbone_weights: Path | None = None
+
+    def describe(self) -> dict[str, str]:
+        """The sources as a run records them, the same from whichever folder they are named."""
+        kind = self.interpolator is None or self.interpolator in interpolator_kinds()
+        return {
+            "interpolator": (self.interpolator or "") if kind else resolved(self.interpolator),
+            "weights": resolved(self.weights),
+            "backbone_weights": resolved(self.backbone_weights),
+        }
 
 
 def finetune(
@@ -55,23 +66,24 @@ def finetune(
     Raises:
         UserError: data, weights or output that do not fit.
     """
-    splits = (load_coco(data, "train"), load_coco(data, "val"))
+    splits = load_splits(data)
+    masks = uses_masks(preset, splits)
     preset, interpolator = resolve_interpolator(preset, start.interpolator, seed)
     detector = start_detector(preset, interpolator, len(splits[0].classes), seed)
-    masks = uses_masks(detector, splits)
     config = {
         "command": "finetune",
         "preset": preset.model_dump(mode="json"),
-        "data": str(data.resolve()),
-        "interpolator": start.interpolator or preset.interpolator.kind,
-        "weights": str(start.weights or ""),
-        "backbone_weights": str(start.backbone_weights or ""),
+        "data": resolved(data),
+        **start.describe(),
         "seed": seed,
+        "hardware": describe(fabric),
     }
+    # Before the run's folder is made, so that weights that do not fit leave nothing behind.
+    resumes = resume and (output / STATE).is_file()
+    loaded = [] if resumes else load_start(detector, start)
     run = Run(fabric, output, config, resume)
-    if not run.state_file.is_file():
-        for line in load_start(detector, start):
-            run.say(line)
+    for line in loaded:
+        run.say(line)
     run.say(
         f"{preset.name} with {preset.interpolator.kind}: {len(splits[0])} training images, {len(splits[1])} held out"
     )
@@ -100,7 +112,7 @@ def stage3(fabric: Fabric, run: Run, detector: Detector, data: Splits, seed: int
         optimizers={"detector": optimizer},
         step=step,
         batches=batch_source(fabric, data[0], preset.input, recipe, preset.loader, seed, masks=masks),
-        evaluate=measure(fabric, detector, data[1]),
+        evaluate=measure(fabric, detector, data),
         judge=box_ap,
         export=export,
     )
@@ -143,8 +155,13 @@ def load_start(detector: Detector, start: Start) -> list[str]:
     Raises:
         UserError: weights that do not fit, or ImageNet weights that cannot be had.
     """
+    if start.weights and start.backbone_weights:
+        raise UserError("--backbone-weights beside --weights: the detector already brings its backbone; give one")
     if start.weights:
-        report = load_weights(detector, start.weights)
+        tensors = read_checkpoint(start.weights).tensors
+        if start.interpolator:  # the one that was asked for, not the one of the checkpoint
+            tensors = {name: value for name, value in tensors.items() if not name.startswith(_INTERPOLATOR)}
+        report = load_tensors(detector, tensors)
         _check(report, start.weights)
         return [f"{start.weights}: {report}"]
     if start.backbone_weights:
@@ -157,7 +174,7 @@ def load_start(detector: Detector, start: Start) -> list[str]:
 
 def _check(report: LoadReport, path: Path) -> None:
     """Only the interpolator and the class-dependent layers may differ from the detector that is started from."""
-    free = ("neck.interpolator.", *_HEADS)
+    free = (_INTERPOLATOR, *_HEADS)
     missing = [name for name in (*report.missing, *report.mismatched) if not name.startswith(free)]
     unexpected = [name for name in report.unexpected if not name.startswith(free)]
     if missing or unexpected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from afictl.data import CocoIndex, TrainBatch, train_batches
+from afictl.data import CocoIndex, TrainBatch, load_coco, train_batches
 from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.evaluation import evaluate
+from afictl.evaluation.classes import match_categories
 from afictl.interpolators import AFInterpolator
-from afictl.presets import InputConfig, LoaderConfig, Recipe
-from afictl.training.loop import Metrics
+from afictl.presets import InputConfig, LoaderConfig, Preset, Recipe
+from afictl.training.loop import Metrics, Progress
 from afictl.training.run import BEST, INTERPOLATOR
 from afictl.weights import save_detector
 
@@ -55,39 +57,62 @@ def batch_source(
 def update(
     fabric: Fabric, module: nn.Module, optimizer: Optimizer, losses: Mapping[str, Tensor], recipe: Recipe
 ) -> None:
-    """One optimiser step on the sum of ``losses``, with clipped gradients where the recipe says so."""
+    """One optimiser step on the sum of ``losses``, with clipped gradients where the recipe says so.
+
+    Raises:
+        UserError: a gradient is not finite, which would spoil the weights.
+    """
     optimizer.zero_grad()
     fabric.backward(torch.stack(list(losses.values())).sum())
-    if recipe.clip_norm:
-        # A mixed-precision scaler skips steps that are not finite, so they are no error here.
-        fabric.clip_gradients(module, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
+    # The scaler of 16-bit gradients skips steps that are not finite, so there they are no error.
+    strict = fabric.strategy.precision.precision != "16-mixed"
+    try:
+        fabric.clip_gradients(module, optimizer, max_norm=recipe.clip_norm or math.inf, error_if_nonfinite=strict)
+    except RuntimeError as error:
+        if "non-finite" not in str(error):
+            raise
+        raise UserError("the gradients are not finite any more: lower the learning rate or set clip_norm") from None
     optimizer.step()
 
 
-def uses_masks(detector: Detector, data: Splits) -> bool:
-    """Whether the detector trains on masks.
+def load_splits(folder: Path) -> Splits:
+    """The train and val splits of a data set.
+
+    Raises:
+        UserError: a split that cannot be read, or whose categories have other names.
+    """
+    train, held_out = load_coco(folder, "train"), load_coco(folder, "val")
+    known_to, source = str(train.annotation_file), str(held_out.annotation_file)
+    match_categories(train.classes, held_out.classes, held_out.category_ids, known_to=known_to, source=source)
+    return train, held_out
+
+
+def uses_masks(preset: Preset, data: Splits) -> bool:
+    """Whether the preset's detector trains on masks.
 
     Raises:
         UserError: it does and a split has none.
     """
-    if detector.preset.detector.kind != "mask-rcnn":
+    if preset.detector.kind != "mask-rcnn":
         return False
     for index in data:
         if not index.has_masks:
             raise UserError(
-                f"{index.annotation_file}: no annotation has a 'segmentation', which {detector.preset.name} trains on;"
+                f"{index.annotation_file}: no annotation has a 'segmentation', which {preset.name} trains on;"
                 " choose a detector without masks"
             )
     return True
 
 
-def measure(fabric: Fabric, detector: Detector, held_out: CocoIndex) -> Callable[[], Metrics]:
+def measure(fabric: Fabric, detector: Detector, data: Splits) -> Callable[[Progress], Metrics]:
     """A function that evaluates the detector as it then is on the held-out images."""
 
-    def metrics() -> Metrics:
+    def metrics(progress: Progress) -> Metrics:
         result = evaluate(
             detector,
-            held_out,
+            data[1],
+            classes=data[0].classes,
+            progress=progress,
             workers=detector.preset.loader.workers,
             device=fabric.device,
             autocast=fabric.autocast,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ _HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines o
 def plot_training(runs: Mapping[str, Path], path: Path) -> None:
     """Total loss and box AP over steps, one line for each named run folder, as one picture."""
     figure, (losses, accuracy) = _figure(2)
-    for (name, folder), colour in zip(runs.items(), _colours(), strict=False):
+    for (name, folder), colour in zip(runs.items(), cycle(_colours()), strict=False):
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         steps = [r for r in records if "lr" in r]
         totals = [sum(v for k, v in r.items() if k.startswith("loss_")) for r in steps]
@@ -44,7 +45,7 @@ def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float
         (("l1", "L1 distance, lower is better"), ("cosine", "Cosine similarity, higher is better")),
         strict=True,
     ):
-        for place, ((method, values), colour) in enumerate(zip(distance.items(), _colours(), strict=False)):
+        for place, ((method, values), colour) in enumerate(zip(distance.items(), cycle(_colours()), strict=False)):
             at = [x + (place - (len(distance) - 1) / 2) * width for x in range(len(levels))]
             axis.bar(at, [values[level][measure] for level in levels], width, label=method, color=colour)
         axis.set_xticks(range(len(levels)), levels)

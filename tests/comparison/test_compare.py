@@ -59,9 +59,9 @@ def test_all_see_the_same_images_in_the_same_order(fabric, preset, contenders, s
     seen = []
     to_floats = loop._to_floats
 
-    def spy(losses, step, image_ids):
+    def spy(fabric, losses, step, image_ids):
         seen.append((step, *image_ids))
-        return to_floats(losses, step, image_ids)
+        return to_floats(fabric, losses, step, image_ids)
 
     monkeypatch.setattr(loop, "_to_floats", spy)
     compare(fabric, preset, shapes_dir, contenders, tmp_path / "out")
@@ -88,7 +88,7 @@ def test_an_unfinished_contender_goes_on(fabric, preset, contenders, shapes_dir,
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.loop._Clock.stepped", interrupt)
+        patch.setattr("afictl.training.clock.Clock.stepped", interrupt)
         with pytest.raises(KeyboardInterrupt):
             compare(fabric, preset, shapes_dir, contenders, folder)
     compare(fabric, preset, shapes_dir, contenders, folder)
@@ -101,6 +101,11 @@ def test_a_folder_of_another_comparison_is_refused(comparison, fabric, contender
     other = load_preset("faster-rcnn-r18-fpn-tiny", [*SMALL, "train.steps=3"])
     with pytest.raises(UserError, match="another preset"):
         compare(fabric, other, shapes_dir, contenders, comparison[0])
+
+
+def test_another_interpolator_under_the_same_name_is_refused(comparison, fabric, preset, shapes_dir):
+    with pytest.raises(UserError, match="give it another name"):
+        compare(fabric, preset, shapes_dir, [Contender("nearest", "bilinear")], comparison[0])
 
 
 def test_a_folder_of_something_else_is_left_alone(fabric, preset, contenders, shapes_dir, tmp_path):

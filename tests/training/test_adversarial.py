@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 
 from afictl import AFInterpolator, PatchDiscriminator
@@ -80,6 +81,24 @@ def test_two_steps_without_adversarial_weight_equal_the_public_code(fabric):
                     mark = TOLERANCE if letter == "G" else NORM_OF_TWO
                     assert_stats(f"it{number}.{letter}.grad_stats.{key(name)}", parameter.grad, mark)
                 assert_stats(f"it{number}.{letter}.param_stats.{key(name)}", parameter.detach())
+
+
+def test_the_discriminators_gradient_is_that_of_the_plain_formula(fabric):
+    torch.manual_seed(0)
+    ours, plain = PatchDiscriminator(8), PatchDiscriminator(8)
+    plain.load_state_dict(ours.state_dict())
+    real, fake = ({level: torch.randn(2, 8, size, size) for level, size in (("p2", 6), ("p3", 3))} for _ in range(2))
+    pairs = make_pairs(fake, real, all_of(fake), all_of(real))
+    judge = PerLevel(ours)
+    discriminator_step(fabric, judge, torch.optim.SGD(judge.parameters(), lr=0.0), pairs)
+    loss = sum(
+        F.binary_cross_entropy_with_logits(plain(maps[level]), torch.full((2, 1, *maps[level].shape[2:]), target))
+        for level in ("p2", "p3")
+        for maps, target in ((real, 1.0), (fake, 0.0))
+    )
+    loss.backward()
+    for mine, expected in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
 def small_pairs(generator):

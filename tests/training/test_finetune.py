@@ -1,4 +1,6 @@
 import json
+import shutil
+import signal
 
 import pytest
 import torch
@@ -6,14 +8,11 @@ import yaml
 
 from afictl import AFInterpolator, UserError
 from afictl.training import Start, finetune
+from afictl.training.clock import Clock
 from afictl.training.stage3 import load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector, read_checkpoint
 
 FILES = {"config.yaml", "versions.json", "log.txt", "metrics.jsonl", "state.pt", "best.safetensors", "last.safetensors"}
-
-
-def weights_of(run):
-    return read_checkpoint(run / "last.safetensors").tensors
 
 
 def with_steps(preset, **values):
@@ -46,14 +45,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(fabric, preset, s
 
     preset = with_steps(preset, checkpoint_every=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.loop._Clock.loaded", explode)
+        patch.setattr("afictl.training.clock.Clock.loaded", explode)
         with pytest.raises(KeyboardInterrupt):
             finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
     finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
-    whole, resumed = weights_of(guide_run), weights_of(tmp_path / "run")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    whole, resumed = (torch.load(run / "state.pt", weights_only=True) for run in (guide_run, tmp_path / "run"))
+    for part in ("detector", "detector_optimizer", "best", "metrics", "step"):
+        torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
 
@@ -78,6 +77,17 @@ def test_a_detector_starts_from_another_with_its_own_interpolator(preset, guide_
     state = detector.state_dict()
     assert all(torch.equal(state[name], value) for name, value in tensors.items())
     assert all(torch.equal(module.state_dict()[name], value) for name, value in before.items())
+
+
+def test_the_interpolator_asked_for_wins_over_the_one_in_the_weights(fabric, preset, shapes_dir, tmp_path):
+    one_step = with_steps(preset, steps=1, eval_every=1)
+    finetune(fabric, one_step, shapes_dir, tmp_path / "with-afi", Start("afi"))
+    trained = AFInterpolator(16, blocks=1, growth=4)
+    trained.save(tmp_path / "interpolator.safetensors")
+    for source, same in ((str(tmp_path / "interpolator.safetensors"), True), (None, False)):
+        chosen, module = resolve_interpolator(preset, source, seed=1)
+        load_start(start_detector(chosen, module, 4, seed=1), Start(source, weights=tmp_path / "with-afi"))
+        assert torch.equal(module.head.weight, trained.head.weight) is same
 
 
 def test_heads_are_replaced_for_another_number_of_classes(preset, guide_run):
@@ -133,6 +143,70 @@ def test_a_run_is_never_overwritten(fabric, preset, shapes_dir, guide_run, tmp_p
     with pytest.raises(UserError, match="not empty"):
         finetune(fabric, preset, shapes_dir, tmp_path, Start("nearest"))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_weights_that_do_not_fit_leave_no_run_behind(fabric, preset, shapes_dir, guide_run, tmp_path):
+    wider = preset.model_copy(update={"neck": preset.neck.model_copy(update={"channels": 24})})
+    with pytest.raises(UserError, match="another model"):
+        finetune(fabric, wider, shapes_dir, tmp_path / "run", Start("nearest", weights=guide_run))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_saves_the_state_before_the_end(fabric, preset, shapes_dir, guide_run, tmp_path, monkeypatch):
+    loaded = Clock.loaded
+    calls = []
+
+    def interrupt(clock):
+        calls.append(clock)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        loaded(clock)
+
+    monkeypatch.setattr(Clock, "loaded", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 3
+    assert read_checkpoint(tmp_path / "run" / "last.safetensors").metadata["metrics"] == {}
+    finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+    whole, resumed = (read_checkpoint(run / "last.safetensors").tensors for run in (guide_run, tmp_path / "run"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut"])
+def test_a_damaged_state_is_named(fabric, preset, shapes_dir, guide_run, tmp_path, damage):
+    shutil.copytree(guide_run, tmp_path / "run")
+    (tmp_path / "run" / "state.pt").write_bytes(damage)
+    with pytest.raises(UserError, match=r"state\.pt: cannot be resumed"):
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+
+
+def test_records_that_a_crash_left_behind_are_dropped(fabric, preset, shapes_dir, guide_run, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text((guide_run / "config.yaml").read_text())
+    (run / "metrics.jsonl").write_text('{"step": 1, "lr": 9.0}\n{"step": 2, "l')
+    finetune(fabric, preset, shapes_dir, run, Start("nearest"), resume=True)
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(record.get("lr") != 9.0 for record in records)
+
+
+def test_splits_with_other_category_names_are_refused(fabric, preset, shapes_dir, tmp_path):
+    copy = renamed(shapes_dir, tmp_path / "data", {"val2017"})
+    with pytest.raises(UserError, match="instances_val2017"):
+        finetune(fabric, preset, copy, tmp_path / "run", Start("nearest"))
+
+
+def renamed(data, folder, splits):
+    """A copy of a data set whose discs are called coins in some splits."""
+    (folder / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (folder / split).symlink_to(data / split)
+        text = (data / "annotations" / f"instances_{split}.json").read_text()
+        new = text.replace('"disc"', '"coin"') if split in splits else text
+        (folder / "annotations" / f"instances_{split}.json").write_text(new)
+    return folder
 
 
 def test_resuming_with_other_settings_names_them(fabric, preset, shapes_dir, guide_run):
