@@ -32,6 +32,14 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["train.lr=[1"], "YAML"),  # broken value
         (["detector.kind=ssd"], "faster-rcnn"),  # not among the choices
         (["detector.anchor_sizes=[1, 2]"], "p2..p6"),  # one size short of the levels
+        (["detector.anchor_sizes=[0, 2, 3, 4, 5]"], r"anchor_sizes\.0: .*greater than 0"),
+        (["detector.anchor_ratios=[1, -1]"], r"anchor_ratios\.1: .*greater than 0"),
+        (["detector.anchor_ratios=[]"], "anchor_ratios: .*at least 1"),
+        (["input.min_sizes=[]"], "min_sizes: .*at least 1"),
+        (["input.min_sizes=[64, 0]"], r"min_sizes\.1: .*greater than 0"),
+        (["input.max_size=0"], "max_size: .*greater than 0"),
+        (["input.test_size=-1"], "test_size: .*greater than 0"),
+        (["input.std=[1, 0, 1]"], r"std\.1: .*greater than 0"),
     ],
 )
 def test_a_wrong_override_names_the_key(overrides, message):

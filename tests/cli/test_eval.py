@@ -64,13 +64,32 @@ def test_limit_settings_and_other_files_in_the_output(untrained_run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
     file = untrained_run / "best.safetensors"
-    result = call(
-        "--weights", file, "--limit", 1, "--set", "detector.max_detections=3", "--output", tmp_path / "out"
-    )
+    result = call("--weights", file, "--limit", 1, "--set", "detector.max_detections=3", "--output", tmp_path / "out")
     assert result.exit_code == 0
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 3
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"notes.txt", "metrics.json", "per_class.csv", "predictions.json"}
+
+
+def test_a_part_of_the_images_leaves_the_full_result(untrained_run, shapes):
+    call("--weights", untrained_run, "--limit", 2)
+    call("--weights", untrained_run, "--split", "train")
+    call("--weights", untrained_run, "--split", "train", "--limit", 1)
+    folders = {path.name: path for path in untrained_run.iterdir() if path.is_dir()}
+    assert set(folders) == {"eval-val-first2", "eval-train", "eval-train-first1"}
+    report = json.loads((folders["eval-val-first2"] / "metrics.json").read_text())
+    assert (report["split"], report["limit"], report["images"]) == ("val", 2, 2)
+    report = json.loads((folders["eval-train"] / "metrics.json").read_text())
+    assert (report["split"], report["limit"], report["images"]) == ("train", None, 1)
+
+
+def test_scored_predictions_stay_where_they_are_unless_in_part(untrained_run, shapes):
+    part = untrained_run / "eval-val-first2"
+    call("--weights", untrained_run, "--limit", 2)
+    call("--predictions", part / "predictions.json", "--data", shapes, "--limit", 2)
+    call("--predictions", part / "predictions.json", "--data", shapes, "--limit", 1)
+    assert [path.name for path in part.iterdir() if path.is_dir()] == ["eval-val-first1"]
+    assert json.loads((part / "metrics.json").read_text())["limit"] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,73 +1,218 @@
-"""The program as a user runs it: its own process."""
+"""The program as a whole: what it says and its exit code, whatever goes wrong."""
 
 import subprocess
 import sys
+from itertools import count
+from pathlib import Path
 
 import pytest
 
+from afictl import __version__
+from afictl.cli import failures
+from afictl.cli.main import main
+from afictl.data import make_shapes
+from tests.training.conftest import SMALL
+
 COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "compare", "visualize")
+SUBCOMMANDS = ("data check", "data shapes", "model list", "model show", "visualize detections")
+TINY = "mask-rcnn-r18-fpn-tiny"
 
 
-def afictl(*arguments):
-    command = [sys.executable, "-m", "afictl", *map(str, arguments)]
+def process(*arguments):
+    """The program in its own process."""
+    command = [sys.executable, "-m", "afictl", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.fixture
+def afictl(monkeypatch, capsys):
+    """A function that runs the program in this process and gives exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["afictl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """An empty folder to work in."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
 def test_help_lists_every_command_and_loads_nothing_heavy():
-    result = afictl("--help")
-    assert result.returncode == 0
-    assert all(command in result.stdout for command in COMMANDS)
     code = (
         "import sys; sys.argv = ['afictl', '--help']\n"
         "from afictl.cli.main import main\n"
         "try: main()\n"
-        "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'pydantic', 'numpy', 'yaml', 'PIL') if m in sys.modules])"
+        "except SystemExit as end: print(end.code)\n"
+        "print([m for m in ('torch', 'pydantic', 'numpy', 'yaml', 'PIL', 'rich') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.stdout.splitlines()[-1] == "[]"
+    assert all(command in result.stdout for command in COMMANDS)
+    assert result.stdout.splitlines()[-2:] == ["0", "[]"]
 
 
-SUBCOMMANDS = ("data check", "data shapes", "model list", "model show", "visualize detections")
+@pytest.mark.parametrize("command", ["", "data", "model", "visualize"])
+def test_a_group_without_a_command_shows_its_help(afictl, command):
+    code, output, errors = afictl(*command.split())
+    assert (code, errors) == (0, "")
+    assert output.startswith(f"Usage: {' '.join(['afictl', *command.split()])} [OPTIONS] COMMAND")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
-def test_every_command_explains_itself(command):
-    result = afictl(*command.split(), "--help")
-    assert result.returncode == 0
-    assert "Usage:" in result.stdout
+def test_every_command_explains_itself(afictl, command):
+    code, output, _ = afictl(*command.split(), "--help")
+    assert code == 0
+    assert "Usage:" in output
 
 
-def test_version():
-    import afictl as package
+def test_version(afictl):
+    assert afictl("--version") == (0, f"afictl {__version__}\n", "")
 
-    assert afictl("--version").stdout.strip() == f"afictl {package.__version__}"
+
+def test_a_mistake_in_its_own_process():
+    result = process("model", "show", "mask-rcnn-r50-fnp")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: no preset is called 'mask-rcnn-r50-fnp'; did you mean 'mask-rcnn-r50-fpn'")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("model", "show", "mask-rcnn-r50-fnp"), "did you mean 'mask-rcnn-r50-fpn'"),
-        (("finetune", "--preset", "mask-rcnn-r18-fpn-tiny", "--data", "nowhere"), "nowhere"),
-        (("finetune", "--preset", "mask-rcnn-r18-fpn-tiny", "--data", ".", "--set", "train.lrr=1"), "'lr'"),
-        (("eval", "--weights", "nowhere", "--data", "."), "nowhere"),
-        (("pretrain", "--guide", "nowhere", "--data", "."), "nowhere"),
-        (("pretrain", "--guide", "nowhere", "--stages", "3"), "--stages 3"),
-        (("compare", "--preset", "mask-rcnn-r18-fpn-tiny", "--data", ".", "--interpolators", "nearst"), "nearst"),
-        (("visualize", "detections", "--weights", "nowhere", "--data", "nowhere"), "nowhere"),
+        # the command line itself
+        ("finetune", "missing option '--preset'; see 'afictl finetune --help'"),
+        ("finetun", "no such command 'finetun'; did you mean 'finetune'?; see 'afictl --help'"),
+        ("data chek", "did you mean 'check'?; see 'afictl data --help'"),
+        ("eval --weigths nowhere", "no such option '--weigths'; did you mean '--weights'?; see 'afictl eval --help'"),
+        ("eval --weights nowhere --limit 0", "'--limit'"),
+        ("eval --weights", "'--weights' requires an argument"),
+        ("eval nowhere", "unexpected extra argument"),
+        ("--verbose", "no such option '--verbose'"),
+        ("finetune --preset x --data . --precision 8", "8 is not 32-true, bf16-mixed or 16-mixed"),
+        ("finetune --preset x --data . --seed -1", "'--seed'"),
+        ("pretrain --guide nowhere --stages 3", "--stages 3"),
+        ("visualize --weights nowhere --data . --images .", "--data DIR or --images PATH, not both"),
+        ("visualize detektions", "did you mean 'detections'"),
+        # what it names
+        ("model show mask-rcnn-r50-fnp", "did you mean 'mask-rcnn-r50-fpn'"),
+        (f"finetune --preset {TINY} --data nowhere", "nowhere"),
+        (f"finetune --preset {TINY} --data . --set train.lrr=1", "'lr'"),
+        ("eval --weights nowhere --data .", "nowhere"),
+        ("eval --weights nowhere", "nowhere: no such file or folder"),
+        ("pretrain --guide nowhere", "nowhere: no such file or folder"),
+        (f"compare --preset {TINY} --data . --interpolators nearst", "nearst"),
+        ("visualize --weights nowhere", "nowhere: no such file or folder"),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_code_2(arguments, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = afictl(*arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.startswith("error: ")
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+def test_a_mistake_ends_in_one_line_and_code_2(afictl, here, arguments, message):
+    code, _, errors = afictl(*arguments.split())
+    assert code == 2
+    assert message in errors
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert list(here.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_model(afictl, here, shapes):
+    import torch
+
+    torch.save({"head.weight": torch.zeros(2)}, here.parent / "other.pt")
+    code, _, errors = afictl("eval", "--weights", here.parent / "other.pt", "--data", shapes)
+    assert code == 2
+    assert "other.pt: holds tensors" in errors
+    assert errors.count("\n") == 1
+    assert list(here.iterdir()) == []
+
+
+def test_a_truncated_image_is_named(afictl, here):
+    data = make_shapes(here.parent / "set", train=1, val=1, size=96)
+    (image,) = (data / "train2017").glob("*.jpg")
+    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    command = ("finetune", "--preset", TINY, "--data", data, "--interpolator", "nearest", "--devices", 1)
+    code, _, errors = afictl(*command, *settings)
+    assert code == 2
+    assert str(image) in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("absent/report.json", "absent/report.json: No such file or directory"),
+        (".", ".: Is a directory"),
+        pytest.param(
+            "/dev/full",
+            "No space left on device; free some",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here"),
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_written(afictl, here, shapes, target, message):
+    code, _, errors = afictl("data", "check", shapes, "--no-images", "--json", target)
+    assert code == 2
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_made(afictl, here):
+    (here / "file").write_text("")
+    code, _, errors = afictl("data", "shapes", here / "file" / "set", "--train", 1, "--val", 1, "--size", 64)
+    assert code == 2
+    assert errors.startswith(f"error: {here / 'file'}")
+    assert errors.count("\n") == 1
+
+
+def _raise(error):
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+def test_an_unexpected_error_is_one_line_and_code_1(afictl, monkeypatch):
+    monkeypatch.setattr("afictl.presets.list_presets", _raise(TypeError("no\nway")))
+    line = "error: unexpected TypeError: no way; run again with --debug for the traceback\n"
+    assert afictl("model", "list") == (1, "", line)
 
 
 def test_debug_shows_where_the_error_was_raised():
-    result = afictl("model", "show", "nothing", "--debug")
-    assert result.returncode != 0
+    result = process("model", "show", "nothing", "--debug")
+    assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("model show x", "stopped"),
+        (f"finetune --preset {TINY} --data .", "stopped; the same command with --resume goes on"),
+        (f"compare --preset {TINY} --data .", "stopped; the same command goes on"),
+    ],
+)
+def test_an_interrupt_is_told_with_the_way_on(afictl, monkeypatch, arguments, line):
+    monkeypatch.setattr("afictl.presets.load_preset", _raise(KeyboardInterrupt()))
+    assert afictl(*arguments.split()) == (130, "", f"{line}\n")
+
+
+def test_a_further_rank_is_silent_where_rank_0_ended_too(afictl, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    starters = count()
+    monkeypatch.setattr(failures.os, "getppid", lambda: next(starters))
+    assert afictl("model", "show", "nothing") == (2, "", "")
+
+
+def test_a_further_rank_tells_what_only_it_met(afictl, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(failures, "_PATIENCE", 0.1)
+    code, _, errors = afictl("model", "show", "nothing")
+    assert code == 2
+    assert errors.startswith("error: no preset")

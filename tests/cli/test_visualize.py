@@ -10,11 +10,12 @@ from afictl.errors import UserError
 
 
 def call(*arguments):
-    return CliRunner().invoke(app, ["detections", *map(str, arguments)], catch_exceptions=False)
+    return CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
 
 
 def test_data_set_with_two_weights(untrained_run, shapes):
     result = call(
+        "detections",
         "--weights",
         untrained_run,
         "--weights",
@@ -32,6 +33,21 @@ def test_data_set_with_two_weights(untrained_run, shapes):
     assert Image.open(files[0]).width > 3 * 960
 
 
+def test_without_data_the_recorded_set_is_drawn(untrained_run, shapes):
+    assert "4 pictures" in call("--weights", untrained_run / "best.safetensors").output
+    names = {path.stem for path in (untrained_run / "detections").iterdir()}
+    assert names == {str(image_id) for image_id in load_coco(shapes, "val").image_ids}
+
+
+def test_a_folder_of_images_is_drawn_whole(untrained_run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for k in range(9):
+        Image.new("RGB", (64, 48), (90, 60, 30)).save(tmp_path / "photos" / f"{k}.jpg")
+    arguments = ("--weights", untrained_run, "--images", tmp_path / "photos", "--output", tmp_path / "drawn")
+    assert "9 pictures" in call(*arguments).output
+    assert "2 pictures" in call(*arguments, "--limit", 2).output
+
+
 def test_a_photograph_without_annotations(untrained_run, tmp_path):
     photo = tmp_path / "photo.jpg"
     Image.new("RGB", (120, 80), (90, 60, 30)).save(photo)
@@ -42,8 +58,8 @@ def test_a_photograph_without_annotations(untrained_run, tmp_path):
 
 
 def test_mistakes_are_one_line(untrained_run, tmp_path, shapes):
-    with pytest.raises(UserError, match="either --data DIR or --images PATH"):
-        call("--weights", untrained_run)
+    with pytest.raises(UserError, match="--data DIR or --images PATH, not both"):
+        call("--weights", untrained_run, "--data", shapes, "--images", tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         call("--weights", untrained_run, "--images", tmp_path / "nowhere.jpg")
     with pytest.raises(UserError, match="no such file or folder"):

@@ -1,0 +1,25 @@
+"""The shared flags, as a command receives them."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from afictl.cli import options
+
+app = typer.Typer()
+
+
+@app.command()
+def show(precision: options.Precision = "32-true", seed: options.Seed = 0) -> None:
+    """Print what came in."""
+    typer.echo(f"{type(precision).__name__} {precision} {seed}")
+
+
+@pytest.mark.parametrize("value", options.PRECISIONS)
+def test_a_precision_is_plain_text(value):
+    assert CliRunner().invoke(app, ["--precision", value]).output == f"str {value} 0\n"
+
+
+@pytest.mark.parametrize("arguments", [["--precision", "64-true"], ["--seed", "-1"]])
+def test_values_out_of_range_are_refused(arguments):
+    assert CliRunner().invoke(app, arguments).exit_code == 2

@@ -1,0 +1,27 @@
+"""The bar of a terminal and the lines elsewhere."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from afictl.cli.progress import show_progress
+
+
+@pytest.mark.parametrize("total", [1, 3, 25])
+def test_elsewhere_than_on_a_terminal_a_few_lines(total):
+    console = Console(file=io.StringIO(), width=80)
+    with show_progress(console, "images") as progress:
+        for done in range(1, total + 1):
+            progress(done, total)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == min(total, 10)
+    assert lines[-1] == f"images: {total} of {total}"
+
+
+def test_on_a_terminal_a_bar_that_ends_full():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with show_progress(console, "images") as progress:
+        for done in range(1, 26):
+            progress(done, 25)
+    assert "25/25" in console.file.getvalue()

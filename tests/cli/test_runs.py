@@ -1,0 +1,46 @@
+"""What new folders are called after the run that a command is given."""
+
+import pytest
+
+from afictl.cli.runs import data_of, folder_of, name_of, tidy
+from afictl.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "my guide v1.2"
+    folder.mkdir()
+    for name in ("config.yaml", "best.safetensors", "interpolator.safetensors"):
+        (folder / name).write_text("data: somewhere\n")
+    return folder
+
+
+def test_a_run_and_the_files_in_it_have_the_runs_name(run, monkeypatch):
+    for source in (run, run / "best.safetensors", run / "interpolator.safetensors"):
+        assert name_of(source) == "my-guide-v1.2"
+    monkeypatch.chdir(run)
+    assert name_of(".") == name_of("best.safetensors") == "my-guide-v1.2"
+
+
+def test_the_interpolator_beside_the_stages_has_the_folders_name(run):
+    (run / "config.yaml").unlink()
+    assert name_of(run / "interpolator.safetensors") == "my-guide-v1.2"
+
+
+def test_a_file_of_its_own_loses_only_the_ending_of_its_format(tmp_path):
+    (tmp_path / "r50.v2.pth").write_text("")
+    (tmp_path / "r50.v2").mkdir()
+    assert name_of(tmp_path / "r50.v2.pth") == name_of(tmp_path / "r50.v2") == "r50.v2"
+
+
+def test_a_kind_is_its_own_name():
+    assert name_of("bilinear") == "bilinear"
+    assert tidy("../a b/c:d") == "a-b-c-d"
+    assert tidy("..") == "unnamed"
+
+
+def test_data_and_folder_of_a_file_in_a_run(run):
+    assert folder_of(run / "best.safetensors") == folder_of(run) == run
+    assert str(data_of(run / "best.safetensors")) == "somewhere"
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+        data_of(run / "nowhere")
