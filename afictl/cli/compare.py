@@ -32,7 +32,7 @@ def compare(
     each interpolator, comparison.json and comparison.csv; the default folder is runs/compare-PRESET. The same command
     again goes on where it stopped and does not repeat what is finished.
     """
-    from afictl.comparison import compare, comparison_table, parse_contenders
+    from afictl.comparison import compare, comparison_tables, parse_contenders
     from afictl.presets import load_preset
     from afictl.training import Hardware, launch
 
@@ -53,5 +53,5 @@ def compare(
     if fabric.is_global_zero:
         from rich.console import Console
 
-        Console().print(comparison_table(rows))
+        Console().print(*comparison_tables(rows))
         typer.echo(f"tables: {folder / 'comparison.json'}, {folder / 'comparison.csv'}")

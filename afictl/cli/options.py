@@ -46,5 +46,7 @@ Precision = Annotated[
     str, typer.Option("--precision", callback=_known_precision, help=f"Number format: {_either(PRECISIONS)}.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and augmentation.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --output where it stopped, if there is one.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the run in --output where it stopped, if there is one.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from afictl.comparison.compare import Contender, compare
+from afictl.comparison.grid import Contender, compare
 from afictl.comparison.table import Row
 from afictl.data import load_coco
 from afictl.data.shapes import make_shapes
@@ -26,7 +26,7 @@ _SETTINGS = (
     f"input.test_size={_IMAGE}",
     "detector.anchor_sizes=[8, 16, 32, 64, 128]",
     "train.warmup_steps=10",
-    "train.eval_every=120",
+    "train.eval_every=100",
     "stage1.steps=30",
     "stage1.eval_every=30",
     "stage1.warmup_steps=4",
@@ -34,7 +34,7 @@ _SETTINGS = (
     "stage2.eval_every=20",
     "stage2.warmup_steps=4",
 )
-_GUIDE_STEPS, _FINETUNE_STEPS = 200, 120
+_GUIDE_STEPS, _FINETUNE_STEPS = 200, 100
 
 
 def demo(fabric: Fabric, output: Path, seed: int = 0) -> list[Row]:

@@ -34,20 +34,30 @@ class Row:
     training_seconds: float
 
 
-def comparison_table(rows: Sequence[Row]) -> Table:
-    """A rich table; the best value of each accuracy column is bold."""
-    names = [name for name in _metric_names(rows) if any(row.metrics.get(name) is not None for row in rows)]
-    table = Table(title="AP in points of 100; cost of one image, the interpolator's share in brackets")
-    table.add_column("interpolator")
+def comparison_tables(rows: Sequence[Row]) -> list[Table]:
+    """Accuracy of boxes, of masks where there are any, and price, as rich tables; the best accuracy is bold."""
+    return [*(_accuracy_table(rows, kind) for kind in _kinds(rows)), _price_table(rows)]
+
+
+def _accuracy_table(rows: Sequence[Row], kind: str) -> Table:
+    names = [name for name in _AREAS if any(row.metrics.get(f"{kind}/{name}") is not None for row in rows)]
+    table = Table("interpolator", title=f"{kind} AP, points of 100")
     for name in names:
-        table.add_column(name.replace("/", " "), justify="right")
-    for head in ("parameters, M", "multiply-adds, G", "forward, ms", "training, min"):
+        table.add_column(name, justify="right")
+    values = {row.name: [row.metrics.get(f"{kind}/{name}") for name in names] for row in rows}
+    best = [max(value or 0.0 for value in column) for column in zip(*values.values(), strict=True)]
+    for row_name, cells in values.items():
+        table.add_row(row_name, *(_accuracy(value, top) for value, top in zip(cells, best, strict=True)))
+    return table
+
+
+def _price_table(rows: Sequence[Row]) -> Table:
+    table = Table("interpolator", title="price: detector (of it, interpolator), one image")
+    for head in ("M parameters", "G multiply-adds", "ms forward", "min training"):
         table.add_column(head, justify="right")
-    best = {name: max(row.metrics.get(name) or 0.0 for row in rows) for name in names}
     for row in rows:
         table.add_row(
             row.name,
-            *(_accuracy(row.metrics.get(name), best[name]) for name in names),
             f"{row.parameters / 1e6:.2f} ({row.interpolator_parameters / 1e6:.2f})",
             f"{row.multiply_adds / 1e9:.2f} ({row.interpolator_multiply_adds / 1e9:.2f})",
             f"{row.milliseconds:.1f} ({row.interpolator_milliseconds:.1f})",
@@ -69,8 +79,11 @@ def write_comparison(rows: Sequence[Row], folder: Path) -> None:
 
 
 def _metric_names(rows: Sequence[Row]) -> list[str]:
-    kinds = [kind for kind in ("box", "mask") if any(f"{kind}/AP" in row.metrics for row in rows)]
-    return [f"{kind}/{area}" for kind in kinds for area in _AREAS]
+    return [f"{kind}/{area}" for kind in _kinds(rows) for area in _AREAS]
+
+
+def _kinds(rows: Sequence[Row]) -> list[str]:
+    return [kind for kind in ("box", "mask") if any(f"{kind}/AP" in row.metrics for row in rows)]
 
 
 def _costs(row: Row) -> dict[str, float]:

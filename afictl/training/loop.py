@@ -65,7 +65,7 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
     On Ctrl-C or SIGTERM a single process finishes its step and saves the state before it leaves.
 
     Raises:
-        UserError: a loss is not finite, or the saved state is damaged or belongs to another stage.
+        UserError: a loss or gradient is not finite, or the saved state is damaged or belongs to another stage.
         KeyboardInterrupt: a signal asked for the end.
     """
     state: dict[str, Any] = {"version": 1, "stage": stage.name, "step": 0, "seconds": 0.0, "scaler": {}}
@@ -81,7 +81,12 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
             clock.loaded()
             set_learning_rate(stage.optimizers.values(), learning_rate(recipe, step))
             seed_step(seed, step, fabric.global_rank)
-            losses = _to_floats(fabric, stage.step(batch), step, batch.image_ids)
+            try:
+                losses = _to_floats(fabric, stage.step(batch))
+            except FloatingPointError as error:
+                ids = ", ".join(map(str, batch.image_ids))
+                hint = "lower the learning rate or set clip_norm"
+                raise UserError(f"{error} at step {step + 1} (images {ids}): {hint}") from None
             state["step"] = step + 1
             state["seconds"] += clock.stepped(step + 1, losses, learning_rate(recipe, step))
             if _due(step + 1, recipe.eval_every, recipe.steps):
@@ -164,18 +169,19 @@ def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clo
     fabric.barrier()
 
 
-def _to_floats(fabric: Fabric, losses: Mapping[str, Tensor], step: int, image_ids: list[int]) -> dict[str, float]:
-    """Losses as numbers, the mean over all ranks, with one transfer from the device."""
+def _to_floats(fabric: Fabric, losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Losses as numbers, the mean over all ranks, with one transfer from the device.
+
+    Raises:
+        FloatingPointError: one is not finite.
+    """
     stacked: Any = torch.stack([value.detach().float().reshape(()) for value in losses.values()])
     if fabric.world_size > 1:  # so that all ranks stop together at a loss that is not finite
         stacked = fabric.all_reduce(stacked, reduce_op="mean")
     values = stacked.tolist()
     for name, value in zip(losses, values, strict=True):
         if not math.isfinite(value):
-            ids = ", ".join(map(str, image_ids))
-            raise UserError(
-                f"{name} became {value} at step {step + 1} (images {ids}): lower the learning rate or set clip_norm"
-            )
+            raise FloatingPointError(f"{name} became {value}")
     return dict(zip(losses, values, strict=True))
 
 

@@ -163,13 +163,23 @@ def load_start(detector: Detector, start: Start) -> list[str]:
             tensors = {name: value for name, value in tensors.items() if not name.startswith(_INTERPOLATOR)}
         report = load_tensors(detector, tensors)
         _check(report, start.weights)
-        return [f"{start.weights}: {report}"]
+        return [f"{start.weights}: {len(report.matched)} tensors loaded", *_replaced(detector, report)]
     if start.backbone_weights:
         return [f"{start.backbone_weights}: {load_backbone_weights(detector.backbone, start.backbone_weights)}"]
     if detector.preset.backbone.pretrained:
         load_pretrained(detector.backbone)
         return [f"ImageNet weights loaded into {detector.preset.backbone.name}"]
     return []
+
+
+def _replaced(detector: Detector, report: LoadReport) -> list[str]:
+    """What did not come from the weights that were loaded, in words."""
+    lines = []
+    if any(name.startswith(_INTERPOLATOR) for name in report.missing):
+        lines.append(f"the interpolator '{detector.neck.interpolator.kind}' starts from its own weights")
+    if report.mismatched:
+        lines.append(f"layers of other classes start anew for {detector.num_classes}: {', '.join(report.mismatched)}")
+    return lines
 
 
 def _check(report: LoadReport, path: Path) -> None:

@@ -60,7 +60,7 @@ def update(
     """One optimiser step on the sum of ``losses``, with clipped gradients where the recipe says so.
 
     Raises:
-        UserError: a gradient is not finite, which would spoil the weights.
+        FloatingPointError: a gradient is not finite, which would spoil the weights.
     """
     optimizer.zero_grad()
     fabric.backward(torch.stack(list(losses.values())).sum())
@@ -71,7 +71,7 @@ def update(
     except RuntimeError as error:
         if "non-finite" not in str(error):
             raise
-        raise UserError("the gradients are not finite any more: lower the learning rate or set clip_norm") from None
+        raise FloatingPointError("the gradient is not finite any more") from None
     optimizer.step()
 
 

@@ -7,8 +7,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from afictl import AFInterpolator, UserError, load_preset
-from afictl.comparison import Contender, Row, compare, comparison_table, parse_contenders
-from afictl.training import loop
+from afictl.comparison import Contender, Row, compare, comparison_tables, parse_contenders
+from afictl.training import step
 from afictl.weights import read_checkpoint
 from tests.training.conftest import SMALL
 
@@ -57,13 +57,14 @@ def test_every_contender_has_accuracy_and_price(comparison):
 
 def test_all_see_the_same_images_in_the_same_order(fabric, preset, contenders, shapes_dir, tmp_path, monkeypatch):
     seen = []
-    to_floats = loop._to_floats
+    train_batches = step.train_batches
 
-    def spy(fabric, losses, step, image_ids):
-        seen.append((step, *image_ids))
-        return to_floats(fabric, losses, step, image_ids)
+    def spy(*args, **kwargs):
+        for batch in train_batches(*args, **kwargs):
+            seen.append((batch.image_ids, [float(image.sum()) for image in batch.images]))
+            yield batch
 
-    monkeypatch.setattr(loop, "_to_floats", spy)
+    monkeypatch.setattr(step, "train_batches", spy)
     compare(fabric, preset, shapes_dir, contenders, tmp_path / "out")
     assert len(seen) == 4
     assert seen[:2] == seen[2:]
@@ -75,7 +76,7 @@ def test_the_same_command_again_trains_nothing(comparison, fabric, preset, conte
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("afictl.comparison.compare.finetune", refuse)
+    monkeypatch.setattr("afictl.comparison.grid.finetune", refuse)
     again = compare(fabric, preset, shapes_dir, contenders, folder)
     assert [row.metrics for row in again] == [row.metrics for row in rows]
 
@@ -86,6 +87,7 @@ def test_an_unfinished_contender_goes_on(fabric, preset, contenders, shapes_dir,
     def interrupt(clock, step, *args):
         if step == 2:
             raise KeyboardInterrupt
+        return 0.0
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("afictl.training.clock.Clock.stepped", interrupt)
@@ -141,8 +143,8 @@ def test_the_table_shows_what_is_known_and_marks_the_best():
         metrics = {"box/AP": ap, "box/AP50": 50.0, "box/APl": None}
         return Row(name, metrics, 2_000_000, 500_000, 3_000_000_000, 1_000_000_000, 12.34, 1.2, 120.0)
 
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(comparison_table([row("nearest", 30.04), row("afi", 31.26)]))
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(*comparison_tables([row("nearest", 30.04), row("afi", 31.26)]))
     text = console.export_text()
     for piece in ("nearest", "31.3", "30.0", "2.00 (0.50)", "3.00 (1.00)", "12.3 (1.2)"):
         assert piece in text

@@ -85,6 +85,7 @@ def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(pretrained, f
     def explode(clock, step, *args):
         if step == 3:
             raise KeyboardInterrupt
+        return 0.0
 
     folder, overrides = tmp_path / "run", ["stage1.checkpoint_every=2"]
     with pytest.MonkeyPatch.context() as patch:
