@@ -65,19 +65,26 @@ class Run:
     def _prepare(self, config: Mapping[str, Any], resume: bool) -> str:
         config = json.loads(json.dumps(dict(config), default=str))  # tuples and paths become what YAML gives back
         kept = self.folder / CONFIG
-        if kept.is_file():
+        if kept.is_file() and not any((self.folder / name).exists() for name in ("metrics.jsonl", STATE, BEST, LAST)):
+            self._clear()
+        elif kept.is_file():
             if not resume:
                 return f"{self.folder} already holds a run: choose another --output, or continue it with --resume"
             changed = _differences(yaml.safe_load(kept.read_text()), config)
             if changed:
                 return f"{kept}: --resume needs the same settings; these differ: {', '.join(changed)}"
             return ""
-        if self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and any(self.folder.iterdir()):
             return f"{self.folder} is not empty and holds no run: choose another --output"
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "versions.json", json.dumps(_versions(), indent=2))
         write_text(kept, yaml.safe_dump(config, sort_keys=False))
         return ""
+
+    def _clear(self) -> None:
+        """Remove what a run wrote that ended before its first record, as by an image that cannot be read."""
+        for name in (CONFIG, "log.txt", "versions.json"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def say(self, text: str) -> None:
         """Print a line and keep it in ``log.txt``."""

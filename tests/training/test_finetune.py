@@ -210,6 +210,18 @@ def renamed(data, folder, splits):
     return folder
 
 
+def test_a_run_that_ended_before_its_first_record_gives_its_folder_back(
+    fabric, preset, shapes_dir, guide_run, tmp_path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text((guide_run / "config.yaml").read_text().replace("seed: 0", "seed: 7"))
+    (run / "log.txt").write_text("error\n")
+    finetune(fabric, with_steps(preset, steps=1, eval_every=1), shapes_dir, run, Start("nearest"))
+    assert "error" not in (run / "log.txt").read_text()
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 0
+
+
 def test_resuming_with_other_settings_names_them(fabric, preset, shapes_dir, guide_run):
     with pytest.raises(UserError, match=r"preset\.train\.lr"):
         finetune(fabric, with_steps(preset, lr=0.5), shapes_dir, guide_run, Start("nearest"), resume=True)
