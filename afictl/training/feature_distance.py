@@ -105,7 +105,7 @@ def describe(distance: Distance) -> str:
         lines.append(f"{method:<10}" + "".join(f"{cell:>16}" for cell in cells))
     best = min(_BASELINES, key=lambda kind: means[f"l1/{kind}"])
     change = 100 * (means["l1/afi"] / means[f"l1/{best}"] - 1)
-    verdict = "closer to" if change < 0 else "no closer to"
+    verdict = "closer to" if change < -0.05 else "no closer to"  # as many digits as are shown
     lines.append(f"afi is {verdict} the guide than {best}, the best plain interpolation: L1 {change:+.1f} %")
     return "\n".join(lines)
 
