@@ -34,24 +34,44 @@ class BackboneConfig(Section):
     """The bottom-up network."""
 
     name: str = "resnet50"
-    """timm model name, with or without a weight tag."""
+    """timm model name, with or without a weight tag: a ResNet, ResNeSt or Swin Transformer."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of timm's model, such as ``{drop_path_rate: 0.2}``."""
     pretrained: bool = True
     """Start from ImageNet weights."""
     frozen_stages: int = Field(default=2, ge=0, le=5)
     """How many stages stay as they are, counted as detectron2's FREEZE_AT: 1 is the stem, 2 the stem and res2."""
     norm: Literal["batch", "frozen-batch"] = "frozen-batch"
-    """Batch norm of the trainable stages: trained as usual, or fixed statistics and scale."""
+    """Batch norm of the trainable stages: trained as usual, or fixed statistics and scale. Layer norm is trained."""
     stride_in_1x1: bool = False
     """Bottlenecks stride in their first 1x1 convolution, as in detectron2's MSRA weights, not in the 3x3."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
 
 class NeckConfig(Section):
     """The feature pyramid."""
 
-    kind: Literal["fpn"] = "fpn"
+    kind: Literal["fpn", "pafpn", "bifpn"] = "fpn"
     channels: int = Field(default=256, gt=0)
+    norm: Literal["none", "batch"] = "none"
+    """FPN, PAFPN: batch norm after every convolution. BiFPN always has it."""
     fuse: Literal["sum", "avg"] = "sum"
-    """The enlarged coarse map is added to the finer one, or averaged with it."""
+    """FPN, PAFPN: the enlarged coarse map is added to the finer one, or averaged with it."""
+    top: Literal["pool", "p5", "res5"] = "pool"
+    """FPN, PAFPN: where the levels above p5 come from. ``pool``: p6 is every second position of p5, the pyramid is
+    p2..p6. ``p5``, ``res5``: p6 and p7 are strided convolutions of that map, the pyramid is p3..p7."""
+    repeats: int = Field(default=6, gt=0)
+    """BiFPN: number of layers."""
+    fusion: Literal["fast", "raw"] = "fast"
+    """BiFPN: fusion weights are made positive and sum to one, or are used as they are (published AFI-GAN)."""
+    skips: Literal["layer", "input"] = "layer"
+    """BiFPN: what a layer's bottom-up path sees beside its own maps: the layer's input, or in every layer that of the
+    first (published AFI-GAN)."""
+    blocks: Literal["plain", "separable"] = "plain"
+    """BiFPN: 3x3 convolutions with torch's batch norm, max-pooling padded on all sides (AdelaiDet); or depthwise
+    separable ones with batch norm of eps 1e-3 and momentum 0.01, pooling padded with zeros at the right and bottom
+    (EfficientDet, published AFI-GAN)."""
 
 
 class InterpolatorConfig(Section):
@@ -64,9 +84,13 @@ class InterpolatorConfig(Section):
 class DetectorConfig(Section):
     """Meta-architecture and its heads; the numbers are detectron2's."""
 
-    kind: Literal["faster-rcnn", "mask-rcnn"] = "faster-rcnn"
+    kind: Literal[
+        "faster-rcnn", "mask-rcnn", "cascade-rcnn", "cascade-mask-rcnn", "retinanet", "fcos", "centermask"
+    ] = "faster-rcnn"
     anchor_sizes: tuple[_Positive, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
-    """Square root of the anchor area in pixels, one for each of p2..p6."""
+    """Square root of the anchor area in pixels, one for each level of the pyramid."""
+    anchors_per_octave: int = Field(default=1, gt=0)
+    """Anchor sizes a level: ``anchor_sizes`` times 2^(0/n), 2^(1/n), ... RetinaNet has three."""
     anchor_ratios: tuple[_Positive, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
     """Anchor height divided by width."""
     rpn_batch: int = Field(default=256, gt=0)
@@ -79,11 +103,26 @@ class DetectorConfig(Section):
     """Proposals kept an image after suppression."""
     roi_batch: int = Field(default=512, gt=0)
     """Regions sampled an image for the head losses, a quarter of them objects."""
+    box_head: Literal["2fc", "4conv1fc"] = "2fc"
+    """Layers between a pooled region and its class and box; ``4conv1fc`` keeps the neck's width."""
+    head_norm: Literal["none", "batch"] = "none"
+    """Batch norm after the convolutions of the box and mask heads."""
     fc_width: int = Field(default=1024, gt=0)
     mask_width: int = Field(default=256, gt=0)
+    size_ranges: tuple[_Positive, ...] = (64.0, 128.0, 256.0, 512.0)
+    """FCOS: up to how many pixels from a point to the farthest side of its box each level but the last serves."""
+    level_scales: bool = False
+    """FCOS: a learned factor on the box distances of each level (AdelaiDet); detectron2's FCOS has none."""
+    candidates: int = Field(default=1000, gt=0)
+    """RetinaNet, FCOS: positions kept a level before suppression."""
     score_threshold: float = Field(default=0.05, ge=0, le=1)
     nms_threshold: float = Field(default=0.5, gt=0, le=1)
     max_detections: int = Field(default=100, gt=0)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the detector segments what it finds."""
+        return "mask" in self.kind
 
 
 class InputConfig(Section):
@@ -138,11 +177,29 @@ class LoaderConfig(Section):
     """Reading processes for each device; 0 reads in the training process."""
 
 
+class Scores(Section):
+    """COCO AP in points, 0..100."""
+
+    box: float | None = None
+    mask: float | None = None
+
+
+class Published(Section):
+    """What the AFI-GAN paper's results table (COCO test-dev) says of a preset; its numbers, not ours."""
+
+    nearest: Scores = Scores()
+    afi: Scores = Scores()
+    note: str = ""
+    """What the rows contain beside the preset, such as self-training."""
+
+
 class Preset(Section):
     """A detector, backbone and neck pairing with its recipe for every stage."""
 
     name: str
     description: str = ""
+    published: Published = Published()
+    """Belongs to one preset: a preset that extends another does not inherit it."""
     detector: DetectorConfig = DetectorConfig()
     backbone: BackboneConfig = BackboneConfig()
     neck: NeckConfig = NeckConfig()
@@ -157,9 +214,11 @@ class Preset(Section):
     """Stage 2: detector on the half-size image, with detection and feature losses."""
 
     @model_validator(mode="after")
-    def _anchor_sizes_fit_levels(self) -> Preset:
+    def _sizes_fit_levels(self) -> Preset:
         if len(self.detector.anchor_sizes) != 5:
-            raise ValueError("detector.anchor_sizes needs one size for each of p2..p6")
+            raise ValueError("detector.anchor_sizes needs one size for each of the five pyramid levels")
+        if len(self.detector.size_ranges) != 4 or sorted(self.detector.size_ranges) != list(self.detector.size_ranges):
+            raise ValueError("detector.size_ranges needs four rising sizes, one for each pyramid level but the last")
         return self
 
 
@@ -236,7 +295,9 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return values
     beside = path.parent / f"{base}.yaml"
-    return _merge(_read(beside if beside.is_file() else _find(str(base)), (*seen, path)), values)
+    inherited = _read(beside if beside.is_file() else _find(str(base)), (*seen, path))
+    inherited.pop("published", None)
+    return _merge(inherited, values)
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

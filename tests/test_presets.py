@@ -31,8 +31,9 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["train.lr"], "KEY=VALUE"),  # no value
         (["train.lr=[1"], "YAML"),  # broken value
         (["detector.kind=ssd"], "faster-rcnn"),  # not among the choices
-        (["detector.anchor_sizes=[1, 2]"], "p2..p6"),  # one size short of the levels
+        (["detector.anchor_sizes=[1, 2]"], "five pyramid levels"),  # one short
         (["detector.anchor_sizes=[0, 2, 3, 4, 5]"], r"anchor_sizes\.0: .*greater than 0"),
+        (["detector.size_ranges=[64, 32, 128, 256]"], "four rising sizes"),
         (["detector.anchor_ratios=[1, -1]"], r"anchor_ratios\.1: .*greater than 0"),
         (["detector.anchor_ratios=[]"], "anchor_ratios: .*at least 1"),
         (["input.min_sizes=[]"], "min_sizes: .*at least 1"),

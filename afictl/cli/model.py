@@ -77,14 +77,15 @@ def _cost_table(detector: Detector, costs: list[PartCost], image_hw: tuple[int, 
     total = sum(cost.multiply_adds for cost in costs)
     for cost in costs:
         share = f"{cost.multiply_adds / total:.1%}"
-        table.add_row(cost.name, *notes[cost.name], _count(cost.parameters), _work(cost.multiply_adds), share)
+        what = notes.get(cost.name, (cost.load, "", str(detector.neck.channels)))
+        table.add_row(cost.name, *what, _count(cost.parameters), _work(cost.multiply_adds), share)
     parameters = sum(cost.parameters for cost in costs)
     table.add_row("total", "", "", "", _count(parameters), _work(total), "100.0%", style="bold")
     return table
 
 
 def _notes(detector: Detector) -> dict[str, tuple[str, str, str]]:
-    """What each part is or how much it is given, its strides and its channels."""
+    """What each part below the head is, its strides and its channels."""
     preset, backbone, neck = detector.preset, detector.backbone, detector.neck
     strides, width = _join(neck.strides.values()), str(neck.channels)
     return {
@@ -95,9 +96,6 @@ def _notes(detector: Detector) -> dict[str, tuple[str, str, str]]:
         ),
         "neck": (preset.neck.kind, strides, width),
         "interpolator": (preset.interpolator.kind, "", width),
-        "rpn": ("all levels", strides, width),
-        "box head": (f"{preset.detector.proposals_test} regions", "", width),
-        "mask head": (f"{preset.detector.max_detections} regions", "", width),
     }
 
 

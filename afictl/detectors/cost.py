@@ -18,6 +18,8 @@ class PartCost(NamedTuple):
     """Size and work of one part of a detector."""
 
     name: str
+    load: str
+    """For a part of the head, what it is run on; empty for the others."""
     parameters: int
     multiply_adds: int
     """For one image, convolutions and matrix products only, padding counted as work."""
@@ -25,8 +27,6 @@ class PartCost(NamedTuple):
 
 def model_cost(detector: Detector, image_hw: tuple[int, int]) -> list[PartCost]:
     """Backbone, neck without its interpolator, interpolator (all its calls), then the parts of the head.
-
-    The head's parts carry the load that ``detector.head.parts`` documents.
 
     Args:
         detector: on any device; it is left as it is.
@@ -40,10 +40,10 @@ def model_cost(detector: Detector, image_hw: tuple[int, int]) -> list[PartCost]:
         head = [(part, _count(part.run)[1]) for part in model.head.parts(pyramid)]
     inside = _parameters([model.neck.interpolator])
     return [
-        PartCost("backbone", _parameters([model.backbone]), backbone),
-        PartCost("neck", _parameters([model.neck]) - inside, neck - interpolator),
-        PartCost("interpolator", inside, interpolator),
-        *(PartCost(part.name, _parameters(part.modules), work) for part, work in head),
+        PartCost("backbone", "", _parameters([model.backbone]), backbone),
+        PartCost("neck", "", _parameters([model.neck]) - inside, neck - interpolator),
+        PartCost("interpolator", "", inside, interpolator),
+        *(PartCost(part.name, part.load, _parameters(part.modules), work) for part, work in head),
     ]
 
 

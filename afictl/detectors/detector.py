@@ -29,8 +29,10 @@ class HeadPart(NamedTuple):
     """One part of a head, to be measured alone."""
 
     name: str
+    load: str
+    """What the part is run on for one image, such as ``1000 regions``."""
     run: Callable[[], Any]
-    """Runs the part once at the load that the head documents."""
+    """Runs the part once on that."""
     modules: tuple[nn.Module, ...]
 
 
@@ -49,7 +51,8 @@ class Detector(nn.Module):
         backbone: (N, 3, H, W) -> ``res2..res5``.
         neck: ``res2..res5`` -> pyramid; has ``interpolator``, ``strides`` and ``size_divisor``.
         head: ``head(batch, pyramid, targets)`` -> losses in train mode; ``head(batch, pyramid)`` ->
-            detections in eval mode, masks still as ``mask_probs`` (n, M, M); ``parts`` for the flop counter.
+            detections in eval mode, masks still as ``mask_probs`` (n, M, M); ``parts(pyramid)`` for the flop
+            counter; ``class_layers``, the prefixes of those of its parameters that depend on the classes.
         num_classes: K.
     """
 

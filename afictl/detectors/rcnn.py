@@ -16,6 +16,8 @@ from afictl.detectors.targets import Target, check_targets
 class RCNNHead(nn.Module):
     """Region proposal network and region heads behind the head interface of ``Detector``."""
 
+    class_layers = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.")
+
     def __init__(self, rpn: ProposalNetwork, roi_heads: RegionHeads, num_classes: int) -> None:
         super().__init__()
         self.rpn = rpn
@@ -50,9 +52,10 @@ class RCNNHead(nn.Module):
             heads.mask_predictor(heads.mask_head(regions))
 
         parts = [
-            HeadPart("rpn", lambda: self.rpn.head(maps), (self.rpn.head,)),
-            HeadPart("box head", box_head, (heads.box_head, heads.box_predictor)),
+            HeadPart("rpn", "all levels", lambda: self.rpn.head(maps), (self.rpn.head,)),
+            HeadPart("box head", f"{self.rpn.proposals_test} regions", box_head, (heads.box_head, heads.box_predictor)),
         ]
         if heads.has_mask():
-            parts.append(HeadPart("mask head", mask_head, (heads.mask_head, heads.mask_predictor)))
+            load = f"{heads.detections_per_img} regions"
+            parts.append(HeadPart("mask head", load, mask_head, (heads.mask_head, heads.mask_predictor)))
         return parts

@@ -50,8 +50,12 @@ class Extractor(nn.Module):
 
 
 def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
-    """The guide's preset for images of half the size: anchors and image sizes are halved."""
-    anchors = tuple(size / 2 for size in preset.detector.anchor_sizes)
+    """The guide's preset for images of half the size: what counts pixels is halved."""
+    heads = preset.detector
+    half_heads = {
+        "anchor_sizes": tuple(size / 2 for size in heads.anchor_sizes),
+        "size_ranges": tuple(size / 2 for size in heads.size_ranges),
+    }
     view = preset.input
     half_view = {
         "min_sizes": tuple(size // 2 for size in view.min_sizes),
@@ -60,7 +64,7 @@ def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
     }
     return preset.model_copy(
         update={
-            "detector": preset.detector.model_copy(update={"anchor_sizes": anchors}),
+            "detector": heads.model_copy(update=half_heads),
             "interpolator": preset.interpolator.model_copy(update={"kind": "afi", "options": interpolator.options}),
             "input": view.model_copy(update=half_view),
         }

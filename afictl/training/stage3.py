@@ -25,8 +25,6 @@ from afictl.training.step import Splits, batch_source, box_ap, load_splits, meas
 from afictl.weights import LoadReport, load_backbone_weights, load_tensors, read_checkpoint
 
 _INTERPOLATOR = "neck.interpolator."
-_HEADS = ("head.roi_heads.box_predictor.", "head.roi_heads.mask_predictor.")
-"""Parameters whose shape depends on the number of classes."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def load_start(detector: Detector, start: Start) -> list[str]:
         if start.interpolator:  # the one that was asked for, not the one of the checkpoint
             tensors = {name: value for name, value in tensors.items() if not name.startswith(_INTERPOLATOR)}
         report = load_tensors(detector, tensors)
-        _check(report, start.weights)
+        _check(detector, report, start.weights)
         return [f"{start.weights}: {len(report.matched)} tensors loaded", *_replaced(detector, report)]
     if start.backbone_weights:
         return [f"{start.backbone_weights}: {load_backbone_weights(detector.backbone, start.backbone_weights)}"]
@@ -182,9 +180,9 @@ def _replaced(detector: Detector, report: LoadReport) -> list[str]:
     return lines
 
 
-def _check(report: LoadReport, path: Path) -> None:
+def _check(detector: Detector, report: LoadReport, path: Path) -> None:
     """Only the interpolator and the class-dependent layers may differ from the detector that is started from."""
-    free = (_INTERPOLATOR, *_HEADS)
+    free = (_INTERPOLATOR, *(f"head.{prefix}" for prefix in detector.head.class_layers))
     missing = [name for name in (*report.missing, *report.mismatched) if not name.startswith(free)]
     unexpected = [name for name in report.unexpected if not name.startswith(free)]
     if missing or unexpected:

@@ -93,7 +93,7 @@ def uses_masks(preset: Preset, data: Splits) -> bool:
     Raises:
         UserError: it does and a split has none.
     """
-    if preset.detector.kind != "mask-rcnn":
+    if not preset.detector.has_masks:
         return False
     for index in data:
         if not index.has_masks:

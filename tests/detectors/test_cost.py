@@ -41,7 +41,7 @@ def test_multiply_adds_of_mask_rcnn_r50() -> None:
 
 def test_a_fixed_interpolator_costs_nothing_and_changes_nothing_else() -> None:
     afi, nearest = (cost_of("faster-rcnn-r50-fpn", kind) for kind in ("afi", "nearest"))
-    assert nearest["interpolator"] == PartCost("interpolator", 0, 0)
+    assert nearest["interpolator"] == PartCost("interpolator", "", 0, 0)
     assert {name: part for name, part in afi.items() if name != "interpolator"} == {
         name: part for name, part in nearest.items() if name != "interpolator"
     }
