@@ -81,6 +81,9 @@ class InterpolatorConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+_WITHOUT_MASKS = {"mask-rcnn": "faster-rcnn", "cascade-mask-rcnn": "cascade-rcnn", "centermask": "fcos"}
+
+
 class DetectorConfig(Section):
     """Meta-architecture and its heads; the numbers are detectron2's."""
 
@@ -120,9 +123,9 @@ class DetectorConfig(Section):
     max_detections: int = Field(default=100, gt=0)
 
     @property
-    def has_masks(self) -> bool:
-        """Whether the detector segments what it finds."""
-        return "mask" in self.kind
+    def without_masks(self) -> str | None:
+        """The kind that is the same detector without masks; None for one that has none."""
+        return _WITHOUT_MASKS.get(self.kind)
 
 
 class InputConfig(Section):

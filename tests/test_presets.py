@@ -1,7 +1,9 @@
+import re
+
 import pytest
 
 from afictl import UserError, list_presets, load_preset
-from afictl.presets import parse_preset
+from afictl.presets import Published, parse_preset
 
 
 @pytest.mark.parametrize("name", list_presets())
@@ -9,8 +11,25 @@ def test_every_shipped_preset_loads_and_describes_itself(name):
     preset = load_preset(name)
     assert preset.name == name
     assert preset.description
-    parts = (preset.detector.kind, preset.backbone.name.replace("resnet", "r"), preset.neck.kind)
-    assert name.removesuffix("-tiny") == "-".join(parts)
+    kind = preset.detector.kind.replace("cascade-mask-rcnn", "cascade-rcnn")
+    assert name.removesuffix("-tiny") == f"{kind}-{short_name(preset.backbone.name)}-{preset.neck.kind}"
+
+
+def short_name(backbone):
+    """resnet50 -> r50, resnest101e -> s101, swin_tiny_... -> swin-t."""
+    family, depth = re.match(r"(resnet|resnest|swin)_?(\d+|[a-z])", backbone).groups()
+    return {"resnet": "r", "resnest": "s", "swin": "swin-"}[family] + depth
+
+
+def test_a_preset_does_not_inherit_published_numbers(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: mask-rcnn-r50-fpn\n")
+    assert load_preset("mask-rcnn-r50-fpn").published.afi.mask == 37.4
+    assert load_preset(tmp_path / "mine.yaml").published == Published()
+
+
+def test_a_misspelt_published_row_names_the_nearest():
+    with pytest.raises(UserError, match=r"published\.nearst: unknown key; did you mean 'nearest'"):
+        load_preset("mask-rcnn-r50-fpn", ["published.nearst.box=1"])
 
 
 def test_overrides_are_read_as_yaml_and_reach_their_key():

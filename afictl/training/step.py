@@ -93,13 +93,13 @@ def uses_masks(preset: Preset, data: Splits) -> bool:
     Raises:
         UserError: it does and a split has none.
     """
-    if not preset.detector.has_masks:
+    if preset.detector.without_masks is None:
         return False
     for index in data:
         if not index.has_masks:
             raise UserError(
                 f"{index.annotation_file}: no annotation has a 'segmentation', which {preset.name} trains on;"
-                " choose a detector without masks"
+                f" without masks the same detector is --set detector.kind={preset.detector.without_masks}"
             )
     return True
 
