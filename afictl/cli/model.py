@@ -15,23 +15,32 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from afictl.detectors import Detector, PartCost
+    from afictl.presets import Scores
 
 app = typer.Typer(help="List presets and show what they are made of.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
 def list_models(debug: Debug = False) -> None:
-    """Show every preset: detector, backbone, neck, interpolator."""
+    """Show every preset: detector, backbone, neck, and what the AFI-GAN paper reports for it."""
     from rich.table import Table
 
     from afictl.presets import list_presets, load_preset
 
-    table = Table("preset", "detector", "backbone", "neck", "interpolator", "description", box=None)
+    table = Table("preset", "detector", "backbone", "neck", "nearest", "AFI", "note on the rows", box=None)
     for name in list_presets():
         preset = load_preset(name)
-        parts = (preset.detector.kind, preset.backbone.name, preset.neck.kind, preset.interpolator.kind)
-        table.add_row(name, *parts, preset.description)
-    _console().print(table)
+        parts = (preset.detector.kind, preset.backbone.name.split(".")[0], preset.neck.kind)
+        rows = preset.published
+        table.add_row(name, *parts, _scores(rows.nearest), _scores(rows.afi), rows.note)
+    console = _console()
+    console.print(table)
+    console.print("\nnearest, AFI: box / mask AP that the AFI-GAN paper reports on COCO test-dev; not measured here.")
+    console.print("The interpolator of every preset is afi unless --interpolator names another.", highlight=False)
+
+
+def _scores(scores: Scores) -> str:
+    return " / ".join(str(value) for value in (scores.box, scores.mask) if value is not None) or "-"
 
 
 @app.command("show")
@@ -45,6 +54,9 @@ def show_model(
         str | None, typer.Option("--interpolator", help="Kind to build with instead of the preset's.")
     ] = None,
     classes: Annotated[int, typer.Option("--classes", min=1, help="Object classes without background.")] = 80,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print every key of the preset as YAML, itself a preset file, instead.")
+    ] = False,
     settings: Settings = None,
     debug: Debug = False,
 ) -> None:
@@ -55,11 +67,15 @@ def show_model(
     image_hw = _parse_size(size) if size else (loaded.input.test_size, loaded.input.max_size)
 
     import torch
+    import yaml
 
     from afictl.detectors import build_detector, model_cost
 
     with torch.device("meta"):  # shapes only: the largest model costs nothing
         detector = build_detector(loaded, classes, interpolator)
+    if resolved:
+        typer.echo(yaml.safe_dump(detector.preset.model_dump(mode="json"), sort_keys=False), nl=False)
+        return
     costs = model_cost(detector, image_hw)
     console = _console()
     console.print(f"{loaded.name}: {loaded.description}", highlight=False)

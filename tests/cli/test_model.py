@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from afictl.cli.model import app
 from afictl.errors import UserError
-from afictl.presets import list_presets
+from afictl.presets import list_presets, load_preset
 
 
 def run(*arguments: str) -> str:
@@ -22,13 +24,10 @@ def test_list_shows_every_preset_with_its_parts() -> None:
     output = run("list")
     for name in list_presets():
         assert name in output
-    assert row(output, "mask-rcnn-r50-fpn")[:5] == [
-        "mask-rcnn-r50-fpn",
-        "mask-rcnn",
-        "resnet50",
-        "fpn",
-        "afi",
-    ]
+    listed = ["mask-rcnn-r50-fpn", "mask-rcnn", "resnet50", "fpn"]
+    assert row(output, "mask-rcnn-r50-fpn") == [*listed, *["39.0", "/", "35.5", "41.5", "/", "37.4"]]
+    assert row(output, "faster-rcnn-r50-fpn")[4:] == ["-", "-"]
+    assert "self-training" in output
 
 
 def test_show_names_parts_and_the_interpolators_share() -> None:
@@ -57,6 +56,15 @@ def test_show_takes_another_interpolator_size_and_setting() -> None:
     assert "multiply-adds at 64x96" in output
     assert row(output, "interpolator")[1:4] == ["nearest", "32", "0"]
     assert "mask head" not in output
+
+
+def test_show_resolved_is_the_whole_preset_as_a_preset_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(run("show", "mask-rcnn-r18-fpn-tiny", "--resolved", "--set", "train.lr=0.5"))
+    assert load_preset(file) == load_preset("mask-rcnn-r18-fpn-tiny", ["train.lr=0.5"])
+    assert "extends" not in file.read_text()
+    bicubic = run("show", "mask-rcnn-r18-fpn-tiny", "--resolved", "--interpolator", "bicubic")
+    assert "kind: bicubic" in bicubic
 
 
 @pytest.mark.parametrize(
