@@ -18,7 +18,6 @@ import torch.distributed
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.distributed.nn import functional as collectives
 from torch.optim import Optimizer
 
 from afictl.presets import AdversarialRecipe
@@ -37,50 +36,6 @@ class PerLevel(nn.Module):
     def forward(self, maps: Pyramid) -> Pyramid:
         """Maps of the same names."""
         return {level: self.module(value) for level, value in maps.items()}
-
-
-class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose training statistics are those of all ranks together, on any device.
-
-    torch's own SyncBatchNorm refuses CPU tensors. Without it, training on two devices would not equal training on one.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (N,C,h,w)."""
-        if not self.training:
-            return super().forward(input)
-        values = input.float()
-        dims = (0, 2, 3)
-        count = torch.full((1,), values.numel() / values.shape[1], device=values.device)
-        total = collectives.all_reduce(torch.cat([values.sum(dims), count]))
-        count = total[-1].detach()
-        mean = total[:-1] / count
-        centred = values - mean[:, None, None]
-        variance = collectives.all_reduce(centred.square().sum(dims)) / count
-        self._track(mean.detach(), variance.detach() * count / (count - 1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        momentum = 0.1 if self.momentum is None else self.momentum
-        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
-            if running is not None:
-                running.lerp_(value, momentum)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
-
-
-def synchronize_norms(module: nn.Module) -> nn.Module:
-    """Let every batch norm inside ``module`` use the statistics of all ranks; same parameters and keys."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            synced = SyncedBatchNorm2d(child.num_features, child.eps, child.momentum or 0.1)
-            synced.load_state_dict(child.state_dict())
-            setattr(module, name, synced)
-        else:
-            synchronize_norms(child)
-    return module
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset
-from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses, synchronize_norms
+from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses
 from afictl.training.feature_distance import as_metrics, describe, enlarged_pairs, feature_distance
 from afictl.training.loop import Metrics, Progress, Stage, fit
+from afictl.training.norms import synchronize_norms
 from afictl.training.run import BEST, INTERPOLATOR, Run, write_text
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, update
@@ -42,8 +43,7 @@ def stage1(
     Writes ``feature_distance.json`` beside the usual files of a run; best is the smallest L1 on held-out images.
     """
     recipe = preset.stage1
-    if fabric.world_size > 1:
-        synchronize_norms(discriminator)
+    synchronize_norms(fabric, discriminator)
     generator, optimizer = fabric.setup(PerLevel(interpolator), build_optimizer(interpolator, recipe))
     judge, judge_optimizer = fabric.setup(PerLevel(discriminator), build_optimizer(discriminator, recipe))
 

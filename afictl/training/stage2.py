@@ -27,9 +27,9 @@ from afictl.training.adversarial import (
     feature_losses,
     make_pairs,
     sizes_of,
-    synchronize_norms,
 )
 from afictl.training.loop import Metrics, Stage, fit
+from afictl.training.norms import synchronize_norms
 from afictl.training.run import Run
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, box_ap, measure, save_weights, update, uses_masks
@@ -96,8 +96,8 @@ def stage2(
     ``interpolator.safetensors`` beside the usual files of a run.
     """
     preset, recipe = student.preset, student.preset.stage2
-    if fabric.world_size > 1:
-        synchronize_norms(discriminator)
+    for module in (student, discriminator):
+        synchronize_norms(fabric, module)
     extractor, optimizer = fabric.setup(Extractor(student), build_optimizer(student, recipe))
     judge, judge_optimizer = fabric.setup(PerLevel(discriminator), build_optimizer(discriminator, recipe))
 

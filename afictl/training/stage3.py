@@ -19,6 +19,7 @@ from afictl.interpolators import AFInterpolator, build_interpolator, interpolato
 from afictl.presets import InterpolatorConfig, Preset
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import Metrics, Outcome, Stage, fit
+from afictl.training.norms import synchronize_norms
 from afictl.training.run import INTERPOLATOR, STATE, Run
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, box_ap, load_splits, measure, save_weights, update, uses_masks
@@ -93,6 +94,7 @@ def finetune(
 def stage3(fabric: Fabric, run: Run, detector: Detector, data: Splits, seed: int, masks: bool) -> Outcome:
     """Train ``detector`` in place with the recipe ``train`` of its preset."""
     preset, recipe = detector.preset, detector.preset.train
+    synchronize_norms(fabric, detector)
     model, optimizer = fabric.setup(detector, build_optimizer(detector, recipe))
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:

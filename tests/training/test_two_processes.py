@@ -10,8 +10,8 @@ from afictl.training.adversarial import (
     discriminator_step,
     feature_losses,
     make_pairs,
-    synchronize_norms,
 )
+from afictl.training.norms import synchronize_norms
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import update
 
@@ -25,8 +25,7 @@ def train(fabric, rows):
     generator, discriminator = AFInterpolator(8, blocks=1, growth=4), PatchDiscriminator(8)
     coarse, real = torch.randn(4, 8, 4, 4)[rows], torch.randn(4, 8, 8, 8)[rows]
     extents = {"p2": EXTENTS[rows]}
-    if fabric.world_size > 1:
-        synchronize_norms(discriminator)
+    synchronize_norms(fabric, discriminator)
     wrapped, optimizer = fabric.setup(PerLevel(generator), build_optimizer(generator, RECIPE))
     judge, judge_optimizer = fabric.setup(PerLevel(discriminator), build_optimizer(discriminator, RECIPE))
     for _ in range(2):

@@ -1,0 +1,59 @@
+"""Batch norm over all devices: training on two devices equals training on one."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.distributed.nn import functional as collectives
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose training statistics are those of all ranks together, on any device.
+
+    torch's own SyncBatchNorm refuses CPU tensors. Without it, training on two devices would not equal training on one.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (N,C,h,w)."""
+        if not self.training:
+            return super().forward(input)
+        values = input.float()
+        dims = (0, 2, 3)
+        count = torch.full((1,), values.numel() / values.shape[1], device=values.device)
+        total = collectives.all_reduce(torch.cat([values.sum(dims), count]))
+        count = total[-1].detach().clamp(min=1)  # a head may have no region on any rank
+        mean = total[:-1] / count
+        centred = values - mean[:, None, None]
+        variance = collectives.all_reduce(centred.square().sum(dims)) / count
+        self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        momentum = 0.1 if self.momentum is None else self.momentum
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            if running is not None:
+                running.lerp_(value, momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+
+
+def synchronize_norms(fabric: Fabric, module: nn.Module) -> None:
+    """Let every trainable batch norm inside ``module`` use the statistics of all ranks, if there are several.
+
+    Parameters, their names and the norms of frozen statistics stay. torch's own SyncBatchNorm serves CUDA devices.
+    """
+    if fabric.world_size == 1:
+        return
+    if fabric.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            synced = SyncedBatchNorm2d(child.num_features, child.eps, child.momentum or 0.1)
+            synced.load_state_dict(child.state_dict())
+            setattr(module, name, synced.requires_grad_(child.weight.requires_grad))
+        else:
+            synchronize_norms(fabric, child)
