@@ -37,7 +37,7 @@ class AlignedRoIPool(MultiScaleRoIAlign):
         """Pool the ``boxes`` of each image, (n, 4) pixels, one image after the other."""
         images = torch.cat([box.new_full((len(box), 1), i) for i, box in enumerate(boxes)])
         regions = torch.cat((images, torch.cat(boxes)), dim=1).float()
-        levels = self.map_levels(boxes)
+        levels = self.levels(boxes, image_shapes)
         first = x[self.featmap_names[0]]
         pooled = first.new_zeros((len(regions), first.shape[1], *self.output_size))
         for level, (name, scale) in enumerate(zip(self.featmap_names, self.scales, strict=True)):
@@ -46,6 +46,11 @@ class AlignedRoIPool(MultiScaleRoIAlign):
             cut = roi_align(x[name].float(), regions[here], self.output_size, scale, aligned=True)
             pooled[here] = cut.to(pooled.dtype)
         return pooled
+
+    def levels(self, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Position of the level that fits each region, (R,); by its size in pixels."""
+        del image_shapes  # other rules look at them
+        return self.map_levels(boxes)
 
 
 class BoxPredictor(nn.Module):
