@@ -41,8 +41,8 @@ class Detector(nn.Module):
 
     In train mode ``detector(images, targets)`` gives a dict of named losses. In eval mode
     ``detector(images)`` gives for each image a dict with ``boxes`` (n, 4) xyxy in the pixels of the given
-    image, ``labels`` (n,) in 1..K, ``scores`` (n,) best first, and for a detector with masks ``masks`` bool
-    (n, h, w).
+    image, ``labels`` (n,) in 1..K, ``scores`` (n,) best first, for a detector with masks ``masks`` bool
+    (n, h, w), and for one with mask scoring ``mask_scores`` (n,) in 0..1, which rank the masks.
 
     It normalises and pads, and never resizes: ``afictl.detectors.predict`` does that.
 

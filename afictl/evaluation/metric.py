@@ -34,7 +34,8 @@ class Evaluation:
     per_class: list[dict[str, Any]]
     """For each class ``name``, ``objects`` (without crowds), ``box/AP``, ``box/AP50``, also for masks."""
     predictions: list[dict[str, Any]]
-    """COCO result dicts: category ids of the data set, ``bbox`` as xywh in pixels of the original image."""
+    """COCO result dicts: category ids of the data set, ``bbox`` as xywh in pixels of the original image. Masks of a
+    detector that scores them apart from the boxes have a ``mask_score``, which ranks them instead of ``score``."""
 
 
 def score_predictions(

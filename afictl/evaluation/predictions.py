@@ -12,9 +12,11 @@ from afictl.data.masks import normalize_segmentation
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import Dataset, numbered, sizes_of
 
+_NUMBER = Field("a number", lambda value: isinstance(value, int | float))
 _RESULT = {
     **{name: FIELDS["annotations"][name] for name in ("image_id", "category_id", "bbox")},
-    "score": Field("a number", lambda value: isinstance(value, int | float)),
+    "score": _NUMBER,
+    "mask_score": _NUMBER._replace(optional=True),
 }
 
 
@@ -54,7 +56,15 @@ def _malformed(prediction: Any) -> str:
         return fault
     if not all(map(math.isfinite, (*prediction["bbox"], prediction["score"]))):
         return "'bbox' and 'score' must be finite"
+    if not math.isfinite(_mask_score(prediction)):
+        return "'mask_score' must be finite"
     return ""
+
+
+def _mask_score(prediction: dict[str, Any]) -> float:
+    """What ranks the mask: a detector with mask scoring judges it apart from the box."""
+    score = prediction.get("mask_score")
+    return float(prediction["score"] if score is None else score)
 
 
 def _mask_problem(prediction: dict[str, Any], size_hw: tuple[int, int]) -> str:
@@ -73,7 +83,7 @@ def as_detections(predictions: list[dict[str, Any]], masks: bool) -> list[dict[s
     """Predictions with the ids and areas that the evaluators sort into size ranges.
 
     For masks the area is the mask's and not, as ``loadRes`` of pycocotools has it for results with boxes, the
-    box's; detectron2 scores masks so too.
+    box's; detectron2 scores masks so too. The score is ``mask_score`` where the prediction has one.
     """
     detections = []
     for prediction in predictions:
@@ -83,6 +93,6 @@ def as_detections(predictions: list[dict[str, Any]], masks: bool) -> list[dict[s
             if isinstance(mask["counts"], list):
                 mask = coco_mask.frPyObjects(mask, *mask["size"])
             area = float(coco_mask.area(mask))
-            prediction = {**prediction, "segmentation": mask}
+            prediction = {**prediction, "segmentation": mask, "score": _mask_score(prediction)}
         detections.append({**prediction, "area": area, "iscrowd": 0})
     return numbered(detections)

@@ -20,7 +20,8 @@ def coco_results(
     """COCO result dicts of one image.
 
     Args:
-        detection: ``boxes`` (N,4) xyxy in original pixels, ``labels`` (N,) 1..K, ``scores`` (N,).
+        detection: ``boxes`` (N,4) xyxy in original pixels, ``labels`` (N,) 1..K, ``scores`` (N,), and
+            ``mask_scores`` (N,) where masks are ranked by a score of their own: ``mask_score`` of a result.
         mask_chunks: the N masks as bool tensors (n,H,W), a few at a time; None without masks.
         image_id: of the annotation file.
         categories: category id of each label; detections of a label without one are dropped.
@@ -40,6 +41,9 @@ def coco_results(
     if mask_chunks is not None:
         for result, segmentation in zip(results, _run_lengths(mask_chunks), strict=True):
             result["segmentation"] = segmentation
+    if "mask_scores" in detection:
+        for result, score in zip(results, detection["mask_scores"].tolist(), strict=True):
+            result["mask_score"] = score
     return [result for result in results if result["category_id"] is not None]
 
 

@@ -110,6 +110,16 @@ def test_predictions_are_coco_results(index):
         assert prediction["category_id"] in index.category_ids
 
 
+@pytest.mark.parametrize("detector", [Oracle, lambda index: ResizedOracle(index, 96)])
+def test_mask_scores_become_part_of_the_results(index, detector):
+    oracle = detector(index)
+    name = "detect" if hasattr(oracle, "detect") else "forward"
+    answer = getattr(oracle, name)
+    setattr(oracle, name, lambda images: [{**a, "mask_scores": a["scores"] / 2} for a in answer(images)])
+    for result in evaluate(oracle, index, workers=0).predictions:
+        assert result["mask_score"] == pytest.approx(result["score"] / 2)
+
+
 def test_limit_restricts_both_sides_and_progress_counts_images(index):
     calls = []
     result = evaluate(Oracle(index), index, limit=2, workers=0, progress=lambda *at: calls.append(at))

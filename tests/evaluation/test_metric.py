@@ -227,6 +227,21 @@ def test_mask_size_ranges_use_the_area_of_the_mask(write):
         assert metrics["mask/APs"] == pytest.approx(50)
 
 
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_a_mask_score_ranks_masks_and_leaves_boxes(write, evaluator):
+    """By its score the false alarm comes second, by its mask score first."""
+    box, alarm = [10.0, 10, 20, 20], [100.0, 100, 50, 50]
+    path = write(box_set({"id": 1, "bbox": box, "segmentation": polygon_of_box(box)}))
+    hit = found(box, 0.9, segmentation=rle_of_box(box), mask_score=0.3)
+    miss = found(alarm, 0.8, segmentation=rle_of_box(alarm), mask_score=0.4)
+    metrics = score_predictions([hit, miss], path, evaluator=evaluator).metrics
+    assert metrics["box/AP"] == pytest.approx(100)
+    assert metrics["mask/AP"] == pytest.approx(50)
+    # without its own score a mask has its box's
+    del miss["mask_score"], hit["mask_score"]
+    assert score_predictions([hit, miss], path, evaluator=evaluator).metrics["mask/AP"] == pytest.approx(100)
+
+
 def test_predictions_from_a_file_score_the_same_and_are_left_unchanged(write):
     rng = np.random.default_rng(7)
     dataset = random_set(rng)
@@ -258,6 +273,8 @@ def test_nothing_is_printed(write, capfd):
         ([found([1, 2, 3, 4]), found([1, "2", 3, 4])], "entry 1: 'bbox'"),
         ([found([1, 2, 3, float("nan")])], "entry 0: 'bbox' and 'score' must be finite"),
         ([found([1, 2, 3, 4], score="high")], "entry 0: 'score'"),
+        ([found([1, 2, 3, 4], mask_score="high")], "entry 0: 'mask_score'"),
+        ([found([1, 2, 3, 4], mask_score=float("inf"))], "entry 0: 'mask_score' must be finite"),
         ([found([1, 2, 3, 4], image_id=[1])], "entry 0: 'image_id'"),
         ([found([1, 2, 3, 4], segmentation=[[1, 2, 4, 2, 4, 6]])], "entry 0: 'segmentation' is not a run-length"),
         ([found([1, 2, 3, 4], segmentation={"size": [3, 2], "counts": [6]})], r"entry 0: .* image's size .*240, 320"),
