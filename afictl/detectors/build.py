@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from afictl.backbones import build_backbone
+from afictl.detectors.cascade_rcnn import cascade_mask_rcnn_head, cascade_rcnn_head
 from afictl.detectors.detector import Detector
 from afictl.detectors.faster_rcnn import faster_rcnn_head
 from afictl.detectors.mask_rcnn import mask_rcnn_head
@@ -19,6 +20,8 @@ from afictl.presets import InterpolatorConfig, Preset, load_preset
 _HEADS: dict[str, Callable[..., nn.Module]] = {
     "faster-rcnn": faster_rcnn_head,
     "mask-rcnn": mask_rcnn_head,
+    "cascade-rcnn": cascade_rcnn_head,
+    "cascade-mask-rcnn": cascade_mask_rcnn_head,
 }
 
 

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from torch import nn
 
 from afictl.detectors.rcnn import RCNNHead
 from afictl.detectors.roi_heads import AlignedRoIPool, BoxPredictor, RegionHeads, build_box_head
 from afictl.detectors.rpn import build_rpn
 from afictl.presets import DetectorConfig
 
-_POOLED = 7
+POOLED = 7
+"""Side of the grid that a region is pooled to for its class and box."""
 
 
 def faster_rcnn_head(
-    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: Any
+    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
 ) -> RCNNHead:
     """Head for maps of ``channels`` channels at ``strides``; regions are cut from all levels but the last.
 
     ``mask_branch`` are the mask modules of ``RegionHeads``, given by Mask R-CNN.
     """
     roi_heads = RegionHeads(
-        AlignedRoIPool(region_strides(strides), _POOLED),
-        build_box_head(channels, _POOLED, config.fc_width),
+        config,
+        AlignedRoIPool(region_strides(strides), POOLED),
+        build_box_head(config, channels, POOLED),
         BoxPredictor(config.fc_width, num_classes),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=config.roi_batch,
-        positive_fraction=0.25,
-        bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
-        score_thresh=config.score_threshold,
-        nms_thresh=config.nms_threshold,
-        detections_per_img=config.max_detections,
         **mask_branch,
     )
     return RCNNHead(build_rpn(config, channels, strides), roi_heads, num_classes)

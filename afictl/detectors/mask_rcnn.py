@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import nn
+
 from afictl.detectors.faster_rcnn import faster_rcnn_head, region_strides
 from afictl.detectors.rcnn import RCNNHead
 from afictl.detectors.roi_heads import AlignedRoIPool, MaskPredictor, build_mask_head
@@ -14,12 +16,16 @@ _POOLED = 14
 
 def mask_rcnn_head(config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> RCNNHead:
     """Head for maps of ``channels`` channels at ``strides``; masks are 28 x 28 on each box."""
-    return faster_rcnn_head(
-        config,
-        channels,
-        strides,
-        num_classes,
-        mask_roi_pool=AlignedRoIPool(region_strides(strides), _POOLED),
-        mask_head=build_mask_head(channels, config.mask_width),
-        mask_predictor=MaskPredictor(config.mask_width, num_classes),
-    )
+    branch = mask_branch(config, channels, strides, num_classes)
+    return faster_rcnn_head(config, channels, strides, num_classes, **branch)
+
+
+def mask_branch(
+    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+) -> dict[str, nn.Module]:
+    """The mask modules of ``RegionHeads``, by the name of its argument."""
+    return {
+        "mask_roi_pool": AlignedRoIPool(region_strides(strides), _POOLED),
+        "mask_head": build_mask_head(config, channels),
+        "mask_predictor": MaskPredictor(config.mask_width, num_classes),
+    }

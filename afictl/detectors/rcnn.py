@@ -43,17 +43,20 @@ class RCNNHead(nn.Module):
         heads, maps = self.roi_heads, list(features.values())
         channels = maps[0].shape[1]
 
-        def box_head() -> None:
+        def box_heads() -> None:
             regions = maps[0].new_zeros((self.rpn.proposals_test, channels, *heads.box_roi_pool.output_size))
-            heads.box_predictor(heads.box_head(regions))
+            for box_head, predictor in heads.box_stages:
+                predictor(box_head(regions))
 
         def mask_head() -> None:
             regions = maps[0].new_zeros((heads.detections_per_img, channels, *heads.mask_roi_pool.output_size))
             heads.mask_predictor(heads.mask_head(regions))
 
+        times = f"{len(heads.box_stages)} x " if len(heads.box_stages) > 1 else ""
+        load = f"{times}{self.rpn.proposals_test} regions"
         parts = [
             HeadPart("rpn", "all levels", lambda: self.rpn.head(maps), (self.rpn.head,)),
-            HeadPart("box head", f"{self.rpn.proposals_test} regions", box_head, (heads.box_head, heads.box_predictor)),
+            HeadPart("box head", load, box_heads, (heads.box_head, heads.box_predictor)),
         ]
         if heads.has_mask():
             load = f"{heads.detections_per_img} regions"

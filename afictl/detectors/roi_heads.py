@@ -6,11 +6,12 @@ Legend: R regions of a batch, K classes without background, M x M the mask grid.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, roi_align
@@ -18,6 +19,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from afictl.detectors.masks import mask_loss, mask_targets
 from afictl.detectors.rpn import nonempty
+from afictl.presets import DetectorConfig
 
 
 class AlignedRoIPool(MultiScaleRoIAlign):
@@ -54,12 +56,15 @@ class AlignedRoIPool(MultiScaleRoIAlign):
 
 
 class BoxPredictor(nn.Module):
-    """(R, width) -> class logits (R, 1 + K), background first, and box deltas (R, 4K), both float32."""
+    """(R, width) -> class logits (R, 1 + K), background first, and box deltas (R, 4B), both float32.
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    B is K, or 1 where ``class_agnostic``: one box for all classes.
+    """
+
+    def __init__(self, width: int, num_classes: int, class_agnostic: bool = False) -> None:
         super().__init__()
         self.cls_score = nn.Linear(width, 1 + num_classes)
-        self.bbox_pred = nn.Linear(width, 4 * num_classes)
+        self.bbox_pred = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         _zero_biases(self)
@@ -85,18 +90,30 @@ class MaskPredictor(nn.Module):
         return self.logits(F.relu(self.deconv(x))).float()
 
 
-def build_box_head(channels: int, size: int, width: int) -> TwoMLPHead:
-    """Two hidden layers on a pooled region, initialised as detectron2's."""
-    head = TwoMLPHead(channels * size**2, width)
-    for layer in (head.fc6, head.fc7):
-        nn.init.kaiming_uniform_(layer.weight, a=1)
+def build_box_head(config: DetectorConfig, channels: int, size: int) -> nn.Module:
+    """Hidden layers on a pooled region, (R, channels, size, size) -> (R, fc_width), initialised as detectron2's.
+
+    Two linear ones, or four 3x3 convolutions that keep the channels and a linear one.
+    """
+    head: nn.Module
+    if config.box_head == "4conv1fc":
+        head = FastRCNNConvFCHead((channels, size, size), [channels] * 4, [config.fc_width], _norm_layer(config))
+    else:
+        head = TwoMLPHead(channels * size**2, config.fc_width)
+    for layer in head.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
     _zero_biases(head)
     return head
 
 
-def build_mask_head(channels: int, width: int) -> MaskRCNNHeads:
+def build_mask_head(config: DetectorConfig, channels: int) -> MaskRCNNHeads:
     """Four 3x3 convolutions on a pooled region."""
-    return MaskRCNNHeads(channels, (width,) * 4, dilation=1)
+    return MaskRCNNHeads(channels, (config.mask_width,) * 4, dilation=1, norm_layer=_norm_layer(config))
+
+
+def _norm_layer(config: DetectorConfig) -> type[nn.BatchNorm2d] | None:
+    return nn.BatchNorm2d if config.head_norm == "batch" else None
 
 
 def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
@@ -106,17 +123,31 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -
 
     Args:
         logits: (R, 1 + K).
-        deltas: (R, 4K).
+        deltas: (R, 4K), or (R, 4) where all classes share a box.
         labels: (R,) int64 in 0..K.
         wanted: (R, 4) encoded ground truth.
     """
     count = max(1, len(labels))
     objects = torch.where(labels > 0)[0]
-    own = deltas.unflatten(1, (-1, 4))[objects, labels[objects] - 1]
+    boxes = deltas.unflatten(1, (-1, 4))
+    own = boxes[objects, (labels[objects] - 1).clamp(max=boxes.shape[1] - 1)]
     return {
         "loss_classifier": F.cross_entropy(logits, labels, reduction="sum") / count,
         "loss_box_reg": F.l1_loss(own, wanted[objects], reduction="sum") / count,
     }
+
+
+class Samples(NamedTuple):
+    """Regions to train on, a list item for each image of r regions."""
+
+    boxes: list[Tensor]
+    """(r, 4) pixels."""
+    matched: list[Tensor]
+    """(r,) int64, the object of each region."""
+    labels: list[Tensor]
+    """(r,) int64 in 0..K."""
+    deltas: Sequence[Tensor]
+    """(r, 4) encoded ground truth."""
 
 
 class RegionHeads(RoIHeads):
@@ -124,7 +155,42 @@ class RegionHeads(RoIHeads):
 
     ``forward`` answers ``(detections, losses)`` as torchvision's does; masks stay probabilities on the boxes'
     grids, ``mask_probs`` (n, M, M).
+
+    Args:
+        config: sampling and selection.
+        box_roi_pool: cuts the regions out.
+        box_head: pooled regions -> (R, width).
+        box_predictor: (R, width) -> class logits and box deltas.
+        mask_branch: ``mask_roi_pool``, ``mask_head`` and ``mask_predictor``, or nothing.
     """
+
+    def __init__(
+        self,
+        config: DetectorConfig,
+        box_roi_pool: AlignedRoIPool,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        **mask_branch: nn.Module,
+    ) -> None:
+        super().__init__(
+            box_roi_pool,
+            box_head,
+            box_predictor,
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=config.roi_batch,
+            positive_fraction=0.25,
+            bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
+            score_thresh=config.score_threshold,
+            nms_thresh=config.nms_threshold,
+            detections_per_img=config.max_detections,
+            **mask_branch,
+        )
+
+    @property
+    def box_stages(self) -> list[tuple[nn.Module, nn.Module]]:
+        """The box heads that every region passes, each with its predictor."""
+        return [(self.box_head, self.box_predictor)]
 
     def forward(
         self,
@@ -145,26 +211,42 @@ class RegionHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        boxes, matched, labels, deltas = self.select_training_samples(proposals, targets)
-        answer = self.classify(features, boxes, image_shapes)
-        losses = box_losses(*answer, torch.cat(labels), torch.cat(list(deltas)))
+        samples = Samples(*self.select_training_samples(proposals, targets))
+        losses = self._box_losses(features, samples, image_shapes, targets)
         if self.has_mask():
-            objects = [label > 0 for label in labels]
-            boxes, matched, labels = (_select(each, objects) for each in (boxes, matched, labels))
-            logits = self.mask_logits(features, boxes, image_shapes)
-            wanted = [
-                mask_targets(target["masks"], box, index, logits.shape[-1])
-                for target, box, index in zip(targets, boxes, matched, strict=True)
-            ]
-            losses["loss_mask"] = mask_loss(logits, torch.cat(labels), torch.cat(wanted))
+            losses["loss_mask"] = self._mask_loss(features, samples, image_shapes, targets)
         return losses
+
+    def _box_losses(
+        self,
+        features: dict[str, Tensor],
+        samples: Samples,
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        answer = self.classify(features, samples.boxes, image_shapes)
+        return box_losses(*answer, torch.cat(samples.labels), torch.cat(list(samples.deltas)))
+
+    def _mask_loss(
+        self,
+        features: dict[str, Tensor],
+        samples: Samples,
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> Tensor:
+        objects = [label > 0 for label in samples.labels]
+        boxes, matched, labels = (_select(each, objects) for each in samples[:3])
+        logits = self.mask_logits(features, boxes, image_shapes)
+        wanted = [
+            mask_targets(target["masks"], box, index, logits.shape[-1])
+            for target, box, index in zip(targets, boxes, matched, strict=True)
+        ]
+        return mask_loss(logits, torch.cat(labels), torch.cat(wanted))
 
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        logits, deltas = self.classify(features, proposals, image_shapes)
-        scores = logits.softmax(-1)[:, 1:]
-        boxes = self.box_coder.decode_single(deltas, torch.cat(proposals)).unflatten(1, (-1, 4))
+        boxes, scores = self._score(features, proposals, image_shapes)
         counts = [len(proposal) for proposal in proposals]
         detections = [
             self._best(*image) for image in zip(boxes.split(counts), scores.split(counts), image_shapes, strict=True)
@@ -172,6 +254,14 @@ class RegionHeads(RoIHeads):
         if self.has_mask():
             self._add_masks(features, detections, image_shapes)
         return detections
+
+    def _score(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """The box (R, K, 4) of each region for each class, clipped or not, and its score (R, K)."""
+        logits, deltas = self.classify(features, proposals, image_shapes)
+        boxes = self.box_coder.decode_single(deltas, torch.cat(proposals)).unflatten(1, (-1, 4))
+        return boxes, logits.softmax(-1)[:, 1:]
 
     def _best(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
         """One image's detections, best first, from boxes (R, K, 4) and scores (R, K)."""

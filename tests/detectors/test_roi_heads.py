@@ -1,8 +1,13 @@
+from collections.abc import Callable
+from typing import Literal
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from afictl.detectors import Detector
 from afictl.detectors.roi_heads import (
     AlignedRoIPool,
     BoxPredictor,
@@ -11,6 +16,7 @@ from afictl.detectors.roi_heads import (
     build_box_head,
     build_mask_head,
 )
+from afictl.presets import DetectorConfig
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
 
@@ -81,8 +87,9 @@ def test_box_losses_of_nothing_are_zero() -> None:
 
 def test_initial_weights_are_detectron2s() -> None:
     torch.manual_seed(0)
-    box, head, mask = BoxPredictor(256, 80), build_box_head(16, 7, 256), MaskPredictor(64, 80)
-    convs = build_mask_head(64, 64)
+    config = DetectorConfig(fc_width=256, mask_width=64)
+    box, head, mask = BoxPredictor(256, 80), build_box_head(config, 16, 7), MaskPredictor(64, 80)
+    convs = build_mask_head(config, 64)
     assert box.cls_score.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert box.bbox_pred.weight.std().item() == pytest.approx(0.001, rel=0.05)
     assert mask.logits.weight.std().item() == pytest.approx(0.001, rel=0.05)
@@ -90,3 +97,34 @@ def test_initial_weights_are_detectron2s() -> None:
     assert convs[0][0].weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)  # MSRA, fan out
     for module in (box, head, mask, convs):
         assert not any(value.any() for name, value in module.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_four_convolutions_and_one_linear_layer(norm: Literal["none", "batch"]) -> None:
+    torch.manual_seed(0)
+    config = DetectorConfig(box_head="4conv1fc", head_norm=norm, fc_width=128, mask_width=48)
+    head, masks = build_box_head(config, 32, 7), build_mask_head(config, 32)
+    assert head(torch.randn(2, 32, 7, 7)).shape == (2, 128)
+    linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+    convs = [layer for layer in [*head.modules(), *masks.modules()] if isinstance(layer, nn.Conv2d)]
+    norms = [layer for layer in [*head.modules(), *masks.modules()] if isinstance(layer, nn.BatchNorm2d)]
+    assert [layer.out_channels for layer in convs] == [32] * 4 + [48] * 4
+    assert [layer.num_features for layer in norms] == ([] if norm == "none" else [32] * 4 + [48] * 4)
+    assert all((layer.bias is None) == (norm == "batch") for layer in convs)
+    assert convs[0].weight.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05)  # MSRA, fan out
+    assert linear[0].weight.abs().max().item() == pytest.approx((3 / (32 * 49)) ** 0.5, rel=0.01)  # Caffe2's Xavier
+    assert not any(value.any() for value in head.parameters() if value.ndim == 1 and value[0] != 1)
+
+
+@pytest.mark.parametrize("kind", ["faster-rcnn", "mask-rcnn"])
+def test_other_heads_of_the_ordinary_detectors(build: Callable[..., Detector], kind: str) -> None:
+    detector = build(kind, "detector.box_head=4conv1fc", "detector.head_norm=batch").eval()
+    with torch.no_grad():
+        assert len(detector([torch.rand(3, 70, 90)])) == 1
+
+
+def test_a_class_agnostic_box_serves_every_label() -> None:
+    torch.manual_seed(0)
+    logits, deltas, wanted = torch.randn(3, 4), torch.randn(3, 4), torch.randn(3, 4)
+    losses = box_losses(logits, deltas, torch.tensor([0, 3, 1]), wanted)
+    torch.testing.assert_close(losses["loss_box_reg"], (deltas - wanted)[1:].abs().sum() / 3)

@@ -1,0 +1,140 @@
+"""Cascade R-CNN (Cai and Vasconcelos, https://arxiv.org/abs/1712.00726): three box heads in a row.
+
+Legend: R regions of a batch, K classes without background. Label 0 is background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.ops import box_iou, clip_boxes_to_image
+
+from afictl.detectors.faster_rcnn import POOLED, region_strides
+from afictl.detectors.mask_rcnn import mask_branch
+from afictl.detectors.rcnn import RCNNHead
+from afictl.detectors.roi_heads import AlignedRoIPool, BoxPredictor, RegionHeads, Samples, box_losses, build_box_head
+from afictl.detectors.rpn import build_rpn, nonempty
+from afictl.detectors.targets import Target
+from afictl.presets import DetectorConfig
+
+_IOUS = (0.5, 0.6, 0.7)
+"""From which overlap with an object a region of each stage is that object."""
+_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+"""Of the box deltas of each stage: later ones are smaller and count more."""
+
+
+def cascade_rcnn_head(
+    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
+) -> RCNNHead:
+    """Head for maps of ``channels`` channels at ``strides``; regions are cut from all levels but the last.
+
+    ``mask_branch`` are the mask modules of ``RegionHeads``, given by Cascade Mask R-CNN.
+    """
+    roi_heads = CascadeHeads(
+        config,
+        AlignedRoIPool(region_strides(strides), POOLED),
+        nn.ModuleList(build_box_head(config, channels, POOLED) for _ in _IOUS),
+        nn.ModuleList(BoxPredictor(config.fc_width, num_classes, class_agnostic=True) for _ in _IOUS),
+        **mask_branch,
+    )
+    return RCNNHead(build_rpn(config, channels, strides), roi_heads, num_classes)
+
+
+def cascade_mask_rcnn_head(
+    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+) -> RCNNHead:
+    """``cascade_rcnn_head`` with Mask R-CNN's mask branch."""
+    branch = mask_branch(config, channels, strides, num_classes)
+    return cascade_rcnn_head(config, channels, strides, num_classes, **branch)
+
+
+class CascadeHeads(RegionHeads):
+    """Three box heads in a row, as detectron2 trains and runs them.
+
+    The first stage trains on sampled regions; each later one on all boxes of the stage before it, matched anew
+    with a higher overlap. Detections take the last stage's boxes and the mean of all stages' probabilities. The
+    mask head trains on the objects among the first stage's regions and runs on the final boxes.
+
+    Args:
+        box_head: a head for each stage; the other arguments are those of ``RegionHeads``.
+        box_predictor: a class-agnostic predictor for each stage.
+    """
+
+    def __init__(
+        self,
+        config: DetectorConfig,
+        box_roi_pool: AlignedRoIPool,
+        box_head: nn.ModuleList,
+        box_predictor: nn.ModuleList,
+        **mask_branch: nn.Module,
+    ) -> None:
+        super().__init__(config, box_roi_pool, box_head, box_predictor, **mask_branch)
+        self.matchers = [Matcher(iou, iou, allow_low_quality_matches=False) for iou in _IOUS]
+        self.box_coders = [BoxCoder(weights) for weights in _WEIGHTS]
+
+    @property
+    def box_stages(self) -> list[tuple[nn.Module, nn.Module]]:
+        """The box heads that every region passes, each with its predictor."""
+        return list(zip(self.box_head, self.box_predictor, strict=True))
+
+    def classify(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]], stage: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits (R, 1 + K) and box deltas (R, 4) that ``stage`` gives to the regions ``boxes``."""
+        pooled = self.box_roi_pool(features, boxes, image_shapes)
+        if pooled.requires_grad:
+            # All stages together pull at the maps as hard as one head would.
+            pooled.register_hook(lambda gradient: gradient / len(self.box_stages))
+        head, predictor = self.box_stages[stage]
+        return predictor(head(pooled))
+
+    def match(self, boxes: Tensor, target: Target, stage: int) -> tuple[Tensor, Tensor]:
+        """Labels (R,) and wanted deltas (R, 4) of one image's ``boxes`` (R, 4) at the overlap of ``stage``."""
+        objects, labels = target["boxes"].to(boxes.dtype), target["labels"]
+        if not len(objects) or not len(boxes):
+            return labels.new_zeros(len(boxes)), torch.zeros_like(boxes)
+        matched = self.matchers[stage](box_iou(objects, boxes))
+        nearest = matched.clamp(min=0)
+        wanted = self.box_coders[stage].encode_single(objects[nearest], boxes)
+        return labels[nearest].where(matched >= 0, 0), wanted
+
+    def refine(
+        self, boxes: list[Tensor], deltas: Tensor, image_shapes: list[tuple[int, int]], stage: int
+    ) -> list[Tensor]:
+        """The boxes that ``stage`` makes of ``boxes``, clipped to their images, without a gradient."""
+        moved = self.box_coders[stage].decode_single(deltas.detach(), torch.cat(boxes))
+        parts = moved.split([len(box) for box in boxes])
+        return [clip_boxes_to_image(part, shape) for part, shape in zip(parts, image_shapes, strict=True)]
+
+    def _box_losses(
+        self,
+        features: dict[str, Tensor],
+        samples: Samples,
+        image_shapes: list[tuple[int, int]],
+        targets: list[Target],
+    ) -> dict[str, Tensor]:
+        boxes, losses = samples.boxes, {}
+        matches = list(zip(samples.labels, samples.deltas, strict=True))
+        for stage in range(len(self.box_stages)):
+            logits, deltas = self.classify(features, boxes, image_shapes, stage)
+            labels, wanted = (torch.cat(each) for each in zip(*matches, strict=True))
+            found = box_losses(logits, deltas, labels, wanted)
+            losses.update({f"{name}_{stage + 1}": value for name, value in found.items()})
+            if stage + 1 < len(self.box_stages):
+                boxes = [box[nonempty(box)] for box in self.refine(boxes, deltas, image_shapes, stage)]
+                matches = [self.match(box, target, stage + 1) for box, target in zip(boxes, targets, strict=True)]
+        return losses
+
+    def _score(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        boxes, scores = proposals, []
+        for stage in range(len(self.box_stages)):
+            logits, deltas = self.classify(features, boxes, image_shapes, stage)
+            scores.append(logits.softmax(-1)[:, 1:])
+            boxes = self.refine(boxes, deltas, image_shapes, stage)
+        mean = torch.stack(scores).mean(dim=0)
+        return torch.cat(boxes)[:, None].expand(-1, mean.shape[1], -1), mean
