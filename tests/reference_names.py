@@ -38,3 +38,31 @@ def fpn_key(name: str) -> str:
         return f"srf_module.{generator_key(rest)}"
     level, _, rest = rest.partition(".")
     return f"fpn_{'lateral' if part == 'laterals' else 'output'}{level[1:]}.{rest}"
+
+
+_RPN = {"conv.0.0": "conv", "cls_logits": "objectness_logits", "bbox_pred": "anchor_deltas"}
+
+
+def rcnn_key(name: str) -> str:
+    """``RCNNHead`` -> detectron2's proposal generator and region heads."""
+    if name.startswith("rpn."):
+        part, _, rest = name.removeprefix("rpn.head.").rpartition(".")
+        return f"proposal_generator.rpn_head.{_RPN[part]}.{rest}"
+    name = re.sub(r"box_head\.(\d\.)?(?:fc6|5)\.", r"box_head.\1fc1.", name)
+    name = re.sub(r"box_head\.(\d\.)?fc7\.", r"box_head.\1fc2.", name)
+    # convolution and batch norm of block n, perhaps of one of several box heads
+    name = re.sub(r"(box_head\.(?:\d\.)?)(\d)\.([01])\.(?!\d)", lambda m: m[1] + _conv("conv", m[2], m[3]), name)
+    name = re.sub(r"(mask_head\.)(\d)\.([01])\.", lambda m: m[1] + _conv("mask_fcn", m[2], m[3]), name)
+    return name.replace("mask_predictor.logits.", "mask_head.predictor.").replace("mask_predictor.", "mask_head.")
+
+
+def _conv(kind: str, block: str, part: str) -> str:
+    return f"{kind}{int(block) + 1}." + ("norm." if part == "1" else "")
+
+
+def resnet_key(name: str) -> str:
+    """timm's ResNet -> detectron2's, as the bottom-up network of a pyramid."""
+    name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
+    name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
+    name = name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+    return "backbone.bottom_up." + re.sub(r"bn(\d)\.", r"conv\1.norm.", name)
