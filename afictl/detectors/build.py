@@ -11,7 +11,9 @@ from afictl.backbones import build_backbone
 from afictl.detectors.cascade_rcnn import cascade_mask_rcnn_head, cascade_rcnn_head
 from afictl.detectors.detector import Detector
 from afictl.detectors.faster_rcnn import faster_rcnn_head
+from afictl.detectors.fcos import fcos_head
 from afictl.detectors.mask_rcnn import mask_rcnn_head
+from afictl.detectors.retinanet import retinanet_head
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator
 from afictl.necks import build_neck
@@ -22,6 +24,8 @@ _HEADS: dict[str, Callable[..., nn.Module]] = {
     "mask-rcnn": mask_rcnn_head,
     "cascade-rcnn": cascade_rcnn_head,
     "cascade-mask-rcnn": cascade_mask_rcnn_head,
+    "retinanet": retinanet_head,
+    "fcos": fcos_head,
 }
 
 

@@ -16,10 +16,12 @@ from afictl.presets import DetectorConfig
 
 def build_rpn(config: DetectorConfig, channels: int, strides: Mapping[str, int]) -> ProposalNetwork:
     """Proposal network on maps of ``channels`` channels at ``strides`` (level name to pixels)."""
-    anchors = FixedStrideAnchors(config.anchor_sizes, config.anchor_ratios, list(strides.values()))
+    anchors = FixedStrideAnchors(
+        config.anchor_sizes, config.anchor_ratios, list(strides.values()), config.anchors_per_octave
+    )
     return ProposalNetwork(
         anchors,
-        _Head(channels, len(config.anchor_ratios)),
+        _Head(channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=config.rpn_batch,

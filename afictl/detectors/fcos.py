@@ -1,0 +1,167 @@
+"""FCOS (Tian et al., https://arxiv.org/abs/1904.01355, improved in https://arxiv.org/abs/2006.09214).
+
+The layers are detectron2's; targets and losses are those of the authors' own code, which published results use.
+Legend: N images, K classes without background, P points of all levels, G objects of an image. Distances are
+(left, top, right, bottom) from a point to the sides of its box, in units of the level's stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from afictl.detectors.dense import (
+    Candidates,
+    best,
+    class_loss,
+    flat,
+    initialise,
+    mean_over_devices,
+    suppress,
+    tower,
+)
+from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.points import Points, assign, centerness, giou_loss, sides_to_boxes
+from afictl.detectors.targets import Target, check_targets
+from afictl.presets import DetectorConfig
+
+
+class DenseOutputs(NamedTuple):
+    """What the head says at every point, a float32 map for each level."""
+
+    logits: list[Tensor]
+    """(N, K, h, w) class logits."""
+    distances: list[Tensor]
+    """(N, 4, h, w), not negative, in units of the level's stride."""
+    centerness: list[Tensor]
+    """(N, 1, h, w) logits."""
+
+
+def fcos_head(config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> FCOSHead:
+    """Head for maps of ``channels`` channels at ``strides``, level name to pixels."""
+    return FCOSHead(config, channels, strides, num_classes)
+
+
+class FCOSHead(nn.Module):
+    """Class, box and centerness of every point, behind the head interface of ``Detector``.
+
+    Args:
+        config: which sizes a level serves, and selection.
+        channels: of every level.
+        strides: of the levels to read.
+        num_classes: K.
+    """
+
+    class_layers: tuple[str, ...] = ("class_logits.",)
+
+    def __init__(self, config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> None:
+        super().__init__()
+        self.config, self.num_classes, self.strides = config, num_classes, dict(strides)
+        self.class_tower = tower(channels, group_norm=True)
+        self.box_tower = tower(channels, group_norm=True)
+        self.class_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.box_distances = nn.Conv2d(channels, 4, 3, padding=1)
+        self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
+        initialise(self.children(), self.class_logits)
+        self.scales = nn.ParameterDict({level: torch.ones(1) for level in strides if config.level_scales})
+
+    def forward(
+        self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in train mode, detections in eval mode."""
+        if self.training:
+            targets = check_targets(targets, batch.sizes, self.num_classes)
+            return self.losses(self.outputs(features), targets)
+        return self.detections(self.outputs(features), batch.sizes)
+
+    def outputs(self, features: dict[str, Tensor]) -> DenseOutputs:
+        """Class logits, distances and centerness logits of all levels."""
+        distances, centers = self._boxes(features)
+        return DenseOutputs(self._classes(features), distances, centers)
+
+    def _classes(self, features: dict[str, Tensor]) -> list[Tensor]:
+        return [self.class_logits(self.class_tower(features[level])).float() for level in self.strides]
+
+    def _boxes(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        distances, centers = [], []
+        for level in self.strides:
+            hidden = self.box_tower(features[level])
+            raw = self.box_distances(hidden).float()
+            distances.append(F.relu(raw * self.scales[level] if self.scales else raw))
+            centers.append(self.centerness(hidden).float())
+        return distances, centers
+
+    def points(self, maps: Sequence[Tensor]) -> list[Points]:
+        """The points of each level's map (N, C, h, w), and the sizes of object that they serve."""
+        bounds = (0.0, *self.config.size_ranges, float("inf"))
+        levels = zip(maps, self.strides.values(), bounds[:-1], bounds[1:], strict=True)
+        return [Points.of_map(*level) for level in levels]
+
+    def losses(self, outputs: DenseOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Focal loss of all points; GIoU, weighted by centerness, and centerness of those on objects.
+
+        Divided by the number of points on objects, the box loss by the sum of their centerness.
+        """
+        points = Points.join(self.points(outputs.logits))
+        logits, distances, centers = (
+            torch.cat([flat(value, width) for value in maps], dim=1)
+            for maps, width in zip(outputs, (self.num_classes, 4, 1), strict=True)
+        )
+        assigned = [assign(points, target) for target in targets]
+        labels, wanted = (torch.stack(each) for each in zip(*assigned, strict=True))
+        positive = labels > 0
+        wanted = wanted[positive]
+        weight = centerness(wanted)
+        count = mean_over_devices(positive.sum().float()).clamp(min=1)
+        total = mean_over_devices(weight.sum()).clamp(min=1e-6)
+        center_loss = F.binary_cross_entropy_with_logits(centers[..., 0][positive], weight, reduction="sum")
+        return {
+            "loss_classifier": class_loss(logits, labels) / count,
+            "loss_box_reg": (giou_loss(distances[positive], wanted) * weight).sum() / total,
+            "loss_centerness": center_loss / count,
+        }
+
+    def detections(
+        self, outputs: DenseOutputs, sizes: Sequence[tuple[int, int]], limit: int | None = None
+    ) -> list[dict[str, Tensor]]:
+        """For each image of height and width ``sizes`` its boxes, labels and scores, best first.
+
+        The score is the geometric mean of class score and centerness. ``limit`` replaces ``max_detections``.
+        """
+        points = self.points(outputs.logits)
+        scores, distances, centers = (
+            [flat(value, width) for value in maps]
+            for maps, width in zip(outputs, (self.num_classes, 4, 1), strict=True)
+        )
+        levels = list(zip(points, scores, distances, centers, strict=True))
+        return [
+            suppress(
+                [self._candidates(p, s[i], d[i], c[i]) for p, s, d, c in levels],
+                size,
+                self.config.nms_threshold,
+                limit or self.config.max_detections,
+            )
+            for i, size in enumerate(sizes)
+        ]
+
+    def _candidates(self, points: Points, logits: Tensor, distances: Tensor, centers: Tensor) -> Candidates:
+        """The best of one image and level, from class logits (P, K), distances (P, 4) and centerness (P, 1)."""
+        scores = logits.sigmoid()
+        row, labels, product = best(
+            scores * centers.sigmoid(), scores > self.config.score_threshold, self.config.candidates
+        )
+        sides = distances[row] * points.strides[row, None]
+        return Candidates(sides_to_boxes(points.xy[row], sides), labels, product.sqrt())
+
+    def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
+        """The parts to measure, each on all of ``features``."""
+        classes = (self.class_tower, self.class_logits)
+        boxes = (self.box_tower, self.box_distances, self.centerness, self.scales)
+        return [
+            HeadPart("class branch", "all levels", lambda: self._classes(features), classes),
+            HeadPart("box branch", "all levels", lambda: self._boxes(features), boxes),
+        ]

@@ -1,0 +1,170 @@
+"""RetinaNet (Lin et al., https://arxiv.org/abs/1708.02002) as detectron2 builds and trains it.
+
+Legend: N images, K classes without background, A anchors a position, P anchors of all levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.ops import box_iou
+
+from afictl.detectors.anchors import FixedStrideAnchors
+from afictl.detectors.dense import (
+    Candidates,
+    best,
+    class_loss,
+    flat,
+    initialise,
+    mean_over_devices,
+    suppress,
+    tower,
+)
+from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.targets import Target, check_targets
+from afictl.presets import DetectorConfig
+
+_SMOOTH_L1_BETA = 0.1
+_MOMENTUM = 0.9
+"""Of the running mean of positives that losses are divided by."""
+
+
+class AnchorOutputs(NamedTuple):
+    """What the head says at every anchor, a float32 map for each level."""
+
+    logits: list[Tensor]
+    """(N, A * K, h, w) class logits."""
+    deltas: list[Tensor]
+    """(N, A * 4, h, w) boxes relative to their anchors."""
+
+
+def retinanet_head(
+    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+) -> RetinaNetHead:
+    """Head for maps of ``channels`` channels at ``strides``, level name to pixels."""
+    return RetinaNetHead(config, channels, strides, num_classes)
+
+
+class RetinaNetHead(nn.Module):
+    """Classes and boxes of every anchor, behind the head interface of ``Detector``.
+
+    Args:
+        config: anchors and selection.
+        channels: of every level.
+        strides: of the levels to read.
+        num_classes: K.
+    """
+
+    class_layers = ("class_logits.",)
+    normalizer: Tensor
+
+    def __init__(self, config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> None:
+        super().__init__()
+        self.config, self.num_classes, self.levels = config, num_classes, tuple(strides)
+        self.anchors = FixedStrideAnchors(
+            config.anchor_sizes, config.anchor_ratios, list(strides.values()), config.anchors_per_octave
+        )
+        per_position = self.anchors.num_anchors_per_location()[0]
+        self.class_tower = tower(channels)
+        self.box_tower = tower(channels)
+        self.class_logits = nn.Conv2d(channels, per_position * num_classes, 3, padding=1)
+        self.box_deltas = nn.Conv2d(channels, per_position * 4, 3, padding=1)
+        initialise(self.children(), self.class_logits)
+        self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+        self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+        # Saved with the weights: a resumed run divides by the same.
+        self.register_buffer("normalizer", torch.tensor(100.0))
+
+    def forward(
+        self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in train mode, detections in eval mode."""
+        if self.training:
+            targets = check_targets(targets, batch.sizes, self.num_classes)
+            return self.losses(self.outputs(features), targets)
+        return self.detections(self.outputs(features), batch.sizes)
+
+    def outputs(self, features: dict[str, Tensor]) -> AnchorOutputs:
+        """Class logits and box deltas of all levels."""
+        return AnchorOutputs(self._classes(features), self._boxes(features))
+
+    def _classes(self, features: dict[str, Tensor]) -> list[Tensor]:
+        return [self.class_logits(self.class_tower(features[level])).float() for level in self.levels]
+
+    def _boxes(self, features: dict[str, Tensor]) -> list[Tensor]:
+        return [self.box_deltas(self.box_tower(features[level])).float() for level in self.levels]
+
+    def losses(self, outputs: AnchorOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Focal loss of all anchors but those between the thresholds, smooth L1 of the positive ones.
+
+        Both are sums, divided by a running mean of the number of positive anchors.
+        """
+        logits = torch.cat([flat(value, self.num_classes) for value in outputs.logits], dim=1)
+        deltas = torch.cat([flat(value, 4) for value in outputs.deltas], dim=1)
+        anchors = torch.cat(self.anchors.levels(outputs.logits))
+        matches = torch.stack([self._match(anchors, target["boxes"]) for target in targets])
+        positive = matches >= 0
+        labels = torch.stack([_labels(*pair) for pair in zip(matches, targets, strict=True)])
+        divisor = self._update_normalizer(positive.sum())
+        wanted = torch.cat([self._wanted(anchors, *pair) for pair in zip(matches, targets, strict=True)])
+        box_loss = F.smooth_l1_loss(deltas[positive], wanted, beta=_SMOOTH_L1_BETA, reduction="sum")
+        return {"loss_classifier": class_loss(logits, labels) / divisor, "loss_box_reg": box_loss / divisor}
+
+    def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """The object of each anchor, (P,) int64; -1 is background, -2 neither."""
+        if len(boxes) == 0:
+            return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
+        return self.matcher(box_iou(boxes, anchors))
+
+    def _wanted(self, anchors: Tensor, matches: Tensor, target: Target) -> Tensor:
+        """The deltas of an image's positive anchors."""
+        positive = matches >= 0
+        return self.box_coder.encode_single(target["boxes"][matches[positive]], anchors[positive])
+
+    @torch.no_grad()
+    def _update_normalizer(self, positives: Tensor) -> Tensor:
+        count = mean_over_devices(positives.float()).clamp(min=1)
+        mean = _MOMENTUM * self.normalizer + (1 - _MOMENTUM) * count
+        self.normalizer.copy_(mean)
+        return mean
+
+    def detections(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
+        """For each image of height and width ``sizes`` its boxes, labels and scores, best first."""
+        anchors = self.anchors.levels(outputs.logits)
+        scores = [flat(value, self.num_classes).sigmoid() for value in outputs.logits]
+        deltas = [flat(value, 4) for value in outputs.deltas]
+        return [
+            suppress(
+                [self._candidates(a, s[i], d[i]) for a, s, d in zip(anchors, scores, deltas, strict=True)],
+                size,
+                self.config.nms_threshold,
+                self.config.max_detections,
+            )
+            for i, size in enumerate(sizes)
+        ]
+
+    def _candidates(self, anchors: Tensor, scores: Tensor, deltas: Tensor) -> Candidates:
+        """The best of one image and level, from anchors (P, 4), scores (P, K) and deltas (P, 4)."""
+        row, labels, scores = best(scores, scores > self.config.score_threshold, self.config.candidates)
+        return Candidates(self.box_coder.decode_single(deltas[row], anchors[row]), labels, scores)
+
+    def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
+        """The parts to measure, each on all of ``features``."""
+        classes, boxes = (self.class_tower, self.class_logits), (self.box_tower, self.box_deltas)
+        return [
+            HeadPart("class branch", "all levels", lambda: self._classes(features), classes),
+            HeadPart("box branch", "all levels", lambda: self._boxes(features), boxes),
+        ]
+
+
+def _labels(matches: Tensor, target: Target) -> Tensor:
+    """Labels (P,) of an image's anchors: 1..K, 0 for background, -1 to be left out."""
+    labels = matches + 1
+    positive = matches >= 0
+    labels[positive] = target["labels"][matches[positive]]
+    return labels.where(positive, labels.clamp(max=0))
