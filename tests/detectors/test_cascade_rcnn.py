@@ -6,8 +6,11 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from afictl.detectors import Detector, build_detector
-from afictl.detectors.cascade_rcnn import CascadeHeads
+from afictl.detectors.cascade_rcnn import CascadeHeads, cascade_mask_rcnn_head
+from afictl.presets import load_preset
 from tests.detectors.conftest import nothing
+from tests.golden_files import read_keys
+from tests.reference_names import rcnn_key
 
 Build = Callable[..., Detector]
 Targets = list[dict[str, Tensor]]
@@ -266,3 +269,14 @@ def test_class_layers_are_all_that_changes_with_the_classes(build: Build) -> Non
     changed = [name for name, value in large.head.named_parameters() if value.shape != shapes[name]]
     assert len(changed) == 2 * 3 + 2
     assert all(name.startswith(small.head.class_layers) for name in changed)
+
+
+@pytest.mark.parametrize("neck", ["fpn", "pafpn"])
+def test_heads_of_the_published_resnest_detectors(neck: str) -> None:
+    config = load_preset(f"cascade-rcnn-s101-{neck}").detector
+    assert config.kind == "cascade-mask-rcnn"
+    with torch.device("meta"):
+        head = cascade_mask_rcnn_head(config, 256, {f"p{i}": 2**i for i in range(2, 7)}, num_classes=80)
+    ours = {rcnn_key(name): tuple(value.shape) for name, value in head.state_dict().items()}
+    keys = read_keys(f"afi_cascade_mask_ResNeSt101_{neck.upper()}")
+    assert ours == {name: key.shape for name, key in keys.items() if not name.startswith("backbone.")}

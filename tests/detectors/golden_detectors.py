@@ -1,0 +1,102 @@
+"""The R-CNNs whose reference numbers are kept, and how ours is given the same weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from afictl.detectors import Detector, build_detector
+from afictl.presets import load_preset
+from tests.golden_files import H_FULL, apply_rule_h, golden_image
+from tests.reference_names import fpn_key, rcnn_key, resnet_key
+
+# detectron2's MSRA weights: BGR 0..255, mean subtracted, stride in the bottlenecks' first convolution.
+MSRA = (
+    "backbone.stride_in_1x1=true",
+    f"input.mean={[value / 255 for value in (123.675, 116.28, 103.53)]}",
+    f"input.std={[1 / 255] * 3}",
+)
+NEAREST = "interpolator.kind=nearest"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A detector that the reference numbers were computed with."""
+
+    file: str
+    """In ``golden/``."""
+    prefix: str
+    """Of its tensors there."""
+    keys: str
+    """Its list in ``golden/keys``."""
+    preset: str
+    overrides: tuple[str, ...]
+    neck_key: Callable[[str], str]
+    image_hw: tuple[int, int]
+    parameters: int
+    backbone_key: Callable[[str], str] = resnet_key
+    is_bgr: bool = True
+
+    def key(self, name: str) -> str:
+        """Our tensor name -> the reference's."""
+        part, _, rest = name.partition(".")
+        if part == "neck":
+            return f"backbone.{self.neck_key(rest)}"
+        return rcnn_key(rest) if part == "head" else self.backbone_key(rest.removeprefix("net."))
+
+    def build(self) -> Detector:
+        """Ours with the reference's weights, in eval mode."""
+        model = build_detector(load_preset(self.preset, self.overrides)).eval()
+        apply_rule_h(model, self.key, self.keys, H_FULL)
+        if self.is_bgr:
+            stem = model.state_dict()["backbone.net.conv1.weight"]
+            stem.copy_(stem.flip(1))
+        for name, layer in model.named_modules():
+            if name.endswith("cls_score"):
+                background_first(layer)
+        return model
+
+    def image(self) -> Tensor:
+        """The reference image as ours takes it, RGB in 0..1."""
+        image = golden_image(*self.image_hw).float() / 255
+        return image.flip(0) if self.is_bgr else image
+
+
+def background_first(layer: nn.Module) -> None:
+    """detectron2's class scores end with the background, ours begin with it."""
+    for rows in layer.state_dict().values():
+        rows.copy_(rows.roll(1, 0))
+
+
+REFERENCES = [
+    Reference(
+        file="mask_rcnn_r50_fpn",
+        prefix="H.mask_fpn_d2.",
+        keys="d2_mask_rcnn_R50_FPN_3x",
+        preset="mask-rcnn-r50-fpn",
+        overrides=(*MSRA, NEAREST),
+        neck_key=fpn_key,
+        image_hw=(160, 192),
+        parameters=44_343_216,
+    ),
+    Reference(
+        file="faster_rcnn_r50_fpn",
+        prefix="H.faster_rcnn.",
+        keys="d2_faster_rcnn_R50_FPN_3x",
+        preset="faster-rcnn-r50-fpn",
+        overrides=(*MSRA, NEAREST),
+        neck_key=fpn_key,
+        image_hw=(64, 96),
+        parameters=41_699_936,
+    ),
+    Reference(
+        file="cascade_mask_rcnn_r50_fpn",
+        prefix="H.cascade_mask_rcnn.",
+        keys="d2_cascade_mask_rcnn_R50_FPN_3x",
+        preset="cascade-rcnn-r50-fpn",
+        overrides=(*MSRA, NEAREST),
+        neck_key=fpn_key,
+        image_hw=(64, 96),
+        parameters=71_984_926,
+    ),
+]
