@@ -5,6 +5,7 @@ Shapes: N images, H x W pixels. Detectron2's names: the stem is stage 1, ``res2`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import timm
@@ -16,6 +17,7 @@ from afictl.backbones.norms import freeze_batch_norm
 from afictl.errors import UserError, did_you_mean
 from afictl.presets import BackboneConfig
 
+LEVELS = ("res2", "res3", "res4", "res5")
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -24,19 +26,19 @@ class Backbone(nn.Module):
 
     Attributes:
         net: timm's feature extractor; its keys are those of a timm or torchvision ResNet without ``fc``.
-        channels: channels of ``res2..res5``.
-        strides: pixels a position of ``res2..res5``.
+        channels: channels of each level.
+        strides: pixels a position of each level.
 
     Raises:
         UserError: no ResNet of that name, or ``stride_in_1x1`` for one without bottlenecks.
     """
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: BackboneConfig, levels: Sequence[str] = LEVELS) -> None:
         super().__init__()
         self.name = config.name
-        self.net = _create(config.name)
+        self.net = _create(config.name, levels)
         info = self.net.feature_info
-        self._levels = [f"res{i}" for i in range(2, 6)]
+        self._levels = list(levels)
         self.channels: dict[str, int] = dict(zip(self._levels, info.channels(), strict=True))
         self.strides: dict[str, int] = dict(zip(self._levels, info.reduction(), strict=True))
         if config.stride_in_1x1:
@@ -57,13 +59,14 @@ def _parts_of_stages(net: nn.Module, count: int) -> list[str]:
     return [*stem, *_STAGES[: count - 1]] if count else []
 
 
-def _create(name: str) -> FeatureListNet:
+def _create(name: str, levels: Sequence[str]) -> FeatureListNet:
     architecture = name.split(".")[0]
     if not is_model_in_modules(architecture, {"resnet"}):
         hint = did_you_mean(architecture, timm.list_models(module="resnet"))
         raise UserError(f"backbone.name: '{name}' is not a ResNet of timm{hint}")
+    indices = [LEVELS.index(level) + 1 for level in levels]
     try:
-        net = timm.create_model(name, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))
+        net = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
     except RuntimeError as error:  # an unknown weight tag
         raise UserError(f"backbone.name: '{name}': {error}") from None
     return cast(FeatureListNet, net)
