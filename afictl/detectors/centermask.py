@@ -1,0 +1,175 @@
+"""CenterMask (Lee and Park, https://arxiv.org/abs/1911.06667): FCOS with masks guided by spatial attention.
+
+Legend: R regions of a batch, K classes without background, M x M the mask grid (28 x 28).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_area, box_iou
+
+from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.fcos import FCOSHead, fcos_head
+from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss, visible_shares
+from afictl.detectors.masks import mask_loss, mask_targets
+from afictl.detectors.roi_heads import AlignedRoIPool, MaskPredictor, build_mask_head
+from afictl.detectors.targets import Target, check_targets
+from afictl.presets import DetectorConfig
+
+_POOLED = 14
+_LEVELS = 3
+_PROPOSALS = 100
+_OBJECT_IOU = 0.5
+_OBJECT_SHARE = 0.25
+
+
+class RelativeRoIPool(AlignedRoIPool):
+    """Cut a region out of the level that fits its share of the image (the paper's equation 2).
+
+    The coarsest level serves regions of more than half the image, the next those of more than a quarter, and so on;
+    the finest serves all that are smaller.
+    """
+
+    def levels(self, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Position of each region's level, int64 (R,): ceil(last - log2(image area / region area))."""
+        last = len(self.scales) - 1
+        shares = [box_area(box) / (height * width) for box, (height, width) in zip(boxes, image_shapes, strict=True)]
+        return (last + torch.cat(shares).log2()).ceil().clamp(0, last).long()
+
+
+class SpatialAttention(nn.Module):
+    """Multiply each position by a weight in 0..1, which mean and maximum over the channels decide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C, H, W) -> the same shape."""
+        summary = torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1)
+        return x * self.conv(summary).sigmoid()
+
+
+class CenterMaskHead(nn.Module):
+    """FCOS, and on the regions that it finds a mask branch and the scoring of its masks.
+
+    Args:
+        config: sizes and sampling of the mask branch.
+        fcos: finds the regions.
+        channels: of the pyramid.
+        strides: of the levels that regions are cut from.
+    """
+
+    class_layers = (
+        *(f"fcos.{prefix}" for prefix in FCOSHead.class_layers),
+        "mask_predictor.logits.",
+        "mask_scorer.iou.",
+    )
+
+    def __init__(self, config: DetectorConfig, fcos: FCOSHead, channels: int, strides: Mapping[str, int]) -> None:
+        super().__init__()
+        self.fcos = fcos
+        self.pool = RelativeRoIPool(strides, _POOLED)
+        self.mask_head = nn.Sequential(build_mask_head(config, channels), SpatialAttention())
+        self.mask_predictor = MaskPredictor(config.mask_width, fcos.num_classes)
+        self.mask_scorer = MaskScorer(channels, _POOLED, config.mask_width, config.fc_width, fcos.num_classes)
+        self.regions_train = int(config.roi_batch * _OBJECT_SHARE)
+        self.regions_test = config.max_detections
+
+    def forward(
+        self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in train mode, detections with ``mask_probs`` (n, M, M) and ``mask_scores`` (n,) in eval mode."""
+        if not self.training:
+            detections = self.fcos(batch, features)
+            self._add_masks(features, detections, batch.sizes)
+            return detections
+        targets = check_targets(targets, batch.sizes, self.fcos.num_classes, masks=True)
+        outputs = self.fcos.outputs(features)
+        with torch.no_grad():
+            found = self.fcos.detections(outputs, batch.sizes, limit=_PROPOSALS)
+            regions = [self._regions(*pair) for pair in zip(found, targets, strict=True)]
+        return {**self.fcos.losses(outputs, targets), **self._mask_losses(features, regions, targets, batch.sizes)}
+
+    def _regions(self, found: dict[str, Tensor], target: Target) -> tuple[Tensor, Tensor]:
+        """An image's boxes to learn masks on, (r, 4), and the object of each, (r,).
+
+        Those of a sample of which a quarter may be objects, as a box head needs it; the rest teaches no mask.
+        """
+        objects = target["boxes"].to(found["boxes"])
+        if not len(objects):
+            return objects, target["labels"]
+        boxes = torch.cat((found["boxes"], objects))
+        overlap, matched = box_iou(objects, boxes).max(dim=0)
+        good = torch.where(overlap >= _OBJECT_IOU)[0]
+        chosen = good[torch.randperm(len(good), device=good.device)[: self.regions_train]]
+        return boxes[chosen], matched[chosen]
+
+    def _mask_losses(
+        self,
+        features: dict[str, Tensor],
+        regions: list[tuple[Tensor, Tensor]],
+        targets: list[Target],
+        sizes: list[tuple[int, int]],
+    ) -> dict[str, Tensor]:
+        labels = torch.cat([target["labels"][matched] for (_, matched), target in zip(regions, targets, strict=True)])
+        pooled = self.pool(features, [boxes for boxes, _ in regions], sizes)
+        logits = self.mask_predictor(self.mask_head(pooled))
+        pairs = [(target["masks"], *region) for region, target in zip(regions, targets, strict=True)]
+        wanted = torch.cat([mask_targets(*pair, logits.shape[-1]) for pair in pairs])
+        shares = torch.cat([visible_shares(*pair) for pair in pairs])
+        own = _of_class(logits, labels)
+        scores = _of_class(self.mask_scorer(pooled, own.sigmoid()), labels)
+        return {
+            "loss_mask": mask_loss(logits, labels, wanted),
+            "loss_mask_iou": mask_score_loss(scores, mask_ious(own > 0, wanted, shares)),
+        }
+
+    def _add_masks(
+        self, features: dict[str, Tensor], detections: list[dict[str, Tensor]], sizes: list[tuple[int, int]]
+    ) -> None:
+        """Masks of the detections, and their scores: the box's times the IoU that the mask seems to have."""
+        boxes = [detection["boxes"] for detection in detections]
+        labels = torch.cat([detection["labels"] for detection in detections])
+        pooled = self.pool(features, boxes, sizes)
+        probs = _of_class(self.mask_predictor(self.mask_head(pooled)), labels).sigmoid()
+        ious = _of_class(self.mask_scorer(pooled, probs), labels).clamp(0, 1)
+        counts = [len(box) for box in boxes]
+        for detection, prob, iou in zip(detections, probs.split(counts), ious.split(counts), strict=True):
+            detection.update(mask_probs=prob, mask_scores=detection["scores"] * iou)
+
+    def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
+        """The parts to measure: those of FCOS, then masks and their scores for the most detections of an image."""
+        first = next(iter(features.values()))
+        shape = (self.regions_test, first.shape[1], _POOLED, _POOLED)
+        probs = (self.regions_test, 2 * _POOLED, 2 * _POOLED)
+        load = f"{self.regions_test} regions"
+        mask_head = nn.Sequential(self.mask_head, self.mask_predictor)
+        return [
+            *self.fcos.parts(features),
+            HeadPart("mask head", load, lambda: mask_head(first.new_zeros(shape)), (mask_head,)),
+            HeadPart(
+                "mask scoring",
+                load,
+                lambda: self.mask_scorer(first.new_zeros(shape), first.new_zeros(probs)),
+                (self.mask_scorer,),
+            ),
+        ]
+
+
+def centermask_head(
+    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+) -> CenterMaskHead:
+    """Head for maps of ``channels`` channels at ``strides``; masks are cut from the three finest levels."""
+    fcos = fcos_head(config, channels, strides, num_classes)
+    return CenterMaskHead(config, fcos, channels, dict(islice(strides.items(), _LEVELS)))
+
+
+def _of_class(values: Tensor, labels: Tensor) -> Tensor:
+    """Of values (R, K, ...) those of each region's class ``labels`` (R,) in 1..K."""
+    return values[torch.arange(len(labels), device=labels.device), labels - 1]
