@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afictl.errors import UserError
+from afictl.interpolators.hub import CARD, WEIGHTS, find_pretrained, read_config
 from afictl.tensor_files import read_tensors, save_tensors
 
+_PAPER = "https://doi.org/10.1016/j.patcog.2023.109365"
 _FORMAT = "afi-interpolator"
 _VERSION = 1
 _SLOPE = 0.2
@@ -50,8 +53,18 @@ class DenseBlock(nn.Module):
         return torch.add(x, self.merge(grown), alpha=self.residual_scale)
 
 
-class AFInterpolator(nn.Module):
+class AFInterpolator(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="afictl",
+    tags=["feature-upsampling", "object-detection"],
+    paper_url=_PAPER,
+    model_card_template=CARD,
+):
     """Learned twofold enlargement (N, C, H, W) -> (N, C, 2H, 2W), any H and W.
+
+    ``save`` and ``load`` work on one file; ``save_pretrained(folder)``, ``push_to_hub("owner/name")`` (both
+    huggingface_hub's, see ``PyTorchModelHubMixin``) and ``from_pretrained`` on a folder or Hub repository.
 
     Args:
         channels: C of the maps.
@@ -108,12 +121,57 @@ class AFInterpolator(nn.Module):
             raise UserError(f"{path}: holds {held}, not an AF interpolator; give the file that 'afictl pretrain' made")
         if description.get("version") != _VERSION:
             raise UserError(f"{path}: AF interpolator file of version {description.get('version')}; update afictl")
+        return cls._assemble(description.get("config"), tensors, path)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # takes no arguments of the model: they are in config.json
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+    ) -> AFInterpolator:
+        """Read what ``save_pretrained`` or ``push_to_hub`` wrote: only JSON and safetensors, never a pickle.
+
+        Args:
+            pretrained_model_name_or_path: folder, or ``owner/name`` on the Hugging Face Hub.
+            force_download: download again what the cache holds.
+            token: access token of the Hub; None takes the one of ``hf auth login``.
+            cache_dir: folder that keeps downloads.
+            local_files_only: take what was downloaded before; so does the environment's ``HF_HUB_OFFLINE=1``.
+            revision: branch, tag or commit.
+
+        Returns:
+            The interpolator on the CPU, in eval mode.
+
+        Raises:
+            UserError: a file is missing or damaged, configuration and weights do not fit, no such repository, or
+                the Hub cannot be reached (found out after its retries, about 20 seconds).
+        """
+        config, weights = find_pretrained(
+            pretrained_model_name_or_path,
+            force_download=force_download,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            revision=revision,
+        )
+        return cls._assemble(read_config(config), read_tensors(weights)[0], weights.parent).eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory / WEIGHTS)  # so that ``load`` reads that file too
+
+    @classmethod
+    def _assemble(cls, config: Any, tensors: dict[str, Tensor], source: str | Path) -> AFInterpolator:
         try:
-            interpolator = cls(**description["config"])
+            interpolator = cls(**config)
             interpolator.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError, UserError) as error:
+        except (TypeError, RuntimeError, UserError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"{path}: weights and configuration do not fit ({reason:.200}); make it again") from None
+            raise UserError(f"{source}: weights and configuration do not fit ({reason:.200}); make it again") from None
         return interpolator
 
 

@@ -1,0 +1,80 @@
+"""Where the files of a pretrained interpolator lie: in a folder, or in a repository of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.utils import HfHubHTTPError
+
+from afictl.errors import UserError
+
+WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
+
+CARD = """---
+{{ card_data }}
+---
+
+# AF interpolator
+
+A learned module that enlarges feature maps twofold, (N, C, H, W) -> (N, C, 2H, 2W), inside the feature pyramid of an
+object detector. `config.json` holds its shape, `model.safetensors` its weights.
+
+```python
+from afictl import AFInterpolator, substitute_interpolator
+
+interpolator = AFInterpolator.from_pretrained("OWNER/NAME")  # this repository, or a folder with its files
+substitute_interpolator(detector, interpolator)  # a detector of torchvision, detectron2 or afictl
+```
+
+Method: {{ paper_url }}
+"""
+"""Template of the model card; the metadata above it comes from the class that is saved."""
+
+
+def find_pretrained(name: str | Path, **download: Any) -> tuple[Path, Path]:
+    """``config.json`` and the safetensors weights of a folder or, downloaded if need be, of a Hub repository.
+
+    No other file is ever looked for: a pickle could run code when it is read.
+
+    Args:
+        name: an existing folder, else ``owner/name`` on the Hub.
+        download: arguments of ``huggingface_hub.hf_hub_download``; without meaning for a folder.
+
+    Raises:
+        UserError: a folder without one of the files, no such repository, or the Hub cannot be reached.
+    """
+    wanted = (constants.CONFIG_NAME, WEIGHTS)
+    folder = Path(name)
+    if folder.is_dir():
+        for file in wanted:
+            if not (folder / file).is_file():
+                raise UserError(f"{folder}: has no {file}; give a folder written by save_pretrained")
+        return folder / wanted[0], folder / wanted[1]
+    if folder.is_file():
+        raise UserError(f"{folder}: a file; from_pretrained reads a folder or Hub repository, 'load' reads a file")
+    try:
+        config, weights = (Path(hf_hub_download(str(name), file, **download)) for file in wanted)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"'{name}': no such folder here, and not readable on the Hugging Face Hub ({reason:.200})"
+        ) from error
+    return config, weights
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file.
+
+    Raises:
+        UserError: not JSON, or not a mapping.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); make it again") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a mapping of names to values; make it again")
+    return config
