@@ -9,6 +9,7 @@ from torch import nn
 
 from afictl.backbones import build_backbone
 from afictl.detectors.cascade_rcnn import cascade_mask_rcnn_head, cascade_rcnn_head
+from afictl.detectors.centermask import centermask_head
 from afictl.detectors.detector import Detector
 from afictl.detectors.faster_rcnn import faster_rcnn_head
 from afictl.detectors.fcos import fcos_head
@@ -16,7 +17,7 @@ from afictl.detectors.mask_rcnn import mask_rcnn_head
 from afictl.detectors.retinanet import retinanet_head
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator
-from afictl.necks import build_neck
+from afictl.necks import build_neck, input_levels
 from afictl.presets import InterpolatorConfig, Preset, load_preset
 
 _HEADS: dict[str, Callable[..., nn.Module]] = {
@@ -26,6 +27,7 @@ _HEADS: dict[str, Callable[..., nn.Module]] = {
     "cascade-mask-rcnn": cascade_mask_rcnn_head,
     "retinanet": retinanet_head,
     "fcos": fcos_head,
+    "centermask": centermask_head,
 }
 
 
@@ -49,7 +51,7 @@ def build_detector(
     if num_classes < 1:
         raise UserError(f"a detector needs at least one class, got num_classes={num_classes}")
     preset, module = _choose_interpolator(preset, interpolator)
-    backbone = build_backbone(preset.backbone)
+    backbone = build_backbone(preset.backbone, input_levels(preset.neck))
     neck = build_neck(preset.neck, backbone.channels, module)
     head = _HEADS[preset.detector.kind](preset.detector, neck.channels, neck.strides, num_classes)
     return Detector(preset, backbone, neck, head, num_classes)
