@@ -1,4 +1,10 @@
-"""Necks: backbone maps ``res2..res5`` in, pyramid ``p2..p6`` out, with the interpolator as a part."""
+"""Necks: backbone maps in, pyramid ``p2..p6`` or ``p3..p7`` out, with the interpolator as a part.
+
+Each has ``channels``, ``strides`` (level -> pixels a position, finest first), ``interpolator``, and ``size_divisor``:
+in images of a multiple of that many pixels every level is exactly half as large as the one below.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 
@@ -8,11 +14,20 @@ from afictl.errors import UserError
 from afictl.necks.fpn import FPN
 from afictl.presets import NeckConfig
 
-__all__ = ["FPN", "build_neck"]
+__all__ = ["FPN", "build_neck", "input_levels"]
+
+
+def input_levels(config: NeckConfig) -> tuple[str, ...]:
+    """The backbone levels that the neck of ``config`` reads: ``res2..res5``, for a pyramid p3..p7 ``res3..res5``."""
+    finest = 2 if config.kind != "bifpn" and config.top == "pool" else 3
+    return tuple(f"res{i}" for i in range(finest, 6))
 
 
 def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator: nn.Module) -> nn.Module:
     """Build the neck that ``config`` describes around ``interpolator``.
+
+    Args:
+        in_channels: channels of the backbone's levels, ``input_levels(config)`` at least.
 
     Raises:
         UserError: the interpolator is made for another number of channels.
@@ -23,4 +38,4 @@ def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator:
             f"train one with --set neck.channels={config.channels}, "
             f"or build the detector with --set neck.channels={interpolator.channels}"
         )
-    return FPN(in_channels, config.channels, interpolator, config.fuse)
+    return FPN(config, {level: in_channels[level] for level in input_levels(config)}, interpolator)

@@ -1,57 +1,84 @@
 """Feature pyramid network (Lin et al., https://arxiv.org/abs/1612.03144) with any interpolator inside.
 
-Initialisation and ``p6`` as in detectron2. Shapes: N images, C channels, H x W the image.
+Initialisation and the levels above ``p5`` as in detectron2. Shapes: N images, C channels, H x W the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from afictl.necks.convs import make_conv
 from afictl.necks.enlarge import enlarge_to
+from afictl.presets import NeckConfig
 
 
 class FPN(nn.Module):
-    """``res2..res5`` -> ``p2..p6``, all with the same number of channels.
+    """``res2..res5`` -> ``p2..p6``, or ``res3..res5`` -> ``p3..p7``, all with the same number of channels.
 
     Args:
-        in_channels: channels of ``res2..res5``.
-        channels: C of every pyramid level.
-        interpolator: one module for all three enlargements, called ``interpolator(coarse, fine)``.
-        fuse: ``sum`` adds the enlarged map to the lateral one, ``avg`` halves that sum.
+        config: ``channels``, ``norm``, ``fuse`` and ``top`` are read.
+        in_channels: channels of the backbone levels that the neck reads, finest first.
+        interpolator: one module for all enlargements, called ``interpolator(coarse, fine)``.
     """
 
     size_divisor = 32
 
-    def __init__(
-        self, in_channels: Mapping[str, int], channels: int, interpolator: nn.Module, fuse: str = "sum"
-    ) -> None:
+    def __init__(self, config: NeckConfig, in_channels: Mapping[str, int], interpolator: nn.Module) -> None:
         super().__init__()
-        self.channels = channels
-        self.strides = {f"p{i}": 2**i for i in range(2, 7)}
+        self.channels = config.channels
         self.interpolator = interpolator
-        self.laterals = nn.ModuleDict({f"p{i}": nn.Conv2d(in_channels[f"res{i}"], channels, 1) for i in range(2, 6)})
-        self.outputs = nn.ModuleDict({f"p{i}": nn.Conv2d(channels, channels, 3, padding=1) for i in range(2, 6)})
-        self._share = {"sum": 1.0, "avg": 0.5}[fuse]
-        self.laterals.apply(_initialise)
-        self.outputs.apply(_initialise)
+        self._sources = {name.replace("res", "p"): name for name in in_channels}
+        norm = config.norm == "batch"
+        self.laterals = nn.ModuleDict(
+            {
+                level: make_conv(in_channels[source], self.channels, 1, norm=norm)
+                for level, source in self._sources.items()
+            }
+        )
+        self.outputs = nn.ModuleDict(
+            {level: make_conv(self.channels, self.channels, 3, norm=norm) for level in self._sources}
+        )
+        self.top = _make_top(config, in_channels["res5"])
+        self.strides = {level: 2 ** int(level[1:]) for level in [*self._sources, "p6", *(["p7"] if self.top else [])]}
+        self._share = {"sum": 1.0, "avg": 0.5}[config.fuse]
+        self._top_source = config.top
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``res{i}`` (N, c_i, H / 2^i, W / 2^i) -> ``p{i}`` (N, C, H / 2^i, W / 2^i), rounded up."""
-        running = self.laterals["p5"](features["res5"])
-        pyramid = {"p5": self.outputs["p5"](running)}
-        for level in (4, 3, 2):
-            lateral = self.laterals[f"p{level}"](features[f"res{level}"])
-            running = (lateral + enlarge_to(self.interpolator, running, lateral)) * self._share
-            pyramid[f"p{level}"] = self.outputs[f"p{level}"](running)
-        pyramid["p6"] = F.max_pool2d(pyramid["p5"], kernel_size=1, stride=2)
-        return dict(sorted(pyramid.items()))
+        merged = self.merge(features)
+        pyramid = {level: self.outputs[level](merged[level]) for level in self._sources}
+        return pyramid | self._above({**features, **pyramid})
+
+    def merge(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Backbone maps -> the fused maps (N, C, h, w) of their levels, not yet seen by the output convolutions."""
+        maps = {level: self.laterals[level](features[source]) for level, source in self._sources.items()}
+        for coarse, fine in pairwise(reversed(self._sources)):
+            maps[fine] = self._fuse(maps[fine], enlarge_to(self.interpolator, maps[coarse], maps[fine]))
+        return maps
+
+    def _fuse(self, own: Tensor, other: Tensor) -> Tensor:
+        return (own + other) * self._share
+
+    def _above(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The levels above ``p5``."""
+        if not self.top:
+            return {"p6": F.max_pool2d(maps["p5"], kernel_size=1, stride=2)}
+        p6 = self.top["p6"](maps[self._top_source])
+        return {"p6": p6, "p7": self.top["p7"](F.relu(p6))}
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_uniform_(module.weight, a=1)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def _make_top(config: NeckConfig, res5_channels: int) -> nn.ModuleDict:
+    """Convolutions of p6 and p7, never with a norm; empty if p6 is pooled."""
+    if config.top == "pool":
+        return nn.ModuleDict()
+    first = res5_channels if config.top == "res5" else config.channels
+    return nn.ModuleDict(
+        {
+            "p6": make_conv(first, config.channels, 3, stride=2),
+            "p7": make_conv(config.channels, config.channels, 3, stride=2),
+        }
+    )
