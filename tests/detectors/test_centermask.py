@@ -22,7 +22,7 @@ def build() -> Build:
 
     def make(*overrides: str) -> Detector:
         torch.manual_seed(0)
-        settings = (*SMALL, "neck.kind=fpn", "detector.score_threshold=0.005", *overrides)
+        settings = (*SMALL, "detector.score_threshold=0.005", *overrides)
         return build_detector(load_preset("centermask-r18-bifpn-tiny", settings), num_classes=3)
 
     return make
