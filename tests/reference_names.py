@@ -31,13 +31,44 @@ def discriminator_key(name: str) -> str:
     return f"Discriminators.0.{block}.0." + ("norm." if part == "norms" else "") + rest
 
 
+_FPN = {"laterals": "fpn_lateral", "outputs": "fpn_output"}
+_PAFPN = {"laterals": "fpn_lateral", "outputs": "pafpn_output", "halvings": "pafpn_downsample"}
+
+
 def fpn_key(name: str) -> str:
     """``FPN`` -> reference FPN with the generator."""
+    return _pyramid_key(name, _FPN)
+
+
+def pafpn_key(name: str) -> str:
+    """``PAFPN`` -> reference PAFPN with the generator."""
+    return _pyramid_key(name, _PAFPN)
+
+
+def _pyramid_key(name: str, parts: dict[str, str]) -> str:
     part, _, rest = name.partition(".")
     if part == "interpolator":
         return f"srf_module.{generator_key(rest)}"
+    if part == "top":
+        return f"top_block.{rest}"
     level, _, rest = rest.partition(".")
-    return f"fpn_{'lateral' if part == 'laterals' else 'output'}{level[1:]}.{rest}"
+    return f"{parts[part]}{level[1:]}." + rest.replace("0.", "").replace("1.", "norm.")
+
+
+def bifpn_key(name: str) -> str:
+    """``BiFPN`` of separable blocks -> reference BiFPN with the generator."""
+    part, _, rest = name.partition(".")
+    if part == "interpolator":
+        return f"srf_module.{generator_key(rest)}"
+    if part == "inputs":
+        rest = rest.replace("laterals.p6.0", "top_block.p6.conv").replace("laterals.p6.1", "top_block.p6.norm")
+        return "before_bifpn." + re.sub(r"skips\.(p\d)", r"\1_skip", rest.replace("laterals.p", "lateral"))
+    layer, path, level, node, *rest = rest.split(".")
+    if node == "weights":
+        return f"BiFPNLayer_{layer}_{level}_{'w1' if path == 'top_down' else 'w2'}"
+    direction = "up" if path == "top_down" else "down"
+    step = {"1": "depthwise", "2": "pointwise", "3": "norm"}[rest[0]]
+    return f"BiFPNLayer_{layer}_conv{level[1]}_{direction}.{step}.{rest[1]}"
 
 
 _RPN = {"conv.0.0": "conv", "cls_logits": "objectness_logits", "bbox_pred": "anchor_deltas"}

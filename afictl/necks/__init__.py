@@ -11,10 +11,14 @@ from collections.abc import Mapping
 from torch import nn
 
 from afictl.errors import UserError
+from afictl.necks.bifpn import BiFPN
 from afictl.necks.fpn import FPN
+from afictl.necks.pafpn import PAFPN
 from afictl.presets import NeckConfig
 
-__all__ = ["FPN", "build_neck", "input_levels"]
+__all__ = ["FPN", "PAFPN", "BiFPN", "build_neck", "input_levels"]
+
+_NECKS = {"fpn": FPN, "pafpn": PAFPN, "bifpn": BiFPN}
 
 
 def input_levels(config: NeckConfig) -> tuple[str, ...]:
@@ -38,4 +42,4 @@ def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator:
             f"train one with --set neck.channels={config.channels}, "
             f"or build the detector with --set neck.channels={interpolator.channels}"
         )
-    return FPN(config, {level: in_channels[level] for level in input_levels(config)}, interpolator)
+    return _NECKS[config.kind](config, {level: in_channels[level] for level in input_levels(config)}, interpolator)

@@ -8,20 +8,9 @@ from afictl.interpolators import build_interpolator
 from afictl.necks import build_neck
 from afictl.necks.enlarge import enlarge_to
 from afictl.presets import NeckConfig
-from tests.golden_files import apply_rule_h, assert_golden, golden_input
+from tests.golden_files import apply_rule_h, assert_golden
+from tests.necks.backbone_maps import NARROW, RESNET50, features
 from tests.reference_names import fpn_key
-
-RESNET50 = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
-NARROW = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
-
-
-def features(channels, height, width):
-    """Backbone maps of a height x width image, rounding up as strided convolutions do."""
-    sizes = [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
-    return {
-        level: golden_input(1, count, *size, seed=seed)
-        for seed, ((level, count), size) in enumerate(zip(channels.items(), sizes, strict=True))
-    }
 
 
 @pytest.mark.parametrize(
