@@ -96,4 +96,23 @@ def resnet_key(name: str) -> str:
     name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
     name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
     name = name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
-    return "backbone.bottom_up." + re.sub(r"bn(\d)\.", r"conv\1.norm.", name)
+    return "backbone.bottom_up." + re.sub(r"(?<!conv2\.)bn(\d)\.", r"conv\1.norm.", name)
+
+
+_DEEP_STEM = {"conv1.0": "1", "conv1.1": "1.norm", "conv1.3": "2", "conv1.4": "2.norm", "conv1.6": "3", "bn1": "3.norm"}
+
+
+def resnest_key(name: str) -> str:
+    """timm's ResNeSt -> detectron2's, as the bottom-up network of a pyramid."""
+    part, _, last = name.rpartition(".")
+    if part in _DEEP_STEM:
+        return f"backbone.bottom_up.stem.conv1_{_DEEP_STEM[part]}.{last}"
+    # the shortcut begins with an average pooling
+    return resnet_key(re.sub(r"downsample\.([12])\.", lambda match: f"downsample.{int(match[1]) - 1}.", name))
+
+
+def swin_key(name: str) -> str:
+    """``Swin`` -> Microsoft's, as the bottom-up network of a pyramid; merging ends a stage there."""
+    name = re.sub(r"^norms\.res(\d)", lambda match: f"norm{int(match[1]) - 2}", name)
+    name = re.sub(r"^layers_(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
+    return "backbone.bottom_up." + name.replace("layers_", "layers.")

@@ -1,20 +1,45 @@
 """Backbones: normalised images in, ``res2..res5`` out."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
+import timm
+from timm.models import is_model_in_modules
+
+from afictl.backbones.backbone import LEVELS, Backbone
 from afictl.backbones.pretrained import load_pretrained
-from afictl.backbones.resnet import LEVELS, Backbone
+from afictl.backbones.resnet import ResNet
+from afictl.backbones.swin import Swin
+from afictl.errors import UserError, did_you_mean
 from afictl.presets import BackboneConfig
 
 __all__ = ["Backbone", "build_backbone", "load_pretrained"]
+
+_FAMILIES: dict[str, type[ResNet] | type[Swin]] = {"resnet": ResNet, "resnest": ResNet, "swin_transformer": Swin}
+"""timm's module of a network -> the class of ours."""
 
 
 def build_backbone(config: BackboneConfig, levels: Sequence[str] = LEVELS) -> Backbone:
     """Build the backbone that ``config`` describes, with random weights even when it says ``pretrained``.
 
-    ``levels`` are the maps that it gives, from fine to coarse.
-
     Training that starts from ImageNet calls ``load_pretrained`` on it; a detector read from a checkpoint must
     not need a network.
+
+    Args:
+        config: name, options and what is frozen.
+        levels: the maps that it gives, from fine to coarse.
+
+    Raises:
+        UserError: no ResNet, ResNeSt or Swin Transformer of that name, a wrong option, or a setting that the
+            network cannot have.
     """
-    return Backbone(config, levels)
+    architecture = config.name.split(".")[0]
+    for module, family in _FAMILIES.items():
+        if is_model_in_modules(architecture, {module}):
+            return family(config, levels)
+    known = sorted(name for module in _FAMILIES for name in timm.list_models(module=module))
+    raise UserError(
+        f"backbone.name: '{config.name}' is not a ResNet, ResNeSt or Swin Transformer of timm"
+        f"{did_you_mean(architecture, known)}"
+    )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 
 from timm.models import get_pretrained_cfg
+from torch import Tensor
 
-from afictl.backbones.resnet import Backbone
+from afictl.backbones.backbone import Backbone
 from afictl.errors import UserError
 from afictl.tensor_files import read_tensors
 
@@ -19,15 +21,24 @@ def load_pretrained(backbone: Backbone) -> None:
     """Load the ImageNet weights that timm lists under the backbone's name, downloading them on first use.
 
     Raises:
-        UserError: there are none, or they are neither in the cache nor within reach.
+        UserError: there are none, they are neither in the cache nor within reach, or they do not fit.
     """
     source = get_pretrained_cfg(backbone.name)
     if source is None or not source.hf_hub_id:
         raise _failure(backbone.name, "timm has none under this name")
     tensors, _ = read_tensors(_locate(backbone.name, source.hf_hub_id))
-    missing = backbone.net.load_state_dict(tensors, strict=False).missing_keys
-    if missing:
-        raise _failure(backbone.name, f"{source.hf_hub_id} lacks {missing[0]}")
+    tensors = backbone.plain_to_net(tensors)
+    _require_fit(backbone, tensors, source.hf_hub_id)
+    backbone.net.load_state_dict(tensors, strict=False)
+
+
+def _require_fit(backbone: Backbone, tensors: Mapping[str, Tensor], repository: str) -> None:
+    for name, own in backbone.net.state_dict().items():
+        if name not in tensors:
+            raise _failure(backbone.name, f"{repository} lacks {name}")
+        if tensors[name].shape != own.shape:
+            shapes = f"{tuple(tensors[name].shape)} in {repository} and {tuple(own.shape)} with backbone.options"
+            raise _failure(backbone.name, f"{name} is {shapes}")
 
 
 def _locate(name: str, repository: str) -> str:

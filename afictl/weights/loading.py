@@ -68,14 +68,15 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport
 
 
 def load_backbone_weights(backbone: Backbone, path: str | Path) -> LoadReport:
-    """Load the state dict of a timm or torchvision ResNet; its classifier ``fc`` is left out.
+    """Load the state dict of timm's classifier of the backbone's name; the classifier itself is left out.
+
+    The same of torchvision (ResNet) or Microsoft (Swin) will do.
 
     Raises:
-        UserError: the file cannot be read, or is not one of this ResNet.
+        UserError: the file cannot be read, or is not one of this network.
     """
     checkpoint = read_checkpoint(path)
-    tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith("fc.")}
-    report = load_tensors(backbone.net, tensors)
+    report = load_tensors(backbone.net, backbone.plain_to_net(checkpoint.tensors))
     if not report.complete:
-        raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name} by timm or torchvision: {report}")
+        raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name}: {report}")
     return report
