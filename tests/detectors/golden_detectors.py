@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from afictl.detectors import Detector, build_detector
 from afictl.presets import load_preset
 from tests.golden_files import H_FULL, apply_rule_h, golden_image
-from tests.reference_names import fpn_key, rcnn_key, resnet_key
+from tests.reference_names import fpn_key, pafpn_key, rcnn_key, resnet_key
 
 # detectron2's MSRA weights: BGR 0..255, mean subtracted, stride in the bottlenecks' first convolution.
 MSRA = (
@@ -34,21 +34,24 @@ class Reference:
     neck_key: Callable[[str], str]
     image_hw: tuple[int, int]
     parameters: int
-    backbone_key: Callable[[str], str] = resnet_key
-    is_bgr: bool = True
+    is_resnet: bool = True
+    """Its images are BGR; a Swin Transformer's are RGB."""
 
     def key(self, name: str) -> str:
         """Our tensor name -> the reference's."""
         part, _, rest = name.partition(".")
         if part == "neck":
             return f"backbone.{self.neck_key(rest)}"
-        return rcnn_key(rest) if part == "head" else self.backbone_key(rest.removeprefix("net."))
+        if part == "head":
+            return rcnn_key(rest)
+        rest = rest.removeprefix("net.")
+        return resnet_key(rest)
 
     def build(self) -> Detector:
         """Ours with the reference's weights, in eval mode."""
         model = build_detector(load_preset(self.preset, self.overrides)).eval()
         apply_rule_h(model, self.key, self.keys, H_FULL)
-        if self.is_bgr:
+        if self.is_resnet:
             stem = model.state_dict()["backbone.net.conv1.weight"]
             stem.copy_(stem.flip(1))
         for name, layer in model.named_modules():
@@ -59,7 +62,7 @@ class Reference:
     def image(self) -> Tensor:
         """The reference image as ours takes it, RGB in 0..1."""
         image = golden_image(*self.image_hw).float() / 255
-        return image.flip(0) if self.is_bgr else image
+        return image.flip(0) if self.is_resnet else image
 
 
 def background_first(layer: nn.Module) -> None:
@@ -98,5 +101,15 @@ REFERENCES = [
         neck_key=fpn_key,
         image_hw=(64, 96),
         parameters=71_984_926,
+    ),
+    Reference(
+        file="mask_rcnn_r50_pafpn_afi",
+        prefix="H.mask_pafpn_afi.",
+        keys="afi_maskrcnn_R50_PAFPN",
+        preset="mask-rcnn-r50-pafpn",
+        overrides=MSRA,
+        neck_key=pafpn_key,
+        image_hw=(160, 192),
+        parameters=53_948_080,
     ),
 ]
