@@ -1,9 +1,9 @@
 import pytest
 import torch
+from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from afictl import UserError
 from afictl.interpolators import build_interpolator
 from afictl.necks import build_neck
 from afictl.necks.enlarge import enlarge_to
@@ -28,14 +28,22 @@ def test_pyramid_equals_reference(fuse, size, prefix):
         assert_golden("fpn", f"{prefix}.{level}", value)
 
 
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize(
+    ("top", "above"), [("pool", LastLevelMaxPool()), ("p5", LastLevelP6P7(8, 8)), ("res5", LastLevelP6P7(10, 8))]
+)
 @pytest.mark.parametrize("size", [(96, 64), (100, 68), (75, 133), (33, 129)])
-def test_nearest_equals_torchvision_on_any_size(size):
-    neck = build_neck(NeckConfig(channels=8), NARROW, build_interpolator("nearest", 8))
-    theirs = FeaturePyramidNetwork(list(NARROW.values()), 8, LastLevelMaxPool())
-    for i, level in enumerate(("p2", "p3", "p4", "p5")):
-        theirs.inner_blocks[i][0].load_state_dict(neck.laterals[level].state_dict())
-        theirs.layer_blocks[i][0].load_state_dict(neck.outputs[level].state_dict())
-    maps = features(NARROW, *size)
+def test_nearest_equals_torchvision_on_any_size(size, top, above, norm):
+    neck = build_neck(NeckConfig(channels=8, top=top, norm=norm), NARROW, build_interpolator("nearest", 8))
+    sources = list(NARROW.items())[0 if top == "pool" else 1 :]
+    norm_layer = nn.BatchNorm2d if norm == "batch" else None
+    theirs = FeaturePyramidNetwork([count for _, count in sources], 8, above, norm_layer)
+    for ours, blocks in ((neck.laterals, theirs.inner_blocks), (neck.outputs, theirs.layer_blocks)):
+        for conv, block in zip(ours.values(), blocks, strict=True):
+            (block if norm == "batch" else block[0]).load_state_dict(conv.state_dict())
+    if top != "pool":
+        above.load_state_dict(neck.top.state_dict())
+    maps = features(dict(sources), *size, images=2)
     for ours, reference in zip(neck(maps).values(), theirs(maps).values(), strict=True):
         torch.testing.assert_close(ours, reference)
 
@@ -51,27 +59,15 @@ def test_odd_sizes_lose_the_last_row_and_column(kind):
     torch.testing.assert_close(enlarge_to(neck.interpolator, coarse, fine), expected)
 
 
-def test_strides_describe_the_levels():
-    neck = build_neck(NeckConfig(channels=8), NARROW, build_interpolator("nearest", 8))
-    pyramid = neck(features(NARROW, 128, 64))
-    for level, stride in neck.strides.items():
-        assert pyramid[level].shape == (1, neck.channels, 128 // stride, 64 // stride)
-
-
-def test_interpolator_of_another_width_is_refused():
-    with pytest.raises(UserError, match=r"made for 16 channels, the neck has 8"):
-        build_neck(NeckConfig(channels=8), NARROW, build_interpolator("nearest", 16))
-
-
 def test_one_interpolator_enlarges_three_times_and_sees_the_fine_map():
     seen = []
 
-    class Spy(torch.nn.Module):
+    class Spy(nn.Module):
         channels = 8
 
         def forward(self, coarse, fine):
             seen.append((tuple(coarse.shape[-2:]), tuple(fine.shape[-2:])))
-            return torch.nn.functional.interpolate(coarse, scale_factor=2.0)
+            return nn.functional.interpolate(coarse, scale_factor=2.0)
 
     build_neck(NeckConfig(channels=8), NARROW, Spy())(features(NARROW, 64, 96))
     assert seen == [((2, 3), (4, 6)), ((4, 6), (8, 12)), ((8, 12), (16, 24))]

@@ -1,0 +1,115 @@
+"""What holds for every neck: levels, sizes, gradients and the use of the interpolator."""
+
+import pytest
+import torch
+
+from afictl import UserError
+from afictl.interpolators import build_interpolator, interpolator_kinds
+from afictl.necks import build_neck, input_levels
+from afictl.presets import NeckConfig
+from tests.necks.backbone_maps import NARROW, features
+
+AFI_GAN = {"kind": "bifpn", "fusion": "raw", "skips": "input", "blocks": "separable"}
+SETTINGS = [
+    {"kind": kind, "top": top, "norm": norm, "fuse": fuse}
+    for kind in ("fpn", "pafpn")
+    for top, norm, fuse in (("pool", "none", "sum"), ("p5", "batch", "avg"), ("res5", "none", "sum"))
+]
+SETTINGS += [
+    {"kind": "bifpn", "repeats": 2},
+    {**AFI_GAN, "repeats": 3},
+    {**AFI_GAN, "repeats": 1},
+    {"kind": "bifpn", "repeats": 2, "skips": "input"},
+]
+every_neck = pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(map(str, settings.values())))
+
+
+def build(settings, interpolator="nearest"):
+    torch.manual_seed(0)
+    config = NeckConfig(channels=8, **settings)
+    return build_neck(config, NARROW, build_interpolator(interpolator, 8)), input_levels(config)
+
+
+def maps_for(levels, height, width):
+    return features({level: NARROW[level] for level in levels}, height, width, images=2)
+
+
+@every_neck
+@pytest.mark.parametrize("interpolator", interpolator_kinds())
+@pytest.mark.parametrize("size", [(75, 133), (260, 129), (33, 520)])
+def test_odd_sizes_round_up_at_every_level(settings, interpolator, size):
+    neck, levels = build(settings, interpolator)
+    with torch.no_grad():
+        pyramid = neck(maps_for(levels, *size))
+    assert list(pyramid) == list(neck.strides)
+    for level, stride in neck.strides.items():
+        assert pyramid[level].shape == (2, 8, *(-(-side // stride) for side in size))
+        assert pyramid[level].isfinite().all()
+
+
+@every_neck
+def test_pyramid_has_five_levels_from_the_first_that_it_reads(settings):
+    neck, levels = build(settings)
+    finest = int(levels[0][3:])
+    assert levels == tuple(f"res{i}" for i in range(finest, 6))
+    assert neck.strides == {f"p{i}": 2**i for i in range(finest, finest + 5)}
+    assert finest == (2 if settings.get("top") == "pool" else 3)
+    assert neck.channels == 8
+    assert neck.size_divisor == (128 if settings["kind"] == "bifpn" else 32)
+
+
+@every_neck
+def test_images_of_one_batch_do_not_touch(settings):
+    neck, levels = build(settings)
+    maps = maps_for(levels, 128, 256)
+    neck.eval()
+    with torch.no_grad():
+        together, alone = neck(maps), neck({level: value[1:] for level, value in maps.items()})
+    for level, value in together.items():
+        torch.testing.assert_close(value[1:], alone[level])
+
+
+@every_neck
+def test_every_parameter_learns(settings):
+    neck, levels = build(settings, "afi")
+    maps = {level: value.requires_grad_() for level, value in maps_for(levels, 256, 384).items()}
+    sum((value * torch.randn_like(value)).sum() for value in neck(maps).values()).backward()
+    assert [name for name, p in neck.named_parameters() if p.grad is None] == []
+    # batch norm takes the effect of the bias before it away, so that its gradient is zero but for rounding
+    assert [name for name, p in neck.named_parameters() if not p.grad.any() and not name.endswith("bias")] == []
+    assert all(value.grad.any() for value in maps.values())
+
+
+@every_neck
+def test_one_interpolator_serves_all_enlargements(settings):
+    neck, levels = build(settings, "afi")
+    seen = []
+    neck.interpolator.register_forward_pre_hook(lambda _, call: seen.append([value.shape for value in call]))
+    neck(maps_for(levels, 128, 256))
+    expected = 4 * settings["repeats"] if settings["kind"] == "bifpn" else len(levels) - 1
+    assert len(seen) == expected
+    assert all((2 * coarse[-2], 2 * coarse[-1]) == tuple(fine[-2:]) for coarse, fine in seen)
+    held = [name for name in neck.state_dict() if name.endswith("enlarge.weight")]
+    assert held == ["interpolator.enlarge.weight"]
+
+
+@every_neck
+def test_convolutions_start_in_a_narrow_range_without_bias(settings):
+    neck, _ = build(settings)
+    for conv in (module for module in neck.modules() if isinstance(module, torch.nn.Conv2d)):
+        bound = (3 / conv.weight[0].numel()) ** 0.5
+        assert 0.8 * bound < conv.weight.abs().max() <= bound
+        assert conv.bias is None or not conv.bias.any()
+
+
+@every_neck
+def test_bfloat16_autocast_keeps_the_pyramid_in_bfloat16(settings):
+    neck, levels = build(settings, "afi")
+    with torch.autocast("cpu", torch.bfloat16):
+        pyramid = neck(maps_for(levels, 128, 256))
+    assert {value.dtype for value in pyramid.values()} == {torch.bfloat16}
+
+
+def test_interpolator_of_another_width_is_refused():
+    with pytest.raises(UserError, match=r"made for 16 channels, the neck has 8"):
+        build_neck(NeckConfig(channels=8), NARROW, build_interpolator("nearest", 16))
