@@ -1,7 +1,8 @@
 """Necks: backbone maps in, pyramid ``p2..p6`` or ``p3..p7`` out, with the interpolator as a part.
 
-Each has ``channels``, ``strides`` (level -> pixels a position, finest first), ``interpolator``, and ``size_divisor``:
-in images of a multiple of that many pixels every level is exactly half as large as the one below.
+Each has ``channels``, ``strides`` (level -> pixels a position, finest first), ``interpolator``, ``enlargements`` (how
+often a forward pass calls it), and ``size_divisor``: in images of a multiple of that many pixels every level is exactly
+half as large as the one below.
 """
 
 from __future__ import annotations

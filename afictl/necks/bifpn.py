@@ -44,6 +44,7 @@ class BiFPN(nn.Module):
         self.interpolator = interpolator
         self.inputs = BiFPNInputs(config, in_channels)
         self.layers = nn.ModuleList(BiFPNLayer(config) for _ in range(config.repeats))
+        self.enlargements = len(_TOP_DOWN) * config.repeats
         self._skips = config.skips
         self.inputs.apply(initialise)
         self.layers.apply(initialise)

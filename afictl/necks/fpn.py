@@ -44,6 +44,7 @@ class FPN(nn.Module):
         )
         self.top = _make_top(config, in_channels["res5"])
         self.strides = {level: 2 ** int(level[1:]) for level in [*self._sources, "p6", *(["p7"] if self.top else [])]}
+        self.enlargements = len(self._sources) - 1
         self._share = {"sum": 1.0, "avg": 0.5}[config.fuse]
         self._top_source = config.top
 
