@@ -50,7 +50,12 @@ class BiFPN(nn.Module):
         self.layers.apply(initialise)
 
     def forward(self, features: Mapping[str, Tensor]) -> Maps:
-        """``res{i}`` (N, c_i, H / 2^i, W / 2^i) -> ``p{i}`` (N, C, H / 2^i, W / 2^i), rounded up."""
+        """``res{i}`` (N, c_i, H / 2^i, W / 2^i) -> ``p{i}`` (N, C, H / 2^i, W / 2^i), rounded up.
+
+        Raises:
+            ValueError: in train mode, one image alone of at most 128 x 128: its p7 is one position, too few for
+                batch norm.
+        """
         inputs, skips = self.inputs(features)
         maps = inputs
         for layer in self.layers:
