@@ -21,6 +21,7 @@ _HOMES = {
     "load_preset": "afictl.presets",
     "load_weights": "afictl.weights",
     "predict": "afictl.detectors",
+    "substitute_interpolator": "afictl.integrations",
 }
 
 __all__ = sorted(_HOMES)

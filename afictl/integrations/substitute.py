@@ -1,0 +1,88 @@
+"""Put an interpolator into somebody else's model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from afictl.detectors import Detector
+from afictl.errors import UserError
+from afictl.integrations.place import Place
+from afictl.integrations.torchvision import torchvision_places
+from afictl.presets import InterpolatorConfig
+
+
+def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
+    """Let ``interpolator`` enlarge the maps in every feature pyramid of ``model``, which is changed in place.
+
+    Works on torchvision's detectors with an FPN, on detectron2's models with an FPN (whatever stands behind it), on
+    afictl's detectors, and on models that hold one. All other weights, their names and the losses stay as they are;
+    with nearest interpolation a model computes what it computed before, bit for bit. A second call replaces the
+    interpolator of the first. Call it before the optimizer is made and before the model is wrapped for several
+    devices, which both would miss the new parameters.
+
+    Args:
+        model: the model, or any module with such a pyramid in it.
+        interpolator: called ``interpolator(coarse, fine)``, (N, C, h, w) -> (N, C, 2h, 2w). The module itself is
+            used, by all pyramids of the model, and not copied: it moves to the device and floating-point type of
+            the pyramid, and to its train or eval mode. An afictl detector also notes its ``kind`` and ``options``
+            in ``detector.preset``.
+
+    Returns:
+        The number of enlargements in one forward pass that are the interpolator's now.
+
+    Raises:
+        UserError: not modules, no such pyramid, one of a class derived from those known here, one whose steps are
+            not twofold, or an interpolator made for another number of channels. The model is then unchanged.
+    """
+    for name, value in (("model", model), ("interpolator", interpolator)):
+        if not isinstance(value, nn.Module):
+            raise UserError(f"substitute_interpolator: {name} is a torch.nn.Module, not {value!r:.80}")
+    detectors = [module for module in model.modules() if isinstance(module, Detector)]
+    config = _describe(interpolator) if detectors else None
+    places = [place for place in _places(model) if place.steps > 0]
+    if not places:
+        raise UserError(
+            f"{type(model).__name__} has no enlargement to replace: neither torchvision's FeaturePyramidNetwork nor "
+            "detectron2's FPN nor a neck of afictl is in it (SSD and ViTDet have none)"
+        )
+    for place in places:
+        _check_width(place, interpolator)
+    for place in places:
+        place.pyramid.__class__ = place.becomes
+        place.pyramid.interpolator = interpolator.to(place.weight).train(place.pyramid.training)
+    for detector in detectors:
+        detector.preset = detector.preset.model_copy(update={"interpolator": config})
+    return sum(place.steps for place in places)
+
+
+def _places(model: nn.Module) -> Iterator[Place]:
+    for module in model.modules():
+        if isinstance(module, Detector):
+            neck = module.neck
+            yield Place(neck, neck.channels, neck.enlargements, next(neck.parameters()), type(neck))
+    yield from torchvision_places(model)
+    # A model of detectron2 exists only where that module is loaded already.
+    if "detectron2.modeling.backbone.fpn" in sys.modules:
+        from afictl.integrations.detectron2 import detectron2_places
+
+        yield from detectron2_places(model)
+
+
+def _describe(interpolator: Any) -> InterpolatorConfig:
+    missing = [name for name in ("kind", "channels", "options") if not hasattr(interpolator, name)]
+    if missing:
+        raise UserError(f"{type(interpolator).__name__} has no {', no '.join(missing)}: a preset cannot name it")
+    return InterpolatorConfig(kind=interpolator.kind, options=dict(interpolator.options))
+
+
+def _check_width(place: Place, interpolator: nn.Module) -> None:
+    width = getattr(interpolator, "channels", place.channels)
+    if width != place.channels:
+        raise UserError(
+            f"the interpolator is made for {width} channels, the model's {type(place.pyramid).__name__} has "
+            f"{place.channels}; make one of {place.channels} channels"
+        )

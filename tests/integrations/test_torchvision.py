@@ -1,0 +1,158 @@
+import pytest
+import torch
+from torchvision.models import detection
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from afictl import AFInterpolator, UserError, build_interpolator, substitute_interpolator
+
+SMALL = {"num_classes": 3, "min_size": 64, "max_size": 96}
+
+
+def r_cnn(kind, **options):
+    few = {"box_detections_per_img": 3, "box_batch_size_per_image": 8}
+    return kind(resnet_fpn_backbone(backbone_name="resnet18", weights=None), **SMALL, **few, **options)
+
+
+def dense(kind, **options):
+    top = LastLevelP6P7(256, 256)
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, returned_layers=[2, 3, 4], extra_blocks=top)
+    return kind(backbone, score_thresh=0, **SMALL, **options)
+
+
+MODELS = {
+    "faster": (lambda: r_cnn(detection.FasterRCNN), 3),
+    "mask": (lambda: r_cnn(detection.MaskRCNN), 3),
+    "keypoint": (lambda: r_cnn(detection.KeypointRCNN, num_keypoints=2), 3),
+    "retinanet": (lambda: dense(detection.RetinaNet), 2),
+    "fcos": (lambda: dense(detection.FCOS), 2),
+}
+
+
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(3, *size, generator=generator) for size in ((64, 70), (61, 93))]
+
+
+def targets():
+    masks = torch.zeros(1, 64, 70, dtype=torch.uint8)
+    masks[0, 10:50, 10:50] = 1
+    keypoints = torch.tensor([[[20.0, 20, 1], [40, 40, 1]]])
+    target = {"boxes": torch.tensor([[10.0, 10, 50, 50]]), "labels": torch.tensor([1])}
+    target |= {"masks": masks, "keypoints": keypoints}
+    return [target, target | {"masks": torch.nn.functional.pad(masks, (0, 23, 0, -3))}]
+
+
+@torch.no_grad()
+def compute(model):
+    maps = model.backbone(torch.stack([image[:, :61, :70] for image in images()]))
+    return [*maps.values(), *(tensor for found in model(images()) for tensor in found.values())]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_model_with_a_pyramid(kind, assert_substitutes):
+    torch.manual_seed(0)
+    make, steps = MODELS[kind]
+    assert_substitutes(
+        make().eval(), compute, lambda m: m.backbone.fpn, 256, steps, lambda m: sum(m(images(), targets()).values())
+    )
+
+
+def test_shipped_model_with_batch_norm_in_its_pyramid():
+    torch.manual_seed(0)
+    model = detection.fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, **SMALL).eval()
+    image = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        before = model.backbone(image)
+        assert substitute_interpolator(model, build_interpolator("nearest", 256)) == 3
+        after = model.backbone(image)
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("size", [(7, 5), (8, 5), (1, 1)])
+def test_odd_maps_as_torchvision_enlarges_them(size):
+    fpn = FeaturePyramidNetwork([2, 3], 4)
+    coarse = [(side + 1) // 2 for side in size]
+    maps = {"fine": torch.randn(1, 2, *size), "coarse": torch.randn(1, 3, *coarse)}
+    before = fpn(maps)
+    assert substitute_interpolator(fpn, build_interpolator("nearest", 4)) == 1
+    assert all(torch.equal(before[name], after) for name, after in fpn(maps).items())
+
+
+def test_device_type_and_mode_are_the_pyramid_s():
+    fpn = FeaturePyramidNetwork([2, 3], 4).double().eval()
+    afi = AFInterpolator(4, blocks=1, growth=4)
+    substitute_interpolator(fpn, afi)
+    assert {p.dtype for p in fpn.parameters()} == {torch.float64}
+    assert not afi.training
+
+
+def test_every_pyramid_in_a_model_is_found_once():
+    fpn = FeaturePyramidNetwork([2, 3, 4], 4)
+    model = torch.nn.ModuleList([fpn, fpn, FeaturePyramidNetwork([2, 3], 4)])
+    assert substitute_interpolator(model, AFInterpolator(4, blocks=1, growth=4)) == 3
+    assert model[0].interpolator is model[2].interpolator
+
+
+def test_plain_module_without_a_width_of_its_own():
+    class Doubled(torch.nn.Module):
+        def forward(self, coarse, fine):
+            return coarse.repeat_interleave(2, -2).repeat_interleave(2, -1)
+
+    fpn = FeaturePyramidNetwork([2, 3], 4)
+    assert substitute_interpolator(fpn, Doubled()) == 1
+    assert fpn({"a": torch.zeros(1, 2, 4, 4), "b": torch.zeros(1, 3, 2, 2)})["a"].shape == (1, 4, 4, 4)
+
+
+def test_mobilenet_s_pyramid_has_maps_of_one_size():
+    make = detection.fasterrcnn_mobilenet_v3_large_fpn
+    model = make(weights=None, weights_backbone=None, **SMALL).train()
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match="twofold, but a step of this pyramid goes from 8x8 to 8x8"):
+        substitute_interpolator(model, build_interpolator("nearest", 256))
+    assert type(model.backbone.fpn) is FeaturePyramidNetwork
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
+
+
+def test_step_that_is_not_twofold_is_an_error_when_it_runs():
+    fpn = FeaturePyramidNetwork([2, 3], 4)
+    substitute_interpolator(fpn, build_interpolator("nearest", 4))
+    with pytest.raises(UserError, match="goes from 2x2 to 8x8"):
+        fpn({"fine": torch.zeros(1, 2, 8, 8), "coarse": torch.zeros(1, 3, 2, 2)})
+
+
+def test_models_without_a_pyramid():
+    ssd = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+    for model in (ssd, torch.nn.Linear(1, 1), FeaturePyramidNetwork([2], 4)):
+        with pytest.raises(UserError, match=rf"{type(model).__name__} has no enlargement to replace"):
+            substitute_interpolator(model, build_interpolator("nearest", 4))
+
+
+def test_another_width_leaves_the_model_as_it_is():
+    model = torch.nn.ModuleList([FeaturePyramidNetwork([2, 3], 4), FeaturePyramidNetwork([2, 3], 8)])
+    with pytest.raises(UserError, match=r"made for 4 channels, the model's FeaturePyramidNetwork has 8"):
+        substitute_interpolator(model, AFInterpolator(4, blocks=1, growth=4))
+    assert {type(fpn) for fpn in model} == {FeaturePyramidNetwork}
+
+
+def test_derived_pyramid_is_refused():
+    class Special(FeaturePyramidNetwork):
+        pass
+
+    with pytest.raises(UserError, match="Special has a way of its own"):
+        substitute_interpolator(Special([2, 3], 4), build_interpolator("nearest", 4))
+
+
+@pytest.mark.parametrize(
+    ("model", "interpolator", "name"),
+    [
+        (FeaturePyramidNetwork([2, 3], 4), "nearest", "interpolator"),
+        (FeaturePyramidNetwork([2, 3], 4), AFInterpolator, "interpolator"),
+        ("faster-rcnn", build_interpolator("nearest", 4), "model"),
+    ],
+)
+def test_what_is_no_module_is_named(model, interpolator, name):
+    with pytest.raises(UserError, match=f"{name} is a torch.nn.Module, not"):
+        substitute_interpolator(model, interpolator)
