@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from afictl.detectors import Detector, build_detector
 from afictl.presets import load_preset
 from tests.golden_files import H_FULL, apply_rule_h, golden_image
-from tests.reference_names import fpn_key, pafpn_key, rcnn_key, resnet_key
+from tests.reference_names import bifpn_key, fpn_key, pafpn_key, rcnn_key, resnet_key, swin_key
 
 # detectron2's MSRA weights: BGR 0..255, mean subtracted, stride in the bottlenecks' first convolution.
 MSRA = (
@@ -45,7 +45,7 @@ class Reference:
         if part == "head":
             return rcnn_key(rest)
         rest = rest.removeprefix("net.")
-        return resnet_key(rest)
+        return resnet_key(rest) if self.is_resnet else swin_key(rest)
 
     def build(self) -> Detector:
         """Ours with the reference's weights, in eval mode."""
@@ -111,5 +111,19 @@ REFERENCES = [
         neck_key=pafpn_key,
         image_hw=(160, 192),
         parameters=53_948_080,
+    ),
+    Reference(
+        file="cascade_swin_tiny_bifpn",
+        prefix="H.cascade_swin_tiny_bifpn_afi.",
+        keys="afi_cascade_SwinTinyFixture_BiFPN",
+        preset="cascade-rcnn-swin-t-bifpn",
+        overrides=(
+            "backbone.options={embed_dim: 32, depths: [2, 2, 2, 2], num_heads: [1, 2, 4, 8], window_size: 4}",
+            "neck.repeats=7",
+        ),
+        neck_key=bifpn_key,
+        image_hw=(120, 128),
+        parameters=60_716_785,
+        is_resnet=False,
     ),
 ]
