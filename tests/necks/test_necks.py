@@ -87,7 +87,7 @@ def test_one_interpolator_serves_all_enlargements(settings):
     neck.interpolator.register_forward_pre_hook(lambda _, call: seen.append([value.shape for value in call]))
     neck(maps_for(levels, 128, 256))
     expected = 4 * settings["repeats"] if settings["kind"] == "bifpn" else len(levels) - 1
-    assert len(seen) == expected
+    assert len(seen) == neck.enlargements == expected
     assert all((2 * coarse[-2], 2 * coarse[-1]) == tuple(fine[-2:]) for coarse, fine in seen)
     held = [name for name in neck.state_dict() if name.endswith("enlarge.weight")]
     assert held == ["interpolator.enlarge.weight"]
