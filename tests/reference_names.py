@@ -91,6 +91,22 @@ def _conv(kind: str, block: str, part: str) -> str:
     return f"{kind}{int(block) + 1}." + ("norm." if part == "1" else "")
 
 
+_DENSE = {
+    "class_tower": "cls_subnet",
+    "box_tower": "bbox_subnet",
+    "class_logits": "cls_score",
+    "box_deltas": "bbox_pred",
+    "box_distances": "bbox_pred",
+    "centerness": "ctrness",
+}
+
+
+def dense_key(name: str) -> str:
+    """``RetinaNetHead``, ``FCOSHead`` -> detectron2's."""
+    part, _, rest = name.partition(".")
+    return f"head.{_DENSE[part]}.{rest}"
+
+
 def resnet_key(name: str) -> str:
     """timm's ResNet -> detectron2's, as the bottom-up network of a pyramid."""
     name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)

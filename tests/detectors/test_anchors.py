@@ -34,3 +34,15 @@ def test_every_image_gets_the_same_float32_anchors(dtype: torch.dtype) -> None:
     anchors = anchors_of([torch.zeros(2, 1, 2, 2, dtype=dtype), torch.zeros(2, 1, 1, 1, dtype=dtype)], images=2)
     assert [tuple(each.shape) for each in anchors] == [(15, 4), (15, 4)]
     assert anchors[0].dtype == torch.float32
+
+
+def test_more_sizes_an_octave_give_all_ratios_of_one_size_after_the_other() -> None:
+    generator = FixedStrideAnchors([32, 64], [0.5, 1, 2], [8, 16], per_octave=3)
+    fine, coarse = generator.levels([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 1)])
+    assert (fine.shape, coarse.shape) == ((6 * 9, 4), (9, 4))
+    # as detectron2's RetinaNet begins
+    torch.testing.assert_close(fine[:2], torch.tensor(P2))
+    torch.testing.assert_close(coarse[:2], torch.tensor(P3))
+    width, height = (fine[:9, 2:] - fine[:9, :2]).unbind(dim=1)
+    torch.testing.assert_close((width * height).sqrt(), 32 * 2 ** torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2]).div(3))
+    torch.testing.assert_close(height / width, torch.tensor([0.5, 1, 2] * 3))
