@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 from afictl.errors import UserError
 
 _KEY = "afictl"
+_MAX_FILE = 8 * 2**30
+_MAX_HEADER = 16 * 2**20
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -38,6 +41,26 @@ def _share_as_usual(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
+def check_file(path: str | Path) -> None:
+    """Look at a file of weights before it is opened: a plain file, not empty, at most 8 GiB.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file or folder") from None
+    except (OSError, ValueError) as error:  # a loop of links, no rights, a name that cannot be one
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: not a file; give a file of weights")
+    if found.st_size == 0:
+        raise UserError(f"{path}: an empty file; copy or download it again")
+    if found.st_size > _MAX_FILE:
+        raise UserError(f"{path}: {found.st_size / 2**30:.0f} GiB, more than 8; save the weights alone and give that")
+
+
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a safetensors file, on the CPU, and its description (empty when it has none).
 
@@ -45,9 +68,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: no such file, or it is not a whole safetensors file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    check_file(path)
     try:
+        _check_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -56,12 +79,20 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, _parse(metadata.get(_KEY), path)
 
 
+def _check_header(path: Path) -> None:
+    """Refuse a header that names more than some 100,000 tensors, before the library builds a table of them."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _MAX_HEADER:
+        raise SafetensorError(f"header of {length:,} bytes")
+
+
 def _parse(text: str | None, path: Path) -> dict[str, Any]:
     if text is None:
         return {}
     try:
         description = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its description is not readable as JSON ({error}); make the file again") from None
     if not isinstance(description, dict):
         raise UserError(f"{path}: its description is not a mapping; make the file again")

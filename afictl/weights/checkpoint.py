@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,20 @@ import torch
 from torch import Tensor
 
 from afictl.errors import UserError
-from afictl.tensor_files import read_tensors
+from afictl.tensor_files import check_file, read_tensors
+from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError
+from afictl.weights.pickled_arrays import ARRAYS, PickledArray
+from afictl.weights.pickles import read_pickle
+from afictl.weights.stored_tensors import StoredTensor
+from afictl.weights.torch_files import OLD_START, Fill, open_old, open_zip
 
 _IN_RUN = ("best.safetensors", "last.safetensors")
-_NESTED = ("model", "state_dict")
+_NESTED = ("model", "state_dict", "blobs")
+_MOMENTUM = "_momentum"  # optimizer's state among the blobs of Caffe2
+_NAME_LENGTH = 1024
+_MOST_SHARED = 8
+"""Tensors that share storages may add up to this many times the file: tied weights do, expanded ones can pretend any
+size."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +44,23 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a ``.safetensors``, ``.pt`` or ``.pth`` file, or the best (else last) detector of a run folder.
+    """Read a checkpoint file of any supported kind, or the best (else last) detector of a run folder.
 
-    Nothing in the file is executed: ``.pt`` and ``.pth`` go through PyTorch's restricted unpickler.
+    The content tells the kind, whatever the name: safetensors; files of ``torch.save``, new and old; pickles of NumPy
+    arrays (``.pkl`` of detectron2's and Detectron's model zoos). The state dict may be bare or lie under ``model``,
+    ``state_dict`` or ``blobs``. Nothing in the file is executed, and time and memory are bounded by its size.
 
     Raises:
-        UserError: missing, damaged, without tensors, or with more in it than tensors and plain values.
+        UserError: missing, damaged, without tensors, with more in it than tensors and plain values, with weights
+            that are not finite, or of a size that would cost more than the file's own.
     """
     file = _file_of(Path(path))
-    if file.suffix == ".safetensors":
-        tensors, metadata = read_tensors(file)
-        return Checkpoint(file, tensors, metadata)
-    if file.suffix in (".pt", ".pth"):
-        return Checkpoint(file, _state_dict(_unpickle(file), file), {})
-    raise UserError(f"{file}: checkpoints end in .safetensors, .pt or .pth")
+    tensors, metadata = _read(file)
+    for name, tensor in tensors.items():
+        _check_name(name, file)
+        if not _is_finite(tensor):
+            raise UserError(f"{file}: {name} holds NaN or infinite weights; take an earlier checkpoint of its training")
+    return Checkpoint(file, tensors, metadata)
 
 
 def _file_of(path: Path) -> Path:
@@ -56,31 +69,112 @@ def _file_of(path: Path) -> Path:
             if (path / name).is_file():
                 return path / name
         raise UserError(f"{path}: the folder holds neither {_IN_RUN[0]} nor {_IN_RUN[1]}; is it a finished run?")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file or folder")
     return path
 
 
-def _unpickle(file: Path) -> Any:
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    check_file(file)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        with open(file, "rb") as start:
+            head = start.read(64)
+        if _is_safetensors(head, file):
+            return read_tensors(file)
+        with io.FileIO(file) as raw:
+            return _read_pickled(raw, head, file), {}
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); copy it again") from None
+    except DamagedError as error:
+        raise UserError(f"{file}: not a whole checkpoint ({error}); copy or download it again") from None
+    except RefusedError as error:
         raise UserError(
-            f"{file}: refused, because it is damaged or holds code beside tensors; "
-            "where you trust it, save its state_dict alone as safetensors and give that"
+            f"{file}: refused: {error}; where you trust it, save its state_dict alone as safetensors and give that"
         ) from None
-    except Exception as error:  # a damaged file can fail anywhere in torch's readers
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: not a readable PyTorch file ({reason:.120}); copy it again") from None
 
 
-def _state_dict(content: Any, file: Path) -> dict[str, Tensor]:
-    """The tensors of a bare state dict, or of one stored under a usual name."""
+def _is_safetensors(head: bytes, file: Path) -> bool:
+    """Whether it starts with a header's length, below 4 GiB, and a brace."""
+    return head[4:9] == b"\0\0\0\0{" or (file.suffix == ".safetensors" and not _is_zip(head) and not _is_pickle(head))
+
+
+def _is_zip(head: bytes) -> bool:
+    return head.startswith(b"PK\3\4")
+
+
+def _is_pickle(head: bytes) -> bool:
+    """Whether it starts as a pickle of protocol 2 (Python 2 and PyTorch) to 5."""
+    return head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
+
+
+def _read_pickled(raw: io.FileIO, head: bytes, file: Path) -> dict[str, Tensor]:
+    if _is_zip(head):
+        content, fill = open_zip(raw)
+    elif _is_pickle(head) and OLD_START in head[:32]:
+        content, fill = open_old(BoundedReader(raw))
+    elif _is_pickle(head):
+        reader = BoundedReader(raw)
+        content, fill = read_pickle(reader, ARRAYS, copied_bytes=reader.size), _no_storages
+    else:
+        raise UserError(f"{file}: not a checkpoint ({_guess(head)}); give a safetensors, PyTorch or pickle file")
+    return _to_tensors(_state_dict(content, file), fill, file.stat().st_size)
+
+
+def _no_storages(key: str, _: memoryview) -> None:
+    raise DamagedError(f"its storage {key} is missing")
+
+
+def _guess(head: bytes) -> str:
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer; run git lfs pull"
+    if head.lstrip().startswith(b"<"):
+        return "a web page, as a failed download leaves it"
+    return "it starts like none"
+
+
+def _state_dict(content: Any, file: Path) -> dict[str, StoredTensor | PickledArray]:
+    """The tensors stored under a usual name, or of a bare state dict."""
     if not isinstance(content, Mapping):
         raise UserError(f"{file}: holds a {type(content).__name__}, not a state_dict")
-    for candidate in (content, *(content.get(key) for key in _NESTED)):
+    for candidate in (*(content.get(key) for key in _NESTED), content):
         if isinstance(candidate, Mapping):
-            tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
+            tensors = {name: value for name, value in candidate.items() if _is_weight(name, value)}
             if tensors:
                 return tensors
     raise UserError(f"{file}: holds no tensors by name; expected a state_dict, bare or under {' or '.join(_NESTED)}")
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    tensor = isinstance(value, (StoredTensor, PickledArray))
+    return tensor and isinstance(name, str) and not name.endswith(_MOMENTUM)
+
+
+def _to_tensors(described: dict[str, StoredTensor | PickledArray], fill: Fill, size: int) -> dict[str, Tensor]:
+    """Read the tensors, each storage once, after a look at what they cost in all."""
+    storages = {value.storage for value in described.values() if isinstance(value, StoredTensor)}
+    if sum(storage.nbytes for storage in storages) > size:
+        raise DamagedError(f"its tensors ask for more storage than the file's {size:,} bytes")
+    if sum(value.nbytes for value in set(described.values())) > _MOST_SHARED * size:
+        raise RefusedError(f"claims tensors of more than {_MOST_SHARED} times the file's {size:,} bytes")
+    memory = {storage: torch.empty(storage.nbytes, dtype=torch.uint8) for storage in storages}
+    for storage, part in memory.items():
+        fill(storage.key, part.numpy().data)
+    tensors = {
+        value: value.to_tensor(memory[value.storage]) if isinstance(value, StoredTensor) else value.to_tensor()
+        for value in set(described.values())
+    }
+    return {name: tensors[value] for name, value in described.items()}
+
+
+def _check_name(name: str, file: Path) -> None:
+    if len(name) > _NAME_LENGTH or not name.isprintable():
+        raise UserError(f"{file}: the tensor name {name[:40]!a} is too long or not printable; rename it")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are; the extremes tell it without a copy, for NaN spreads into both."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.float()  # PyTorch compares no numbers of 8 bits
+    return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())

@@ -1,0 +1,276 @@
+"""Reads a pickle as data: nothing is imported, looked up or called but the few names that the caller admits.
+
+Pickle is a small stack language (``pickletools`` names its words). Python's own reader, even with a restricted
+``find_class``, and PyTorch's ``weights_only`` one can both be kept busy or made to allocate by a file of 100 bytes:
+a tuple of itself twice, forty times over, used as a key; ``bytearray(2**40)``. Here each file has a budget of steps
+and of copied bytes, keys are short plain values, and whatever a name builds is built by the caller's function.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError, shown
+
+MAX_STEPS = 1_000_000
+"""Words of one pickle. The largest real ones, of detectors with their optimizer's state, have some 100,000."""
+_KEY_TYPES = (str, bytes, int, float, type(None))
+_KEY_LENGTH = 4096
+_INT_BITS = 128
+
+
+@dataclass(frozen=True)
+class Call:
+    """An admitted function of a pickle: ``function`` is called in its place."""
+
+    function: Callable[..., Any]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A value that a pickle makes first and fills afterwards."""
+
+    def set_state(self, state: Any) -> None:
+        """Take the second half."""
+
+
+def read_pickle(
+    file: BoundedReader | io.BytesIO,
+    admitted: Mapping[str, Any],
+    persistent: Callable[[Any], Any] | None = None,
+    *,
+    copied_bytes: int,
+) -> Any:
+    """The value of the pickle that starts at the file's position; the file is left behind its end.
+
+    Args:
+        file: where to read.
+        admitted: ``"module name"`` -> what stands for it; a ``Call`` may be called.
+        persistent: gives the value behind an identifier of the surrounding format.
+        copied_bytes: how many bytes calls may copy out of strings; the file's size is enough for an honest one.
+
+    Raises:
+        RefusedError: a name that is not admitted, a word without use for weights, or too much work.
+        DamagedError: it breaks off or makes no sense.
+    """
+    machine = _Machine(admitted, persistent, copied_bytes)
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            machine.step(opcode.name, argument)
+        return machine.stack.pop()
+    except (RefusedError, DamagedError, MemoryError):
+        raise
+    except Exception as error:  # damage can fail anywhere: in a word's argument, on an empty stack, in a call
+        raise DamagedError(f"its pickle makes no sense: {shown(error) or type(error).__name__}") from None
+
+
+class _Machine:
+    def __init__(self, admitted: Mapping[str, Any], persistent: Callable[[Any], Any] | None, copied_bytes: int) -> None:
+        self.stack: list[Any] = []
+        self._outer: list[list[Any]] = []  # the stacks below each open mark
+        self._memo: dict[int, Any] = {}
+        self._admitted = admitted
+        self._persistent = persistent
+        self._steps_left = MAX_STEPS
+        self._bytes_left = copied_bytes
+
+    def step(self, word: str, argument: Any) -> None:
+        """Carry out one word."""
+        self._work(1)
+        if word in _LITERALS:
+            self.stack.append(_literal(argument))
+        elif word in _WORDS:
+            _WORDS[word](self, argument)
+        elif word not in _SILENT:
+            raise RefusedError(f"uses the pickle word {word}, which weights do not need")
+
+    def _work(self, steps: int) -> None:
+        self._steps_left -= steps
+        if self._steps_left < 0:
+            raise RefusedError(f"its pickle takes more than {MAX_STEPS:,} steps")
+
+    def _to_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self._outer.pop()
+        return items
+
+    def mark(self, _: Any) -> None:
+        self._outer.append(self.stack)
+        self.stack = []
+
+    def empty(self, make: Callable[[], Any]) -> None:
+        self.stack.append(make())
+
+    def tuple_of(self, count: int) -> None:
+        items = [self.stack.pop() for _ in range(count)]
+        self.stack.append(tuple(reversed(items)))
+
+    def since_mark(self, make: Callable[[list[Any]], Any]) -> None:
+        items = self._to_mark()
+        self.stack.append(make(items))
+
+    def append(self, _: Any) -> None:
+        value = self.stack.pop()
+        self._extend([value])
+
+    def appends(self, _: Any) -> None:
+        self._extend(self._to_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif isinstance(target, set):
+            target.update(_key(item) for item in items)
+        else:
+            raise DamagedError("its pickle appends to what is no list")
+
+    def set_item(self, _: Any) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._update([key, value])
+
+    def set_items(self, _: Any) -> None:
+        self._update(self._to_mark())
+
+    def _update(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict) or len(items) % 2:
+            raise DamagedError("its pickle sets items of what is no mapping")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_key(key)] = value
+
+    def put(self, index: Any) -> None:
+        self._memo[int(index)] = self.stack[-1]
+
+    def memoize(self, _: Any) -> None:
+        self._memo[len(self._memo)] = self.stack[-1]
+
+    def get(self, index: Any) -> None:
+        self.stack.append(self._memo[int(index)])
+
+    def name(self, argument: str) -> None:
+        if argument not in self._admitted:
+            raise RefusedError(f"holds {shown(argument.replace(' ', '.', 1))} beside tensors and plain values")
+        self.stack.append(self._admitted[argument])
+
+    def stacked_name(self, _: Any) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self.name(f"{module if isinstance(module, str) else '?'} {name if isinstance(name, str) else '?'}")
+
+    def identifier(self, _: Any) -> None:
+        if self._persistent is None:
+            raise RefusedError("its pickle refers to storages that it does not have")
+        self.stack.append(self._persistent(self.stack.pop()))
+
+    def reduce(self, _: Any) -> None:
+        arguments, call = self.stack.pop(), self.stack.pop()
+        if not isinstance(call, Call) or not isinstance(arguments, tuple):
+            raise RefusedError("calls what is no function of a checkpoint")
+        for value in arguments:
+            if isinstance(value, (str, bytes)):
+                self._bytes_left -= len(value)
+            elif isinstance(value, (list, tuple, dict, set)):
+                self._work(len(value))
+        if self._bytes_left < 0:
+            raise RefusedError("its pickle copies more bytes than it holds")
+        self.stack.append(call.function(*arguments))
+
+    def build(self, _: Any) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Stateful):
+            target.set_state(state)
+        elif not isinstance(target, dict):  # attributes of a state dict (its _metadata) are left out
+            raise RefusedError(f"sets attributes of a {type(target).__name__}")
+
+
+def _literal(value: Any) -> Any:
+    if isinstance(value, int) and value.bit_length() > _INT_BITS:
+        raise RefusedError(f"holds an integer of {value.bit_length()} bits")
+    return bytes(value) if isinstance(value, bytearray) else value
+
+
+def _key(value: Any) -> Any:
+    """Keys cost time by their nesting and length each time they are used: only short plain ones are read."""
+    if type(value) not in (*_KEY_TYPES, bool):
+        raise RefusedError(f"has a {type(value).__name__} as a key")
+    if isinstance(value, (str, bytes)) and len(value) > _KEY_LENGTH:
+        raise RefusedError(f"has a key of {len(value)} characters")
+    return value
+
+
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
+
+
+def _mapping(items: Any = ()) -> dict[Any, Any]:
+    return {_key(key): value for key, value in (items.items() if isinstance(items, dict) else items)}
+
+
+def _set(items: Any = ()) -> set[Any]:
+    return {_key(item) for item in items}
+
+
+def _encode(text: Any, codec: Any) -> bytes:
+    """How protocol 2 writes bytes."""
+    if codec not in ("latin1", "latin-1") or not isinstance(text, str):
+        raise RefusedError(f"encodes text with {shown(codec)}")
+    return text.encode("latin-1")
+
+
+def _no_bytes() -> bytes:
+    """How protocol 2 writes empty bytes."""
+    return b""
+
+
+PLAIN: dict[str, Any] = {
+    "_codecs encode": Call(_encode),
+    "collections OrderedDict": Call(_mapping),
+    "collections Counter": Call(_mapping),
+    "builtins set": Call(_set),
+    "__builtin__ set": Call(_set),
+    "builtins bytes": Call(_no_bytes),
+    "__builtin__ bytes": Call(_no_bytes),
+}
+"""The admitted names of containers and bytes; ordered and counting mappings become dicts."""
+
+_SILENT = frozenset({"PROTO", "FRAME", "STOP"})
+_LITERALS = frozenset(
+    {"INT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"}
+    | {"BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+)
+_WORDS: dict[str, Callable[[_Machine, Any], None]] = {
+    "NONE": lambda machine, _: machine.stack.append(None),
+    "NEWTRUE": lambda machine, _: machine.stack.append(True),
+    "NEWFALSE": lambda machine, _: machine.stack.append(False),
+    "MARK": _Machine.mark,
+    "EMPTY_TUPLE": lambda machine, _: machine.empty(tuple),
+    "EMPTY_LIST": lambda machine, _: machine.empty(list),
+    "EMPTY_DICT": lambda machine, _: machine.empty(dict),
+    "EMPTY_SET": lambda machine, _: machine.empty(set),
+    "TUPLE": lambda machine, _: machine.since_mark(tuple),
+    "TUPLE1": lambda machine, _: machine.tuple_of(1),
+    "TUPLE2": lambda machine, _: machine.tuple_of(2),
+    "TUPLE3": lambda machine, _: machine.tuple_of(3),
+    "LIST": lambda machine, _: machine.since_mark(list),
+    "DICT": lambda machine, _: machine.since_mark(_pairs),
+    "FROZENSET": lambda machine, _: machine.since_mark(_set),
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.appends,
+    "ADDITEMS": _Machine.appends,
+    "SETITEM": _Machine.set_item,
+    "SETITEMS": _Machine.set_items,
+    "BINPUT": _Machine.put,
+    "LONG_BINPUT": _Machine.put,
+    "MEMOIZE": _Machine.memoize,
+    "BINGET": _Machine.get,
+    "LONG_BINGET": _Machine.get,
+    "GLOBAL": _Machine.name,
+    "STACK_GLOBAL": _Machine.stacked_name,
+    "BINPERSID": _Machine.identifier,
+    "REDUCE": _Machine.reduce,
+    "BUILD": _Machine.build,
+}

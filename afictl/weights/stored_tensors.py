@@ -1,0 +1,166 @@
+"""Tensors as a PyTorch file describes them: a window onto a storage that lies elsewhere in the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afictl.weights.bounded import DamagedError, RefusedError
+from afictl.weights.pickled_arrays import ARRAYS
+from afictl.weights.pickles import Call
+
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+}
+_DTYPES = {
+    *_STORAGES.values(),
+    *(torch.uint16, torch.uint32, torch.uint64),
+    *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
+}
+_MAX_DIMENSIONS = 32
+_MAX_ARGUMENTS = 8
+_KEY_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class StorageType:
+    """Type of a storage; untyped ones count bytes."""
+
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Storage:
+    """``count`` numbers of ``dtype`` that lie in the file under ``key``."""
+
+    key: str
+    dtype: torch.dtype
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file."""
+        return self.count * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTensor:
+    """A window onto a storage; offset and strides count elements of ``dtype``."""
+
+    storage: Storage
+    dtype: torch.dtype
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor to be."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def to_tensor(self, memory: Tensor) -> Tensor:
+        """The window onto ``memory``, the storage's bytes, (B,) uint8."""
+        held = memory.numel() // self.dtype.itemsize
+        flat = memory[: held * self.dtype.itemsize].view(self.dtype)
+        return flat.as_strided(self.shape, self.stride, self.offset)
+
+
+def storage_of(identifier: Any) -> Storage:
+    """The storage that a persistent identifier of PyTorch describes."""
+    if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
+        raise RefusedError("refers to something that is no storage")
+    kind, key, _, count = identifier[1:5]
+    if identifier[5:] not in ((), (None,)):
+        raise RefusedError("holds views of storages, as PyTorch before 0.4 wrote them")
+    if not isinstance(kind, StorageType) or type(count) is not int or count < 0:
+        raise DamagedError("a storage is described wrongly")
+    if not isinstance(key, str) or len(key) > _KEY_LENGTH:
+        raise DamagedError("a storage has no short name")
+    return Storage(key, kind.dtype, count)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> StoredTensor:
+    """PyTorch's functions for tensors; ``rest`` holds requires_grad, hooks, and what versions 2 and 3 added."""
+    if not isinstance(storage, Storage):
+        raise DamagedError("a tensor has no storage")
+    if any(isinstance(value, dict) and (len(value) > 2 or any(value.values())) for value in rest):
+        raise RefusedError("holds tensors with hooks or lazy signs")
+    dtype = next((value for value in rest if isinstance(value, torch.dtype)), storage.dtype)
+    tensor = StoredTensor(storage, dtype, offset, shape, stride)
+    _check_window(tensor)
+    return tensor
+
+
+def _check_window(tensor: StoredTensor) -> None:
+    shape, stride, offset = tensor.shape, tensor.stride, tensor.offset
+    if (
+        not isinstance(shape, tuple)
+        or not isinstance(stride, tuple)
+        or not len(shape) == len(stride) <= _MAX_DIMENSIONS
+    ):
+        raise DamagedError("a tensor's shape and strides are no short tuples of one length")
+    if not all(type(number) is int and 0 <= number < 2**62 for number in (*shape, *stride, offset)):
+        raise DamagedError("a tensor's shape, strides or offset hold what is no size")
+    last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if prod(shape) else -1
+    held = tensor.storage.nbytes // tensor.dtype.itemsize
+    if offset + last >= held and last >= 0:
+        raise DamagedError(f"a tensor of shape {list(shape)} needs more than the {held} numbers of its storage")
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _with_attributes(rebuild: Any, _: Any, arguments: Any, *__: Any) -> Any:
+    """A tensor that carried Python attributes, which are left out."""
+    if not isinstance(rebuild, Call) or rebuild.function is not _tensor:
+        raise RefusedError("holds a tensor of an unknown class")
+    if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:
+        raise DamagedError("a tensor is described wrongly")
+    return _tensor(*arguments)
+
+
+def _size(sizes: Any = ()) -> tuple[Any, ...]:
+    return tuple(sizes)
+
+
+def _device(*_: Any) -> None:
+    """Weights are read to the CPU, wherever they were."""
+
+
+TENSORS: dict[str, Any] = {
+    **ARRAYS,
+    **{
+        f"{module} {name}": StorageType(dtype)
+        for name, dtype in _STORAGES.items()
+        for module in ("torch", "torch.cuda")
+    },
+    **{str(dtype).replace(".", " "): dtype for dtype in _DTYPES},
+    "torch.storage UntypedStorage": StorageType(torch.uint8),
+    "torch._utils _rebuild_tensor": Call(_tensor),
+    "torch._utils _rebuild_tensor_v2": Call(_tensor),
+    "torch._utils _rebuild_tensor_v3": Call(_tensor),
+    "torch._utils _rebuild_parameter": Call(_parameter),
+    "torch._utils _rebuild_parameter_with_state": Call(_parameter),
+    "torch._tensor _rebuild_from_type_v2": Call(_with_attributes),
+    "torch Tensor": None,
+    "torch.nn.parameter Parameter": None,
+    "torch Size": Call(_size),
+    "torch device": Call(_device),
+}
+"""The names admitted in a pickle of PyTorch: dense tensors, parameters, and what ``ARRAYS`` admits."""
