@@ -1,7 +1,13 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -12,7 +18,19 @@ SMALL = {"num_classes": 3, "min_size": 64, "max_size": 96}
 
 def r_cnn(kind, **options):
     few = {"box_detections_per_img": 3, "box_batch_size_per_image": 8}
-    return kind(resnet_fpn_backbone(backbone_name="resnet18", weights=None), **SMALL, **few, **options)
+    narrow = {"box_head": TwoMLPHead(256 * 7 * 7, 16), "box_predictor": FastRCNNPredictor(16, 3)}
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    return kind(backbone, None, min_size=64, max_size=96, **few, **narrow, **options)
+
+
+def keypoint_r_cnn():
+    head, predictor = KeypointRCNNHeads(256, (16,)), KeypointRCNNPredictor(16, 2)
+    return r_cnn(detection.KeypointRCNN, keypoint_head=head, keypoint_predictor=predictor)
+
+
+def mask_r_cnn():
+    head, predictor = MaskRCNNHeads(256, (16,), 1), MaskRCNNPredictor(16, 16, 3)
+    return r_cnn(detection.MaskRCNN, mask_head=head, mask_predictor=predictor)
 
 
 def dense(kind, **options):
@@ -23,8 +41,8 @@ def dense(kind, **options):
 
 MODELS = {
     "faster": (lambda: r_cnn(detection.FasterRCNN), 3),
-    "mask": (lambda: r_cnn(detection.MaskRCNN), 3),
-    "keypoint": (lambda: r_cnn(detection.KeypointRCNN, num_keypoints=2), 3),
+    "mask": (mask_r_cnn, 3),
+    "keypoint": (keypoint_r_cnn, 3),
     "retinanet": (lambda: dense(detection.RetinaNet), 2),
     "fcos": (lambda: dense(detection.FCOS), 2),
 }
@@ -156,3 +174,14 @@ def test_derived_pyramid_is_refused():
 def test_what_is_no_module_is_named(model, interpolator, name):
     with pytest.raises(UserError, match=f"{name} is a torch.nn.Module, not"):
         substitute_interpolator(model, interpolator)
+
+
+def test_detectron2_is_not_imported_for_other_models():
+    code = (
+        "import sys, afictl\n"
+        "from torchvision.ops import FeaturePyramidNetwork\n"
+        "nearest = afictl.build_interpolator('nearest', 4)\n"
+        "print(afictl.substitute_interpolator(FeaturePyramidNetwork([2, 3], 4), nearest), 'detectron2' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["1", "False"]
