@@ -34,6 +34,8 @@ def load_pretrained(backbone: Backbone) -> None:
 
 def _require_fit(backbone: Backbone, tensors: Mapping[str, Tensor], repository: str) -> None:
     for name, own in backbone.net.state_dict().items():
+        if name.endswith("num_batches_tracked"):  # old files lack it, and nothing reads it
+            continue
         if name not in tensors:
             raise _failure(backbone.name, f"{repository} lacks {name}")
         if tensors[name].shape != own.shape:

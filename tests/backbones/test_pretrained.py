@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from afictl import UserError
 from afictl.backbones import build_backbone, load_pretrained
 from afictl.presets import BackboneConfig
+from tests.backbones.builders import NARROW, SWIN, build, build_swin
 
 
 def forbidden(*_, **__):
@@ -22,17 +23,51 @@ def empty_cache(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 
-def test_cached_weights_are_loaded_without_the_network(tmp_path, monkeypatch):
-    donor = timm.create_model("resnet18")
-    save_file(donor.state_dict(), tmp_path / "model.safetensors")
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Stores tensors as the cached file of whichever weights are asked for; the network is off."""
+    path = tmp_path / "model.safetensors"
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(path))
     monkeypatch.setattr(urllib.request, "urlopen", forbidden)
-    backbone = build_backbone(BackboneConfig(name="resnet18"))
+    return lambda tensors: save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet18", {}), ("resnest14d.gluon_in1k", {}), (f"{SWIN}.ms_in1k", {**NARROW, "window_size": 7})],
+)
+def test_cached_weights_of_a_classifier_are_loaded_without_the_network(cached, name, options):
+    donor = timm.create_model(name, **options).eval()
+    cached({**donor.state_dict(), "something.else": torch.zeros(3)})
+    backbone = build(name, options=options).eval()
     load_pretrained(backbone)
-    image = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
-        expected = donor.eval().forward_features(image)
-        torch.testing.assert_close(backbone(image)["res5"], expected, rtol=1e-4, atol=1e-4)
+        expected = donor.forward_intermediates(image, intermediates_only=True)[-2]
+        actual = backbone.net(image)[-2]  # without the fresh norms of a Swin; its last stage shifts windows only here
+        actual = actual.permute(0, 3, 1, 2) if SWIN in name else actual
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    plain = donor.state_dict()
+    for key, value in backbone.plain_to_net(plain).items():
+        assert torch.equal(backbone.net.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(
+    ("donor", "message"),
+    [
+        ({**NARROW, "window_size": 8}, r"relative_position_bias_table is \(225, 1\) in .* and \(49, 1\) with"),
+        ({**NARROW, "embed_dim": 16}, r"is \(16, 3, 4, 4\) in"),
+        ({**NARROW, "depths": [2, 1, 2, 2]}, "lacks layers_1.blocks.1"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(cached, donor, message):
+    cached(timm.create_model(SWIN, **donor).state_dict())
+    backbone = build_swin()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    with pytest.raises(UserError, match=message) as error:
+        load_pretrained(backbone)
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
 def test_building_never_uses_the_network(monkeypatch):

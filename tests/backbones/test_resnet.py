@@ -1,15 +1,11 @@
 import pytest
+import timm
 import torch
 import torchvision
 
-from afictl import UserError
-from afictl.backbones import build_backbone
-from afictl.presets import BackboneConfig
-
-
-def build(name="resnet18", **values):
-    settings = {"pretrained": False, "frozen_stages": 0, "norm": "batch", **values}
-    return build_backbone(BackboneConfig(name=name, **settings))
+from tests.backbones.builders import build
+from tests.golden_files import read_keys
+from tests.reference_names import resnest_key
 
 
 def train_step(backbone):
@@ -100,16 +96,23 @@ def test_stride_in_1x1_moves_the_stride_and_keeps_the_shapes():
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"name": "resnet5"}, "did you mean 'resnet50'"),
-        ({"name": "resnet50.nonsense"}, "nonsense"),
-        ({"name": "vit_base_patch16_224"}, "not a ResNet"),
-        ({"name": "zzz"}, r"there are: ecaresnet.* and \d+ more$"),
-        ({"name": "resnet18", "stride_in_1x1": True}, "no bottlenecks"),
-    ],
-)
-def test_impossible_settings_are_explained(values, message):
-    with pytest.raises(UserError, match=message):
-        build(**values)
+def test_resnest_equals_timms_classifier():
+    donor = timm.create_model("resnest26d").eval()
+    backbone = build("resnest26d", norm="frozen-batch", frozen_stages=2).eval()
+    backbone.net.load_state_dict(backbone.plain_to_net(donor.state_dict()), strict=False)
+    image = torch.randn(1, 3, 75, 98)
+    with torch.no_grad():
+        expected = donor.forward_intermediates(image, indices=[1, 2, 3, 4], intermediates_only=True)
+        for actual, level in zip(backbone(image).values(), expected, strict=True):
+            torch.testing.assert_close(actual, level, rtol=1e-4, atol=1e-5)
+
+
+def test_resnest_101_has_the_tensors_of_the_reference():
+    with torch.device("meta"):
+        backbone = build("resnest101e.in1k", frozen_stages=2)
+    ours = {resnest_key(name): value.shape for name, value in backbone.net.state_dict().items() if value.ndim}
+    keys = read_keys("afi_cascade_mask_ResNeSt101_PAFPN")
+    bottom_up = {name: key for name, key in keys.items() if name.startswith("backbone.bottom_up.")}
+    assert ours == {name: key.shape for name, key in bottom_up.items() if key.is_float}
+    # the convolutions of stem and res2: what the reference's parameters are more than its trained ones
+    assert sum(value.numel() for value in backbone.parameters() if not value.requires_grad) == 364_704

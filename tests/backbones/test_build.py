@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from afictl import UserError
+from tests.backbones.builders import NARROW, SWIN, build, build_swin
+
+SMALL = [("resnet18", {}), ("resnest14d", {}), (SWIN, NARROW)]
+
+
+@pytest.mark.parametrize(("name", "options"), SMALL)
+@pytest.mark.parametrize("levels", [("res2", "res3", "res4", "res5"), ("res3", "res4", "res5"), ("res2", "res3")])
+def test_only_the_asked_levels_are_given_for_any_size_and_all_weights_serve_them(name, options, levels):
+    backbone = build(name, levels, options=options)
+    maps = backbone.train()(torch.randn(2, 3, 97, 131))
+    assert list(maps) == list(backbone.channels) == list(backbone.strides) == list(levels)
+    for level, value in maps.items():
+        stride = backbone.strides[level]
+        assert value.shape == (2, backbone.channels[level], -(-97 // stride), -(-131 // stride))
+    sum(value.square().mean() for value in maps.values()).backward()
+    assert [name for name, value in backbone.named_parameters() if value.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [
+        ("resnet101", (256, 512, 1024, 2048)),
+        ("resnest101e.in1k", (256, 512, 1024, 2048)),
+        ("swin_tiny_patch4_window7_224.ms_in1k", (96, 192, 384, 768)),
+        ("swin_large_patch4_window12_384.ms_in22k", (192, 384, 768, 1536)),
+    ],
+)
+def test_channels_and_strides_of_the_published_backbones(name, widths):
+    with torch.device("meta"):
+        backbone = build(name)
+    assert tuple(backbone.channels.values()) == widths
+    assert tuple(backbone.strides.values()) == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "stem"),
+    [("resnet18", {"zero_init_last": False}, "conv1"), (SWIN, NARROW, "patch_embed")],
+    ids=["resnet", "swin"],
+)
+def test_frozen_stages_neither_learn_nor_drop_paths_while_the_others_do(name, options, stem):
+    settings = {"options": {**options, "drop_path_rate": 0.9}, "norm": "frozen-batch"}
+    image = torch.randn(4, 3, 64, 64)
+    frozen = build(name, frozen_stages=5, **settings).train()
+    assert not any(value.requires_grad for value in frozen.net.parameters())
+    assert torch.equal(frozen(image)["res5"], frozen(image)["res5"])
+    free = build(name, frozen_stages=1, **settings).train()
+    assert not any(value.requires_grad for value in free.net[stem].parameters())
+    assert not torch.equal(free(image)["res5"], free(image)["res5"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "resnet5"}, "backbone.name: .*did you mean 'resnet50'"),
+        ({"name": "resnet50.nonsense"}, "backbone.name: .*nonsense"),
+        ({"name": "swin_tiny_patch4_window7"}, "did you mean 'swin_tiny_patch4_window7_224'"),
+        ({"name": "swinv2_tiny_window8_256"}, "not a ResNet, ResNeSt or Swin Transformer of timm"),
+        ({"name": "vit_base_patch16_224"}, "not a ResNet, ResNeSt or Swin"),
+        ({"name": "zzz"}, r"there are: ecaresnet.* and \d+ more$"),
+        ({"name": "resnet18", "stride_in_1x1": True}, "stride_in_1x1: resnet18 has no bottlenecks"),
+        ({"name": "resnest26d", "stride_in_1x1": True}, "stride_in_1x1: resnest26d has no bottlenecks"),
+        ({"name": SWIN, "stride_in_1x1": True}, "stride_in_1x1: swin_tiny.* has no bottlenecks"),
+        ({"name": "resnet18", "options": {"drop_path": 0.1}}, "backbone.options: .*did you mean 'drop_path_rate'"),
+        ({"name": SWIN, "options": {"pretrained": True}}, "backbone.options: .*no option 'pretrained'"),
+        ({"name": SWIN, "options": {"img_size": 384}}, "backbone.options: .*no option 'img_size'"),
+        ({"name": SWIN, "options": {"embed_dim": "wide"}}, "backbone.options: .*do not make a swin_tiny"),
+        ({"name": SWIN, "options": {"depths": [2, 2]}}, "backbone.options: .*do not make a swin_tiny"),
+        ({"name": SWIN, "options": {"patch_size": 2}}, "backbone.options: .*strides must be 4, 8, 16 and 32"),
+    ],
+)
+def test_impossible_settings_are_explained_in_one_line(values, message):
+    with pytest.raises(UserError, match=message) as error:
+        build(**values)
+    assert "\n" not in str(error.value)
+
+
+def test_swin_options_reach_timm():
+    backbone = build_swin(options={"drop_path_rate": 0.2})
+    assert backbone.net.layers_3.blocks[1].drop_path2.drop_prob == pytest.approx(0.2)
+    assert backbone.net.layers_0.blocks[0].attn.window_size == (4, 4)
