@@ -15,7 +15,8 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 from afictl.detectors.faster_rcnn import POOLED, region_strides
 from afictl.detectors.mask_rcnn import mask_branch
 from afictl.detectors.rcnn import RCNNHead
-from afictl.detectors.roi_heads import AlignedRoIPool, BoxPredictor, RegionHeads, Samples, box_losses, build_box_head
+from afictl.detectors.region_layers import AlignedRoIPool, BoxPredictor, build_box_head
+from afictl.detectors.roi_heads import RegionHeads, Samples, box_losses
 from afictl.detectors.rpn import build_rpn, nonempty
 from afictl.detectors.targets import Target
 from afictl.presets import DetectorConfig

@@ -16,7 +16,7 @@ from afictl.detectors.detector import HeadPart, ImageBatch
 from afictl.detectors.fcos import FCOSHead, fcos_head
 from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss, visible_shares
 from afictl.detectors.masks import mask_loss, mask_targets
-from afictl.detectors.roi_heads import AlignedRoIPool, MaskPredictor, build_mask_head
+from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
 from afictl.detectors.targets import Target, check_targets
 from afictl.presets import DetectorConfig
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from afictl.detectors.rcnn import RCNNHead
-from afictl.detectors.roi_heads import AlignedRoIPool, BoxPredictor, RegionHeads, build_box_head
+from afictl.detectors.region_layers import AlignedRoIPool, BoxPredictor, build_box_head
+from afictl.detectors.roi_heads import RegionHeads
 from afictl.detectors.rpn import build_rpn
 from afictl.presets import DetectorConfig
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from afictl.detectors.faster_rcnn import faster_rcnn_head, region_strides
 from afictl.detectors.rcnn import RCNNHead
-from afictl.detectors.roi_heads import AlignedRoIPool, MaskPredictor, build_mask_head
+from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
 from afictl.presets import DetectorConfig
 
 _POOLED = 14

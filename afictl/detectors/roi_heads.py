@@ -1,119 +1,23 @@
-"""Heads on regions of interest: torchvision's sampling and matching with detectron2's pooling and losses.
+"""Heads on regions of interest: torchvision's sampling and matching with detectron2's losses.
 
 Legend: R regions of a batch, K classes without background, M x M the mask grid. Label 0 is background.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, roi_align
-from torchvision.ops.poolers import initLevelMapper
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from afictl.detectors.masks import mask_loss, mask_targets
+from afictl.detectors.region_layers import AlignedRoIPool
 from afictl.detectors.rpn import nonempty
 from afictl.presets import DetectorConfig
-
-
-class AlignedRoIPool(MultiScaleRoIAlign):
-    """Cut regions out of the level that fits their size, (R, C, size, size).
-
-    detectron2's ROIAlignV2: aligned (no half-pixel shift), as many samples as a bin has pixels, and given
-    scales; torchvision pools unaligned with 2 x 2 samples and guesses the scales from the image sizes.
-    """
-
-    def __init__(self, strides: Mapping[str, int], size: int) -> None:
-        super().__init__(list(strides), size, sampling_ratio=0)
-        self.scales = [1 / stride for stride in strides.values()]
-        levels = [stride.bit_length() - 1 for stride in strides.values()]
-        self.map_levels = initLevelMapper(levels[0], levels[-1])
-
-    def forward(self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Pool the ``boxes`` of each image, (n, 4) pixels, one image after the other."""
-        images = torch.cat([box.new_full((len(box), 1), i) for i, box in enumerate(boxes)])
-        regions = torch.cat((images, torch.cat(boxes)), dim=1).float()
-        levels = self.levels(boxes, image_shapes)
-        first = x[self.featmap_names[0]]
-        pooled = first.new_zeros((len(regions), first.shape[1], *self.output_size))
-        for level, (name, scale) in enumerate(zip(self.featmap_names, self.scales, strict=True)):
-            here = torch.where(levels == level)[0]
-            # RoIAlign computes in float32: positions in a half-precision map would be off by pixels.
-            cut = roi_align(x[name].float(), regions[here], self.output_size, scale, aligned=True)
-            pooled[here] = cut.to(pooled.dtype)
-        return pooled
-
-    def levels(self, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Position of the level that fits each region, (R,); by its size in pixels."""
-        del image_shapes  # other rules look at them
-        return self.map_levels(boxes)
-
-
-class BoxPredictor(nn.Module):
-    """(R, width) -> class logits (R, 1 + K), background first, and box deltas (R, 4B), both float32.
-
-    B is K, or 1 where ``class_agnostic``: one box for all classes.
-    """
-
-    def __init__(self, width: int, num_classes: int, class_agnostic: bool = False) -> None:
-        super().__init__()
-        self.cls_score = nn.Linear(width, 1 + num_classes)
-        self.bbox_pred = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
-        nn.init.normal_(self.cls_score.weight, std=0.01)
-        nn.init.normal_(self.bbox_pred.weight, std=0.001)
-        _zero_biases(self)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and deltas of the regions ``x``."""
-        return self.cls_score(x).float(), self.bbox_pred(x).float()
-
-
-class MaskPredictor(nn.Module):
-    """(R, width, M/2, M/2) -> mask logits (R, K, M, M), float32."""
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
-        self.logits = nn.Conv2d(width, num_classes, 1)
-        nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.logits.weight, std=0.001)
-        _zero_biases(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mask logits of the regions ``x``."""
-        return self.logits(F.relu(self.deconv(x))).float()
-
-
-def build_box_head(config: DetectorConfig, channels: int, size: int) -> nn.Module:
-    """Hidden layers on a pooled region, (R, channels, size, size) -> (R, fc_width), initialised as detectron2's.
-
-    Two linear ones, or four 3x3 convolutions that keep the channels and a linear one.
-    """
-    head: nn.Module
-    if config.box_head == "4conv1fc":
-        head = FastRCNNConvFCHead((channels, size, size), [channels] * 4, [config.fc_width], _norm_layer(config))
-    else:
-        head = TwoMLPHead(channels * size**2, config.fc_width)
-    for layer in head.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-    _zero_biases(head)
-    return head
-
-
-def build_mask_head(config: DetectorConfig, channels: int) -> MaskRCNNHeads:
-    """Four 3x3 convolutions on a pooled region."""
-    return MaskRCNNHeads(channels, (config.mask_width,) * 4, dilation=1, norm_layer=_norm_layer(config))
-
-
-def _norm_layer(config: DetectorConfig) -> type[nn.BatchNorm2d] | None:
-    return nn.BatchNorm2d if config.head_norm == "batch" else None
 
 
 def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
@@ -295,12 +199,6 @@ class RegionHeads(RoIHeads):
     ) -> Tensor:
         """Mask logits (R, K, M, M) of the regions ``boxes``."""
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
-
-
-def _zero_biases(module: nn.Module) -> None:
-    for name, value in module.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(value)
 
 
 def _select(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
