@@ -7,6 +7,7 @@ Mask and Keypoint R-CNN, RetinaNet and FCOS.
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
@@ -43,7 +44,7 @@ class InterpolatedFPN(FeaturePyramidNetwork):
             outputs.insert(0, self.layer_blocks[level](running))
         if self.extra_blocks is not None:
             outputs, names = self.extra_blocks(outputs, maps, names)
-        return dict(zip(names, outputs, strict=True))
+        return OrderedDict(zip(names, outputs, strict=True))
 
 
 def torchvision_places(model: nn.Module) -> Iterator[Place]:
