@@ -53,8 +53,8 @@ def initialise(modules: Iterable[nn.Module], class_logits: nn.Conv2d) -> None:
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
-    nn.init.constant_(class_logits.bias, -math.log((1 - _PRIOR) / _PRIOR))
+                nn.init.zeros_(layer.get_parameter("bias"))
+    nn.init.constant_(class_logits.get_parameter("bias"), -math.log((1 - _PRIOR) / _PRIOR))
 
 
 def flat(value: Tensor, width: int) -> Tensor:

@@ -22,6 +22,11 @@ def test_initial_weights(channels: int) -> None:
     assert not any(value.any() for name, value in head.named_parameters() if name.endswith("bias"))
 
 
+def test_more_anchors_an_octave_are_more_answers_a_position() -> None:
+    rpn = small_rpn(anchors_per_octave=2)
+    assert (rpn.head.cls_logits.out_channels, rpn.head.bbox_pred.out_channels) == (6, 24)
+
+
 def test_losses_are_detectron2s_formula() -> None:
     # Fewer anchors than the nominal sample of 8: every one is sampled, and the divisor stays 8 an image.
     rpn = small_rpn(rpn_batch=8)
