@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -64,3 +65,16 @@ def test_weights_of_another_resnet_are_refused(tmp_path):
     backbone = build_backbone(BackboneConfig(name="resnet18"))
     with pytest.raises(UserError, match=r"resnet34\.pth: not the weights of a resnet18.*unexpected"):
         load_backbone_weights(backbone, tmp_path / "resnet34.pth")
+
+
+def test_swin_of_timm_is_loaded_without_its_classifier_and_another_window_is_refused(tmp_path):
+    narrow = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
+    donor = timm.create_model("swin_tiny_patch4_window7_224", **narrow)
+    torch.save({"model": donor.state_dict()}, tmp_path / "swin.pth")
+    config = BackboneConfig(name="swin_tiny_patch4_window7_224", options=narrow)
+    backbone = build_backbone(config)
+    assert load_backbone_weights(backbone, tmp_path / "swin.pth").complete
+    assert torch.equal(backbone.net.layers_3.blocks[0].attn.qkv.weight, donor.layers[3].blocks[0].attn.qkv.weight)
+    other = build_backbone(config.model_copy(update={"options": {**narrow, "window_size": 4}}))
+    with pytest.raises(UserError, match=r"4 mismatched .*relative_position_bias_table"):
+        load_backbone_weights(other, tmp_path / "swin.pth")
