@@ -124,7 +124,7 @@ class RetinaNetHead(nn.Module):
     def _wanted(self, anchors: Tensor, matches: Tensor, target: Target) -> Tensor:
         """The deltas of an image's positive anchors."""
         positive = matches >= 0
-        return self.box_coder.encode_single(target["boxes"][matches[positive]], anchors[positive])
+        return self.box_coder.encode_single(target["boxes"][matches[positive]].float(), anchors[positive])
 
     @torch.no_grad()
     def _update_normalizer(self, positives: Tensor) -> Tensor:

@@ -96,6 +96,13 @@ def test_under_autocast_losses_are_float32_and_boxes_exact(
     assert not torch.equal(detection["boxes"], detection["boxes"].bfloat16().float())
 
 
+def test_losses_are_float32_for_boxes_in_double_precision(
+    build: Build, images: list[Tensor], targets: Targets, kind: str
+) -> None:
+    losses = build(kind)(images, [{**target, "boxes": target["boxes"].double()} for target in targets])
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+
+
 def test_a_wrong_target_is_named(build: Build, images: list[Tensor], targets: Targets, kind: str) -> None:
     with pytest.raises(ValueError, match=r"target 0: label 7 is not in 1\.\.3"):
         build(kind)(images, [{**targets[0], "labels": torch.tensor([7, 1])}, targets[1]])
