@@ -17,7 +17,7 @@ from afictl.errors import UserError
 
 _KEY = "afictl"
 _MAX_FILE = 8 * 2**30
-_MAX_HEADER = 16 * 2**20
+_MAX_HEADER = 4 * 2**20
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -74,13 +74,14 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); copy or make it again") from None
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:  # PyTorch has its own
+        reason = ascii(" ".join(str(error).split())[:160])[1:-1]
+        raise UserError(f"{path}: not a readable safetensors file ({reason}); copy or make it again") from None
     return tensors, _parse(metadata.get(_KEY), path)
 
 
 def _check_header(path: Path) -> None:
-    """Refuse a header that names more than some 100,000 tensors, before the library builds a table of them."""
+    """Refuse a header that names more than some 40,000 tensors, before the library builds a table of them."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > _MAX_HEADER:

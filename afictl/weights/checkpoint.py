@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from afictl.tensor_files import check_file, read_tensors
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError
 from afictl.weights.pickled_arrays import ARRAYS, PickledArray
 from afictl.weights.pickles import read_pickle
-from afictl.weights.stored_tensors import StoredTensor
+from afictl.weights.stored_tensors import DTYPES, StoredTensor
 from afictl.weights.torch_files import OLD_START, Fill, open_old, open_zip
 
 _IN_RUN = ("best.safetensors", "last.safetensors")
@@ -57,14 +58,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     file = _file_of(Path(path))
     tensors, metadata = _read(file)
     for name, tensor in tensors.items():
-        _check_name(name, file)
-        if not _is_finite(tensor):
-            raise UserError(f"{file}: {name} holds NaN or infinite weights; take an earlier checkpoint of its training")
+        _check(name, tensor, file)
     return Checkpoint(file, tensors, metadata)
 
 
 def _file_of(path: Path) -> Path:
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, never fails: a name that can be none is told by check_file
         for name in _IN_RUN:
             if (path / name).is_file():
                 return path / name
@@ -164,9 +163,13 @@ def _to_tensors(described: dict[str, StoredTensor | PickledArray], fill: Fill, s
     return {name: tensors[value] for name, value in described.items()}
 
 
-def _check_name(name: str, file: Path) -> None:
+def _check(name: str, tensor: Tensor, file: Path) -> None:
     if len(name) > _NAME_LENGTH or not name.isprintable():
         raise UserError(f"{file}: the tensor name {name[:40]!a} is too long or not printable; rename it")
+    if tensor.dtype not in DTYPES:
+        raise UserError(f"{file}: {name} holds {tensor.dtype}; save it as one of PyTorch's usual types of numbers")
+    if not _is_finite(tensor):
+        raise UserError(f"{file}: {name} holds NaN or infinite weights; take an earlier checkpoint of its training")
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -27,11 +27,12 @@ _STORAGES = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-_DTYPES = {
+DTYPES = {
     *_STORAGES.values(),
     *(torch.uint16, torch.uint32, torch.uint64),
     *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
 }
+"""The types of numbers that are read, from any kind of file."""
 _MAX_DIMENSIONS = 32
 _MAX_ARGUMENTS = 8
 _KEY_LENGTH = 64
@@ -150,7 +151,7 @@ TENSORS: dict[str, Any] = {
         for name, dtype in _STORAGES.items()
         for module in ("torch", "torch.cuda")
     },
-    **{str(dtype).replace(".", " "): dtype for dtype in _DTYPES},
+    **{str(dtype).replace(".", " "): dtype for dtype in DTYPES},
     "torch.storage UntypedStorage": StorageType(torch.uint8),
     "torch._utils _rebuild_tensor": Call(_tensor),
     "torch._utils _rebuild_tensor_v2": Call(_tensor),

@@ -1,12 +1,15 @@
 import os
 import pickle
+from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from afictl import UserError
 from afictl.weights import read_checkpoint
+from tests.weights import hostile_files
 
 TENSORS = {"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.ones(2)}
 
@@ -21,6 +24,132 @@ def assert_same(tensors):
 def test_pytorch_files_bare_or_nested(tmp_path, suffix, wrap):
     torch.save(wrap(TENSORS), tmp_path / f"file{suffix}")
     assert_same(read_checkpoint(tmp_path / f"file{suffix}").tensors)
+
+
+def training_state():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.ones(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5]).state_dict()
+    best = {"best": np.float32(0.5), "seen": np.int64(7)}
+    return module, {"optimizer": optimizer.state_dict(), "iteration": 4, "scheduler": scheduler, **best}
+
+
+@pytest.mark.parametrize("options", [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": False}])
+def test_checkpoints_of_training_give_their_model(tmp_path, options):
+    module, rest = training_state()
+    meta = {
+        "config": "x = 1\n" * 10_000,
+        "CLASSES": ("cat", "dog"),
+        "seed": None,
+        "hooks": {"a", "b"},
+        "raw": b"\xff\0",
+    }
+    for content in ({"model": module.state_dict(), **rest}, {"meta": meta, "state_dict": module.state_dict(), **rest}):
+        torch.save(content, tmp_path / "file.pth", **options)
+        tensors = read_checkpoint(tmp_path / "file.pth").tensors
+        assert list(tensors) == list(module.state_dict())
+        assert all(torch.equal(tensors[name], value) for name, value in module.state_dict().items())
+
+
+def test_every_type_and_layout_of_tensors(tmp_path):
+    shared = torch.arange(10.0)
+    tensors = {str(t): torch.ones(3, dtype=t) for t in (torch.float64, torch.float16, torch.bfloat16, torch.uint16)}
+    tensors |= {
+        "bool": torch.ones(2) > 0,
+        "complex": torch.ones(2) + 1j,
+        "scalar": torch.tensor(3),
+        "empty": torch.ones(0, 4),
+    }
+    tensors |= {"turned": torch.arange(6.0).view(2, 3).t(), "part": shared[3:5], "whole": shared, "tied": shared}
+    tensors |= {"parameter": torch.nn.Parameter(torch.ones(2)), "float8": torch.ones(2).to(torch.float8_e4m3fn)}
+    tensors["attributed"] = torch.ones(2)
+    tensors["attributed"].note = "kept by torch.save"
+    torch.save(tensors, tmp_path / "file.pth")
+    read = read_checkpoint(tmp_path / "file.pth").tensors
+    for name, value in tensors.items():
+        assert read[name].dtype == value.dtype
+        torch.testing.assert_close(read[name].float(), value.detach().float()) if name != "complex" else None
+    assert read["whole"].data_ptr() == read["tied"].data_ptr()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda arrays: {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True},
+        lambda arrays: {"blobs": {**arrays, "layer.weight_momentum": np.ones(2)}, "cfg": "MODEL:\n  TYPE: x"},
+        OrderedDict,
+    ],
+)
+def test_pickles_of_detectron(tmp_path, protocol, wrap):
+    content = wrap({name: value.numpy() for name, value in TENSORS.items()})
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content, protocol))
+    assert_same(read_checkpoint(tmp_path / "model_final.pkl").tensors)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_of_every_order(tmp_path, protocol):
+    arrays = {
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big_endian": np.arange(3, dtype=">f4"),
+        "scalar": np.array(3),
+        "empty": np.zeros((0, 3), np.float32),
+        "bool": np.array([True, False]),
+    }
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps(arrays, protocol))
+    tensors = read_checkpoint(tmp_path / "file.pkl").tensors
+    assert all(np.array_equal(tensors[name].numpy(), value) for name, value in arrays.items())
+
+
+def test_pickle_of_python_2(tmp_path):
+    raw = np.array([1.5, -2.0], np.float32).tobytes()
+    held = hostile_files.array(content=hostile_files.python2_text(raw))
+    (tmp_path / "R-50.pkl").write_bytes(hostile_files.mapping(held, b"U\7conv1_w"))
+    tensors = read_checkpoint(tmp_path / "R-50.pkl").tensors
+    assert tensors["conv1_w"].tolist() == [1.5, -2.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.float8_e5m2])
+def test_weights_that_are_not_finite_are_named(tmp_path, value, dtype):
+    torch.save({"fine": torch.ones(2), "bad.weight": torch.tensor([1.0, value]).to(dtype)}, tmp_path / "file.pth")
+    with pytest.raises(UserError, match=r"bad\.weight holds NaN or infinite"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+def written(path, kind):
+    if kind == "safetensors":
+        save_file(TENSORS, path)
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps({"model": {name: value.numpy() for name, value in TENSORS.items()}}, 2))
+    else:
+        torch.save(TENSORS, path, _use_new_zipfile_serialization=kind == "zip")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pickle", "zip", "old"])
+def test_files_cut_anywhere_are_told(tmp_path, kind):
+    whole = written(tmp_path / "whole", kind)
+    for length in range(0, len(whole), 1 + len(whole) // 150):
+        (tmp_path / "cut").write_bytes(whole[:length])
+        with pytest.raises(UserError, match="cut: "):
+            read_checkpoint(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pickle", "zip", "old"])
+def test_content_counts_and_not_the_name(tmp_path, kind):
+    for suffix in (".safetensors", ".pth", ".pkl", ""):
+        written(tmp_path / f"file{suffix}", kind)
+        assert_same(read_checkpoint(tmp_path / f"file{suffix}").tensors)
+
+
+def test_changed_byte_of_a_zip_is_noticed(tmp_path):
+    whole = written(tmp_path / "file.pth", "zip")
+    (tmp_path / "file.pth").write_bytes(whole.replace(np.float32([3, 4]).tobytes(), np.float32([3, 5]).tobytes()))
+    with pytest.raises(UserError, match="Bad CRC-32"):
+        read_checkpoint(tmp_path / "file.pth")
 
 
 def test_safetensors_of_others_have_no_metadata(tmp_path):

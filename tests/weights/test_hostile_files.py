@@ -1,0 +1,134 @@
+"""Strangers' files: none runs code, none takes more than seconds or its own size in memory, each ends in one line."""
+
+import json
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+import torch
+
+from afictl import UserError
+from afictl.weights import read_checkpoint
+from tests.weights import hostile_files
+from tests.weights.hostile_files import BIG, BUSY
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and measured as Linux does it")
+GRANTED = 512 * 2**20
+READ_ALL = f"""
+import json, resource, sys, time
+from pathlib import Path
+from afictl import UserError
+from afictl.weights import read_checkpoint
+
+folder = Path(sys.argv[1])
+for path in sorted((folder / "honest").iterdir()):
+    read_checkpoint(path)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {GRANTED}, used + {GRANTED}))
+results = {{}}
+for path in sorted((folder / "hostile").iterdir()):
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    try:
+        read_checkpoint(path)
+        answer = "was read"
+    except UserError as error:
+        answer = str(error)
+    except BaseException as error:
+        answer = f"{{type(error).__name__}}: {{error}}"
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    results[path.name] = (answer, time.process_time() - start, grown / 1024)
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def marker(tmp_path_factory):
+    return tmp_path_factory.mktemp("code") / "it_ran"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, marker):
+    """File name -> (message, seconds, MB by which the peak grew), read in one process with little memory to spare."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "honest").mkdir()
+    torch.save({"a": torch.ones(2)}, folder / "honest" / "a.pth")
+    (folder / "honest" / "a.pkl").write_bytes(hostile_files.mapping(hostile_files.array()))
+    (folder / "hostile").mkdir()
+    contents = {name: content for name, (content, _) in (BUSY | BIG).items()} | hostile_files.code(str(marker))
+    for name, content in contents.items():
+        (folder / "hostile" / name).write_bytes(content)
+    run = subprocess.run([sys.executable, "-c", READ_ALL, str(folder)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("name", sorted(hostile_files.code("x")))
+def test_code_is_refused_and_not_run(results, marker, name):
+    message, _, _ = results[name]
+    assert re.search("refused: |not a checkpoint", message), message
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["os_0.pkl", "os_4.pkl", "eval.pkl", "nested.pkl", "inst.pkl", "obj.pkl", "as_key.pkl"]
+)
+def test_the_same_files_run_their_code_where_nothing_refuses(tmp_path, name):
+    with suppress(TypeError):  # None as a key, after the deed
+        pickle.loads(hostile_files.code(str(tmp_path / "it_ran"))[name])
+    assert (tmp_path / "it_ran").exists()
+
+
+@pytest.mark.parametrize(("name", "expected"), [(name, expected) for name, (_, expected) in (BUSY | BIG).items()])
+def test_files_that_pretend_end_in_one_line(results, name, expected):
+    message, _, _ = results[name]
+    assert re.search(expected, message), message
+    assert f"hostile/{name}: " in message
+    assert "\n" not in message
+    assert len(message) < 500
+
+
+def test_time_and_memory_are_bounded(results):
+    assert max(seconds for _, seconds, _ in results.values()) < 5
+    assert sum(grown for _, _, grown in results.values()) < 300
+
+
+@pytest.mark.parametrize("head", [b"\x80\x02}", b"PK\3\4", struct.pack("<Q", 2**36) + b"{", b"\0"])
+def test_file_of_100_gb_is_refused_by_its_size(tmp_path, head):
+    with open(tmp_path / "file.pth", "wb") as file:
+        file.write(head)
+        file.truncate(100 * 2**30)
+    with pytest.raises(UserError, match=r"file\.pth: 100 GiB, more than 8"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+def make_loop(path):
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (os.mkfifo, "not a file"),
+        (make_loop, "Too many levels of symbolic links"),
+        (os.mkdir, "neither best"),
+        (lambda path: path.touch(), "an empty file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file"),
+        (lambda path: path.symlink_to("nowhere"), "no such file"),
+    ],
+)
+def test_what_is_no_file_is_told(tmp_path, make, expected):
+    make(tmp_path / "file.pth")
+    with pytest.raises(UserError, match=expected) as error:
+        read_checkpoint(tmp_path / "file.pth")
+    assert str(tmp_path / "file.pth") in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000])
+def test_name_that_can_be_no_file_is_told(path):
+    with pytest.raises(UserError, match=r"cannot be read|no such file"):
+        read_checkpoint(path)
