@@ -153,7 +153,7 @@ class Recipe(Section):
     lr: float = Field(gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
-    """Not applied to the scale and shift of norms."""
+    """Not applied to the scale and shift of norms, nor to the position biases of a Swin Transformer."""
     schedule: Literal["multistep", "cosine"] = "multistep"
     milestones: tuple[int, ...] = ()
     """Steps at which ``multistep`` divides the rate by ten."""

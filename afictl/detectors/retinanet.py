@@ -29,7 +29,6 @@ from afictl.detectors.detector import HeadPart, ImageBatch
 from afictl.detectors.targets import Target, check_targets
 from afictl.presets import DetectorConfig
 
-_SMOOTH_L1_BETA = 0.1
 _MOMENTUM = 0.9
 """Of the running mean of positives that losses are divided by."""
 
@@ -100,7 +99,7 @@ class RetinaNetHead(nn.Module):
         return [self.box_deltas(self.box_tower(features[level])).float() for level in self.levels]
 
     def losses(self, outputs: AnchorOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Focal loss of all anchors but those between the thresholds, smooth L1 of the positive ones.
+        """Focal loss of all anchors but those between the thresholds, L1 of the positive ones.
 
         Both are sums, divided by a running mean of the number of positive anchors.
         """
@@ -112,7 +111,7 @@ class RetinaNetHead(nn.Module):
         labels = torch.stack([_labels(*pair) for pair in zip(matches, targets, strict=True)])
         divisor = self._update_normalizer(positive.sum())
         wanted = torch.cat([self._wanted(anchors, *pair) for pair in zip(matches, targets, strict=True)])
-        box_loss = F.smooth_l1_loss(deltas[positive], wanted, beta=_SMOOTH_L1_BETA, reduction="sum")
+        box_loss = F.l1_loss(deltas[positive], wanted, reduction="sum")
         return {"loss_classifier": class_loss(logits, labels) / divisor, "loss_box_reg": box_loss / divisor}
 
     def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from afictl.training.run import BEST, LAST, Run
 from afictl.training.schedule import learning_rate, set_learning_rate
 
 Metrics = Mapping[str, "float | None"]
+_ONE_VALUE = "more than 1 value per channel"  # how torch's batch norm says that a batch is too small
 Progress = Callable[[int, int], None]
 """Called with the number of images done and of all images."""
 
@@ -65,7 +66,8 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
     On Ctrl-C or SIGTERM a single process finishes its step and saves the state before it leaves.
 
     Raises:
-        UserError: a loss or gradient is not finite, or the saved state is damaged or belongs to another stage.
+        UserError: a loss or gradient is not finite, a batch is too small for batch norm, or the saved state is damaged or
+            belongs to another stage.
         KeyboardInterrupt: a signal asked for the end.
     """
     state: dict[str, Any] = {"version": 1, "stage": stage.name, "step": 0, "seconds": 0.0, "scaler": {}}
@@ -81,12 +83,7 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
             clock.loaded()
             set_learning_rate(stage.optimizers.values(), learning_rate(recipe, step))
             seed_step(seed, step, fabric.global_rank)
-            try:
-                losses = _to_floats(fabric, stage.step(batch))
-            except FloatingPointError as error:
-                ids = ", ".join(map(str, batch.image_ids))
-                hint = "lower the learning rate or set clip_norm"
-                raise UserError(f"{error} at step {step + 1} (images {ids}): {hint}") from None
+            losses = _step(fabric, stage, batch, step + 1)
             state["step"] = step + 1
             state["seconds"] += clock.stepped(step + 1, losses, learning_rate(recipe, step))
             if _due(step + 1, recipe.eval_every, recipe.steps):
@@ -97,6 +94,21 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
                 run.say(f"stopped behind step {step + 1}; --resume continues")
                 raise KeyboardInterrupt
     return Outcome(dict(state["metrics"]), state["seconds"])
+
+
+def _step(fabric: Fabric, stage: Stage, batch: TrainBatch, number: int) -> dict[str, float]:
+    """The losses of one step, or the mistake that stopped it in the user's words."""
+    try:
+        return _to_floats(fabric, stage.step(batch))
+    except FloatingPointError as error:
+        ids = ", ".join(map(str, batch.image_ids))
+        hint = "lower the learning rate or set clip_norm"
+        raise UserError(f"{error} at step {number} (images {ids}): {hint}") from None
+    except ValueError as error:
+        if _ONE_VALUE not in str(error):
+            raise
+        hint = "train with more images a device, or with larger ones"
+        raise UserError(f"step {number}: batch norm got a single value a channel; {hint}") from None
 
 
 def _due(done: int, every: int, steps: int) -> bool:

@@ -22,11 +22,13 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         dims = (0, 2, 3)
         count = torch.full((1,), values.numel() / values.shape[1], device=values.device)
         total = collectives.all_reduce(torch.cat([values.sum(dims), count]))
-        count = total[-1].detach().clamp(min=1)  # a head may have no region on any rank
+        if total[-1] == 0:  # a head may have no region on any rank
+            return values * self.weight[:, None, None] + self.bias[:, None, None]
+        count = total[-1].detach()
         mean = total[:-1] / count
         centred = values - mean[:, None, None]
         variance = collectives.all_reduce(centred.square().sum(dims)) / count
-        self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 

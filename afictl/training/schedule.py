@@ -22,12 +22,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def build_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
-    """Optimiser over the trainable parameters; the scale and shift of norms are not decayed."""
-    norms = {id(p) for p in _norm_parameters(module)}
+    """Optimiser over the trainable parameters; norms and Swin's position biases are not decayed."""
+    exempt = {id(p) for p in _exempt_from_decay(module)}
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if id(p) not in norms], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trainable if id(p) in norms], "weight_decay": 0.0},
+        {"params": [p for p in trainable if id(p) not in exempt], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trainable if id(p) in exempt], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
@@ -42,7 +42,9 @@ def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
             group["lr"] = rate
 
 
-def _norm_parameters(module: nn.Module) -> Iterable[nn.Parameter]:
+def _exempt_from_decay(module: nn.Module) -> Iterable[nn.Parameter]:
     for part in module.modules():
-        if isinstance(part, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
-            yield from part.parameters(recurse=False)
+        norm = isinstance(part, (_NormBase, nn.GroupNorm, nn.LayerNorm))
+        for name, value in part.named_parameters(recurse=False):
+            if norm or name == "relative_position_bias_table":
+                yield value

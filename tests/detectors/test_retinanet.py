@@ -81,7 +81,7 @@ def box_loss(delta: Tensor, anchor: Tensor, box: Tensor) -> float:
     size, wanted_size = anchor[2:] - anchor[:2], box[2:] - box[:2]
     shift = ((box[:2] + box[2:]) - (anchor[:2] + anchor[2:])) / 2 / size
     distance = (delta - torch.cat((shift, (wanted_size / size).log()))).abs()
-    return torch.where(distance < 0.1, distance**2 / 0.2, distance - 0.05).sum().item()
+    return distance.sum().item()
 
 
 def test_losses_equal_a_loop_over_anchors(

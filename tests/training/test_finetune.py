@@ -6,11 +6,12 @@ import pytest
 import torch
 import yaml
 
-from afictl import AFInterpolator, UserError
+from afictl import AFInterpolator, UserError, load_preset
 from afictl.training import Start, finetune
 from afictl.training.clock import Clock
 from afictl.training.stage3 import load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector, read_checkpoint
+from tests.training.conftest import SMALL
 
 FILES = {"config.yaml", "versions.json", "log.txt", "metrics.jsonl", "state.pt", "best.safetensors", "last.safetensors"}
 
@@ -246,3 +247,10 @@ def test_a_mask_detector_needs_masks(fabric, preset, shapes_dir, tmp_path):
     with pytest.raises(UserError, match="segmentation"):
         finetune(fabric, preset, data, tmp_path / "run", Start("nearest"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_too_small_for_batch_norm_is_told(fabric, shapes_dir, tmp_path):
+    small = (*SMALL, "train.batch_size=1", "neck.kind=bifpn")  # p7 of a 64 px image is one position
+    preset = load_preset("faster-rcnn-r18-fpn-tiny", small)
+    with pytest.raises(UserError, match="step 1: batch norm got a single value a channel; train with more images"):
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))

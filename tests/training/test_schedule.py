@@ -1,6 +1,7 @@
 import pytest
 from torch import nn
 
+from afictl import build_detector
 from afictl.presets import Recipe
 from afictl.training.schedule import build_optimizer, learning_rate
 
@@ -27,6 +28,14 @@ def test_cosine_falls_from_the_base_rate_to_nothing():
     assert rates[50] == pytest.approx(0.05)
     assert rates[-1] == pytest.approx(0.0, abs=1e-9)
     assert rates == sorted(rates, reverse=True)
+
+
+def test_position_biases_of_a_swin_are_not_decayed():
+    backbone = build_detector("cascade-rcnn-swin-t-bifpn-tiny").backbone
+    _, rest = build_optimizer(backbone, Recipe(steps=1, batch_size=1, lr=0.1)).param_groups
+    tables = {id(p) for name, p in backbone.named_parameters() if name.endswith("relative_position_bias_table")}
+    assert len(tables) == 8
+    assert tables < {id(p) for p in rest["params"]}
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
