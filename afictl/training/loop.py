@@ -66,8 +66,8 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
     On Ctrl-C or SIGTERM a single process finishes its step and saves the state before it leaves.
 
     Raises:
-        UserError: a loss or gradient is not finite, a batch is too small for batch norm, or the saved state is damaged or
-            belongs to another stage.
+        UserError: a loss or gradient is not finite, a batch is too small for batch norm, or the saved state is damaged
+            or belongs to another stage.
         KeyboardInterrupt: a signal asked for the end.
     """
     state: dict[str, Any] = {"version": 1, "stage": stage.name, "step": 0, "seconds": 0.0, "scaler": {}}
