@@ -41,8 +41,10 @@ def test_a_tiny_preset_trains_evaluates_and_is_loaded_again(name, fabric, shapes
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_tiny_preset_learns_eight_images_by_heart(name, fabric, eight_images, tmp_path):
-    steps = ("train.steps=300", "train.eval_every=300", "input.flip=0", "train.warmup_steps=20")
-    preset, metrics = train(fabric, name, eight_images, tmp_path / "run", *steps)
+    # RetinaNet's towers start small and have no norm: it learns where objects are early, and what they are late.
+    steps = 800 if name.startswith("retinanet") else 300
+    recipe = (f"train.steps={steps}", f"train.eval_every={steps}", "input.flip=0", "train.warmup_steps=20")
+    preset, metrics = train(fabric, name, eight_images, tmp_path / "run", *recipe)
     scores = {key: round(value, 1) for key, value in metrics.items() if key.endswith("AP50")}
     print(name, scores)
     assert scores["box/AP50"] > 90
