@@ -1,0 +1,25 @@
+"""Checkpoints of other projects, recognised by their tensors and told in our names.
+
+A layout is a function ``translate(checkpoint) -> Checkpoint | None``: None when the tensors are not its own, else
+the same weights under our names with the description of one of our files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from afictl.weights.checkpoint import Checkpoint
+
+LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = ()
+"""Every foreign layout; the first that knows a checkpoint translates it."""
+
+
+def to_ours(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint in our names and with our description, if its layout is known; else as it is."""
+    if checkpoint.metadata.get("format"):
+        return checkpoint
+    for translate in LAYOUTS:
+        translated = translate(checkpoint)
+        if translated is not None:
+            return translated
+    return checkpoint
