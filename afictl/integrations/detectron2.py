@@ -1,53 +1,135 @@
-"""detectron2's feature pyramid with any interpolator inside; imported only for models that detectron2 built.
+"""Backbones with an interpolator inside, by name in any detectron2 configuration.
 
-Source of the class that is extended: detectron2.modeling.backbone.fpn.FPN, https://github.com/facebookresearch/detectron2.
+Importing this module registers ``build_afictl_resnet_fpn_backbone``, ``build_afictl_resnet_pafpn_backbone`` and
+``build_afictl_resnet_bifpn_backbone``. A training script for detectron2 needs the import and one line more::
+
+    import afictl.integrations.detectron2
+
+    cfg.MODEL.BACKBONE.NAME = "build_afictl_resnet_fpn_backbone"
+
+and, for other than the defaults of ``add_afictl_config``, a call of that before its YAML file is merged. The bottom-up
+network is detectron2's ResNet, with all that ``cfg.MODEL.RESNETS`` and ``cfg.MODEL.BACKBONE`` say, so that its ImageNet
+weights load. Pyramids are p2..p6 where ``cfg.MODEL.FPN.IN_FEATURES`` begins with ``res2``, else p3..p7 with p6 from
+``res5``; the BiFPN's are p3..p7 always. With LazyConfig, ``LazyCall`` the classes ``InterpolatedFPN`` and
+``NeckBackbone``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
-from detectron2.modeling.backbone.fpn import FPN
-from torch import Tensor, nn
+from torch import nn
 
 from afictl.errors import UserError
-from afictl.integrations.place import Place
-from afictl.necks.enlarge import enlarge_to
+from afictl.interpolators import AFInterpolator, build_interpolator
+
+try:
+    from detectron2.config import CfgNode
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling import BACKBONE_REGISTRY, build_resnet_backbone
+    from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+except ModuleNotFoundError as error:
+    if error.name != "detectron2":
+        raise
+    raise ModuleNotFoundError(
+        "detectron2 is not installed; it is on no package index, see "
+        "https://detectron2.readthedocs.io/en/latest/tutorials/install.html",
+        name="detectron2",
+    ) from None
+
+from afictl.integrations.detectron2_pyramids import InterpolatedFPN, NeckBackbone
+
+__all__ = [
+    "InterpolatedFPN",
+    "NeckBackbone",
+    "add_afictl_config",
+    "build_afictl_resnet_bifpn_backbone",
+    "build_afictl_resnet_fpn_backbone",
+    "build_afictl_resnet_pafpn_backbone",
+]
+
+# detectron2's names of norms -> ours. Over several devices, SyncBN counts the batches of all.
+_NORMS = {"": "none", "BN": "batch", "SyncBN": "batch"}
 
 
-class InterpolatedFPN(FPN):
-    """An ``FPN`` whose top-down path enlarges with its part ``interpolator``."""
+def add_afictl_config(cfg: CfgNode) -> None:
+    """Add the node ``cfg.MODEL.AFICTL``, which the registered backbones read; without it they use these defaults.
 
-    interpolator: nn.Module
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (N, 3, H, W) -> maps ``p{i}`` (N, C, H / 2^i, W / 2^i), finest first."""
-        bottom_up = self.bottom_up(x)
-        names = list(self.output_shape())
-        running = self.lateral_convs[0](bottom_up[self.in_features[-1]])
-        outputs = [self.output_convs[0](running)]
-        finer = zip(reversed(self.in_features[:-1]), self.lateral_convs[1:], self.output_convs[1:], strict=True)
-        for name, lateral_conv, output_conv in finer:
-            lateral = lateral_conv(bottom_up[name])
-            running = lateral + enlarge_to(self.interpolator, running, lateral)
-            if self._fuse_type == "avg":
-                running = running / 2
-            outputs.insert(0, output_conv(running))
-        if self.top_block is not None:
-            known = {**dict(zip(names, outputs, strict=False)), **bottom_up}
-            outputs.extend(self.top_block(known[self.top_block.in_feature]))
-        return dict(zip(names, outputs, strict=True))
-
-
-def detectron2_places(model: nn.Module) -> Iterator[Place]:
-    """Every feature pyramid of detectron2 in ``model``.
-
-    Raises:
-        UserError: a pyramid of a derived class, which may work differently.
+    ``INTERPOLATOR``: a kind, see ``afictl.build_interpolator``. ``INTERPOLATOR_FILE``: an AF interpolator that
+    ``afictl pretrain`` made, instead; the file is needed whenever the model is built, its weights give way to those
+    of ``MODEL.WEIGHTS`` where that holds an interpolator. ``BIFPN``: as ``afictl.presets.NeckConfig`` documents. Width,
+    norm and fusion of all pyramids are ``cfg.MODEL.FPN.OUT_CHANNELS``, ``NORM`` and ``FUSE_TYPE``.
     """
-    for module in model.modules():
-        if isinstance(module, FPN):
-            if type(module) not in (FPN, InterpolatedFPN):
-                raise UserError(f"{type(module).__name__} has a way of its own to be an FPN; left alone")
-            weight = module.lateral_convs[0].weight
-            yield Place(module, len(weight), len(module.lateral_convs) - 1, weight, InterpolatedFPN)
+    node = cfg.MODEL.AFICTL = CfgNode()
+    node.INTERPOLATOR = "afi"
+    node.INTERPOLATOR_FILE = ""
+    node.BIFPN = CfgNode({"REPEATS": 6, "FUSION": "fast", "SKIPS": "layer", "BLOCKS": "plain"})
+
+
+@BACKBONE_REGISTRY.register()
+def build_afictl_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> InterpolatedFPN:
+    """detectron2's ResNet and FPN with an interpolator; weights made for those load by name."""
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    fpn = cfg.MODEL.FPN
+    if _top(cfg) == "pool":
+        top_block = LastLevelMaxPool()
+    else:
+        top_block = LastLevelP6P7(bottom_up.output_shape()["res5"].channels, fpn.OUT_CHANNELS)
+    return InterpolatedFPN(
+        _interpolator(cfg),
+        bottom_up=bottom_up,
+        in_features=fpn.IN_FEATURES,
+        out_channels=fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=top_block,
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_afictl_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckBackbone:
+    """detectron2's ResNet and afictl's PAFPN."""
+    options = {"norm": _norm(cfg), "fuse": cfg.MODEL.FPN.FUSE_TYPE, "top": _top(cfg)}
+    return _neck_backbone(cfg, input_shape, kind="pafpn", **options)
+
+
+@BACKBONE_REGISTRY.register()
+def build_afictl_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckBackbone:
+    """detectron2's ResNet and afictl's BiFPN, which always has batch norm."""
+    options = {key.lower(): value for key, value in _node(cfg).BIFPN.items()}
+    return _neck_backbone(cfg, input_shape, kind="bifpn", **options)
+
+
+def _neck_backbone(cfg: CfgNode, input_shape: ShapeSpec, **neck: Any) -> NeckBackbone:
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    backbone = NeckBackbone(bottom_up, _interpolator(cfg), channels=cfg.MODEL.FPN.OUT_CHANNELS, **neck)
+    if cfg.MODEL.FPN.NORM == "SyncBN":
+        backbone.neck = nn.SyncBatchNorm.convert_sync_batchnorm(backbone.neck)
+    return backbone
+
+
+def _node(cfg: CfgNode) -> CfgNode:
+    if "AFICTL" in cfg.MODEL:
+        return cfg.MODEL.AFICTL
+    defaults = CfgNode({"MODEL": CfgNode()})
+    add_afictl_config(defaults)
+    return defaults.MODEL.AFICTL
+
+
+def _interpolator(cfg: CfgNode) -> nn.Module:
+    node = _node(cfg)
+    if node.INTERPOLATOR_FILE:
+        return AFInterpolator.load(node.INTERPOLATOR_FILE)
+    return build_interpolator(node.INTERPOLATOR, cfg.MODEL.FPN.OUT_CHANNELS)
+
+
+def _norm(cfg: CfgNode) -> str:
+    norm = cfg.MODEL.FPN.NORM
+    if norm not in _NORMS:
+        raise UserError(f"MODEL.FPN.NORM: afictl's PAFPN has 'BN', 'SyncBN' or '', not {norm!r}")
+    return _NORMS[norm]
+
+
+def _top(cfg: CfgNode) -> str:
+    """Where the levels above p5 come from: as in detectron2's R-CNN, or as in its RetinaNet."""
+    return "pool" if "res2" in cfg.MODEL.FPN.IN_FEATURES else "res5"

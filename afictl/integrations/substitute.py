@@ -67,7 +67,7 @@ def _places(model: nn.Module) -> Iterator[Place]:
     yield from torchvision_places(model)
     # A model of detectron2 exists only where that module is loaded already.
     if "detectron2.modeling.backbone.fpn" in sys.modules:
-        from afictl.integrations.detectron2 import detectron2_places
+        from afictl.integrations.detectron2_pyramids import detectron2_places
 
         yield from detectron2_places(model)
 
