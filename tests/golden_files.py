@@ -79,7 +79,7 @@ def golden_image(height: int, width: int) -> Tensor:
 
 def apply_rule_h(
     module: nn.Module,
-    name_map: Callable[[str], str],
+    name_map: Callable[[str], str | None],
     key_list: str,
     factors: Mapping[str, float] | None = None,
 ) -> None:
@@ -96,13 +96,24 @@ def apply_rule_h(
         if tensor.ndim == 0 or not tensor.is_floating_point():
             continue
         reference = name_map(name)
+        assert reference is not None, name
         key = keys[reference]
         assert key.shape == tuple(tensor.shape), f"{name}: {tuple(tensor.shape)}, {reference}: {key.shape}"
-        values = _rule_h(reference, key)
-        for pattern, factor in (factors or {}).items():
-            if re.search(pattern, reference):
-                values = values * factor
-        tensor.copy_(torch.from_numpy(values.reshape(key.shape)))
+        tensor.copy_(_reference_tensor(reference, key, factors))
+
+
+def reference_tensors(key_list: str, factors: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+    """The float32 weights of a reference module under its own names, integers left out."""
+    keys = {name: key for name, key in read_keys(key_list).items() if key.is_float}
+    return {name: _reference_tensor(name, key, factors).float() for name, key in keys.items()}
+
+
+def _reference_tensor(reference: str, key: Key, factors: Mapping[str, float] | None) -> Tensor:
+    values = _rule_h(reference, key)
+    for pattern, factor in (factors or {}).items():
+        if re.search(pattern, reference):
+            values = values * factor
+    return torch.from_numpy(values.reshape(key.shape))
 
 
 def _rule_h(reference: str, key: Key) -> np.ndarray:

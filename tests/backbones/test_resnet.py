@@ -3,9 +3,9 @@ import timm
 import torch
 import torchvision
 
+from afictl.weights.layouts.detectron2_names import BOTTOM_UP, resnest_key
 from tests.backbones.builders import build
 from tests.golden_files import read_keys
-from tests.reference_names import resnest_key
 
 
 def train_step(backbone):
@@ -110,9 +110,11 @@ def test_resnest_equals_timms_classifier():
 def test_resnest_101_has_the_tensors_of_the_reference():
     with torch.device("meta"):
         backbone = build("resnest101e.in1k", frozen_stages=2)
-    ours = {resnest_key(name): value.shape for name, value in backbone.net.state_dict().items() if value.ndim}
+    ours = {
+        BOTTOM_UP + resnest_key(name): value.shape for name, value in backbone.net.state_dict().items() if value.ndim
+    }
     keys = read_keys("afi_cascade_mask_ResNeSt101_PAFPN")
-    bottom_up = {name: key for name, key in keys.items() if name.startswith("backbone.bottom_up.")}
+    bottom_up = {name: key for name, key in keys.items() if name.startswith(BOTTOM_UP)}
     assert ours == {name: key.shape for name, key in bottom_up.items() if key.is_float}
     # the convolutions of stem and res2: what the reference's parameters are more than its trained ones
     assert sum(value.numel() for value in backbone.parameters() if not value.requires_grad) == 364_704

@@ -3,16 +3,20 @@ import timm
 import torch
 from torch.nn import functional as F
 
+from afictl.weights.layouts.detectron2_names import BOTTOM_UP, swin_key
 from tests.backbones.builders import SWIN, build, build_swin
 from tests.golden_files import apply_rule_h, assert_golden, golden_image, read_keys
-from tests.reference_names import swin_key
 
 READ = ("res3", "res4", "res5")
 
 
+def reference_key(name):
+    return BOTTOM_UP + swin_key(name.removeprefix("net."))
+
+
 def test_narrow_swin_equals_the_reference():
     backbone = build_swin(READ).eval()
-    apply_rule_h(backbone, lambda name: swin_key(name.removeprefix("net.")), "afi_cascade_SwinTinyFixture_BiFPN")
+    apply_rule_h(backbone, reference_key, "afi_cascade_SwinTinyFixture_BiFPN")
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.393, 57.12, 57.375]))
     image = F.pad((golden_image(120, 128) - mean) / std, (0, 0, 0, 8))
     with torch.no_grad():
@@ -32,8 +36,8 @@ def test_narrow_swin_equals_the_reference():
 def test_swin_has_the_tensors_of_the_reference(name, options, keys):
     with torch.device("meta"):
         backbone = build_swin(READ) if options == "narrow" else build(name, READ)
-    ours = {swin_key(name.removeprefix("net.")): value.shape for name, value in backbone.state_dict().items()}
-    keys = {name: key for name, key in read_keys(keys).items() if name.startswith("backbone.bottom_up.")}
+    ours = {reference_key(name): value.shape for name, value in backbone.state_dict().items()}
+    keys = {name: key for name, key in read_keys(keys).items() if name.startswith(BOTTOM_UP)}
     assert ours == {name: key.shape for name, key in keys.items() if key.is_float}
 
 

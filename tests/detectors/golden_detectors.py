@@ -1,14 +1,14 @@
 """The R-CNNs whose reference numbers are kept, and how ours is given the same weights."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
 from afictl.detectors import Detector, build_detector
 from afictl.presets import load_preset
+from afictl.weights.layouts.detectron2_names import detector_key
 from tests.golden_files import H_FULL, apply_rule_h, golden_image
-from tests.reference_names import bifpn_key, fpn_key, pafpn_key, rcnn_key, resnet_key, swin_key
 
 # detectron2's MSRA weights: BGR 0..255, mean subtracted, stride in the bottlenecks' first convolution.
 MSRA = (
@@ -31,26 +31,15 @@ class Reference:
     """Its list in ``golden/keys``."""
     preset: str
     overrides: tuple[str, ...]
-    neck_key: Callable[[str], str]
     image_hw: tuple[int, int]
     parameters: int
     is_resnet: bool = True
     """Its images are BGR; a Swin Transformer's are RGB."""
 
-    def key(self, name: str) -> str:
-        """Our tensor name -> the reference's."""
-        part, _, rest = name.partition(".")
-        if part == "neck":
-            return f"backbone.{self.neck_key(rest)}"
-        if part == "head":
-            return rcnn_key(rest)
-        rest = rest.removeprefix("net.")
-        return resnet_key(rest) if self.is_resnet else swin_key(rest)
-
     def build(self) -> Detector:
         """Ours with the reference's weights, in eval mode."""
         model = build_detector(load_preset(self.preset, self.overrides)).eval()
-        apply_rule_h(model, self.key, self.keys, H_FULL)
+        apply_rule_h(model, partial(detector_key, preset=model.preset), self.keys, H_FULL)
         if self.is_resnet:
             stem = model.state_dict()["backbone.net.conv1.weight"]
             stem.copy_(stem.flip(1))
@@ -78,7 +67,6 @@ REFERENCES = [
         keys="d2_mask_rcnn_R50_FPN_3x",
         preset="mask-rcnn-r50-fpn",
         overrides=(*MSRA, NEAREST),
-        neck_key=fpn_key,
         image_hw=(160, 192),
         parameters=44_343_216,
     ),
@@ -88,7 +76,6 @@ REFERENCES = [
         keys="d2_faster_rcnn_R50_FPN_3x",
         preset="faster-rcnn-r50-fpn",
         overrides=(*MSRA, NEAREST),
-        neck_key=fpn_key,
         image_hw=(64, 96),
         parameters=41_699_936,
     ),
@@ -98,7 +85,6 @@ REFERENCES = [
         keys="d2_cascade_mask_rcnn_R50_FPN_3x",
         preset="cascade-rcnn-r50-fpn",
         overrides=(*MSRA, NEAREST),
-        neck_key=fpn_key,
         image_hw=(64, 96),
         parameters=71_984_926,
     ),
@@ -108,7 +94,6 @@ REFERENCES = [
         keys="afi_maskrcnn_R50_PAFPN",
         preset="mask-rcnn-r50-pafpn",
         overrides=MSRA,
-        neck_key=pafpn_key,
         image_hw=(160, 192),
         parameters=53_948_080,
     ),
@@ -121,7 +106,6 @@ REFERENCES = [
             "backbone.options={embed_dim: 32, depths: [2, 2, 2, 2], num_heads: [1, 2, 4, 8], window_size: 4}",
             "neck.repeats=7",
         ),
-        neck_key=bifpn_key,
         image_hw=(120, 128),
         parameters=60_716_785,
         is_resnet=False,

@@ -8,9 +8,9 @@ from torchvision.ops import box_iou
 from afictl.detectors import Detector, build_detector
 from afictl.detectors.cascade_rcnn import CascadeHeads, cascade_mask_rcnn_head
 from afictl.presets import load_preset
+from afictl.weights.layouts.detectron2_names import rcnn_key
 from tests.detectors.conftest import nothing
 from tests.golden_files import read_keys
-from tests.reference_names import rcnn_key
 
 Build = Callable[..., Detector]
 Targets = list[dict[str, Tensor]]

@@ -7,16 +7,12 @@ from torch import Tensor
 from afictl.detectors import Detector
 from tests.detectors.golden_detectors import MSRA, NEAREST, Reference
 from tests.golden_files import TOLERANCE, assert_golden, read_golden
-from tests.reference_names import dense_key, fpn_key
 
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
 
 
 class OneStage(Reference):
     """A detector without regions that the reference numbers were computed with."""
-
-    def key(self, name: str) -> str:
-        return dense_key(name.removeprefix("head.")) if name.startswith("head.") else super().key(name)
 
     def check(self, name: str, tensor: Tensor, **options: float) -> None:
         assert_golden(self.file, self.prefix + name, tensor, **options)
@@ -29,7 +25,6 @@ REFERENCES = [
         keys="d2_retinanet_R50_FPN_3x",
         preset="retinanet-r50-fpn",
         overrides=(*MSRA, NEAREST),
-        neck_key=fpn_key,
         image_hw=(64, 96),
         parameters=37_915_572,
     ),
@@ -41,7 +36,6 @@ REFERENCES = [
         keys="d2_fcos_R50_FPN_1x",
         preset="fcos-r50-fpn",
         overrides=(*MSRA, NEAREST),
-        neck_key=fpn_key,
         image_hw=(64, 96),
         parameters=32_244_245,
     ),

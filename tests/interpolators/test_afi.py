@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from afictl import UserError
 from afictl.interpolators import AFInterpolator
+from afictl.weights.layouts.detectron2_names import generator_key
 from tests.golden_files import apply_rule_h, assert_golden, golden_input, golden_names, read_golden
-from tests.reference_names import generator_key
 
 
 @pytest.fixture(scope="module")

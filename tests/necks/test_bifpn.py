@@ -6,9 +6,9 @@ from afictl.interpolators import build_interpolator
 from afictl.necks import BiFPN, build_neck
 from afictl.necks.bifpn import FusionNode, halve
 from afictl.presets import NeckConfig
+from afictl.weights.layouts.detectron2_names import bifpn_key
 from tests.golden_files import apply_rule_h, assert_golden, golden_names, read_keys
 from tests.necks.backbone_maps import NARROW, SWIN_L, features
-from tests.reference_names import bifpn_key
 
 AFI_GAN = NeckConfig(kind="bifpn", fusion="raw", skips="input", blocks="separable", repeats=7)
 

@@ -5,9 +5,9 @@ from torch.nn import functional as F
 from afictl.interpolators import build_interpolator
 from afictl.necks import PAFPN, build_neck
 from afictl.presets import NeckConfig
+from afictl.weights.layouts.detectron2_names import pafpn_key
 from tests.golden_files import apply_rule_h, assert_golden
 from tests.necks.backbone_maps import NARROW, RESNET50, features
-from tests.reference_names import pafpn_key
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,32 @@
-"""Our names of weights -> the keys of the reference modules in ``golden/keys``."""
+"""Our names of tensors -> those of detectron2 and of the public AFI-GAN, which is built on it."""
+
+from __future__ import annotations
 
 import re
+
+from afictl.presets import Preset
+
+BOTTOM_UP = "backbone.bottom_up."
+"""Of the backbone inside a detectron2 detector with a pyramid."""
+
+
+def detector_key(name: str, preset: Preset) -> str | None:
+    """A tensor of the detector of ``preset`` -> detectron2's; None where detectron2 stores none."""
+    part, _, rest = name.partition(".")
+    if part == "neck":
+        return f"backbone.{_NECKS[preset.neck.kind](rest)}"
+    if part == "backbone":
+        return BOTTOM_UP + backbone_key(rest.removeprefix("net."), preset.backbone.name)
+    dense = preset.detector.kind in ("retinanet", "fcos")
+    return dense_key(rest) if dense else rcnn_key(rest)
+
+
+def backbone_key(name: str, network: str) -> str:
+    """A tensor of timm's ``network`` -> detectron2's."""
+    if network.startswith("swin"):
+        return swin_key(name)
+    return resnest_key(name) if network.startswith("resnest") else resnet_key(name)
+
 
 _GENERATOR = {
     "head": "Generators.0.0.0",
@@ -11,19 +37,17 @@ _GENERATOR = {
 
 
 def generator_key(name: str) -> str:
-    """``AFInterpolator`` -> reference generator."""
+    """``AFInterpolator`` -> AFI-GAN's generator."""
     part, _, rest = name.partition(".")
     if part in _GENERATOR:
         return f"{_GENERATOR[part]}.{rest}"
-    match = re.fullmatch(r"group\.(\d)\.(?:grow\.(\d)|merge)\.weight", name)
-    assert match, name
-    block, conv = match.groups()
+    _, block, conv, *number = name.removesuffix(".weight").split(".")
     prefix = f"Generators.0.1.RDBs.{block}"
-    return f"{prefix}.conv5.weight" if conv is None else f"{prefix}.conv{int(conv) + 1}.0.weight"
+    return f"{prefix}.conv5.weight" if conv == "merge" else f"{prefix}.conv{int(number[0]) + 1}.0.weight"
 
 
 def discriminator_key(name: str) -> str:
-    """``PatchDiscriminator`` -> reference discriminator."""
+    """``PatchDiscriminator`` -> AFI-GAN's discriminator."""
     part, _, rest = name.partition(".")
     if part == "logits":
         return f"Discriminators.0.3.0.{rest}"
@@ -36,12 +60,12 @@ _PAFPN = {"laterals": "fpn_lateral", "outputs": "pafpn_output", "halvings": "paf
 
 
 def fpn_key(name: str) -> str:
-    """``FPN`` -> reference FPN with the generator."""
+    """``FPN`` -> detectron2's, the interpolator -> AFI-GAN's generator in it."""
     return _pyramid_key(name, _FPN)
 
 
 def pafpn_key(name: str) -> str:
-    """``PAFPN`` -> reference PAFPN with the generator."""
+    """``PAFPN`` -> AFI-GAN's."""
     return _pyramid_key(name, _PAFPN)
 
 
@@ -56,7 +80,7 @@ def _pyramid_key(name: str, parts: dict[str, str]) -> str:
 
 
 def bifpn_key(name: str) -> str:
-    """``BiFPN`` of separable blocks -> reference BiFPN with the generator."""
+    """``BiFPN`` of separable blocks -> AFI-GAN's."""
     part, _, rest = name.partition(".")
     if part == "interpolator":
         return f"srf_module.{generator_key(rest)}"
@@ -71,6 +95,7 @@ def bifpn_key(name: str) -> str:
     return f"BiFPNLayer_{layer}_conv{level[1]}_{direction}.{step}.{rest[1]}"
 
 
+_NECKS = {"fpn": fpn_key, "pafpn": pafpn_key, "bifpn": bifpn_key}
 _RPN = {"conv.0.0": "conv", "cls_logits": "objectness_logits", "bbox_pred": "anchor_deltas"}
 
 
@@ -101,34 +126,34 @@ _DENSE = {
 }
 
 
-def dense_key(name: str) -> str:
-    """``RetinaNetHead``, ``FCOSHead`` -> detectron2's."""
+def dense_key(name: str) -> str | None:
+    """``RetinaNetHead``, ``FCOSHead`` -> detectron2's; it does not store the divisor of the losses."""
     part, _, rest = name.partition(".")
-    return f"head.{_DENSE[part]}.{rest}"
+    return f"head.{_DENSE[part]}.{rest}" if part in _DENSE else None
 
 
 def resnet_key(name: str) -> str:
-    """timm's ResNet -> detectron2's, as the bottom-up network of a pyramid."""
+    """timm's ResNet -> detectron2's."""
     name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
     name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
     name = name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
-    return "backbone.bottom_up." + re.sub(r"(?<!conv2\.)bn(\d)\.", r"conv\1.norm.", name)
+    return re.sub(r"(?<!conv2\.)bn(\d)\.", r"conv\1.norm.", name)
 
 
 _DEEP_STEM = {"conv1.0": "1", "conv1.1": "1.norm", "conv1.3": "2", "conv1.4": "2.norm", "conv1.6": "3", "bn1": "3.norm"}
 
 
 def resnest_key(name: str) -> str:
-    """timm's ResNeSt -> detectron2's, as the bottom-up network of a pyramid."""
+    """timm's ResNeSt -> AFI-GAN's."""
     part, _, last = name.rpartition(".")
     if part in _DEEP_STEM:
-        return f"backbone.bottom_up.stem.conv1_{_DEEP_STEM[part]}.{last}"
+        return f"stem.conv1_{_DEEP_STEM[part]}.{last}"
     # the shortcut begins with an average pooling
     return resnet_key(re.sub(r"downsample\.([12])\.", lambda match: f"downsample.{int(match[1]) - 1}.", name))
 
 
 def swin_key(name: str) -> str:
-    """``Swin`` -> Microsoft's, as the bottom-up network of a pyramid; merging ends a stage there."""
+    """``Swin`` -> Microsoft's; merging ends a stage there."""
     name = re.sub(r"^norms\.res(\d)", lambda match: f"norm{int(match[1]) - 2}", name)
     name = re.sub(r"^layers_(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
-    return "backbone.bottom_up." + name.replace("layers_", "layers.")
+    return name.replace("layers_", "layers.")
