@@ -20,6 +20,9 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+_TORCHVISION = "torchvision:"
+_DETECTRON2 = "detectron2:"
+
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -88,8 +91,21 @@ class DetectorConfig(Section):
     """Meta-architecture and its heads; the numbers are detectron2's."""
 
     kind: Literal[
-        "faster-rcnn", "mask-rcnn", "cascade-rcnn", "cascade-mask-rcnn", "retinanet", "fcos", "centermask"
+        "faster-rcnn",
+        "mask-rcnn",
+        "cascade-rcnn",
+        "cascade-mask-rcnn",
+        "retinanet",
+        "fcos",
+        "centermask",
+        "torchvision",
+        "detectron2",
     ] = "faster-rcnn"
+    """The last two are models of those libraries; ``source`` says which."""
+    source: str = ""
+    """Models of other libraries: torchvision's name of the model, or detectron2's configuration."""
+    segments: bool = False
+    """Models of other libraries: whether they have masks. It follows from ``source`` and changes nothing."""
     anchor_sizes: tuple[_Positive, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     """Square root of the anchor area in pixels, one for each level of the pyramid."""
     anchors_per_octave: int = Field(default=1, gt=0)
@@ -123,8 +139,13 @@ class DetectorConfig(Section):
     max_detections: int = Field(default=100, gt=0)
 
     @property
+    def masks(self) -> bool:
+        """Whether the detector has masks, which it trains on."""
+        return self.segments or self.kind in _WITHOUT_MASKS
+
+    @property
     def without_masks(self) -> str | None:
-        """The kind that is the same detector without masks; None for one that has none."""
+        """The kind that is the same detector without masks; None where there is no such kind."""
         return _WITHOUT_MASKS.get(self.kind)
 
 
@@ -236,18 +257,28 @@ def list_presets() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.yaml") if not path.stem.startswith("_"))
 
 
+def list_torchvision_presets() -> list[str]:
+    """Names of the presets that are models of torchvision, such as ``torchvision:fasterrcnn_resnet50_fpn``, sorted."""
+    return sorted(f"{_TORCHVISION}{path.stem}" for path in (_folder() / "torchvision").glob("*.yaml"))
+
+
 def load_preset(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Preset:
     """Load a preset by name or from a YAML file.
 
     Args:
-        name_or_path: a name from ``list_presets()`` or the path of a ``.yaml`` file.
+        name_or_path: a name from ``list_presets()``, the path of a ``.yaml`` file, ``torchvision:`` and the name of a
+            detection model of torchvision, or ``detectron2:`` and a configuration of detectron2.
         overrides: settings such as ``"train.lr=0.01"``; the value is read as YAML.
 
     Raises:
         UserError: unknown preset, unreadable file, unknown key or a value of the wrong kind.
     """
-    path = _find(str(name_or_path))
-    return parse_preset({"name": path.stem, **_read(path)}, overrides, source=str(path))
+    name = str(name_or_path)
+    if name.startswith(_DETECTRON2):
+        return parse_preset(_detectron2_values(name), overrides, source=name)
+    path = _find(name)
+    default = name if name.startswith(_TORCHVISION) else path.stem
+    return parse_preset({"name": default, **_read(path)}, overrides, source=str(path))
 
 
 def parse_preset(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "preset") -> Preset:
@@ -271,7 +302,14 @@ def _validate(values: Mapping[str, Any], source: str) -> Preset:
         raise UserError(f"{source}: {_explain(error)}") from None
 
 
+def _detectron2_values(name: str) -> dict[str, Any]:
+    """What differs from the defaults in a preset that is the configuration behind ``detectron2:``."""
+    return {"name": name, "detector": {"kind": "detectron2", "source": name.removeprefix(_DETECTRON2)}}
+
+
 def _find(name: str) -> Path:
+    if name.startswith(_TORCHVISION):
+        return _find_torchvision(name)
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -282,6 +320,17 @@ def _find(name: str) -> Path:
             f"no preset is called '{name}'{did_you_mean(name, list_presets())}; 'afictl model list' shows all presets"
         )
     return _folder() / f"{name}.yaml"
+
+
+def _find_torchvision(name: str) -> Path:
+    known = [each.removeprefix(_TORCHVISION) for each in list_torchvision_presets()]
+    model = name.removeprefix(_TORCHVISION)
+    if model not in known:
+        raise UserError(
+            f"no model of torchvision with a feature pyramid is called '{model}'{did_you_mean(model, known)}; "
+            f"there are {', '.join(known)}"
+        )
+    return _folder() / "torchvision" / f"{model}.yaml"
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

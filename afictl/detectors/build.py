@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from afictl.backbones import build_backbone
+from afictl.detectors.adapter import AdaptedDetector
 from afictl.detectors.cascade_rcnn import cascade_mask_rcnn_head, cascade_rcnn_head
 from afictl.detectors.centermask import centermask_head
 from afictl.detectors.detector import Detector
@@ -15,6 +16,7 @@ from afictl.detectors.faster_rcnn import faster_rcnn_head
 from afictl.detectors.fcos import fcos_head
 from afictl.detectors.mask_rcnn import mask_rcnn_head
 from afictl.detectors.retinanet import retinanet_head
+from afictl.detectors.torchvision_models import torchvision_detector
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator
 from afictl.necks import build_neck, input_levels
@@ -31,6 +33,24 @@ _HEADS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def _detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Module) -> AdaptedDetector:
+    """A model of detectron2, which is imported here alone."""
+    try:
+        import detectron2  # noqa: F401
+    except ImportError:
+        raise UserError(
+            f"{preset.name}: detectron2 is not installed; "
+            "see https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
+        ) from None
+    raise UserError(f"{preset.name}: models of detectron2 cannot be built yet")
+
+
+_FOREIGN: dict[str, Callable[[Preset, int, nn.Module], AdaptedDetector]] = {
+    "torchvision": torchvision_detector,
+    "detectron2": _detectron2_detector,
+}
+
+
 def build_detector(
     preset: str | Path | Preset, num_classes: int | None = None, interpolator: str | nn.Module | None = None
 ) -> Detector:
@@ -43,7 +63,8 @@ def build_detector(
             the one that was used.
 
     Raises:
-        UserError: unknown preset or interpolator, an interpolator of another width, or no class.
+        UserError: unknown preset or interpolator, an interpolator of another width, no class, or for a model of
+            another library a setting that the model cannot have.
     """
     if not isinstance(preset, Preset):
         preset = load_preset(preset)
@@ -51,6 +72,8 @@ def build_detector(
     if num_classes < 1:
         raise UserError(f"a detector needs at least one class, got num_classes={num_classes}")
     preset, module = _choose_interpolator(preset, interpolator)
+    if preset.detector.kind in _FOREIGN:
+        return _FOREIGN[preset.detector.kind](preset, num_classes, module)
     backbone = build_backbone(preset.backbone, input_levels(preset.neck))
     neck = build_neck(preset.neck, backbone.channels, module)
     head = _HEADS[preset.detector.kind](preset.detector, neck.channels, neck.strides, num_classes)

@@ -84,9 +84,16 @@ class Detector(nn.Module):
         """
         if not self.training:
             sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-            return [_paste(*pair) for pair in zip(self.detect(images), sizes, strict=True)]
+            return [self._with_masks(*pair) for pair in zip(self.detect(images), sizes, strict=True)]
+        return self.losses_and_pyramid(images, targets)[0]
+
+    def losses_and_pyramid(
+        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """In train mode: the losses, and the neck's maps that they were computed from."""
         batch = self.batch(images)
-        return self.head(batch, self._pyramid(batch), targets)
+        features = self._pyramid(batch)
+        return self.head(batch, features, targets), features
 
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """As in eval mode, with ``mask_probs`` (n, M, M) on each box's grid instead of pasted ``masks``."""
@@ -98,6 +105,20 @@ class Detector(nn.Module):
     def pyramid(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
         """The neck's maps of the batch, ``p2`` (N, C, H/4, W/4) and coarser."""
         return self._pyramid(self.batch(images))
+
+    def paste_masks(self, mask_probs: Tensor, boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Masks bool (n, H, W) of an image of ``size_hw`` from ``mask_probs`` (n, M, M) on the grids of ``boxes``."""
+        return paste_masks(mask_probs, boxes, size_hw)
+
+    @property
+    def interpolator_prefix(self) -> str:
+        """How the names of the interpolator's tensors in the state dict begin."""
+        return next(name for name, part in self.named_modules() if part is self.neck.interpolator) + "."
+
+    @property
+    def class_layers(self) -> tuple[str, ...]:
+        """How the names of the tensors in the state dict begin whose shapes depend on the classes."""
+        return tuple(f"head.{prefix}" for prefix in self.head.class_layers)
 
     def batch(self, images: Sequence[Tensor]) -> ImageBatch:
         """Normalise ``images``, pad them to one size that the neck can halve, on the detector's device."""
@@ -117,10 +138,8 @@ class Detector(nn.Module):
     def _pyramid(self, batch: ImageBatch) -> dict[str, Tensor]:
         return self.neck(self.backbone(batch.tensor))
 
-
-def _paste(detection: dict[str, Tensor], size_hw: tuple[int, int]) -> dict[str, Tensor]:
-    if "mask_probs" not in detection:
-        return detection
-    probs = detection["mask_probs"]
-    rest = {name: value for name, value in detection.items() if name != "mask_probs"}
-    return {**rest, "masks": paste_masks(probs, detection["boxes"], size_hw)}
+    def _with_masks(self, detection: dict[str, Tensor], size_hw: tuple[int, int]) -> dict[str, Tensor]:
+        if "mask_probs" not in detection:
+            return detection
+        rest = {name: value for name, value in detection.items() if name != "mask_probs"}
+        return {**rest, "masks": self.paste_masks(detection["mask_probs"], detection["boxes"], size_hw)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
@@ -41,24 +42,41 @@ class RCNNHead(nn.Module):
         With the defaults that is 1000 proposals and 100 masks for one image. Pooling is left out.
         """
         heads, maps = self.roi_heads, list(features.values())
-        channels = maps[0].shape[1]
+        return region_parts(self.rpn.head, heads, heads.box_stages, self.rpn.proposals_test, maps)
 
-        def box_heads() -> None:
-            regions = maps[0].new_zeros((self.rpn.proposals_test, channels, *heads.box_roi_pool.output_size))
-            for box_head, predictor in heads.box_stages:
-                predictor(box_head(regions))
 
-        def mask_head() -> None:
-            regions = maps[0].new_zeros((heads.detections_per_img, channels, *heads.mask_roi_pool.output_size))
-            heads.mask_predictor(heads.mask_head(regions))
+def region_parts(
+    rpn_head: nn.Module,
+    heads: Any,
+    box_stages: Sequence[tuple[nn.Module, nn.Module]],
+    proposals: int,
+    maps: list[Tensor],
+) -> list[HeadPart]:
+    """The parts of a two-stage head.
 
-        times = f"{len(heads.box_stages)} x " if len(heads.box_stages) > 1 else ""
-        load = f"{times}{self.rpn.proposals_test} regions"
-        parts = [
-            HeadPart("rpn", "all levels", lambda: self.rpn.head(maps), (self.rpn.head,)),
-            HeadPart("box head", load, box_heads, (heads.box_head, heads.box_predictor)),
-        ]
-        if heads.has_mask():
-            load = f"{heads.detections_per_img} regions"
-            parts.append(HeadPart("mask head", load, mask_head, (heads.mask_head, heads.mask_predictor)))
-        return parts
+    Args:
+        rpn_head: run on all ``maps``.
+        heads: region heads of ours or of torchvision.
+        box_stages: box head and predictor of each stage.
+        proposals: regions that the box heads see.
+    """
+    channels = maps[0].shape[1]
+
+    def box_heads() -> None:
+        regions = maps[0].new_zeros((proposals, channels, *heads.box_roi_pool.output_size))
+        for box_head, predictor in box_stages:
+            predictor(box_head(regions))
+
+    def mask_head() -> None:
+        regions = maps[0].new_zeros((heads.detections_per_img, channels, *heads.mask_roi_pool.output_size))
+        heads.mask_predictor(heads.mask_head(regions))
+
+    times = f"{len(box_stages)} x " if len(box_stages) > 1 else ""
+    parts = [
+        HeadPart("rpn", "all levels", lambda: rpn_head(maps), (rpn_head,)),
+        HeadPart("box head", f"{times}{proposals} regions", box_heads, (heads.box_head, heads.box_predictor)),
+    ]
+    if heads.has_mask():
+        load = f"{heads.detections_per_img} regions"
+        parts.append(HeadPart("mask head", load, mask_head, (heads.mask_head, heads.mask_predictor)))
+    return parts

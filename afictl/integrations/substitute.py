@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.integrations.place import Place
 from afictl.integrations.torchvision import torchvision_places
@@ -41,7 +40,7 @@ def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
     for name, value in (("model", model), ("interpolator", interpolator)):
         if not isinstance(value, nn.Module):
             raise UserError(f"substitute_interpolator: {name} is a torch.nn.Module, not {value!r:.80}")
-    detectors = [module for module in model.modules() if isinstance(module, Detector)]
+    detectors: list[Any] = [module for module in model.modules() if _is_detector(module)]
     config = _describe(interpolator) if detectors else None
     places = [place for place in _places(model) if place.steps > 0]
     if not places:
@@ -59,10 +58,16 @@ def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
     return sum(place.steps for place in places)
 
 
+def _is_detector(module: nn.Module) -> bool:
+    """Whether it is a detector of afictl; told by its parts, for ``detectors`` imports this package."""
+    return all(hasattr(module, name) for name in ("preset", "neck", "head"))
+
+
 def _places(model: nn.Module) -> Iterator[Place]:
     for module in model.modules():
-        if isinstance(module, Detector):
-            neck = module.neck
+        # The neck of an adapted detector is no module; the pyramid that it shows is found below.
+        if _is_detector(module) and isinstance(neck := cast(Any, module).neck, nn.Module):
+            neck = cast(Any, neck)
             yield Place(neck, neck.channels, neck.enlargements, next(neck.parameters()), type(neck))
     yield from torchvision_places(model)
     # A model of detectron2 exists only where that module is loaded already.

@@ -1,0 +1,111 @@
+"""torchvision's detection models with a ResNet-50 and a feature pyramid, built by torchvision's own functions.
+
+Source: torchvision.models.detection. Their numbers are in ``presets/torchvision``. A preset that changes a number which
+the model takes (sizes of anchors, sampling, thresholds) changes it in the model; any other change is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torchvision.models import detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from afictl.backbones.norms import freeze_batch_norm
+from afictl.detectors.adapter import AdaptedDetector
+from afictl.detectors.torchvision_views import BodyView, DenseView, FpnView, RegionView, TorchvisionDetector
+from afictl.errors import UserError
+from afictl.integrations import substitute_interpolator
+from afictl.presets import BackboneConfig, DetectorConfig, Preset, load_preset
+
+_STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+"""Parts of the body that ``frozen_stages`` counts."""
+
+_REGION_ARGUMENTS = {
+    "rpn_batch": "rpn_batch_size_per_image",
+    "proposals_before_nms_train": "rpn_pre_nms_top_n_train",
+    "proposals_before_nms_test": "rpn_pre_nms_top_n_test",
+    "proposals_train": "rpn_post_nms_top_n_train",
+    "proposals_test": "rpn_post_nms_top_n_test",
+    "roi_batch": "box_batch_size_per_image",
+    "score_threshold": "box_score_thresh",
+    "nms_threshold": "box_nms_thresh",
+    "max_detections": "box_detections_per_img",
+}
+"""Keys of ``detector`` and torchvision's names for them in its two-stage models."""
+
+_DENSE_ARGUMENTS = {
+    "candidates": "topk_candidates",
+    "score_threshold": "score_thresh",
+    "nms_threshold": "nms_thresh",
+    "max_detections": "detections_per_img",
+}
+"""Keys of ``detector`` and torchvision's names for them in RetinaNet and FCOS."""
+
+_CHANGEABLE = {
+    "backbone": {"pretrained", "frozen_stages", "norm"},
+    # FCOS takes its size ranges from its anchors; what halves the anchors halves the ranges beside them.
+    "detector": {"anchor_sizes", "size_ranges"},
+    "neck": set[str](),
+}
+"""Keys that every model takes, beside its arguments."""
+
+
+def torchvision_detector(preset: Preset, num_classes: int, interpolator: nn.Module) -> AdaptedDetector:
+    """The model ``preset.detector.source`` with random weights and ``interpolator`` in its pyramid.
+
+    Args:
+        num_classes: K; torchvision counts one more, for its index 0.
+
+    Raises:
+        UserError: no such model, a setting that it cannot have, or an interpolator of another width than 256.
+    """
+    config = preset.detector
+    dense = config.source.startswith(("retinanet", "fcos"))
+    arguments = _DENSE_ARGUMENTS if dense else _REGION_ARGUMENTS
+    _require_possible(preset, {*arguments})
+    model: Any = getattr(detection, config.source)(
+        weights=None,
+        weights_backbone=None,
+        num_classes=1 + num_classes,
+        **{theirs: getattr(config, ours) for ours, theirs in arguments.items()},
+    )
+    (model if dense else model.rpn).anchor_generator = _anchors(config)
+    _freeze(model.backbone.body, preset.backbone)
+    substitute_interpolator(model, interpolator)
+    neck = FpnView(model.backbone.fpn, "p3" if dense else "p2")
+    body = BodyView(preset.backbone.name, model.backbone.body, model.backbone.fpn)
+    head = DenseView(model, num_classes) if dense else RegionView(model, num_classes)
+    return TorchvisionDetector(preset, model, body, neck, head, num_classes)
+
+
+def _require_possible(preset: Preset, arguments: set[str]) -> None:
+    """Refuse what would silently be ignored: a setting that differs from the model's and is none of its arguments."""
+    source = preset.detector.source
+    fixed = load_preset(f"torchvision:{source}")
+    architecture = fixed.backbone.name.split(".")[0]
+    for section, keys in _CHANGEABLE.items():
+        own, theirs = getattr(preset, section).model_dump(), getattr(fixed, section).model_dump()
+        for key in own.keys() - keys - (arguments if section == "detector" else set()):
+            tag_only = (section, key) == ("backbone", "name") and own[key].split(".")[0] == architecture
+            if own[key] != theirs[key] and not tag_only:
+                raise UserError(
+                    f"{preset.name}: {section}.{key} is {theirs[key]!r} in torchvision's {source} and cannot be "
+                    f"{own[key]!r}; take a preset of afictl for another architecture"
+                )
+
+
+def _anchors(config: DetectorConfig) -> AnchorGenerator:
+    """torchvision's anchors, whose further sizes of an octave are whole pixels."""
+    steps = [2 ** (i / config.anchors_per_octave) for i in range(1, config.anchors_per_octave)]
+    sizes = tuple((size, *(int(size * step) for step in steps)) for size in config.anchor_sizes)
+    return AnchorGenerator(sizes, (config.anchor_ratios,) * len(sizes))
+
+
+def _freeze(body: nn.ModuleDict, config: BackboneConfig) -> None:
+    """As in our own backbones: frozen stages keep their statistics too, which torchvision's v2 models go on to move."""
+    if config.norm == "frozen-batch":
+        freeze_batch_norm(body)
+    for name in (name for stage in _STAGES[: config.frozen_stages] for name in stage):
+        body[name] = freeze_batch_norm(body[name]).requires_grad_(False)
