@@ -9,6 +9,9 @@ from afictl.presets import Preset
 
 DETECTOR = "detector"
 """The ``format`` of a detector's file."""
+INTERPOLATOR = "afi-interpolator"
+"""That of ``AFInterpolator.save``."""
+DISCRIMINATOR = "discriminator"
 VERSION = 1
 
 

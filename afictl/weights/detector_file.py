@@ -18,7 +18,6 @@ from afictl.weights.loading import load_tensors
 
 _FORMAT = "detector"
 _VERSION = 1
-_INTERPOLATOR = "neck.interpolator."
 _OTHERS = {"afi-interpolator": "an AF interpolator"}
 
 
@@ -69,8 +68,9 @@ def load_detector(path: str | Path, interpolator: str | nn.Module | None = None)
     detector = build_detector(preset, num_classes=len(classes), interpolator=interpolator)
     tensors = checkpoint.tensors
     if interpolator is not None:
-        kept = {k: v for k, v in detector.state_dict().items() if k.startswith(_INTERPOLATOR)}
-        tensors = {k: v for k, v in tensors.items() if not k.startswith(_INTERPOLATOR)} | kept
+        prefix = detector.interpolator_prefix
+        kept = {k: v for k, v in detector.state_dict().items() if k.startswith(prefix)}
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(prefix)} | kept
     report = load_tensors(detector, tensors)
     if not report.complete:
         raise UserError(f"{checkpoint.path}: its weights do not fit its preset '{preset.name}': {report}")

@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from afictl.weights.checkpoint import Checkpoint
+from afictl.weights.layouts.afigan import translate_discriminator, translate_generator
+from afictl.weights.layouts.detectron2 import translate as translate_detectron2
 
-LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = ()
+LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
+    translate_detectron2,
+    translate_generator,
+    translate_discriminator,
+)
 """Every foreign layout; the first that knows a checkpoint translates it."""
 
 

@@ -87,12 +87,12 @@ def bifpn_key(name: str) -> str:
     if part == "inputs":
         rest = rest.replace("laterals.p6.0", "top_block.p6.conv").replace("laterals.p6.1", "top_block.p6.norm")
         return "before_bifpn." + re.sub(r"skips\.(p\d)", r"\1_skip", rest.replace("laterals.p", "lateral"))
-    layer, path, level, node, *rest = rest.split(".")
+    layer, path, level, node, *block = rest.split(".")
     if node == "weights":
         return f"BiFPNLayer_{layer}_{level}_{'w1' if path == 'top_down' else 'w2'}"
     direction = "up" if path == "top_down" else "down"
-    step = {"1": "depthwise", "2": "pointwise", "3": "norm"}[rest[0]]
-    return f"BiFPNLayer_{layer}_conv{level[1]}_{direction}.{step}.{rest[1]}"
+    step = {"1": "depthwise", "2": "pointwise", "3": "norm"}[block[0]]
+    return f"BiFPNLayer_{layer}_conv{level[1]}_{direction}.{step}.{block[1]}"
 
 
 _NECKS = {"fpn": fpn_key, "pafpn": pafpn_key, "bifpn": bifpn_key}
