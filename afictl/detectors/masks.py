@@ -7,7 +7,7 @@ the centre of pixel (row i, column j) is at (j + 0.5, i + 0.5).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,11 +17,26 @@ from torchvision.ops import roi_align
 _CHUNK_BYTES = 2**28
 
 
+def paste_masks(mask_probs: Tensor, boxes: Tensor, size_hw: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """All masks at once, bool (N, H, W).
+
+    Args:
+        mask_probs: (N, M, M) probabilities on each box's grid.
+        boxes: (N, 4) pixels of the image to paste into; not rounded.
+        size_hw: height and width of that image.
+        threshold: probability from which a pixel belongs to the instance.
+    """
+    pasted = torch.zeros((len(boxes), *size_hw), dtype=torch.bool, device=mask_probs.device)
+    for image, probs, box in zip(pasted, mask_probs, boxes.tolist(), strict=True):
+        _paste_into(image, probs, box, threshold)
+    return pasted
+
+
 def iter_pasted_masks(
     mask_probs: Tensor,
     boxes: Tensor,
     size_hw: tuple[int, int],
-    threshold: float = 0.5,
+    paste: Callable[[Tensor, Tensor, tuple[int, int]], Tensor] = paste_masks,
     chunk_bytes: int = _CHUNK_BYTES,
 ) -> Iterator[Tensor]:
     """Paste masks a few at a time, so that 100 instances of a large photograph need no gigabytes.
@@ -30,7 +45,7 @@ def iter_pasted_masks(
         mask_probs: (N, M, M) probabilities on each box's grid.
         boxes: (N, 4) pixels of the image to paste into; not rounded.
         size_hw: height and width of that image.
-        threshold: probability from which a pixel belongs to the instance.
+        paste: the detector's own method where it is not this function.
         chunk_bytes: most memory of one answer.
 
     Yields:
@@ -40,15 +55,7 @@ def iter_pasted_masks(
     step = max(1, chunk_bytes // max(1, height * width))
     for start in range(0, len(boxes), step):
         part = slice(start, start + step)
-        yield paste_masks(mask_probs[part], boxes[part], size_hw, threshold)
-
-
-def paste_masks(mask_probs: Tensor, boxes: Tensor, size_hw: tuple[int, int], threshold: float = 0.5) -> Tensor:
-    """All masks at once, bool (N, H, W); arguments as of ``iter_pasted_masks``."""
-    pasted = torch.zeros((len(boxes), *size_hw), dtype=torch.bool, device=mask_probs.device)
-    for image, probs, box in zip(pasted, mask_probs, boxes.tolist(), strict=True):
-        _paste_into(image, probs, box, threshold)
-    return pasted
+        yield paste(mask_probs[part], boxes[part], size_hw)
 
 
 def _paste_into(image: Tensor, probs: Tensor, box: list[float], threshold: float) -> None:

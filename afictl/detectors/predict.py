@@ -10,7 +10,6 @@ from torchvision.ops import clip_boxes_to_image
 
 from afictl.data.transforms import move_boxes, resize_for
 from afictl.detectors.detector import Detector
-from afictl.detectors.masks import paste_masks
 
 
 @torch.no_grad()
@@ -32,7 +31,7 @@ def predict(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tens
         size = (image.shape[1], image.shape[2])
         answer = to_original(detection, (seen.shape[1], seen.shape[2]), size)
         if "mask_probs" in answer:
-            answer["masks"] = paste_masks(answer.pop("mask_probs"), answer["boxes"], size)
+            answer["masks"] = detector.paste_masks(answer.pop("mask_probs"), answer["boxes"], size)
         answers.append(answer)
     return answers
 

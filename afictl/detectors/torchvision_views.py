@@ -41,7 +41,11 @@ class TorchvisionDetector(AdaptedDetector):
         It grows each box by a cell of its grid and rounds it to whole pixels. The exact way of ``masks.paste_masks``
         would shift them: torchvision also trains with a cut that is half a pixel off, which its rounding mends.
         """
-        return paste_masks_in_image(mask_probs[:, None].float(), boxes.float(), size_hw)[:, 0] > 0.5
+        pasted = torch.zeros((len(boxes), *size_hw), dtype=torch.bool, device=mask_probs.device)
+        for i in range(len(boxes)):  # one at a time: all of a photograph as float32 would take gigabytes
+            one = slice(i, i + 1)
+            pasted[i] = paste_masks_in_image(mask_probs[one, None].float(), boxes[one].float(), size_hw)[0, 0] > 0.5
+        return pasted
 
 
 class BodyView:

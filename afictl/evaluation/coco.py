@@ -105,7 +105,7 @@ def _answers(
         with autocast():
             detections = detector.detect([image.to(device) for image in batch.images])
         for image_id, *sizes, detection in _zipped(batch, detections):
-            yield image_id, _our_answer(detection, *sizes)
+            yield image_id, _our_answer(detector, detection, *sizes)
 
 
 def _zipped(batch: EvalBatch, detections: list[dict[str, Tensor]]) -> Iterator[tuple[Any, ...]]:
@@ -113,12 +113,14 @@ def _zipped(batch: EvalBatch, detections: list[dict[str, Tensor]]) -> Iterator[t
     return zip(batch.image_ids, seen, batch.original_sizes, detections, strict=True)
 
 
-def _our_answer(detection: dict[str, Tensor], seen_hw: tuple[int, int], original_hw: tuple[int, int]) -> _Answer:
+def _our_answer(
+    detector: Any, detection: dict[str, Tensor], seen_hw: tuple[int, int], original_hw: tuple[int, int]
+) -> _Answer:
     detection = to_original(detection, seen_hw, original_hw)
     probabilities = detection.get("mask_probs")
     if probabilities is None:
         return detection, None
-    return detection, iter_pasted_masks(probabilities.float(), detection["boxes"], original_hw)
+    return detection, iter_pasted_masks(probabilities.float(), detection["boxes"], original_hw, detector.paste_masks)
 
 
 def _convention_answer(detection: dict[str, Tensor]) -> _Answer:

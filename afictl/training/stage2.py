@@ -44,9 +44,7 @@ class Extractor(nn.Module):
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], Pyramid]:
         """Detection losses and the pyramid of ``images``."""
-        batch = self.detector.batch(images)
-        features = self.detector.neck(self.detector.backbone(batch.tensor))
-        return self.detector.head(batch, features, targets), features
+        return self.detector.losses_and_pyramid(images, targets)
 
 
 def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
@@ -74,7 +72,7 @@ def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
 def build_student(guide: Detector, preset: Preset, interpolator: AFInterpolator) -> Detector:
     """A detector with the guide's weights and ``interpolator`` that works on half-size images."""
     student = build_detector(half_size_preset(preset, interpolator), guide.num_classes, interpolator)
-    prefix = "neck.interpolator."
+    prefix = student.interpolator_prefix
     weights = {name: value for name, value in guide.state_dict().items() if not name.startswith(prefix)}
     own = {name: value for name, value in student.state_dict().items() if name.startswith(prefix)}
     student.load_state_dict({**weights, **own})

@@ -25,8 +25,6 @@ from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, box_ap, load_splits, measure, save_weights, update, uses_masks
 from afictl.weights import LoadReport, load_backbone_weights, load_tensors, read_checkpoint
 
-_INTERPOLATOR = "neck.interpolator."
-
 
 @dataclass(frozen=True)
 class Start:
@@ -160,7 +158,8 @@ def load_start(detector: Detector, start: Start) -> list[str]:
     if start.weights:
         tensors = read_checkpoint(start.weights).tensors
         if start.interpolator:  # the one that was asked for, not the one of the checkpoint
-            tensors = {name: value for name, value in tensors.items() if not name.startswith(_INTERPOLATOR)}
+            prefix = detector.interpolator_prefix
+            tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
         report = load_tensors(detector, tensors)
         _check(detector, report, start.weights)
         return [f"{start.weights}: {len(report.matched)} tensors loaded", *_replaced(detector, report)]
@@ -175,7 +174,7 @@ def load_start(detector: Detector, start: Start) -> list[str]:
 def _replaced(detector: Detector, report: LoadReport) -> list[str]:
     """What did not come from the weights that were loaded, in words."""
     lines = []
-    if any(name.startswith(_INTERPOLATOR) for name in report.missing):
+    if any(name.startswith(detector.interpolator_prefix) for name in report.missing):
         lines.append(f"the interpolator '{detector.neck.interpolator.kind}' starts from its own weights")
     if report.mismatched:
         lines.append(f"layers of other classes start anew for {detector.num_classes}: {', '.join(report.mismatched)}")
@@ -184,7 +183,7 @@ def _replaced(detector: Detector, report: LoadReport) -> list[str]:
 
 def _check(detector: Detector, report: LoadReport, path: Path) -> None:
     """Only the interpolator and the class-dependent layers may differ from the detector that is started from."""
-    free = (_INTERPOLATOR, *(f"head.{prefix}" for prefix in detector.head.class_layers))
+    free = (detector.interpolator_prefix, *detector.class_layers)
     missing = [name for name in (*report.missing, *report.mismatched) if not name.startswith(free)]
     unexpected = [name for name in report.unexpected if not name.startswith(free)]
     if missing or unexpected:

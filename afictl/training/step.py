@@ -93,13 +93,14 @@ def uses_masks(preset: Preset, data: Splits) -> bool:
     Raises:
         UserError: it does and a split has none.
     """
-    if preset.detector.without_masks is None:
+    if not preset.detector.masks:
         return False
+    simpler = preset.detector.without_masks
+    hint = f"; without masks the same detector is --set detector.kind={simpler}" if simpler else ""
     for index in data:
         if not index.has_masks:
             raise UserError(
-                f"{index.annotation_file}: no annotation has a 'segmentation', which {preset.name} trains on;"
-                f" without masks the same detector is --set detector.kind={preset.detector.without_masks}"
+                f"{index.annotation_file}: no annotation has a 'segmentation', which {preset.name} trains on{hint}"
             )
     return True
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from afictl.data import CocoIndex
 from afictl.data.transforms import resize_for
-from afictl.detectors import paste_masks, to_original
+from afictl.detectors import to_original
 from afictl.visualization.detections import comparison_figure
 from afictl.visualization.pictures import Picture, data_pictures, distinct
 from afictl.weights import LoadedDetector, load_detector
@@ -83,7 +83,7 @@ def _find(loaded: LoadedDetector, image: Tensor, threshold: float, classes: Sequ
     moved = to_original(detection, (seen.shape[1], seen.shape[2]), size)
     found = {name: values[moved["scores"] >= threshold].cpu() for name, values in moved.items()}
     if "mask_probs" in found:
-        found["masks"] = paste_masks(found.pop("mask_probs"), found["boxes"], size)
+        found["masks"] = loaded.detector.paste_masks(found.pop("mask_probs"), found["boxes"], size)
     found["labels"] = torch.tensor(
         [classes.index(loaded.classes[label - 1]) + 1 for label in found["labels"].tolist()],
         dtype=torch.int64,

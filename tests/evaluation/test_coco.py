@@ -10,7 +10,7 @@ from torch import nn
 from afictl.data import load_coco
 from afictl.data.masks import draw_segmentation
 from afictl.data.shapes import make_shapes
-from afictl.detectors import build_detector
+from afictl.detectors import build_detector, paste_masks
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, evaluate, score_predictions
 from afictl.presets import InputConfig, load_preset
@@ -61,6 +61,8 @@ class Oracle(nn.Module):
 
 class ResizedOracle(Oracle):
     """Our convention: sees resized images in batches, answers in their pixels, masks on the boxes' grids."""
+
+    paste_masks = staticmethod(paste_masks)
 
     def __init__(self, index, size):
         super().__init__(index)
