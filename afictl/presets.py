@@ -103,7 +103,8 @@ class DetectorConfig(Section):
     ] = "faster-rcnn"
     """The last two are models of those libraries; ``source`` says which."""
     source: str = ""
-    """Models of other libraries: torchvision's name of the model, or detectron2's configuration."""
+    """Models of other libraries: torchvision's name of the model; detectron2's of a configuration in its model zoo, or
+    ``{...}``, a configuration itself, as YAML of all that is not detectron2's default."""
     segments: bool = False
     """Models of other libraries: whether they have masks. It follows from ``source`` and changes nothing."""
     anchor_sizes: tuple[_Positive, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -303,8 +304,10 @@ def _validate(values: Mapping[str, Any], source: str) -> Preset:
 
 
 def _detectron2_values(name: str) -> dict[str, Any]:
-    """What differs from the defaults in a preset that is the configuration behind ``detectron2:``."""
-    return {"name": name, "detector": {"kind": "detectron2", "source": name.removeprefix(_DETECTRON2)}}
+    """What the configuration behind ``detectron2:`` says; read by detectron2, which is optional."""
+    from afictl.detectron2_configs import preset_values
+
+    return preset_values(name.removeprefix(_DETECTRON2))
 
 
 def _find(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,15 +35,11 @@ _HEADS: dict[str, Callable[..., nn.Module]] = {
 
 
 def _detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Module) -> AdaptedDetector:
-    """A model of detectron2, which is imported here alone."""
-    try:
-        import detectron2  # noqa: F401
-    except ImportError:
-        raise UserError(
-            f"{preset.name}: detectron2 is not installed; "
-            "see https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
-        ) from None
-    raise UserError(f"{preset.name}: models of detectron2 cannot be built yet")
+    """A model of detectron2, which is optional: imported only for presets that ask for it."""
+    importlib.import_module("afictl.detectron2_configs")  # says where to get detectron2 if it is absent
+    from afictl.detectors.detectron2_models import detectron2_detector
+
+    return detectron2_detector(preset, num_classes, interpolator)
 
 
 _FOREIGN: dict[str, Callable[[Preset, int, nn.Module], AdaptedDetector]] = {

@@ -37,6 +37,7 @@ except ModuleNotFoundError as error:
         name="detectron2",
     ) from None
 
+from afictl.detectron2_configs import add_afictl_config
 from afictl.integrations.detectron2_pyramids import InterpolatedFPN, NeckBackbone
 
 __all__ = [
@@ -50,20 +51,6 @@ __all__ = [
 
 # detectron2's names of norms -> ours. Over several devices, SyncBN counts the batches of all.
 _NORMS = {"": "none", "BN": "batch", "SyncBN": "batch"}
-
-
-def add_afictl_config(cfg: CfgNode) -> None:
-    """Add the node ``cfg.MODEL.AFICTL``, which the registered backbones read; without it they use these defaults.
-
-    ``INTERPOLATOR``: a kind, see ``afictl.build_interpolator``. ``INTERPOLATOR_FILE``: an AF interpolator that
-    ``afictl pretrain`` made, instead; the file is needed whenever the model is built, its weights give way to those
-    of ``MODEL.WEIGHTS`` where that holds an interpolator. ``BIFPN``: as ``afictl.presets.NeckConfig`` documents. Width,
-    norm and fusion of all pyramids are ``cfg.MODEL.FPN.OUT_CHANNELS``, ``NORM`` and ``FUSE_TYPE``.
-    """
-    node = cfg.MODEL.AFICTL = CfgNode()
-    node.INTERPOLATOR = "afi"
-    node.INTERPOLATOR_FILE = ""
-    node.BIFPN = CfgNode({"REPEATS": 6, "FUSION": "fast", "SKIPS": "layer", "BLOCKS": "plain"})
 
 
 @BACKBONE_REGISTRY.register()

@@ -6,7 +6,7 @@ Both are plain modules, to be built directly or by ``LazyCall``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from detectron2.layers import ShapeSpec
@@ -46,7 +46,10 @@ class InterpolatedFPN(FPN):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images (N, 3, H, W) -> maps ``p{i}`` (N, C, H / 2^i, W / 2^i), finest first."""
-        bottom_up = self.bottom_up(x)
+        return self.pyramid(self.bottom_up(x))
+
+    def pyramid(self, bottom_up: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same from the maps of the bottom-up network."""
         names = list(self.output_shape())
         running = self.lateral_convs[0](bottom_up[self.in_features[-1]])
         outputs = [self.output_convs[0](running)]
@@ -89,7 +92,11 @@ class NeckBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images (N, 3, H, W) -> maps ``p{i}`` (N, C, H / 2^i, W / 2^i), finest first."""
-        return self.neck(self.bottom_up(x))
+        return self.pyramid(self.bottom_up(x))
+
+    def pyramid(self, bottom_up: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same from the maps of the bottom-up network."""
+        return self.neck(bottom_up)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each level."""

@@ -1,0 +1,82 @@
+"""detectron2's R-CNNs and RetinaNet with a feature pyramid, built by detectron2 from its YAML configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+import afictl.integrations.detectron2  # noqa: F401  # its backbones may be named in a configuration
+from afictl.detectors.adapter import AdaptedDetector
+from afictl.detectors.detectron2_views import BottomUpView, DenseView, PyramidView, RegionView
+from afictl.detectron2_configs import anchor_sizes, changeable, model_values, read_config
+from afictl.errors import UserError
+from afictl.integrations import substitute_interpolator
+from afictl.integrations.detectron2_pyramids import NeckBackbone
+from afictl.presets import Preset
+
+# FCOS of ours reads size_ranges; what halves the anchors halves them too.
+_ALWAYS = {"backbone.name", "backbone.pretrained", "detector.source", "detector.anchor_sizes", "detector.size_ranges"}
+
+
+def detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Module) -> AdaptedDetector:
+    """The model of ``preset.detector.source`` with random weights and ``interpolator`` in its pyramid.
+
+    Args:
+        num_classes: K.
+
+    Raises:
+        UserError: no such configuration, a setting that the model cannot have, one without a pyramid, or an
+            interpolator of another width.
+    """
+    cfg = read_config(preset.detector.source)
+    _require_possible(preset, cfg)
+    _apply(preset, cfg, num_classes)
+    model = build_model(cfg)
+    enlargements = substitute_interpolator(model, interpolator)
+    backbone = model.backbone
+    pyramid = backbone.neck if isinstance(backbone, NeckBackbone) else backbone
+    levels = cfg.MODEL.FPN.IN_FEATURES
+    bottom_up = BottomUpView(
+        preset.backbone.name, backbone.bottom_up, levels, preset.input, bgr=cfg.INPUT.FORMAT != "RGB"
+    )
+    view = DenseView if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else RegionView
+    head = view(model, num_classes, preset.detector.segments)
+    return AdaptedDetector(preset, model, bottom_up, PyramidView(backbone, pyramid, enlargements), head, num_classes)
+
+
+def _require_possible(preset: Preset, cfg: CfgNode) -> None:
+    """Refuse what would silently be ignored: a setting that differs from the configuration's and does not reach it."""
+    fixed = Preset.model_validate({"name": "", **model_values(preset.detector.source)}).model_dump()
+    for section in ("backbone", "neck", "detector"):
+        for key, value in getattr(preset, section).model_dump().items():
+            name = f"{section}.{key}"
+            if value != fixed[section][key] and name not in _ALWAYS and name not in changeable(cfg):
+                raise UserError(
+                    f"{preset.name}: {name} is {fixed[section][key]!r} in the configuration and cannot be {value!r} "
+                    "here; change it in a YAML file of your own"
+                )
+
+
+def _apply(preset: Preset, cfg: CfgNode, num_classes: int) -> None:
+    """Put what the preset may change into ``cfg``, and what afictl does its own way."""
+    values = preset.model_dump()
+    changes: dict[str, Any] = {}
+    for ours, theirs in changeable(cfg).items():
+        section, key = ours.split(".")
+        changes[theirs] = values[section][key]
+    before = anchor_sizes(cfg)
+    factors = [ours / theirs for ours, theirs in zip(preset.detector.anchor_sizes, before, strict=True)]
+    sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
+    scaled = [[size * factor for size in level] for level, factor in zip(sizes, factors, strict=False)]
+    changes |= {
+        "MODEL.ANCHOR_GENERATOR.SIZES": scaled,
+        "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,
+        "MODEL.RETINANET.NUM_CLASSES": num_classes,
+        "MODEL.AFICTL.INTERPOLATOR": "nearest",  # the preset's takes its place
+        "MODEL.DEVICE": "cpu",
+        "VIS_PERIOD": 0,
+    }
+    cfg.merge_from_list([item for pair in changes.items() for item in pair])
