@@ -24,7 +24,8 @@ _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 def evaluate(
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Run folder or checkpoint file of a detector.")
+        Path | None,
+        typer.Option("--weights", help="Run folder or checkpoint of a detector, also detectron2's or AFI-GAN's."),
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Score this COCO result JSON instead of --weights.")
@@ -41,6 +42,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images detected at once.")] = 1,
     output: options.Output = None,
     settings: options.Settings = None,
+    partial: options.Partial = False,
     precision: options.Precision = "32-true",
     debug: options.Debug = False,
 ) -> None:
@@ -60,9 +62,11 @@ def evaluate(
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
     source = weights or predictions or Path()
-    loaded = _load(weights, settings or []) if weights else None
+    loaded = _load(weights, settings or [], partial) if weights else None
     index = load_coco(data or data_of(source), split)
     console = Console(soft_wrap=True)
+    if loaded is not None:
+        typer.echo(f"{weights}: {loaded.report}")
     if loaded is None:
         result = score_predictions(
             source,
@@ -96,14 +100,14 @@ def _folder(source: Path, split: str, limit: int | None) -> Path:
     return run / f"eval{part}"
 
 
-def _load(weights: Path, settings: list[str]) -> LoadedDetector:
+def _load(weights: Path, settings: list[str], partial: bool) -> LoadedDetector:
     """The detector, rebuilt with changed preset keys where ``--set`` asks for some."""
     from afictl.detectors import build_detector
     from afictl.presets import parse_preset
     from afictl.weights import LoadedDetector, load_detector
     from afictl.weights.loading import load_tensors
 
-    loaded = load_detector(weights)
+    loaded = load_detector(weights, partial=partial)
     if not settings:
         return loaded
     preset = parse_preset(loaded.preset.model_dump(mode="json"), settings, source=str(weights))
@@ -114,7 +118,7 @@ def _load(weights: Path, settings: list[str]) -> LoadedDetector:
             f"--set {' '.join(settings)}: the weights of {weights} do not fit any more ({report}); "
             "change only keys that leave the layers as they are, such as input.test_size"
         )
-    return LoadedDetector(detector, preset, loaded.classes, loaded.metadata)
+    return LoadedDetector(detector, preset, loaded.classes, loaded.metadata, loaded.report)
 
 
 def _detect(

@@ -14,6 +14,7 @@ def finetune(
     interpolator: options.Interpolator = None,
     weights: options.StartWeights = None,
     backbone_weights: options.BackboneWeights = None,
+    partial: options.Partial = False,
     output: options.Output = None,
     settings: options.Settings = None,
     devices: options.Devices = "auto",
@@ -35,7 +36,7 @@ def finetune(
     kind = name_of(interpolator or resolved.interpolator.kind)
     folder = output or Path("runs") / f"{tidy(resolved.name)}-{kind}"
     fabric = launch(Hardware(devices, nodes, precision))
-    start = Start(interpolator, weights, backbone_weights)
+    start = Start(interpolator, weights, backbone_weights, partial)
     finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume)
     if fabric.is_global_zero:
         typer.echo(f"run: {folder}")

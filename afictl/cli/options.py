@@ -23,7 +23,11 @@ Data = Annotated[
     Path, typer.Option("--data", help="Data set in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
 ]
 StartWeights = Annotated[
-    Path | None, typer.Option("--weights", help="Detector to start from: run folder or checkpoint file.")
+    Path | None,
+    typer.Option("--weights", help="Detector to start from: run folder or checkpoint, also detectron2's or AFI-GAN's."),
+]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Take of --weights what fits; the rest keeps its fresh random weights.")
 ]
 BackboneWeights = Annotated[
     Path | None,
@@ -33,7 +37,7 @@ Interpolator = Annotated[
     str | None,
     typer.Option(
         "--interpolator",
-        help="Kind (nearest, bilinear, ..., afi), a run of pretrain, or an interpolator file.",
+        help="Kind (nearest, bilinear, ..., afi), a run of pretrain, or a file with an interpolator in it.",
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", help="Folder to write to.")]

@@ -15,28 +15,30 @@ from afictl.backbones import load_pretrained
 from afictl.data import TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
-from afictl.interpolators import AFInterpolator, build_interpolator, interpolator_kinds
+from afictl.interpolators import build_interpolator, interpolator_kinds
 from afictl.presets import InterpolatorConfig, Preset
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import Metrics, Outcome, Stage, fit
 from afictl.training.norms import synchronize_norms
-from afictl.training.run import INTERPOLATOR, STATE, Run
+from afictl.training.run import BEST, INTERPOLATOR, LAST, STATE, Run
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, box_ap, load_splits, measure, save_weights, update, uses_masks
-from afictl.weights import LoadReport, load_backbone_weights, load_tensors, read_checkpoint
+from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
 
 
 @dataclass(frozen=True)
 class Start:
     """Where a detector's weights come from.
 
-    ``interpolator`` is a kind, a run of ``pretrain`` or an interpolator file; ``weights`` a detector to start
-    from; ``backbone_weights`` a local file instead of the ImageNet download. All optional.
+    ``interpolator`` is a kind, a run of ``pretrain`` or a file with an interpolator; ``weights`` a detector to start
+    from; ``backbone_weights`` a local file instead of the ImageNet download. All optional. ``partial`` takes of
+    ``weights`` what fits, whatever is missing.
     """
 
     interpolator: str | None = None
     weights: Path | None = None
     backbone_weights: Path | None = None
+    partial: bool = False
 
     def describe(self) -> dict[str, str]:
         """The sources as a run records them, the same from whichever folder they are named."""
@@ -130,8 +132,8 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
         options = preset.interpolator.options if kind == preset.interpolator.kind else {}
         module = build_interpolator(kind, channels, **options)
     else:
-        module = AFInterpolator.load(_interpolator_file(source))
-        kind, options = "afi", module.options
+        module = load_interpolator(_interpolator_file(source))
+        kind, options = module.kind, module.options
         if module.channels != channels:
             raise UserError(
                 f"{source}: the interpolator has {module.channels} channels, the neck of {preset.name} {channels};"
@@ -156,15 +158,16 @@ def load_start(detector: Detector, start: Start) -> list[str]:
     if start.weights and start.backbone_weights:
         raise UserError("--backbone-weights beside --weights: the detector already brings its backbone; give one")
     if start.weights:
-        tensors = read_checkpoint(start.weights).tensors
+        tensors = read_weights(detector, start.weights).tensors
         if start.interpolator:  # the one that was asked for, not the one of the checkpoint
             prefix = detector.interpolator_prefix
             tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
         report = load_tensors(detector, tensors)
-        _check(detector, report, start.weights)
-        return [f"{start.weights}: {len(report.matched)} tensors loaded", *_replaced(detector, report)]
+        _check(detector, report, start)
+        return [f"{start.weights}: {report}", *_replaced(detector, report)]
     if start.backbone_weights:
-        return [f"{start.backbone_weights}: {load_backbone_weights(detector.backbone, start.backbone_weights)}"]
+        report = load_backbone_weights(detector.backbone, start.backbone_weights, detector.input)
+        return [f"{start.backbone_weights}: {report}"]
     if detector.preset.backbone.pretrained:
         load_pretrained(detector.backbone)
         return [f"ImageNet weights loaded into {detector.preset.backbone.name}"]
@@ -181,20 +184,22 @@ def _replaced(detector: Detector, report: LoadReport) -> list[str]:
     return lines
 
 
-def _check(detector: Detector, report: LoadReport, path: Path) -> None:
-    """Only the interpolator and the class-dependent layers may differ from the detector that is started from."""
-    free = (detector.interpolator_prefix, *detector.class_layers)
-    missing = [name for name in (*report.missing, *report.mismatched) if not name.startswith(free)]
-    unexpected = [name for name in report.unexpected if not name.startswith(free)]
-    if missing or unexpected:
-        raise UserError(f"{path}: is a checkpoint of another model ({report}; first: {(missing + unexpected)[0]})")
+def _check(detector: Detector, report: LoadReport, start: Start) -> None:
+    """Only a whole interpolator, and class-dependent layers in their shape, may differ from what is started from."""
+    if start.partial and report.matched:
+        return
+    wrong = [name for name in report.mismatched if not name.startswith(detector.class_layers)]
+    wrong += [n for n in (*report.missing, *report.unexpected) if not n.startswith(detector.interpolator_prefix)]
+    if wrong or not report.matched:
+        advice = "; --partial takes what fits" if report.matched else ""
+        raise UserError(f"{start.weights}: is a checkpoint of another model ({report}; first: {wrong[0]}){advice}")
 
 
 def _interpolator_file(source: str) -> Path:
     path = Path(source)
-    if path.is_dir():
-        path = path / INTERPOLATOR
-    if not path.is_file():
+    if path.is_dir() and (path / INTERPOLATOR).is_file():
+        return path / INTERPOLATOR
+    if not path.is_file() and not any((path / name).is_file() for name in (BEST, LAST)):
         kinds = ", ".join(interpolator_kinds())
         raise UserError(f"--interpolator {source}: neither a kind ({kinds}) nor a run of pretrain nor a file")
     return path

@@ -2,7 +2,8 @@
 
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.detector_file import LoadedDetector, load_detector, save_detector
-from afictl.weights.loading import LoadReport, load_backbone_weights, load_tensors, load_weights
+from afictl.weights.interpolator_file import load_interpolator
+from afictl.weights.loading import LoadReport, load_backbone_weights, load_tensors, load_weights, read_weights
 from afictl.weights.run_folder import recorded_data
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "LoadedDetector",
     "load_backbone_weights",
     "load_detector",
+    "load_interpolator",
     "load_tensors",
     "load_weights",
     "read_checkpoint",
+    "read_weights",
     "recorded_data",
     "save_detector",
 ]

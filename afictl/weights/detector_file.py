@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from afictl.detectors import Detector, build_detector
@@ -14,11 +15,10 @@ from afictl.errors import UserError
 from afictl.presets import InterpolatorConfig, Preset, parse_preset
 from afictl.tensor_files import save_tensors
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
-from afictl.weights.loading import load_tensors
-
-_FORMAT = "detector"
-_VERSION = 1
-_OTHERS = {"afi-interpolator": "an AF interpolator"}
+from afictl.weights.content import held
+from afictl.weights.description import DETECTOR, VERSION, describe_detector
+from afictl.weights.layouts import to_ours
+from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class LoadedDetector:
         preset: what it was built from.
         classes: name of label k at k - 1.
         metadata: the file's whole description, with ``category_ids``, ``step`` and ``metrics``.
+        report: what was loaded; complete unless a part was asked for.
     """
 
     detector: Detector
     preset: Preset
     classes: tuple[str, ...]
     metadata: dict[str, Any]
+    report: LoadReport
 
 
 def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, Any]) -> None:
@@ -47,24 +49,36 @@ def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, A
         metadata: JSON-ready ``classes``, ``category_ids``, ``step`` and ``metrics``.
     """
     interpolator = detector.neck.interpolator
-    held = InterpolatorConfig(kind=interpolator.kind, options=interpolator.options)
-    preset = detector.preset.model_copy(update={"interpolator": held}).model_dump(mode="json")
-    description = {**metadata, "format": _FORMAT, "version": _VERSION, "preset": preset}
-    save_tensors(path, detector.state_dict(), description)
+    config = InterpolatorConfig(kind=interpolator.kind, options=interpolator.options)
+    preset = detector.preset.model_copy(update={"interpolator": config})
+    save_tensors(path, detector.state_dict(), describe_detector(preset, metadata))
 
 
-def load_detector(path: str | Path, interpolator: str | nn.Module | None = None) -> LoadedDetector:
+def load_detector(
+    path: str | Path, interpolator: str | nn.Module | None = None, *, partial: bool = False
+) -> LoadedDetector:
     """Build the detector of a file or run folder and load its weights; nothing is downloaded.
 
     Args:
-        path: file of ``save_detector`` or run folder.
+        path: file of ``save_detector``, run folder, or a detector of another project in a layout known here.
         interpolator: kind or module to use instead of the file's own, which is then left out.
+        partial: let tensors that are missing in the file keep random values, and leave out those that do not fit.
 
     Raises:
         UserError: unreadable, not a detector file, or its weights and preset do not fit.
     """
-    checkpoint = read_checkpoint(path)
-    classes, preset = _describe(checkpoint)
+    return detector_of(to_ours(read_checkpoint(path)), interpolator, partial=partial)
+
+
+def detector_of(
+    checkpoint: Checkpoint, interpolator: str | nn.Module | None = None, *, partial: bool = False
+) -> LoadedDetector:
+    """``load_detector`` for a checkpoint already read and in our names."""
+    classes, preset = _described_classes(checkpoint), described_preset(checkpoint)
+    # First without memory for it: a description may claim any size, a detector that fits is as large as the file.
+    with torch.device("meta"):
+        planned = build_detector(preset, num_classes=len(classes))
+    _check_fit(compare_tensors(planned, checkpoint.tensors), checkpoint, preset, partial)
     detector = build_detector(preset, num_classes=len(classes), interpolator=interpolator)
     tensors = checkpoint.tensors
     if interpolator is not None:
@@ -72,23 +86,45 @@ def load_detector(path: str | Path, interpolator: str | nn.Module | None = None)
         kept = {k: v for k, v in detector.state_dict().items() if k.startswith(prefix)}
         tensors = {k: v for k, v in tensors.items() if not k.startswith(prefix)} | kept
     report = load_tensors(detector, tensors)
-    if not report.complete:
-        raise UserError(f"{checkpoint.path}: its weights do not fit its preset '{preset.name}': {report}")
-    return LoadedDetector(detector.eval(), detector.preset, classes, checkpoint.metadata)
+    return LoadedDetector(detector.eval(), detector.preset, classes, checkpoint.metadata, report)
 
 
-def _describe(checkpoint: Checkpoint) -> tuple[tuple[str, ...], Preset]:
-    held = checkpoint.metadata
-    if held.get("format") != _FORMAT:
-        first = next(iter(checkpoint.tensors), "none")
-        what = _OTHERS.get(str(held.get("format")), "tensors without a description of ours")
-        raise UserError(
-            f"{checkpoint.path}: holds {what} ({len(checkpoint.tensors)} tensors, first {first}), "
-            "not a detector; give a run folder of 'afictl finetune' or a file in it"
-        )
-    if held.get("version") != _VERSION:
-        raise UserError(f"{checkpoint.path}: detector file of version {held.get('version')}; update afictl")
-    classes, preset = held.get("classes"), held.get("preset")
-    if not isinstance(classes, list) or not isinstance(preset, Mapping):
-        raise UserError(f"{checkpoint.path}: its description lacks classes or preset; train or convert it again")
-    return tuple(classes), parse_preset(preset, source=str(checkpoint.path))
+def _check_fit(report: LoadReport, checkpoint: Checkpoint, preset: Preset, partial: bool) -> None:
+    if report.complete or (partial and report.matched):
+        return
+    advice = "" if partial else "; --partial takes what fits"
+    raise UserError(f"{checkpoint.path}: its weights do not fit its preset '{preset.name}': {report}{advice}")
+
+
+def described_preset(checkpoint: Checkpoint) -> Preset:
+    """The preset in the description of a detector.
+
+    Raises:
+        UserError: not a detector, or a description of another version or without a preset.
+    """
+    _require_detector(checkpoint)
+    preset = checkpoint.metadata.get("preset")
+    if not isinstance(preset, Mapping):
+        raise _lacking(checkpoint)
+    return parse_preset(preset, source=str(checkpoint.path))
+
+
+def _described_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    _require_detector(checkpoint)
+    classes = checkpoint.metadata.get("classes")
+    if not isinstance(classes, list):
+        raise _lacking(checkpoint)
+    return tuple(classes)
+
+
+def _require_detector(checkpoint: Checkpoint) -> None:
+    if checkpoint.metadata.get("format") != DETECTOR:
+        advice = "give a run folder of 'afictl finetune', a file in it or a detector of detectron2 or AFI-GAN"
+        raise UserError(f"{checkpoint.path}: holds {held(checkpoint)}, not a detector; {advice}")
+    if checkpoint.metadata.get("version") != VERSION:
+        version = checkpoint.metadata.get("version")
+        raise UserError(f"{checkpoint.path}: detector file of version {version}; update afictl")
+
+
+def _lacking(checkpoint: Checkpoint) -> UserError:
+    return UserError(f"{checkpoint.path}: its description lacks classes or preset; train or convert it again")

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from afictl.backbones import Backbone
+from afictl.detectors import Detector
+from afictl.detectors.adapter import AdaptedDetector
+from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
-from afictl.weights.checkpoint import read_checkpoint
+from afictl.interpolators import AFInterpolator
+from afictl.presets import InputConfig
+from afictl.weights.arithmetic import require_same_arithmetic
+from afictl.weights.checkpoint import Checkpoint, read_checkpoint
+from afictl.weights.layouts import to_ours
+from afictl.weights.layouts.detectron2 import without_derived
+from afictl.weights.layouts.msra import PlainResNet, find_plain_resnet, to_timm
+from afictl.weights.layouts.pixels import fold_pixels
 
 # Batch norm counts its batches and never reads the count (its momentum is set); frozen norms have no counter.
 _COUNTER = "num_batches_tracked"
+_FOREIGN = "model."
 
 
 @dataclass(frozen=True)
@@ -47,36 +59,92 @@ class LoadReport:
 def load_weights(module: nn.Module, path: str | Path) -> LoadReport:
     """Load from any supported checkpoint what fits ``module`` by name and shape; the rest stays as it is.
 
+    A detector, an AF interpolator and a discriminator also take the checkpoints of other projects (see ``layouts``).
+
     Raises:
-        UserError: the checkpoint cannot be read.
+        UserError: the checkpoint cannot be read, or is that of a detector with settings under which the weights
+            would compute something else.
     """
-    return load_tensors(module, read_checkpoint(path).tensors)
+    return load_tensors(module, read_weights(module, path).tensors)
+
+
+def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
+    """A checkpoint in the names of ``module``; see ``load_weights``."""
+    checkpoint = read_checkpoint(path)
+    if isinstance(module, AdaptedDetector):
+        return _behind_model(checkpoint)
+    if isinstance(module, (Detector, AFInterpolator, PatchDiscriminator)):
+        checkpoint = to_ours(checkpoint)
+    if isinstance(module, Detector):
+        require_same_arithmetic(module.preset, checkpoint)
+    return checkpoint
+
+
+def _behind_model(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint of a library for the model of that library inside a detector of ours."""
+    if checkpoint.metadata or any(name.startswith(_FOREIGN) for name in checkpoint.tensors):
+        return checkpoint
+    tensors = without_derived(checkpoint.tensors)
+    return replace(checkpoint, tensors={f"{_FOREIGN}{name}": value for name, value in tensors.items()})
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
-    """``load_weights`` for tensors already read."""
+    """``load_weights`` for tensors already read, in the module's names."""
+    report = compare_tensors(module, tensors)
+    module.load_state_dict({name: tensors[name] for name in report.matched}, strict=False)
+    return report
+
+
+def compare_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
+    """What ``load_tensors`` would do; ``module`` may be on the meta device."""
     own = module.state_dict()
     shared = [name for name in own if name in tensors]
-    matched = tuple(name for name in shared if own[name].shape == tensors[name].shape)
-    module.load_state_dict({name: tensors[name] for name in matched}, strict=False)
     return LoadReport(
-        matched=matched,
+        matched=tuple(name for name in shared if own[name].shape == tensors[name].shape),
         missing=tuple(name for name in own if name not in tensors and not name.endswith(_COUNTER)),
         unexpected=tuple(name for name in tensors if name not in own and not name.endswith(_COUNTER)),
         mismatched=tuple(name for name in shared if own[name].shape != tensors[name].shape),
     )
 
 
-def load_backbone_weights(backbone: Backbone, path: str | Path) -> LoadReport:
+def load_backbone_weights(backbone: Backbone, path: str | Path, view: InputConfig | None = None) -> LoadReport:
     """Load the state dict of timm's classifier of the backbone's name; the classifier itself is left out.
 
-    The same of torchvision (ResNet) or Microsoft (Swin) will do.
+    The same of torchvision (ResNet), Microsoft (Swin) or detectron2 (ResNet, ResNeXt) will do.
+
+    Args:
+        backbone: of a detector, or alone.
+        path: the file.
+        view: how the detector normalises its images (default: as most presets); the first convolution of
+            detectron2's is made for it.
 
     Raises:
-        UserError: the file cannot be read, or is not one of this network.
+        UserError: the file cannot be read, is not one of this network, or strides elsewhere.
     """
     checkpoint = read_checkpoint(path)
-    report = load_tensors(backbone.net, backbone.plain_to_net(checkpoint.tensors))
+    plain, tensors = find_plain_resnet(checkpoint.tensors), checkpoint.tensors
+    if plain is not None:
+        _require_strides(backbone, plain, checkpoint.path)
+        tensors = to_timm(plain.tensors, backbone.name)
+        tensors = {
+            name: fold_pixels(value, plain.pixels, view or InputConfig()) if name == "conv1.weight" else value
+            for name, value in tensors.items()
+        }
+    report = load_tensors(backbone.net, backbone.plain_to_net(tensors))
     if not report.complete:
         raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name}: {report}")
     return report
+
+
+def _require_strides(backbone: Backbone, plain: PlainResNet, path: Path) -> None:
+    """A network that strides elsewhere takes the same tensors and computes something else."""
+    blocks: list[Any] = [
+        block for block in backbone.net.modules() if hasattr(block, "conv3") and hasattr(block, "conv1")
+    ]
+    own = any(tuple(block.conv1.stride) != (1, 1) for block in blocks)
+    if blocks and plain.stride_in_1x1 not in (None, own):
+        wanted = str(plain.stride_in_1x1).lower()
+        where = "1x1" if plain.stride_in_1x1 else "3x3"
+        raise UserError(
+            f"{path}: a ResNet that strides in its {where} convolutions; add --set backbone.stride_in_1x1={wanted}"
+        )

@@ -72,7 +72,7 @@ def to_our_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: int
     """detectron2's ``tensors`` under the names of the detector of ``preset``; what has no place keeps its name."""
     with torch.device("meta"):
         wanted = build_detector(preset, num_classes).state_dict()
-    left = {name: value for name, value in tensors.items() if not _DERIVED.match(name)}
+    left = without_derived(tensors)
     ours: dict[str, Tensor] = {}
     for name, own in wanted.items():
         key = detector_key(name, preset)
@@ -82,6 +82,11 @@ def to_our_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: int
         if value is not None:
             ours[name] = _adapt(name, value, preset, pixels)
     return ours | left
+
+
+def without_derived(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` without those that a model computes when it is built, which some versions saved."""
+    return {name: value for name, value in tensors.items() if not _DERIVED.match(name)}
 
 
 def _adapt(name: str, value: Tensor, preset: Preset, pixels: Pixels) -> Tensor:
