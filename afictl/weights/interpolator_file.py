@@ -1,0 +1,63 @@
+"""Interpolators from files: alone, of AFI-GAN's first stage, or inside a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from afictl.errors import UserError
+from afictl.interpolators import AFInterpolator, build_interpolator
+from afictl.weights.checkpoint import Checkpoint, read_checkpoint
+from afictl.weights.content import held
+from afictl.weights.description import DETECTOR, INTERPOLATOR
+from afictl.weights.detector_file import described_preset
+from afictl.weights.layouts import to_ours
+from afictl.weights.loading import load_tensors
+
+_IN_DETECTOR = "neck.interpolator."
+
+
+def load_interpolator(path: str | Path) -> Any:
+    """The interpolator of a file or run folder, a module on the CPU with ``kind``, ``channels`` and ``options``.
+
+    Args:
+        path: what ``AFInterpolator.save`` wrote, AFI-GAN's generator, or a detector, ours or not, with a learned
+            interpolator inside.
+
+    Raises:
+        UserError: unreadable, damaged, or without a learned interpolator.
+    """
+    checkpoint = to_ours(read_checkpoint(path))
+    kind = checkpoint.metadata.get("format")
+    if kind == INTERPOLATOR and "origin" not in checkpoint.metadata:
+        return AFInterpolator.load(checkpoint.path)
+    if kind == INTERPOLATOR:
+        return _filled(AFInterpolator(**checkpoint.metadata["config"]), checkpoint.tensors, checkpoint)
+    if kind == DETECTOR:
+        return _inside(checkpoint)
+    raise UserError(
+        f"{checkpoint.path}: holds {held(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'"
+    )
+
+
+def _inside(checkpoint: Checkpoint) -> nn.Module:
+    preset = described_preset(checkpoint)
+    tensors = {
+        name.removeprefix(_IN_DETECTOR): value
+        for name, value in checkpoint.tensors.items()
+        if name.startswith(_IN_DETECTOR)
+    }
+    if not tensors:
+        kind = preset.interpolator.kind
+        raise UserError(f"{checkpoint.path}: a detector with the interpolator '{kind}', which has no weights; name it")
+    module = build_interpolator(preset.interpolator.kind, preset.neck.channels, **preset.interpolator.options)
+    return _filled(module, tensors, checkpoint)
+
+
+def _filled(module: nn.Module, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> nn.Module:
+    report = load_tensors(module, tensors)
+    if not report.complete:
+        raise UserError(f"{checkpoint.path}: its interpolator is not whole: {report}")
+    return module
