@@ -4,6 +4,7 @@ import typer
 
 from afictl.cli import data, model, visualize
 from afictl.cli.compare import compare
+from afictl.cli.convert import convert
 from afictl.cli.demo import demo
 from afictl.cli.eval import evaluate
 from afictl.cli.failures import INTERRUPTED, tell, tell_interrupt
@@ -42,6 +43,7 @@ app.command()(pretrain)
 app.command()(finetune)
 app.command("eval")(evaluate)
 app.command()(compare)
+app.command()(convert)
 app.add_typer(visualize.app, name="visualize")
 
 

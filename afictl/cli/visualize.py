@@ -37,7 +37,10 @@ def _root() -> None:
 @app.command()
 def detections(
     weights: Annotated[
-        list[Path], typer.Option("--weights", help="Run folder or checkpoint file. Repeat it to compare.")
+        list[Path],
+        typer.Option(
+            "--weights", help="Run folder or checkpoint, also detectron2's or AFI-GAN's. Repeat it to compare."
+        ),
     ],
     data: Annotated[
         Path | None, typer.Option("--data", help="Data set in COCO layout; default: the one of the first run.")
@@ -54,6 +57,7 @@ def detections(
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.0, max=1.0, help="Score from which a detection is drawn.")
     ] = 0.5,
+    partial: options.Partial = False,
     output: options.Output = None,
     debug: options.Debug = False,
 ) -> None:
@@ -69,6 +73,12 @@ def detections(
     from afictl.errors import UserError
     from afictl.training import Hardware, launch
     from afictl.visualization import Picture, draw_comparisons, file_pictures, run_names
+    from afictl.weights import LoadedDetector, load_detector
+
+    def load(path: Path) -> LoadedDetector:
+        loaded = load_detector(path, partial=partial)
+        typer.echo(f"{path}: {loaded.report}")
+        return loaded
 
     if data and images:
         raise UserError("pass --data DIR or --images PATH, not both")
@@ -82,6 +92,6 @@ def detections(
     named = dict(zip(run_names(weights), weights, strict=True))
     with show_progress(console, "drawn") as progress:
         files = draw_comparisons(
-            named, source, folder, limit=limit, threshold=threshold, device=device, progress=progress
+            named, source, folder, limit=limit, threshold=threshold, device=device, progress=progress, load=load
         )
     typer.echo(f"{len(files)} picture{'' if len(files) == 1 else 's'}: {folder}")

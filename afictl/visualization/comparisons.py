@@ -25,6 +25,7 @@ def draw_comparisons(
     threshold: float = 0.5,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    load: Callable[[Path], LoadedDetector] = load_detector,
 ) -> list[Path]:
     """Write ``output/NAME.png`` for each image and return the files.
 
@@ -36,13 +37,14 @@ def draw_comparisons(
         threshold: score from which a detection is drawn.
         device: where to detect.
         progress: called with the number of images done and of all images.
+        load: reads one of ``weights``.
 
     Raises:
         UserError: weights or an image that cannot be read.
     """
     names = source.classes if isinstance(source, CocoIndex) else ()
     pictures = data_pictures(source, limit) if isinstance(source, CocoIndex) else source[:limit]
-    detectors = {name: load_detector(path) for name, path in weights.items()}
+    detectors = {name: load(path) for name, path in weights.items()}
     classes = list(dict.fromkeys([*names, *(c for loaded in detectors.values() for c in loaded.classes)]))
     for loaded in detectors.values():
         loaded.detector.to(device)

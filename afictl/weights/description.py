@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afictl.presets import Preset
+from afictl.weights.classes import usual_classes
 
 DETECTOR = "detector"
 """The ``format`` of a detector's file."""
@@ -29,18 +30,6 @@ def describe_foreign(preset: Preset, num_classes: int, layout: str, notes: Seque
         layout: what it was recognised as, for people.
         notes: what its tensors could not tell and how the user can say it.
     """
-    classes, ids = classes_of(num_classes)
+    classes, ids = usual_classes(num_classes)
     origin = {"layout": layout, "notes": list(notes)}
     return describe_detector(preset, {"classes": classes, "category_ids": ids, "metrics": {}, "origin": origin})
-
-
-def classes_of(count: int) -> tuple[list[str], list[int]]:
-    """Names and category ids of ``count`` classes that nobody named: COCO's for 80, else ``class_1``, ..."""
-    if count != 80:
-        return [f"class_{i}" for i in range(1, count + 1)], list(range(1, count + 1))
-    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-
-    # The index is COCO's category id, with gaps.
-    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    kept = {i: name for i, name in enumerate(names) if name not in ("__background__", "N/A")}
-    return list(kept.values()), list(kept)

@@ -71,9 +71,9 @@ def load_weights(module: nn.Module, path: str | Path) -> LoadReport:
 def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
     """A checkpoint in the names of ``module``; see ``load_weights``."""
     checkpoint = read_checkpoint(path)
-    if isinstance(module, AdaptedDetector):
-        return _behind_model(checkpoint)
-    if isinstance(module, (Detector, AFInterpolator, PatchDiscriminator)):
+    if isinstance(module, AdaptedDetector) and module.preset.detector.kind == "detectron2":
+        checkpoint = _behind_model(checkpoint)
+    elif isinstance(module, (Detector, AFInterpolator, PatchDiscriminator)):
         checkpoint = to_ours(checkpoint)
     if isinstance(module, Detector):
         require_same_arithmetic(module.preset, checkpoint)
@@ -81,7 +81,7 @@ def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
 
 
 def _behind_model(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint of a library for the model of that library inside a detector of ours."""
+    """A checkpoint of detectron2 for the model of detectron2 inside a detector of ours."""
     if checkpoint.metadata or any(name.startswith(_FOREIGN) for name in checkpoint.tensors):
         return checkpoint
     tensors = without_derived(checkpoint.tensors)

@@ -1,0 +1,37 @@
+"""``afictl convert``: a checkpoint of another project as a file of ours."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afictl.cli import options
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint file, or a run folder.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, ending in .safetensors.")],
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Class names: a,b,c, or a JSON list, or a COCO annotation file (.json)."),
+    ] = None,
+    settings: options.Settings = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Take what fits; the rest of the detector gets random weights.")
+    ] = False,
+    rgb: Annotated[
+        bool, typer.Option("--rgb", help="A detectron2 model trained on RGB images divided by ImageNet's deviation.")
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Turn a detector, interpolator or discriminator of another project into one safetensors file.
+
+    Known by their content: detectron2's FPN detectors (the model zoo's .pkl, and .pth), AFI-GAN's detectors, extractor,
+    generator and discriminator, torchvision's detectors, and afictl's own. The preset is derived from the tensors;
+    --set gives what they cannot tell, such as backbone.stride_in_1x1=false for a model trained from torchvision's
+    backbone (then usually with --rgb). Nothing in the file is executed.
+    """
+    from afictl.weights.convert import convert
+
+    for line in convert(source, target, classes=classes, settings=settings or (), partial=partial, rgb=rgb):
+        typer.echo(line)

@@ -1,0 +1,55 @@
+"""Names and category ids for detectors whose checkpoint has none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from afictl.errors import UserError
+
+Classes = tuple[list[str], list[int]]
+"""Name and COCO category id of each label, the first label first."""
+
+
+def usual_classes(count: int) -> Classes:
+    """COCO's for 80, else ``class_1``, ``class_2``, ..."""
+    if count != 80:
+        return [f"class_{i}" for i in range(1, count + 1)], list(range(1, count + 1))
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    # The index is COCO's category id, with gaps.
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    kept = {i: name for i, name in enumerate(names) if name not in ("__background__", "N/A")}
+    return list(kept.values()), list(kept)
+
+
+def read_classes(text: str) -> Classes:
+    """What the user wrote: names with commas between, or a JSON file.
+
+    The file holds a list of names, or is a COCO annotation file, whose categories are taken in the order of their
+    ids, as detectron2 and afictl number them.
+
+    Raises:
+        UserError: no such file, no classes in it, or a name twice.
+    """
+    names, ids = _from_file(Path(text)) if text.endswith(".json") else ([name.strip() for name in text.split(",")], [])
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise UserError(f"--classes {text}: give each class one name of its own")
+    return names, ids or list(range(1, len(names) + 1))
+
+
+def _from_file(path: Path) -> tuple[list[Any], list[int]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--classes {path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"--classes {path}: not readable as JSON") from None
+    if isinstance(content, list):
+        return content, []
+    try:
+        categories = sorted((int(item["id"]), item["name"]) for item in content["categories"])
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"--classes {path}: neither a list of names nor a COCO annotation file") from None
+    return [name for _, name in categories], [number for number, _ in categories]

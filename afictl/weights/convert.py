@@ -1,0 +1,135 @@
+"""Any supported checkpoint -> one safetensors file of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from afictl.discriminator import PatchDiscriminator
+from afictl.errors import UserError
+from afictl.interpolators import AFInterpolator
+from afictl.presets import parse_preset
+from afictl.tensor_files import save_tensors
+from afictl.weights.checkpoint import Checkpoint, read_checkpoint
+from afictl.weights.classes import read_classes
+from afictl.weights.content import held
+from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATOR
+from afictl.weights.detector_file import described_preset, detector_of, save_detector
+from afictl.weights.layouts import to_ours
+from afictl.weights.layouts.detectron2 import in_rgb
+from afictl.weights.loading import LoadReport, load_tensors
+
+_NETWORKS: dict[str, type[nn.Module]] = {INTERPOLATOR: AFInterpolator, DISCRIMINATOR: PatchDiscriminator}
+_SHOWN = 3
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    classes: str | None = None,
+    settings: Sequence[str] = (),
+    partial: bool = False,
+    rgb: bool = False,
+) -> list[str]:
+    """Write what ``source`` holds to ``target`` as afictl's own kind of file.
+
+    Args:
+        source: any supported checkpoint or run folder: a detector, an AF interpolator or a discriminator.
+        target: file to write, ``.safetensors``; replaced at once when it is whole.
+        classes: of a detector, as ``read_classes`` takes them.
+        settings: preset keys of a detector that its tensors cannot tell, such as ``backbone.stride_in_1x1=false``.
+        partial: take of a detector what fits.
+        rgb: a detector of detectron2 was trained on RGB images divided by ImageNet's standard deviation.
+
+    Returns:
+        What was recognised and how it fitted, line by line.
+
+    Raises:
+        UserError: the source is not readable or not known, it does not fit, or the target cannot be written there.
+    """
+    if target.suffix != ".safetensors":
+        raise UserError(f"{target}: the converted file is a safetensors file; end its name in .safetensors")
+    checkpoint = read_checkpoint(source)
+    if target.exists() and target.samefile(checkpoint.path):
+        raise UserError(f"{target}: is the checkpoint to convert; write to another file")
+    checkpoint = to_ours(in_rgb(checkpoint) if rgb else checkpoint)
+    kind = checkpoint.metadata.get("format")
+    if kind == DETECTOR:
+        return _convert_detector(_adjusted(checkpoint, classes, settings), target, partial)
+    if kind not in _NETWORKS:
+        raise UserError(f"{checkpoint.path}: holds {held(checkpoint)}; nothing that can be converted")
+    if classes or settings or partial:
+        raise UserError(f"{checkpoint.path}: --classes, --set and --partial are for detectors; this holds no detector")
+    return _convert_network(_NETWORKS[kind], checkpoint, target)
+
+
+def _adjusted(checkpoint: Checkpoint, classes: str | None, settings: Sequence[str]) -> Checkpoint:
+    """The checkpoint with the preset keys and classes that the user gave."""
+    metadata = dict(checkpoint.metadata)
+    if settings:
+        before = described_preset(checkpoint)
+        preset = parse_preset(before.model_dump(mode="json"), settings, source=str(checkpoint.path))
+        if "origin" in metadata and preset.input.std != before.input.std:
+            raise UserError("--set input.std: the first convolution is made for the preset's; see --rgb")
+        metadata["preset"] = preset.model_dump(mode="json")
+    if classes:
+        names, ids = read_classes(classes)
+        count = len(metadata.get("classes") or ())
+        if len(names) != count:
+            raise UserError(f"--classes {classes}: {len(names)} names, but the detector has {count} classes")
+        metadata |= {"classes": names, "category_ids": ids}
+    return replace(checkpoint, metadata=metadata)
+
+
+def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> list[str]:
+    loaded = detector_of(checkpoint, partial=partial)
+    save_detector(target, loaded.detector, checkpoint.metadata)
+    preset, names = loaded.preset, loaded.classes
+    some = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return [
+        _recognised(checkpoint, "a detector of afictl"),
+        f"preset: {preset.name}, interpolator {preset.interpolator.kind}, {len(names)} classes ({some})",
+        _counts(loaded.report),
+        *_notes(checkpoint),
+        f"written: {target}",
+    ]
+
+
+def _convert_network(network: type[nn.Module], checkpoint: Checkpoint, target: Path) -> list[str]:
+    module = network(**_config(checkpoint))
+    report = load_tensors(module, checkpoint.tensors)
+    if not report.complete:
+        raise UserError(f"{checkpoint.path}: is not whole: {report}")
+    save_tensors(target, module.state_dict(), checkpoint.metadata)
+    return [_recognised(checkpoint, held(checkpoint)), _counts(report), f"written: {target}"]
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    config = checkpoint.metadata.get("config")
+    if not isinstance(config, dict):
+        raise UserError(f"{checkpoint.path}: its description lacks the configuration; make the file again")
+    return config
+
+
+def _recognised(checkpoint: Checkpoint, usual: str) -> str:
+    return f"recognised: {_origin(checkpoint).get('layout', usual)}"
+
+
+def _notes(checkpoint: Checkpoint) -> list[str]:
+    return [str(note) for note in _origin(checkpoint).get("notes", ())]
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    origin = checkpoint.metadata.get("origin")
+    return origin if isinstance(origin, dict) else {}
+
+
+def _counts(report: LoadReport) -> str:
+    counts = (f"{len(getattr(report, kind))} {kind}" for kind in ("matched", "missing", "unexpected", "mismatched"))
+    left = [*report.missing, *report.unexpected, *report.mismatched]
+    return f"tensors: {', '.join(counts)}" + (f" (first: {', '.join(left[:_SHOWN])})" if left else "")
