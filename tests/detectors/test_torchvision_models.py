@@ -1,0 +1,261 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torchvision.models import detection
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from afictl import AFInterpolator, UserError, build_detector, load_preset, predict, substitute_interpolator
+from afictl.backbones.norms import FrozenBatchNorm
+from afictl.data.transforms import resize_for
+from afictl.detectors import model_cost
+from afictl.interpolators import interpolator_kinds
+from afictl.presets import list_torchvision_presets
+
+NAMES = [name.partition(":")[2] for name in list_torchvision_presets()]
+MASK = "torchvision:maskrcnn_resnet50_fpn"
+FEW = (
+    "detector.roi_batch=16",
+    "detector.proposals_train=50",
+    "detector.proposals_test=40",
+    "detector.max_detections=9",
+)
+FEW_THERE = {"rpn_post_nms_top_n_test": 40, "box_detections_per_img": 9}
+
+
+def is_dense(name):
+    return name.startswith(("retinanet", "fcos"))
+
+
+def few(name):
+    return () if is_dense(name) else FEW
+
+
+def reference(name, **settings):
+    """torchvision's own model, with scores that say something, and silent for its index 0."""
+    torch.manual_seed(0)
+    settings |= {"score_thresh": 0.05} if is_dense(name) else FEW_THERE
+    model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=4, **settings).eval()
+    if is_dense(name):
+        model.head.classification_head.cls_logits.weight.data *= 30
+        model.head.classification_head.cls_logits.bias.data.view(-1, 4)[:, 0] = -1e4
+    return model
+
+
+def adapted(name, *overrides, interpolator="nearest", like=None):
+    detector = build_detector(load_preset(f"torchvision:{name}", overrides), 3, interpolator).eval()
+    if like is not None:
+        missing, unexpected = detector.model.load_state_dict(like.state_dict(), strict=False)
+        assert not unexpected
+        assert all(".interpolator." in key for key in missing)
+    return detector
+
+
+def image(height, width):
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def target(height, width, label=3):
+    masks = torch.zeros(1, height, width, dtype=torch.uint8)
+    masks[0, 10:40, 10:50] = 1
+    return {"boxes": torch.tensor([[10.0, 10, 50, 40]]), "labels": torch.tensor([label]), "masks": masks}
+
+
+def nothing(height, width):
+    labels = torch.zeros(0, dtype=torch.int64)
+    return {"boxes": torch.zeros(0, 4), "labels": labels, "masks": torch.zeros(0, height, width).byte()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_detections_are_torchvision_s_bit_for_bit(name):
+    # Its transform keeps an image of exactly this size as it is.
+    model = reference(name, min_size=61, max_size=83)
+    detector = adapted(name, *few(name), "detector.score_threshold=0.05", like=model)
+    (expected,), (found,) = model([image(61, 83)]), detector([image(61, 83)])
+    if "masks" in expected:
+        expected["masks"] = expected["masks"][:, 0] > 0.5
+        assert expected["masks"].any()
+    assert found.keys() == expected.keys()
+    assert len(found["boxes"]) >= 9
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@torch.no_grad()
+def test_two_images_of_different_sizes_are_padded_as_torchvision_pads():
+    model, pictures = reference("fasterrcnn_resnet50_fpn"), [image(61, 83), image(70, 40)]
+    model.transform.resize = lambda picture, target=None: (picture, target)
+    detector = adapted("fasterrcnn_resnet50_fpn", *FEW, like=model)
+    for found, expected in zip(detector(pictures), model(pictures), strict=True):
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@torch.no_grad()
+def test_masks_on_the_original_pixels_are_pasted_as_torchvision_does():
+    detector = adapted("maskrcnn_resnet50_fpn", *FEW, "input.test_size=64", like=reference("maskrcnn_resnet50_fpn"))
+    picture = image(128, 192)
+    (found,), (seen,) = predict(detector, [picture]), detector.detect([resize_for(detector.input, picture)])
+    expected = paste_masks_in_image(seen["mask_probs"][:, None], found["boxes"], (128, 192))[:, 0] > 0.5
+    assert expected.any()
+    assert torch.equal(found["masks"], expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_part_learns_also_without_objects_and_under_autocast(name):
+    torch.manual_seed(0)
+    detector = adapted(name, *few(name), "backbone.frozen_stages=4", interpolator=AFInterpolator(256, 1, 8)).train()
+    pictures, targets = [image(64, 70), image(61, 90)], [target(64, 70), nothing(61, 90)]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, pyramid = detector.losses_and_pyramid(pictures, targets)
+    assert list(pyramid) == list(detector.neck.strides)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    assert all(key.startswith("loss_") for key in losses)
+    sum(losses.values()).backward()
+    idle = {key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None}
+    assert not idle
+    assert all(p.grad.abs().sum() > 0 for p in detector.neck.interpolator.parameters())
+    losses = detector(pictures, [nothing(64, 70), nothing(61, 90)])
+    assert all(value.isfinite() for value in losses.values())
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
+def test_a_wrong_target_is_named(name):
+    detector = adapted(name).train()
+    with pytest.raises(ValueError, match=r"target 0: label 4 is not in 1\.\.3"):
+        detector([image(64, 64)], [target(64, 64, label=4)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
+def test_index_0_of_dense_models_is_no_label(name):
+    model = reference(name)
+    model.head.classification_head.cls_logits.bias.data.view(-1, 4)[:, 0] = 5  # it would win everywhere
+    (found,) = adapted(name, "detector.score_threshold=0.0", like=model)([image(64, 64)])
+    assert len(found["labels"])
+    assert set(found["labels"].tolist()) <= {1, 2, 3}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", interpolator_kinds())
+def test_any_interpolator_at_build_and_later(kind):
+    detector = adapted("fasterrcnn_resnet50_fpn", interpolator=kind)
+    assert detector.neck.interpolator.kind == detector.preset.interpolator.kind == kind
+    assert detector.interpolator_prefix == "model.backbone.fpn.interpolator."
+    calls = []
+    detector.neck.interpolator.register_forward_hook(lambda *_: calls.append(1))
+    before = detector.pyramid([image(64, 64)])
+    assert len(calls) == detector.neck.enlargements == 3
+    new = AFInterpolator(256, blocks=1, growth=4)
+    assert substitute_interpolator(detector, new) == 3
+    assert detector.neck.interpolator is new
+    assert detector.preset.interpolator.options == new.options
+    after = detector.pyramid([image(64, 64)])
+    assert not torch.equal(before["p2"], after["p2"])
+
+
+@torch.no_grad()
+def test_copies_hold_their_own_parts():
+    detector = adapted("fasterrcnn_resnet50_fpn", interpolator="bicubic")
+    before = detector.pyramid([image(64, 64)])["p2"]
+    for twin in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
+        substitute_interpolator(twin, AFInterpolator(256, blocks=1, growth=4))
+        assert twin.neck.interpolator.kind == "afi"
+        assert detector.neck.interpolator.kind == "bicubic"
+        assert torch.equal(detector.pyramid([image(64, 64)])["p2"], before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_strides_and_channels_are_those_of_the_maps(name):
+    with torch.device("meta"):
+        detector = adapted(name)
+        picture = torch.empty(1, 3, 256, 512)
+    for part, given in ((detector.backbone, picture), (detector.neck, detector.backbone(picture))):
+        maps = part(given)
+        assert list(maps) == list(part.strides)
+        for level, value in maps.items():
+            stride = part.strides[level]
+            channels = part.channels if isinstance(part.channels, int) else part.channels[level]
+            assert value.shape == (1, channels, 256 // stride, 512 // stride)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_class_layers_are_what_depends_on_the_classes(name):
+    with torch.device("meta"):
+        three, seven = (build_detector(f"torchvision:{name}", count) for count in (3, 7))
+    shapes = {key: value.shape for key, value in seven.state_dict().items()}
+    differing = {key for key, value in three.state_dict().items() if value.shape != shapes[key]}
+    assert differing
+    assert all(key.startswith(three.class_layers) for key in differing)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cost_counts_every_parameter(name):
+    with torch.device("meta"):
+        detector = build_detector(f"torchvision:{name}", 90, "nearest")
+    costs = {part.name: part for part in model_cost(detector, (800, 800))}
+    assert sum(part.parameters for part in costs.values()) == sum(p.numel() for p in detector.parameters())
+    assert costs["interpolator"].multiply_adds == 0
+    assert all(part.multiply_adds > 0 for key, part in costs.items() if key != "interpolator")
+
+
+def test_frozen_stages_and_norm_of_the_backbone():
+    detector = adapted("fasterrcnn_resnet50_fpn_v2", "backbone.frozen_stages=3")
+    body = detector.model.backbone.body
+    learning = {key.split(".")[0] for key, value in body.named_parameters() if value.requires_grad}
+    assert learning == {"layer3", "layer4"}
+    assert isinstance(body.bn1, FrozenBatchNorm)
+    assert isinstance(body.layer2[0].bn1, FrozenBatchNorm)
+    assert isinstance(body.layer3[0].bn1, torch.nn.BatchNorm2d)
+    frozen = adapted("fasterrcnn_resnet50_fpn").model.backbone.body
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in frozen.modules())
+
+
+def test_settings_reach_the_model():
+    detector = adapted("maskrcnn_resnet50_fpn_v2", *FEW, "detector.anchor_sizes=[16, 32, 64, 128, 256]")
+    heads, rpn = detector.model.roi_heads, detector.model.rpn
+    assert heads.fg_bg_sampler.batch_size_per_image == 16
+    assert heads.detections_per_img == 9
+    assert rpn.post_nms_top_n() == 40
+    assert rpn.anchor_generator.sizes == ((16,), (32,), (64,), (128,), (256,))
+    assert len(detector([image(64, 64)])[0]["boxes"]) <= 9
+
+
+def test_anchors_of_the_presets_are_torchvision_s():
+    for name in NAMES:
+        with torch.device("meta"):
+            model, detector = reference(name), adapted(name)
+        own, theirs = ((m if is_dense(name) else m.rpn).anchor_generator for m in (detector.model, model))
+        assert all(torch.equal(a, b) for a, b in zip(own.cell_anchors, theirs.cell_anchors, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("torchvision:ssd300_vgg16", (), "no model of torchvision with a feature pyramid is called 'ssd300_vgg16'"),
+        ("torchvision:maskrcnn_resnet50_fpn_v3", (), "did you mean 'maskrcnn_resnet50_fpn_v2'"),
+        ("torchvision:", (), "no model of torchvision"),
+        (MASK, ("neck.channels=64",), "neck.channels is 256 in torchvision's maskrcnn_resnet50_fpn and cannot be 64"),
+        (MASK, ("neck.kind=bifpn",), "neck.kind is 'fpn'"),
+        (MASK, ("backbone.name=resnet18",), "backbone.name is 'resnet50.tv_in1k'"),
+        (MASK, ("detector.segments=false",), "detector.segments is True"),
+        ("torchvision:fcos_resnet50_fpn", ("detector.rpn_batch=64",), "detector.rpn_batch is 256"),
+        (MASK, ("detector.source=maskrcnn",), "is called 'maskrcnn'"),
+        ("faster-rcnn-r18-fpn-tiny", ("detector.kind=torchvision",), "no model of torchvision"),
+    ],
+)
+def test_mistakes_are_user_errors(preset, overrides, message):
+    with pytest.raises(UserError, match=message) as error:
+        build_detector(load_preset(preset, overrides), 3)
+    assert "\n" not in str(error.value)
+
+
+def test_an_interpolator_of_another_width_is_refused():
+    with pytest.raises(UserError, match="made for 16 channels"):
+        build_detector(MASK, 3, AFInterpolator(16, blocks=1, growth=4))
+
+
+def test_another_tag_of_the_same_backbone_is_fine():
+    detector = adapted("fasterrcnn_resnet50_fpn", "backbone.name=resnet50.a1_in1k")
+    assert detector.backbone.name == "resnet50.a1_in1k"
