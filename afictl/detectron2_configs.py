@@ -258,7 +258,7 @@ def _network(cfg: CfgNode) -> str:
     """timm's name of the network, or for one that timm lacks detectron2's."""
     net = cfg.MODEL.RESNETS
     plain = (net.NUM_GROUPS, net.WIDTH_PER_GROUP) == (1, 64) and not any(net.DEFORM_ON_PER_STAGE)
-    if "resnet" in cfg.MODEL.BACKBONE.NAME and plain:
+    if "resnet" in cfg.MODEL.BACKBONE.NAME and plain and net.NORM.endswith("BN"):
         return f"resnet{net.DEPTH}.tv_in1k"
     return f"{cfg.MODEL.BACKBONE.NAME}-{net.DEPTH}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from typing import Any
 
 from timm.models import get_pretrained_cfg
 from torch import Tensor
@@ -26,10 +27,19 @@ def load_pretrained(backbone: Backbone) -> None:
     source = get_pretrained_cfg(backbone.name)
     if source is None or not source.hf_hub_id:
         raise _failure(backbone.name, "timm has none under this name")
+    _require_strides(backbone)
     tensors, _ = read_tensors(_locate(backbone.name, source.hf_hub_id))
     tensors = backbone.plain_to_net(tensors)
     _require_fit(backbone, tensors, source.hf_hub_id)
     backbone.net.load_state_dict(tensors, strict=False)
+
+
+def _require_strides(backbone: Backbone) -> None:
+    """A ResNet that strides elsewhere takes the same tensors and computes something else."""
+    blocks: list[Any] = [block for block in backbone.net.modules() if hasattr(block, "conv3")]
+    if any(tuple(block.conv1.stride) != (1, 1) for block in blocks):
+        reason = "timm's stride in the 3x3 convolutions, this network in the 1x1: --set backbone.stride_in_1x1=false"
+        raise _failure(backbone.name, reason)
 
 
 def _require_fit(backbone: Backbone, tensors: Mapping[str, Tensor], repository: str) -> None:

@@ -126,6 +126,8 @@ def load_backbone_weights(backbone: Backbone, path: str | Path, view: InputConfi
     if plain is not None:
         _require_strides(backbone, plain, checkpoint.path)
         tensors = to_timm(plain.tensors, backbone.name)
+        if not isinstance(backbone, Backbone):
+            view = None  # in a model of another library it takes timm's weights and makes them fit by itself
         tensors = {
             name: fold_pixels(value, plain.pixels, view or InputConfig()) if name == "conv1.weight" else value
             for name, value in tensors.items()

@@ -1,0 +1,264 @@
+import copy
+import pickle
+
+import pytest
+import torch
+import yaml
+
+from afictl import AFInterpolator, UserError, build_detector, load_preset, predict, substitute_interpolator
+from afictl.detectors import model_cost
+from afictl.interpolators import interpolator_kinds
+
+pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
+pytest.importorskip("detectron2")
+
+ZOO = {
+    "mask": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
+    "retinanet": "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+    "cascade": "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
+    "gn": "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml",
+}
+KINDS = list(ZOO)
+SMALL = {
+    "RESNETS": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
+    "FPN": {"OUT_CHANNELS": 32},
+    "ROI_BOX_HEAD": {"FC_DIM": 32, "CONV_DIM": 32},
+    "ROI_MASK_HEAD": {"CONV_DIM": 32},
+    "ROI_HEADS": {"BATCH_SIZE_PER_IMAGE": 16, "SCORE_THRESH_TEST": 0.0},
+    "RPN": {"POST_NMS_TOPK_TRAIN": 50, "POST_NMS_TOPK_TEST": 40},
+    "RETINANET": {"NUM_CONVS": 1, "SCORE_THRESH_TEST": 0.0},
+}
+
+
+def small_preset(tmp_path, kind="mask", *overrides, **model):
+    """The preset of a small copy of a configuration of the model zoo, with ``model`` in its node MODEL."""
+    from detectron2 import model_zoo
+
+    # RetinaNet's computes its anchors by Python; here it is a finished mapping.
+    cfg = model_zoo.get_config(ZOO[kind])
+    cfg.MODEL.merge_from_other_cfg(type(cfg)({**copy.deepcopy(SMALL), **model}))
+    cfg.TEST.DETECTIONS_PER_IMAGE = 9
+    path = tmp_path / f"{kind}.yaml"
+    path.write_text(cfg.dump())
+    return load_preset(f"detectron2:{path}", overrides)
+
+
+def build(tmp_path, kind="mask", *overrides, interpolator="nearest", **model):
+    return tame(build_detector(small_preset(tmp_path, kind, *overrides, **model), 3, interpolator))
+
+
+@torch.no_grad()
+def tame(detector):
+    """The same random weights every time, for which pixels of 0..255 make no huge maps."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in detector.named_parameters():
+        if value.ndim > 1:
+            value.copy_(torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5)
+        if name.endswith("stem.conv1.weight"):
+            value.mul_(detector.preset.input.std[0])
+    return detector.eval()
+
+
+def image(height, width):
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def target(height, width, label=3):
+    masks = torch.zeros(1, height, width, dtype=torch.uint8)
+    masks[0, 10:40, 10:50] = 1
+    return {"boxes": torch.tensor([[10.0, 10, 50, 40]]), "labels": torch.tensor([label]), "masks": masks}
+
+
+def nothing(height, width):
+    labels = torch.zeros(0, dtype=torch.int64)
+    return {"boxes": torch.zeros(0, 4), "labels": labels, "masks": torch.zeros(0, height, width).byte()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pixels", ["BGR", "RGB"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pyramid_and_detections_are_those_of_the_model(tmp_path, kind, pixels):
+    detector = build(tmp_path, kind)
+    if pixels == "RGB":
+        path = tmp_path / "rgb.yaml"
+        cfg = yaml.safe_load((tmp_path / f"{kind}.yaml").read_text())
+        cfg["INPUT"]["FORMAT"] = "RGB"
+        cfg["MODEL"] |= {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]}
+        path.write_text(yaml.safe_dump(cfg))
+        detector = tame(build_detector(load_preset(f"detectron2:{path}"), 3))
+    pictures = [image(61, 83), image(70, 40)]
+    given = [{"image": 255 * (each if pixels == "RGB" else each.flip(0))} for each in pictures]
+    model = detector.model
+    maps = model.backbone(model.preprocess_image(given).tensor)
+    assert detector.pyramid(pictures).keys() == maps.keys()
+    for level, value in detector.pyramid(pictures).items():
+        torch.testing.assert_close(value, maps[level], rtol=1e-4, atol=1e-4 * maps[level].std().item())
+    for found, expected in zip(detector(pictures), model(given), strict=True):
+        expected = expected["instances"]
+        assert len(expected) > 0
+        torch.testing.assert_close(found["boxes"], expected.pred_boxes.tensor, rtol=0, atol=1e-3)
+        torch.testing.assert_close(found["scores"], expected.scores, rtol=0, atol=1e-4)
+        assert torch.equal(found["labels"], expected.pred_classes + 1)
+        if kind != "retinanet":
+            assert (found["masks"] != expected.pred_masks).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_part_learns_also_without_objects_and_under_autocast(tmp_path, kind):
+    detector = build(tmp_path, kind, interpolator=AFInterpolator(32, 1, 8)).train()
+    pictures, targets = [image(64, 70), image(61, 90)], [target(64, 70), nothing(61, 90)]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, pyramid = detector.losses_and_pyramid(pictures, targets)
+    assert list(pyramid) == list(detector.neck.strides)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    idle = {key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None}
+    assert not idle
+    assert all(p.grad.abs().sum() > 0 for p in detector.neck.interpolator.parameters())
+    detector.zero_grad()
+    losses = detector(pictures, [nothing(64, 70), nothing(61, 90)])
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    assert not {key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None}
+
+
+@pytest.mark.parametrize("kind", ["mask", "retinanet"])
+def test_losses_are_those_of_the_model(tmp_path, kind):
+    from detectron2.structures import BitMasks, Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    detector = build(tmp_path, kind).train()
+    picture, truth = image(64, 70), target(64, 70)
+    masks = BitMasks(truth["masks"].bool())
+    objects = Instances((64, 70), gt_boxes=Boxes(truth["boxes"]), gt_classes=truth["labels"] - 1, gt_masks=masks)
+    twin = copy.deepcopy(detector.model)
+    torch.manual_seed(1)
+    losses = detector([picture], [truth])
+    torch.manual_seed(1)
+    with EventStorage():
+        expected = twin([{"image": 255 * picture.flip(0), "instances": objects}])
+    assert losses.keys() == expected.keys()
+    for name, value in losses.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_wrong_target_is_named(tmp_path):
+    detector = build(tmp_path).train()
+    with pytest.raises(ValueError, match=r"target 0: label 4 is not in 1\.\.3"):
+        detector([image(64, 64)], [target(64, 64, label=4)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", interpolator_kinds())
+def test_any_interpolator(tmp_path, kind):
+    options = {"blocks": 1, "growth": 4} if kind == "afi" else {}
+    preset = small_preset(tmp_path, "mask", f"interpolator={{kind: {kind}, options: {options}}}")
+    detector = build_detector(preset, 3).eval()
+    calls = []
+    detector.neck.interpolator.register_forward_hook(lambda *_: calls.append(1))
+    detector.pyramid([image(64, 64)])
+    assert len(calls) == detector.neck.enlargements == 3
+    assert detector.interpolator_prefix == "model.backbone.interpolator."
+    afi = AFInterpolator(32, blocks=2, growth=4)
+    assert substitute_interpolator(detector, afi) == 3
+    assert detector.neck.interpolator is afi
+    assert detector.preset.interpolator.kind == "afi"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("neck", ["fpn", "pafpn", "bifpn"])
+def test_backbones_of_afictl_in_a_configuration(tmp_path, neck):
+    fine = {"RPN": {"IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"]}, "ROI_HEADS": {"IN_FEATURES": ["p3", "p4", "p5"]}}
+    name = {"BACKBONE": {"NAME": f"build_afictl_resnet_{neck}_backbone"}}
+    preset = small_preset(tmp_path, "mask", **name, **(fine if neck == "bifpn" else {}))
+    detector = build_detector(preset, 3).eval()
+    assert detector.preset.interpolator.kind == detector.neck.interpolator.kind == "afi"
+    assert list(detector.pyramid([image(64, 64)])) == list(detector.neck.strides)
+    assert isinstance(detector([image(64, 64)]), list)
+    assert {id(p) for p in detector.neck.parameters()} >= {id(p) for p in detector.neck.interpolator.parameters()}
+
+
+def test_settings_reach_the_model(tmp_path):
+    settings = ("detector.proposals_test=7", "detector.nms_threshold=0.3", "backbone.frozen_stages=0", "neck.fuse=avg")
+    model = build(tmp_path, "mask", *settings, "detector.anchor_sizes=[16,32,64,128,256]").model
+    assert model.proposal_generator.post_nms_topk[False] == 7
+    assert model.roi_heads.box_predictor.test_nms_thresh == 0.3
+    assert model.backbone._fuse_type == "avg"
+    assert model.backbone.bottom_up.stem.conv1.weight.requires_grad
+    assert next(iter(model.proposal_generator.anchor_generator.cell_anchors))[1].tolist() == [-8, -8, 8, 8]
+    half = build(tmp_path, "retinanet", "detector.anchor_sizes=[16,32,64,128,256]").model.anchor_generator
+    whole = build(tmp_path, "retinanet").model.anchor_generator
+    for cells, larger in zip(half.cell_anchors, whole.cell_anchors, strict=True):
+        torch.testing.assert_close(2 * cells, larger)
+    for setting in ("detector.anchor_ratios=[1]", "neck.norm=batch", "backbone.norm=batch", "detector.segments=false"):
+        key = setting.partition("=")[0]
+        with pytest.raises(
+            UserError, match=rf"{key} is .* in the configuration and cannot be .* YAML file of your own"
+        ):
+            build(tmp_path, "mask", setting)
+    with pytest.raises(UserError, match="made for 8 channels"):
+        build(tmp_path, interpolator=AFInterpolator(8, 1, 4))
+
+
+def test_model_without_a_pyramid():
+    preset = load_preset("detectron2:COCO-Detection/faster_rcnn_R_50_C4_1x.yaml")
+    with pytest.raises(UserError, match="GeneralizedRCNN has no enlargement to replace"):
+        build_detector(preset, 3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bgr", [True, False])
+def test_imagenet_weights_of_timm_give_the_same_features(tmp_path, bgr):
+    import timm
+
+    detector = build(tmp_path, "mask", "backbone.stride_in_1x1=false")
+    net = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    whole = timm.create_model("resnet18").eval()
+    net.load_state_dict(whole.state_dict(), strict=False)
+    view = detector.backbone
+    view._bgr = bgr
+    view.net.load_state_dict(view.plain_to_net(whole.state_dict()), strict=False)
+    picture = image(64, 96)
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    expected = net(((picture - mean[:, None, None]) / std[:, None, None])[None])
+    for ours, theirs in zip(view(detector.batch([picture]).tensor).values(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_imagenet_weights_that_would_compute_something_else_are_refused():
+    from afictl.backbones import load_pretrained
+
+    detector = build_detector(load_preset(f"detectron2:{ZOO['mask']}"), 3)
+    with pytest.raises(UserError, match=r"stride in the 3x3 .*--backbone-weights FILE"):
+        load_pretrained(detector.backbone)
+    with pytest.raises(UserError, match="timm has none under this name"):
+        load_pretrained(build_detector(load_preset(f"detectron2:{ZOO['gn']}"), 3).backbone)
+
+
+def test_running_mean_of_retinanet_is_state(tmp_path):
+    detector = build(tmp_path, "retinanet").train()
+    detector([image(64, 70)], [target(64, 70)])
+    state = detector.state_dict()
+    assert state["model.loss_normalizer"] != 100
+    fresh = build(tmp_path, "retinanet")
+    fresh.load_state_dict(state)
+    assert fresh.model.loss_normalizer == detector.model.loss_normalizer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cost_copies_and_whole_photographs(tmp_path, kind):
+    detector = build(tmp_path, kind, "input.test_size=64", interpolator=AFInterpolator(32, 1, 4))
+    parts = {part.name: part for part in model_cost(detector, (64, 96))}
+    inside = sum(p.numel() for p in detector.neck.interpolator.parameters())
+    assert parts["interpolator"].parameters == inside
+    assert sum(part.parameters for part in parts.values()) == sum(p.numel() for p in detector.parameters())
+    assert all(part.multiply_adds > 0 for part in parts.values())
+    with torch.no_grad():
+        (before,) = detector([image(64, 96)])
+        for twin in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
+            (after,) = twin([image(64, 96)])
+            assert all(torch.equal(after[name], value) for name, value in before.items())
+    (found,) = predict(detector, [image(128, 192)])
+    assert len(found["boxes"]) == 9
+    assert found["boxes"][:, 2].max() <= 192
+    assert kind == "retinanet" or found["masks"].shape == (9, 128, 192)
