@@ -14,15 +14,39 @@ from torch import nn
 
 from afictl.errors import UserError, did_you_mean
 from afictl.interpolators.afi import AFInterpolator
+from afictl.interpolators.carafe import Carafe
+from afictl.interpolators.dysample import DySample
+from afictl.interpolators.fade import Fade
 from afictl.interpolators.fixed import FixedInterpolator
+from afictl.interpolators.pixel_shuffle import PixelShuffle
+from afictl.interpolators.sapa import Sapa
+from afictl.interpolators.transposed_conv import TransposedConv
 
-__all__ = ["AFInterpolator", "FixedInterpolator", "build_interpolator", "interpolator_kinds"]
+__all__ = [
+    "AFInterpolator",
+    "Carafe",
+    "DySample",
+    "Fade",
+    "FixedInterpolator",
+    "PixelShuffle",
+    "Sapa",
+    "TransposedConv",
+    "build_interpolator",
+    "interpolator_kinds",
+]
 
 _KINDS: dict[str, Callable[..., nn.Module]] = {
     "afi": AFInterpolator,
     "nearest": partial(FixedInterpolator, "nearest"),
     "bilinear": partial(FixedInterpolator, "bilinear"),
     "bicubic": partial(FixedInterpolator, "bicubic"),
+    "transposed-conv": TransposedConv,
+    "pixel-shuffle": PixelShuffle,
+    "carafe": Carafe,
+    "dysample": partial(DySample, "dysample"),
+    "dysample-plus": partial(DySample, "dysample-plus"),
+    "sapa": Sapa,
+    "fade": Fade,
 }
 
 

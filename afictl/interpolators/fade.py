@@ -1,0 +1,72 @@
+"""FADE: CARAFE with kernels that both maps predict, and a gate that lets details of the fine map through.
+
+Lu et al., "FADE: Fusing the assets of decoder and encoder for task-agnostic upsampling",
+https://arxiv.org/abs/2207.10392.
+Shapes: N images, C channels, H x W the coarse map, k the size of the predicted kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from afictl.interpolators.fine_maps import pad_fine, require_fine
+from afictl.interpolators.initialise import zero_biases
+from afictl.interpolators.options import check_options
+from afictl.interpolators.reassembly import reassemble, to_planes
+
+
+class Fade(nn.Module):
+    """Learned twofold enlargement (N, C, H, W) -> (N, C, 2H, 2W) that needs the fine map and answers a mix with it.
+
+    Args:
+        channels: C of both maps.
+        up_kernel: k, odd.
+        compressed_channels: width of the network that predicts the kernels.
+
+    Raises:
+        UserError: an option that is not a positive (odd) number.
+    """
+
+    kind = "fade"
+
+    def __init__(self, channels: int, up_kernel: int = 5, compressed_channels: int = 64) -> None:
+        super().__init__()
+        self.channels = channels
+        self.options: dict[str, Any] = {"up_kernel": up_kernel, "compressed_channels": compressed_channels}
+        check_options(self.kind, self.options, odd=("up_kernel",))
+        self.compress_fine = nn.Conv2d(channels, compressed_channels, 1)
+        self.compress_coarse = nn.Conv2d(channels, compressed_channels, 1, bias=False)
+        self.encode = nn.Conv2d(compressed_channels, up_kernel**2, 3, padding=1)
+        self.gate = nn.Conv2d(channels, 1, 1)
+        for conv in (self.compress_fine, self.compress_coarse, self.encode, self.gate):
+            nn.init.xavier_uniform_(conv.weight)
+        zero_biases(self)
+
+    def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
+        """Enlarge ``coarse`` (N, C, H, W) twofold.
+
+        Args:
+            fine: (N, C, 2H or 2H - 1, 2W or 2W - 1).
+
+        Raises:
+            UserError: no ``fine``, or one of another size.
+        """
+        fine = require_fine(self.kind, coarse, fine)
+        enlarged = reassemble(coarse, self.kernels(coarse, fine))
+        gate = F.interpolate(self.gate(coarse).sigmoid(), scale_factor=2.0, mode="nearest").to(enlarged.dtype)
+        return torch.lerp(enlarged, pad_fine(fine, coarse).to(enlarged.dtype), gate)
+
+    def kernels(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """Both maps -> (N, k * k, 4, H, W), float32 and of sum one over the k * k neighbours.
+
+        The paper's semi-shift convolution: the same 3x3 convolution slides over the fine map pixel by pixel and over
+        the coarse map, whose answer the four fine pixels of a coarse one share.
+        """
+        own = to_planes(pad_fine(self.encode(self.compress_fine(fine)), coarse))
+        shared = self.encode(self.compress_coarse(coarse)).unsqueeze(2)
+        logits = own + shared
+        return logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))

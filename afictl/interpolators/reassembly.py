@@ -1,0 +1,136 @@
+"""Sums over coarse neighbours with a kernel of its own for each fine pixel: what CARAFE, FADE and SAPA share.
+
+Fine pixel (y, x) belongs to coarse pixel (y // 2, x // 2) and looks at the k x k neighbours of that one; outside the
+map there are zeros. Written as a loop over the k * k shifts of the coarse map: copying every neighbourhood side by
+side (``F.unfold``) takes k * k times its memory. Backward passes are written out for the same reason: only the
+operands are kept, no product.
+
+Shapes: N images, C channels, H x W the coarse map, k the kernel size, K = k * k. A value for each of the 2H x 2W fine
+pixels and each of their neighbours is kept in four planes, (N, K, 4, H, W): plane ``2 * a + b`` holds the fine pixels
+(2i + a, 2j + b), which all stand in the same way to their neighbours. Neighbours are counted row by row.
+Sums run in float32 (float64 for such maps) whatever the precision of the maps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional as F
+
+# Channels at a time: what is in float32 and in planes is never the whole map.
+_CHUNK = 64
+
+
+def reassemble(coarse: Tensor, kernels: Tensor) -> Tensor:
+    """For each fine pixel the sum of its coarse neighbours, weighted by its kernel.
+
+    Args:
+        coarse: (N, C, H, W).
+        kernels: (N, K, 4, H, W), float32, or float64 for such maps.
+
+    Returns:
+        (N, C, 2H, 2W) in the dtype of ``coarse``.
+    """
+    return _Reassemble.apply(coarse, kernels)
+
+
+def similarities(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
+    """Dot products of each fine pixel with its ``size`` x ``size`` coarse neighbours.
+
+    Args:
+        fine: (N, C, 2H, 2W).
+        coarse: (N, C, H, W).
+
+    Returns:
+        (N, K, 4, H, W), float32, or float64 for such maps; zero where the neighbour is outside the map.
+    """
+    return _Similarities.apply(fine, coarse, size)
+
+
+def to_planes(fine: Tensor) -> Tensor:
+    """(N, C, 2H, 2W) -> (N, C, 4, H, W)."""
+    return _split_pixels(fine).permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
+
+
+class _Reassemble(Function):
+    @staticmethod
+    def forward(ctx: Any, coarse: Tensor, kernels: Tensor) -> Tensor:
+        ctx.save_for_backward(coarse, kernels)
+        return _weighted_sums(coarse, kernels)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        coarse, kernels = ctx.saved_tensors
+        return _weighted_sums_back(grad, kernels), _products(grad, coarse, math.isqrt(kernels.shape[1]))
+
+
+class _Similarities(Function):
+    @staticmethod
+    def forward(ctx: Any, fine: Tensor, coarse: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(fine, coarse)
+        return _products(fine, coarse, size)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        fine, coarse = ctx.saved_tensors
+        return _weighted_sums(coarse, grad), _weighted_sums_back(fine, grad), None
+
+
+def _weighted_sums(coarse: Tensor, kernels: Tensor) -> Tensor:
+    """fine[c, y, x] = sum over s of kernels[s, y, x] * coarse[c, neighbour s of (y, x)]."""
+    fine = coarse.new_empty(*coarse.shape[:2], 2 * coarse.shape[2], 2 * coarse.shape[3])
+    for channels in _chunks(coarse):
+        part = coarse[:, channels].to(kernels.dtype)
+        planes = part.new_zeros(*part.shape[:2], 4, *part.shape[2:])
+        for s, shifted in enumerate(_shifts(part, math.isqrt(kernels.shape[1]))):
+            planes.addcmul_(shifted.unsqueeze(2), kernels[:, s].unsqueeze(1))
+        _split_pixels(fine[:, channels]).copy_(planes.unflatten(2, (2, 2)).permute(0, 1, 4, 2, 5, 3))
+    return fine
+
+
+def _products(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
+    """kernels[s, y, x] = sum over c of fine[c, y, x] * coarse[c, neighbour s of (y, x)]."""
+    n, _, h, w = coarse.shape
+    dtype = torch.promote_types(coarse.dtype, torch.float32)
+    kernels = coarse.new_zeros(n, size * size, 4, h, w, dtype=dtype)
+    for channels in _chunks(coarse):
+        planes = to_planes(fine[:, channels]).to(dtype)
+        for s, shifted in enumerate(_shifts(coarse[:, channels].to(dtype), size)):
+            kernels[:, s] += (planes * shifted.unsqueeze(2)).sum(1)
+    return kernels
+
+
+def _weighted_sums_back(fine: Tensor, kernels: Tensor) -> Tensor:
+    """coarse[c, i, j] = sum over all fine pixels that have (i, j) as neighbour s of kernels[s] * fine[c]."""
+    n, c, h, w = fine.shape[0], fine.shape[1], *kernels.shape[-2:]
+    size = math.isqrt(kernels.shape[1])
+    coarse = fine.new_empty(n, c, h, w)
+    for channels in _chunks(coarse):
+        planes = to_planes(fine[:, channels]).to(kernels.dtype)
+        padded = planes.new_zeros(n, planes.shape[1], h + size - 1, w + size - 1)
+        for s in range(size * size):
+            window = padded[:, :, s // size : s // size + h, s % size : s % size + w]
+            window += (planes * kernels[:, s].unsqueeze(1)).sum(2)
+        coarse[:, channels] = padded[:, :, size // 2 : size // 2 + h, size // 2 : size // 2 + w]
+    return coarse
+
+
+def _shifts(coarse: Tensor, size: int) -> Iterator[Tensor]:
+    """(N, C, H, W) seen from each of its ``size`` x ``size`` neighbours, as views of one padded copy."""
+    h, w = coarse.shape[-2:]
+    padded = F.pad(coarse, (size // 2,) * 4)
+    return (padded[:, :, dy : dy + h, dx : dx + w] for dy in range(size) for dx in range(size))
+
+
+def _chunks(coarse: Tensor) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, coarse.shape[1], _CHUNK)]
+
+
+def _split_pixels(fine: Tensor) -> Tensor:
+    """A view (N, C, H, 2, W, 2) of (N, C, 2H, 2W)."""
+    return fine.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
