@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -73,6 +73,20 @@ class CocoIndex:
     def has_masks(self) -> bool:
         """Whether any object that training uses has a segmentation."""
         return bool((has_segmentation(self.arrays) & (self.arrays["fate"] == 0)).any())
+
+    def in_label_order(self, classes: Sequence[str]) -> CocoIndex:
+        """The same data for a detector of ``classes``, which hold all of ``self.classes``.
+
+        Those that are not in the data get no object, and the category id 0.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        labels = torch.tensor([0, *(1 + list(classes).index(name) for name in self.classes)])
+        ids = dict(zip(self.classes, self.category_ids, strict=True))
+        arrays = {**self.arrays, "labels": labels[self.arrays["labels"]]}
+        return replace(
+            self, classes=tuple(classes), category_ids=tuple(ids.get(name, 0) for name in classes), arrays=arrays
+        )
 
     def image_id(self, i: int) -> int:
         """The id of image ``i``."""

@@ -18,7 +18,7 @@ from afictl.training.hardware import describe, resolved
 from afictl.training.run import INTERPOLATOR, STATE, Run
 from afictl.training.stage1 import stage1
 from afictl.training.stage2 import build_student, stage2
-from afictl.training.step import Splits, load_splits, uses_masks
+from afictl.training.step import Splits, in_label_order, load_splits, uses_masks
 from afictl.weights import LoadedDetector, load_detector, load_tensors
 
 
@@ -52,7 +52,7 @@ def pretrain(
     splits = load_splits(data)
     loaded = load_detector(guide_path)
     preset = parse_preset(loaded.preset.model_dump(), overrides, source=str(guide_path))
-    _check_classes(loaded.classes, splits, guide_path)
+    splits = _in_label_order(splits, loaded.classes, guide_path)
     uses_masks(preset, splits)
     guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
     fabric.to_device(guide)
@@ -100,12 +100,11 @@ def _networks(preset: Preset, seed: int) -> tuple[AFInterpolator, PatchDiscrimin
     return AFInterpolator(preset.neck.channels, **options), PatchDiscriminator(preset.neck.channels)
 
 
-def _check_classes(classes: tuple[str, ...], splits: Splits, guide: Path) -> None:
-    if tuple(classes) != tuple(splits[0].classes):
-        raise UserError(
-            f"{splits[0].annotation_file}: its {len(splits[0].classes)} classes are not the {len(classes)} of the"
-            f" guide {guide}; fine-tune the guide on this data set first"
-        )
+def _in_label_order(splits: Splits, classes: tuple[str, ...], guide: Path) -> Splits:
+    try:
+        return in_label_order(splits, classes, f"the guide {guide}")
+    except UserError as error:
+        raise UserError(f"{error}; fine-tune the guide on this data set first") from None
 
 
 def _load_stage1(folder: Path, preset: Preset, interpolator: AFInterpolator, discriminator: PatchDiscriminator) -> None:

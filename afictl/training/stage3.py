@@ -22,8 +22,26 @@ from afictl.training.loop import Metrics, Outcome, Stage, fit
 from afictl.training.norms import synchronize_norms
 from afictl.training.run import BEST, INTERPOLATOR, LAST, STATE, Run
 from afictl.training.schedule import build_optimizer
-from afictl.training.step import Splits, batch_source, box_ap, load_splits, measure, save_weights, update, uses_masks
-from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
+from afictl.training.step import (
+    Splits,
+    batch_source,
+    box_ap,
+    in_label_order,
+    load_splits,
+    measure,
+    save_weights,
+    update,
+    uses_masks,
+)
+from afictl.weights import (
+    LoadReport,
+    load_backbone_weights,
+    load_interpolator,
+    load_tensors,
+    read_checkpoint,
+    read_weights,
+)
+from afictl.weights.layouts import to_ours
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ def finetune(
     Raises:
         UserError: data, weights or output that do not fit.
     """
-    splits = load_splits(data)
+    splits = _in_order_of(start, load_splits(data))
     masks = uses_masks(preset, splits)
     preset, interpolator = resolve_interpolator(preset, start.interpolator, seed)
     detector = start_detector(preset, interpolator, len(splits[0].classes), seed)
@@ -147,6 +165,22 @@ def start_detector(preset: Preset, interpolator: nn.Module, num_classes: int, se
     """A detector whose random start depends on the seed alone, not on which interpolator it holds."""
     torch.manual_seed(seed)
     return build_detector(preset, num_classes, interpolator)
+
+
+def _in_order_of(start: Start, splits: Splits) -> Splits:
+    """The splits with labels as the detector that is started from numbers them, if it has their classes.
+
+    Its class layers then go on from what they know, also where it has placeholders between the classes.
+    """
+    if not (start.weights and start.weights.exists()):  # a run that is resumed no longer needs them
+        return splits
+    classes = to_ours(read_checkpoint(start.weights)).metadata.get("classes")
+    if not isinstance(classes, list):
+        return splits
+    try:
+        return in_label_order(splits, classes, str(start.weights))
+    except UserError:  # other classes: its class layers are replaced
+        return splits
 
 
 def load_start(detector: Detector, start: Start) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,17 @@ def load_splits(folder: Path) -> Splits:
     known_to, source = str(train.annotation_file), str(held_out.annotation_file)
     match_categories(train.classes, held_out.classes, held_out.category_ids, known_to=known_to, source=source)
     return train, held_out
+
+
+def in_label_order(data: Splits, classes: Sequence[str], source: str) -> Splits:
+    """The splits with training labels as a detector of ``classes`` numbers them.
+
+    Raises:
+        UserError: the data have other classes than the detector of ``source``; placeholders of it do not count.
+    """
+    train, held_out = data
+    match_categories(classes, train.classes, train.category_ids, known_to=source, source=str(train.annotation_file))
+    return train.in_label_order(classes), held_out
 
 
 def uses_masks(preset: Preset, data: Splits) -> bool:

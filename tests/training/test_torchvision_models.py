@@ -1,0 +1,130 @@
+"""Models of torchvision go through everything that our own detectors go through, on tiny images."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torchvision.models import detection
+
+from afictl import AFInterpolator, UserError, build_detector, load_preset
+from afictl.comparison import compare, parse_contenders
+from afictl.data import load_coco, make_shapes
+from afictl.evaluation import evaluate
+from afictl.training import Start, finetune, pretrain
+from afictl.training.stage2 import build_student
+from afictl.visualization import draw_comparisons
+from afictl.weights import load_detector, read_checkpoint
+from tests.weights.torchvision_files import COCO, save_torchvision
+
+TINY = (
+    "backbone.pretrained=false",
+    "backbone.frozen_stages=4",
+    "detector.roi_batch=8",
+    "detector.proposals_train=20",
+    "detector.proposals_test=10",
+    "detector.max_detections=4",
+    "input.min_sizes=[64]",
+    "input.test_size=64",
+    "interpolator={kind: afi, options: {blocks: 1, growth: 4}}",
+    "loader.workers=0",
+    *(f"{stage}.{key}" for stage in ("train", "stage1", "stage2") for key in ("steps=1", "batch_size=2", "lr=0.001")),
+)
+TINY_DENSE = tuple(setting for setting in TINY if "proposals" not in setting and "roi_batch" not in setting)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("few") / "shapes", train=2, val=1, size=64)
+
+
+@pytest.fixture(scope="module")
+def guide_run(tmp_path_factory, fabric, data):
+    folder = tmp_path_factory.mktemp("runs") / "guide"
+    preset = load_preset("torchvision:maskrcnn_resnet50_fpn", TINY)
+    finetune(fabric, preset, data, folder, Start("nearest"))
+    return folder
+
+
+def test_a_run_holds_the_model_under_its_own_names(guide_run, data):
+    names = read_checkpoint(guide_run).tensors.keys()
+    theirs = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    assert names == {f"model.{name}" for name in theirs if "body" not in name or "num_batches" not in name}
+    records = [json.loads(line) for line in (guide_run / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss_mask", "loss_classifier"} <= records[0].keys()
+    loaded = load_detector(guide_run)
+    assert loaded.preset.name == "torchvision:maskrcnn_resnet50_fpn"
+    assert loaded.classes == ("disc", "square", "triangle", "cross")
+    index = load_coco(data, "val")
+    result = evaluate(loaded.detector, index, classes=loaded.classes, workers=0)
+    assert result.metrics == {key: value for key, value in records[-1].items() if key in result.metrics}
+    assert "mask/AP" in result.metrics
+
+
+def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, data, tmp_path):
+    interpolator = pretrain(fabric, guide_run, data, tmp_path / "pretrain", overrides=TINY)
+    student = load_detector(tmp_path / "pretrain" / "stage2")
+    assert student.preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
+    assert student.detector.model.rpn.anchor_generator.sizes[0] == (16,)
+    finetune(fabric, student.preset, data, tmp_path / "run", Start(str(interpolator), weights=guide_run))
+    held = load_detector(tmp_path / "run")
+    assert held.preset.interpolator.kind == held.detector.neck.interpolator.kind == "afi"
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "the interpolator 'afi' starts from its own weights" in log
+
+
+def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
+    preset = load_preset("torchvision:retinanet_resnet50_fpn_v2", TINY_DENSE)
+    rows = compare(fabric, preset, data, parse_contenders("nearest,bicubic"), tmp_path / "runs")
+    assert [row.name for row in rows] == ["nearest", "bicubic"]
+    assert rows[0].parameters == rows[1].parameters > 30e6
+    assert rows[0].multiply_adds > 5e8
+    files = draw_comparisons({"a": tmp_path / "runs" / "nearest"}, load_coco(data, "val"), tmp_path / "pictures")
+    assert files[0].is_file()
+
+
+def test_a_student_of_a_dense_model_has_half_the_anchors():
+    for name, sizes in (("fcos_resnet50_fpn", (4,)), ("retinanet_resnet50_fpn", (16, 20, 25))):
+        preset = load_preset(f"torchvision:{name}", TINY_DENSE)
+        with torch.device("meta"):
+            guide = build_detector(preset, 3, "nearest")
+            student = build_student(guide, preset, AFInterpolator(256, blocks=1, growth=4))
+        assert student.model.anchor_generator.sizes[0] == sizes
+
+
+def test_labels_of_torchvision_s_coco_weights_stay_coco_s_ids(fabric, data, tmp_path):
+    """90 labels, of which a data set of COCO's 80 classes uses 80; here one of four, with those names."""
+    save_torchvision(tmp_path / "coco.pth", "fasterrcnn_resnet50_fpn", 91)
+    loaded = load_detector(tmp_path / "coco.pth")
+    assert loaded.classes[0] == "person"
+    assert len(loaded.classes) == 90
+    annotations = coco_data(data, tmp_path / "data")
+    index = load_coco(annotations, "train")
+    assert len(index.classes) == 80
+    ordered = index.in_label_order(loaded.classes)
+    assert {ordered.classes[label - 1] for label in ordered.arrays["labels"].tolist()} == {
+        index.classes[label - 1] for label in index.arrays["labels"].tolist()
+    }
+    preset = load_preset("torchvision:fasterrcnn_resnet50_fpn", TINY)
+    finetune(fabric, preset, annotations, tmp_path / "run", Start(weights=tmp_path / "coco.pth"))
+    assert load_detector(tmp_path / "run").classes == loaded.classes
+    assert "start anew" not in (tmp_path / "run" / "log.txt").read_text()
+    settings = [setting for setting in TINY if not setting.startswith("backbone.")]
+    pretrain(fabric, tmp_path / "coco.pth", annotations, tmp_path / "pretrain", stages=(1,), overrides=settings)
+    with pytest.raises(UserError, match=r"4 of .*train2017\.json; .* does not have .*fine-tune the guide"):
+        pretrain(fabric, tmp_path / "coco.pth", data, tmp_path / "other", overrides=settings)
+
+
+def coco_data(source, target):
+    """The shapes, called as the last four of COCO's 80 classes."""
+    shutil.copytree(source, target)
+    names = [name for name in COCO[1:] if name != "N/A"]
+    for file in (target / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        ids = sorted(category["id"] for category in content["categories"])
+        real = [COCO.index(name) for name in names]
+        for item in content["annotations"]:
+            item["category_id"] = real[-4:][ids.index(item["category_id"])]
+        content["categories"] = [{"id": number, "name": COCO[number]} for number in real]
+        file.write_text(json.dumps(content))
+    return target
