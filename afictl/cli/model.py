@@ -25,10 +25,11 @@ def list_models(debug: Debug = False) -> None:
     """Show every preset: detector, backbone, neck, and what the AFI-GAN paper reports for it."""
     from rich.table import Table
 
-    from afictl.presets import list_presets, load_preset
+    from afictl.presets import list_presets, list_torchvision_presets, load_preset
 
     table = Table("preset", "detector", "backbone", "neck", "nearest", "AFI", "note on the rows", box=None)
-    for name in list_presets():
+    table.columns[0].no_wrap = True  # it is what users copy
+    for name in (*list_presets(), *list_torchvision_presets()):
         preset = load_preset(name)
         parts = (preset.detector.kind, preset.backbone.name.split(".")[0], preset.neck.kind)
         rows = preset.published
@@ -36,7 +37,11 @@ def list_models(debug: Debug = False) -> None:
     console = _console()
     console.print(table)
     console.print("\nnearest, AFI: box / mask AP that the AFI-GAN paper reports on COCO test-dev; not measured here.")
-    console.print("The interpolator of every preset is afi unless --interpolator names another.", highlight=False)
+    console.print(
+        "The interpolator of every preset is afi unless --interpolator names another; torchvision's models and "
+        "detectron2:CONFIG, any of its configurations with an FPN, come with nearest.",
+        highlight=False,
+    )
 
 
 def _scores(scores: Scores) -> str:
@@ -45,7 +50,9 @@ def _scores(scores: Scores) -> str:
 
 @app.command("show")
 def show_model(
-    preset: Annotated[str, typer.Argument(help="Preset name (see 'afictl model list') or YAML file.")],
+    preset: Annotated[
+        str, typer.Argument(help="Preset name (see 'afictl model list'), YAML file or detectron2:CONFIG.")
+    ],
     size: Annotated[
         str | None,
         typer.Option("--size", metavar="HxW", help="Image size in pixels; default: the preset's largest."),

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from afictl.cli.model import app
 from afictl.errors import UserError
-from afictl.presets import list_presets, load_preset
+from afictl.presets import list_presets, list_torchvision_presets, load_preset
 
 
 def run(*arguments: str) -> str:
@@ -22,7 +22,7 @@ def row(output: str, part: str) -> list[str]:
 
 def test_list_shows_every_preset_with_its_parts() -> None:
     output = run("list")
-    for name in list_presets():
+    for name in (*list_presets(), *list_torchvision_presets()):
         assert name in output
     listed = ["mask-rcnn-r50-fpn", "mask-rcnn", "resnet50", "fpn"]
     assert row(output, "mask-rcnn-r50-fpn") == [*listed, *["39.0", "/", "35.5", "41.5", "/", "37.4"]]
@@ -37,6 +37,24 @@ def test_show_names_parts_and_the_interpolators_share() -> None:
     assert row(output, "interpolator")[3:6] == ["7,834,624", "211.75", "G"]
     assert row(output, "total")[1] == "52,177,840"
     assert "interpolator 'afi': 15.0% of the parameters, 44.1% of the multiply-adds" in output
+
+
+def test_show_measures_a_model_of_torchvision() -> None:
+    output = run("show", "torchvision:maskrcnn_resnet50_fpn", "--size", "800x1088", "--classes", "90")
+    assert " ".join(row(output, "neck")[:8]) == "neck fpn 4 8 16 32 64 256"
+    assert row(output, "interpolator")[1:4] == ["nearest", "256", "0"]
+    assert "100 regions" in output
+    assert row(output, "total")[1] == "44,401,393"  # torchvision's own number
+    afi = run("show", "torchvision:fcos_resnet50_fpn", "--size", "64x64", "--interpolator", "afi")
+    assert row(afi, "interpolator")[3] == "7,834,624"
+
+
+def test_show_resolved_of_a_model_of_torchvision_is_a_preset_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(run("show", "torchvision:fcos_resnet50_fpn", "--resolved", "--interpolator", "bilinear"))
+    preset = load_preset(file)
+    assert preset.detector == load_preset("torchvision:fcos_resnet50_fpn").detector
+    assert preset.interpolator.kind == "bilinear"
 
 
 def test_show_takes_another_interpolator_size_and_setting() -> None:
@@ -71,6 +89,8 @@ def test_show_resolved_is_the_whole_preset_as_a_preset_file(tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (["mask-rcnn-r50-fp"], "did you mean"),
+        (["torchvision:maskrcnn_resnet50_fpn2"], "did you mean 'maskrcnn_resnet50_fpn"),
+        (["torchvision:fcos_resnet50_fpn", "--set", "neck.channels=64"], "neck.channels is 256 in torchvision's fcos"),
         (["mask-rcnn-r50-fpn", "--size", "800"], "--size 800: write HEIGHTxWIDTH"),
         (["mask-rcnn-r50-fpn", "--size", "0x5"], "--size 0x5"),
         (["mask-rcnn-r50-fpn", "--interpolator", "neerest"], "did you mean 'nearest'"),
