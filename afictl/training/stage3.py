@@ -213,8 +213,9 @@ def _replaced(detector: Detector, report: LoadReport) -> list[str]:
     lines = []
     if any(name.startswith(detector.interpolator_prefix) for name in report.missing):
         lines.append(f"the interpolator '{detector.neck.interpolator.kind}' starts from its own weights")
-    if report.mismatched:
-        lines.append(f"layers of other classes start anew for {detector.num_classes}: {', '.join(report.mismatched)}")
+    other = [name for name in report.mismatched if name.startswith(detector.class_layers)]
+    if other:
+        lines.append(f"layers of other classes start anew for {detector.num_classes}: {', '.join(other)}")
     return lines
 
 

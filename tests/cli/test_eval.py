@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from afictl.cli.eval import evaluate
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS
+from afictl.tensor_files import read_tensors, save_tensors
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -90,6 +91,19 @@ def test_scored_predictions_stay_where_they_are_unless_in_part(untrained_run, sh
     call("--predictions", part / "predictions.json", "--data", shapes, "--limit", 1)
     assert [path.name for path in part.iterdir() if path.is_dir()] == ["eval-val-first1"]
     assert json.loads((part / "metrics.json").read_text())["limit"] == 2
+
+
+def test_a_part_of_a_detector_is_measured_only_when_asked_for(untrained_run, shapes, tmp_path):
+    tensors, description = read_tensors(untrained_run / "best.safetensors")
+    del tensors["head.roi_heads.box_head.fc7.bias"]
+    save_tensors(tmp_path / "part.safetensors", tensors, description)
+    arguments = ("--weights", tmp_path / "part.safetensors", "--data", shapes, "--limit", 1)
+    with pytest.raises(UserError, match=r"1 missing \(.*fc7\.bias\); --partial takes what fits"):
+        call(*arguments)
+    result = call(*arguments, "--partial")
+    assert f"part.safetensors: {len(tensors)} tensors loaded; 1 missing (head.roi_heads.box_head.fc7.bias)" in "".join(
+        result.output.splitlines()
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import pytest
 import torch
 import yaml
 
-from afictl import AFInterpolator, UserError, load_preset
+from afictl import AFInterpolator, UserError, build_detector, load_preset
 from afictl.training import Start, finetune
 from afictl.training.clock import Clock
 from afictl.training.stage3 import load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector, read_checkpoint
 from tests.training.conftest import SMALL
+from tests.weights.layouts.foreign import to_detectron2
 
 FILES = {"config.yaml", "versions.json", "log.txt", "metrics.jsonl", "state.pt", "best.safetensors", "last.safetensors"}
 
@@ -109,6 +110,65 @@ def test_weights_of_another_model_are_refused(fabric, preset, guide_run):
     detector = start_detector(chosen, module, 4, seed=0)
     with pytest.raises(UserError, match="another model"):
         load_start(detector, Start(weights=guide_run))
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A detector with four classes as detectron2 would save it, with an AF interpolator inside."""
+    torch.manual_seed(0)
+    source = build_detector(load_preset("mask-rcnn-r18-fpn-tiny", SMALL), num_classes=4)
+    path = tmp_path_factory.mktemp("foreign") / "model_final.pth"
+    torch.save({"model": to_detectron2(source)}, path)
+    return source, path
+
+
+def test_training_starts_from_a_detector_of_detectron2(preset, foreign):
+    source, path = foreign
+    chosen, module = resolve_interpolator(preset, None, seed=1)
+    detector = start_detector(chosen, module, 4, seed=1)
+    (line,) = load_start(detector, Start(weights=path))
+    assert line == f"{path}: {len(load_detector(path).report.matched)} tensors loaded"
+    names = (
+        "neck.interpolator.head.weight",
+        "head.roi_heads.box_predictor.cls_score.weight",
+        "backbone.net.conv1.weight",
+    )
+    for name in names:
+        torch.testing.assert_close(detector.state_dict()[name], source.state_dict()[name])
+    other = start_detector(chosen, module, 7, seed=1)
+    loaded, replaced = load_start(other, Start(weights=path))
+    assert "mismatched" in loaded
+    assert "layers of other classes start anew for 7" in replaced
+
+
+def test_its_interpolator_can_be_taken_alone(preset, foreign):
+    source, path = foreign
+    chosen, module = resolve_interpolator(preset, str(path), seed=1)
+    assert chosen.interpolator.options["growth"] == 4
+    assert torch.equal(module.head.weight, source.neck.interpolator.head.weight)
+
+
+def test_settings_under_which_weights_compute_something_else_are_refused(preset, foreign):
+    _, path = foreign
+    other = preset.model_copy(update={"input": preset.input.model_copy(update={"std": (0.5, 0.5, 0.5)})})
+    chosen, module = resolve_interpolator(other, None, seed=1)
+    with pytest.raises(UserError, match=r"model_final\.pth.*add --set input\.std=\[0\.229,0\.224,0\.225\]"):
+        load_start(start_detector(chosen, module, 4, seed=1), Start(weights=path))
+
+
+def test_a_part_of_a_checkpoint_is_taken_only_when_asked_for(preset, foreign, tmp_path):
+    source, _ = foreign
+    kept = {name: v for name, v in to_detectron2(source).items() if not name.startswith("roi_heads.box_predictor")}
+    torch.save(kept, tmp_path / "part.pth")
+    chosen, module = resolve_interpolator(preset, None, seed=1)
+    detector = start_detector(chosen, module, 4, seed=1)
+    with pytest.raises(UserError, match=r"another model .*4 missing .*--partial takes what fits"):
+        load_start(detector, Start(weights=tmp_path / "part.pth"))
+    (line,) = load_start(detector, Start(weights=tmp_path / "part.pth", partial=True))
+    assert "4 missing (head.roi_heads.box_predictor" in line
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="another model"):
+        load_start(detector, Start(weights=tmp_path / "other.pth", partial=True))
 
 
 def test_an_interpolator_comes_from_a_kind_a_file_or_a_run(preset, tmp_path):

@@ -7,6 +7,7 @@ the same weights under our names with the description of one of our files.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.layouts.afigan import translate_discriminator, translate_generator
@@ -21,11 +22,16 @@ LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
 )
 """Every foreign layout; the first that knows a checkpoint translates it."""
 
+_PARALLEL = "module."  # what PyTorch's wrapper for several devices puts before every name
+
 
 def to_ours(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint in our names and with our description, if its layout is known; else as it is."""
     if checkpoint.metadata.get("format"):
         return checkpoint
+    if all(name.startswith(_PARALLEL) for name in checkpoint.tensors):
+        names = {name.removeprefix(_PARALLEL): value for name, value in checkpoint.tensors.items()}
+        checkpoint = replace(checkpoint, tensors=names)
     for translate in LAYOUTS:
         translated = translate(checkpoint)
         if translated is not None:

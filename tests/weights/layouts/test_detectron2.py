@@ -83,6 +83,10 @@ def test_a_detector_round_trips_through_the_layout_of_detectron2(tmp_path):
         torch.testing.assert_close(state[name], value, rtol=1e-6, atol=1e-7)
 
 
+def test_a_file_saved_by_several_devices():
+    assert translated({f"module.{name}": value for name, value in shapes_only(MASK_RCNN).items()})[2].complete
+
+
 def test_coco_classes_keep_their_category_ids():
     _, ours, _ = translated(shapes_only(MASK_RCNN))
     assert ours.metadata["classes"][:2] == ["person", "bicycle"]

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from afictl import UserError, load_preset
+from afictl.weights.arithmetic import require_same_arithmetic
+from afictl.weights.checkpoint import Checkpoint
+
+SWIN = "cascade-rcnn-swin-t-bifpn"
+
+
+def checkpoint(preset, *overrides):
+    return Checkpoint(Path("best.safetensors"), {}, {"preset": load_preset(preset, overrides).model_dump(mode="json")})
+
+
+@pytest.mark.parametrize(
+    ("preset", "setting"),
+    [
+        ("mask-rcnn-r50-fpn", "backbone.stride_in_1x1=true"),
+        ("mask-rcnn-r50-fpn", "input.mean=[0.5,0.5,0.5]"),
+        ("mask-rcnn-r50-fpn", "input.std=[1.0,1.0,1.0]"),
+        ("mask-rcnn-r50-pafpn", "neck.fuse=avg"),
+        (SWIN, "neck.fusion=fast"),
+        (SWIN, "neck.skips=layer"),
+        (SWIN, "neck.blocks=plain"),
+    ],
+)
+def test_the_setting_that_mends_is_named(preset, setting):
+    with pytest.raises(UserError) as error:
+        require_same_arithmetic(load_preset(preset), checkpoint(preset, setting))
+    assert f"--set {setting}" in str(error.value)
+    assert "best.safetensors" in str(error.value)
+    require_same_arithmetic(load_preset(preset, [setting]), checkpoint(preset, setting))
+
+
+def test_several_at_once_and_what_does_not_matter():
+    with pytest.raises(UserError, match=r"--set backbone\.stride_in_1x1=true --set neck\.fuse=avg$"):
+        require_same_arithmetic(
+            load_preset("mask-rcnn-r50-fpn"),
+            checkpoint("mask-rcnn-r50-fpn", "backbone.stride_in_1x1=true", "neck.fuse=avg"),
+        )
+    others = ("neck.fusion=raw", "detector.anchor_sizes=[8,16,32,64,128]", "input.test_size=600", "train.lr=1")
+    require_same_arithmetic(load_preset("mask-rcnn-r50-fpn"), checkpoint("mask-rcnn-r50-fpn", *others))
+    require_same_arithmetic(load_preset("mask-rcnn-r50-fpn"), Checkpoint(Path("plain.pth"), {}, {}))

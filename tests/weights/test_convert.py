@@ -1,0 +1,127 @@
+"""``afictl convert`` from the outside."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from afictl import AFInterpolator, PatchDiscriminator, UserError, build_detector, load_preset, load_weights
+from afictl.cli.main import app
+from afictl.tensor_files import read_tensors
+from afictl.weights import load_detector
+from afictl.weights.layouts.detectron2_names import discriminator_key
+from tests.golden_files import reference_tensors
+from tests.weights.layouts.foreign import to_detectron2
+
+SMALL = ["neck.channels=16", "detector.fc_width=16", "interpolator.options={blocks: 1, growth: 4}"]
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["convert", *map(str, arguments)], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    torch.manual_seed(0)
+    return to_detectron2(build_detector(load_preset("faster-rcnn-r18-fpn-tiny", SMALL), num_classes=2))
+
+
+@pytest.fixture
+def file(tensors, tmp_path):
+    torch.save({"model": tensors}, tmp_path / "model_final.pth")
+    return tmp_path / "model_final.pth"
+
+
+def test_a_detector_is_converted_and_everything_told(file, tmp_path):
+    out = tmp_path / "ours" / "detector.safetensors"
+    result = call(file, out, "--classes", "cat,dog", "--set", "input.test_size=600")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[0] == "recognised: a detector of AFI-GAN"
+    assert lines[1] == "preset: faster-rcnn-r18-fpn, interpolator afi, 2 classes (cat, dog)"
+    matched = len(load_detector(file).report.matched)
+    assert lines[2] == f"tensors: {matched} matched, 0 missing, 0 unexpected, 0 mismatched"
+    assert lines[-1] == f"written: {out}"
+    converted, direct = load_detector(out), load_detector(file)
+    assert converted.classes == ("cat", "dog")
+    assert converted.preset.input.test_size == 600
+    state = converted.detector.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in direct.detector.state_dict().items())
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_classes_of_an_annotation_file_keep_their_ids(file, tmp_path):
+    categories = [{"id": 17, "name": "dog"}, {"id": 3, "name": "cat"}]
+    (tmp_path / "instances.json").write_text(json.dumps({"categories": categories}))
+    call(file, tmp_path / "out.safetensors", "--classes", tmp_path / "instances.json")
+    assert load_detector(tmp_path / "out.safetensors").metadata["category_ids"] == [3, 17]
+    (tmp_path / "names.json").write_text('["a", "b"]')
+    call(file, tmp_path / "out.safetensors", "--classes", tmp_path / "names.json")
+    assert load_detector(tmp_path / "out.safetensors").classes == ("a", "b")
+
+
+def test_a_part_is_converted_only_when_asked_for(tensors, tmp_path):
+    rest = {name: value for name, value in tensors.items() if not name.startswith("roi_heads.")}
+    torch.save({**rest, "sem_seg_head.predictor.bias": torch.zeros(3)}, tmp_path / "part.pth")
+    out = tmp_path / "out.safetensors"
+    message = r"do not fit its preset.* missing .*1 unexpected \(sem_seg_head\.predictor\.bias\).*--partial takes"
+    with pytest.raises(UserError, match=message):
+        call(tmp_path / "part.pth", out)
+    assert not out.exists()
+    result = call(tmp_path / "part.pth", out, "--partial")
+    assert "8 missing, 1 unexpected, 0 mismatched (first: head.roi_heads" in result.output
+    assert load_detector(out).report.complete
+
+
+def test_generator_and_discriminator(tmp_path):
+    torch.save({"model": reference_tensors("generator")}, tmp_path / "generator.pth")
+    result = call(tmp_path / "generator.pth", tmp_path / "interpolator.safetensors")
+    assert "recognised: a generator of AFI-GAN" in result.output
+    assert "tensors: 23 matched" in result.output
+    assert AFInterpolator.load(tmp_path / "interpolator.safetensors").channels == 256
+    narrow = {discriminator_key(name): value for name, value in PatchDiscriminator(8).state_dict().items()}
+    torch.save(narrow, tmp_path / "discriminator.pth")
+    call(tmp_path / "discriminator.pth", tmp_path / "discriminator.safetensors")
+    assert load_weights(PatchDiscriminator(8), tmp_path / "discriminator.safetensors").complete
+    with pytest.raises(UserError, match="this holds no detector"):
+        call(tmp_path / "generator.pth", tmp_path / "out.safetensors", "--classes", "a")
+
+
+def test_our_own_file_gets_other_classes(file, tmp_path):
+    call(file, tmp_path / "one.safetensors")
+    result = call(tmp_path / "one.safetensors", tmp_path / "two.safetensors", "--classes", "cat,dog")
+    assert result.exit_code == 0
+    assert load_detector(tmp_path / "two.safetensors").classes == ("cat", "dog")
+    assert read_tensors(tmp_path / "one.safetensors")[1]["category_ids"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["IN", "out.pth"], "end its name in .safetensors"),
+        (["IN", "out.safetensors", "--classes", "cat"], "1 names, but the detector has 2 classes"),
+        (["IN", "out.safetensors", "--classes", "cat,cat"], "one name of its own"),
+        (["IN", "out.safetensors", "--classes", "none.json"], r"none\.json: cannot be read"),
+        (["IN", "out.safetensors", "--set", "backbone.strides=1"], "unknown key; did you mean"),
+        (["IN", "out.safetensors", "--set", "neck.channels=8"], "do not fit its preset.*mismatched"),
+        (["IN", "out.safetensors", "--set", "input.std=[1,1,1]"], "see --rgb"),
+        (["OWN", "OWN"], "is the checkpoint to convert"),
+        (["OWN", "out.safetensors", "--rgb"], "--rgb: not a detector of detectron2"),
+        (["none.pth", "out.safetensors"], r"none\.pth: no such file"),
+        (["OTHER", "out.safetensors"], r"in no layout known here .*first fc\.weight\); nothing that can be converted"),
+        (["MSRA", "out.safetensors"], "an ImageNet backbone, for --backbone-weights"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(file, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    if "OWN" in arguments:
+        call(file, "own.safetensors")
+    torch.save({"fc.weight": torch.zeros(2)}, "other.pth")
+    torch.save({"conv1_w": torch.zeros(64, 3, 7, 7), "res2_0_branch2a_w": torch.zeros(64, 64, 1, 1)}, "msra.pth")
+    named = {"IN": file.name, "OWN": "own.safetensors", "OTHER": "other.pth", "MSRA": "msra.pth"}
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=message) as error:
+        call(*(named.get(argument, argument) for argument in arguments))
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
