@@ -76,6 +76,7 @@ class AdaptedDetector(Detector):
 
     Attributes:
         model: the foreign module; its state-dict names keep behind ``model.``.
+        unsaved: names in the state dict that checkpoints of the library lack.
 
     Args:
         preset: what it was built from; ``preset.input`` holds the mean and standard deviation of the model.
@@ -94,6 +95,7 @@ class AdaptedDetector(Detector):
     ) -> None:
         super().__init__(preset, backbone, neck, head, num_classes)
         self.model: Any = model
+        self.unsaved: tuple[str, ...] = ()
 
     @property
     def class_layers(self) -> tuple[str, ...]:

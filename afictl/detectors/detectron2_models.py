@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
@@ -44,7 +45,10 @@ def detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Modul
     )
     view = DenseView if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else RegionView
     head = view(model, num_classes, preset.detector.segments)
-    return AdaptedDetector(preset, model, bottom_up, PyramidView(backbone, pyramid, enlargements), head, num_classes)
+    neck = PyramidView(backbone, pyramid, enlargements)
+    detector = AdaptedDetector(preset, model, bottom_up, neck, head, num_classes)
+    detector.unsaved = tuple(f"model.{name}" for name in head.unsaved)
+    return detector
 
 
 def _require_possible(preset: Preset, cfg: CfgNode) -> None:
@@ -76,7 +80,7 @@ def _apply(preset: Preset, cfg: CfgNode, num_classes: int) -> None:
         "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,
         "MODEL.RETINANET.NUM_CLASSES": num_classes,
         "MODEL.AFICTL.INTERPOLATOR": "nearest",  # the preset's takes its place
-        "MODEL.DEVICE": "cpu",
+        "MODEL.DEVICE": str(torch.get_default_device()),
         "VIS_PERIOD": 0,
     }
     cfg.merge_from_list([item for pair in changes.items() for item in pair])

@@ -107,6 +107,9 @@ class PyramidView:
 class _HeadView:
     """What the heads of both kinds share."""
 
+    unsaved: tuple[str, ...] = ()
+    """Tensors that detectron2 does not save, relative to the model."""
+
     def __init__(self, model: Any, num_classes: int, masks: bool) -> None:
         self._model = model
         self._num_classes = num_classes
@@ -189,7 +192,8 @@ class DenseView(_HeadView):
     state dict; here it is a buffer, so that resumed training goes on with it.
     """
 
-    class_layers: tuple[str, ...] = ("head.cls_score.", "loss_normalizer")
+    class_layers: tuple[str, ...] = ("head.cls_score.",)
+    unsaved: tuple[str, ...] = ("loss_normalizer",)
 
     def __init__(self, model: Any, num_classes: int, masks: bool) -> None:
         super().__init__(model, num_classes, masks)
@@ -197,7 +201,9 @@ class DenseView(_HeadView):
 
     def _losses(self, images: ImageList, maps: dict[str, Tensor], objects: list[Instances]) -> dict[str, Tensor]:
         used = self._used(maps)
-        return self._model.forward_training(images, used, self._model.head(used), objects)
+        # TorchScript rewrites detectron2's focal loss after its first calls, and with it the last bits of a step.
+        with torch.jit.optimized_execution(False):
+            return self._model.forward_training(images, used, self._model.head(used), objects)
 
     def _detect(self, images: ImageList, maps: dict[str, Tensor]) -> list[Instances]:
         used = self._used(maps)

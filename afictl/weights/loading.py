@@ -72,7 +72,7 @@ def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
     """A checkpoint in the names of ``module``; see ``load_weights``."""
     checkpoint = read_checkpoint(path)
     if isinstance(module, AdaptedDetector) and module.preset.detector.kind == "detectron2":
-        checkpoint = _behind_model(checkpoint)
+        checkpoint = _behind_model(checkpoint, module)
     elif isinstance(module, (Detector, AFInterpolator, PatchDiscriminator)):
         checkpoint = to_ours(checkpoint)
     if isinstance(module, Detector):
@@ -80,12 +80,13 @@ def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def _behind_model(checkpoint: Checkpoint) -> Checkpoint:
+def _behind_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> Checkpoint:
     """A checkpoint of detectron2 for the model of detectron2 inside a detector of ours."""
     if checkpoint.metadata or any(name.startswith(_FOREIGN) for name in checkpoint.tensors):
         return checkpoint
     tensors = without_derived(checkpoint.tensors)
-    return replace(checkpoint, tensors={f"{_FOREIGN}{name}": value for name, value in tensors.items()})
+    own = {name: detector.state_dict()[name] for name in detector.unsaved}
+    return replace(checkpoint, tensors=own | {f"{_FOREIGN}{name}": value for name, value in tensors.items()})
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:

@@ -8,39 +8,12 @@ import yaml
 from afictl import AFInterpolator, UserError, build_detector, load_preset, predict, substitute_interpolator
 from afictl.detectors import model_cost
 from afictl.interpolators import interpolator_kinds
+from tests.detectors.detectron2_presets import ZOO, small_preset
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")
 
-ZOO = {
-    "mask": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
-    "retinanet": "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
-    "cascade": "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
-    "gn": "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml",
-}
 KINDS = list(ZOO)
-SMALL = {
-    "RESNETS": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
-    "FPN": {"OUT_CHANNELS": 32},
-    "ROI_BOX_HEAD": {"FC_DIM": 32, "CONV_DIM": 32},
-    "ROI_MASK_HEAD": {"CONV_DIM": 32},
-    "ROI_HEADS": {"BATCH_SIZE_PER_IMAGE": 16, "SCORE_THRESH_TEST": 0.0},
-    "RPN": {"POST_NMS_TOPK_TRAIN": 50, "POST_NMS_TOPK_TEST": 40},
-    "RETINANET": {"NUM_CONVS": 1, "SCORE_THRESH_TEST": 0.0},
-}
-
-
-def small_preset(tmp_path, kind="mask", *overrides, **model):
-    """The preset of a small copy of a configuration of the model zoo, with ``model`` in its node MODEL."""
-    from detectron2 import model_zoo
-
-    # RetinaNet's computes its anchors by Python; here it is a finished mapping.
-    cfg = model_zoo.get_config(ZOO[kind])
-    cfg.MODEL.merge_from_other_cfg(type(cfg)({**copy.deepcopy(SMALL), **model}))
-    cfg.TEST.DETECTIONS_PER_IMAGE = 9
-    path = tmp_path / f"{kind}.yaml"
-    path.write_text(cfg.dump())
-    return load_preset(f"detectron2:{path}", overrides)
 
 
 def build(tmp_path, kind="mask", *overrides, interpolator="nearest", **model):

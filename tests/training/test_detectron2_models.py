@@ -1,0 +1,107 @@
+"""Models of detectron2 go through everything that our own detectors go through, on tiny images."""
+
+import json
+
+import pytest
+import torch
+
+from afictl.comparison import compare, parse_contenders
+from afictl.data import load_coco, make_shapes
+from afictl.evaluation import evaluate
+from afictl.training import Start, finetune, pretrain
+from afictl.visualization import draw_comparisons
+from afictl.weights import load_detector, read_checkpoint
+from tests.detectors.detectron2_presets import small_preset
+
+pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
+pytest.importorskip("detectron2")
+
+TINY = (
+    "backbone.pretrained=false",
+    "input.min_sizes=[64]",
+    "input.test_size=64",
+    "interpolator={kind: afi, options: {blocks: 1, growth: 4}}",
+    "loader.workers=0",
+    *(f"{stage}.{key}" for stage in ("train", "stage1", "stage2") for key in ("steps=2", "batch_size=2", "lr=1e-5")),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("few") / "shapes", train=4, val=2, size=64)
+
+
+@pytest.fixture(scope="module")
+def guide_run(tmp_path_factory, fabric, data):
+    folder = tmp_path_factory.mktemp("runs")
+    preset = small_preset(folder, "mask", *TINY)
+    (folder / "mask.yaml").unlink()  # from here on the run has to know it
+    finetune(fabric, preset, data, folder / "guide", Start("nearest"))
+    return folder / "guide"
+
+
+def test_a_run_holds_the_model_under_its_own_names(guide_run, data):
+    names = read_checkpoint(guide_run).tensors.keys()
+    assert {"model.backbone.fpn_lateral2.weight", "model.roi_heads.mask_head.predictor.weight"} <= names
+    records = [json.loads(line) for line in (guide_run / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss_mask", "loss_rpn_loc"} <= records[0].keys()
+    loaded = load_detector(guide_run)
+    assert loaded.classes == ("disc", "square", "triangle", "cross")
+    index = load_coco(data, "val")
+    result = evaluate(loaded.detector, index, classes=loaded.classes, workers=0)
+    assert result.metrics == {key: value for key, value in records[-1].items() if key in result.metrics}
+    assert "mask/AP" in result.metrics
+
+
+def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, data, tmp_path):
+    interpolator = pretrain(fabric, guide_run, data, tmp_path / "pretrain", overrides=TINY)
+    student = load_detector(tmp_path / "pretrain" / "stage2")
+    assert student.preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
+    anchors = next(iter(student.detector.model.proposal_generator.anchor_generator.cell_anchors))
+    assert anchors[1].tolist() == [-8, -8, 8, 8]
+    finetune(fabric, load_detector(guide_run).preset, data, tmp_path / "run", Start(str(interpolator), guide_run))
+    held = load_detector(tmp_path / "run")
+    assert held.preset.interpolator.kind == held.detector.neck.interpolator.kind == "afi"
+    assert "the interpolator 'afi' starts from its own weights" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_weights_of_detectron2_with_other_classes_are_a_start(fabric, data, tmp_path):
+    from detectron2.modeling import build_model
+
+    from afictl.detectron2_configs import read_config
+
+    preset = small_preset(tmp_path, "retinanet", *TINY)
+    cfg = read_config(preset.detector.source)
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)  # 80 classes
+    torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")
+    finetune(fabric, preset, data, tmp_path / "run", Start("nearest", tmp_path / "model_final.pth"))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "layers of other classes start anew for 4: model.head.cls_score.weight, model.head.cls_score.bias" in log
+    held = load_detector(tmp_path / "run").detector.model
+    assert torch.equal(held.backbone.bottom_up.stem.conv1.weight, model.backbone.bottom_up.stem.conv1.weight)
+    assert held.loss_normalizer != 100
+
+
+def test_resumed_training_goes_on_as_if_never_stopped(fabric, data, tmp_path):
+    def run(name, steps, resume=False):
+        settings = (*TINY, f"train.steps={steps}", "train.checkpoint_every=1")
+        finetune(fabric, small_preset(tmp_path, "retinanet", *settings), data, tmp_path / name, resume=resume)
+        return read_checkpoint(tmp_path / name / "last.safetensors").tensors
+
+    whole = run("whole", 3)
+    run("parts", 2)
+    config = tmp_path / "parts" / "config.yaml"
+    config.write_text(config.read_text().replace("steps: 2", "steps: 3", 1))
+    parts = run("parts", 3, resume=True)
+    assert not [name for name, value in whole.items() if not torch.equal(parts[name], value)]
+
+
+def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
+    preset = small_preset(tmp_path, "cascade", *TINY)
+    rows = compare(fabric, preset, data, parse_contenders("nearest,bicubic"), tmp_path / "runs")
+    assert [row.name for row in rows] == ["nearest", "bicubic"]
+    assert rows[0].parameters == rows[1].parameters > 10e6
+    assert rows[0].multiply_adds > 1e8
+    files = draw_comparisons({"a": tmp_path / "runs" / "nearest"}, load_coco(data, "val"), tmp_path / "pictures")
+    assert files[0].is_file()
