@@ -7,15 +7,25 @@ from afictl import UserError, build_interpolator, interpolator_kinds
 COARSE = torch.arange(24.0).view(1, 2, 3, 4)
 
 
+GUIDED = ("sapa", "fade")
+"""Kinds that look at the fine map."""
+
+
 @pytest.mark.parametrize("kind", interpolator_kinds())
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 2)])
-def test_every_kind_doubles_exactly_and_ignores_the_fine_map(kind, size):
+def test_every_kind_doubles_exactly(kind, size):
     interpolator = build_interpolator(kind, 8)
-    coarse = torch.randn(2, 8, *size)
-    enlarged = interpolator(coarse)
+    coarse, fine = torch.randn(2, 8, *size), torch.randn(2, 8, 2 * size[0] - 1, 2 * size[1])
+    enlarged = interpolator(coarse, fine)
     assert enlarged.shape == (2, 8, 2 * size[0], 2 * size[1])
-    torch.testing.assert_close(interpolator(coarse, torch.randn(2, 8, 9, 9)), enlarged)
+    assert enlarged.isfinite().all()
     assert (interpolator.kind, interpolator.channels) == (kind, 8)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in interpolator_kinds() if kind not in GUIDED])
+def test_most_kinds_ignore_the_fine_map(kind):
+    interpolator, coarse = build_interpolator(kind, 8), torch.randn(2, 8, 3, 4)
+    torch.testing.assert_close(interpolator(coarse, torch.randn(2, 8, 9, 9)), interpolator(coarse))
 
 
 def test_nearest_repeats_every_value():
@@ -46,8 +56,11 @@ def test_options_build_the_like(kind):
     [
         ("neares", {}, "did you mean 'nearest'"),
         ("xyz", {}, "there are: afi, nearest, bilinear, bicubic"),
+        ("dysampel", {}, "did you mean 'dysample'"),
+        ("caraf", {}, "did you mean 'carafe'"),
         ("afi", {"bloks": 2}, "no option 'bloks'; did you mean 'blocks'"),
         ("nearest", {"blocks": 2}, "no option 'blocks'"),
+        ("dysample-plus", {"group": 2}, "no option 'group'; did you mean 'groups'"),
     ],
 )
 def test_unknown_names_are_explained(kind, options, message):

@@ -1,0 +1,120 @@
+"""Every learned kind at work: in each neck, under autocast and torch.compile, in files and in cost tables."""
+
+import pytest
+import torch
+
+from afictl import build_detector, build_interpolator, interpolator_kinds, load_preset, substitute_interpolator
+from afictl.detectors import model_cost
+from afictl.necks import build_neck, input_levels
+from afictl.presets import NeckConfig
+from afictl.weights import load_detector, load_interpolator, save_detector
+from tests.necks.backbone_maps import NARROW, features
+
+# A width, kernel or count of each kind that is not the default.
+OPTIONS = {
+    "afi": {"blocks": 1, "growth": 4},
+    "transposed-conv": {},
+    "pixel-shuffle": {},
+    "carafe": {"up_kernel": 3, "compressed_channels": 4},
+    "dysample": {"groups": 2},
+    "dysample-plus": {"groups": 2},
+    "sapa": {"up_kernel": 3, "embedding_channels": 4},
+    "fade": {"up_kernel": 3, "compressed_channels": 4},
+}
+EVERY_KIND = pytest.mark.parametrize("kind", OPTIONS)
+
+
+def build(kind, channels=8):
+    torch.manual_seed(0)
+    return build_interpolator(kind, channels, **OPTIONS[kind])
+
+
+def test_no_learned_kind_is_left_out():
+    learned = [kind for kind in interpolator_kinds() if build_interpolator(kind, 8).state_dict()]
+    assert sorted(learned) == sorted(OPTIONS)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("neck", ["fpn", "pafpn", "bifpn"])
+@pytest.mark.parametrize("size", [(160, 192), (133, 171)], ids=["even", "odd"])
+def test_every_parameter_learns_in_every_neck(kind, neck, precision, size):
+    interpolator = build(kind)
+    config = NeckConfig(kind=neck, channels=8, repeats=1)
+    pyramid = build_neck(config, NARROW, interpolator)
+    maps = features({level: NARROW[level] for level in input_levels(config)}, *size, images=2)
+    maps = {level: value.requires_grad_() for level, value in maps.items()}
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        levels = pyramid(maps)
+    assert {str(value.dtype) for value in levels.values()} == {f"torch.{precision}"}
+    sum((value.float() * torch.randn(value.shape)).sum() for value in levels.values()).backward()
+    for name, parameter in interpolator.named_parameters():
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.any(), name
+    assert all(value.grad.isfinite().all() and value.grad.any() for value in maps.values())
+
+
+@EVERY_KIND
+def test_gradient_reaches_both_maps(kind):
+    coarse, fine = torch.randn(1, 8, 3, 4, requires_grad=True), torch.randn(1, 8, 5, 7, requires_grad=True)
+    build(kind)(coarse, fine).square().sum().backward()
+    assert coarse.grad.any()
+    assert (fine.grad is not None) == (kind in ("sapa", "fade"))
+
+
+@EVERY_KIND
+def test_autocast_changes_little(kind):
+    interpolator, coarse, fine = build(kind), torch.randn(1, 8, 5, 6), torch.randn(1, 8, 9, 12)
+    with torch.no_grad():
+        exact = interpolator(coarse, fine)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = interpolator(coarse.bfloat16(), fine.bfloat16())
+        half = interpolator.bfloat16()(coarse.bfloat16(), fine.bfloat16())
+    assert rough.dtype == half.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, atol=0.04, rtol=0)
+    torch.testing.assert_close(half.float(), exact, atol=0.04, rtol=0)
+
+
+@EVERY_KIND
+def test_compiles(kind):
+    torch._dynamo.reset()
+    interpolator = build(kind)
+    compiled = torch.compile(interpolator, backend="aot_eager", fullgraph=True, dynamic=False)
+    coarse, fine = torch.randn(1, 8, 3, 4, requires_grad=True), torch.randn(1, 8, 5, 7)
+    expected, actual = interpolator(coarse, fine), compiled(coarse, fine)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x.square().sum(), coarse) for x in (actual, expected)))
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    preset = load_preset("faster-rcnn-r18-fpn-tiny", ["neck.channels=8", "detector.fc_width=8"])
+    return build_detector(preset, num_classes=2, interpolator="nearest")
+
+
+@EVERY_KIND
+def test_detector_file_brings_kind_options_and_weights_back(kind, detector, tmp_path):
+    interpolator = build(kind)
+    assert substitute_interpolator(detector, interpolator) == 3
+    file = tmp_path / "detector.safetensors"
+    save_detector(file, detector, {"classes": ["a", "b"], "category_ids": [1, 2], "step": 1, "metrics": {}})
+    loaded = load_detector(file).detector.neck.interpolator
+    for module in (loaded, load_interpolator(file)):
+        assert (module.kind, module.options) == (kind, interpolator.options)
+        assert interpolator.options.items() >= OPTIONS[kind].items()
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = detector.eval().neck(detector.backbone(image))
+        detector.neck.interpolator = loaded
+        torch.testing.assert_close(detector.neck(detector.backbone(image)), expected)
+
+
+@EVERY_KIND
+def test_cost_is_counted_with_the_fine_map(kind):
+    with torch.device("meta"):
+        preset = load_preset("faster-rcnn-r18-fpn-tiny", ["neck.channels=8", "detector.fc_width=8"])
+        detector = build_detector(preset, num_classes=2, interpolator=build(kind))
+    part = next(cost for cost in model_cost(detector, (64, 96)) if cost.name == "interpolator")
+    assert part.parameters == sum(p.numel() for p in build(kind).parameters())
+    assert part.multiply_adds > 0
