@@ -1,0 +1,167 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torchvision.models import detection, resnet50
+from torchvision.ops import FrozenBatchNorm2d
+
+from afictl import UserError, build_detector
+from afictl.presets import list_torchvision_presets
+from afictl.weights import load_backbone_weights, load_detector, read_checkpoint
+from afictl.weights.checkpoint import Checkpoint
+from afictl.weights.convert import convert
+from afictl.weights.layouts import to_ours
+from tests.weights.torchvision_files import build_torchvision, old_names, save_torchvision
+
+NAMES = [name.partition(":")[2] for name in list_torchvision_presets()]
+FIRST = [name for name in NAMES if not name.endswith("_v2")]
+SEVERAL = {"box_score_thresh": 0.05, "rpn_post_nms_top_n_test": 40, "box_detections_per_img": 9}
+
+
+def as_ours(tensors):
+    """Under our names, without the counters, which frozen norms do not have."""
+    return {f"model.{key}": value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
+
+
+def counterless(tensors):
+    return {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
+
+
+def translated(tensors, tmp_path):
+    return to_ours(Checkpoint(tmp_path / "file.pth", dict(tensors), {}))
+
+
+@pytest.mark.parametrize("count", [3, 90])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_is_recognised_by_its_content(name, count, tmp_path):
+    with torch.device("meta"):
+        tensors = build_torchvision(name, 1 + count).state_dict()
+    checkpoint = translated({key: torch.zeros(value.shape) for key, value in tensors.items()}, tmp_path)
+    assert counterless(checkpoint.tensors).keys() == as_ours(tensors).keys()
+    assert checkpoint.metadata["preset"]["name"] == f"torchvision:{name}"
+    assert checkpoint.metadata["preset"]["backbone"]["norm"] == "batch"
+    classes = checkpoint.metadata["classes"]
+    assert len(classes) == count
+    if count == 90:
+        assert (classes[0], classes[11], classes[89]) == ("person", "N/A", "toothbrush")
+        assert checkpoint.metadata["category_ids"][89] == 90
+
+
+@torch.no_grad()
+def test_a_state_dict_finds_what_its_model_finds_also_after_conversion(tmp_path):
+    model = save_torchvision(tmp_path / "model.pth", "maskrcnn_resnet50_fpn", 4, min_size=61, max_size=83, **SEVERAL)
+    settings = ("detector.proposals_test=40", "detector.max_detections=9")
+    report = convert(tmp_path / "model.pth", tmp_path / "ours.safetensors", classes="cat,dog,cow", settings=settings)
+    assert report[0] == "recognised: a maskrcnn_resnet50_fpn of torchvision"
+    assert "matched, 0 missing, 0 unexpected, 0 mismatched" in report[2]
+    loaded = load_detector(tmp_path / "ours.safetensors")
+    assert loaded.classes == ("cat", "dog", "cow")
+    image = torch.rand(3, 61, 83)
+    (found,), (expected,) = loaded.detector([image]), model([image])
+    expected["masks"] = expected["masks"][:, 0] > 0.5
+    assert len(expected["boxes"])
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    ours = read_checkpoint(tmp_path / "ours.safetensors").tensors
+    assert all(torch.equal(ours[key], value) for key, value in as_ours(model.state_dict()).items())
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_names_of_old_files(name, tmp_path):
+    model = build_torchvision(name, 4)
+    old = old_names(model.state_dict())
+    assert "backbone.fpn.inner_blocks.0.weight" in old
+    ours, expected = counterless(translated(old, tmp_path).tensors), as_ours(model.state_dict())
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[key], value) for key, value in expected.items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FIRST)
+def test_torchvision_s_first_coco_weights_know_no_eps(name, tmp_path):
+    """torchvision sets the eps of their norms to 0; FCOS came later and keeps the usual one."""
+    model = build_torchvision(name, 91)
+    body = model.backbone.body
+    frozen = {key: value for key, value in body.state_dict().items() if "num_batches" not in key}
+    for key, value in frozen.items():
+        if key.endswith("running_var"):
+            value.uniform_(1e-7, 1e-3)  # where an eps of 1e-5 matters
+        if key.endswith(".weight") and f"{key.removesuffix('weight')}running_var" in frozen:
+            value.fill_(0.01)
+    file = {f"backbone.body.{key}": value for key, value in frozen.items()}
+    file |= {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.body.")}
+    torch.save(old_names(file), tmp_path / "released.pth")
+    loaded = load_detector(tmp_path / "released.pth")
+    assert loaded.preset.backbone.norm == "frozen-batch"
+    reference = with_eps(body, 1e-5 if name.startswith("fcos") else 0.0)
+    image = torch.rand(1, 3, 64, 64)
+    for found, expected in zip(loaded.detector.backbone(image).values(), reference(image).values(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def with_eps(module, eps):
+    """``module`` with torchvision's frozen batch norms of that eps."""
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.BatchNorm2d):
+            norm = FrozenBatchNorm2d(child.num_features, eps)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm)
+        else:
+            with_eps(child, eps)
+    return module
+
+
+@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
+def test_imagenet_weights_go_into_the_body(name, tmp_path):
+    donor = resnet50(weights=None)
+    torch.save(donor.state_dict(), tmp_path / "resnet50.pth")
+    detector = build_detector(f"torchvision:{name}", 3)
+    report = load_backbone_weights(detector.backbone, tmp_path / "resnet50.pth")
+    assert report.complete
+    assert torch.equal(detector.model.backbone.body.layer4[2].conv3.weight, donor.layer4[2].conv3.weight)
+
+
+def test_safetensors_without_a_description(tmp_path):
+    save_file(build_torchvision("fcos_resnet50_fpn", 3).state_dict(), tmp_path / "fcos.safetensors")
+    assert not any(key.startswith("model.") for key in load_file(tmp_path / "fcos.safetensors"))
+    loaded = load_detector(tmp_path / "fcos.safetensors", interpolator="bicubic")
+    assert loaded.classes == ("class_1", "class_2")
+    assert loaded.detector.neck.interpolator.kind == "bicubic"
+
+
+def test_missing_and_further_tensors_are_told(tmp_path):
+    tensors = build_torchvision("retinanet_resnet50_fpn", 3).state_dict()
+    del tensors["backbone.body.layer1.0.conv1.weight"]
+    tensors["head.more.weight"] = torch.zeros(2)
+    torch.save(tensors, tmp_path / "some.pth")
+    with pytest.raises(UserError, match=r"1 missing \(model\.backbone\.body\.layer1.*1 unexpected \(head\.more"):
+        load_detector(tmp_path / "some.pth")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: detection.keypointrcnn_resnet50_fpn, "with keypoints"),
+        (lambda: detection.fasterrcnn_mobilenet_v3_large_fpn, "another backbone than ResNet-50"),
+    ],
+)
+def test_other_models_are_named(make, message, tmp_path):
+    torch.save(make()(weights=None, weights_backbone=None, num_classes=2).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UserError, match=rf"other\.pth: a detector of torchvision .*{message}"):
+        load_detector(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("roi_heads.box_predictor.cls_score.bias", (1,)),
+        ("roi_heads.box_predictor.cls_score.bias", ()),
+        ("rpn.head.cls_logits.weight", (5, 256, 1, 1)),
+        ("backbone.body.conv1.weight", (64, 4, 7, 7)),
+    ],
+)
+def test_shapes_that_cannot_be(name, shape, tmp_path):
+    tensors = dict(build_torchvision("fasterrcnn_resnet50_fpn", 4).state_dict())
+    tensors[name] = torch.zeros(shape)
+    torch.save(tensors, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match=r"odd\.pth") as error:
+        load_detector(tmp_path / "odd.pth")
+    assert "\n" not in str(error.value)
