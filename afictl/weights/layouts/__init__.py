@@ -12,11 +12,13 @@ from dataclasses import replace
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.layouts.afigan import translate_discriminator, translate_generator
 from afictl.weights.layouts.detectron2 import translate as translate_detectron2
+from afictl.weights.layouts.mmdetection import translate as translate_mmdetection
 from afictl.weights.layouts.torchvision import translate as translate_torchvision
 
 LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
     translate_detectron2,
     translate_torchvision,
+    translate_mmdetection,
     translate_generator,
     translate_discriminator,
 )

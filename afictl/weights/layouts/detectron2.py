@@ -45,13 +45,19 @@ def translate(checkpoint: Checkpoint) -> Checkpoint | None:
     try:
         backbone = find_backbone(tensors)
         recorded = recorded_pixels(tensors)
-        pixels = recorded or backbone.pixels
-        preset, classes = derive_preset(tensors, backbone, pixels)
-        ours = to_our_names(tensors, preset, classes, pixels)
+        preset, classes, ours = assemble(tensors, backbone, recorded or backbone.pixels)
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
     metadata = describe_foreign(preset, classes, _title(tensors), _notes(tensors, backbone, preset, recorded))
     return Checkpoint(checkpoint.path, ours, metadata)
+
+
+def assemble(
+    tensors: Mapping[str, Tensor], backbone: FoundBackbone, pixels: Pixels
+) -> tuple[Preset, int, dict[str, Tensor]]:
+    """Preset, number of classes, and tensors in our names, of ``tensors`` in detectron2's names."""
+    preset, classes = derive_preset(tensors, backbone, pixels)
+    return preset, classes, to_our_names(tensors, preset, classes, pixels)
 
 
 def in_rgb(checkpoint: Checkpoint) -> Checkpoint:
