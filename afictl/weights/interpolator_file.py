@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator, build_interpolator
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
@@ -15,8 +17,6 @@ from afictl.weights.description import DETECTOR, INTERPOLATOR
 from afictl.weights.detector_file import described_preset
 from afictl.weights.layouts import to_ours
 from afictl.weights.loading import load_tensors
-
-_IN_DETECTOR = "neck.interpolator."
 
 
 def load_interpolator(path: str | Path) -> Any:
@@ -44,11 +44,9 @@ def load_interpolator(path: str | Path) -> Any:
 
 def _inside(checkpoint: Checkpoint) -> nn.Module:
     preset = described_preset(checkpoint)
-    tensors = {
-        name.removeprefix(_IN_DETECTOR): value
-        for name, value in checkpoint.tensors.items()
-        if name.startswith(_IN_DETECTOR)
-    }
+    with torch.device("meta"):
+        prefix = build_detector(preset).interpolator_prefix
+    tensors = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
     if not tensors:
         kind = preset.interpolator.kind
         raise UserError(f"{checkpoint.path}: a detector with the interpolator '{kind}', which has no weights; name it")

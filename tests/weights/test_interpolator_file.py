@@ -56,6 +56,13 @@ def test_the_interpolator_inside_a_detector(detector, tmp_path):
         assert_equal(load_interpolator(source), detector.neck.interpolator)
 
 
+def test_the_interpolator_inside_a_model_of_torchvision(tmp_path):
+    small = ["interpolator.kind=afi", "interpolator.options={blocks: 1, growth: 4}"]
+    detector = build_detector(load_preset("torchvision:retinanet_resnet50_fpn", small), num_classes=2)
+    save_detector(tmp_path / "best.safetensors", detector, METADATA)
+    assert_equal(load_interpolator(tmp_path / "best.safetensors"), detector.neck.interpolator)
+
+
 def test_our_own_file(tmp_path):
     kept = AFInterpolator(8, blocks=1, growth=4)
     kept.save(tmp_path / "interpolator.safetensors")
