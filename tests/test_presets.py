@@ -110,3 +110,13 @@ def test_a_preset_survives_its_own_dump():
 def test_a_preset_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load_preset("mask-rcnn-r50-fpn").train.lr = 1.0
+
+
+def test_a_preset_may_extend_a_model_of_torchvision(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: torchvision:maskrcnn_resnet50_fpn_v2\ntrain:\n  steps: 7\n")
+    preset = load_preset(file)
+    assert (preset.name, preset.train.steps) == ("mine", 7)
+    assert preset.detector.source == "maskrcnn_resnet50_fpn_v2"
+    assert preset.detector.masks
+    assert preset.backbone.norm == preset.neck.norm == "batch"

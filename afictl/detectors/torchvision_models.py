@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops.poolers import initLevelMapper
 
 from afictl.backbones.norms import freeze_batch_norm
 from afictl.detectors.adapter import AdaptedDetector
@@ -72,6 +73,8 @@ def torchvision_detector(preset: Preset, num_classes: int, interpolator: nn.Modu
         **{theirs: getattr(config, ours) for ours, theirs in arguments.items()},
     )
     (model if dense else model.rpn).anchor_generator = _anchors(config)
+    if not dense:
+        _fix_scales(model.roi_heads)
     _freeze(model.backbone.body, preset.backbone)
     substitute_interpolator(model, interpolator)
     neck = FpnView(model.backbone.fpn, "p3" if dense else "p2")
@@ -101,6 +104,16 @@ def _anchors(config: DetectorConfig) -> AnchorGenerator:
     steps = [2 ** (i / config.anchors_per_octave) for i in range(1, config.anchors_per_octave)]
     sizes = tuple((size, *(int(size * step) for step in steps)) for size in config.anchor_sizes)
     return AnchorGenerator(sizes, (config.anchor_ratios,) * len(sizes))
+
+
+def _fix_scales(heads: Any) -> None:
+    """Tell the poolings their levels' scales, which torchvision guesses once for all from its first batch.
+
+    From a batch of images below 50 pixels it guesses wrong; otherwise it comes to these.
+    """
+    for pool in filter(None, (heads.box_roi_pool, heads.mask_roi_pool)):
+        pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+        pool.map_levels = initLevelMapper(2, 5)
 
 
 def _freeze(body: nn.ModuleDict, config: BackboneConfig) -> None:

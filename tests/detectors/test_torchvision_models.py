@@ -92,6 +92,16 @@ def test_two_images_of_different_sizes_are_padded_as_torchvision_pads():
 
 
 @torch.no_grad()
+def test_a_tiny_first_image_does_not_mislead_the_pooling():
+    model = reference("fasterrcnn_resnet50_fpn")
+    first, second = (adapted("fasterrcnn_resnet50_fpn", *FEW, like=model) for _ in range(2))
+    first([image(33, 33)])
+    (found,), (expected,) = first([image(64, 64)]), second([image(64, 64)])
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert first.model.roi_heads.box_roi_pool.scales == [0.25, 0.125, 0.0625, 0.03125]
+
+
+@torch.no_grad()
 def test_masks_on_the_original_pixels_are_pasted_as_torchvision_does():
     detector = adapted("maskrcnn_resnet50_fpn", *FEW, "input.test_size=64", like=reference("maskrcnn_resnet50_fpn"))
     picture = image(128, 192)
