@@ -305,7 +305,7 @@ def _validate(values: Mapping[str, Any], source: str) -> Preset:
 
 def _detectron2_values(name: str) -> dict[str, Any]:
     """What the configuration behind ``detectron2:`` says; read by detectron2, which is optional."""
-    from afictl.detectron2_configs import preset_values
+    from afictl.detectron2_presets import preset_values
 
     return preset_values(name.removeprefix(_DETECTRON2))
 

@@ -116,7 +116,9 @@ def test_a_checkpoint_names_no_file_outside_the_zoo(write):
         ("MODEL: {AFICTL: {INTERPOLATOR_FILE: a}}", "MODEL.AFICTL.INTERPOLATOR_FILE"),
         ("MODEL: {FNP: {}}", "mine.yaml: not a configuration of detectron2 .*FNP"),
         ("MODEL: [1]", "mine.yaml: not a configuration of detectron2"),
+        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[32], [a]]}}", "MODEL.ANCHOR_GENERATOR.SIZES: "),
         ("INPUT: {MIN_SIZE_TEST: 0}", "input.test_size"),
+        ("INPUT: {FORMAT: L}", "INPUT.FORMAT: .* not L"),
         ("}", "mine.yaml: not a configuration of detectron2"),
     ],
 )

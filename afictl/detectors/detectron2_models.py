@@ -12,7 +12,8 @@ from torch import nn
 import afictl.integrations.detectron2  # noqa: F401  # its backbones may be named in a configuration
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.detectors.detectron2_views import BottomUpView, DenseView, PyramidView, RegionView
-from afictl.detectron2_configs import anchor_sizes, changeable, model_values, read_config
+from afictl.detectron2_configs import read_config
+from afictl.detectron2_presets import anchor_lists, anchor_sizes, changeable, model_values
 from afictl.errors import UserError
 from afictl.integrations import substitute_interpolator
 from afictl.integrations.detectron2_pyramids import NeckBackbone
@@ -35,7 +36,7 @@ def detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Modul
     cfg = read_config(preset.detector.source)
     _require_possible(preset, cfg)
     _apply(preset, cfg, num_classes)
-    model = build_model(cfg)
+    model = _build(cfg, preset.name)
     enlargements = substitute_interpolator(model, interpolator)
     backbone = model.backbone
     pyramid = backbone.neck if isinstance(backbone, NeckBackbone) else backbone
@@ -49,6 +50,16 @@ def detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Modul
     detector = AdaptedDetector(preset, model, bottom_up, neck, head, num_classes)
     detector.unsaved = tuple(f"model.{name}" for name in head.unsaved)
     return detector
+
+
+def _build(cfg: CfgNode, name: str) -> Any:
+    try:
+        return build_model(cfg)
+    except UserError:
+        raise
+    except Exception as error:  # a wrong value can fail anywhere in detectron2's constructors
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name}: detectron2 cannot build it: {type(error).__name__}: {reason:.200}") from error
 
 
 def _require_possible(preset: Preset, cfg: CfgNode) -> None:
@@ -73,8 +84,7 @@ def _apply(preset: Preset, cfg: CfgNode, num_classes: int) -> None:
         changes[theirs] = values[section][key]
     before = anchor_sizes(cfg)
     factors = [ours / theirs for ours, theirs in zip(preset.detector.anchor_sizes, before, strict=True)]
-    sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
-    scaled = [[size * factor for size in level] for level, factor in zip(sizes, factors, strict=False)]
+    scaled = [[size * factor for size in level] for level, factor in zip(anchor_lists(cfg), factors, strict=False)]
     changes |= {
         "MODEL.ANCHOR_GENERATOR.SIZES": scaled,
         "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,

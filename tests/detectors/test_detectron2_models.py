@@ -173,6 +173,11 @@ def test_settings_reach_the_model(tmp_path):
         build(tmp_path, interpolator=AFInterpolator(8, 1, 4))
 
 
+def test_what_detectron2_cannot_build_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"mask.yaml: detectron2 cannot build it: KeyError: .*build_nothing"):
+        build(tmp_path, "mask", BACKBONE={"NAME": "build_nothing"})
+
+
 def test_model_without_a_pyramid():
     preset = load_preset("detectron2:COCO-Detection/faster_rcnn_R_50_C4_1x.yaml")
     with pytest.raises(UserError, match="GeneralizedRCNN has no enlargement to replace"):

@@ -3,6 +3,9 @@ import sys
 
 import pytest
 
+from afictl import UserError, build_detector, load_preset
+from afictl.presets import parse_preset
+
 
 class Absent:
     """An import finder for which detectron2 does not exist."""
@@ -15,8 +18,9 @@ class Absent:
 @pytest.fixture
 def no_detectron2(monkeypatch):
     for name in [*sys.modules]:
-        if name.partition(".")[0] == "detectron2" or name.startswith("afictl.integrations.detectron2"):
+        if name.partition(".")[0] == "detectron2" or (name.startswith("afictl.") and ".detectron2_" in f".{name}"):
             monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "afictl.integrations.detectron2", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
 
 
@@ -26,3 +30,14 @@ def test_import_says_where_to_get_it():
         importlib.import_module("afictl.integrations.detectron2")
     assert "detectron2.readthedocs.io/en/latest/tutorials/install.html" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("no_detectron2")
+def test_presets_say_where_to_get_it():
+    name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+    kept = parse_preset({"name": "", "detector": {"kind": "detectron2", "source": name}})  # as in a checkpoint
+    for action in (lambda: load_preset(f"detectron2:{name}"), lambda: build_detector(kept)):
+        with pytest.raises(
+            UserError, match=r"need detectron2, which is not installed; see https://detectron2\.readthedocs"
+        ):
+            action()
