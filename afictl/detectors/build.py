@@ -36,7 +36,7 @@ _HEADS: dict[str, Callable[..., nn.Module]] = {
 
 def _detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Module) -> AdaptedDetector:
     """A model of detectron2, which is optional: imported only for presets that ask for it."""
-    importlib.import_module("afictl.detectron2_configs")  # says where to get detectron2 if it is absent
+    importlib.import_module("afictl.presets.detectron2_configs")  # says where to get detectron2 if it is absent
     from afictl.detectors.detectron2_models import detectron2_detector
 
     return detectron2_detector(preset, num_classes, interpolator)

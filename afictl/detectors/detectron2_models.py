@@ -12,12 +12,12 @@ from torch import nn
 import afictl.integrations.detectron2  # noqa: F401  # its backbones may be named in a configuration
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.detectors.detectron2_views import BottomUpView, DenseView, PyramidView, RegionView
-from afictl.detectron2_configs import read_config
-from afictl.detectron2_presets import anchor_lists, anchor_sizes, changeable, model_values
 from afictl.errors import UserError
 from afictl.integrations import substitute_interpolator
 from afictl.integrations.detectron2_pyramids import NeckBackbone
 from afictl.presets import Preset
+from afictl.presets.detectron2_configs import read_config
+from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, changeable, model_values
 
 # FCOS of ours reads size_ranges; what halves the anchors halves them too.
 _ALWAYS = {"backbone.name", "backbone.pretrained", "detector.source", "detector.anchor_sizes", "detector.size_ranges"}

@@ -37,8 +37,8 @@ except ModuleNotFoundError as error:
         name="detectron2",
     ) from None
 
-from afictl.detectron2_configs import add_afictl_config
 from afictl.integrations.detectron2_pyramids import InterpolatedFPN, NeckBackbone
+from afictl.presets.detectron2_configs import add_afictl_config
 
 __all__ = [
     "InterpolatedFPN",

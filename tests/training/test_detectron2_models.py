@@ -68,7 +68,7 @@ def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, dat
 def test_weights_of_detectron2_with_other_classes_are_a_start(fabric, data, tmp_path):
     from detectron2.modeling import build_model
 
-    from afictl.detectron2_configs import read_config
+    from afictl.presets.detectron2_configs import read_config
 
     preset = small_preset(tmp_path, "retinanet", *TINY)
     cfg = read_config(preset.detector.source)

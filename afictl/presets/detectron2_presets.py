@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from afictl.detectron2_configs import CfgNode, embed, read_config
 from afictl.errors import UserError
+from afictl.presets.detectron2_configs import CfgNode, embed, read_config
 
 _BOTH = {
     "backbone.frozen_stages": "MODEL.BACKBONE.FREEZE_AT",

@@ -28,7 +28,7 @@ def write(tmp_path):
 
 
 def read(source):
-    from afictl.detectron2_configs import read_config
+    from afictl.presets.detectron2_configs import read_config
 
     return read_config(source)
 

@@ -1,0 +1,150 @@
+"""Presets by name or file: finding, extending and overriding the YAML that describes one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from afictl.errors import UserError, did_you_mean
+from afictl.presets.problems import explain
+from afictl.presets.schema import Preset
+
+_TORCHVISION = "torchvision:"
+_DETECTRON2 = "detectron2:"
+
+
+def _folder() -> Path:
+    """``presets/`` of the checkout, or its copy inside an installed wheel."""
+    installed = Path(__file__).parents[1] / "_presets"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "presets"
+
+
+def list_presets() -> list[str]:
+    """Names of the shipped presets, sorted."""
+    return sorted(path.stem for path in _folder().glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def list_torchvision_presets() -> list[str]:
+    """Names of the presets that are models of torchvision, such as ``torchvision:fasterrcnn_resnet50_fpn``, sorted."""
+    return sorted(f"{_TORCHVISION}{path.stem}" for path in (_folder() / "torchvision").glob("*.yaml"))
+
+
+def load_preset(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Preset:
+    """Load a preset by name or from a YAML file.
+
+    Args:
+        name_or_path: a name from ``list_presets()``, the path of a ``.yaml`` file, ``torchvision:`` and the name of a
+            detection model of torchvision, or ``detectron2:`` and a configuration of detectron2.
+        overrides: settings such as ``"train.lr=0.01"``; the value is read as YAML.
+
+    Raises:
+        UserError: unknown preset, unreadable file, unknown key or a value of the wrong kind.
+    """
+    name = str(name_or_path)
+    if name.startswith(_DETECTRON2):
+        return parse_preset(_detectron2_values(name), overrides, source=name)
+    path = _find(name)
+    default = name if name.startswith(_TORCHVISION) else path.stem
+    return parse_preset({"name": default, **_read(path)}, overrides, source=str(path))
+
+
+def parse_preset(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "preset") -> Preset:
+    """Check the nested ``values`` of a preset, with ``overrides`` on top; ``source`` is named in errors."""
+    merged = _merge(_defaults(), values)
+    preset = _validate(merged, source)
+    overrides = list(overrides)
+    for override in overrides:
+        merged = _merge(merged, _parse_override(override))
+    return _validate(merged, "--set") if overrides else preset
+
+
+def _defaults() -> dict[str, Any]:
+    return Preset(name="").model_dump()
+
+
+def _validate(values: Mapping[str, Any], source: str) -> Preset:
+    try:
+        return Preset.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {explain(error)}") from None
+
+
+def _detectron2_values(name: str) -> dict[str, Any]:
+    """What the configuration behind ``detectron2:`` says; read by detectron2, which is optional."""
+    from afictl.presets.detectron2_presets import preset_values
+
+    return preset_values(name.removeprefix(_DETECTRON2))
+
+
+def _find(name: str) -> Path:
+    if name.startswith(_TORCHVISION):
+        return _find_torchvision(name)
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"preset file {name} does not exist")
+        return path
+    if name not in list_presets():
+        raise UserError(
+            f"no preset is called '{name}'{did_you_mean(name, list_presets())}; 'afictl model list' shows all presets"
+        )
+    return _folder() / f"{name}.yaml"
+
+
+def _find_torchvision(name: str) -> Path:
+    known = [each.removeprefix(_TORCHVISION) for each in list_torchvision_presets()]
+    model = name.removeprefix(_TORCHVISION)
+    if model not in known:
+        raise UserError(
+            f"no model of torchvision with a feature pyramid is called '{model}'{did_you_mean(model, known)}; "
+            f"there are {', '.join(known)}"
+        )
+    return _folder() / "torchvision" / f"{model}.yaml"
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's values on top of those of the preset that it extends."""
+    if path in seen:
+        raise UserError(f"{path}: extends: the preset extends itself")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a preset is a mapping of keys to values")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    beside = path.parent / f"{base}.yaml"
+    inherited = _read(beside if beside.is_file() else _find(str(base)), (*seen, path))
+    inherited.pop("published", None)
+    return _merge(inherited, values)
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {text}: write KEY=VALUE, for example train.lr=0.01")
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not readable as YAML") from None
+    if isinstance(parsed, str):  # YAML 1.1 takes 1e-3 for a string
+        with contextlib.suppress(ValueError):
+            parsed = float(parsed)
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return dict(parsed)
