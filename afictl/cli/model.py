@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from afictl.detectors import Detector, PartCost
     from afictl.presets import Scores
 
+_WIDE = 105
+"""Columns from which a terminal has room for everything."""
+
 app = typer.Typer(help="List presets and show what they are made of.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -27,16 +30,22 @@ def list_models(debug: Debug = False) -> None:
 
     from afictl.presets import list_presets, list_torchvision_presets, load_preset
 
-    table = Table("preset", "detector", "backbone", "neck", "nearest", "AFI", "note on the rows", box=None)
-    table.columns[0].no_wrap = True  # it is what users copy
-    for name in (*list_presets(), *list_torchvision_presets()):
-        preset = load_preset(name)
-        parts = (preset.detector.kind, preset.backbone.name.split(".")[0], preset.neck.kind)
-        rows = preset.published
-        table.add_row(name, *parts, _scores(rows.nearest), _scores(rows.afi), rows.note)
     console = _console()
+    presets = [load_preset(name) for name in (*list_presets(), *list_torchvision_presets())]
+    narrow = console.width < _WIDE
+    parts = () if narrow else ("detector", "backbone", "neck")
+    table = Table("preset", *parts, "nearest", "AFI", box=None)
+    for column in table.columns:
+        column.no_wrap = True
+    for preset in presets:
+        kinds = (preset.detector.kind, preset.backbone.name.split(".")[0], preset.neck.kind)
+        scores = (_scores(preset.published.nearest), _scores(preset.published.afi))
+        table.add_row(preset.name, *(() if narrow else kinds), *scores)
     console.print(table)
     console.print("\nnearest, AFI: box / mask AP that the AFI-GAN paper reports on COCO test-dev; not measured here.")
+    for preset in presets:
+        if preset.published.note:
+            console.print(f"{preset.name}: {preset.published.note}.", highlight=False)
     console.print(
         "The interpolator of every preset is afi unless --interpolator names another; torchvision's models and "
         "detectron2:CONFIG, any of its configurations with an FPN, come with nearest.",
@@ -85,25 +94,30 @@ def show_model(
         return
     costs = model_cost(detector, image_hw)
     console = _console()
-    console.print(f"{loaded.name}: {loaded.description}", highlight=False)
-    console.print(_cost_table(detector, costs, image_hw))
+    changes = ", ".join(settings or ())
+    console.print(f"{loaded.name}{f' with {changes}' if changes else ''}: {loaded.description}", highlight=False)
+    console.print(_cost_table(detector, costs, image_hw, narrow=console.width < _WIDE))
     console.print(_share_line(detector, costs), highlight=False)
 
 
-def _cost_table(detector: Detector, costs: list[PartCost], image_hw: tuple[int, int]) -> Table:
+def _cost_table(detector: Detector, costs: list[PartCost], image_hw: tuple[int, int], narrow: bool) -> Table:
     from rich.table import Table
 
     notes = _notes(detector)
-    table = Table("part", "what", "strides", "channels", box=None)
-    for title in ("parameters", f"multiply-adds at {image_hw[0]}x{image_hw[1]}", "share"):
-        table.add_column(title, justify="right")
+    divisor = detector.neck.size_divisor
+    height, width = (-(-side // divisor) * divisor for side in image_hw)
+    at = f"multiply-adds at {image_hw[0]}x{image_hw[1]}"
+    padded = "" if (height, width) == image_hw else f"padded to {height}x{width}"
+    table = Table("part", *(() if narrow else ("what", "strides", "channels")), box=None, caption=padded)
+    for title in ("parameters", at, "share"):
+        table.add_column(title, justify="right", no_wrap=True)
     total = sum(cost.multiply_adds for cost in costs)
     for cost in costs:
         share = f"{cost.multiply_adds / total:.1%}"
         what = notes.get(cost.name, (cost.load, "", str(detector.neck.channels)))
-        table.add_row(cost.name, *what, _count(cost.parameters), _work(cost.multiply_adds), share)
+        table.add_row(cost.name, *(() if narrow else what), _count(cost.parameters), _work(cost.multiply_adds), share)
     parameters = sum(cost.parameters for cost in costs)
-    table.add_row("total", "", "", "", _count(parameters), _work(total), "100.0%", style="bold")
+    table.add_row("total", *(() if narrow else ("", "", "")), _count(parameters), _work(total), "100.0%", style="bold")
     return table
 
 

@@ -127,7 +127,10 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """``top`` on top of ``base``; another backbone or interpolator does not inherit the options of the one before."""
     merged = dict(base)
+    if "options" in merged and any(key in top and top[key] != merged.get(key) for key in ("name", "kind")):
+        merged["options"] = {}
     for key, value in top.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value

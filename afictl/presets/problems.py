@@ -9,18 +9,36 @@ from pydantic import ValidationError
 from afictl.errors import did_you_mean
 from afictl.presets.schema import Preset, Section
 
+_IN_PLAIN_WORDS = {
+    "tuple_type": "needs a list, such as [128]",
+    "too_short": "needs more entries",
+    "model_type": "is a group of keys; set one of them",
+    "dict_type": "is a group of keys, such as {key: value}",
+}
+
 
 def explain(error: ValidationError) -> str:
     """The first few problems of a pydantic error, each as ``key: what is wrong``, on one line."""
     problems = []
     for item in error.errors()[:3]:
         location = [str(part) for part in item["loc"]]
+        key = ".".join(location)
         if item["type"] == "extra_forbidden":
-            known = _keys_at(location[:-1])
-            problems.append(f"{'.'.join(location)}: unknown key{did_you_mean(location[-1], known)}")
+            problems.append(f"{key}: unknown key{_nearest(location)}")
+        elif not location:  # a rule over several keys, which names them itself
+            problems.append(str(item["msg"]).removeprefix("Value error, "))
         else:
-            problems.append(f"{'.'.join(location) or 'preset'}: {item['msg']} (got {item['input']!r:.60})")
+            wanted = _IN_PLAIN_WORDS.get(item["type"], item["msg"])
+            problems.append(f"{key}: {wanted} (got {item['input']!r:.60})")
     return "; ".join(problems)
+
+
+def _nearest(location: list[str]) -> str:
+    """The key that was meant: one of that very name in a section, else the most similar beside it."""
+    *parents, name = location
+    known = _keys_at(parents)
+    inside = [f"{section}.{name}" for section in known if name in _keys_at([*parents, section])]
+    return f"; did you mean {' or '.join(inside)}?" if inside else did_you_mean(name, known)
 
 
 def _keys_at(location: list[str]) -> list[str]:

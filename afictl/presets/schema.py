@@ -15,7 +15,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_PositiveInt = Annotated[int, Field(gt=0)]
+_Side = Annotated[int, Field(ge=8)]
 
 
 class Section(BaseModel):
@@ -47,7 +47,7 @@ class NeckConfig(Section):
     """The feature pyramid."""
 
     kind: Literal["fpn", "pafpn", "bifpn"] = "fpn"
-    channels: int = Field(default=256, gt=0)
+    channels: int = Field(default=256, gt=0, le=8192)
     norm: Literal["none", "batch"] = "none"
     """FPN, PAFPN: batch norm after every convolution. BiFPN always has it."""
     fuse: Literal["sum", "avg"] = "sum"
@@ -55,7 +55,7 @@ class NeckConfig(Section):
     top: Literal["pool", "p5", "res5"] = "pool"
     """FPN, PAFPN: where the levels above p5 come from. ``pool``: p6 is every second position of p5, the pyramid is
     p2..p6. ``p5``, ``res5``: p6 and p7 are strided convolutions of that map, the pyramid is p3..p7."""
-    repeats: int = Field(default=6, gt=0)
+    repeats: int = Field(default=6, gt=0, le=100)
     """BiFPN: number of layers."""
     fusion: Literal["fast", "raw"] = "fast"
     """BiFPN: fusion weights are made positive and sum to one, or are used as they are (published AFI-GAN)."""
@@ -100,7 +100,7 @@ class DetectorConfig(Section):
     """Models of other libraries: whether they have masks. It follows from ``source`` and changes nothing."""
     anchor_sizes: tuple[_Positive, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     """Square root of the anchor area in pixels, one for each level of the pyramid."""
-    anchors_per_octave: int = Field(default=1, gt=0)
+    anchors_per_octave: int = Field(default=1, gt=0, le=100)
     """Anchor sizes a level: ``anchor_sizes`` times 2^(0/n), 2^(1/n), ... RetinaNet has three."""
     anchor_ratios: tuple[_Positive, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
     """Anchor height divided by width."""
@@ -118,8 +118,8 @@ class DetectorConfig(Section):
     """Layers between a pooled region and its class and box; ``4conv1fc`` keeps the neck's width."""
     head_norm: Literal["none", "batch"] = "none"
     """Batch norm after the convolutions of the box and mask heads."""
-    fc_width: int = Field(default=1024, gt=0)
-    mask_width: int = Field(default=256, gt=0)
+    fc_width: int = Field(default=1024, gt=0, le=65536)
+    mask_width: int = Field(default=256, gt=0, le=8192)
     size_ranges: tuple[_Positive, ...] = (64.0, 128.0, 256.0, 512.0)
     """FCOS: up to how many pixels from a point to the farthest side of its box each level but the last serves."""
     level_scales: bool = False
@@ -144,11 +144,11 @@ class DetectorConfig(Section):
 class InputConfig(Section):
     """How an image becomes what the detector sees."""
 
-    min_sizes: tuple[_PositiveInt, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
+    min_sizes: tuple[_Side, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
     """Short sides in pixels; training draws one for each image."""
-    max_size: int = Field(default=1333, gt=0)
+    max_size: _Side = 1333
     """Longest allowed long side in pixels."""
-    test_size: int = Field(default=800, gt=0)
+    test_size: _Side = 800
     """Short side in pixels for evaluation."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip in training."""
@@ -228,6 +228,12 @@ class Preset(Section):
     """Stage 1: interpolator against discriminator on the guide's features."""
     stage2: AdversarialRecipe = AdversarialRecipe(steps=180_000, batch_size=8, lr=0.01, milestones=(120_000, 160_000))
     """Stage 2: detector on the half-size image, with detection and feature losses."""
+
+    @model_validator(mode="after")
+    def _long_side_is_longest(self) -> Preset:
+        if self.input.max_size < max(self.input.test_size, *self.input.min_sizes):
+            raise ValueError("input.max_size is the long side: at least input.test_size and all of input.min_sizes")
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit_levels(self) -> Preset:

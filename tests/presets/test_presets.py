@@ -54,11 +54,15 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["detector.anchor_sizes=[0, 2, 3, 4, 5]"], r"anchor_sizes\.0: .*greater than 0"),
         (["detector.size_ranges=[64, 32, 128, 256]"], "four rising sizes"),
         (["detector.anchor_ratios=[1, -1]"], r"anchor_ratios\.1: .*greater than 0"),
-        (["detector.anchor_ratios=[]"], "anchor_ratios: .*at least 1"),
-        (["input.min_sizes=[]"], "min_sizes: .*at least 1"),
-        (["input.min_sizes=[64, 0]"], r"min_sizes\.1: .*greater than 0"),
-        (["input.max_size=0"], "max_size: .*greater than 0"),
-        (["input.test_size=-1"], "test_size: .*greater than 0"),
+        (["detector.anchor_ratios=[]"], "anchor_ratios: needs more entries"),
+        (["input.min_sizes=128"], r"min_sizes: needs a list, such as \[128\]"),
+        (["input.max_size=100"], "^--set: input.max_size is the long side: at least"),
+        (["train=3"], "train: is a group of keys"),
+        (["lr=0.1"], r"lr: unknown key; did you mean train\.lr or stage1\.lr or stage2\.lr"),
+        (["input.min_sizes=[]"], "min_sizes: needs more entries"),
+        (["input.min_sizes=[64, 0]"], r"min_sizes\.1: .*equal to 8"),
+        (["input.max_size=0"], "max_size: .*equal to 8"),
+        (["input.test_size=-1"], "test_size: .*equal to 8"),
         (["input.std=[1, 0, 1]"], r"std\.1: .*greater than 0"),
     ],
 )
@@ -95,6 +99,15 @@ def test_a_broken_file_is_named(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         load_preset(tmp_path / "mine.yaml")
+
+
+def test_another_backbone_does_not_inherit_options(tmp_path):
+    swin = "cascade-rcnn-swin-t-bifpn-tiny"
+    assert load_preset(swin).backbone.options["embed_dim"] == 32
+    assert load_preset(swin, ["backbone.name=resnet18"]).backbone.options == {}
+    assert load_preset(swin, ["backbone.options.embed_dim=48"]).backbone.options["depths"] == [2, 2, 2, 2]
+    (tmp_path / "mine.yaml").write_text(f"extends: {swin}\nbackbone:\n  name: resnet18\n")
+    assert load_preset(tmp_path / "mine.yaml").backbone.options == {}
 
 
 def test_a_missing_file_is_named(tmp_path):
