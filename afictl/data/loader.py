@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -192,6 +195,7 @@ class _Batches:
             batch_sampler=order,
             num_workers=workers,
             collate_fn=_same,
+            worker_init_fn=_outlive_signals,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # a draw from the global one would change what follows it
         )
@@ -202,6 +206,24 @@ class _Batches:
                 if isinstance(sample, UserError):
                     raise sample
             yield samples
+
+
+def _outlive_signals(worker: int) -> None:
+    """Leave signals to the main process; Ctrl-C, schedulers and ``kill`` of a group send them to workers too.
+
+    The main process may need further batches before it ends. Its own SIGTERM still ends a worker, and a worker ends
+    by itself soon after it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_by_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _same(samples: Sequence[Any]) -> list[Any]:

@@ -1,0 +1,32 @@
+"""A run that is stopped from outside."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.training.conftest import SMALL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_reading_processes_as_well_saves_the_state(shapes_dir, tmp_path, number):
+    settings = (*SMALL, "train.steps=10000", "train.eval_every=10000", "loader.workers=2")
+    command = [sys.executable, "-m", "afictl", "finetune", "--preset", "faster-rcnn-r18-fpn-tiny"]
+    command += ["--data", shapes_dir, "--output", tmp_path / "run"]
+    command += [word for setting in settings for word in ("--set", setting)]
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        records = tmp_path / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while not records.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, number)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "--resume continues" in said
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] >= 20
