@@ -49,9 +49,11 @@ def demo(fabric: Fabric, output: Path, seed: int = 0) -> list[Row]:
     if not data.exists():
         make_shapes(data, **_IMAGES, size=_IMAGE, seed=seed)
     _title(fabric, "1/4  A guide: the detector with nearest interpolation, from scratch")
-    finetune(fabric, first, data, output / "guide", Start("nearest"), seed=seed, resume=True)
+    finetune(fabric, first, data, output / "guide", Start("nearest"), seed=seed, resume=(output / "guide").exists())
     _title(fabric, "2/4  The AF interpolator, adversarially on the guide's features (stages 1 and 2)")
-    interpolator = pretrain(fabric, output / "guide", data, output / "pretrain", seed=seed, resume=True)
+    interpolator = pretrain(
+        fabric, output / "guide", data, output / "pretrain", seed=seed, resume=(output / "pretrain").exists()
+    )
     _title(fabric, "3/4  The same fine-tuning with nearest and with AFI")
     contenders = [Contender("nearest", "nearest"), Contender("afi", str(interpolator))]
     rows = compare(fabric, second, data, contenders, output / "compare", weights=output / "guide", seed=seed)

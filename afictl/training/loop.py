@@ -63,7 +63,8 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
 
     A run that has a saved state continues behind it. Everything that decides the next step is in that state: modules,
     optimisers, the scaler of 16-bit gradients and the step, of which rate, batch and random draws are functions.
-    On Ctrl-C or SIGTERM a single process finishes its step and saves the state before it leaves.
+    On Ctrl-C or SIGTERM a single process finishes its step and saves the state before it leaves; an evaluation that
+    was cut short is done first when the run continues.
 
     Raises:
         UserError: a loss or gradient is not finite, a batch is too small for batch norm, or the saved state is damaged
@@ -78,37 +79,69 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
     run.forget_after(state["step"])
     batches = stage.batches(state["step"])
     with Clock(run, recipe.steps, state["step"], fabric.device) as clock, _leave_on_signal(fabric) as leaving:
+        if 0 < state["step"] != state["measured"]:  # perhaps stopped before or in its evaluation
+            _round_off(fabric, run, recipe, stage, state, clock, leaving)
         for step in range(state["step"], recipe.steps):
             batch = next(batches)
             clock.loaded()
             set_learning_rate(stage.optimizers.values(), learning_rate(recipe, step))
             seed_step(seed, step, fabric.global_rank)
-            losses = _step(fabric, stage, batch, step + 1)
+            losses = _step(fabric, recipe, stage, batch, step + 1)
             state["step"] = step + 1
             state["seconds"] += clock.stepped(step + 1, losses, learning_rate(recipe, step))
-            if _due(step + 1, recipe.eval_every, recipe.steps):
-                _evaluate(fabric, run, stage, state, clock)
-            if _due(step + 1, recipe.checkpoint_every, recipe.steps) or leaving.is_set():
-                _save(fabric, run, stage, state)
-            if leaving.is_set():
-                run.say(f"stopped behind step {step + 1}; --resume continues")
-                raise KeyboardInterrupt
+            _round_off(fabric, run, recipe, stage, state, clock, leaving)
     return Outcome(dict(state["metrics"]), state["seconds"])
 
 
-def _step(fabric: Fabric, stage: Stage, batch: TrainBatch, number: int) -> dict[str, float]:
+def _step(fabric: Fabric, recipe: Recipe, stage: Stage, batch: TrainBatch, number: int) -> dict[str, float]:
     """The losses of one step, or the mistake that stopped it in the user's words."""
     try:
         return _to_floats(fabric, stage.step(batch))
     except FloatingPointError as error:
         ids = ", ".join(map(str, batch.image_ids))
-        hint = "lower the learning rate or set clip_norm"
+        hint = "lower the learning rate" + (" or set clip_norm" if recipe.clip_norm is None else "")
         raise UserError(f"{error} at step {number} (images {ids}): {hint}") from None
     except ValueError as error:
         if _ONE_VALUE not in str(error):
             raise
         hint = "train with more images a device, or with larger ones"
         raise UserError(f"step {number}: batch norm got a single value a channel; {hint}") from None
+
+
+def _round_off(
+    fabric: Fabric,
+    run: Run,
+    recipe: Recipe,
+    stage: Stage,
+    state: dict[str, Any],
+    clock: Clock,
+    leaving: threading.Event,
+) -> None:
+    """Save and evaluate where that is due behind a step, and leave where a signal asked for it.
+
+    The state is saved before the evaluation, which may take long, and again with what it measured.
+    """
+    step = state["step"]
+    saving = _due(step, recipe.checkpoint_every, recipe.steps)
+
+    def leave_if_asked() -> None:
+        if leaving.is_set():
+            _save(fabric, run, stage, state)
+            run.say(f"stopped behind step {step}; --resume continues")
+            raise KeyboardInterrupt
+
+    def progress(done: int, total: int) -> None:
+        clock.evaluated(done, total)
+        leave_if_asked()
+
+    leave_if_asked()
+    if saving:
+        _save(fabric, run, stage, state)
+    if _due(step, recipe.eval_every, recipe.steps):
+        _evaluate(fabric, run, stage, state, clock, progress)
+        if saving:
+            _save(fabric, run, stage, state)
+    leave_if_asked()
 
 
 def _due(done: int, every: int, steps: int) -> bool:
@@ -165,9 +198,9 @@ def _save(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any]) -> None
     fabric.barrier()
 
 
-def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clock: Clock) -> None:
+def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clock: Clock, progress: Progress) -> None:
     """Measure, and keep the weights when they are as good as the best so far."""
-    metrics = dict(fabric.broadcast(stage.evaluate(clock.evaluated) if fabric.is_global_zero else {}))
+    metrics = dict(fabric.broadcast(stage.evaluate(progress) if fabric.is_global_zero else {}))
     clock.restart()
     state.update(metrics=metrics, measured=state["step"])
     run.record(state["step"], metrics)

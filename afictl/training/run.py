@@ -36,7 +36,7 @@ class Run:
         fabric: the launched Fabric.
         folder: where to write; must be absent or empty unless ``resume``.
         config: plain values that describe the run; kept as ``config.yaml``.
-        resume: continue the run that is in ``folder``.
+        resume: continue the run that is in ``folder``, if there is one.
 
     Raises:
         UserError: the folder is in use, or cannot be resumed with this config.
@@ -56,6 +56,8 @@ class Run:
         problem = fabric.broadcast(problem)
         if problem:
             raise UserError(problem)
+        if resume and not self.state_file.is_file():
+            self.say(f"nothing to continue from in {self.folder}: starting anew")
 
     @property
     def state_file(self) -> Path:

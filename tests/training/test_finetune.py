@@ -59,6 +59,37 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(fabric, preset, s
     assert steps == sorted(steps)
 
 
+@pytest.mark.parametrize("kind", ["kill", "signal"])
+def test_an_evaluation_that_was_cut_short_is_done_first_on_resume(fabric, preset, shapes_dir, tmp_path, kind):
+    def stop(*args):
+        if kind == "kill":
+            raise MemoryError
+        signal.raise_signal(signal.SIGTERM)
+
+    preset = with_steps(preset, checkpoint_every=2, eval_every=2)
+    finetune(fabric, preset, shapes_dir, tmp_path / "whole", Start("nearest"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Clock, "evaluated", stop)
+        with pytest.raises(MemoryError if kind == "kill" else KeyboardInterrupt):
+            finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+    finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+    whole, resumed = (torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "run"))
+    for part in ("detector", "detector_optimizer", "best", "metrics", "measured", "step"):
+        torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
+    best, same = (read_checkpoint(tmp_path / run / "best.safetensors") for run in ("whole", "run"))
+    assert best.metadata == same.metadata
+    runs = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "run")]
+    evaluations = [[line for line in lines if "box/AP" in line] for lines in runs]
+    assert evaluations[0] == evaluations[1]
+
+
+def test_resume_without_a_state_says_so(fabric, preset, shapes_dir, tmp_path):
+    finetune(fabric, with_steps(preset, steps=1), shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert f"nothing to continue from in {tmp_path / 'run'}: starting anew" in log
+
+
 def test_everything_but_the_interpolator_starts_equal(preset):
     starts = {}
     for kind in ("nearest", "bilinear", "afi"):
@@ -289,8 +320,11 @@ def test_resuming_with_other_settings_names_them(fabric, preset, shapes_dir, gui
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(fabric, preset, shapes_dir, tmp_path):
-    with pytest.raises(UserError, match=r"(became nan|not finite).* at step \d \(images \d"):
-        finetune(fabric, with_steps(preset, lr=1e30, warmup_steps=0), shapes_dir, tmp_path / "run", Start("nearest"))
+    wild = with_steps(preset, lr=1e30, warmup_steps=0)
+    with pytest.raises(UserError, match=r"(became nan|not finite).* at step \d \(images \d.*lower the learning rate$"):
+        finetune(fabric, wild, shapes_dir, tmp_path / "run", Start("nearest"))
+    with pytest.raises(UserError, match=r"lower the learning rate or set clip_norm$"):
+        finetune(fabric, with_steps(wild, clip_norm=None), shapes_dir, tmp_path / "other", Start("nearest"))
 
 
 def test_a_mask_detector_needs_masks(fabric, preset, shapes_dir, tmp_path):
