@@ -21,7 +21,8 @@ from afictl.interpolators import interpolator_kinds
 from afictl.presets import Preset
 from afictl.training import Start, finetune
 from afictl.training.hardware import describe, resolved
-from afictl.training.run import LAST, write_text
+from afictl.training.run import CONFIG, LAST, write_text
+from afictl.training.stage3 import resolve_interpolator
 from afictl.weights import load_detector
 
 _RESULT = "result.json"
@@ -82,8 +83,11 @@ def compare(
     Writes one run for each contender and ``comparison.json`` and ``comparison.csv``.
 
     Raises:
-        UserError: data, weights or output that do not fit.
+        UserError: data, weights, output or an interpolator that do not fit; before anything is trained.
     """
+    starts = {each.name: Start(each.source, weights, backbone_weights) for each in contenders}
+    for contender in contenders:
+        _check_contender(preset, contender, output / contender.name, starts[contender.name])
     settings = {
         "preset": preset.model_dump(mode="json"),
         "data": resolved(data),
@@ -94,12 +98,10 @@ def compare(
     }
     _keep_settings(fabric, output, settings)
     for contender in contenders:
-        folder = output / contender.name
-        start = Start(contender.source, weights, backbone_weights)
+        folder, start = output / contender.name, starts[contender.name]
         if (folder / _RESULT).is_file():
-            _check_source(folder, start)
             continue
-        outcome = finetune(fabric, preset, data, folder, start, seed=seed, resume=True)
+        outcome = finetune(fabric, preset, data, folder, start, seed=seed, resume=(folder / CONFIG).is_file())
         if fabric.is_global_zero:
             result = {"interpolator": start.describe()["interpolator"], **asdict(outcome)}
             write_text(folder / _RESULT, json.dumps(result, indent=2))
@@ -139,6 +141,19 @@ def measure_rows(fabric: Fabric, contenders: Iterable[Contender], data: Path, ou
             )
         )
     return rows
+
+
+def _check_contender(preset: Preset, contender: Contender, folder: Path, start: Start) -> None:
+    """Refuse an interpolator that cannot be had or does not fit, or is not the one of a finished result."""
+    if (folder / _RESULT).is_file():
+        _check_source(folder, start)
+        return
+    try:
+        resolve_interpolator(preset, contender.source, seed=0)
+    except UserError as error:
+        source = contender.source
+        reason = str(error).removeprefix("--interpolator ").removeprefix(f"{source}: ")
+        raise UserError(f"--interpolators {contender.name}={source}: {reason}") from None
 
 
 def _check_source(folder: Path, start: Start) -> None:

@@ -68,7 +68,12 @@ def pretrain(
             "seed": seed,
             "hardware": describe(fabric),
         }
-        run = Run(fabric, output / f"stage{number}", config, resume)
+        folder = output / f"stage{number}"
+        begun = number == stages[0] or folder.exists()  # else there is nothing to continue, as expected
+        run = Run(fabric, folder, config, resume and begun)
+        if number == stages[0] and loaded.preset.interpolator.kind != "nearest":
+            held = loaded.preset.interpolator.kind
+            run.say(f"warning: the guide {guide_path} interpolates with {held}; a guide in the paper with nearest")
         run.say(f"stage {number} of {preset.name}: {len(splits[0])} training images, {len(splits[1])} held out")
         if number == 1:
             stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)

@@ -110,6 +110,24 @@ def test_another_interpolator_under_the_same_name_is_refused(comparison, fabric,
         compare(fabric, preset, shapes_dir, [Contender("nearest", "bilinear")], comparison[0])
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "neither a kind .* nor a run of pretrain nor a file"),
+        ("wide.safetensors", "the interpolator has 8 channels"),
+    ],
+)
+def test_every_interpolator_is_resolved_before_anything_is_trained(
+    fabric, preset, shapes_dir, tmp_path, monkeypatch, source, message
+):
+    AFInterpolator(8, blocks=1, growth=4).save(tmp_path / "wide.safetensors")
+    monkeypatch.chdir(tmp_path)
+    contenders = [Contender("nearest", "nearest"), Contender("mine", source)]
+    with pytest.raises(UserError, match=f"^--interpolators mine={source}: {message}"):
+        compare(fabric, preset, shapes_dir, contenders, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(fabric, preset, contenders, shapes_dir, tmp_path):
     (tmp_path / "thesis.tex").write_text("text")
     with pytest.raises(UserError, match="not empty"):

@@ -66,6 +66,15 @@ def test_stage_2_trains_a_detector_for_half_size_images(pretrained, guide_run):
     assert student.preset.interpolator.kind == "afi"
 
 
+def test_a_guide_that_is_no_guide_of_the_paper_is_told(fabric, preset, shapes_dir, tmp_path, pretrained):
+    one_step = preset.model_copy(update={"train": preset.train.model_copy(update={"steps": 1})})
+    finetune(fabric, one_step, shapes_dir, tmp_path / "guide", Start("bilinear"))
+    pretrain(fabric, tmp_path / "guide", shapes_dir, tmp_path / "out", stages=(1,), overrides=("stage1.steps=1",))
+    log = (tmp_path / "out" / "stage1" / "log.txt").read_text()
+    assert f"warning: the guide {tmp_path / 'guide'} interpolates with bilinear; a guide in the paper" in log
+    assert "warning" not in (pretrained / "stage1" / "log.txt").read_text()
+
+
 def test_the_guide_stays_as_it_was(guide_run, fabric, shapes_dir, tmp_path, monkeypatch):
     guides = []
     to_device = fabric.to_device
