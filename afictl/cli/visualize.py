@@ -78,6 +78,9 @@ def detections(
     def load(path: Path) -> LoadedDetector:
         loaded = load_detector(path, partial=partial)
         typer.echo(f"{path}: {loaded.report}")
+        lowest = loaded.preset.detector.score_threshold
+        if threshold < lowest:
+            typer.echo(f"{path}: has no detections below {lowest}, its detector.score_threshold")
         return loaded
 
     if data and images:

@@ -11,6 +11,7 @@ from torch import Tensor
 from afictl.data import CocoIndex
 from afictl.data.transforms import resize_for
 from afictl.detectors import to_original
+from afictl.evaluation.classes import match_categories
 from afictl.visualization.detections import comparison_figure
 from afictl.visualization.pictures import Picture, data_pictures, distinct
 from afictl.weights import LoadedDetector, load_detector
@@ -40,11 +41,14 @@ def draw_comparisons(
         load: reads one of ``weights``.
 
     Raises:
-        UserError: weights or an image that cannot be read.
+        UserError: weights or an image that cannot be read, or a detector of other classes than the data set's.
     """
     names = source.classes if isinstance(source, CocoIndex) else ()
     pictures = data_pictures(source, limit) if isinstance(source, CocoIndex) else source[:limit]
     detectors = {name: load(path) for name, path in weights.items()}
+    if isinstance(source, CocoIndex):
+        for loaded in detectors.values():
+            match_categories(loaded.classes, names, source.category_ids, source=str(source.annotation_file))
     classes = list(dict.fromkeys([*names, *(c for loaded in detectors.values() for c in loaded.classes)]))
     for loaded in detectors.values():
         loaded.detector.to(device)

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from afictl.cli.visualize import app
 from afictl.data import load_coco
 from afictl.errors import UserError
+from tests.training.test_finetune import renamed
 
 
 def call(*arguments):
@@ -55,6 +56,30 @@ def test_a_photograph_without_annotations(untrained_run, tmp_path):
     assert call("--weights", untrained_run, *arguments).exit_code == 0
     picture = Image.open(tmp_path / "drawn" / "photo.png")
     assert 960 < picture.width < 2 * 960
+
+
+def test_a_threshold_below_the_detectors_own_is_told(untrained_run, shapes):
+    from afictl.weights import load_detector, save_detector
+
+    loaded = load_detector(untrained_run)
+    stricter = loaded.preset.detector.model_copy(update={"score_threshold": 0.9})
+    loaded.detector.preset = loaded.preset.model_copy(update={"detector": stricter})
+    save_detector(untrained_run / "best.safetensors", loaded.detector, loaded.metadata)
+    line = "has no detections below 0.9, its detector.score_threshold"
+    assert line in call("--weights", untrained_run, "--limit", 1, "--threshold", 0.5).output
+    assert line not in call("--weights", untrained_run, "--limit", 1, "--threshold", 0.9).output
+
+
+def test_a_detector_of_other_classes_is_refused_as_by_eval(untrained_run, shapes, tmp_path):
+    from afictl.cli.eval import evaluate
+
+    data = renamed(shapes, tmp_path / "data", {"train2017", "val2017"})
+    message = "classes of the detector are not the 4 of .*; the detector does not know 'coin'"
+    with pytest.raises(UserError, match=message) as drawn:
+        call("--weights", untrained_run, "--data", data)
+    with pytest.raises(UserError) as measured:
+        evaluate(untrained_run, data=data)
+    assert str(drawn.value) == str(measured.value)
 
 
 def test_mistakes_are_one_line(untrained_run, tmp_path, shapes):
