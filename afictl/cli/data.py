@@ -12,6 +12,7 @@ from afictl.cli import options
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from afictl.data.findings import SplitReport
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 
 _FEW = 3
+_WIDEST = 10_000
 _COLOURS = {"stops": "red", "drops": "yellow", "mends": "cyan", "fine": "dim"}
 
 
@@ -64,7 +66,8 @@ def check(
         json_file.write_text(json.dumps([report.as_json() for report in reports], indent=2))
     fatal = sum(len(report.fatal) for report in reports)
     if fatal:
-        console.print(f"[red]Training cannot run: {fatal} kinds of problems (red above) must be mended first.[/]")
+        kinds = f"{fatal} kind{'' if fatal == 1 else 's'} of problem"
+        console.print(f"[red]Training cannot run: {kinds} (red above) must be mended first.[/]", soft_wrap=True)
         raise typer.Exit(1)
     unseen = "" if images else ", unless an image file is at fault: they were not looked at"
     console.print(f"[green]Training will run[/]{unseen}.")
@@ -82,9 +85,9 @@ def _check_split(data: Path, split: str, images: bool, console: Console) -> Spli
 
 def _print_report(report: SplitReport, console: Console, every: bool) -> None:
     from rich.markup import escape
-    from rich.rule import Rule as Line
 
-    console.print(Line(f"{report.split}: {escape(report.annotation_file or 'not found')}", align="left"))
+    title = f"{report.split}: {escape(report.annotation_file or 'not found')}"
+    console.print(f"\n[bold]{title}[/]", soft_wrap=True)
     if report.annotation_file:
         masks = ", ".join(f"{count} {kind}" for kind, count in report.masks.items()) or "none"
         console.print(f"{report.images} images, {report.objects} objects, {len(report.histogram)} categories")
@@ -93,7 +96,15 @@ def _print_report(report: SplitReport, console: Console, every: bool) -> None:
     if report.histogram:
         console.print(_histogram(report.histogram))
     if report.findings:
-        console.print(_findings(report, every))
+        _print_whole(console, _findings(report, every))
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Elsewhere than on a terminal as wide as its longest line, so that no path is broken."""
+    if not console.is_terminal:
+        needed = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
+        console.width = max(console.width, needed)
+    console.print(table)
 
 
 def _histogram(histogram: dict[str, int]) -> object:
@@ -104,13 +115,13 @@ def _histogram(histogram: dict[str, int]) -> object:
     return Columns([f"{escape(name)} [bold]{count}[/]" for name, count in most_first], padding=(0, 3))
 
 
-def _findings(report: SplitReport, every: bool) -> object:
+def _findings(report: SplitReport, every: bool) -> Table:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from afictl.data.findings import RULES
 
-    table = Table("Found", "Where", "What training does", show_lines=True)
+    table = Table("Found", Column("Where", overflow="fold"), "What training does", show_lines=True)
     for key, rule in RULES.items():
         places = report.findings.get(key, [])
         if not places:

@@ -9,7 +9,9 @@ from afictl.cli import options
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", help="Folder to write to.")] = Path("afictl-demo"),
+    output: Annotated[Path, typer.Option("--output", callback=options.no_file, help="Folder to write to.")] = Path(
+        "afictl-demo"
+    ),
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from afictl.errors import UserError
+
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -15,6 +17,13 @@ def _either(words: tuple[str, ...]) -> str:
 def _known_precision(value: str) -> str:
     if value not in PRECISIONS:
         raise typer.BadParameter(f"{value} is not {_either(PRECISIONS)}")
+    return value
+
+
+def no_file(value: Path | None) -> Path | None:
+    """Refuse an ``--output`` that is a file."""
+    if value is not None and value.is_file():
+        raise UserError(f"{value} is a file; --output is a folder")
     return value
 
 
@@ -40,7 +49,7 @@ Interpolator = Annotated[
         help="Kind (nearest, bilinear, ..., afi), a run of pretrain, or a file with an interpolator in it.",
     ),
 ]
-Output = Annotated[Path | None, typer.Option("--output", help="Folder to write to.")]
+Output = Annotated[Path | None, typer.Option("--output", callback=no_file, help="Folder to write to.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a preset key, e.g. train.lr=0.01. Repeatable.")
 ]

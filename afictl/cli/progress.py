@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _LINES = 10
+_ITEMS = 6  # a line for fewer is noise
 _REFRESH = 0.1  # seconds
 
 
@@ -38,6 +39,7 @@ def show_progress(console: Console, what: str) -> Iterator[Callable[[int, int], 
 
 
 def _print_line(console: Console, what: str, done: int, total: int) -> None:
-    """A line at each tenth of the way."""
-    if done * _LINES // total > (done - 1) * _LINES // total:
+    """A line at each tenth of the way, at larger parts of few items."""
+    lines = min(_LINES, total // _ITEMS)
+    if done * lines // total > (done - 1) * lines // total:
         console.print(f"{what}: {done} of {total}")

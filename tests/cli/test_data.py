@@ -44,6 +44,19 @@ def test_a_fatal_fault_gives_exit_code_one_and_its_place(afictl_data, tmp_path):
     assert afictl_data("check", tmp_path / "set", "--no-images").exit_code == 0
 
 
+def test_paths_are_whole_where_output_is_no_terminal(afictl_data, tmp_path):
+    folder = tmp_path / ("deep" * 20)
+    afictl_data("shapes", folder, "--train", 1, "--val", 1, "--size", 96)
+    file = folder / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = f"{'long' * 30}.jpg"
+    file.write_text(json.dumps(content))
+    checked = afictl_data("check", folder, "--split", "train")
+    assert f"{'long' * 30}.jpg" in checked.stdout
+    assert str(file) in checked.stdout
+    assert "cannot run: 1 kind of problem (" in checked.stdout
+
+
 def test_a_missing_folder_is_the_users_mistake(afictl_data, tmp_path):
     result = afictl_data("check", tmp_path / "nowhere")
     assert isinstance(result.exception, UserError)

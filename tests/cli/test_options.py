@@ -5,12 +5,13 @@ import typer
 from typer.testing import CliRunner
 
 from afictl.cli import options
+from afictl.errors import UserError
 
 app = typer.Typer()
 
 
 @app.command()
-def show(precision: options.Precision = "32-true", seed: options.Seed = 0) -> None:
+def show(precision: options.Precision = "32-true", seed: options.Seed = 0, output: options.Output = None) -> None:
     """Print what came in."""
     typer.echo(f"{type(precision).__name__} {precision} {seed}")
 
@@ -23,3 +24,11 @@ def test_a_precision_is_plain_text(value):
 @pytest.mark.parametrize("arguments", [["--precision", "64-true"], ["--seed", "-1"]])
 def test_values_out_of_range_are_refused(arguments):
     assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path):
+    assert CliRunner().invoke(app, ["--output", str(tmp_path)]).exit_code == 0
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(app, ["--output", str(tmp_path / "file")])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception) == f"{tmp_path / 'file'} is a file; --output is a folder"
