@@ -21,7 +21,7 @@ from afictl.detectors.torchvision_models import torchvision_detector
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator
 from afictl.necks import build_neck, input_levels
-from afictl.presets import InterpolatorConfig, Preset, load_preset
+from afictl.presets import Preset, load_preset
 
 _HEADS: dict[str, Callable[..., nn.Module]] = {
     "faster-rcnn": faster_rcnn_head,
@@ -79,11 +79,9 @@ def build_detector(
 
 def _choose_interpolator(preset: Preset, chosen: str | nn.Module | None) -> tuple[Preset, nn.Module]:
     """The interpolator, and the preset as it is with that interpolator."""
-    config = preset.interpolator
     if isinstance(chosen, nn.Module):
-        config = InterpolatorConfig(kind=str(chosen.kind), options=dict(getattr(chosen, "options", {})))
-        return preset.model_copy(update={"interpolator": config}), chosen
-    if chosen is not None and chosen != config.kind:
-        config = InterpolatorConfig(kind=chosen)  # the preset's options belong to its own kind
-    module = build_interpolator(config.kind, preset.neck.channels, **config.options)
-    return preset.model_copy(update={"interpolator": config}), module
+        return preset.with_interpolator(str(chosen.kind), getattr(chosen, "options", {})), chosen
+    if chosen is not None and chosen != preset.interpolator.kind:
+        preset = preset.with_interpolator(chosen, {})  # the preset's options belong to its own kind
+    config = preset.interpolator
+    return preset, build_interpolator(config.kind, preset.neck.channels, **config.options)

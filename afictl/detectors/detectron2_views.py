@@ -8,7 +8,6 @@ Legend: N images, K classes without background; detectron2 counts them from 0 to
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from afictl.backbones.detectron2_names import resnet_key
 from afictl.detectors.adapter import full_precision
 from afictl.detectors.detector import HeadPart, ImageBatch
 from afictl.detectors.targets import Target, check_targets
@@ -53,7 +53,7 @@ class BottomUpView:
 
     def plain_to_net(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of timm's ResNet classifier, made for RGB of ImageNet's mean and deviation."""
-        named = {_resnet_key(name): value for name, value in tensors.items() if not name.startswith("fc.")}
+        named = {resnet_key(name): value for name, value in tensors.items() if not name.startswith("fc.")}
         stem = named.get("stem.conv1.weight")
         if stem is not None and stem.ndim == 4:
             # What the network is given has another deviation, and perhaps the other order.
@@ -61,14 +61,6 @@ class BottomUpView:
             scaled = stem * scale.to(stem)[:, None, None]
             named["stem.conv1.weight"] = scaled.flip(1) if self._bgr else scaled
         return named
-
-
-def _resnet_key(name: str) -> str:
-    """timm's name of a tensor of a ResNet -> detectron2's."""
-    name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
-    name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
-    name = name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
-    return re.sub(r"bn(\d)\.", r"conv\1.norm.", name)
 
 
 class PyramidView:

@@ -11,7 +11,6 @@ from torch import nn
 from afictl.errors import UserError
 from afictl.integrations.place import Place
 from afictl.integrations.torchvision import torchvision_places
-from afictl.presets import InterpolatorConfig
 
 
 def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
@@ -41,7 +40,8 @@ def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
         if not isinstance(value, nn.Module):
             raise UserError(f"substitute_interpolator: {name} is a torch.nn.Module, not {value!r:.80}")
     detectors: list[Any] = [module for module in model.modules() if _is_detector(module)]
-    config = _describe(interpolator) if detectors else None
+    if detectors:
+        _require_description(interpolator)
     places = [place for place in _places(model) if place.steps > 0]
     if not places:
         raise UserError(
@@ -53,8 +53,9 @@ def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
     for place in places:
         place.pyramid.__class__ = place.becomes
         place.pyramid.interpolator = interpolator.to(place.weight).train(place.pyramid.training)
+    described: Any = interpolator
     for detector in detectors:
-        detector.preset = detector.preset.model_copy(update={"interpolator": config})
+        detector.preset = detector.preset.with_interpolator(described.kind, described.options)
     return sum(place.steps for place in places)
 
 
@@ -77,11 +78,10 @@ def _places(model: nn.Module) -> Iterator[Place]:
         yield from detectron2_places(model)
 
 
-def _describe(interpolator: Any) -> InterpolatorConfig:
+def _require_description(interpolator: Any) -> None:
     missing = [name for name in ("kind", "channels", "options") if not hasattr(interpolator, name)]
     if missing:
         raise UserError(f"{type(interpolator).__name__} has no {', no '.join(missing)}: a preset cannot name it")
-    return InterpolatorConfig(kind=interpolator.kind, options=dict(interpolator.options))
 
 
 def _check_width(place: Place, interpolator: nn.Module) -> None:

@@ -6,6 +6,7 @@ A preset file holds only what differs from the schema's defaults (or from the pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -228,6 +229,10 @@ class Preset(Section):
     """Stage 1: interpolator against discriminator on the guide's features."""
     stage2: AdversarialRecipe = AdversarialRecipe(steps=180_000, batch_size=8, lr=0.01, milestones=(120_000, 160_000))
     """Stage 2: detector on the half-size image, with detection and feature losses."""
+
+    def with_interpolator(self, kind: str, options: Mapping[str, Any]) -> Preset:
+        """The same preset with another interpolator."""
+        return self.model_copy(update={"interpolator": InterpolatorConfig(kind=kind, options=dict(options))})
 
     @model_validator(mode="after")
     def _long_side_is_longest(self) -> Preset:

@@ -47,7 +47,7 @@ class Extractor(nn.Module):
         return self.detector.losses_and_pyramid(images, targets)
 
 
-def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
+def half_size_preset(preset: Preset) -> Preset:
     """The guide's preset for images of half the size: what counts pixels is halved."""
     heads = preset.detector
     half_heads = {
@@ -63,7 +63,6 @@ def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
     return preset.model_copy(
         update={
             "detector": heads.model_copy(update=half_heads),
-            "interpolator": preset.interpolator.model_copy(update={"kind": "afi", "options": interpolator.options}),
             "input": view.model_copy(update=half_view),
         }
     )
@@ -71,7 +70,7 @@ def half_size_preset(preset: Preset, interpolator: AFInterpolator) -> Preset:
 
 def build_student(guide: Detector, preset: Preset, interpolator: AFInterpolator) -> Detector:
     """A detector with the guide's weights and ``interpolator`` that works on half-size images."""
-    student = build_detector(half_size_preset(preset, interpolator), guide.num_classes, interpolator)
+    student = build_detector(half_size_preset(preset), guide.num_classes, interpolator)
     prefix = student.interpolator_prefix
     weights = {name: value for name, value in guide.state_dict().items() if not name.startswith(prefix)}
     own = {name: value for name, value in student.state_dict().items() if name.startswith(prefix)}

@@ -16,7 +16,7 @@ from afictl.data import TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator, interpolator_kinds
-from afictl.presets import InterpolatorConfig, Preset
+from afictl.presets import Preset
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import Metrics, Outcome, Stage, fit
 from afictl.training.norms import synchronize_norms
@@ -157,8 +157,7 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
                 f"{source}: the interpolator has {module.channels} channels, the neck of {preset.name} {channels};"
                 f" set neck.channels={module.channels} or pre-train with this preset"
             )
-    config = InterpolatorConfig(kind=kind, options=options)
-    return preset.model_copy(update={"interpolator": config}), module
+    return preset.with_interpolator(kind, options), module
 
 
 def start_detector(preset: Preset, interpolator: nn.Module, num_classes: int, seed: int) -> Detector:

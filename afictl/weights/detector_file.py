@@ -12,7 +12,7 @@ from torch import nn
 
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
-from afictl.presets import InterpolatorConfig, Preset, parse_preset
+from afictl.presets import Preset, parse_preset
 from afictl.tensor_files import save_tensors
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.content import held
@@ -49,8 +49,7 @@ def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, A
         metadata: JSON-ready ``classes``, ``category_ids``, ``step`` and ``metrics``.
     """
     interpolator = detector.neck.interpolator
-    config = InterpolatorConfig(kind=interpolator.kind, options=interpolator.options)
-    preset = detector.preset.model_copy(update={"interpolator": config})
+    preset = detector.preset.with_interpolator(interpolator.kind, interpolator.options)
     save_tensors(path, detector.state_dict(), describe_detector(preset, metadata))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from afictl.backbones.detectron2_names import resnet_key
 from afictl.presets import Preset
 
 BOTTOM_UP = "backbone.bottom_up."
@@ -130,14 +131,6 @@ def dense_key(name: str) -> str | None:
     """``RetinaNetHead``, ``FCOSHead`` -> detectron2's; it does not store the divisor of the losses."""
     part, _, rest = name.partition(".")
     return f"head.{_DENSE[part]}.{rest}" if part in _DENSE else None
-
-
-def resnet_key(name: str) -> str:
-    """timm's ResNet -> detectron2's."""
-    name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
-    name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
-    name = name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
-    return re.sub(r"(?<!conv2\.)bn(\d)\.", r"conv\1.norm.", name)
 
 
 _DEEP_STEM = {"conv1.0": "1", "conv1.1": "1.norm", "conv1.3": "2", "conv1.4": "2.norm", "conv1.6": "3", "bn1": "3.norm"}

@@ -12,12 +12,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from afictl.backbones.detectron2_names import resnet_key
 from afictl.errors import UserError
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.description import describe_foreign
 from afictl.weights.layouts.detectron2 import assemble
 from afictl.weights.layouts.detectron2_backbone import find_backbone
-from afictl.weights.layouts.detectron2_names import BOTTOM_UP, resnet_key
+from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.pixels import TORCHVISION
 
 _MARKS = ("backbone.layer1.0.conv1.weight", "neck.lateral_convs.0.conv.weight", "rpn_head.rpn_conv.weight")

@@ -15,7 +15,8 @@ import timm
 import torch
 from torch import Tensor
 
-from afictl.weights.layouts.detectron2_names import BOTTOM_UP, resnet_key
+from afictl.backbones.detectron2_names import resnet_key
+from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.pixels import MSRA, RESNEXT, TORCHVISION, Pixels
 
 _BRANCHES = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}

@@ -8,9 +8,9 @@ import torch
 
 from afictl import UserError
 from afictl.backbones import build_backbone
+from afictl.backbones.detectron2_names import resnet_key
 from afictl.presets import BackboneConfig, InputConfig
 from afictl.weights import load_backbone_weights
-from afictl.weights.layouts.detectron2_names import resnet_key
 from tests.weights.layouts.foreign import MEAN, save_pkl
 
 NAME = "resnet26"  # the smallest with bottlenecks
