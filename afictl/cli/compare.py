@@ -39,7 +39,7 @@ def compare(
     resolved = load_preset(preset, settings or ())
     contenders = parse_contenders(interpolators)
     folder = output or Path("runs") / f"compare-{tidy(resolved.name)}"
-    fabric = launch(Hardware(devices, nodes, precision))
+    fabric = launch(Hardware(devices, nodes, precision), [resolved.train.batch_size])
     rows = compare(
         fabric,
         resolved,

@@ -35,7 +35,7 @@ def finetune(
     resolved = load_preset(preset, settings or ())
     kind = name_of(interpolator or resolved.interpolator.kind)
     folder = output or Path("runs") / f"{tidy(resolved.name)}-{kind}"
-    fabric = launch(Hardware(devices, nodes, precision))
+    fabric = launch(Hardware(devices, nodes, precision), [resolved.train.batch_size])
     start = Start(interpolator, weights, backbone_weights, partial)
     finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume)
     if fabric.is_global_zero:

@@ -80,7 +80,8 @@ def show_model(
     from afictl.presets import load_preset
 
     loaded = load_preset(preset, settings or ())
-    image_hw = _parse_size(size) if size else (loaded.input.test_size, loaded.input.max_size)
+    largest = loaded.input.max_size
+    image_hw = _parse_size(size) if size else (min(loaded.input.test_size, largest), largest)
 
     import torch
     import yaml

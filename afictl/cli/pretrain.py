@@ -41,8 +41,18 @@ def pretrain(
 
     source = data or data_of(guide)
     folder = output or Path("runs") / f"pretrain-{name_of(guide)}"
-    fabric = launch(Hardware(devices, nodes, precision))
     numbers = [int(number) for number in stages.split(",")]
+    hardware = Hardware(devices, nodes, precision)
+    fabric = launch(hardware, _batch_sizes(guide, settings or [], numbers) if hardware.processes > 1 else ())
     result = pretrain(fabric, guide, source, folder, stages=numbers, overrides=settings or (), seed=seed, resume=resume)
     if fabric.is_global_zero:
         typer.echo(f"interpolator: {result}")
+
+
+def _batch_sizes(guide: Path, settings: list[str], stages: list[int]) -> list[int]:
+    from afictl.presets import parse_preset
+    from afictl.weights import load_detector
+
+    preset = parse_preset(load_detector(guide).preset.model_dump(), settings, source=str(guide))
+    recipes = {1: preset.stage1, 2: preset.stage2}
+    return [recipes[number].batch_size for number in stages]

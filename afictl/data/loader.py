@@ -79,8 +79,7 @@ def train_batches(
     """
     if seed < 0:
         raise UserError(f"--seed {seed}: choose a number from 0 on")
-    if batch_size < 1 or batch_size % world_size:
-        raise UserError(f"a batch of {batch_size} images cannot be shared by {world_size} devices evenly")
+    require_even_share(batch_size, world_size)
     if masks and not index.has_masks:
         raise UserError(f"{index.annotation_file}: no object has a mask; train a detector without a mask head")
     images = index.training_images(masks)
@@ -93,6 +92,16 @@ def train_batches(
     order = (batch[mine] for batch in batches_of(images, groups, batch_size, seed, start_step))
     samples = _Samples(partial(_train_sample, index, config, half_view, masks))
     return (_train_batch(batch, half_view) for batch in _Batches(samples, order, workers))
+
+
+def require_even_share(batch_size: int, world_size: int) -> None:
+    """Check a batch size against the number of processes that share a batch.
+
+    Raises:
+        UserError: it cannot be shared evenly.
+    """
+    if batch_size < 1 or batch_size % world_size:
+        raise UserError(f"a batch of {batch_size} images cannot be shared by {world_size} devices evenly")
 
 
 def eval_batches(

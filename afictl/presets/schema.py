@@ -148,7 +148,7 @@ class InputConfig(Section):
     min_sizes: tuple[_Side, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
     """Short sides in pixels; training draws one for each image."""
     max_size: _Side = 1333
-    """Longest allowed long side in pixels."""
+    """Longest allowed long side in pixels; an image that would pass it becomes smaller than its short side asks."""
     test_size: _Side = 800
     """Short side in pixels for evaluation."""
     flip: float = Field(default=0.5, ge=0, le=1)
@@ -233,12 +233,6 @@ class Preset(Section):
     def with_interpolator(self, kind: str, options: Mapping[str, Any]) -> Preset:
         """The same preset with another interpolator."""
         return self.model_copy(update={"interpolator": InterpolatorConfig(kind=kind, options=dict(options))})
-
-    @model_validator(mode="after")
-    def _long_side_is_longest(self) -> Preset:
-        if self.input.max_size < max(self.input.test_size, *self.input.min_sizes):
-            raise ValueError("input.max_size is the long side: at least input.test_size and all of input.min_sizes")
-        return self
 
     @model_validator(mode="after")
     def _sizes_fit_levels(self) -> Preset:

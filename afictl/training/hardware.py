@@ -1,6 +1,7 @@
 """Where training runs: devices, machines, number format and the seed, as Lightning Fabric takes them."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from afictl.data.loader import require_even_share
 from afictl.errors import UserError
 
 
@@ -20,16 +22,25 @@ class Hardware:
     nodes: int = 1
     precision: Any = "32-true"
 
+    @property
+    def processes(self) -> int:
+        """Their number over all machines; 1 as long as it is left to the machine."""
+        return max(1, int(self.devices) * self.nodes) if self.devices.isdigit() else 1
 
-def launch(hardware: Hardware = Hardware()) -> Fabric:
+
+def launch(hardware: Hardware = Hardware(), batch_sizes: Iterable[int] = ()) -> Fabric:
     """Start one process for each device and return its ``Fabric``.
+
+    ``batch_sizes`` are checked first: each must be a multiple of the number of processes that was asked for.
 
     With several devices the same command line is started again for the other ranks, so nothing before this call
     may write files or ask questions.
 
     Raises:
-        UserError: devices or precision that do not exist here.
+        UserError: devices or precision that do not exist here, or a batch that the devices cannot share.
     """
+    for size in batch_sizes:
+        require_even_share(size, hardware.processes)
     count: Any = int(hardware.devices) if hardware.devices.isdigit() else hardware.devices
     warnings.filterwarnings("ignore", message="The .srun. command is available")
     try:

@@ -16,6 +16,7 @@ from tests.training.conftest import SMALL
 COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "compare", "visualize")
 SUBCOMMANDS = ("data check", "data shapes", "model list", "model show", "visualize detections")
 TINY = "mask-rcnn-r18-fpn-tiny"
+UNEVEN = "a batch of 4 images cannot be shared by 3 devices evenly"
 
 
 def process(*arguments):
@@ -109,6 +110,8 @@ def test_a_mistake_in_its_own_process():
         ("eval --weights nowhere", "nowhere: no such file or folder"),
         ("pretrain --guide nowhere", "nowhere: no such file or folder"),
         (f"compare --preset {TINY} --data . --interpolators nearst", "nearst"),
+        (f"finetune --preset {TINY} --data . --devices 3 --set train.batch_size=4", UNEVEN),
+        (f"compare --preset {TINY} --data . --devices 1 --nodes 3 --set train.batch_size=4", UNEVEN),
         ("visualize --weights nowhere", "nowhere: no such file or folder"),
     ],
 )
@@ -118,6 +121,14 @@ def test_a_mistake_ends_in_one_line_and_code_2(afictl, here, arguments, message)
     assert message in errors
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_batch_of_a_stage_that_devices_cannot_share(afictl, here, untrained_run, stage):
+    settings = ("--set", f"stage{stage}.batch_size=4", "--set", f"stage{3 - stage}.batch_size=3")
+    code, _, errors = afictl("pretrain", "--guide", untrained_run, "--devices", 3, *settings)
+    assert (code, errors) == (2, f"error: {UNEVEN}\n")
     assert list(here.iterdir()) == []
 
 
