@@ -16,7 +16,7 @@ from afictl.data import TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator, interpolator_kinds
-from afictl.presets import Preset
+from afictl.presets import Preset, parse_preset
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import Metrics, Outcome, Stage, fit
 from afictl.training.norms import synchronize_norms
@@ -191,34 +191,44 @@ def load_start(detector: Detector, start: Start) -> list[str]:
     if start.weights and start.backbone_weights:
         raise UserError("--backbone-weights beside --weights: the detector already brings its backbone; give one")
     if start.weights:
-        tensors = read_weights(detector, start.weights).tensors
+        checkpoint = read_weights(detector, start.weights)
+        tensors = checkpoint.tensors
         if start.interpolator:  # the one that was asked for, not the one of the checkpoint
             prefix = detector.interpolator_prefix
             tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
         report = load_tensors(detector, tensors)
-        _check(detector, report, start)
-        return [f"{start.weights}: {report}", *_replaced(detector, report)]
+        _check(detector, report, start, checkpoint.metadata)
+        return [f"{start.weights}: {report}", *_replaced(detector, report, start)]
     if start.backbone_weights:
         report = load_backbone_weights(detector.backbone, start.backbone_weights, detector.input)
-        return [f"{start.backbone_weights}: {report}"]
+        return [f"{start.backbone_weights}: {report}", _origin(detector, start)]
     if detector.preset.backbone.pretrained:
         load_pretrained(detector.backbone)
-        return [f"ImageNet weights loaded into {detector.preset.backbone.name}"]
-    return []
+        return [f"ImageNet weights loaded into {detector.preset.backbone.name}", _origin(detector, start)]
+    return [_origin(detector, start)]
 
 
-def _replaced(detector: Detector, report: LoadReport) -> list[str]:
+def _origin(detector: Detector, start: Start) -> str:
+    """Where the interpolator comes from when ``start.weights`` do not bring it."""
+    interpolator = detector.neck.interpolator
+    if start.interpolator and start.interpolator not in interpolator_kinds():
+        return f"interpolator: {start.interpolator} (trained)"
+    learned = any(True for _ in interpolator.parameters())
+    return f"interpolator: {'fresh ' if learned else ''}{interpolator.kind}"
+
+
+def _replaced(detector: Detector, report: LoadReport, start: Start) -> list[str]:
     """What did not come from the weights that were loaded, in words."""
     lines = []
     if any(name.startswith(detector.interpolator_prefix) for name in report.missing):
-        lines.append(f"the interpolator '{detector.neck.interpolator.kind}' starts from its own weights")
+        lines.append(_origin(detector, start))
     other = [name for name in report.mismatched if name.startswith(detector.class_layers)]
     if other:
         lines.append(f"layers of other classes start anew for {detector.num_classes}: {', '.join(other)}")
     return lines
 
 
-def _check(detector: Detector, report: LoadReport, start: Start) -> None:
+def _check(detector: Detector, report: LoadReport, start: Start, metadata: Mapping[str, Any]) -> None:
     """Only a whole interpolator, and class-dependent layers in their shape, may differ from what is started from."""
     if start.partial and report.matched:
         return
@@ -226,7 +236,16 @@ def _check(detector: Detector, report: LoadReport, start: Start) -> None:
     wrong += [n for n in (*report.missing, *report.unexpected) if not n.startswith(detector.interpolator_prefix)]
     if wrong or not report.matched:
         advice = "; --partial takes what fits" if report.matched else ""
-        raise UserError(f"{start.weights}: is a checkpoint of another model ({report}; first: {wrong[0]}){advice}")
+        first = f"; first: {wrong[0]}" if wrong else ""
+        model = f"is a checkpoint of another model{_named(detector.preset, metadata)}"
+        raise UserError(f"{start.weights}: {model} ({report}{first}){advice}")
+
+
+def _named(preset: Preset, metadata: Mapping[str, Any]) -> str:
+    """The names of both presets where the detectors are of different kinds."""
+    stored = metadata.get("preset")
+    theirs = parse_preset(stored, source="the checkpoint") if isinstance(stored, Mapping) else preset
+    return f": it holds {theirs.name}, this is {preset.name}" if theirs.detector.kind != preset.detector.kind else ""
 
 
 def _interpolator_file(source: str) -> Path:

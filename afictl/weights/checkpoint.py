@@ -21,6 +21,7 @@ from afictl.weights.stored_tensors import DTYPES, StoredTensor
 from afictl.weights.torch_files import OLD_START, Fill, open_old, open_zip
 
 _IN_RUN = ("best.safetensors", "last.safetensors")
+_PRETRAINED = "interpolator.safetensors"
 _NESTED = ("model", "state_dict", "blobs")
 _MOMENTUM = "_momentum"  # optimizer's state among the blobs of Caffe2
 _NAME_LENGTH = 1024
@@ -67,8 +68,17 @@ def _file_of(path: Path) -> Path:
         for name in _IN_RUN:
             if (path / name).is_file():
                 return path / name
+        _refuse_pretraining(path)
         raise UserError(f"{path}: the folder holds neither {_IN_RUN[0]} nor {_IN_RUN[1]}; is it a finished run?")
     return path
+
+
+def _refuse_pretraining(folder: Path) -> None:
+    """Say what a run of ``pretrain`` is for: it holds an interpolator, and in a folder of stage 2 a detector."""
+    if (folder / _PRETRAINED).is_file() or (folder / "stage1").is_dir():
+        stage2 = folder / "stage2"
+        detector = f", or {stage2} as a detector" if any((stage2 / name).is_file() for name in _IN_RUN) else ""
+        raise UserError(f"{folder}: is a run of pretrain; use --interpolator {folder}{detector}")
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -49,7 +49,10 @@ def _inside(checkpoint: Checkpoint) -> nn.Module:
     tensors = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
     if not tensors:
         kind = preset.interpolator.kind
-        raise UserError(f"{checkpoint.path}: a detector with the interpolator '{kind}', which has no weights; name it")
+        raise UserError(
+            f"{checkpoint.path}: a detector without an AF interpolator: it holds the interpolator '{kind}', which has"
+            f" no weights; for that write --interpolator {kind}"
+        )
     module = build_interpolator(preset.interpolator.kind, preset.neck.channels, **preset.interpolator.options)
     return _filled(module, tensors, checkpoint)
 

@@ -18,6 +18,8 @@ from afictl.interpolators import AFInterpolator
 from afictl.presets import InputConfig
 from afictl.weights.arithmetic import require_same_arithmetic
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
+from afictl.weights.content import held
+from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR
 from afictl.weights.layouts import to_ours
 from afictl.weights.layouts.detectron2 import without_derived
 from afictl.weights.layouts.msra import PlainResNet, find_plain_resnet, to_timm
@@ -76,6 +78,8 @@ def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
     elif isinstance(module, (Detector, AFInterpolator, PatchDiscriminator)):
         checkpoint = to_ours(checkpoint)
     if isinstance(module, Detector):
+        if checkpoint.metadata.get("format") in (INTERPOLATOR, DISCRIMINATOR):
+            raise UserError(f"{checkpoint.path}: holds {held(checkpoint)}, not a detector")
         require_same_arithmetic(module.preset, checkpoint)
     return checkpoint
 

@@ -143,6 +143,35 @@ def test_weights_of_another_model_are_refused(fabric, preset, guide_run):
         load_start(detector, Start(weights=guide_run))
 
 
+def test_weights_of_another_preset_name_both(preset, guide_run):
+    other = load_preset("fcos-r18-fpn-tiny", (*SMALL[:2], "interpolator.options={blocks: 1, growth: 4}"))
+    chosen, module = resolve_interpolator(other, "nearest", seed=0)
+    detector = start_detector(chosen, module, 4, seed=0)
+    message = r"another model: it holds mask-rcnn-r18-fpn-tiny, this is fcos-r18-fpn-tiny \(\d+ tensors"
+    with pytest.raises(UserError, match=message):
+        load_start(detector, Start(weights=guide_run))
+
+
+def test_an_interpolator_is_no_detector(preset, tmp_path):
+    AFInterpolator(16, blocks=1, growth=4).save(tmp_path / "interpolator.safetensors")
+    chosen, module = resolve_interpolator(preset, "nearest", seed=0)
+    with pytest.raises(UserError, match=r"holds an AF interpolator, for --interpolator .*, not a detector"):
+        load_start(
+            start_detector(chosen, module, 4, seed=0),
+            Start(weights=tmp_path / "interpolator.safetensors", partial=True),
+        )
+
+
+def test_the_source_of_the_interpolator_is_told(preset, guide_run, tmp_path):
+    AFInterpolator(16, blocks=1, growth=4).save(tmp_path / "interpolator.safetensors")
+    origins = {"nearest": "nearest", "afi": "fresh afi", str(tmp_path): f"{tmp_path} (trained)"}
+    for source, origin in origins.items():
+        for weights in (None, guide_run) if source != "nearest" else (None,):
+            chosen, module = resolve_interpolator(preset, source, seed=0)
+            detector = start_detector(chosen, module, 4, seed=0)
+            assert load_start(detector, Start(source, weights=weights))[-1] == f"interpolator: {origin}"
+
+
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
     """A detector with four classes as detectron2 would save it, with an AF interpolator inside."""

@@ -36,6 +36,16 @@ def training_state():
     return module, {"optimizer": optimizer.state_dict(), "iteration": 4, "scheduler": scheduler, **best}
 
 
+def test_a_run_of_pretrain_says_what_it_is_for(tmp_path):
+    (tmp_path / "interpolator.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=f"is a run of pretrain; use --interpolator {tmp_path}$"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "stage2").mkdir()
+    (tmp_path / "stage2" / "best.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=f"--interpolator {tmp_path}, or {tmp_path / 'stage2'} as a detector$"):
+        read_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("options", [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": False}])
 def test_checkpoints_of_training_give_their_model(tmp_path, options):
     module, rest = training_state()

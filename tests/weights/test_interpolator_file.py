@@ -72,7 +72,7 @@ def test_our_own_file(tmp_path):
 def test_files_without_a_learned_interpolator(detector, tmp_path):
     nearest = build_detector(detector.preset, 2, "nearest")
     save_detector(tmp_path / "nearest.safetensors", nearest, METADATA)
-    with pytest.raises(UserError, match="interpolator 'nearest', which has no weights"):
+    with pytest.raises(UserError, match=r"without an AF interpolator: .*; for that write --interpolator nearest"):
         load_interpolator(tmp_path / "nearest.safetensors")
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"holds tensors without a description.*first fc\.weight"):
