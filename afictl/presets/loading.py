@@ -58,7 +58,7 @@ def parse_preset(values: Mapping[str, Any], overrides: Iterable[str] = (), sourc
     merged = _merge(_defaults(), values)
     preset = _validate(merged, source)
     overrides = list(overrides)
-    for override in overrides:
+    for override in sorted(overrides, key=_keeps_options):
         merged = _merge(merged, _parse_override(override))
     return _validate(merged, "--set") if overrides else preset
 
@@ -120,10 +120,10 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
-    beside = path.parent / f"{base}.yaml"
+    beside = path.parent / (base if str(base).endswith((".yaml", ".yml")) else f"{base}.yaml")
     inherited = _read(beside if beside.is_file() else _find(str(base)), (*seen, path))
-    inherited.pop("published", None)
-    return _merge(inherited, values)
+    own = {"name", "published"}  # what says which preset it is
+    return _merge({key: value for key, value in inherited.items() if key not in own}, values)
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +135,11 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
+
+
+def _keeps_options(override: str) -> bool:
+    """False for another name or kind: it comes first, or it would drop the options set beside it."""
+    return override.partition("=")[0].strip().rpartition(".")[2] not in ("name", "kind")
 
 
 def _parse_override(text: str) -> dict[str, Any]:

@@ -75,9 +75,10 @@ def test_an_unknown_preset_names_the_nearest():
         load_preset("mask-rcnn-r50-fnp")
 
 
-def test_a_file_extends_a_shipped_preset_or_a_neighbour(tmp_path):
-    (tmp_path / "mine.yaml").write_text("extends: faster-rcnn-r18-fpn-tiny\ntrain:\n  steps: 7\n")
-    (tmp_path / "next.yaml").write_text("extends: mine\nneck:\n  channels: 32\n")
+@pytest.mark.parametrize("neighbour", ["mine", "mine.yaml"])
+def test_a_file_extends_a_shipped_preset_or_a_neighbour(neighbour, tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: Mine\nextends: faster-rcnn-r18-fpn-tiny\ntrain:\n  steps: 7\n")
+    (tmp_path / "next.yaml").write_text(f"extends: {neighbour}\nneck:\n  channels: 32\n")
     preset = load_preset(tmp_path / "next.yaml")
     assert (preset.name, preset.train.steps, preset.neck.channels) == ("next", 7, 32)
     assert preset.backbone.name == "resnet18"
@@ -107,6 +108,12 @@ def test_another_backbone_does_not_inherit_options(tmp_path):
     assert load_preset(swin, ["backbone.options.embed_dim=48"]).backbone.options["depths"] == [2, 2, 2, 2]
     (tmp_path / "mine.yaml").write_text(f"extends: {swin}\nbackbone:\n  name: resnet18\n")
     assert load_preset(tmp_path / "mine.yaml").backbone.options == {}
+
+
+def test_options_count_wherever_they_stand_beside_another_name():
+    overrides = ["backbone.options.drop_path_rate=0.1", "backbone.name=resnet18"]
+    for order in (overrides, overrides[::-1]):
+        assert load_preset("mask-rcnn-r50-fpn", order).backbone.options == {"drop_path_rate": 0.1}
 
 
 def test_a_missing_file_is_named(tmp_path):
