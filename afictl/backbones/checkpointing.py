@@ -47,12 +47,13 @@ def _contexts(part: nn.Module) -> tuple[AbstractContextManager, AbstractContextM
 
 @contextmanager
 def _still_statistics(part: nn.Module) -> Iterator[None]:
-    """Running statistics stay as they are: without momentum an update changes nothing."""
-    norms = [(module, module.momentum) for module in part.modules() if isinstance(module, _BatchNorm)]
-    for norm, _ in norms:
-        norm.momentum = 0.0
+    """Running statistics stay as they are: an update without momentum changes none, and is not counted."""
+    norms = [module for module in part.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, momentum in norms:
-            norm.momentum = momentum
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
