@@ -63,6 +63,8 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["input.max_size=0"], "max_size: .*equal to 8"),
         (["input.test_size=-1"], "test_size: .*equal to 8"),
         (["input.std=[1, 0, 1]"], r"std\.1: .*greater than 0"),
+        (["input.mean=[0, 0, .inf]"], r"mean\.2: .*finite"),
+        (["train.lr=.inf"], r"train\.lr: .*finite"),
     ],
 )
 def test_a_wrong_override_names_the_key(overrides, message):
@@ -124,6 +126,13 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_preset_survives_its_own_dump():
     preset = load_preset("mask-rcnn-r18-fpn-tiny")
     assert parse_preset(preset.model_dump(mode="json")) == preset
+
+
+@pytest.mark.parametrize("name", [name for name in list_presets() if not name.endswith("-tiny")])
+def test_stage_2_learns_as_fast_an_image_as_stage_3(name):
+    preset = load_preset(name)
+    rates = [recipe.lr / recipe.batch_size for recipe in (preset.train, preset.stage2)]
+    assert rates[0] == pytest.approx(rates[1])
 
 
 def test_a_preset_is_frozen():
