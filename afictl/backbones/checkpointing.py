@@ -47,11 +47,11 @@ def _contexts(part: nn.Module) -> tuple[AbstractContextManager, AbstractContextM
 
 @contextmanager
 def _still_statistics(part: nn.Module) -> Iterator[None]:
-    """Running statistics stay as they are: an update without momentum changes none, and is not counted."""
+    """Running statistics stay as they are: an update without momentum changes none, and a copy counts it."""
     norms = [module for module in part.modules() if isinstance(module, _BatchNorm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, _, count in before:
+        norm.momentum, norm.num_batches_tracked = 0.0, count if count is None else count.clone()
     try:
         yield
     finally:

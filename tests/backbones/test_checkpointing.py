@@ -43,6 +43,13 @@ def test_less_is_kept_and_every_number_stays(name, options, norm, frozen_stages)
         torch.testing.assert_close(after[key], value, rtol=0, atol=0, msg=key)
 
 
+def test_batch_norm_of_several_devices_is_served():
+    # torch's insists on its count of batches, also in the second computation.
+    backbone = torch.nn.SyncBatchNorm.convert_sync_batchnorm(build("resnet18", norm="batch", checkpointing=True))
+    _, buffers, _ = step(backbone, torch.randn(2, 3, 64, 64))
+    assert {int(value) for name, value in buffers.items() if name.endswith("num_batches_tracked")} == {1}
+
+
 def test_names_copies_and_momentum_are_as_without_it():
     saving = build("resnet18", checkpointing=True)
     assert saving.state_dict().keys() == build("resnet18").state_dict().keys()
