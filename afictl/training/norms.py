@@ -23,7 +23,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         count = torch.full((1,), values.numel() / values.shape[1], device=values.device)
         total = collectives.all_reduce(torch.cat([values.sum(dims), count]))
         if total[-1] == 0:  # a head may have no region on any rank
-            return values * self.weight[:, None, None] + self.bias[:, None, None]
+            return (values * self.weight[:, None, None] + self.bias[:, None, None]).to(input.dtype)
         count = total[-1].detach()
         mean = total[:-1] / count
         centred = values - mean[:, None, None]
@@ -42,19 +42,27 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked += 1
 
 
+class CudaSyncedBatchNorm2d(nn.SyncBatchNorm):
+    """torch's batch norm over all ranks, for a rank without a single region too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (N,C,h,w); no N at all answers in float32."""
+        # torch lets a rank without values speak in its input's dtype, under bfloat16 autocast half as many bytes as
+        # the float32 statistics that the others gather.
+        return super().forward(input if input.numel() else input.float())
+
+
 def synchronize_norms(fabric: Fabric, module: nn.Module) -> None:
     """Let every trainable batch norm inside ``module`` use the statistics of all ranks, if there are several.
 
-    Parameters, their names and the norms of frozen statistics stay. torch's own SyncBatchNorm serves CUDA devices.
+    Parameters, their names and the norms of frozen statistics stay.
     """
     if fabric.world_size == 1:
         return
-    if fabric.device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        return
+    kind = CudaSyncedBatchNorm2d if fabric.device.type == "cuda" else SyncedBatchNorm2d
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
-            synced = SyncedBatchNorm2d(child.num_features, child.eps, child.momentum or 0.1)
+            synced: nn.Module = kind(child.num_features, child.eps, child.momentum or 0.1)
             synced.load_state_dict(child.state_dict())
             setattr(module, name, synced.requires_grad_(child.weight.requires_grad))
         else:
