@@ -167,8 +167,15 @@ class AFInterpolator(
     @classmethod
     def _assemble(cls, config: Any, tensors: dict[str, Tensor], source: str | Path) -> AFInterpolator:
         try:
-            interpolator = cls(**config)
-            interpolator.load_state_dict(tensors)
+            # A description may claim any size: built of shapes alone, it costs what the tensors cost.
+            if isinstance(config, dict) and config.get("blocks", 0) > len(tensors):
+                raise UserError(f"{config['blocks']} blocks in {len(tensors)} tensors")
+            if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+                raise UserError("NaN or infinite weights")
+            with torch.device("meta"):
+                interpolator = cls(**config)
+            interpolator.load_state_dict(tensors, assign=True)
+            interpolator.float()
         except (TypeError, RuntimeError, UserError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{source}: weights and configuration do not fit ({reason:.200}); make it again") from None

@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
         raise
     raise UserError(f"presets detectron2:... need detectron2, which is not installed; see {INSTALL}") from None
 
+_MAX_LENGTH = 50_000
 _ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 
 
@@ -57,8 +58,8 @@ def read_config(source: str) -> CfgNode:
     cfg = _defaults()
     if source.startswith("{"):
         try:
-            values = yaml.safe_load(source)
-        except yaml.YAMLError as error:
+            values = _plain_yaml(source)
+        except (yaml.YAMLError, RecursionError) as error:
             raise UserError(f"detector.source: not readable as YAML: {' '.join(str(error).split()):.200}") from None
         _merge(cfg.merge_from_other_cfg, "detector.source", values)
     else:
@@ -90,7 +91,23 @@ def embed(name: str) -> str:
     cfg = _defaults()
     _merge(functools.partial(cfg.merge_from_file, allow_unsafe=False), name, name)
     cfg.MODEL.WEIGHTS = ""
-    return yaml.safe_dump(_difference(cfg, _defaults()), default_flow_style=True, width=2**20).strip()
+    return yaml.dump(_difference(cfg, _defaults()), Dumper=_Repeating, default_flow_style=True, width=2**20).strip()
+
+
+class _Repeating(yaml.SafeDumper):
+    """Writes what occurs twice twice."""
+
+    def ignore_aliases(self, _: Any) -> bool:
+        return True
+
+
+def _plain_yaml(text: str) -> Any:
+    """A stranger's YAML: a few references to references would grow to gigabytes where detectron2 copies them."""
+    if len(text) > _MAX_LENGTH:
+        raise yaml.YAMLError(f"longer than {_MAX_LENGTH:,} characters")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise yaml.YAMLError("refers to itself with *; write values out")
+    return yaml.safe_load(text)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ _PRETRAINED = "interpolator.safetensors"
 _NESTED = ("model", "state_dict", "blobs")
 _MOMENTUM = "_momentum"  # optimizer's state among the blobs of Caffe2
 _NAME_LENGTH = 1024
+_LONGEST_EMPTY = 2**20  # a tensor without numbers may say any size
 _MOST_SHARED = 8
 """Tensors that share storages may add up to this many times the file: tied weights do, expanded ones can pretend any
 size."""
@@ -178,6 +179,8 @@ def _check(name: str, tensor: Tensor, file: Path) -> None:
         raise UserError(f"{file}: the tensor name {name[:40]!a} is too long or not printable; rename it")
     if tensor.dtype not in DTYPES:
         raise UserError(f"{file}: {name} holds {tensor.dtype}; save it as one of PyTorch's usual types of numbers")
+    if tensor.numel() == 0 and max(tensor.shape) > _LONGEST_EMPTY:
+        raise UserError(f"{file}: {name} has the shape {list(tensor.shape)!s:.80} and no numbers; it is damaged")
     if not _is_finite(tensor):
         raise UserError(f"{file}: {name} holds NaN or infinite weights; take an earlier checkpoint of its training")
 

@@ -8,12 +8,20 @@ from typing import Any
 
 from afictl.errors import UserError
 
+_MOST = 100_000
+
 Classes = tuple[list[str], list[int]]
 """Name and COCO category id of each label, the first label first."""
 
 
 def usual_classes(count: int) -> Classes:
-    """COCO's for 80, else ``class_1``, ``class_2``, ..."""
+    """COCO's for 80, else ``class_1``, ``class_2``, ...
+
+    Raises:
+        UserError: more than any data set has.
+    """
+    if count > _MOST:
+        raise UserError(f"a class layer of {count:,} classes; more than {_MOST:,} are not read")
     if count != 80:
         return [f"class_{i}" for i in range(1, count + 1)], list(range(1, count + 1))
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights

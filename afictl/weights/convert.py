@@ -21,7 +21,8 @@ from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATOR
 from afictl.weights.detector_file import described_preset, detector_of, save_detector
 from afictl.weights.layouts import to_ours
 from afictl.weights.layouts.detectron2 import in_rgb
-from afictl.weights.loading import LoadReport, load_tensors
+from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
+from afictl.weights.planning import planning
 
 _NETWORKS: dict[str, type[nn.Module]] = {INTERPOLATOR: AFInterpolator, DISCRIMINATOR: PatchDiscriminator}
 _SHOWN = 3
@@ -101,10 +102,13 @@ def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> li
 
 
 def _convert_network(network: type[nn.Module], checkpoint: Checkpoint, target: Path) -> list[str]:
-    module = network(**_config(checkpoint))
-    report = load_tensors(module, checkpoint.tensors)
+    config = _config(checkpoint)
+    with planning(checkpoint.path):
+        report = compare_tensors(network(**config), checkpoint.tensors)
     if not report.complete:
         raise UserError(f"{checkpoint.path}: is not whole: {report}")
+    module = network(**config)
+    load_tensors(module, checkpoint.tensors)
     save_tensors(target, module.state_dict(), checkpoint.metadata)
     return [_recognised(checkpoint, held(checkpoint)), _counts(report), f"written: {target}"]
 

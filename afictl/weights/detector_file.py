@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from afictl.detectors import Detector, build_detector
@@ -19,6 +18,7 @@ from afictl.weights.content import held
 from afictl.weights.description import DETECTOR, VERSION, describe_detector
 from afictl.weights.layouts import to_ours
 from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
+from afictl.weights.planning import planning, require_modest
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def detector_of(
 ) -> LoadedDetector:
     """``load_detector`` for a checkpoint already read and in our names."""
     classes, preset = _described_classes(checkpoint), described_preset(checkpoint)
-    # First without memory for it: a description may claim any size, a detector that fits is as large as the file.
-    with torch.device("meta"):
+    # A detector that fits its file is as large as that.
+    with planning(checkpoint.path):
         planned = build_detector(preset, num_classes=len(classes))
     _check_fit(compare_tensors(planned, checkpoint.tensors), checkpoint, preset, partial)
     detector = build_detector(preset, num_classes=len(classes), interpolator=interpolator)
@@ -99,13 +99,16 @@ def described_preset(checkpoint: Checkpoint) -> Preset:
     """The preset in the description of a detector.
 
     Raises:
-        UserError: not a detector, or a description of another version or without a preset.
+        UserError: not a detector, or a description of another version, without a preset or with absurd numbers.
     """
     _require_detector(checkpoint)
     preset = checkpoint.metadata.get("preset")
     if not isinstance(preset, Mapping):
         raise _lacking(checkpoint)
-    return parse_preset(preset, source=str(checkpoint.path))
+    parsed = parse_preset(preset, source=str(checkpoint.path))
+    for options in (parsed.backbone.options, parsed.interpolator.options):
+        require_modest(options, checkpoint.path)
+    return parsed
 
 
 def _described_classes(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from afictl.detectors import build_detector
@@ -16,7 +16,8 @@ from afictl.weights.content import held
 from afictl.weights.description import DETECTOR, INTERPOLATOR
 from afictl.weights.detector_file import described_preset
 from afictl.weights.layouts import to_ours
-from afictl.weights.loading import load_tensors
+from afictl.weights.loading import compare_tensors, load_tensors
+from afictl.weights.planning import planning
 
 
 def load_interpolator(path: str | Path) -> Any:
@@ -34,7 +35,7 @@ def load_interpolator(path: str | Path) -> Any:
     if kind == INTERPOLATOR and "origin" not in checkpoint.metadata:
         return AFInterpolator.load(checkpoint.path)
     if kind == INTERPOLATOR:
-        return _filled(AFInterpolator(**checkpoint.metadata["config"]), checkpoint.tensors, checkpoint)
+        return _filled(lambda: AFInterpolator(**checkpoint.metadata["config"]), checkpoint.tensors, checkpoint)
     if kind == DETECTOR:
         return _inside(checkpoint)
     raise UserError(
@@ -44,7 +45,7 @@ def load_interpolator(path: str | Path) -> Any:
 
 def _inside(checkpoint: Checkpoint) -> nn.Module:
     preset = described_preset(checkpoint)
-    with torch.device("meta"):
+    with planning(checkpoint.path):
         prefix = build_detector(preset).interpolator_prefix
     tensors = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
     if not tensors:
@@ -53,12 +54,15 @@ def _inside(checkpoint: Checkpoint) -> nn.Module:
             f"{checkpoint.path}: a detector without an AF interpolator: it holds the interpolator '{kind}', which has"
             f" no weights; for that write --interpolator {kind}"
         )
-    module = build_interpolator(preset.interpolator.kind, preset.neck.channels, **preset.interpolator.options)
-    return _filled(module, tensors, checkpoint)
+    config = preset.interpolator
+    return _filled(lambda: build_interpolator(config.kind, preset.neck.channels, **config.options), tensors, checkpoint)
 
 
-def _filled(module: nn.Module, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> nn.Module:
-    report = load_tensors(module, tensors)
+def _filled(make: Callable[[], nn.Module], tensors: dict[str, Tensor], checkpoint: Checkpoint) -> nn.Module:
+    with planning(checkpoint.path):
+        report = compare_tensors(make(), tensors)
     if not report.complete:
         raise UserError(f"{checkpoint.path}: its interpolator is not whole: {report}")
+    module = make()
+    load_tensors(module, tensors)
     return module

@@ -54,9 +54,9 @@ def translate(checkpoint: Checkpoint) -> Checkpoint | None:
         # Its norms are trained in eval mode: only their scale and shift move.
         backbone = replace(find_backbone(tensors), stride_in_1x1=False, batch_norm=False)
         preset, classes, ours = assemble(tensors, backbone, TORCHVISION)
+        metadata = describe_foreign(preset, classes, "a detector of mmdetection", [_NOTE])
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
-    metadata = describe_foreign(preset, classes, "a detector of mmdetection", [_NOTE])
     return Checkpoint(checkpoint.path, ours, metadata)
 
 

@@ -38,9 +38,9 @@ def translate(checkpoint: Checkpoint) -> Checkpoint | None:
         num_classes = _num_classes(tensors)
         preset = load_preset(f"torchvision:{name}", [f"backbone.norm={_norm(tensors)}"])
         ours = _present_names(_without_eps(tensors, name, num_classes), preset, num_classes)
+        description = describe_foreign(preset, num_classes, f"a {name} of torchvision")
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
-    description = describe_foreign(preset, num_classes, f"a {name} of torchvision")
     if num_classes == _COCO_IDS:
         description |= _coco_classes()
     return Checkpoint(checkpoint.path, ours, description)

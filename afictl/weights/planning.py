@@ -1,0 +1,57 @@
+"""Models that a stranger's file describes, built without memory first: a description may claim any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from afictl.errors import UserError
+
+_MAX_PARAMETERS = 20_000
+"""The largest real detectors have some 2,000."""
+_MAX_NUMBER = 2**16
+
+
+@contextmanager
+def planning(path: Path) -> Iterator[None]:
+    """Modules made inside have shapes alone (PyTorch's meta device), and only so many that it takes seconds.
+
+    Raises:
+        UserError: more parameters than any detector has, or the description makes no module.
+    """
+    made = 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > _MAX_PARAMETERS:
+            raise RuntimeError(f"more than {_MAX_PARAMETERS:,} parameters")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            yield
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: what it describes cannot be built ({reason:.200}); make the file again") from None
+    finally:
+        counting.remove()
+
+
+def require_modest(options: Mapping[str, Any], path: Path) -> None:
+    """Refuse free options with numbers that no network has: some make lists of that length before any module.
+
+    Raises:
+        UserError: a number above 65,536.
+    """
+    for name, value in options.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number > _MAX_NUMBER:
+                raise UserError(f"{path}: its option {name!a:.40} has a number above {_MAX_NUMBER:,}")

@@ -1,0 +1,124 @@
+"""Descriptions inside strangers' safetensors files claim sizes and contents that the file does not have."""
+
+import json
+import resource
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from afictl import AFInterpolator, UserError, load_preset
+from afictl.weights import load_detector, load_interpolator, read_checkpoint
+from afictl.weights.classes import usual_classes
+from afictl.weights.convert import convert
+
+SWIN = "swin_tiny_patch4_window7_224"
+
+
+def save(path, description):
+    save_file({"a": torch.zeros(2)}, path, metadata={"afictl": json.dumps({"version": 1, **description})})
+    return path
+
+
+def detector(section, **values):
+    preset = load_preset("faster-rcnn-r18-fpn-tiny").model_dump(mode="json")
+    preset[section] |= values
+    return {"format": "detector", "preset": preset, "classes": ["a"], "category_ids": [1]}
+
+
+def interpolator(**config):
+    return {"format": "afi-interpolator", "config": config}
+
+
+def assert_refused(load, path, message):
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(UserError, match=message) as error:
+        load(path)
+    assert time.process_time() - start < 15
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("load", [load_detector, load_interpolator])
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("interpolator", {"kind": "afi", "options": {"blocks": 10**9}}, "'blocks' has a number above"),
+        ("interpolator", {"kind": "afi", "options": {"blocks": 60_000}}, "more than 20,000 parameters"),
+        ("interpolator", {"kind": "afi", "options": {"growth": 10**12}}, "'growth' has a number above"),
+        ("backbone", {"name": "resnet50", "options": {"layers": [10**9, 2, 6, 2]}}, "'layers' has a number above"),
+        ("backbone", {"name": SWIN, "options": {"depths": [10**9, 2, 6, 2]}}, "'depths' has a number above"),
+    ],
+)
+def test_detectors_of_absurd_size(load, section, values, message, tmp_path):
+    assert_refused(
+        load, save(tmp_path / "big.safetensors", detector(section, **values)), rf"big\.safetensors: .*{message}"
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"channels": 8, "blocks": 10**9},
+        {"channels": 60_000, "blocks": 1},
+        {"channels": 10**14, "blocks": 1},
+        {"channels": 8, "nonsense": 1},
+    ],
+)
+def test_interpolators_that_cannot_be(config, tmp_path):
+    path = save(tmp_path / "big.safetensors", interpolator(**config))
+    foreign = save(tmp_path / "foreign.safetensors", {**interpolator(**config), "origin": {}})
+    for load in (load_interpolator, AFInterpolator.load, lambda path: convert(path, tmp_path / "out.safetensors")):
+        assert_refused(load, path, r"big\.safetensors: ")
+    assert_refused(load_interpolator, foreign, r"foreign\.safetensors: ")
+
+
+def test_interpolator_with_nan(tmp_path):
+    interpolator = AFInterpolator(8, blocks=1)
+    interpolator.tail.bias.data[0] = torch.nan
+    interpolator.save(tmp_path / "nan.safetensors")
+    assert_refused(AFInterpolator.load, tmp_path / "nan.safetensors", "NaN")
+
+
+def test_half_precision_becomes_single(tmp_path):
+    AFInterpolator(8, blocks=1).half().save(tmp_path / "half.safetensors")
+    loaded = AFInterpolator.load(tmp_path / "half.safetensors")
+    assert all(value.dtype == torch.float32 and value.requires_grad for value in loaded.parameters())
+
+
+def test_tensor_without_numbers_of_any_length(tmp_path):
+    torch.save({"a": torch.zeros(2**40, 0)}, tmp_path / "long.pth")
+    assert_refused(read_checkpoint, tmp_path / "long.pth", "no numbers")
+
+
+def test_more_classes_than_any_data_set():
+    with pytest.raises(UserError, match="30,000,000 classes"):
+        usual_classes(30_000_000)
+
+
+@pytest.mark.detectron2
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{A: &a [x, x], B: [*a, *a]}", "write values out"),
+        ("{A: " + "[" * 100_000 + "]" * 100_000 + "}", "longer than 50,000"),
+        ("{A: " + "[" * 20_000 + "]" * 20_000 + "}", "detector.source"),
+    ],
+)
+def test_configurations_that_grow(source, message, tmp_path):
+    pytest.importorskip("detectron2")
+    path = save(tmp_path / "big.safetensors", detector("detector", kind="detectron2", source=source))
+    assert_refused(load_detector, path, message)
+
+
+@pytest.mark.detectron2
+@pytest.mark.filterwarnings("ignore")
+def test_a_configuration_that_repeats_itself_is_kept_without_references(tmp_path):
+    pytest.importorskip("detectron2")
+    from afictl.presets.detectron2_configs import embed, read_config
+
+    path = tmp_path / "own.yaml"
+    path.write_text("MODEL: {ANCHOR_GENERATOR: {SIZES: [&a [32, 64], *a]}}")
+    assert read_config(embed(str(path))).MODEL.ANCHOR_GENERATOR.SIZES == [[32, 64], [32, 64]]
