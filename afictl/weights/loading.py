@@ -20,8 +20,9 @@ from afictl.weights.arithmetic import require_same_arithmetic
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.content import held
 from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR
-from afictl.weights.layouts import to_ours
-from afictl.weights.layouts.detectron2 import without_derived
+from afictl.weights.layouts import to_ours, without_wrapper
+from afictl.weights.layouts.detectron2 import has_statistics, without_derived
+from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.msra import PlainResNet, find_plain_resnet, to_timm
 from afictl.weights.layouts.pixels import fold_pixels
 
@@ -88,9 +89,13 @@ def _behind_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> Checkpoi
     """A checkpoint of detectron2 for the model of detectron2 inside a detector of ours."""
     if checkpoint.metadata or any(name.startswith(_FOREIGN) for name in checkpoint.tensors):
         return checkpoint
-    tensors = without_derived(checkpoint.tensors)
-    own = {name: detector.state_dict()[name] for name in detector.unsaved}
-    return replace(checkpoint, tensors=own | {f"{_FOREIGN}{name}": value for name, value in tensors.items()})
+    tensors = without_derived(without_wrapper(checkpoint.tensors))
+    own = detector.state_dict()
+    unsaved = set(detector.unsaved)
+    if not has_statistics(tensors):  # they mean what fresh norms hold
+        unsaved |= {name for name in own if name.startswith(f"{_FOREIGN}{BOTTOM_UP}") and ".running_" in name}
+    given = {f"{_FOREIGN}{name}": value for name, value in tensors.items()}
+    return replace(checkpoint, tensors={name: own[name] for name in own if name in unsaved} | given)
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:

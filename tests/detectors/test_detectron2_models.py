@@ -8,6 +8,7 @@ import yaml
 from afictl import AFInterpolator, UserError, build_detector, load_preset, predict, substitute_interpolator
 from afictl.detectors import model_cost
 from afictl.interpolators import interpolator_kinds
+from afictl.weights import load_weights
 from tests.detectors.detectron2_presets import ZOO, small_preset
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
@@ -240,3 +241,21 @@ def test_cost_copies_and_whole_photographs(tmp_path, kind):
     assert len(found["boxes"]) == 9
     assert found["boxes"][:, 2].max() <= 192
     assert kind == "retinanet" or found["masks"].shape == (9, 128, 192)
+
+
+def test_files_of_old_versions_and_of_several_devices(tmp_path):
+    """Frozen norms of old files hold scale and shift alone; PyTorch's wrapper puts a name before every other."""
+    source, detector = build(tmp_path), build(tmp_path)
+    for value in detector.parameters():
+        value.data.zero_()
+    old = {f"module.{k}": v for k, v in source.model.state_dict().items() if ".running_" not in k}
+    torch.save({"model": old}, tmp_path / "old.pth")
+    assert load_weights(detector, tmp_path / "old.pth").complete
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in detector.state_dict().items())
+    wrong = {
+        k: v for k, v in source.model.state_dict().items() if k != "backbone.bottom_up.stem.conv1.norm.running_var"
+    }
+    torch.save(wrong, tmp_path / "wrong.pth")
+    assert load_weights(detector, tmp_path / "wrong.pth").missing == (
+        "model.backbone.bottom_up.stem.conv1.norm.running_var",
+    )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from torch import Tensor
+
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.layouts.afigan import translate_discriminator, translate_generator
 from afictl.weights.layouts.detectron2 import translate as translate_detectron2
@@ -24,18 +26,23 @@ LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
 )
 """Every foreign layout; the first that knows a checkpoint translates it."""
 
-_PARALLEL = "module."  # what PyTorch's wrapper for several devices puts before every name
+_PARALLEL = "module."
 
 
 def to_ours(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint in our names and with our description, if its layout is known; else as it is."""
     if checkpoint.metadata.get("format"):
         return checkpoint
-    if all(name.startswith(_PARALLEL) for name in checkpoint.tensors):
-        names = {name.removeprefix(_PARALLEL): value for name, value in checkpoint.tensors.items()}
-        checkpoint = replace(checkpoint, tensors=names)
+    checkpoint = replace(checkpoint, tensors=without_wrapper(checkpoint.tensors))
     for translate in LAYOUTS:
         translated = translate(checkpoint)
         if translated is not None:
             return translated
     return checkpoint
+
+
+def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` without what PyTorch's wrapper for several devices puts before every name."""
+    if not all(name.startswith(_PARALLEL) for name in tensors):
+        return tensors
+    return {name.removeprefix(_PARALLEL): value for name, value in tensors.items()}

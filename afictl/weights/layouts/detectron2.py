@@ -29,6 +29,7 @@ _DERIVED = re.compile(
     r"(.*\.)?anchor_generator\.cell_anchors\.\d+$|pixel_(mean|std)$|.*\.(relative_position_index|attn_mask)$"
 )
 _STEMS = ("backbone.net.conv1.weight", "backbone.net.conv1.0.weight", "backbone.net.patch_embed.proj.weight")
+_STATISTICS = ("running_mean", "running_var")
 _NORMALIZER = "head.normalizer"
 _INITIAL_NORMALIZER = 100.0
 
@@ -46,9 +47,9 @@ def translate(checkpoint: Checkpoint) -> Checkpoint | None:
         backbone = find_backbone(tensors)
         recorded = recorded_pixels(tensors)
         preset, classes, ours = assemble(tensors, backbone, recorded or backbone.pixels)
+        metadata = describe_foreign(preset, classes, _title(tensors), _notes(tensors, backbone, preset, recorded))
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
-    metadata = describe_foreign(preset, classes, _title(tensors), _notes(tensors, backbone, preset, recorded))
     return Checkpoint(checkpoint.path, ours, metadata)
 
 
@@ -79,12 +80,13 @@ def to_our_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: int
     with torch.device("meta"):
         wanted = build_detector(preset, num_classes).state_dict()
     left = without_derived(tensors)
+    statistics = has_statistics(tensors)
     ours: dict[str, Tensor] = {}
     for name, own in wanted.items():
         key = detector_key(name, preset)
         value = left.pop(key, None) if key else None
         if value is None:
-            value = _unsaved(name, own)
+            value = _unsaved(name, own, statistics)
         if value is not None:
             ours[name] = _adapt(name, value, preset, pixels)
     return ours | left
@@ -103,15 +105,18 @@ def _adapt(name: str, value: Tensor, preset: Preset, pixels: Pixels) -> Tensor:
     return value
 
 
-def _unsaved(name: str, own: Tensor) -> Tensor | None:
+def has_statistics(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether norms of the backbone have a mean and a variance; the frozen ones of old files mean 0 and 1."""
+    return any(name.startswith(BOTTOM_UP) and name.endswith(_STATISTICS) for name in tensors)
+
+
+def _unsaved(name: str, own: Tensor, statistics: bool) -> Tensor | None:
     """What the layout does not store and means nevertheless."""
     if name == _NORMALIZER:
         return torch.tensor(_INITIAL_NORMALIZER)
-    if name.startswith("backbone.net.") and name.endswith("running_mean"):  # frozen norms of old files
-        return torch.zeros(own.shape)
-    if name.startswith("backbone.net.") and name.endswith("running_var"):
-        return torch.ones(own.shape)
-    return None
+    if statistics or not (name.startswith("backbone.net.") and name.endswith(_STATISTICS)):
+        return None
+    return torch.zeros(own.shape) if name.endswith("mean") else torch.ones(own.shape)
 
 
 def _is_mine(tensors: Mapping[str, Tensor]) -> bool:

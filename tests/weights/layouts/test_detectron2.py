@@ -158,6 +158,13 @@ def test_frozen_norms_of_old_files_have_no_statistics():
     assert (ours.tensors["backbone.net.bn1.running_var"] == 1).all()
 
 
+def test_statistics_that_one_norm_lacks_are_missing():
+    tensors = shapes_only(MASK_RCNN)
+    del tensors["backbone.bottom_up.stem.conv1.norm.running_var"]
+    _, _, report = translated(tensors)
+    assert report.missing == ("backbone.net.bn1.running_var",)
+
+
 def test_the_divisor_of_retinanets_losses_starts_anew():
     _, ours, _ = translated(shapes_only("d2_retinanet_R50_FPN_3x"))
     assert ours.tensors["head.normalizer"] == 100
