@@ -23,7 +23,7 @@ from afictl.presets import Recipe
 from afictl.training.clock import Clock
 from afictl.training.hardware import seed_step
 from afictl.training.run import BEST, LAST, Run
-from afictl.training.schedule import learning_rate, set_learning_rate
+from afictl.training.schedule import doubts, learning_rate, set_learning_rate
 
 Metrics = Mapping[str, "float | None"]
 _ONE_VALUE = "more than 1 value per channel"  # how torch's batch norm says that a batch is too small
@@ -77,6 +77,8 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
     if run.state_file.is_file():
         _restore(fabric, run, state)
     run.forget_after(state["step"])
+    for line in doubts(recipe) if state["step"] == 0 else ():
+        run.say(f"note: {stage.name} has {line}")
     batches = stage.batches(state["step"])
     with Clock(run, recipe.steps, state["step"], fabric.device) as clock, _leave_on_signal(fabric) as leaving:
         if 0 < state["step"] != state["measured"]:  # perhaps stopped before or in its evaluation

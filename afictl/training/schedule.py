@@ -21,6 +21,16 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return float(recipe.lr * warmup * 0.1 ** sum(step >= milestone for milestone in recipe.milestones))
 
 
+def doubts(recipe: Recipe) -> list[str]:
+    """What about the length of a recipe its schedule was not made for, in words; usually nothing."""
+    lines = []
+    if recipe.warmup_steps >= recipe.steps:
+        lines.append(f"the rate still rises when training ends: warmup_steps={recipe.warmup_steps}")
+    if recipe.schedule == "multistep" and recipe.milestones and min(recipe.milestones) >= recipe.steps:
+        lines.append(f"the rate never drops: the first of milestones is {min(recipe.milestones)}")
+    return [f"steps={recipe.steps}, but {line}" for line in lines]
+
+
 def build_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
     """Optimiser over the trainable parameters; norms and Swin's position biases are not decayed."""
     exempt = {id(p) for p in _exempt_from_decay(module)}

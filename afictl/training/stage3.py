@@ -233,7 +233,9 @@ def _check(detector: Detector, report: LoadReport, start: Start, metadata: Mappi
     if start.partial and report.matched:
         return
     wrong = [name for name in report.mismatched if not name.startswith(detector.class_layers)]
-    wrong += [n for n in (*report.missing, *report.unexpected) if not n.startswith(detector.interpolator_prefix)]
+    prefix = detector.interpolator_prefix
+    whole = not any(name.startswith(prefix) for name in report.matched)
+    wrong += [n for n in (*report.missing, *report.unexpected) if not (whole and n.startswith(prefix))]
     if wrong or not report.matched:
         advice = "; --partial takes what fits" if report.matched else ""
         first = f"; first: {wrong[0]}" if wrong else ""

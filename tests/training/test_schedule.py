@@ -3,7 +3,7 @@ from torch import nn
 
 from afictl import build_detector
 from afictl.presets import Recipe
-from afictl.training.schedule import build_optimizer, learning_rate
+from afictl.training.schedule import build_optimizer, doubts, learning_rate
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,17 @@ def test_only_norms_are_not_decayed(kind):
     assert {id(p) for p in decayed["params"]} == {id(p) for p in (*module[0].parameters(), module[3].bias)}
     assert rest["weight_decay"] == 0
     assert {id(p) for p in rest["params"]} == {id(p) for p in (*module[1].parameters(), *module[2].parameters())}
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        ({"steps": 90_000}, "steps=90000, but the rate never drops: the first of milestones is 210000"),
+        ({"steps": 500, "milestones": ()}, "steps=500, but the rate still rises when training ends: warmup_steps=1000"),
+        ({}, None),
+        ({"steps": 90_000, "schedule": "cosine"}, None),
+    ],
+)
+def test_a_schedule_for_another_length_is_told(change, doubt):
+    values = {"steps": 270_000, "batch_size": 16, "lr": 0.02, "milestones": (210_000, 250_000)}
+    assert doubts(Recipe(**{**values, **change})) == ([doubt] if doubt else [])
