@@ -274,6 +274,17 @@ def test_weights_that_do_not_fit_leave_no_run_behind(fabric, preset, shapes_dir,
     assert not (tmp_path / "run").exists()
 
 
+def test_half_an_interpolator_is_no_start(preset, tmp_path):
+    detector = start_detector(preset, AFInterpolator(preset.neck.channels), 4, seed=0)
+    tensors = detector.state_dict()
+    half = {name: value for name, value in tensors.items() if ".interpolator.group.1." not in name}
+    assert len(half) < len(tensors)
+    torch.save(half, tmp_path / "half.pth")
+    with pytest.raises(UserError, match=r"5 missing .*--partial"):
+        load_start(detector, Start(weights=tmp_path / "half.pth"))
+    load_start(detector, Start(weights=tmp_path / "half.pth", partial=True))
+
+
 def test_a_signal_saves_the_state_before_the_end(fabric, preset, shapes_dir, guide_run, tmp_path, monkeypatch):
     loaded = Clock.loaded
     calls = []
