@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from afictl.backbones import Backbone
@@ -89,7 +90,12 @@ def _behind_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> Checkpoi
     """A checkpoint of detectron2 for the model of detectron2 inside a detector of ours."""
     if checkpoint.metadata or any(name.startswith(_FOREIGN) for name in checkpoint.tensors):
         return checkpoint
-    tensors = without_derived(without_wrapper(checkpoint.tensors))
+    tensors = without_wrapper(checkpoint.tensors)
+    for name in ("pixel_mean", "pixel_std"):
+        wanted, has = tensors.get(name), getattr(detector.model, name).flatten()
+        if wanted is not None and not (wanted.numel() == 3 and torch.allclose(wanted.flatten().to(has), has, 1e-4)):
+            raise UserError(f"{checkpoint.path}: trained with another {name} than {detector.preset.name} has")
+    tensors = without_derived(tensors)
     own = detector.state_dict()
     unsaved = set(detector.unsaved)
     if not has_statistics(tensors):  # they mean what fresh norms hold

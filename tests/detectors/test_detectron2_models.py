@@ -243,7 +243,7 @@ def test_cost_copies_and_whole_photographs(tmp_path, kind):
     assert kind == "retinanet" or found["masks"].shape == (9, 128, 192)
 
 
-def test_files_of_old_versions_and_of_several_devices(tmp_path):
+def test_files_of_old_versions_of_several_devices_and_of_other_pixels(tmp_path):
     """Frozen norms of old files hold scale and shift alone; PyTorch's wrapper puts a name before every other."""
     source, detector = build(tmp_path), build(tmp_path)
     for value in detector.parameters():
@@ -259,3 +259,11 @@ def test_files_of_old_versions_and_of_several_devices(tmp_path):
     assert load_weights(detector, tmp_path / "wrong.pth").missing == (
         "model.backbone.bottom_up.stem.conv1.norm.running_var",
     )
+    for factor in (1.0, 2.0):
+        mean = detector.model.pixel_mean.flatten() * factor
+        torch.save({**source.model.state_dict(), "pixel_mean": mean}, tmp_path / "pixels.pth")
+        if factor == 1.0:
+            assert load_weights(detector, tmp_path / "pixels.pth").complete
+        else:
+            with pytest.raises(UserError, match=r"pixels\.pth: trained with another pixel_mean"):
+                load_weights(detector, tmp_path / "pixels.pth")
