@@ -71,9 +71,8 @@ def pretrain(
         folder = output / f"stage{number}"
         begun = number == stages[0] or folder.exists()  # else there is nothing to continue, as expected
         run = Run(fabric, folder, config, resume and begun)
-        if number == stages[0] and loaded.preset.interpolator.kind != "nearest":
-            held = loaded.preset.interpolator.kind
-            run.say(f"warning: the guide {guide_path} interpolates with {held}; a guide in the paper with nearest")
+        if number == stages[0]:
+            _introduce(run, loaded, guide_path)
         run.say(f"stage {number} of {preset.name}: {len(splits[0])} training images, {len(splits[1])} held out")
         if number == 1:
             stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)
@@ -84,6 +83,13 @@ def pretrain(
         AFInterpolator.load(output / f"stage{stages[-1]}" / INTERPOLATOR).save(output / INTERPOLATOR)
     fabric.barrier()
     return output / INTERPOLATOR
+
+
+def _introduce(run: Run, loaded: LoadedDetector, path: Path) -> None:
+    run.say(f"guide {path}: {loaded.report}")
+    held = loaded.preset.interpolator.kind
+    if held != "nearest":
+        run.say(f"warning: the guide {path} interpolates with {held}; a guide in the paper with nearest")
 
 
 def _rebuild(loaded: LoadedDetector, preset: Preset, path: Path) -> Detector:

@@ -212,7 +212,7 @@ def _origin(detector: Detector, start: Start) -> str:
     """Where the interpolator comes from when ``start.weights`` do not bring it."""
     interpolator = detector.neck.interpolator
     if start.interpolator and start.interpolator not in interpolator_kinds():
-        return f"interpolator: {start.interpolator} (trained)"
+        return f"interpolator: {start.interpolator} (trained; {len(interpolator.state_dict())} tensors loaded)"
     learned = any(True for _ in interpolator.parameters())
     return f"interpolator: {'fresh ' if learned else ''}{interpolator.kind}"
 

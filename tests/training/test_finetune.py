@@ -164,7 +164,7 @@ def test_an_interpolator_is_no_detector(preset, tmp_path):
 
 def test_the_source_of_the_interpolator_is_told(preset, guide_run, tmp_path):
     AFInterpolator(16, blocks=1, growth=4).save(tmp_path / "interpolator.safetensors")
-    origins = {"nearest": "nearest", "afi": "fresh afi", str(tmp_path): f"{tmp_path} (trained)"}
+    origins = {"nearest": "nearest", "afi": "fresh afi", str(tmp_path): f"{tmp_path} (trained; 13 tensors loaded)"}
     for source, origin in origins.items():
         for weights in (None, guide_run) if source != "nearest" else (None,):
             chosen, module = resolve_interpolator(preset, source, seed=0)

@@ -71,6 +71,8 @@ def test_a_guide_that_is_no_guide_of_the_paper_is_told(fabric, preset, shapes_di
     finetune(fabric, one_step, shapes_dir, tmp_path / "guide", Start("bilinear"))
     pretrain(fabric, tmp_path / "guide", shapes_dir, tmp_path / "out", stages=(1,), overrides=("stage1.steps=1",))
     log = (tmp_path / "out" / "stage1" / "log.txt").read_text()
+    assert f"guide {tmp_path / 'guide'}: " in log
+    assert " tensors loaded" in log
     assert f"warning: the guide {tmp_path / 'guide'} interpolates with bilinear; a guide in the paper" in log
     assert "warning" not in (pretrained / "stage1" / "log.txt").read_text()
 

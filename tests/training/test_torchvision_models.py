@@ -69,7 +69,7 @@ def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, dat
     finetune(fabric, student.preset, data, tmp_path / "run", Start(str(interpolator), weights=guide_run))
     held = load_detector(tmp_path / "run")
     assert held.preset.interpolator.kind == held.detector.neck.interpolator.kind == "afi"
-    assert f"interpolator: {interpolator} (trained)" in (tmp_path / "run" / "log.txt").read_text()
+    assert f"interpolator: {interpolator} (trained; " in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
