@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from afictl.weights.checkpoint import Checkpoint
-from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATOR
+from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR, INTERPOLATOR
 from afictl.weights.layouts.msra import find_plain_resnet
 
 _OURS = {
     DETECTOR: "a detector",
     INTERPOLATOR: "an AF interpolator, for --interpolator",
     DISCRIMINATOR: "a discriminator",
+    BACKBONE: "an ImageNet backbone, for --backbone-weights",
 }
 
 
@@ -18,6 +19,6 @@ def held(checkpoint: Checkpoint) -> str:
     first = next(iter(checkpoint.tensors), "none")
     what = _OURS.get(str(checkpoint.metadata.get("format")))
     if what is None and find_plain_resnet(checkpoint.tensors):
-        what = "an ImageNet backbone, for --backbone-weights"
+        what = _OURS[BACKBONE]
     what = what or "tensors without a description of ours, in no layout known here"
     return f"{what} ({len(checkpoint.tensors)} tensors, first {first})"

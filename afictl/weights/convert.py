@@ -14,6 +14,7 @@ from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator
 from afictl.presets import parse_preset
 from afictl.tensor_files import save_tensors
+from afictl.weights.backbone_file import as_backbone
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.classes import read_classes
 from afictl.weights.content import held
@@ -40,7 +41,8 @@ def convert(
     """Write what ``source`` holds to ``target`` as afictl's own kind of file.
 
     Args:
-        source: any supported checkpoint or run folder: a detector, an AF interpolator or a discriminator.
+        source: any supported checkpoint or run folder: a detector, an AF interpolator, a discriminator or a
+            backbone.
         target: file to write, ``.safetensors``; replaced at once when it is whole.
         classes: of a detector, as ``read_classes`` takes them.
         settings: preset keys of a detector that its tensors cannot tell, such as ``backbone.stride_in_1x1=false``.
@@ -62,11 +64,11 @@ def convert(
     kind = checkpoint.metadata.get("format")
     if kind == DETECTOR:
         return _convert_detector(_adjusted(checkpoint, classes, settings), target, partial)
-    if kind not in _NETWORKS:
-        raise UserError(f"{checkpoint.path}: holds {held(checkpoint)}; nothing that can be converted")
     if classes or settings or partial:
         raise UserError(f"{checkpoint.path}: --classes, --set and --partial are for detectors; this holds no detector")
-    return _convert_network(_NETWORKS[kind], checkpoint, target)
+    if kind in _NETWORKS:
+        return _convert_network(_NETWORKS[kind], checkpoint, target)
+    return _convert_backbone(checkpoint, target)
 
 
 def _adjusted(checkpoint: Checkpoint, classes: str | None, settings: Sequence[str]) -> Checkpoint:
@@ -111,6 +113,16 @@ def _convert_network(network: type[nn.Module], checkpoint: Checkpoint, target: P
     load_tensors(module, checkpoint.tensors)
     save_tensors(target, module.state_dict(), checkpoint.metadata)
     return [_recognised(checkpoint, held(checkpoint)), _counts(report), f"written: {target}"]
+
+
+def _convert_backbone(checkpoint: Checkpoint, target: Path) -> list[str]:
+    found = as_backbone(checkpoint)
+    if found is None:
+        raise UserError(f"{checkpoint.path}: holds {held(checkpoint)}; nothing that can be converted")
+    backbone, report = found
+    save_tensors(target, backbone.tensors, backbone.metadata)
+    strides = ", with strides in the 1x1 convolutions" if backbone.metadata["stride_in_1x1"] else ""
+    return [f"recognised: {backbone.metadata['network']}{strides}", _counts(report), f"written: {target}"]
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:

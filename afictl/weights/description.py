@@ -13,6 +13,7 @@ DETECTOR = "detector"
 INTERPOLATOR = "afi-interpolator"
 """That of ``AFInterpolator.save``."""
 DISCRIMINATOR = "discriminator"
+BACKBONE = "backbone"
 VERSION = 1
 
 

@@ -24,7 +24,7 @@ from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR
 from afictl.weights.layouts import to_ours, without_wrapper
 from afictl.weights.layouts.detectron2 import has_statistics, without_derived
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
-from afictl.weights.layouts.msra import PlainResNet, find_plain_resnet, to_timm
+from afictl.weights.layouts.msra import find_plain_resnet, to_timm
 from afictl.weights.layouts.pixels import fold_pixels
 
 # Batch norm counts its batches and never reads the count (its momentum is set); frozen norms have no counter.
@@ -139,8 +139,10 @@ def load_backbone_weights(backbone: Backbone, path: str | Path, view: InputConfi
     """
     checkpoint = read_checkpoint(path)
     plain, tensors = find_plain_resnet(checkpoint.tensors), checkpoint.tensors
+    _require_strides(
+        backbone, plain.stride_in_1x1 if plain else checkpoint.metadata.get("stride_in_1x1"), checkpoint.path
+    )
     if plain is not None:
-        _require_strides(backbone, plain, checkpoint.path)
         tensors = to_timm(plain.tensors, backbone.name)
         if not isinstance(backbone, Backbone):
             view = None  # in a model of another library it takes timm's weights and makes them fit by itself
@@ -154,15 +156,15 @@ def load_backbone_weights(backbone: Backbone, path: str | Path, view: InputConfi
     return report
 
 
-def _require_strides(backbone: Backbone, plain: PlainResNet, path: Path) -> None:
-    """A network that strides elsewhere takes the same tensors and computes something else."""
+def _require_strides(backbone: Backbone, stride_in_1x1: bool | None, path: Path) -> None:
+    """A network that strides elsewhere takes the same tensors and computes something else; None is not known."""
     blocks: list[Any] = [
         block for block in backbone.net.modules() if hasattr(block, "conv3") and hasattr(block, "conv1")
     ]
     own = any(tuple(block.conv1.stride) != (1, 1) for block in blocks)
-    if blocks and plain.stride_in_1x1 not in (None, own):
-        wanted = str(plain.stride_in_1x1).lower()
-        where = "1x1" if plain.stride_in_1x1 else "3x3"
+    if blocks and stride_in_1x1 not in (None, own):
+        wanted = str(stride_in_1x1).lower()
+        where = "1x1" if stride_in_1x1 else "3x3"
         raise UserError(
             f"{path}: a ResNet that strides in its {where} convolutions; add --set backbone.stride_in_1x1={wanted}"
         )

@@ -1,0 +1,44 @@
+"""ImageNet backbones as files of ours: timm's names, and where the network strides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from afictl.backbones import build_backbone
+from afictl.presets import BackboneConfig, InputConfig
+from afictl.weights.checkpoint import Checkpoint
+from afictl.weights.description import BACKBONE, VERSION
+from afictl.weights.layouts.msra import find_plain_resnet, to_timm
+from afictl.weights.layouts.pixels import fold_pixels
+from afictl.weights.loading import LoadReport, compare_tensors
+
+# The backbones of the shipped presets, and their nearest relatives.
+_NETWORKS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnest101e", "swin_tiny_patch4_window7_224"),
+    *("swin_large_patch4_window7_224", "swin_large_patch4_window12_384"),
+)
+
+
+def as_backbone(checkpoint: Checkpoint) -> tuple[Checkpoint, LoadReport] | None:
+    """The checkpoint as a file for ``load_backbone_weights``, made for images as most presets normalise them.
+
+    Returns:
+        It and how its tensors fit the network that its description names; None if it fits none of those known.
+    """
+    plain = find_plain_resnet(checkpoint.tensors)
+    for network in _NETWORKS:
+        with torch.device("meta"):
+            backbone = build_backbone(BackboneConfig(name=network))
+        tensors = to_timm(plain.tensors, network) if plain else checkpoint.tensors
+        report = compare_tensors(backbone.net, backbone.plain_to_net(tensors))
+        if not report.complete:
+            continue
+        if plain:
+            stem = fold_pixels(tensors["conv1.weight"], plain.pixels, InputConfig())
+            tensors = {**tensors, "conv1.weight": stem}
+        strides = bool(plain and plain.stride_in_1x1)
+        held = {"format": BACKBONE, "version": VERSION, "network": network, "stride_in_1x1": strides}
+        return replace(checkpoint, tensors=tensors, metadata=held), report
+    return None

@@ -1,0 +1,54 @@
+"""ImageNet backbones through ``afictl convert``."""
+
+import re
+
+import pytest
+import timm
+import torch
+
+from afictl import UserError
+from afictl.backbones import build_backbone
+from afictl.backbones.detectron2_names import resnet_key
+from afictl.presets import BackboneConfig
+from afictl.weights import load_backbone_weights
+from afictl.weights.convert import convert
+from tests.weights.layouts.foreign import save_pkl
+
+
+def features(path, name, **changes):
+    backbone = build_backbone(BackboneConfig(name=name, **changes)).eval()
+    load_backbone_weights(backbone, path)
+    with torch.no_grad():
+        return backbone(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_timms_backbone_computes_the_same_after_conversion(tmp_path, name):
+    torch.manual_seed(0)
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "timm.pth")
+    lines = convert(tmp_path / "timm.pth", tmp_path / "ours.safetensors")
+    assert lines[0] == f"recognised: {name}"
+    before, after = (features(tmp_path / file, name) for file in ("timm.pth", "ours.safetensors"))
+    assert all(torch.equal(before[level], after[level]) for level in before)
+
+
+def test_msras_backbone_computes_the_same_and_keeps_its_strides(tmp_path):
+    torch.manual_seed(0)
+    state = timm.create_model("resnet50").state_dict()
+    kept = {resnet_key(k): v for k, v in state.items() if not re.search(r"^fc|running|num_batches", k)}
+    save_pkl(tmp_path / "R-50.pkl", kept)
+    lines = convert(tmp_path / "R-50.pkl", tmp_path / "ours.safetensors")
+    assert lines[0] == "recognised: resnet50, with strides in the 1x1 convolutions"
+    before, after = (
+        features(tmp_path / file, "resnet50", stride_in_1x1=True) for file in ("R-50.pkl", "ours.safetensors")
+    )
+    assert all(torch.equal(before[level], after[level]) for level in before)
+    with pytest.raises(UserError, match=r"add --set backbone\.stride_in_1x1=true"):
+        features(tmp_path / "ours.safetensors", "resnet50")
+
+
+def test_a_network_that_is_not_known_is_refused(tmp_path):
+    torch.save({"conv1.weight": torch.ones(3)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="nothing that can be converted"):
+        convert(tmp_path / "other.pth", tmp_path / "ours.safetensors")
+    assert not (tmp_path / "ours.safetensors").exists()
