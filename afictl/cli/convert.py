@@ -29,8 +29,8 @@ def convert(
     Known by their content: detectron2's FPN detectors (the model zoo's .pkl, and .pth), AFI-GAN's detectors, extractor,
     generator and discriminator, torchvision's detectors, mmdetection's Faster and Mask R-CNN, ImageNet backbones of
     timm and detectron2, and afictl's own. A detector's preset is derived from the tensors; --set gives what they cannot
-    tell, such as backbone.stride_in_1x1=false for a model trained from torchvision's backbone (then usually with --rgb).
-    Nothing in the file is executed.
+    tell, such as backbone.stride_in_1x1=false for a model trained from torchvision's backbone (then usually with
+    --rgb). Nothing in the file is executed.
     """
     from afictl.weights.convert import convert
 
