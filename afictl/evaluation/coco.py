@@ -1,10 +1,12 @@
-"""Evaluation of a detector on a COCO data set, image by image, in memory that masks do not fill."""
+"""Detection on a COCO data set, image by image, in memory that neither images nor masks fill, and its metrics."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import chain
+from itertools import chain, count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,9 @@ from afictl.detectors import iter_pasted_masks, to_original
 from afictl.errors import UserError
 from afictl.evaluation.classes import match_categories
 from afictl.evaluation.metric import Evaluation, score_predictions
+from afictl.evaluation.ranks import share
 from afictl.evaluation.results import coco_results
+from afictl.evaluation.results_file import encode, write_results
 
 _Answer = tuple[dict[str, Tensor], Iterable[Tensor] | None]
 """Detection in original pixels, and its masks at the original size as chunks (n,H,W) of bool."""
@@ -26,52 +30,107 @@ def evaluate(
     detector: nn.Module,
     index: CocoIndex,
     *,
+    predictions: Path | None = None,
+    evaluator: str = "hotcoco",
+    limit: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
+) -> Evaluation:
+    """Box and mask AP of a detector.
+
+    With several processes each detects on its share of the images, and all of them learn the metrics.
+
+    Args:
+        detector: see ``detect``, like all that is not named here.
+        index: the data set; its annotation file is the ground truth, crowds included.
+        predictions: where to keep the COCO results; None keeps none.
+        evaluator: ``"hotcoco"``, or ``"pycocotools"``, the slow reference.
+        limit: use only the first images.
+        rank: of this process.
+        world_size: number of processes.
+        options: of ``detect``.
+
+    Raises:
+        UserError: see ``detect``.
+    """
+    with tempfile.TemporaryDirectory() if predictions is None else nullcontext() as folder:
+        path = Path(folder) / "predictions.json" if folder else Path(predictions or "")
+        masks = detect(detector, index, path, limit=limit, rank=rank, world_size=world_size, **options)
+
+        def score() -> Evaluation | None:
+            if rank:
+                return None
+            ids = index.image_ids[:limit]
+            return score_predictions(path, index.annotation_file, image_ids=ids, evaluator=evaluator, masks=masks)
+
+        evaluation = share(score, world_size)[0]
+    assert evaluation is not None  # rank 0 has scored
+    return evaluation
+
+
+def detect(
+    detector: nn.Module,
+    index: CocoIndex,
+    predictions: Path,
+    *,
     limit: int | None = None,
     batch_size: int = 1,
     workers: int = 2,
-    evaluator: str = "faster-coco-eval",
     device: torch.device | str | None = None,
     classes: Sequence[str] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
-    """Box and mask AP of a detector, with its predictions.
+    rank: int = 0,
+    world_size: int = 1,
+) -> bool:
+    """Write what a detector finds to a file of COCO results; returns whether it answers with masks.
+
+    The file has category ids of the data set, ``bbox`` as xywh in pixels of the original image and masks as compressed
+    run lengths. Masks of a detector that scores them apart from the boxes have a ``mask_score``. The file takes its
+    place when all is found; until then, and after a failure, that of before stays.
 
     Args:
         detector: one of ours, which sees images resized as its ``input`` says, or any module with
             torchvision's detection convention, which sees them in their original size.
-        index: the data set; its annotation file is the ground truth, crowds included.
+        index: the data set.
+        predictions: the file; that of rank 0 counts.
         limit: use only the first images.
         batch_size: images detected at once.
         workers: reading processes; 0 reads in this one.
-        evaluator: ``"faster-coco-eval"`` or ``"pycocotools"``.
         device: where the detector is; None asks its parameters.
         classes: its class names in label order, matched to the data set's by name; None takes the order of
             the data set.
         autocast: makes the context in which the detector runs, e.g. ``fabric.autocast``.
-        progress: called with the number of images done and of all images.
+        progress: called on rank 0 with the number of images done and of all images.
+        rank: of this process, which sees every ``world_size``-th batch.
+        world_size: number of processes; all of them must call this.
 
     Raises:
-        UserError: the detector's classes are not those of the data set.
+        UserError: the detector's classes are not those of the data set, or an image that cannot be read; on all ranks.
     """
-    image_ids = index.image_ids[:limit]
     categories = _categories(detector, classes, index)
     device = _device_of(detector) if device is None else torch.device(device)
-    predictions: list[dict[str, Any]] = []
+    numbers, total = count(1), len(index.image_ids[:limit])
     has_masks = False
-    with (
-        _in_eval_mode(detector),
-        torch.no_grad(),
-    ):  # not inference_mode: a cache filled here may serve training
-        answers = _answers(detector, index, batch_size, workers, limit, device, autocast or nullcontext)
-        for done, (image_id, (detection, mask_chunks)) in enumerate(answers, start=1):
+
+    def found() -> Iterator[bytes]:
+        nonlocal has_masks
+        answers = _answers(
+            detector, index, batch_size, workers, limit, device, autocast or nullcontext, rank, world_size
+        )
+        for image_id, (detection, mask_chunks) in answers:
             has_masks = has_masks or mask_chunks is not None
-            predictions += coco_results(detection, mask_chunks, image_id, categories)
-            if progress is not None:
-                progress(done, len(image_ids))
-    return score_predictions(
-        predictions, index.annotation_file, image_ids=image_ids, evaluator=evaluator, masks=has_masks
-    )
+            yield encode(coco_results(detection, mask_chunks, image_id, categories))
+
+    def done() -> None:
+        if progress is not None:
+            progress(next(numbers), total)
+
+    # not inference_mode: a cache filled here may serve training
+    with _in_eval_mode(detector), torch.no_grad():
+        write_results(predictions, found(), rank=rank, world_size=world_size, progress=done)
+    return any(share(lambda: has_masks, world_size))
 
 
 def _categories(detector: nn.Module, classes: Sequence[str] | None, index: CocoIndex) -> tuple[int | None, ...]:
@@ -92,16 +151,20 @@ def _answers(
     limit: int | None,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
+    rank: int,
+    world_size: int,
 ) -> Iterator[tuple[int, _Answer]]:
-    """Image id and answer of each image."""
+    """Image id and answer of each image of this rank."""
     if not hasattr(detector, "input"):
-        for i, image_id in enumerate(index.image_ids[:limit]):
+        for i, image_id in list(enumerate(index.image_ids[:limit]))[rank::world_size]:
             image = to_float(read_image(index.image_path(i), index.size_hw(i))).to(device)
             with autocast():
                 (detection,) = detector([image])
             yield image_id, _convention_answer(detection)
         return
-    for batch in eval_batches(index, detector.input, batch_size, workers=workers, limit=limit):
+    for batch in eval_batches(
+        index, detector.input, batch_size, workers=workers, limit=limit, rank=rank, world_size=world_size
+    ):
         with autocast():
             detections = detector.detect([image.to(device) for image in batch.images])
         for image_id, *sizes, detection in _zipped(batch, detections):

@@ -26,6 +26,8 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 INTERPOLATOR = "interpolator.safetensors"
 """The AF interpolator of the best weights."""
+PREDICTIONS = "predictions.json"
+"""COCO results of the latest evaluation."""
 _MAY_DIFFER = ("preset.loader.", "hardware.processes.")  # do not change what is computed
 
 
@@ -148,7 +150,7 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def _versions() -> dict[str, Any]:
-    packages = ("afictl", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "faster-coco-eval")
+    packages = ("afictl", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "hotcoco")
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
