@@ -2,7 +2,7 @@
 
 import typer
 
-from afictl.cli import data, model, visualize
+from afictl.cli import benchmark, data, model, visualize
 from afictl.cli.compare import compare
 from afictl.cli.convert import convert
 from afictl.cli.demo import demo
@@ -45,6 +45,7 @@ app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(convert)
 app.add_typer(visualize.app, name="visualize")
+app.add_typer(benchmark.app, name="benchmark")
 
 
 def main() -> None:
