@@ -49,25 +49,37 @@ def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[s
 
 
 def fills(packed: bytes, pixels: int) -> bool:
-    """Whether compressed run lengths are readable and make up ``pixels``.
+    """Whether compressed run lengths are readable and make up ``pixels``."""
+    try:
+        runs = packed_runs(packed)
+    except ValueError:
+        return False
+    return bool(runs.min() >= 0 and runs.sum() == pixels)
+
+
+def packed_runs(packed: bytes) -> np.ndarray:
+    """The run lengths of a compressed RLE, int64.
 
     COCO's packing: six bits a character from ``0`` on, the sixth says that more follow; five bits each, low ones
     first, the last one's highest bit the sign; from the fourth run on the difference to the run before the last.
+
+    Raises:
+        ValueError: the bytes are no such thing.
     """
     sixes = np.frombuffer(packed, dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(sixes < 32)
     if sixes.min() < 0 or sixes.max() > 63 or not len(ends) or ends[-1] != len(sixes) - 1:
-        return False
+        raise ValueError("not a compressed RLE")
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
     if lengths.max() > 7:  # 35 bits; a run has 32
-        return False
+        raise ValueError("a run of more than 32 bits")
     places = np.arange(len(sixes)) - np.repeat(starts, lengths)
     runs = np.add.reduceat((sixes & 31) << (5 * places), starts)
     runs -= ((sixes[ends] & 16) > 0).astype(np.int64) << (5 * lengths)
     runs[1::2] = runs[1::2].cumsum()
     runs[2::2] = runs[2::2].cumsum()
-    return bool(runs.min() >= 0 and runs.sum() == pixels)
+    return runs
 
 
 def draw_segmentation(
@@ -81,12 +93,18 @@ def draw_segmentation(
         rows, columns = (_nearest(a, b) for a, b in zip(from_hw, to_hw, strict=True))
         bitmap = coco_mask.decode(segmentation)[rows[:, None], columns]
         return np.ascontiguousarray(bitmap[:, ::-1]) if flip else bitmap
+    return np.ascontiguousarray(coco_mask.decode(outline_runs(segmentation, from_hw, to_hw, flip)))
+
+
+def outline_runs(
+    polygons: list[np.ndarray], from_hw: tuple[int, int], to_hw: tuple[int, int], flip: bool = False
+) -> dict[str, Any]:
+    """The compressed RLE of polygons given on ``from_hw`` and filled at ``to_hw``."""
     scale = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]])
-    polygons = [polygon.reshape(-1, 2) * scale for polygon in segmentation]
+    scaled = [polygon.reshape(-1, 2) * scale for polygon in polygons]
     if flip:
-        polygons = [np.stack((to_hw[1] - p[:, 0], p[:, 1]), axis=1) for p in polygons]
-    runs = coco_mask.frPyObjects([p.ravel() for p in polygons], *to_hw)
-    return np.ascontiguousarray(coco_mask.decode(coco_mask.merge(runs)))
+        scaled = [np.stack((to_hw[1] - p[:, 0], p[:, 1]), axis=1) for p in scaled]
+    return dict(coco_mask.merge(coco_mask.frPyObjects([p.ravel() for p in scaled], *to_hw)))
 
 
 def _nearest(size: int, new_size: int) -> np.ndarray:
