@@ -57,7 +57,7 @@ class NeckView(Protocol):
 
 
 class HeadView(Protocol):
-    """All of a model behind its pyramid; that of a model with masks also has the ``segment`` of a ``Detector``'s head."""
+    """All of a model behind its pyramid; where it has masks, also with the ``segment`` of a ``Detector``'s head."""
 
     class_layers: tuple[str, ...]
     """Prefixes, relative to the model, of the names of parameters whose shapes depend on the classes."""
