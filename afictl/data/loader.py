@@ -42,9 +42,10 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """Resized images in the order of the index, without targets."""
+    """Images in the order of the index, without targets."""
 
     images: list[Tensor]
+    """Resized, float32 (3,H,W) RGB 0..1, or in their own pixels, uint8."""
     original_sizes: list[tuple[int, int]]
     """Height and width before resizing."""
     image_ids: list[int]
@@ -109,7 +110,7 @@ def require_even_share(batch_size: int, world_size: int) -> None:
 
 def eval_batches(
     index: CocoIndex,
-    config: InputConfig,
+    config: InputConfig | None,
     batch_size: int = 1,
     *,
     workers: int = 2,
@@ -122,7 +123,8 @@ def eval_batches(
     """The images of an index, or the first ``limit``, in order; a rank sees every ``world_size``-th batch.
 
     Args:
-        device: where images go, as bytes, before they become floats.
+        config: how they are resized; None leaves them as they are, uint8, on the CPU.
+        device: where resized images go, as bytes, before they become floats.
 
     Raises:
         UserError: an image that cannot be read.
@@ -132,7 +134,7 @@ def eval_batches(
     samples = _Samples(partial(_eval_sample, index, config, half_view))
     for read in _Batches(samples, batches[rank::world_size], workers):
         batch = {name: [sample[name] for sample in read] for name in read[0]}
-        for name in batch.keys() & {"images", "half_images"}:
+        for name in batch.keys() & {"images", "half_images"} if config else ():
             batch[name] = [_to_float_on(device, image) for image in batch[name]]
         yield EvalBatch(**batch)
 
@@ -176,9 +178,11 @@ def _to_float_on(device: torch.device | str, image: Tensor) -> Tensor:
     return transforms.to_float(image.to(device, non_blocking=True))
 
 
-def _eval_sample(index: CocoIndex, config: InputConfig, half_view: bool, i: int) -> dict[str, Any]:
+def _eval_sample(index: CocoIndex, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
     size_hw = index.size_hw(i)
     image = read_image(index.image_path(i), size_hw)
+    if config is None:
+        return {"images": image, "original_sizes": size_hw, "image_ids": index.image_id(i)}
     full = transforms.shortest_edge(size_hw, config.test_size, config.max_size)
     sample = {
         "images": transforms.view(image, full, flip=False),
