@@ -30,7 +30,7 @@ from afictl.presets import Preset
 from afictl.training.hardware import resolved
 from afictl.training.step import batch_source
 
-_ROUNDING = 0.005  # of a ratio that was written with few digits
+_ROUNDING = 0.02  # of a ratio that was written with few digits
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,10 @@ class PseudoLabels:
             UserError: no whole numbers have this ratio; names those next to it.
         """
         splits = [(labelled, batch_size - labelled) for labelled in range(1, batch_size)]
-        for labelled, pseudo in splits:
-            if abs(pseudo / labelled - self.ratio) <= _ROUNDING * self.ratio:
-                return labelled, pseudo
-        nearest = sorted(sorted(splits, key=lambda split: abs(split[1] / split[0] - self.ratio))[:2])
-        possible = " or ".join(f"{p / n:.4g} ({n} labelled + {p})" for n, p in nearest)
+        nearest = sorted(splits, key=lambda split: abs(split[1] / split[0] - self.ratio))[:2]
+        if nearest and abs(nearest[0][1] / nearest[0][0] - self.ratio) <= _ROUNDING * self.ratio:
+            return nearest[0]
+        possible = " or ".join(f"{second / first:.3g} ({first} labelled + {second})" for first, second in nearest)
         advice = f"choose {possible}, or another train.batch_size" if splits else "it takes two at least"
         raise UserError(f"--pseudo-ratio {self.ratio:g}: a batch of {batch_size} cannot be shared so; {advice}")
 
