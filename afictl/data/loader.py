@@ -42,9 +42,10 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """Resized images in the order of the index, without targets."""
+    """Images in the order of the index, without targets."""
 
     images: list[Tensor]
+    """Resized, float32 (3,H,W) RGB 0..1, or in their own pixels, uint8."""
     original_sizes: list[tuple[int, int]]
     """Height and width before resizing."""
     image_ids: list[int]
@@ -107,7 +108,7 @@ def require_even_share(batch_size: int, world_size: int) -> None:
 
 def eval_batches(
     index: CocoIndex,
-    config: InputConfig,
+    config: InputConfig | None,
     batch_size: int = 1,
     *,
     workers: int = 2,
@@ -117,6 +118,8 @@ def eval_batches(
     half_view: bool = False,
 ) -> Iterator[EvalBatch]:
     """The images of an index, or the first ``limit``, in order; a rank sees every ``world_size``-th batch.
+
+    ``config`` says how they are resized; None leaves them as they are, uint8.
 
     Raises:
         UserError: an image that cannot be read.
@@ -174,9 +177,11 @@ def _train_batch(samples: list[dict[str, Any]], half_view: bool) -> TrainBatch:
     )
 
 
-def _eval_sample(index: CocoIndex, config: InputConfig, half_view: bool, i: int) -> dict[str, Any]:
+def _eval_sample(index: CocoIndex, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
     size_hw = index.size_hw(i)
     image = read_image(index.image_path(i), size_hw)
+    if config is None:
+        return {"images": image, "original_sizes": size_hw, "image_ids": index.image_id(i)}
     full = transforms.shortest_edge(size_hw, config.test_size, config.max_size)
     sample = {
         "images": transforms.view(image, full, flip=False),
