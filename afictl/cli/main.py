@@ -10,6 +10,7 @@ from afictl.cli.eval import evaluate
 from afictl.cli.failures import INTERRUPTED, tell, tell_interrupt
 from afictl.cli.finetune import finetune
 from afictl.cli.pretrain import pretrain
+from afictl.cli.pseudo_label import pseudo_label
 
 app = typer.Typer(
     name="afictl",
@@ -42,6 +43,7 @@ app.add_typer(model.app, name="model")
 app.command()(pretrain)
 app.command()(finetune)
 app.command("eval")(evaluate)
+app.command("pseudo-label")(pseudo_label)
 app.command()(compare)
 app.command()(convert)
 app.add_typer(visualize.app, name="visualize")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -139,6 +140,20 @@ def eval_batches(
         yield EvalBatch(**batch)
 
 
+def read_files(files: Iterable[Path], prepare: Callable[[Tensor], Any], workers: int = 2) -> Iterator[Any]:
+    """``prepare`` of each image (uint8 (3,H,W) RGB), done by the reading processes, in the order of ``files``.
+
+    For a file that cannot be read its ``UserError`` is given, not raised.
+    """
+    order = ([file] for file in files)
+    for (answer,) in _loader(_Samples(partial(_prepared, prepare)), order, workers):
+        yield answer
+
+
+def _prepared(prepare: Callable[[Tensor], Any], file: Path) -> Any:
+    return prepare(read_image(file))
+
+
 def _train_sample(
     index: CocoIndex, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
 ) -> dict[str, Any]:
@@ -209,10 +224,10 @@ def _unpack(target: dict[str, Any], device: torch.device | str) -> dict[str, Ten
 class _Samples(Dataset):
     """``make`` applied to requests; a user's mistake is returned, as workers wrap what is raised."""
 
-    def __init__(self, make: Callable[[Any], dict[str, Any]]) -> None:
+    def __init__(self, make: Callable[[Any], Any]) -> None:
         self.make = make
 
-    def __getitem__(self, request: Any) -> dict[str, Any] | UserError:
+    def __getitem__(self, request: Any) -> Any:
         try:
             return self.make(request)
         except UserError as error:
@@ -223,15 +238,7 @@ class _Batches:
     """Lists of samples in the order of ``order``, an iterable of lists of requests."""
 
     def __init__(self, samples: _Samples, order: Any, workers: int) -> None:
-        self._loader = DataLoader(
-            samples,
-            batch_sampler=order,
-            num_workers=workers,
-            collate_fn=_same,
-            worker_init_fn=_outlive_signals,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # a draw from the global one would change what follows it
-        )
+        self._loader = _loader(samples, order, workers)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for samples in self._loader:
@@ -239,6 +246,19 @@ class _Batches:
                 if isinstance(sample, UserError):
                     raise sample
             yield samples
+
+
+def _loader(samples: _Samples, order: Any, workers: int) -> DataLoader[Any]:
+    """Gives a list of samples for each list of requests in ``order``."""
+    return DataLoader(
+        samples,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_same,
+        worker_init_fn=_outlive_signals,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # a draw from the global one would change what follows it
+    )
 
 
 def _outlive_signals(worker: int) -> None:
