@@ -130,7 +130,7 @@ def stage3(fabric: Fabric, run: Run, detector: Detector, data: Splits, seed: int
         optimizers={"detector": optimizer},
         step=step,
         batches=batch_source(fabric, data[0], preset.input, recipe, preset.loader, seed, masks=masks),
-        evaluate=measure(fabric, detector, data),
+        evaluate=measure(fabric, detector, data, run.folder),
         judge=box_ap,
         export=export,
     )
