@@ -106,15 +106,20 @@ def _check_start(grid: Grid, job: Job) -> None:
     load_start(start_detector(preset, interpolator, len(splits[0].classes), job.seed), job.start)
 
 
-def _keep_settings(fabric: Fabric, grid: Grid) -> None:
-    """Write ``compare.json``; refuse a folder of a comparison under other conditions, or of something else."""
-    settings = {
+def describe_grid(fabric: Fabric, grid: Grid) -> dict[str, Any]:
+    """The conditions that all cells share, as plain values."""
+    return {
         "preset": grid.preset.model_dump(mode="json"),
         "data": resolved(grid.data),
         "weights": resolved(grid.weights),
         "backbone_weights": resolved(grid.backbone_weights),
         "precision": describe(fabric)["precision"],
     }
+
+
+def _keep_settings(fabric: Fabric, grid: Grid) -> None:
+    """Write ``compare.json``; refuse a folder of a comparison under other conditions, or of something else."""
+    settings = describe_grid(fabric, grid)
     problem = ""
     if fabric.is_global_zero:  # told as text, so that every rank learns of it
         try:

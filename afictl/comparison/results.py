@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from afictl.comparison.model import Cell, Difference, Method, Price
+from afictl.comparison.model import Cell, Comparison, Difference, Method, Price
 from afictl.comparison.statistics import PairedDifference, claims, deviation, paired_difference
 from afictl.comparison.verdict import verdict
+from afictl.data import CocoIndex
 from afictl.errors import UserError, did_you_mean
 
 
@@ -58,7 +60,8 @@ def summarize(entries: Sequence[Entry], baseline: str, differing: Sequence[str] 
             for metric, found in paired[entry.name].items()
         }
         method = replace(_method(entry), difference=difference)
-        methods.append(replace(method, verdict=verdict(method, methods[0], len(others), differing)))
+        said = verdict(method, methods[0], len(others), differing) if entry.cells else ""
+        methods.append(replace(method, verdict=said))
     return tuple(methods)
 
 
@@ -92,3 +95,24 @@ def _differences(entry: Entry, base: Entry) -> dict[str, PairedDifference]:
 
 def _by_seed(entry: Entry, metric: str) -> Mapping[int, float]:
     return {cell.seed: value for cell in entry.cells if (value := cell.metrics.get(metric)) is not None}
+
+
+def conclude(
+    preset: str,
+    index: CocoIndex | None,
+    entries: Sequence[Entry],
+    conditions: Mapping[str, str],
+    baseline: str | None,
+    differing: Sequence[str] = (),
+) -> Comparison:
+    """The comparison; a baseline of which nothing is known gives way to the usual one."""
+    present = [entry.name for entry in entries]
+    chosen = choose_baseline(present, baseline if baseline in present else None)
+    return Comparison(
+        preset=preset,
+        annotation_file=index.annotation_file if index else Path(),
+        image_dir=index.image_dir if index else Path(),
+        baseline=chosen,
+        conditions=conditions,
+        methods=summarize(entries, chosen, differing),
+    )

@@ -8,15 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from afictl.comparison.board import board
 from afictl.comparison.specification import Grid, Job
 from afictl.errors import UserError
 
@@ -49,7 +48,6 @@ class _Worker:
     device: int
     process: subprocess.Popen[str]
     output: IO[str]
-    began: float
 
     @property
     def log(self) -> Path:
@@ -63,14 +61,13 @@ def train_spread(grid: Grid, jobs: Sequence[Job], at_once: int, precision: str) 
     way, the others save their state and end too.
     """
     failures: dict[str, str] = {}
-    waiting = list(jobs)
-    free = list(range(at_once))
-    with _board(len(jobs)) as board, _workers() as running:
+    waiting, free = list(jobs), list(range(at_once))
+    with board(len(jobs), grid.preset.train.steps) as shown, _workers() as running:
         while waiting or running:
             while waiting and free:
                 worker = _start(grid, waiting.pop(0), free.pop(0), at_once, precision)
                 running.append(worker)
-                board.started(worker)
+                shown.started(str(worker.job), worker.log)
             time.sleep(_POLL)
             for worker in [each for each in running if each.process.poll() is not None]:
                 running.remove(worker)
@@ -78,8 +75,8 @@ def train_spread(grid: Grid, jobs: Sequence[Job], at_once: int, precision: str) 
                 problem = _problem(worker)
                 if problem:
                     failures[str(worker.job)] = problem
-                board.ended(worker, problem)
-            board.look(running)
+                shown.ended(str(worker.job), problem)
+            shown.look({str(worker.job): worker.job.folder for worker in running})
     return failures
 
 
@@ -106,11 +103,13 @@ def _start(grid: Grid, job: Job, device: int, at_once: int, precision: str) -> _
         "weights": str(job.start.weights or ""),
         "backbone_weights": str(job.start.backbone_weights or ""),
         "precision": precision,
+        "command": sys.argv,
     }
     assert process.stdin is not None
-    process.stdin.write(json.dumps(order) + "\n")
-    process.stdin.flush()
-    return _Worker(job, device, process, output, time.monotonic())
+    with suppress(BrokenPipeError):  # it has ended already, which is told with the others
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+    return _Worker(job, device, process, output)
 
 
 def _place(device: int, at_once: int) -> dict[str, str]:
@@ -131,9 +130,10 @@ def _workers() -> Iterator[list[_Worker]]:
         yield running
     finally:
         try:
+            if running:
+                print(f"waiting for {len(running)} runs to save their state", file=sys.stderr)
             for worker in running:
-                if worker.process.stdin:
-                    worker.process.stdin.close()  # which is how they learn that it is over
+                _close_order(worker)  # which is how they learn that it is over
             for worker in running:
                 worker.process.wait()
         except KeyboardInterrupt:
@@ -148,8 +148,7 @@ def _workers() -> Iterator[list[_Worker]]:
 def _problem(worker: _Worker) -> str:
     """Why a process that has ended did not do its work; empty where it did."""
     worker.output.close()
-    if worker.process.stdin:
-        worker.process.stdin.close()
+    _close_order(worker)
     code = worker.process.returncode
     if code == 0:
         return ""
@@ -160,52 +159,11 @@ def _problem(worker: _Worker) -> str:
     return f"its process ended with code {code}; see {worker.log}"
 
 
+def _close_order(worker: _Worker) -> None:
+    if worker.process.stdin:
+        with suppress(BrokenPipeError):
+            worker.process.stdin.close()
+
+
 def _log(job: Job) -> Path:
     return job.folder.with_name(f"{job.folder.name}.txt")
-
-
-class _Board:
-    """What is going on, as bars on a terminal and as lines elsewhere."""
-
-    def __init__(self, console: Console, bar: Progress, cells: int) -> None:
-        self.console, self.bar = console, bar
-        self.all = bar.add_task("cells", total=cells)
-        self.tasks: dict[str, TaskID] = {}
-
-    def started(self, worker: _Worker) -> None:
-        self.tasks[str(worker.job)] = self.bar.add_task(str(worker.job), total=None)
-        self.console.print(f"{worker.job}: started; {worker.log}", markup=False)
-
-    def ended(self, worker: _Worker, problem: str) -> None:
-        self.bar.remove_task(self.tasks.pop(str(worker.job)))
-        self.bar.advance(self.all)
-        minutes = (time.monotonic() - worker.began) / 60
-        self.console.print(
-            f"{worker.job}: {f'failed: {problem}' if problem else f'done in {minutes:.1f} minutes'}", markup=False
-        )
-
-    def look(self, running: Sequence[_Worker]) -> None:
-        """Show how far each cell has come."""
-        for worker in running:
-            step = _last_step(worker.job.folder)
-            self.bar.update(self.tasks[str(worker.job)], completed=step)
-        self.bar.refresh()
-
-
-@contextmanager
-def _board(cells: int) -> Iterator[_Board]:
-    console = Console(highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=console, transient=True, auto_refresh=False)
-    bar.disable = not console.is_terminal
-    with bar:
-        yield _Board(console, bar, cells)
-
-
-def _last_step(folder: Path) -> int:
-    """The last step that a run has recorded."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return int(json.loads(lines[-1])["step"])
-    except (OSError, ValueError, IndexError, KeyError):
-        return 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from afictl.comparison.conditions import NOT_THE_SAME
 from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method
 
@@ -13,25 +14,29 @@ _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Accuracy of boxes, of masks where there are any, and price, as rich tables; the best accuracy is bold."""
+    """Accuracy of boxes, of masks where there are any, differences and prices; the best accuracy is bold."""
     methods = comparison.methods
-    tables = [_accuracy_table(methods, kind) for kind in _kinds(methods)]
-    return [*tables, _price_table(methods)] if any(method.price for method in methods) else tables
+    kinds = [kind for kind in ("box", "mask") if any(f"{kind}/AP" in method.mean for method in methods)]
+    tables = [_accuracy_table(methods, kind) for kind in kinds]
+    if any(method.difference for method in methods):
+        tables.append(_difference_table(methods, kinds))
+    if any(method.price for method in methods):
+        tables.append(_price_table(methods))
+    return tables
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What stands under the tables: the verdicts, and how they were reached."""
-    verdicts = [method.verdict for method in comparison.methods if method.verdict]
-    compared = len(comparison.methods) - 1
-    if not any(method.difference for method in comparison.methods):
-        return verdicts
-    rule = f", by Holm's rule over the {compared} methods" if compared > 1 else ""
-    how = f"intervals: 95 %, Student's t over seeds, paired by seed; claimed at 5 %{rule}; AP decides"
-    return [*verdicts, how]
-
-
-def _kinds(methods: Sequence[Method]) -> list[str]:
-    return [kind for kind in ("box", "mask") if any(f"{kind}/AP" in method.mean for method in methods)]
+    """What stands under the tables: conditions that were not equal, the verdicts, and how they were reached."""
+    lines = [f"{key}: {value}" for key, value in comparison.conditions.items() if key.startswith(NOT_THE_SAME)]
+    lines += [method.verdict for method in comparison.methods if method.verdict]
+    compared = sum(bool(method.difference) for method in comparison.methods)
+    if any(found.low is not None for method in comparison.methods for found in method.difference.values()):
+        rule = f" by Holm's rule over {compared} methods" if compared > 1 else ""
+        lines.append(
+            f"Intervals: 95 %, Student's t, paired by seed; claimed (*): at 5 %{rule}, each metric by itself."
+            " They cover chance in training, not in the choice of the images."
+        )
+    return lines
 
 
 def _accuracy_table(methods: Sequence[Method], kind: str) -> Table:
@@ -39,13 +44,9 @@ def _accuracy_table(methods: Sequence[Method], kind: str) -> Table:
     table = Table("interpolator", title=f"{kind} AP, points of 100: mean (standard deviation over seeds)")
     for name in names:
         table.add_column(name, justify="right")
-    compared = len(methods) > 1
-    if compared:
-        table.add_column(f"AP over {methods[0].name}", justify="right")
     best = {name: max(method.mean.get(f"{kind}/{name}") or 0.0 for method in methods) for name in names}
     for method in methods:
-        cells = [_accuracy(method, f"{kind}/{name}", best[name]) for name in names]
-        table.add_row(method.name, *cells, *([_difference(method.difference.get(f"{kind}/AP"))] if compared else []))
+        table.add_row(method.name, *(_accuracy(method, f"{kind}/{name}", best[name]) for name in names))
     return table
 
 
@@ -57,27 +58,42 @@ def _accuracy(method: Method, metric: str, best: float) -> str:
     return f"[bold]{text}[/bold]" if mean == best else text
 
 
+def _difference_table(methods: Sequence[Method], kinds: Sequence[str]) -> Table:
+    baseline, *others = methods
+    table = Table("interpolator", title=f"over {baseline.name}, same seeds: mean (95 % interval)")
+    for kind in kinds:
+        table.add_column(f"{kind} AP", justify="right")
+    table.add_column("seeds", justify="right")
+    for method in others:
+        found = [method.difference.get(f"{kind}/AP") for kind in kinds]
+        seeds = max((difference.seeds for difference in found if difference), default=0)
+        table.add_row(method.name, *map(_difference, found), str(seeds))
+    return table
+
+
 def _difference(difference: Difference | None) -> str:
     if difference is None:
-        return ""
+        return "-"
     if difference.low is None:
         return f"{difference.mean:+.1f}"
     return f"{difference.mean:+.1f} ({difference.low:.1f} to {difference.high:.1f}){'*' if difference.claimed else ''}"
 
 
 def _price_table(methods: Sequence[Method]) -> Table:
-    table = Table("interpolator", title="price: detector (of it, interpolator), one image")
-    for head in ("M parameters", "G multiply-adds", "ms forward", "min training"):
+    sizes = dict.fromkeys(f"{price.image_hw[0]}x{price.image_hw[1]}" for each in methods if (price := each.price))
+    table = Table("interpolator", title=f"price of an image of {', '.join(sizes)}: detector (interpolator in it)")
+    for head in ("M parameters", "G multiply-adds", "ms forward", "MiB peak", "min training"):
         table.add_column(head, justify="right")
     for method in methods:
-        price, seconds = method.price, training_seconds(method)
-        if price is None:
+        if (price := method.price) is None:
             continue
+        seconds = training_seconds(method)
         table.add_row(
             method.name,
             f"{price.parameters / 1e6:.2f} ({price.interpolator_parameters / 1e6:.2f})",
             f"{price.multiply_adds / 1e9:.2f} ({price.interpolator_multiply_adds / 1e9:.2f})",
             f"{price.milliseconds:.1f} ({price.interpolator_milliseconds:.1f})",
+            f"{price.peak_bytes / 2**20:.1f} ({price.interpolator_peak_bytes / 2**20:.1f})",
             "-" if seconds is None else f"{seconds / 60:.1f}",
         )
     return table

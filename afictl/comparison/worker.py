@@ -24,6 +24,7 @@ _STOPPED = 130
 def main() -> int:
     """Train the cell that standard input orders; returns the exit code."""
     order: dict[str, Any] = json.loads(_first_line())
+    sys.argv = order["command"]  # which the run records
     threading.Thread(target=_leave_with_the_stream, daemon=True).start()
     weights, backbone_weights = (Path(order[name]) if order[name] else None for name in ("weights", "backbone_weights"))
     start = Start(order["interpolator"], weights, backbone_weights)
