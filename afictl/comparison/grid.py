@@ -11,11 +11,10 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from afictl.comparison.latency import latencies
+from afictl.comparison.price import measure_prices, price_images
 from afictl.comparison.table import Row, write_comparison
 from afictl.data import load_coco
 from afictl.detectors import Detector
-from afictl.detectors.cost import model_cost
 from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
 from afictl.presets import Preset
@@ -26,7 +25,6 @@ from afictl.training.stage3 import resolve_interpolator
 from afictl.weights import load_detector
 
 _RESULT = "result.json"
-_TIMED_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -120,23 +118,21 @@ def measure_rows(fabric: Fabric, contenders: Iterable[Contender], data: Path, ou
         loaded = load_detector(output / contender.name / LAST)
         detectors[contender.name] = loaded.detector.eval()
         fabric.to_device(loaded.detector)
-    index = load_coco(data, "val")
-    times = latencies(detectors, index, limit=_TIMED_IMAGES)
+    view = next(iter(detectors.values())).input
+    prices = measure_prices(detectors, price_images(view, load_coco(data, "val")))
     rows = []
-    for name, detector in detectors.items():
+    for name, price in prices.items():
         result = json.loads((output / name / _RESULT).read_text())
-        parts = model_cost(detector, times[name].image_hw)
-        interpolator = [part for part in parts if part.name == "interpolator"]
         rows.append(
             Row(
                 name=name,
                 metrics=result["metrics"],
-                parameters=sum(part.parameters for part in parts),
-                interpolator_parameters=sum(part.parameters for part in interpolator),
-                multiply_adds=sum(part.multiply_adds for part in parts),
-                interpolator_multiply_adds=sum(part.multiply_adds for part in interpolator),
-                milliseconds=times[name].detector,
-                interpolator_milliseconds=times[name].interpolator,
+                parameters=price.parameters,
+                interpolator_parameters=price.interpolator_parameters,
+                multiply_adds=price.multiply_adds,
+                interpolator_multiply_adds=price.interpolator_multiply_adds,
+                milliseconds=price.milliseconds,
+                interpolator_milliseconds=price.interpolator_milliseconds,
                 training_seconds=result["seconds"],
             )
         )
