@@ -94,13 +94,13 @@ def _read(library: str, file: Path, processes: int) -> Figures:
     """The figures of the slowest and largest of several processes that read the file at once."""
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", _RUN_ALONE, library, str(file)],
+            [sys.executable, "-c", _RUN_ALONE, library, str(file), str(rank), str(processes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        for _ in range(processes)
+        for rank in range(processes)
     ]
     try:
         before = [_answer(process) for process in started]
@@ -167,7 +167,7 @@ def _reading_table(results: Figures, megabytes: float) -> Table:
     table = Table(
         Column(f"annotations, {megabytes:.0f} MB", no_wrap=True),
         title="reading: seconds, and MB of a process",
-        caption="own: what reading adds that can be neither shared nor dropped; growth: of all such, by an epoch of reads",
+        caption="own: what reading adds that can be neither shared nor dropped; growth: by an epoch of reads",
     )
     for head in ("s", "faster", "CPU s", "peak", "own", "growth"):
         table.add_column(head, justify="right")

@@ -1,7 +1,7 @@
 """A process that reads an annotation file as one library does, and tells what that took.
 
 It obeys words on its standard input, so that several of them can be made to do the same at once: ``load`` reads the
-file, ``epoch`` visits the objects of every image, ``memory`` does nothing. Each is answered by a line of JSON.
+file, ``epoch`` visits the objects of its share of the images, ``memory`` does nothing. A line of JSON answers each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 Load = Callable[[], Any]
-Visit = Callable[[Any], None]
+Visit = Callable[[Any, slice], None]
 
 
 def readers() -> list[str]:
@@ -27,8 +27,8 @@ def readers() -> list[str]:
 def _pycocotools(file: Path) -> tuple[Load, Visit]:
     from pycocotools.coco import COCO
 
-    def visit(coco: Any) -> None:
-        for image_id in coco.imgs:
+    def visit(coco: Any, share: slice) -> None:
+        for image_id in list(coco.imgs)[share]:
             coco.loadAnns(coco.getAnnIds(imgIds=[image_id]))
 
     return lambda: COCO(file), visit
@@ -38,8 +38,8 @@ def _detectron2(file: Path) -> tuple[Load, Visit]:
     from detectron2.data import DatasetFromList
     from detectron2.data.datasets.coco import load_coco_json
 
-    def visit(records: Any) -> None:
-        for k in range(len(records)):
+    def visit(records: Any, share: slice) -> None:
+        for k in range(len(records))[share]:
             records[k]
 
     # Copied into one array as its training loader does; the lists that it comes from are dropped there as here.
@@ -49,8 +49,8 @@ def _detectron2(file: Path) -> tuple[Load, Visit]:
 def _afictl(file: Path) -> tuple[Load, Visit]:
     from afictl.data import load_coco
 
-    def visit(index: Any) -> None:
-        for k in range(len(index)):
+    def visit(index: Any, share: slice) -> None:
+        for k in range(len(index))[share]:
             index.objects(k)
 
     return lambda: load_coco(file.parents[1], "train"), visit
@@ -78,7 +78,7 @@ def memory() -> dict[str, float]:
     return {name: value / 1000 for name, value in (found | {"own": dirty, "unshared": dirty + clean}).items()}
 
 
-def _main(library: str, file: Path) -> None:
+def _main(library: str, file: Path, share: slice) -> None:
     answers = sys.stdout
     with redirect_stdout(sys.stderr):  # pycocotools prints
         load, visit = _READERS[library](file)
@@ -89,7 +89,7 @@ def _main(library: str, file: Path) -> None:
             if line.strip() == "load":
                 loaded = load()
             elif line.strip() == "epoch":
-                visit(loaded)
+                visit(loaded, share)
             _answer(answers, {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used})
 
 
@@ -98,4 +98,4 @@ def _answer(out: Any, figures: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]))
+    _main(sys.argv[1], Path(sys.argv[2]), slice(int(sys.argv[3]), None, int(sys.argv[4])))
