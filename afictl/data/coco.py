@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -153,13 +154,22 @@ def load_coco(data_dir: str | Path, split: str) -> CocoIndex:
             and id.
     """
     annotation_file, image_dir = find_files(Path(data_dir), split)
-    contents = cached(annotation_file, lambda: _contents(read_annotations(annotation_file)))
-    return CocoIndex(annotation_file, image_dir, *contents)
+    return CocoIndex(annotation_file, image_dir, *cached(annotation_file, partial(_read, annotation_file)))
 
 
 def build_index(annotations: Annotations, image_dir: Path) -> CocoIndex:
     """The index of annotations that have been read and found sound."""
     return CocoIndex(annotations.file, image_dir, *_contents(annotations))
+
+
+def _read(file: Path) -> IndexContents:
+    collects = gc.isenabled()
+    gc.disable()  # it would walk the millions of lists of a file again and again, and none of them is garbage
+    try:
+        return _contents(read_annotations(file))
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _contents(annotations: Annotations) -> IndexContents:
