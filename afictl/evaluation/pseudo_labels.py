@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from itertools import count as counting
@@ -26,6 +26,7 @@ from afictl.errors import UserError
 from afictl.evaluation.classes import PLACEHOLDER
 from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.results import coco_results
+from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented
 from afictl.presets import InputConfig
 from afictl.weights import LoadedDetector
 
@@ -92,6 +93,7 @@ def write_pseudo_labels(
     thresholds: Sequence[float],
     *,
     info: Mapping[str, Any],
+    tta: TestTimeAugmentation | None = None,
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     workers: int = 2,
@@ -113,6 +115,7 @@ def write_pseudo_labels(
         output: file to write; replaced at once at the end.
         thresholds: score of each label 1..K from which it is kept; see ``class_thresholds``.
         info: further entries of ``info``.
+        tta: detect at several scales; None sees each image as the preset says.
         device: where to detect.
         autocast: makes the context in which the detector runs, e.g. ``fabric.autocast``.
         workers: reading processes.
@@ -133,14 +136,14 @@ def write_pseudo_labels(
         }
     )
     shown = {k * len(files) // examples for k in range(examples)}
-    views = read_files(files, partial(_view, teacher.detector.input), workers)
+    views = read_files(files, partial(_view, None if tta else teacher.detector.input), workers)
     with CocoWriter(output) as writer, torch.no_grad():
         for k, (file, view) in enumerate(zip(files, views, strict=True)):
             if isinstance(view, UserError):
                 report.unreadable.append(str(view))
             else:
                 with autocast():
-                    detection = _detect(teacher, view, device)
+                    detection = _detect(teacher.detector, view, tta, device)
                 kept = _select(detection, report)
                 image = _image_record(report.images, file.relative_to(folder), view.size_hw)
                 annotations = [
@@ -157,20 +160,20 @@ def write_pseudo_labels(
             "image_folder": str(folder.resolve()),
             "image_folder_from_here": os.path.relpath(folder.resolve(), output.parent.resolve()),
         }
-        origin = {"description": "pseudo labels", "afictl": __version__}
+        origin = {"description": "pseudo labels", "afictl": __version__, "tta": asdict(tta) if tta else None}
         writer.finish(info={**origin, **info, **places, "unreadable": report.unreadable}, categories=categories)
     return report
 
 
 class _View(NamedTuple):
-    """An image as the detector sees it, float32 (3,h,w), and its height and width before."""
+    """An image as the detector sees it, float32 (3,h,w), or for several scales uint8; and its own height and width."""
 
     image: Tensor
     size_hw: tuple[int, int]
 
 
-def _view(config: InputConfig, image: Tensor) -> _View:
-    return _View(resize_for(config, image), (image.shape[1], image.shape[2]))
+def _view(config: InputConfig | None, image: Tensor) -> _View:
+    return _View(image if config is None else resize_for(config, image), (image.shape[1], image.shape[2]))
 
 
 def _category_ids(teacher: LoadedDetector) -> list[int | None]:
@@ -183,10 +186,15 @@ def _category_ids(teacher: LoadedDetector) -> list[int | None]:
     return [number if use else None for number, use in zip(ids, real, strict=True)]
 
 
-def _detect(teacher: LoadedDetector, view: _View, device: torch.device | str) -> dict[str, Tensor]:
-    """The detection in original pixels, on the CPU but for ``mask_probs``."""
-    (detection,) = teacher.detector.detect([view.image.to(device)])
-    return to_original(detection, (view.image.shape[1], view.image.shape[2]), view.size_hw)
+def _detect(
+    detector: Detector, view: _View, tta: TestTimeAugmentation | None, device: torch.device | str
+) -> dict[str, Tensor]:
+    """The detection in original pixels."""
+    image = view.image.to(device)
+    if tta:
+        return detect_augmented(detector, image, tta)
+    (detection,) = detector.detect([image])
+    return to_original(detection, (image.shape[1], image.shape[2]), view.size_hw)
 
 
 def _select(detection: dict[str, Tensor], report: PseudoLabelReport) -> dict[str, Tensor]:

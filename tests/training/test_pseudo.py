@@ -53,11 +53,7 @@ def test_every_batch_has_the_ratio(batch_size, ratio, shares):
 @pytest.mark.parametrize(
     ("batch_size", "ratio", "message"),
     [
-        (
-            4,
-            2,
-            r"--pseudo-ratio 2: a batch of 4 cannot be shared so; choose 3 \(1 labelled \+ 3\) or 1 \(2 labelled \+ 2\), or",
-        ),
+        (4, 2, r"--pseudo-ratio 2: a batch of 4 .* so; choose 3 \(1 labelled \+ 3\) or 1 \(2 labelled \+ 2\), or"),
         (16, 0.01, r"choose 0\.0667 \(15 labelled \+ 1\) or 0\.143"),
         (1, 1, "a batch of 1 cannot be shared so; it takes two at least"),
         (4, 0, "--pseudo-ratio 0"),
