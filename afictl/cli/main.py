@@ -2,7 +2,7 @@
 
 import typer
 
-from afictl.cli import data, model, visualize
+from afictl.cli import benchmark, data, model, visualize
 from afictl.cli.compare import compare
 from afictl.cli.convert import convert
 from afictl.cli.demo import demo
@@ -47,6 +47,7 @@ app.command("pseudo-label")(pseudo_label)
 app.command()(compare)
 app.command()(convert)
 app.add_typer(visualize.app, name="visualize")
+app.add_typer(benchmark.app, name="benchmark")
 
 
 def main() -> None:

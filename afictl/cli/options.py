@@ -32,10 +32,10 @@ def no_file(value: Path | None) -> Path | None:
     return value
 
 
-PresetName = Annotated[str, typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")]
-Data = Annotated[
-    Path, typer.Option("--data", help="Data set in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
-]
+PRESET = typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")
+DATA = typer.Option("--data", help="Data set in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
+PresetName = Annotated[str, PRESET]
+Data = Annotated[Path, DATA]
 StartWeights = Annotated[
     Path | None,
     typer.Option("--weights", help="Detector to start from: run folder or checkpoint, also detectron2's or AFI-GAN's."),

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from afictl.data import transforms
+from afictl.data.bitmaps import Bitmaps
 from afictl.data.coco import CocoIndex
 from afictl.data.images import read_image
 from afictl.data.order import batches_of
@@ -28,7 +29,7 @@ class TrainBatch:
     """A rank's share of one training batch."""
 
     images: list[Tensor]
-    """Float32 (3,H,W) RGB 0..1, each of its own size."""
+    """Float32 (3,H,W) RGB 0..1, each of its own size. Workers send bytes; the process that asked makes floats."""
     targets: list[dict[str, Any]]
     """``boxes`` xyxy float32 pixels, ``labels`` int64 1..K, ``image_id``; ``masks`` uint8 (N,H,W) where asked for.
 
@@ -64,6 +65,7 @@ def train_batches(
     workers: int = 2,
     rank: int = 0,
     world_size: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Iterator[TrainBatch]:
     """Endless training batches; batch s is the same for every ``start_step``, ``workers`` and ``world_size``.
 
@@ -74,6 +76,7 @@ def train_batches(
         batch_size: images over all ranks; a rank gets its share.
         start_step: the number of the first batch.
         half_view: add every image, with the same draw, at half size.
+        device: where images and masks go, as bytes, before they become floats and dense.
 
     Raises:
         UserError: nothing to train on, a batch that the ranks cannot share, a negative seed, or an image that
@@ -93,7 +96,7 @@ def train_batches(
     mine = slice(rank * share, (rank + 1) * share)
     order = (batch[mine] for batch in batches_of(images, groups, batch_size, seed, start_step))
     samples = _Samples(partial(_train_sample, index, config, half_view, masks))
-    return (_train_batch(batch, half_view) for batch in _Batches(samples, order, workers))
+    return (_train_batch(batch, half_view, device) for batch in _Batches(samples, order, workers))
 
 
 def require_even_share(batch_size: int, world_size: int) -> None:
@@ -116,10 +119,13 @@ def eval_batches(
     rank: int = 0,
     world_size: int = 1,
     half_view: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Iterator[EvalBatch]:
     """The images of an index, or the first ``limit``, in order; a rank sees every ``world_size``-th batch.
 
-    ``config`` says how they are resized; None leaves them as they are, uint8.
+    Args:
+        config: how they are resized; None leaves them as they are, uint8, on the CPU.
+        device: where resized images go, as bytes, before they become floats.
 
     Raises:
         UserError: an image that cannot be read.
@@ -128,7 +134,10 @@ def eval_batches(
     batches = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
     samples = _Samples(partial(_eval_sample, index, config, half_view))
     for read in _Batches(samples, batches[rank::world_size], workers):
-        yield EvalBatch(**{name: [sample[name] for sample in read] for name in read[0]})
+        batch = {name: [sample[name] for sample in read] for name in read[0]}
+        for name in batch.keys() & {"images", "half_images"} if config else ():
+            batch[name] = [_to_float_on(device, image) for image in batch[name]]
+        yield EvalBatch(**batch)
 
 
 def read_files(files: Iterable[Path], prepare: Callable[[Tensor], Any], workers: int = 2) -> Iterator[Any]:
@@ -164,17 +173,24 @@ def _train_sample(
     return sample
 
 
-def _train_batch(samples: list[dict[str, Any]], half_view: bool) -> TrainBatch:
+def _train_batch(samples: list[dict[str, Any]], half_view: bool, device: torch.device | str) -> TrainBatch:
+    def images(name: str) -> list[Tensor]:
+        return [_to_float_on(device, sample[name]) for sample in samples]
+
     def targets(name: str) -> list[dict[str, Any]]:
-        return [{**_unpack(sample[name]), "image_id": sample["image_id"]} for sample in samples]
+        return [{**_unpack(sample[name], device), "image_id": sample["image_id"]} for sample in samples]
 
     return TrainBatch(
-        images=[sample["image"] for sample in samples],
+        images=images("image"),
         targets=targets("target"),
-        half_images=[sample["half_image"] for sample in samples] if half_view else None,
+        half_images=images("half_image") if half_view else None,
         half_targets=targets("half_target") if half_view else None,
         image_ids=[sample["image_id"] for sample in samples],
     )
+
+
+def _to_float_on(device: torch.device | str, image: Tensor) -> Tensor:
+    return transforms.to_float(image.to(device, non_blocking=True))
 
 
 def _eval_sample(index: CocoIndex, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
@@ -193,13 +209,16 @@ def _eval_sample(index: CocoIndex, config: InputConfig | None, half_view: bool, 
     return sample
 
 
-def _pack(target: dict[str, Tensor]) -> dict[str, Any]:
+def _pack(target: dict[str, Any]) -> dict[str, Any]:
     """Small tensors as arrays: a tensor from a worker holds a file descriptor for as long as it lives."""
-    return {name: value if name == "masks" else value.numpy() for name, value in target.items()}
+    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in target.items()}
 
 
-def _unpack(target: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(value) for name, value in target.items()}
+def _unpack(target: dict[str, Any], device: torch.device | str) -> dict[str, Tensor]:
+    return {
+        name: value.dense(device) if isinstance(value, Bitmaps) else torch.as_tensor(value)
+        for name, value in target.items()
+    }
 
 
 class _Samples(Dataset):

@@ -149,7 +149,7 @@ def stage3(
         batches=mixture.batches(fabric, preset, seed)
         if mixture
         else batch_source(fabric, data[0], preset.input, recipe, preset.loader, seed, masks=masks),
-        evaluate=measure(fabric, detector, data),
+        evaluate=measure(fabric, detector, data, run.folder),
         judge=box_ap,
         export=export,
     )
