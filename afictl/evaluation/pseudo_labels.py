@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from itertools import count as counting
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from afictl import __version__
 from afictl.data.loader import read_files
-from afictl.data.transforms import resize_for
+from afictl.data.transforms import shortest_edge, to_float, view
 from afictl.detectors import Detector, iter_pasted_masks, to_original
 from afictl.errors import UserError
 from afictl.evaluation.classes import PLACEHOLDER
@@ -125,16 +124,7 @@ def write_pseudo_labels(
     Raises:
         UserError: not one image could be read, or nothing reaches its threshold; nothing is written then.
     """
-    category_ids, ids = _category_ids(teacher), counting(1)
-    report = PseudoLabelReport(
-        {
-            label: ClassCount(name, number, threshold)
-            for label, (name, number, threshold) in enumerate(
-                zip(teacher.classes, category_ids, thresholds, strict=True), start=1
-            )
-            if number is not None
-        }
-    )
+    report = PseudoLabelReport(_classes(teacher, thresholds))
     shown = {k * len(files) // examples for k in range(examples)}
     views = read_files(files, partial(_view, None if tta else teacher.detector.input), workers)
     with CocoWriter(output) as writer, torch.no_grad():
@@ -146,9 +136,7 @@ def write_pseudo_labels(
                     detection = _detect(teacher.detector, view, tta, device)
                 kept = _select(detection, report)
                 image = _image_record(report.images, file.relative_to(folder), view.size_hw)
-                annotations = [
-                    {"id": next(ids), **each} for each in _annotations(teacher.detector, kept, image, category_ids)
-                ]
+                annotations = list(_annotations(teacher, kept, image, report))
                 writer.add(image, annotations)
                 if k in shown:
                     report.examples.append((file, annotations))
@@ -166,14 +154,26 @@ def write_pseudo_labels(
 
 
 class _View(NamedTuple):
-    """An image as the detector sees it, float32 (3,h,w), or for several scales uint8; and its own height and width."""
+    """An image at the size that the detector sees, for several scales at its own, uint8 (3,h,w); and its own size."""
 
     image: Tensor
     size_hw: tuple[int, int]
 
 
 def _view(config: InputConfig | None, image: Tensor) -> _View:
-    return _View(image if config is None else resize_for(config, image), (image.shape[1], image.shape[2]))
+    size_hw = (image.shape[1], image.shape[2])
+    if config is None:
+        return _View(image, size_hw)
+    return _View(view(image, shortest_edge(size_hw, config.test_size, config.max_size), flip=False), size_hw)
+
+
+def _classes(teacher: LoadedDetector, thresholds: Sequence[float]) -> dict[int, ClassCount]:
+    each = zip(teacher.classes, _category_ids(teacher), thresholds, strict=True)
+    return {
+        label: ClassCount(name, number, threshold)
+        for label, (name, number, threshold) in enumerate(each, start=1)
+        if number is not None
+    }
 
 
 def _category_ids(teacher: LoadedDetector) -> list[int | None]:
@@ -193,7 +193,7 @@ def _detect(
     image = view.image.to(device)
     if tta:
         return detect_augmented(detector, image, tta)
-    (detection,) = detector.detect([image])
+    (detection,) = detector.detect([to_float(image)])
     return to_original(detection, (image.shape[1], image.shape[2]), view.size_hw)
 
 
@@ -219,19 +219,19 @@ def _image_record(image_id: int, name: Path, size_hw: tuple[int, int]) -> dict[s
 
 
 def _annotations(
-    detector: Detector, kept: dict[str, Tensor], image: Mapping[str, Any], category_ids: Sequence[int | None]
+    teacher: LoadedDetector, kept: dict[str, Tensor], image: Mapping[str, Any], report: PseudoLabelReport
 ) -> Iterator[dict[str, Any]]:
-    """COCO annotations without ``id``; a mask without a single pixel is no mask."""
-    probabilities = kept.get("mask_probs")
-    size_hw = (image["height"], image["width"])
+    """COCO annotations of what was counted last; a mask without a single pixel is no mask."""
     masks = None
-    if probabilities is not None:
-        masks = iter_pasted_masks(probabilities.float(), kept["boxes"], size_hw, detector.paste_masks)
-    for result in coco_results(kept, masks, image["id"], category_ids):
+    if "mask_probs" in kept:
+        probabilities, size_hw = kept["mask_probs"].float(), (image["height"], image["width"])
+        masks = iter_pasted_masks(probabilities, kept["boxes"], size_hw, teacher.detector.paste_masks)
+    results = coco_results(kept, masks, image["id"], _category_ids(teacher))
+    for number, result in enumerate(results, start=report.kept - len(results) + 1):
         x, y, width, height = (round(value, 2) for value in result["bbox"])
         segmentation = result.pop("segmentation", None)
         area = float(coco_mask.area(segmentation)) if segmentation else 0.0
-        record = {**result, "bbox": [x, y, width, height], "score": round(result["score"], 6)}
+        record = {"id": number, **result, "bbox": [x, y, width, height], "score": round(result["score"], 6)}
         record |= {"area": area or round(width * height, 2), "iscrowd": 0, "source": SOURCE}
         yield {**record, "segmentation": segmentation} if area else record
 
