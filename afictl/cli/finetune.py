@@ -7,6 +7,7 @@ import typer
 
 from afictl.cli import options
 from afictl.cli.runs import name_of, tidy
+from afictl.errors import UserError
 
 
 def finetune(
@@ -21,11 +22,13 @@ def finetune(
         typer.Option("--pseudo", help="Train on this file of 'afictl pseudo-label' too; evaluation stays on val."),
     ] = None,
     pseudo_weight: Annotated[
-        float, typer.Option("--pseudo-weight", min=0.0, help="Weight of its losses beside the labelled images' 1.")
-    ] = 1.0,
+        float | None,
+        typer.Option("--pseudo-weight", min=0.0, help="Weight of its losses beside the labelled images' 1; default 1."),
+    ] = None,
     pseudo_ratio: Annotated[
-        float, typer.Option("--pseudo-ratio", min=0.0, help="Its images for each labelled one, in every batch.")
-    ] = 1.0,
+        float | None,
+        typer.Option("--pseudo-ratio", min=0.0, help="Its images for each labelled one in every batch; default 1."),
+    ] = None,
     output: options.Output = None,
     settings: options.Settings = None,
     devices: options.Devices = "auto",
@@ -49,7 +52,10 @@ def finetune(
     resolved = load_preset(preset, settings or ())
     kind = name_of(interpolator or resolved.interpolator.kind)
     folder = output or Path("runs") / f"{tidy(resolved.name)}-{kind}"
-    labels = PseudoLabels(pseudo, pseudo_weight, pseudo_ratio) if pseudo else None
+    if pseudo is None and (pseudo_weight, pseudo_ratio) != (None, None):
+        raise UserError(f"--pseudo-{'ratio' if pseudo_weight is None else 'weight'} says how: add --pseudo FILE")
+    weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
+    labels = PseudoLabels(pseudo, weight, ratio) if pseudo else None
     batch_size = resolved.train.batch_size
     fabric = launch(Hardware(devices, nodes, precision), labels.shares(batch_size) if labels else [batch_size])
     start = Start(interpolator, weights, backbone_weights, partial)

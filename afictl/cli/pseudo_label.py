@@ -37,6 +37,9 @@ def pseudo_label(
         typer.Option("--exclude", help="Data set in COCO layout whose images are left out; default: that of the run."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first images.")] = None,
+    tta: options.Tta = False,
+    tta_sizes: options.TtaSizes = None,
+    no_tta_flip: options.NoTtaFlip = False,
     partial: options.Partial = False,
     precision: options.Precision = "32-true",
     debug: options.Debug = False,
@@ -57,6 +60,7 @@ def pseudo_label(
     if output.is_dir() or output.suffix != ".json":
         raise UserError(f"--output {output}: name a file that ends in .json")
     own = dict(map(_class_threshold, class_threshold or ()))
+    augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
     loaded = load_detector(weights, partial=partial)
     typer.echo(f"{weights}: {loaded.report}")
     thresholds = class_thresholds(loaded.classes, threshold, own)
@@ -76,6 +80,7 @@ def pseudo_label(
             output,
             thresholds,
             info=info,
+            tta=augmentation,
             device=fabric.device,
             autocast=fabric.autocast,
             workers=loaded.preset.loader.workers,

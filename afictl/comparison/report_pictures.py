@@ -15,8 +15,7 @@ from torch import Tensor
 
 from afictl.comparison.model import Comparison
 from afictl.data import CocoIndex, read_image
-from afictl.data.annotations import read_annotations
-from afictl.data.coco import build_index
+from afictl.data.coco import load_index
 from afictl.data.files import read_json
 from afictl.data.masks import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.errors import UserError
@@ -90,7 +89,7 @@ def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
     if len(found) < 2:
         return Gallery(seed, (), (*notes, "Detections of at least two methods are needed."))
     try:
-        index = build_index(read_annotations(comparison.annotation_file), comparison.image_dir)
+        index = load_index(comparison.annotation_file, comparison.image_dir)
     except UserError as error:
         return Gallery(seed, (), (*notes, f"The ground truth cannot be read: {error}"))
     shots, missing = _draw_shots(index, found, budget)

@@ -153,13 +153,16 @@ def load_coco(data_dir: str | Path, split: str) -> CocoIndex:
         UserError: a file, folder or key is missing, not JSON, an unknown or duplicate id; names file, key
             and id.
     """
-    annotation_file, image_dir = find_files(Path(data_dir), split)
+    return load_index(*find_files(Path(data_dir), split))
+
+
+def load_index(annotation_file: Path, image_dir: Path) -> CocoIndex:
+    """Index one annotation file, whose file names start from ``image_dir``.
+
+    Raises:
+        UserError: see ``load_coco``.
+    """
     return CocoIndex(annotation_file, image_dir, *cached(annotation_file, partial(_read, annotation_file)))
-
-
-def build_index(annotations: Annotations, image_dir: Path) -> CocoIndex:
-    """The index of annotations that have been read and found sound."""
-    return CocoIndex(annotations.file, image_dir, *_contents(annotations))
 
 
 def _read(file: Path) -> IndexContents:

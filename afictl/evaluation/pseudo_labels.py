@@ -7,10 +7,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from itertools import count as counting
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +19,13 @@ from torch import Tensor
 
 from afictl import __version__
 from afictl.data.loader import read_files
-from afictl.data.transforms import resize_for
+from afictl.data.transforms import shortest_edge, to_float, view
 from afictl.detectors import Detector, iter_pasted_masks, to_original
 from afictl.errors import UserError
 from afictl.evaluation.classes import PLACEHOLDER
 from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.results import coco_results
+from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented
 from afictl.presets import InputConfig
 from afictl.weights import LoadedDetector
 
@@ -92,6 +92,7 @@ def write_pseudo_labels(
     thresholds: Sequence[float],
     *,
     info: Mapping[str, Any],
+    tta: TestTimeAugmentation | None = None,
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     workers: int = 2,
@@ -113,6 +114,7 @@ def write_pseudo_labels(
         output: file to write; replaced at once at the end.
         thresholds: score of each label 1..K from which it is kept; see ``class_thresholds``.
         info: further entries of ``info``.
+        tta: detect at several scales; None sees each image as the preset says.
         device: where to detect.
         autocast: makes the context in which the detector runs, e.g. ``fabric.autocast``.
         workers: reading processes.
@@ -122,30 +124,19 @@ def write_pseudo_labels(
     Raises:
         UserError: not one image could be read, or nothing reaches its threshold; nothing is written then.
     """
-    category_ids, ids = _category_ids(teacher), counting(1)
-    report = PseudoLabelReport(
-        {
-            label: ClassCount(name, number, threshold)
-            for label, (name, number, threshold) in enumerate(
-                zip(teacher.classes, category_ids, thresholds, strict=True), start=1
-            )
-            if number is not None
-        }
-    )
+    report = PseudoLabelReport(_classes(teacher, thresholds))
     shown = {k * len(files) // examples for k in range(examples)}
-    views = read_files(files, partial(_view, teacher.detector.input), workers)
+    views = read_files(files, partial(_view, None if tta else teacher.detector.input), workers)
     with CocoWriter(output) as writer, torch.no_grad():
         for k, (file, view) in enumerate(zip(files, views, strict=True)):
             if isinstance(view, UserError):
                 report.unreadable.append(str(view))
             else:
                 with autocast():
-                    detection = _detect(teacher, view, device)
+                    detection = _detect(teacher.detector, view, tta, device)
                 kept = _select(detection, report)
                 image = _image_record(report.images, file.relative_to(folder), view.size_hw)
-                annotations = [
-                    {"id": next(ids), **each} for each in _annotations(teacher.detector, kept, image, category_ids)
-                ]
+                annotations = list(_annotations(teacher, kept, image, report))
                 writer.add(image, annotations)
                 if k in shown:
                     report.examples.append((file, annotations))
@@ -157,20 +148,32 @@ def write_pseudo_labels(
             "image_folder": str(folder.resolve()),
             "image_folder_from_here": os.path.relpath(folder.resolve(), output.parent.resolve()),
         }
-        origin = {"description": "pseudo labels", "afictl": __version__}
+        origin = {"description": "pseudo labels", "afictl": __version__, "tta": asdict(tta) if tta else None}
         writer.finish(info={**origin, **info, **places, "unreadable": report.unreadable}, categories=categories)
     return report
 
 
 class _View(NamedTuple):
-    """An image as the detector sees it, float32 (3,h,w), and its height and width before."""
+    """An image at the size that the detector sees, for several scales at its own, uint8 (3,h,w); and its own size."""
 
     image: Tensor
     size_hw: tuple[int, int]
 
 
-def _view(config: InputConfig, image: Tensor) -> _View:
-    return _View(resize_for(config, image), (image.shape[1], image.shape[2]))
+def _view(config: InputConfig | None, image: Tensor) -> _View:
+    size_hw = (image.shape[1], image.shape[2])
+    if config is None:
+        return _View(image, size_hw)
+    return _View(view(image, shortest_edge(size_hw, config.test_size, config.max_size), flip=False), size_hw)
+
+
+def _classes(teacher: LoadedDetector, thresholds: Sequence[float]) -> dict[int, ClassCount]:
+    each = zip(teacher.classes, _category_ids(teacher), thresholds, strict=True)
+    return {
+        label: ClassCount(name, number, threshold)
+        for label, (name, number, threshold) in enumerate(each, start=1)
+        if number is not None
+    }
 
 
 def _category_ids(teacher: LoadedDetector) -> list[int | None]:
@@ -183,10 +186,15 @@ def _category_ids(teacher: LoadedDetector) -> list[int | None]:
     return [number if use else None for number, use in zip(ids, real, strict=True)]
 
 
-def _detect(teacher: LoadedDetector, view: _View, device: torch.device | str) -> dict[str, Tensor]:
-    """The detection in original pixels, on the CPU but for ``mask_probs``."""
-    (detection,) = teacher.detector.detect([view.image.to(device)])
-    return to_original(detection, (view.image.shape[1], view.image.shape[2]), view.size_hw)
+def _detect(
+    detector: Detector, view: _View, tta: TestTimeAugmentation | None, device: torch.device | str
+) -> dict[str, Tensor]:
+    """The detection in original pixels."""
+    image = view.image.to(device)
+    if tta:
+        return detect_augmented(detector, image, tta)
+    (detection,) = detector.detect([to_float(image)])
+    return to_original(detection, (image.shape[1], image.shape[2]), view.size_hw)
 
 
 def _select(detection: dict[str, Tensor], report: PseudoLabelReport) -> dict[str, Tensor]:
@@ -211,19 +219,19 @@ def _image_record(image_id: int, name: Path, size_hw: tuple[int, int]) -> dict[s
 
 
 def _annotations(
-    detector: Detector, kept: dict[str, Tensor], image: Mapping[str, Any], category_ids: Sequence[int | None]
+    teacher: LoadedDetector, kept: dict[str, Tensor], image: Mapping[str, Any], report: PseudoLabelReport
 ) -> Iterator[dict[str, Any]]:
-    """COCO annotations without ``id``; a mask without a single pixel is no mask."""
-    probabilities = kept.get("mask_probs")
-    size_hw = (image["height"], image["width"])
+    """COCO annotations of what was counted last; a mask without a single pixel is no mask."""
     masks = None
-    if probabilities is not None:
-        masks = iter_pasted_masks(probabilities.float(), kept["boxes"], size_hw, detector.paste_masks)
-    for result in coco_results(kept, masks, image["id"], category_ids):
+    if "mask_probs" in kept:
+        probabilities, size_hw = kept["mask_probs"].float(), (image["height"], image["width"])
+        masks = iter_pasted_masks(probabilities, kept["boxes"], size_hw, teacher.detector.paste_masks)
+    results = coco_results(kept, masks, image["id"], _category_ids(teacher))
+    for number, result in enumerate(results, start=report.kept - len(results) + 1):
         x, y, width, height = (round(value, 2) for value in result["bbox"])
         segmentation = result.pop("segmentation", None)
         area = float(coco_mask.area(segmentation)) if segmentation else 0.0
-        record = {**result, "bbox": [x, y, width, height], "score": round(result["score"], 6)}
+        record = {"id": number, **result, "bbox": [x, y, width, height], "score": round(result["score"], 6)}
         record |= {"area": area or round(width * height, 2), "iscrowd": 0, "source": SOURCE}
         yield {**record, "segmentation": segmentation} if area else record
 

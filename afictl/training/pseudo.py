@@ -10,8 +10,9 @@ training on it alone; running statistics of batch norm see both.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from afictl.data import CocoIndex, TrainBatch
-from afictl.data.annotations import read_annotations
-from afictl.data.coco import build_index
+from afictl.data.coco import load_index
+from afictl.data.files import read_json
 from afictl.data.order import second_seed
 from afictl.detectors import Detector
 from afictl.errors import UserError
@@ -70,8 +71,8 @@ class PseudoLabels:
             UserError: a file that cannot be read, other classes, no image folder, no masks where they are needed, or
                 a ratio that a batch cannot have.
         """
-        annotations = read_annotations(self.file)
-        index = build_index(annotations, _image_folder(self.file))
+        index = load_index(self.file, Path())
+        index = replace(index, image_dir=_image_folder(self.file))
         match_categories(
             labelled.classes,
             index.classes,
@@ -145,7 +146,7 @@ class _Head(msgspec.Struct):
 
 def _image_folder(file: Path) -> Path:
     """Where the images of a pseudo-label file are: as recorded, or in the same place beside a file that was moved."""
-    info = msgspec.json.decode(file.read_bytes(), type=_Head).info
+    info = _info(file)
     recorded, beside = (info.get(key) for key in ("image_folder", "image_folder_from_here"))
     if not isinstance(recorded, str):
         raise UserError(f"{file}: key 'info.image_folder' is missing; add the folder that its file_names start from")
@@ -154,6 +155,16 @@ def _image_folder(file: Path) -> Path:
         if folder.is_dir():
             return folder
     raise UserError(f"{file}: its image folder {recorded} does not exist; mend 'info.image_folder' in the file")
+
+
+def _info(file: Path) -> dict[str, Any]:
+    """The ``info`` of a COCO file that has been found readable, without its other contents in memory."""
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return msgspec.json.decode(content, type=_Head).info
+    except msgspec.DecodeError:  # NaN among its numbers, or an ``info`` that is no mapping
+        info = read_json(file, "annotation file").get("info")
+        return info if isinstance(info, dict) else {}
 
 
 class Mixed(nn.Module):

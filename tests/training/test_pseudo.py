@@ -11,12 +11,9 @@ from lightning_fabric import Fabric
 
 from afictl import UserError, load_preset
 from afictl.data import load_coco
-from afictl.interpolators import build_interpolator
 from afictl.training import PseudoLabels, Start, finetune
 from afictl.training.norms import synchronize_norms
 from afictl.training.pseudo import Mixed
-from afictl.training.schedule import build_optimizer
-from afictl.training.stage3 import start_detector
 from afictl.training.step import update
 from tests.training.conftest import SMALL
 from tests.training.test_finetune import with_steps
@@ -53,11 +50,7 @@ def test_every_batch_has_the_ratio(batch_size, ratio, shares):
 @pytest.mark.parametrize(
     ("batch_size", "ratio", "message"),
     [
-        (
-            4,
-            2,
-            r"--pseudo-ratio 2: a batch of 4 cannot be shared so; choose 3 \(1 labelled \+ 3\) or 1 \(2 labelled \+ 2\), or",
-        ),
+        (4, 2, r"--pseudo-ratio 2: a batch of 4 .* so; choose 3 \(1 labelled \+ 3\) or 1 \(2 labelled \+ 2\), or"),
         (16, 0.01, r"choose 0\.0667 \(15 labelled \+ 1\) or 0\.143"),
         (1, 1, "a batch of 1 cannot be shared so; it takes two at least"),
         (4, 0, "--pseudo-ratio 0"),
@@ -100,6 +93,7 @@ def test_a_batch_is_a_function_of_seed_and_step(pseudo_file, shapes_dir):
 def test_the_shares_of_the_ranks_make_up_both_groups(pseudo_file, shapes_dir):
     class Rank:
         world_size = 2
+        device = "cpu"
 
         def __init__(self, rank):
             self.global_rank = rank
@@ -230,24 +224,36 @@ def test_a_file_that_was_moved_with_its_images_finds_them(shapes_dir, tmp_path):
     assert mixture.parts[1].image_path(0).is_file()
 
 
+class Small(torch.nn.Module):
+    """A detector that guesses the mean label of each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 8, stride=8)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.out = torch.nn.Linear(4, 1)
+
+    def forward(self, images, targets):
+        guesses = self.out(self.norm(self.conv(torch.stack(images))).relu().mean(dim=(2, 3)))[:, 0]
+        wanted = torch.stack([target["labels"].float().mean() for target in targets])
+        return {"loss_class": (guesses - wanted).square().mean()}
+
+
 def train(fabric, folder, shapes_dir):
-    """One step on a batch of two and two images; returns all weights."""
-    torch.set_num_threads(1)
-    # Sampling draws differ from rank to rank, so there is none: every anchor and region counts.
-    whole = ("detector.rpn_batch=100000", "detector.roi_batch=100000", "train.batch_size=4", "input.flip=0")
-    preset = load_preset("fcos-r18-fpn-tiny", ("backbone.name=resnet18", "neck.channels=16", *SMALL[5:7], *whole[2:]))
-    preset = with_steps(preset, warmup_steps=0)
-    detector = start_detector(preset, build_interpolator("nearest", 16), 4, seed=0)
-    labelled = load_coco(shapes_dir, "train")
-    mixture = PseudoLabels(folder / "pseudo.json", weight=0.5).load(labelled, preset, masks=False)
+    """Two steps on batches of two and two images; returns all weights."""
+    preset = load_preset("faster-rcnn-r18-fpn-tiny", (*SMALL, "train.batch_size=4"))
+    mixture = PseudoLabels(folder / "pseudo.json", weight=0.5).load(load_coco(shapes_dir, "train"), preset, masks=False)
+    torch.manual_seed(0)
+    detector = Small()
     synchronize_norms(fabric, detector)
-    model, optimizer = fabric.setup(mixture.module(fabric, detector), build_optimizer(detector, preset.train))
+    model, optimizer = fabric.setup(mixture.module(fabric, detector), torch.optim.SGD(detector.parameters(), lr=0.1))
     for batch in islice(mixture.batches(fabric, preset, 0)(0), 2):
         update(fabric, model, optimizer, model(batch.images, batch.targets), preset.train)
     return detector.state_dict()
 
 
 def half(fabric, folder, shapes_dir):
+    torch.set_num_threads(1)
     torch.save(train(fabric, folder, shapes_dir), folder / f"{fabric.global_rank}.pt")
 
 
@@ -259,4 +265,4 @@ def test_two_processes_train_as_one(shapes_dir, tmp_path):
     assert ranks[0].keys() == whole.keys()
     for name, value in whole.items():
         torch.testing.assert_close(ranks[0][name], ranks[1][name], rtol=0, atol=0, msg=name)
-        torch.testing.assert_close(ranks[0][name], value, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(ranks[0][name], value, rtol=1e-4, atol=1e-6, msg=name)
