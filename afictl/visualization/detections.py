@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from afictl.visualization.figure import Panel, assemble
 from afictl.visualization.labels import place_labels
-from afictl.visualization.style import INK, Color, class_colors, font, text_color
+from afictl.visualization.style import INK, PAPER, Color, class_colors, font, text_color
 
 _LONG_SIDE = (
     960,
@@ -56,6 +56,25 @@ def comparison_panels(
     """What ``comparison_figure`` sets side by side: the pictures, and the classes with their colours in all of them."""
     known = {} if ground_truth is None else {"Ground truth": ground_truth}
     return _panels(image, {**known, **detections}, classes)
+
+
+def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Sequence[str]) -> Image.Image:
+    """Several images, each under its title with what is on it, on one page above a legend of the classes.
+
+    Args:
+        pictures: title, image and detection of each; see ``draw_detections``. Images may have different sizes.
+        classes: class names in label order.
+    """
+    colors = class_colors([label for _, _, detection in pictures for label in detection["labels"].tolist()])
+    drawn = [
+        _draw(image, detection, classes, colors, len(detection["boxes"]) > _CROWDED) for _, image, detection in pictures
+    ]
+    size = max(image.width for image in drawn), max(image.height for image in drawn)
+    panels = [
+        Panel(ImageOps.pad(image, size, color=PAPER), title, _count(detection))
+        for image, (title, _, detection) in zip(drawn, pictures, strict=True)
+    ]
+    return assemble(panels, [(classes[label - 1], color) for label, color in colors.items()])
 
 
 def _panels(
