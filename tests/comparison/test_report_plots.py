@@ -20,9 +20,7 @@ def test_labels_cover_no_point_and_no_other_label(points, canvas):
     assert all(places)
     assert not any(overlap(a, b) for a, b in combinations(places, 2))
     assert not any(overlap(place, (x - 5, y - 5, x + 5, y + 5)) for place in places for x, y in points)
-    assert all(
-        canvas[0] <= x0 and canvas[1] <= y0 and x1 <= canvas[2] and y1 <= canvas[3] for x0, y0, x1, y1 in places
-    )
+    assert all(canvas[0] <= x0 and canvas[1] <= y0 and x1 <= canvas[2] and y1 <= canvas[3] for x0, y0, x1, y1 in places)
 
 
 def test_a_lonely_label_stands_at_its_point_and_one_without_room_is_left_out():
