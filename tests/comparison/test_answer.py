@@ -33,6 +33,8 @@ def test_accuracy_and_price_of_every_method(fabric, preset, contenders, shapes_d
         rows = [(row["interpolator"], row["seed"]) for row in csv.DictReader(file)]
     assert rows == [("nearest", "0"), ("nearest", "1"), ("afi", "0"), ("afi", "1")]
 
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+
     fewer = compare(fabric, preset, shapes_dir, contenders, tmp_path / "out", seeds=(1,), baseline="afi")
     assert [method.name for method in fewer.comparison.methods] == ["afi", "nearest"]
     assert fewer.comparison.methods[1].verdict.startswith("nearest: nothing can be claimed from one seed")
