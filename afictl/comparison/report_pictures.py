@@ -19,6 +19,7 @@ from afictl.data.coco import load_index
 from afictl.data.files import read_json
 from afictl.data.masks import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.errors import UserError
+from afictl.training.run import PREDICTIONS
 from afictl.visualization import comparison_panels
 from afictl.visualization.disagreement import rank_by_disagreement
 from afictl.visualization.style import Color
@@ -107,7 +108,7 @@ def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, Rows
         try:
             if not folders:
                 raise UserError(f"no run with seed {seed}")
-            found[method.name] = _read_rows(folders[0] / "predictions.json")
+            found[method.name] = _read_rows(folders[0] / PREDICTIONS)
         except UserError as error:
             notes.append(f"{method.name} is not shown: {error}")
     return found, notes

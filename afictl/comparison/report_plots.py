@@ -16,7 +16,7 @@ TEXT = 12
 """Size of type in plots."""
 WIDTHS = {"wide": 640, "narrow": 336}
 """Every plot is drawn twice, so that type has the same size on a desk and on a phone."""
-_MARGIN = {"left": 46, "right": 12, "top": 12, "bottom": 44}
+_MARGIN = {"left": 56, "right": 12, "top": 12, "bottom": 44}
 
 Rectangle = tuple[float, float, float, float]
 """x0, y0, x1, y1."""

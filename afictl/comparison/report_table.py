@@ -153,11 +153,11 @@ def _difference(found: Difference | None) -> Entry:
 
 
 _Reading = Callable[[Price], float]
-_COSTS: tuple[tuple[str, str, float, str, _Reading, _Reading], ...] = (
-    ("Parameters", "M", 1e6, ".2f", lambda p: p.parameters, lambda p: p.interpolator_parameters),
-    ("Multiply-adds", "G", 1e9, ".2f", lambda p: p.multiply_adds, lambda p: p.interpolator_multiply_adds),
-    ("Forward", "ms", 1.0, ".1f", lambda p: p.milliseconds, lambda p: p.interpolator_milliseconds),
-    ("Peak memory", "MiB", 2.0**20, ".0f", lambda p: p.peak_bytes, lambda p: p.interpolator_peak_bytes),
+_COSTS: tuple[tuple[str, str, float, str, str, _Reading, _Reading], ...] = (
+    ("Parameters", "M", 1e6, ".2f", "of it", lambda p: p.parameters, lambda p: p.interpolator_parameters),
+    ("Multiply-adds", "G", 1e9, ".2f", "of it", lambda p: p.multiply_adds, lambda p: p.interpolator_multiply_adds),
+    ("Forward", "ms", 1.0, ".1f", "of it", lambda p: p.milliseconds, lambda p: p.interpolator_milliseconds),
+    ("Peak memory", "MiB", 2.0**20, ".0f", "alone", lambda p: p.peak_bytes, lambda p: p.interpolator_peak_bytes),
 )
 _PRICE_HEADS = (*((title, unit) for title, unit, *_ in _COSTS), ("Training", "minutes"))
 
@@ -168,10 +168,10 @@ def _price(method: Method) -> list[Entry]:
         if method.price is None
         else Entry(
             format(whole(method.price) / unit, digits),
-            f"of it {part(method.price) / unit:{digits}}",
+            f"{word} {part(method.price) / unit:{digits}}",
             whole(method.price),
         )
-        for _, _, unit, digits, whole, part in _COSTS
+        for _, _, unit, digits, word, whole, part in _COSTS
     ]
     seconds = [cell.training_seconds for cell in method.cells if cell.training_seconds is not None]
     minutes = statistics.mean(seconds) / 60 if seconds else None

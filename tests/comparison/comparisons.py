@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from afictl.comparison.model import Cell, Comparison, Difference, Method, Price
+from afictl.comparison.model import Cell, Comparison, Price
+from afictl.comparison.results import Entry, conclude
+from afictl.data import load_coco
 from afictl.evaluation import score_predictions
 
 NAMES = (
@@ -27,7 +28,6 @@ NAMES = (
     "fade",
     "afi",
 )
-_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % point of Student's t for that many seeds
 _EXTRA = (0.0, 0.0, 0.02, 3.1, 4.9, 1.3, 0.08, 0.09, 0.4, 1.6, 9.7)  # G multiply-adds of the interpolators
 
 
@@ -47,15 +47,18 @@ def make_comparison(
         tuple(make_cell(runs / f"{k}-seed{seed}", truth, annotation_file, k, seed, masks) for seed in range(seeds))
         for k in range(len(names))
     ]
-    methods = [_method(name, cells[k], cells[0], k, make_price(k) if priced else None) for k, name in enumerate(names)]
-    return Comparison(
-        preset="mask-rcnn-r18-fpn-tiny" if masks else "faster-rcnn-r18-fpn-tiny",
-        annotation_file=annotation_file,
-        image_dir=data / "val2017",
-        baseline=names[0],
-        conditions={"schedule": "800 steps of 4 images", "start weights": "none", "precision": "32-true"},
-        methods=tuple(methods),
-    )
+    entries = [
+        Entry(
+            name,
+            name if k < len(NAMES) - 1 else "runs/pretrain/afi",
+            cells[k],
+            make_price(k) if priced else None,
+        )
+        for k, name in enumerate(names)
+    ]
+    conditions = {"schedule": "800 steps of 4 images", "start weights": "none", "precision": "32-true"}
+    preset = "mask-rcnn-r18-fpn-tiny" if masks else "faster-rcnn-r18-fpn-tiny"
+    return conclude(preset, load_coco(data, "val"), entries, conditions, names[0])
 
 
 def make_price(k: int) -> Price:
@@ -117,44 +120,3 @@ def _find(item: Mapping[str, Any], random: np.random.Generator, chance: float, m
     if random.uniform() < chance:
         return [found]
     return [{**found, "score": float(random.uniform(0.05, 0.5))}] if random.uniform() < 0.5 else []
-
-
-def _method(name: str, cells: tuple[Cell, ...], baseline: tuple[Cell, ...], k: int, price: Price | None) -> Method:
-    metrics = list(cells[0].metrics) if cells else []
-    values = {metric: [cell.metrics[metric] for cell in cells] for metric in metrics}
-    known = {metric: numbers for metric, numbers in values.items() if None not in numbers}
-    several = len(cells) > 1
-    method = Method(
-        name=name,
-        source=name if k < len(NAMES) - 1 else "runs/pretrain/afi",
-        cells=cells,
-        price=price,
-        mean={m: statistics.mean(known[m]) if m in known else None for m in metrics},
-        deviation={m: statistics.stdev(known[m]) if m in known and several else None for m in metrics},
-        difference={
-            m: _difference([a.metrics[m] - b.metrics[m] for a, b in zip(cells, baseline, strict=True)]) for m in known
-        }
-        if k
-        else {},
-    )
-    return Method(**{**method.__dict__, "verdict": _verdict(method, k)})
-
-
-def _difference(values: Sequence[float]) -> Difference:
-    mean, count = statistics.mean(values), len(values)
-    if count < 2:
-        return Difference(mean, None, None, count, False)
-    half = _T[count] * statistics.stdev(values) / math.sqrt(count)
-    return Difference(mean, mean - half, mean + half, count, abs(mean) > half)
-
-
-def _verdict(method: Method, k: int) -> str:
-    if not k or "box/AP" not in method.difference:
-        return ""
-    found = method.difference["box/AP"]
-    if found.low is None:
-        return f"{method.name} {found.mean:+.1f} box AP over the baseline; from one seed no difference can be claimed."
-    interval = f"(95 % interval {found.low:.1f} to {found.high:.1f}, {found.seeds} seeds)"
-    if found.claimed:
-        return f"{method.name} {found.mean:+.1f} box AP over the baseline {interval} for 1.1x the multiply-adds."
-    return f"{method.name} {found.mean:+.1f} box AP {interval}: no difference can be claimed."
