@@ -80,8 +80,7 @@ def show_model(
     from afictl.presets import load_preset
 
     loaded = load_preset(preset, settings or ())
-    largest = loaded.input.max_size
-    image_hw = _parse_size(size) if size else (min(loaded.input.test_size, largest), largest)
+    image_hw = _parse_size(size) if size else loaded.input.largest_hw
 
     import torch
     import yaml

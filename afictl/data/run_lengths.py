@@ -1,4 +1,9 @@
-"""COCO's compressed run lengths, read many at a time without drawing one."""
+"""COCO's compressed run lengths, read without drawing them.
+
+The packing: six bits a character from ``0`` on, the sixth says that more follow; five bits each, low ones first, the
+last one's highest bit the sign; from the fourth run on the difference to the run before the last. Runs are of unset and
+set pixels in turn.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,6 @@ _CHARACTERS = 7
 def run_length_areas(packed: Sequence[bytes], pixels: np.ndarray) -> np.ndarray:
     """Set pixels of each mask; -1 where its run lengths are not readable or do not make up its image.
 
-    COCO's packing: six bits a character from ``0`` on, the sixth says that more follow; five bits each, low ones
-    first, the last one's highest bit the sign; from the fourth run on the difference to the run before the last.
-    Runs are of unset and set pixels in turn.
-
     Args:
         packed: the ``counts`` of n masks.
         pixels: (n,) int64, height x width of each.
@@ -25,7 +26,7 @@ def run_length_areas(packed: Sequence[bytes], pixels: np.ndarray) -> np.ndarray:
         (n,) int64.
     """
     areas = np.full(len(packed), -1, dtype=np.int64)
-    sixes = np.frombuffer(b"".join(packed), dtype=np.uint8) - np.uint8(48)  # less than 48 becomes more than 63
+    sixes = _sixes(b"".join(packed))
     sizes = np.array([len(counts) for counts in packed], dtype=np.int64)
     whole = _whole_runs(sixes, sizes) if len(sixes) else areas >= 0
     if len(sixes) and whole.all():
@@ -33,6 +34,35 @@ def run_length_areas(packed: Sequence[bytes], pixels: np.ndarray) -> np.ndarray:
     if whole.any():
         areas[whole] = run_length_areas([packed[k] for k in np.flatnonzero(whole).tolist()], pixels[whole])
     return areas
+
+
+def packed_runs(packed: bytes) -> np.ndarray:
+    """The run lengths of one mask, int64.
+
+    Raises:
+        ValueError: the bytes are no such thing.
+    """
+    sixes = _sixes(packed)
+    if not packed or not _whole_runs(sixes, np.array([len(packed)])).all():
+        raise ValueError("not a compressed RLE")
+    starts, lengths = _numbers(sixes)
+    if lengths.max() > _CHARACTERS:
+        raise ValueError("a run of more than 32 bits")
+    runs = _values(sixes, starts, lengths)
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    return runs
+
+
+def _sixes(packed: bytes) -> np.ndarray:
+    return np.frombuffer(packed, dtype=np.uint8) - np.uint8(48)  # a character before 0 becomes more than 63
+
+
+def _numbers(sixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each number begins, and how many characters it has."""
+    ends = np.flatnonzero(sixes < 32)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    return starts, ends - starts + 1
 
 
 def _whole_runs(sixes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -45,11 +75,9 @@ def _whole_runs(sixes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _areas(sixes: np.ndarray, sizes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    ends = np.flatnonzero(sixes < 32)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
+    starts, lengths = _numbers(sixes)
     values = _values(sixes, starts, lengths)
-    after = np.searchsorted(ends, np.cumsum(sizes))  # runs up to the end of each mask
+    after = np.searchsorted(starts, np.cumsum(sizes))  # runs up to the end of each mask
     counts = np.diff(after, prepend=0)
     first = after - counts
     is_set = (np.arange(len(values)) - np.repeat(first, counts)) % 2 == 1

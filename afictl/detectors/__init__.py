@@ -1,7 +1,7 @@
 """Detectors: backbone, neck with its interpolator, and heads, in torchvision's detection convention."""
 
 from afictl.detectors.build import build_detector
-from afictl.detectors.cost import PartCost, model_cost
+from afictl.detectors.cost import PartCost, interpolator_cost, model_cost
 from afictl.detectors.detector import Detector, HeadPart, ImageBatch
 from afictl.detectors.masks import iter_pasted_masks, paste_masks
 from afictl.detectors.predict import predict, to_original
@@ -12,6 +12,7 @@ __all__ = [
     "ImageBatch",
     "PartCost",
     "build_detector",
+    "interpolator_cost",
     "iter_pasted_masks",
     "model_cost",
     "paste_masks",

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from afictl.data import CocoIndex, EvalBatch, eval_batches, read_image
-from afictl.data.transforms import to_float
-from afictl.detectors import iter_pasted_masks, to_original
+from afictl.data import CocoIndex
 from afictl.errors import UserError
+from afictl.evaluation.answers import answers
 from afictl.evaluation.classes import match_categories
 from afictl.evaluation.metric import Evaluation, score_predictions
 from afictl.evaluation.ranks import share
 from afictl.evaluation.results import coco_results
 from afictl.evaluation.results_file import encode, write_results
-
-_Answer = tuple[dict[str, Tensor], Iterable[Tensor] | None]
-"""Detection in original pixels, and its masks at the original size as chunks (n,H,W) of bool."""
+from afictl.evaluation.tta import TestTimeAugmentation, require_multi_scale
 
 
 def evaluate(
@@ -80,6 +77,7 @@ def detect(
     device: torch.device | str | None = None,
     classes: Sequence[str] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    tta: TestTimeAugmentation | None = None,
     progress: Callable[[int, int], None] | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -102,13 +100,17 @@ def detect(
         classes: its class names in label order, matched to the data set's by name; None takes the order of
             the data set.
         autocast: makes the context in which the detector runs, e.g. ``fabric.autocast``.
+        tta: look at each image in these views, which ``batch_size`` does not join with those of others.
         progress: called on rank 0 with the number of images done and of all images.
         rank: of this process, which sees every ``world_size``-th batch.
         world_size: number of processes; all of them must call this.
 
     Raises:
-        UserError: the detector's classes are not those of the data set, or an image that cannot be read; on all ranks.
+        UserError: the detector's classes are not those of the data set, ``tta`` for a module that is no ``Detector``,
+            or an image that cannot be read; on all ranks.
     """
+    if tta is not None:
+        require_multi_scale(detector)
     categories = _categories(detector, classes, index)
     device = _device_of(detector) if device is None else torch.device(device)
     numbers, total = count(1), len(index.image_ids[:limit])
@@ -116,10 +118,19 @@ def detect(
 
     def found() -> Iterator[bytes]:
         nonlocal has_masks
-        answers = _answers(
-            detector, index, batch_size, workers, limit, device, autocast or nullcontext, rank, world_size
+        found_in = answers(
+            detector,
+            index,
+            limit=limit,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            autocast=autocast or nullcontext,
+            tta=tta,
+            rank=rank,
+            world_size=world_size,
         )
-        for image_id, (detection, mask_chunks) in answers:
+        for image_id, (detection, mask_chunks) in found_in:
             has_masks = has_masks or mask_chunks is not None
             yield encode(coco_results(detection, mask_chunks, image_id, categories))
 
@@ -141,57 +152,6 @@ def _categories(detector: nn.Module, classes: Sequence[str] | None, index: CocoI
             "evaluate it on the data that it was trained for"
         )
     return match_categories(classes, index.classes, index.category_ids, source=str(index.annotation_file))
-
-
-def _answers(
-    detector: Any,
-    index: CocoIndex,
-    batch_size: int,
-    workers: int,
-    limit: int | None,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    rank: int,
-    world_size: int,
-) -> Iterator[tuple[int, _Answer]]:
-    """Image id and answer of each image of this rank."""
-    if not hasattr(detector, "input"):
-        for i, image_id in list(enumerate(index.image_ids[:limit]))[rank::world_size]:
-            image = to_float(read_image(index.image_path(i), index.size_hw(i))).to(device)
-            with autocast():
-                (detection,) = detector([image])
-            yield image_id, _convention_answer(detection)
-        return
-    for batch in eval_batches(
-        index, detector.input, batch_size, workers=workers, limit=limit, rank=rank, world_size=world_size
-    ):
-        with autocast():
-            detections = detector.detect([image.to(device) for image in batch.images])
-        for image_id, *sizes, detection in _zipped(batch, detections):
-            yield image_id, _our_answer(detector, detection, *sizes)
-
-
-def _zipped(batch: EvalBatch, detections: list[dict[str, Tensor]]) -> Iterator[tuple[Any, ...]]:
-    seen = [(image.shape[-2], image.shape[-1]) for image in batch.images]
-    return zip(batch.image_ids, seen, batch.original_sizes, detections, strict=True)
-
-
-def _our_answer(
-    detector: Any, detection: dict[str, Tensor], seen_hw: tuple[int, int], original_hw: tuple[int, int]
-) -> _Answer:
-    detection = to_original(detection, seen_hw, original_hw)
-    probabilities = detection.get("mask_probs")
-    if probabilities is None:
-        return detection, None
-    return detection, iter_pasted_masks(probabilities.float(), detection["boxes"], original_hw, detector.paste_masks)
-
-
-def _convention_answer(detection: dict[str, Tensor]) -> _Answer:
-    masks = detection.get("masks")
-    if masks is None:
-        return detection, None
-    # torchvision's (N,1,H,W) probabilities or our (N,H,W) bool, one mask at a time
-    return detection, ((mask.reshape(1, *mask.shape[-2:]) > 0.5) for mask in masks)
 
 
 def _device_of(detector: nn.Module) -> torch.device:

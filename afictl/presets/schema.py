@@ -157,6 +157,11 @@ class InputConfig(Section):
     std: tuple[_Positive, _Positive, _Positive] = _IMAGENET_STD
     """RGB, for pixel values in 0..1."""
 
+    @property
+    def largest_hw(self) -> tuple[int, int]:
+        """Height and width in pixels of the largest image that evaluation can have, upright ones aside."""
+        return min(self.test_size, self.max_size), self.max_size
+
 
 class Recipe(Section):
     """Optimisation of one stage. ``batch_size`` is the total over all devices."""

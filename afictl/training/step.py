@@ -48,6 +48,7 @@ def batch_source(
             workers=loader.workers,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
+            device=fabric.device,
             **options,
         )
 

@@ -34,7 +34,7 @@ def test_show_names_parts_and_the_interpolators_share() -> None:
     output = run("show", "mask-rcnn-r50-fpn", "--size", "800x1333")
     assert "multiply-adds at 800x1333" in output
     assert " ".join(row(output, "backbone")[:10]) == "backbone resnet50.tv_in1k 4 8 16 32 256 512 1024 2048"
-    assert row(output, "interpolator")[3:6] == ["7,834,624", "211.75", "G"]
+    assert row(output, "interpolator")[3:6] == ["7,834,624", "211.84", "G"]
     assert row(output, "total")[1] == "52,177,840"
     assert "interpolator 'afi': 15.0% of the parameters, 44.1% of the multiply-adds" in output
 

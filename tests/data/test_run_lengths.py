@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from afictl.data.run_lengths import run_length_areas
+from afictl.data.run_lengths import packed_runs, run_length_areas
 
 
 def packed_masks(rng, count):
@@ -43,6 +43,9 @@ def test_areas_are_those_of_the_masks(seed):
     packed, masks = packed_masks(np.random.default_rng(seed), 60)
     areas = run_length_areas(packed, np.array([mask.size for mask in masks]))
     assert areas.tolist() == [int(mask.sum()) for mask in masks]
+    for counts, mask in zip(packed, masks, strict=True):
+        drawn = np.repeat(np.arange(len(packed_runs(counts))) % 2, packed_runs(counts))
+        assert (drawn == mask.ravel(order="F")).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -72,6 +75,12 @@ def test_a_mask_that_breaks_off_leaves_the_next_one_alone():
     sound = coco_mask.encode(np.asfortranarray(np.eye(300, dtype=np.uint8)))["counts"]
     areas = run_length_areas([b"o" * 12, sound, b"0" + b"o" * 6, sound], np.full(4, 300 * 300))
     assert areas.tolist() == [-1, 300, -1, 300]
+
+
+@pytest.mark.parametrize("packed", [b"", b"o" * 3, b"\x10", b"o" * 8 + b"0"])
+def test_unreadable_runs_are_an_error(packed):
+    with pytest.raises(ValueError, match=r"not a compressed RLE|more than 32 bits"):
+        packed_runs(packed)
 
 
 def test_no_masks_at_all():

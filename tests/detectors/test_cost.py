@@ -3,7 +3,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from afictl.detectors import Detector, PartCost, build_detector, model_cost
+from afictl import build_interpolator
+from afictl.detectors import Detector, PartCost, build_detector, interpolator_cost, model_cost
 
 
 def cost_of(preset: str, interpolator: str) -> dict[str, PartCost]:
@@ -29,7 +30,8 @@ def test_parameters_are_those_of_the_reference_models(preset: str, interpolator:
 def test_multiply_adds_of_mask_rcnn_r50() -> None:
     cost = cost_of("mask-rcnn-r50-fpn", "afi")
     # 800x1333 is padded to 800x1344: the interpolator enlarges p5, p4 and p3.
-    assert cost["interpolator"].multiply_adds == 9_603_072 * (25 * 42 + 50 * 84 + 100 * 168)
+    # 9_603_072 of the convolutions and four for each value of the bilinear part
+    assert cost["interpolator"].multiply_adds == (9_603_072 + 4 * 4 * 256) * (25 * 42 + 50 * 84 + 100 * 168)
     assert cost["interpolator"].parameters == 7_834_624
     assert cost["box head"].multiply_adds == 1000 * (256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
     pixels = 14 * 14
@@ -39,7 +41,44 @@ def test_multiply_adds_of_mask_rcnn_r50() -> None:
     assert cost["rpn"].multiply_adds == positions * (9 * 256 * 256 + 256 * 15)
 
 
-def test_a_fixed_interpolator_costs_nothing_and_changes_nothing_else() -> None:
+C, K, M = 256, 25, 64
+"""Channels, neighbours of a fine pixel, and the width of the networks that predict kernels."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "each"),
+    [
+        # multiply-adds for each coarse pixel, which is four fine ones
+        ("nearest", 0),
+        ("bilinear", 4 * 4 * C),
+        ("bicubic", 4 * 16 * C),
+        ("pixel-shuffle", 9 * C * 4 * C),
+        # 199k operations in the paper: twice this, and the 64 + 100 biases
+        ("carafe", C * M + 9 * M * 4 * K + 4 * K * C),
+        # x and y of four pixels in four groups: predicted, scaled, turned into coordinates; then the sampling
+        ("dysample", C * 32 + 32 + 32 + 4 * 4 * C),
+        ("dysample-plus", 2 * C * 32 + 2 * 32 + 32 + 4 * 4 * C),
+        # embeddings of both maps, similarities, sums
+        ("sapa", (4 + 1) * C * M + 4 * K * M + 4 * K * C),
+        # compression and kernels of both maps, sums, the gate and the mix by it
+        ("fade", (4 + 1) * (C * M + 9 * M * K) + 4 * K * C + C + 4 * C),
+    ],
+)
+def test_all_arithmetic_of_an_interpolator_counts(kind: str, each: int) -> None:
+    with torch.device("meta"):
+        interpolator = build_interpolator(kind, C)
+        coarse, fine = torch.empty(2, C, 5, 7), torch.empty(2, C, 10, 14)
+    with torch.no_grad():
+        assert interpolator_cost(interpolator, coarse, fine) == 2 * 5 * 7 * each
+
+
+def test_padding_of_the_transposed_convolution_is_work() -> None:
+    with torch.device("meta"):
+        interpolator, coarse = build_interpolator("transposed-conv", C), torch.empty(1, C, 50, 84)
+    assert interpolator_cost(interpolator, coarse) == (50 + 2) * (84 + 2) * 16 * C * C
+
+
+def test_nearest_costs_nothing_and_changes_nothing_else() -> None:
     afi, nearest = (cost_of("faster-rcnn-r50-fpn", kind) for kind in ("afi", "nearest"))
     assert nearest["interpolator"] == PartCost("interpolator", "", 0, 0)
     assert {name: part for name, part in afi.items() if name != "interpolator"} == {

@@ -7,12 +7,14 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from afictl.data import load_coco
+from afictl.data import load_coco, read_image
 from afictl.data.masks import draw_segmentation
 from afictl.data.shapes import make_shapes
 from afictl.detectors import build_detector, paste_masks
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, detect, evaluate, score_predictions
+from afictl.evaluation.tta import TestTimeAugmentation as Recipe
+from afictl.evaluation.tta import detect_augmented
 from afictl.presets import InputConfig, load_preset
 
 IMAGES = 5
@@ -250,3 +252,23 @@ def test_memory_does_not_hold_results(index, tmp_path):
     many, _ = peak(64)
     assert many < 1.3 * few
     assert (tmp_path / "predictions.json").stat().st_size > 4 * many / 8
+
+
+def test_multi_scale_testing_of_every_image(index, tmp_path):
+    settings = ["input.test_size=96", "detector.score_threshold=0.0"]
+    detector = build_detector(load_preset("mask-rcnn-r18-fpn-tiny", settings), len(index.classes), "nearest").eval()
+    expected = []
+    for i, image_id in enumerate(index.image_ids):
+        found = detect_augmented(detector, read_image(index.image_path(i)), Recipe((64, 96)))
+        expected += [(image_id, score) for score in found["scores"].tolist()]
+    calls = []
+    path = tmp_path / "predictions.json"
+    keep = {"predictions": path, "progress": lambda *at: calls.append(at)}
+    evaluate(detector, index, workers=1, tta=Recipe((64, 96)), **keep)
+    results = results_of(path)
+    assert [item["image_id"] for item in results] == [image_id for image_id, _ in expected]
+    assert [item["score"] for item in results] == pytest.approx([score for _, score in expected])
+    assert all(item["segmentation"] for item in results)
+    assert calls[-1] == (IMAGES, IMAGES)
+    with pytest.raises(UserError, match="needs a detector built from a preset, not a Oracle"):
+        evaluate(Oracle(index), index, workers=0, tta=Recipe())

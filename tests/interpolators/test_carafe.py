@@ -4,8 +4,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from afictl import UserError, build_interpolator
+from afictl.comparison.memory import LiveBytes
 from tests.interpolators import loops
-from tests.interpolators.live_bytes import LiveBytes
 
 
 @pytest.mark.parametrize("options", [{}, {"up_kernel": 3, "encoder_kernel": 1, "compressed_channels": 4}])
@@ -36,7 +36,7 @@ def test_starts_as_a_mean_of_five_by_five():
 def test_needs_less_than_three_times_the_memory_of_its_output():
     carafe = build_interpolator("carafe", 256)
     coarse = torch.randn(1, 256, 100, 168)
-    with torch.no_grad(), LiveBytes([coarse, *carafe.parameters()]) as memory:
+    with torch.no_grad(), LiveBytes() as memory:
         enlarged = carafe(coarse)
     assert memory.live == enlarged.nbytes
     assert enlarged.nbytes < memory.peak < 2 * enlarged.nbytes
@@ -45,7 +45,7 @@ def test_needs_less_than_three_times_the_memory_of_its_output():
 def test_training_keeps_no_product():
     carafe = build_interpolator("carafe", 128)
     coarse = nn.Parameter(torch.randn(1, 128, 25, 42))
-    with LiveBytes([coarse, *carafe.parameters()]) as memory:
+    with LiveBytes() as memory:
         enlarged = carafe(coarse)
         kept = memory.live - enlarged.nbytes
         enlarged.backward(torch.ones_like(enlarged))

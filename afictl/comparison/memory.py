@@ -1,0 +1,66 @@
+"""How much memory a computation holds at most, on any device."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Most memory that ``run`` holds at once beyond what is there before it; its answer counts.
+
+    On CUDA what PyTorch's allocator gave out, scratch memory of libraries included, rounded up to 512 bytes a tensor.
+    Elsewhere the tensors, exactly: see ``LiveBytes`` for what that leaves out.
+    """
+    if device.type != "cuda":
+        with LiveBytes() as memory:
+            run()
+        return memory.peak
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+class LiveBytes(TorchDispatchMode):
+    """Context that adds up the memory of the tensors that operations make inside it, until it is freed.
+
+    ``live`` is what there is now, ``peak`` the most that there ever was, both in bytes. The same on every machine.
+    Not seen is what an operation allocates and frees within itself. On CPUs that is the convolutions' copy of their
+    input, output and weights in a layout of the library (oneDNN), at most as much again for a moment.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run ``func`` and count what it made; memory that it was given was there before."""
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        answer = func(*args, **(kwargs or {}))
+        for storage in _storages(answer):
+            if storage._cdata not in given | self._seen:
+                self._add(storage)
+        return answer
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        self._seen.add(storage._cdata)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+
+    def _free(self, address: int, count: int) -> None:
+        self._seen.discard(address)
+        self.live -= count
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
