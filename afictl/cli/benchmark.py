@@ -24,7 +24,7 @@ def data(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of --data whose images are loaded.")] = "train",
     scale: Annotated[float, typer.Option(help="Size of the generated annotation file, as a fraction of COCO's.")] = 1.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement; the best one counts.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement; the best one counts.")] = 2,
     images: Annotated[int, typer.Option(min=1, help="Images that each loader reads in a turn.")] = 200,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     debug: options.Debug = False,

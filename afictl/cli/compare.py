@@ -60,9 +60,9 @@ def compare(
     """Fine-tune with several interpolators, all else alike.
 
     Within a seed, data order, augmentation, schedule and the start weights of all other parts are the same. Writes a
-    run for each interpolator and seed, NAME/seedK, and comparison.json, comparison.csv and runs.csv; the default folder
-    is runs/compare-PRESET. The same command again goes on where it stopped and does not repeat what is finished;
-    interpolators and seeds may be added to it.
+    run for each interpolator and seed, NAME/seedK, and report.html, comparison.json, comparison.csv and runs.csv; the
+    default folder is runs/compare-PRESET. The same command again goes on where it stopped and does not repeat what is
+    finished; interpolators and seeds may be added to it.
     """
     existing = _existing(runs or [], more or [])
     training = {
@@ -201,3 +201,5 @@ def _show(comparison: Comparison, folder: Path | None) -> None:
         typer.echo(line)
     if folder:
         typer.echo(f"tables: {folder / 'comparison.json'}, {folder / 'comparison.csv'}")
+        if (folder / "report.html").is_file():
+            typer.echo(f"report: {folder / 'report.html'}")

@@ -33,7 +33,7 @@ def demo(
     for line in notes(comparison):
         typer.echo(line)
     for name, what in (
-        ("compare/comparison.csv", "this table, and comparison.json beside it"),
+        ("compare/report.html", "this table with plots and pictures, in a browser"),
         ("plots/", "losses, accuracy, and the features of stage 1 against plain interpolation"),
         ("detections/", "ground truth and detections of both, side by side"),
         (

@@ -15,6 +15,7 @@ from afictl.comparison.grid import SETTINGS, describe_grid, train_grid
 from afictl.comparison.meter import Meter, silent
 from afictl.comparison.model import Comparison
 from afictl.comparison.price_list import prices_of_runs
+from afictl.comparison.report import write_report
 from afictl.comparison.rescoring import measure_run
 from afictl.comparison.results import Entry, choose_baseline, conclude
 from afictl.comparison.runs import conditions_of, methods_of, read_run
@@ -54,7 +55,8 @@ def compare(
     augmentation, schedule and evaluation. A cell that is finished in ``output`` is not trained again, a stopped one
     goes on; contenders and seeds may be added later.
 
-    Writes a run for each cell, ``output/NAME/seedK``, and ``comparison.json``, ``comparison.csv`` and ``runs.csv``.
+    Writes a run for each cell, ``output/NAME/seedK``, ``comparison.json``, ``comparison.csv``,
+    ``runs.csv`` and ``report.html``.
 
     Args:
         fabric: where to train and to measure.
@@ -86,7 +88,7 @@ def compare(
     entries = [Entry(each.name, each.source, found, prices[each.name]) for each, found in finished.items()]
     conditions = in_words(preset, describe_grid(fabric, grid))
     comparison = conclude(preset.name, index, entries, conditions, baseline)
-    write_comparison(comparison, output)
+    _write(comparison, output)
     return Answer(comparison, failures)
 
 
@@ -99,7 +101,7 @@ def compare_runs(
     baseline: str | None = None,
     meter: Meter = silent,
 ) -> Comparison:
-    """Compare runs that exist, and write ``comparison.json``, ``comparison.csv`` and ``runs.csv``.
+    """Compare runs that exist, and write ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``.
 
     They are grouped into methods by their interpolator, and paired by their seed. Conditions that are not the same for
     all are named in the conditions and in every verdict.
@@ -130,5 +132,10 @@ def compare_runs(
     presets = dict.fromkeys(run.preset.name for runs in methods.values() for run in runs)
     comparison = conclude(" / ".join(presets), index, entries, conditions, baseline, differing)
     output.mkdir(parents=True, exist_ok=True)
-    write_comparison(comparison, output)
+    _write(comparison, output)
     return comparison
+
+
+def _write(comparison: Comparison, folder: Path) -> None:
+    write_comparison(comparison, folder)
+    write_report(comparison, folder / "report.html")

@@ -15,7 +15,7 @@ from afictl.comparison.report_plots import TEXT, WIDTHS, Frame, Scale, fitted, f
 
 _POINTS = 100
 """Most points of a line: more cannot be seen, and a long run has thousands."""
-_LABELS = {"wide": 140, "narrow": 112}
+_LABELS = {"wide": 140, "narrow": 126}
 """Pixels at the right for the names."""
 
 Curve = list[tuple[float, float]]

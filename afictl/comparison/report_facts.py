@@ -14,6 +14,7 @@ from afictl.comparison.report_table import NONE, Entry, Row, Table
 
 _NO_VERSION = ("command", "started")
 _COMMANDS = 3
+_JUDGED = ("box/AP", "mask/AP")
 
 
 def conditions(comparison: Comparison) -> list[tuple[str, str]]:
@@ -25,6 +26,18 @@ def conditions(comparison: Comparison) -> list[tuple[str, str]]:
         *(files if trained else []),
         ("seeds", _seeds(comparison)),
         *comparison.conditions.items(),
+    ]
+
+
+def verdicts(comparison: Comparison) -> list[tuple[str, bool]]:
+    """What is said of each method, and whether a difference in box or mask AP is claimed with it."""
+    return [
+        (
+            method.verdict,
+            any(method.difference[name].claimed for name in ("box/AP", "mask/AP") if name in method.difference),
+        )
+        for method in comparison.methods
+        if method.verdict
     ]
 
 

@@ -123,7 +123,7 @@ def _read_rows(path: Path) -> Rows:
 def _draw_shots(index: CocoIndex, found: Mapping[str, Rows], budget: int) -> tuple[list[Shot], list[str]]:
     positions = {image_id: i for i, image_id in enumerate(index.image_ids)}
     wanted = max(1, min(_IMAGES, budget // ((len(found) + 1) * _SMALLEST)))
-    share = budget // (wanted * (len(found) + 1))
+    share = budget // wanted
     shots: list[Shot] = []
     missing: list[str] = []
     for image_id, score in rank_by_disagreement(found, THRESHOLD):
@@ -156,8 +156,10 @@ def _draw_shot(index: CocoIndex, i: int, found: Mapping[str, Rows], score: float
     shown = {name: _shown(rows, index.image_id(i), labels) for name, rows in found.items()}
     detections = {name: _detection(rows, labels, size_hw, seen_hw, scale) for name, rows in shown.items()}
     panels, legend = comparison_panels(_resized(image, seen_hw), truth, detections, index.classes)
+    sources = _encoded([panel.picture for panel in panels], share)
     drawings = tuple(
-        Drawing(_encoded(panel.picture, share), *panel.picture.size, panel.title, panel.note) for panel in panels
+        Drawing(source, *panel.picture.size, panel.title, panel.note)
+        for source, panel in zip(sources, panels, strict=True)
     )
     name = str(index.image_path(i).relative_to(index.image_dir))
     return Shot(name, score, drawings, tuple((each, _hex(color)) for each, color in legend))
@@ -206,19 +208,26 @@ def _resized(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return torch.frombuffer(bytearray(smaller.tobytes()), dtype=torch.uint8).reshape(*size_hw, 3).permute(2, 0, 1)
 
 
-def _encoded(picture: Image.Image, most: int) -> str:
-    """A data URI of at most ``most`` characters where the steps allow it."""
-    kind = "WEBP" if features.check("webp") else "JPEG"  # Pillow can be built without
-    text = ""
-    for long_side, quality in _STEPS:
-        smaller = picture.copy()
-        smaller.thumbnail((long_side, long_side))
-        file = io.BytesIO()
-        smaller.save(file, kind, quality=quality)
-        text = f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-        if len(text) <= most:
+def _encoded(pictures: Sequence[Image.Image], most: int) -> list[str]:
+    """Data URIs of pictures of one image, all of the same quality, of ``most`` characters together where that goes."""
+    sources: list[str] = []
+    for step in _STEPS:
+        first = _data_uri(pictures[0], *step)
+        if len(first) * len(pictures) > most and step != _STEPS[-1]:
+            continue  # the others show the same photograph
+        sources = [first, *(_data_uri(picture, *step) for picture in pictures[1:])]
+        if sum(map(len, sources)) <= most:
             break
-    return text
+    return sources
+
+
+def _data_uri(picture: Image.Image, long_side: int, quality: int) -> str:
+    kind, options = ("WEBP", {"method": 2}) if features.check("webp") else ("JPEG", {})  # Pillow can be built without
+    smaller = picture.copy()
+    smaller.thumbnail((long_side, long_side))
+    file = io.BytesIO()
+    smaller.save(file, kind, quality=quality, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _hex(color: Color) -> str:

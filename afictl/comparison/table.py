@@ -60,7 +60,7 @@ def _accuracy(method: Method, metric: str, best: float) -> str:
 
 def _difference_table(methods: Sequence[Method], kinds: Sequence[str]) -> Table:
     baseline, *others = methods
-    table = Table("interpolator", title=f"over {baseline.name}, same seeds: mean (95 % interval)")
+    table = Table("interpolator", title=f"over {baseline.name}: mean (95 % interval)")
     for kind in kinds:
         table.add_column(f"{kind} AP", justify="right")
     table.add_column("seeds", justify="right")
@@ -81,19 +81,21 @@ def _difference(difference: Difference | None) -> str:
 
 def _price_table(methods: Sequence[Method]) -> Table:
     sizes = dict.fromkeys(f"{price.image_hw[0]}x{price.image_hw[1]}" for each in methods if (price := each.price))
-    table = Table("interpolator", title=f"price of an image of {', '.join(sizes)}: detector (interpolator in it)")
-    for head in ("M parameters", "G multiply-adds", "ms forward", "MiB peak", "min training"):
+    trained = any(method.cells for method in methods)
+    table = Table(title=f"price of an image of {', '.join(sizes)}: detector (interpolator in it)")
+    table.add_column("interpolator", no_wrap=True)
+    for head in ("M params", "G mult-adds", "ms forward", "MiB peak", *(["min training"] if trained else [])):
         table.add_column(head, justify="right")
     for method in methods:
         if (price := method.price) is None:
             continue
-        seconds = training_seconds(method)
-        table.add_row(
-            method.name,
+        cells = [
             f"{price.parameters / 1e6:.2f} ({price.interpolator_parameters / 1e6:.2f})",
             f"{price.multiply_adds / 1e9:.2f} ({price.interpolator_multiply_adds / 1e9:.2f})",
             f"{price.milliseconds:.1f} ({price.interpolator_milliseconds:.1f})",
             f"{price.peak_bytes / 2**20:.1f} ({price.interpolator_peak_bytes / 2**20:.1f})",
-            "-" if seconds is None else f"{seconds / 60:.1f}",
-        )
+        ]
+        seconds = training_seconds(method)
+        cells += ["-" if seconds is None else f"{seconds / 60:.1f}"] if trained else []
+        table.add_row(method.name, *cells)
     return table

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -161,8 +162,17 @@ def load_index(annotation_file: Path, image_dir: Path) -> CocoIndex:
     Raises:
         UserError: see ``load_coco``.
     """
-    contents = cached(annotation_file, lambda: _contents(read_annotations(annotation_file)))
-    return CocoIndex(annotation_file, image_dir, *contents)
+    return CocoIndex(annotation_file, image_dir, *cached(annotation_file, partial(_read, annotation_file)))
+
+
+def _read(file: Path) -> IndexContents:
+    collects = gc.isenabled()
+    gc.disable()  # it would walk the millions of lists of a file again and again, and none of them is garbage
+    try:
+        return _contents(read_annotations(file))
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _contents(annotations: Annotations) -> IndexContents:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from afictl.data.transforms import Size, move_boxes, shortest_edge, view
+from afictl.data.transforms import Size, move_boxes, resize_image, shortest_edge, to_float
 from afictl.detectors import Detector
 from afictl.detectors.dense import Candidates, suppress
 from afictl.errors import UserError
@@ -135,5 +135,5 @@ def _masks(
 
 
 def _seen(image: Tensor, size: Size, flips: Sequence[bool]) -> list[Tensor]:
-    resized = view(image, size, flip=False)
+    resized = to_float(resize_image(image, size))
     return [resized.flip(-1) if flip else resized for flip in flips]

@@ -47,7 +47,7 @@ def given_views(image, recipe):
         for height, width in recipe.sizes(SIZE):
             for flip in recipe.flips:
                 steps = [ResizeTransform(*SIZE, height, width), HFlipTransform(width) if flip else NoOpTransform()]
-                pixels = 255 * view(image, (height, width), flip).flip(0)
+                pixels = view(image, (height, width), flip).flip(0)
                 views.append({"image": pixels, "height": height, "width": width, "transforms": TransformList(steps)})
         return views
 
