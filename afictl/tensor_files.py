@@ -29,9 +29,16 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: M
     try:
         save_file(plain, unfinished, metadata={_KEY: json.dumps(description)})
         _share_as_usual(unfinished)
+        _flush(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file is on its disk: a power failure leaves the old file or the new one."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _share_as_usual(path: Path) -> None:

@@ -1,26 +1,57 @@
 """``afictl compare``: the same training with several interpolators, then accuracy and price side by side."""
 
+from __future__ import annotations
+
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from afictl.cli import options
 from afictl.cli.runs import tidy
+from afictl.errors import UserError
+
+if TYPE_CHECKING:
+    from afictl.comparison import Comparison
+    from afictl.comparison.meter import Meter
+
+_INTERPOLATORS = "nearest,bilinear,bicubic,afi"
 
 
 def compare(
-    preset: options.PresetName,
-    data: options.Data,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="RUN", hidden=True)] = None,
+    preset: Annotated[str | None, options.PRESET] = None,
+    data: Annotated[Path | None, options.DATA] = None,
     interpolators: Annotated[
-        str,
-        typer.Option("--interpolators", help="Kinds, or NAME=RUN of pretrain, e.g. nearest,bilinear,afi=RUN."),
-    ] = "nearest,bilinear,bicubic,afi",
+        str | None,
+        typer.Option(
+            "--interpolators",
+            help=f"Kinds, or NAME=RUN of pretrain, e.g. nearest,carafe,afi=RUN. Default: {_INTERPOLATORS}.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Runs of each interpolator, with the seeds from --seed on.")
+    ] = 1,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", help="Name of what the others are compared with. Default: nearest, or the first."),
+    ] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--runs", metavar="RUN...", help="Train nothing: compare these runs of finetune or compare."),
+    ] = None,
+    only_cost: Annotated[
+        bool, typer.Option("--only-cost", help="Train nothing: only the prices. --data is not needed.")
+    ] = False,
     weights: options.StartWeights = None,
     backbone_weights: options.BackboneWeights = None,
     output: options.Output = None,
     settings: options.Settings = None,
     devices: options.Devices = "auto",
+    spread: Annotated[
+        bool, typer.Option("--spread", help="One run on each of the --devices, side by side, not one run on all.")
+    ] = False,
     nodes: options.Nodes = 1,
     precision: options.Precision = "32-true",
     seed: options.Seed = 0,
@@ -28,30 +59,147 @@ def compare(
 ) -> None:
     """Fine-tune with several interpolators, all else alike.
 
-    Data order, augmentation, schedule, seed and the start weights of all other parts are the same. Writes one run for
-    each interpolator, comparison.json and comparison.csv; the default folder is runs/compare-PRESET. The same command
-    again goes on where it stopped and does not repeat what is finished.
+    Within a seed, data order, augmentation, schedule and the start weights of all other parts are the same. Writes a
+    run for each interpolator and seed, NAME/seedK, and report.html, comparison.json, comparison.csv and runs.csv; the
+    default folder is runs/compare-PRESET. The same command again goes on where it stopped and does not repeat what is
+    finished; interpolators and seeds may be added to it.
     """
-    from afictl.comparison import compare, comparison_tables, parse_contenders
+    existing = _existing(runs or [], more or [])
+    training = {
+        "--preset": preset,
+        "--interpolators": interpolators,
+        "--weights": weights,
+        "--backbone-weights": backbone_weights,
+        "--set": settings,
+        "--seeds": seeds if seeds > 1 else None,
+        "--spread": spread or None,
+        "--only-cost": only_cost or None,
+    }
+    if existing:
+        _refuse("--runs: the runs are trained; leave out", training)
+        _compare_runs(existing, output or Path("runs") / "compare-runs", data, baseline)
+        return
+    if preset is None:
+        raise UserError("give --preset and --data, or --runs with runs that exist; see 'afictl compare --help'")
+    names = interpolators or _INTERPOLATORS
+    if only_cost:
+        _refuse("--only-cost trains nothing; leave out", {k: training[k] for k in ("--seeds", "--spread")})
+        _list_prices(preset, settings or [], names, data, weights, output, precision, baseline)
+        return
+    if data is None:
+        raise UserError("give --data; only --only-cost can do without")
+    _train(
+        preset,
+        settings or [],
+        names,
+        output,
+        hardware=(devices, nodes, precision),
+        spread=spread,
+        data=data,
+        seeds=range(seed, seed + seeds),
+        baseline=baseline,
+        weights=weights,
+        backbone_weights=backbone_weights,
+    )
+
+
+def _existing(runs: list[Path], more: list[Path]) -> list[Path]:
+    """The folders of ``--runs A B C``, of which the parser sees B and C as arguments, or of ``--runs A,B,C``."""
+    if more and not runs:
+        raise UserError(f"'{more[0]}' belongs to no option; runs that exist are compared with --runs {more[0]} ...")
+    paths = [*runs, *more]
+    return [Path(part) for path in paths for part in ([path] if path.exists() else str(path).split(","))]
+
+
+def _refuse(why: str, given: dict[str, Any]) -> None:
+    flags = [flag for flag, value in given.items() if value is not None]
+    if flags:
+        raise UserError(f"{why} {', '.join(flags)}")
+
+
+def _train(
+    preset: str,
+    settings: list[str],
+    interpolators: str,
+    output: Path | None,
+    *,
+    hardware: tuple[str, int, str],
+    spread: bool,
+    **arguments: Any,
+) -> None:
+    from afictl.comparison import compare, parse_contenders
+    from afictl.comparison.spread import require_devices
     from afictl.presets import load_preset
     from afictl.training import Hardware, launch
 
-    resolved = load_preset(preset, settings or ())
+    devices, nodes, precision = hardware
+    resolved = load_preset(preset, settings)
     contenders = parse_contenders(interpolators)
     folder = output or Path("runs") / f"compare-{tidy(resolved.name)}"
-    fabric = launch(Hardware(devices, nodes, precision), [resolved.train.batch_size])
-    rows = compare(
-        fabric,
-        resolved,
-        data,
-        contenders,
-        folder,
-        weights=weights,
-        backbone_weights=backbone_weights,
-        seed=seed,
+    if spread and nodes > 1:
+        raise UserError("--spread: runs are spread over the devices of one machine; leave --nodes out")
+    at_once = require_devices(devices) if spread else 1
+    fabric = launch(Hardware("1" if spread else devices, nodes, precision), [resolved.train.batch_size])
+    answer = compare(
+        fabric, resolved, contenders=contenders, output=folder, spread=at_once, meter=_meter(), **arguments
     )
-    if fabric.is_global_zero:
-        from rich.console import Console
+    if answer.comparison is not None:
+        _show(answer.comparison, folder)
+    if answer.failures:
+        told = "; ".join(f"{name}: {problem}" for name, problem in answer.failures.items())
+        number = len(answer.failures)
+        raise UserError(f"{number} run{'s' * (number > 1)} failed, the same command tries again: {told}")
 
-        Console().print(*comparison_tables(rows))
+
+def _compare_runs(folders: list[Path], output: Path, data: Path | None, baseline: str | None) -> None:
+    from afictl.comparison import compare_runs
+    from afictl.training import Hardware, launch
+
+    fabric = launch(Hardware(devices="1"))
+    _show(compare_runs(fabric, folders, output, data=data, baseline=baseline, meter=_meter()), output)
+
+
+def _list_prices(
+    preset: str,
+    settings: list[str],
+    interpolators: str,
+    data: Path | None,
+    weights: Path | None,
+    output: Path | None,
+    precision: str,
+    baseline: str | None,
+) -> None:
+    from afictl.comparison import parse_contenders, price_list
+    from afictl.comparison.files import write_comparison
+    from afictl.presets import load_preset
+    from afictl.training import Hardware, launch
+
+    resolved, contenders = load_preset(preset, settings), parse_contenders(interpolators)
+    fabric = launch(Hardware(devices="1", precision=precision))
+    prices = price_list(fabric, resolved, contenders, data=data, weights=weights, baseline=baseline, meter=_meter())
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        write_comparison(prices, output)
+    _show(prices, output)
+
+
+def _meter() -> Meter:
+    from rich.console import Console
+
+    from afictl.cli.progress import show_progress
+
+    return partial(show_progress, Console(soft_wrap=True))
+
+
+def _show(comparison: Comparison, folder: Path | None) -> None:
+    from rich.console import Console
+
+    from afictl.comparison import comparison_tables, notes
+
+    Console().print(*comparison_tables(comparison))
+    for line in notes(comparison):
+        typer.echo(line)
+    if folder:
         typer.echo(f"tables: {folder / 'comparison.json'}, {folder / 'comparison.csv'}")
+        if (folder / "report.html").is_file():
+            typer.echo(f"report: {folder / 'report.html'}")

@@ -1,4 +1,4 @@
-"""``afictl data``: check a data set before training on it, or generate one."""
+"""``afictl data``: check a data set before training on it, take a part of its labels, or generate one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from afictl.data.findings import SplitReport
 
 app = typer.Typer(
-    name="data", help="Check a data set in COCO layout, or generate one.", no_args_is_help=True, rich_markup_mode=None
+    name="data",
+    help="Check a data set in COCO layout, take a part of its labels, or generate one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 _FEW = 3
@@ -39,6 +42,28 @@ def shapes(
 
     make_shapes(output, train=train, val=val, size=size, seed=seed)
     typer.echo(f"{train} training and {val} validation images: {output}")
+
+
+@app.command()
+def subset(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Data set in COCO layout.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be absent or empty.")],
+    fraction: Annotated[float, typer.Option(help="Part of the training images that keeps its labels.")] = 0.2,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which images: another seed, other images.")] = 0,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the image files instead of linking to them.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Keep the labels of a part of the training images; the others become OUT/unlabeled/.
+
+    OUT is a data set in COCO layout: train is that part, the other splits are whole. The same fraction and seed choose
+    the same images everywhere, and a smaller fraction a part of those of a larger one.
+    """
+    from afictl.data.subset import UNLABELED, write_subset
+
+    parts = write_subset(data, output, fraction, seed, copy=copy)
+    typer.echo(f"{parts.labelled} training images with labels, {parts.unlabelled} without in {output / UNLABELED}")
+    typer.echo("objects: " + ", ".join(f"{name} {count}" for name, count in parts.objects.items()))
+    typer.echo(f"data set: {output}")
 
 
 @app.command()

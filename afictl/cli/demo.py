@@ -22,16 +22,18 @@ def demo(
     """
     from rich.console import Console
 
-    from afictl.comparison import comparison_tables
+    from afictl.comparison import comparison_tables, notes
     from afictl.comparison.demo import demo
     from afictl.training import Hardware, launch
 
     fabric = launch(Hardware(devices="1"))
-    rows = demo(fabric, output, seed=seed)
+    comparison = demo(fabric, output, seed=seed)
     console = Console()
-    console.print(*comparison_tables(rows))
+    console.print(*comparison_tables(comparison))
+    for line in notes(comparison):
+        typer.echo(line)
     for name, what in (
-        ("compare/comparison.csv", "this table, and comparison.json beside it"),
+        ("compare/report.html", "this table with plots and pictures, in a browser"),
         ("plots/", "losses, accuracy, and the features of stage 1 against plain interpolation"),
         ("detections/", "ground truth and detections of both, side by side"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from afictl.data import CocoIndex
     from afictl.evaluation import Evaluation
+    from afictl.evaluation.tta import TestTimeAugmentation
     from afictl.weights import LoadedDetector
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -40,6 +42,9 @@ def evaluate(
         str, typer.Option("--evaluator", help="faster-coco-eval or pycocotools; the numbers are the same.")
     ] = "faster-coco-eval",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images detected at once.")] = 1,
+    tta: options.Tta = False,
+    tta_sizes: options.TtaSizes = None,
+    no_tta_flip: options.NoTtaFlip = False,
     output: options.Output = None,
     settings: options.Settings = None,
     partial: options.Partial = False,
@@ -49,7 +54,7 @@ def evaluate(
     """Print box and mask AP, overall and by class, in points of 100.
 
     Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to RUN/eval, or with
-    another split or a limit to RUN/eval-SPLIT-firstLIMIT.
+    another split or a limit to RUN/eval-SPLIT-firstLIMIT, with --tta to such a folder ending in -tta.
     Runs on one device.
     """
     from rich.console import Console
@@ -61,6 +66,9 @@ def evaluate(
         raise UserError("pass either --weights RUN or --predictions FILE")
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
+    if tta and predictions:
+        raise UserError("--tta detects anew: pass --weights RUN, not --predictions FILE")
+    augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
     source = weights or predictions or Path()
     loaded = _load(weights, settings or [], partial) if weights else None
     index = load_coco(data or data_of(source), split)
@@ -75,7 +83,7 @@ def evaluate(
             evaluator=evaluator,
         )
     else:
-        result = _detect(console, loaded, index, limit, batch_size, evaluator, precision)
+        result = _detect(console, loaded, index, limit, batch_size, evaluator, precision, augmentation)
     details = {
         "source": str(source),
         "data": str(index.annotation_file),
@@ -84,17 +92,19 @@ def evaluate(
         "images": min(len(index), limit or len(index)),
         "settings": settings or [],
         "evaluator": evaluator,
+        "tta": asdict(augmentation) if augmentation else None,
     }
-    folder = output or _folder(source, split, limit)
+    folder = output or _folder(source, split, limit, tta)
     _write(folder, result, details, with_predictions=loaded is not None)
     console.print(_overall_table(result), _class_table(result))
     typer.echo(f"results: {folder}")
 
 
-def _folder(source: Path, split: str, limit: int | None) -> Path:
+def _folder(source: Path, split: str, limit: int | None, tta: bool) -> Path:
     """``eval`` in the run, or beside it for a part of the images; scored predictions stay where they are."""
     run = folder_of(source)
     part = (f"-{split}" if split != "val" or limit else "") + (f"-first{limit}" if limit else "")
+    part += "-tta" if tta else ""
     if source.suffix == ".json" and (not part or run.name == f"eval{part}"):
         return run
     return run / f"eval{part}"
@@ -129,6 +139,7 @@ def _detect(
     batch_size: int,
     evaluator: str,
     precision: str,
+    tta: TestTimeAugmentation | None,
 ) -> Evaluation:
     from afictl.cli.progress import show_progress
     from afictl.evaluation import evaluate
@@ -146,6 +157,7 @@ def _detect(
             device=fabric.device,
             classes=loaded.classes,
             autocast=fabric.autocast,
+            tta=tta,
             progress=progress,
         )
 

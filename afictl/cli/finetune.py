@@ -1,11 +1,13 @@
 """``afictl finetune``: train a detector with any interpolator."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from afictl.cli import options
 from afictl.cli.runs import name_of, tidy
+from afictl.errors import UserError
 
 
 def finetune(
@@ -15,6 +17,18 @@ def finetune(
     weights: options.StartWeights = None,
     backbone_weights: options.BackboneWeights = None,
     partial: options.Partial = False,
+    pseudo: Annotated[
+        Path | None,
+        typer.Option("--pseudo", help="Train on this file of 'afictl pseudo-label' too; evaluation stays on val."),
+    ] = None,
+    pseudo_weight: Annotated[
+        float | None,
+        typer.Option("--pseudo-weight", min=0.0, help="Weight of its losses beside the labelled images' 1; default 1."),
+    ] = None,
+    pseudo_ratio: Annotated[
+        float | None,
+        typer.Option("--pseudo-ratio", min=0.0, help="Its images for each labelled one in every batch; default 1."),
+    ] = None,
     output: options.Output = None,
     settings: options.Settings = None,
     devices: options.Devices = "auto",
@@ -28,15 +42,23 @@ def finetune(
 
     Writes a run folder: config.yaml, log.txt, metrics.jsonl, TensorBoard events, best.safetensors, last.safetensors
     and state.pt for --resume. The default folder is runs/PRESET-INTERPOLATOR.
+
+    With --pseudo every batch holds both kinds of images; the loss is (labelled + W x pseudo) / (1 + W), each the loss
+    of its own images, and the log shows the terms as they enter it.
     """
     from afictl.presets import load_preset
-    from afictl.training import Hardware, Start, finetune, launch
+    from afictl.training import Hardware, PseudoLabels, Start, finetune, launch
 
     resolved = load_preset(preset, settings or ())
     kind = name_of(interpolator or resolved.interpolator.kind)
     folder = output or Path("runs") / f"{tidy(resolved.name)}-{kind}"
-    fabric = launch(Hardware(devices, nodes, precision), [resolved.train.batch_size])
+    if pseudo is None and (pseudo_weight, pseudo_ratio) != (None, None):
+        raise UserError(f"--pseudo-{'ratio' if pseudo_weight is None else 'weight'} says how: add --pseudo FILE")
+    weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
+    labels = PseudoLabels(pseudo, weight, ratio) if pseudo else None
+    batch_size = resolved.train.batch_size
+    fabric = launch(Hardware(devices, nodes, precision), labels.shares(batch_size) if labels else [batch_size])
     start = Start(interpolator, weights, backbone_weights, partial)
-    finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume)
+    finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume, pseudo=labels)
     if fabric.is_global_zero:
         typer.echo(f"run: {folder}")

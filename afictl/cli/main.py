@@ -2,7 +2,7 @@
 
 import typer
 
-from afictl.cli import data, model, visualize
+from afictl.cli import benchmark, data, model, visualize
 from afictl.cli.compare import compare
 from afictl.cli.convert import convert
 from afictl.cli.demo import demo
@@ -10,6 +10,7 @@ from afictl.cli.eval import evaluate
 from afictl.cli.failures import INTERRUPTED, tell, tell_interrupt
 from afictl.cli.finetune import finetune
 from afictl.cli.pretrain import pretrain
+from afictl.cli.pseudo_label import pseudo_label
 
 app = typer.Typer(
     name="afictl",
@@ -42,9 +43,11 @@ app.add_typer(model.app, name="model")
 app.command()(pretrain)
 app.command()(finetune)
 app.command("eval")(evaluate)
+app.command("pseudo-label")(pseudo_label)
 app.command()(compare)
 app.command()(convert)
 app.add_typer(visualize.app, name="visualize")
+app.add_typer(benchmark.app, name="benchmark")
 
 
 def main() -> None:

@@ -1,11 +1,16 @@
 """The flags that several commands share, with one meaning everywhere."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from afictl.errors import UserError
+
+if TYPE_CHECKING:
+    from afictl.evaluation.tta import TestTimeAugmentation
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -27,10 +32,10 @@ def no_file(value: Path | None) -> Path | None:
     return value
 
 
-PresetName = Annotated[str, typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")]
-Data = Annotated[
-    Path, typer.Option("--data", help="Data set in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
-]
+PRESET = typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")
+DATA = typer.Option("--data", help="Data set in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
+PresetName = Annotated[str, PRESET]
+Data = Annotated[Path, DATA]
 StartWeights = Annotated[
     Path | None,
     typer.Option("--weights", help="Detector to start from: run folder or checkpoint, also detectron2's or AFI-GAN's."),
@@ -62,4 +67,34 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data 
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run in --output where it stopped, if there is one.")
 ]
+Tta = Annotated[
+    bool,
+    typer.Option("--tta", help="Multi-scale testing: detect at many sizes, also mirrored, and pool what is found."),
+]
+TtaSizes = Annotated[
+    str | None,
+    typer.Option("--tta-sizes", help="Short sides for --tta in pixels, e.g. 600,800; default: 400,500,...,1200."),
+]
+NoTtaFlip = Annotated[bool, typer.Option("--no-tta-flip", help="No mirrored views with --tta.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
+
+
+def multi_scale(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmentation | None:
+    """The views that ``--tta``, ``--tta-sizes`` and ``--no-tta-flip`` ask for; None without ``--tta``.
+
+    Raises:
+        UserError: sizes that are no numbers or absurd, or one of the other two without ``--tta``.
+    """
+    if not tta:
+        if sizes is not None or no_flip:
+            raise UserError(f"{'--tta-sizes' if sizes is not None else '--no-tta-flip'} says how: add --tta")
+        return None
+    from afictl.evaluation.tta import TestTimeAugmentation
+
+    if sizes is None:
+        return TestTimeAugmentation(flip=not no_flip)
+    try:
+        sides = tuple(int(side) for side in sizes.split(","))
+    except ValueError:
+        raise UserError(f"--tta-sizes {sizes}: expected whole numbers between commas, e.g. 600,800") from None
+    return TestTimeAugmentation(sides, flip=not no_flip)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from afictl.comparison.grid import Contender, compare
-from afictl.comparison.table import Row
+from afictl.comparison.answer import compare
+from afictl.comparison.model import Comparison
+from afictl.comparison.specification import Contender
 from afictl.data import load_coco
 from afictl.data.shapes import make_shapes
+from afictl.errors import UserError
 from afictl.presets import load_preset
 from afictl.training import Start, finetune, pretrain
 from afictl.training.stage1 import DISTANCE
@@ -37,8 +39,8 @@ _SETTINGS = (
 _GUIDE_STEPS, _FINETUNE_STEPS = 200, 100
 
 
-def demo(fabric: Fabric, output: Path, seed: int = 0) -> list[Row]:
-    """Run the story in ``output`` and return the comparison's rows; a stopped demo goes on where it was.
+def demo(fabric: Fabric, output: Path, seed: int = 0) -> Comparison:
+    """Run the story in ``output`` and return its comparison; a stopped demo goes on where it was.
 
     Leaves the generated ``data``, the runs ``guide`` and ``pretrain``, the comparison ``compare`` and the pictures
     ``plots`` and ``detections``.
@@ -56,14 +58,16 @@ def demo(fabric: Fabric, output: Path, seed: int = 0) -> list[Row]:
     )
     _title(fabric, "3/4  The same fine-tuning with nearest and with AFI")
     contenders = [Contender("nearest", "nearest"), Contender("afi", str(interpolator))]
-    rows = compare(fabric, second, data, contenders, output / "compare", weights=output / "guide", seed=seed)
+    answer = compare(fabric, second, data, contenders, output / "compare", weights=output / "guide", seeds=(seed,))
+    if answer.comparison is None or answer.failures:
+        raise UserError("; ".join(f"{name}: {problem}" for name, problem in answer.failures.items()))
     _title(fabric, "4/4  Pictures")
-    runs = {contender.name: output / "compare" / contender.name for contender in contenders}
+    runs = {contender.name: output / "compare" / contender.name / f"seed{seed}" for contender in contenders}
     plot_training({"guide": output / "guide", **runs}, output / "plots" / "training.png")
     distance = json.loads((output / "pretrain" / "stage1" / DISTANCE).read_text())
     plot_feature_distance(distance, output / "plots" / "features.png")
     draw_comparisons(runs, load_coco(data, "val"), output / "detections", limit=_DRAWN)
-    return rows
+    return answer.comparison
 
 
 def _title(fabric: Fabric, text: str) -> None:

@@ -1,184 +1,142 @@
-"""Train one detector with several interpolators under the same conditions and measure each."""
+"""Train every cell of a grid under the same conditions: check, train, go on where it stopped."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 
-from afictl.comparison.price import measure_prices, price_images
-from afictl.comparison.table import Row, write_comparison
-from afictl.data import load_coco
-from afictl.detectors import Detector
+from afictl.comparison.cells import describe_failure, is_finished, read_result, train_cell
+from afictl.comparison.specification import Grid, Job
+from afictl.comparison.spread import train_spread
 from afictl.errors import UserError
-from afictl.interpolators import interpolator_kinds
-from afictl.presets import Preset
-from afictl.training import Start, finetune
 from afictl.training.hardware import describe, resolved
-from afictl.training.run import CONFIG, LAST, write_text
-from afictl.training.stage3 import resolve_interpolator
-from afictl.weights import load_detector
+from afictl.training.loop import DivergedError
+from afictl.training.run import CONFIG, differences, write_text
+from afictl.training.stage3 import load_start, resolve_interpolator, start_detector
+from afictl.training.step import load_splits, uses_masks
 
-_RESULT = "result.json"
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One interpolator of a comparison: its name in tables and its source (kind, pre-training run or file)."""
-
-    name: str
-    source: str
+SETTINGS = "compare.json"
 
 
-def parse_contenders(text: str) -> list[Contender]:
-    """Read ``nearest,bilinear,afi=RUN``; a part is a kind, or a name and where its weights are.
+def train_grid(fabric: Fabric, grid: Grid, spread: int = 1) -> dict[str, str]:
+    """Train what is not finished in ``grid.output``; returns what went wrong, by the name of the cell.
 
-    Raises:
-        UserError: an unknown kind without a source, or a name given twice.
-    """
-    contenders = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, source = part.partition("=")
-        if not source and name not in interpolator_kinds():
-            raise UserError(
-                f"--interpolators: '{name}' is no kind ({', '.join(interpolator_kinds())}); write NAME=RUN for a file"
-            )
-        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-            raise UserError(f"--interpolators: '{name}' cannot be a folder name; use letters, digits, - and _")
-        contenders.append(Contender(name, source or name))
-    names = [contender.name for contender in contenders]
-    doubles = sorted({name for name in names if names.count(name) > 1})
-    if doubles or not names:
-        raise UserError(
-            f"--interpolators: '{doubles[0]}' is given twice; write NAME=RUN to tell them apart"
-            if doubles
-            else "--interpolators: name at least one"
-        )
-    return contenders
+    Everything but the interpolator is the same within a seed: start weights of all other parts, data order,
+    augmentation, schedule and evaluation. A cell that was stopped goes on. One that fails does not stop the others,
+    except for a fault of one process among several, which leaves the others waiting.
 
-
-def compare(
-    fabric: Fabric,
-    preset: Preset,
-    data: Path,
-    contenders: Sequence[Contender],
-    output: Path,
-    *,
-    weights: Path | None = None,
-    backbone_weights: Path | None = None,
-    seed: int = 0,
-) -> list[Row]:
-    """Fine-tune ``preset`` once for each interpolator and measure accuracy and price.
-
-    Everything but the interpolator is the same: start weights of all other parts, data order, augmentation, schedule
-    and evaluation. A contender that is already finished in ``output`` is not trained again; an unfinished one goes on.
-
-    Writes one run for each contender and ``comparison.json`` and ``comparison.csv``.
+    Args:
+        fabric: where to train, unless ``spread``; the processes of one cell.
+        grid: what to train.
+        spread: how many cells to train at once, each in a process of its own on one device.
 
     Raises:
         UserError: data, weights, output or an interpolator that do not fit; before anything is trained.
     """
-    starts = {each.name: Start(each.source, weights, backbone_weights) for each in contenders}
-    for contender in contenders:
-        _check_contender(preset, contender, output / contender.name, starts[contender.name])
-    settings = {
-        "preset": preset.model_dump(mode="json"),
-        "data": resolved(data),
-        "weights": resolved(weights),
-        "backbone_weights": resolved(backbone_weights),
-        "seed": seed,
+    todo = check_grid(fabric, grid)
+    if spread > 1:
+        return train_spread(grid, todo, spread, str(describe(fabric)["precision"]))
+    failures = {}
+    for job in todo:
+        fabric.print(f"\n{job} ({1 + todo.index(job)} of {len(todo)})")
+        problem = _attempt(fabric, grid, job)
+        if problem:
+            fabric.print(f"{job} failed: {problem}")
+            failures[str(job)] = problem
+    return failures
+
+
+def _attempt(fabric: Fabric, grid: Grid, job: Job) -> str:
+    """Train a cell; returns what went wrong."""
+    try:
+        train_cell(fabric, grid.preset, grid.data, job)
+    except DivergedError as error:
+        return str(error)
+    except Exception as error:
+        if fabric.world_size > 1:
+            raise
+        return describe_failure(error, job.folder)
+    return ""
+
+
+def check_grid(fabric: Fabric, grid: Grid) -> list[Job]:
+    """Keep the conditions in ``compare.json`` and return the cells that are not finished.
+
+    Raises:
+        UserError: data, weights, output or an interpolator that do not fit.
+    """
+    todo: list[Job] = fabric.broadcast([job for job in grid.jobs() if not is_finished(job.folder)])
+    for job in grid.jobs():
+        if job not in todo:
+            _check_source(job)
+    names = list(dict.fromkeys(job.name for job in todo))
+    for contender in grid.contenders:
+        if contender.name in names:
+            _check_interpolator(grid, contender.name, contender.source)
+    if any(not (job.folder / CONFIG).is_file() for job in todo):
+        _check_start(grid, todo[0])
+    _keep_settings(fabric, grid)
+    return todo
+
+
+def _check_source(job: Job) -> None:
+    """Refuse a finished result of another interpolator under the same name."""
+    held, wanted = read_result(job.folder)["interpolator"], job.start.describe()["interpolator"]
+    if held != wanted:
+        raise UserError(f"{job.folder}: is the result of {held}, not of {wanted}; give it another name, NAME=RUN")
+
+
+def _check_interpolator(grid: Grid, name: str, source: str) -> None:
+    """Refuse an interpolator that cannot be had or does not fit."""
+    try:
+        resolve_interpolator(grid.preset, source, seed=0)
+    except UserError as error:
+        reason = str(error).removeprefix("--interpolator ").removeprefix(f"{source}: ")
+        raise UserError(f"--interpolators {name}={source}: {reason}") from None
+
+
+def _check_start(grid: Grid, job: Job) -> None:
+    """Refuse data and start weights that do not fit, which no interpolator mends."""
+    splits = load_splits(grid.data)
+    uses_masks(grid.preset, splits)
+    preset, interpolator = resolve_interpolator(grid.preset, job.start.interpolator, job.seed)
+    load_start(start_detector(preset, interpolator, len(splits[0].classes), job.seed), job.start)
+
+
+def describe_grid(fabric: Fabric, grid: Grid) -> dict[str, Any]:
+    """The conditions that all cells share, as plain values."""
+    return {
+        "preset": grid.preset.model_dump(mode="json"),
+        "data": resolved(grid.data),
+        "weights": resolved(grid.weights),
+        "backbone_weights": resolved(grid.backbone_weights),
         "precision": describe(fabric)["precision"],
     }
-    _keep_settings(fabric, output, settings)
-    for contender in contenders:
-        folder, start = output / contender.name, starts[contender.name]
-        if (folder / _RESULT).is_file():
-            continue
-        outcome = finetune(fabric, preset, data, folder, start, seed=seed, resume=(folder / CONFIG).is_file())
-        if fabric.is_global_zero:
-            result = {"interpolator": start.describe()["interpolator"], **asdict(outcome)}
-            write_text(folder / _RESULT, json.dumps(result, indent=2))
-        fabric.barrier()
-    if not fabric.is_global_zero:
-        return []
-    rows = measure_rows(fabric, contenders, data, output)
-    write_comparison(rows, output)
-    return rows
 
 
-def measure_rows(fabric: Fabric, contenders: Iterable[Contender], data: Path, output: Path) -> list[Row]:
-    """Rows of the finished runs in ``output``; the times of all are taken in turn on the same images."""
-    detectors: dict[str, Detector] = {}
-    for contender in contenders:
-        loaded = load_detector(output / contender.name / LAST)
-        detectors[contender.name] = loaded.detector.eval()
-        fabric.to_device(loaded.detector)
-    view = next(iter(detectors.values())).input
-    prices = measure_prices(detectors, price_images(view, load_coco(data, "val")))
-    rows = []
-    for name, price in prices.items():
-        result = json.loads((output / name / _RESULT).read_text())
-        rows.append(
-            Row(
-                name=name,
-                metrics=result["metrics"],
-                parameters=price.parameters,
-                interpolator_parameters=price.interpolator_parameters,
-                multiply_adds=price.multiply_adds,
-                interpolator_multiply_adds=price.interpolator_multiply_adds,
-                milliseconds=price.milliseconds,
-                interpolator_milliseconds=price.interpolator_milliseconds,
-                training_seconds=result["seconds"],
-            )
-        )
-    return rows
-
-
-def _check_contender(preset: Preset, contender: Contender, folder: Path, start: Start) -> None:
-    """Refuse an interpolator that cannot be had or does not fit, or is not the one of a finished result."""
-    if (folder / _RESULT).is_file():
-        _check_source(folder, start)
-        return
-    try:
-        resolve_interpolator(preset, contender.source, seed=0)
-    except UserError as error:
-        source = contender.source
-        reason = str(error).removeprefix("--interpolator ").removeprefix(f"{source}: ")
-        raise UserError(f"--interpolators {contender.name}={source}: {reason}") from None
-
-
-def _check_source(folder: Path, start: Start) -> None:
-    """Refuse a finished result of another interpolator under the same name."""
-    held, wanted = json.loads((folder / _RESULT).read_text())["interpolator"], start.describe()["interpolator"]
-    if held != wanted:
-        raise UserError(f"{folder}: is the result of {held}, not of {wanted}; give it another name, NAME=RUN")
-
-
-def _keep_settings(fabric: Fabric, output: Path, settings: dict[str, Any]) -> None:
+def _keep_settings(fabric: Fabric, grid: Grid) -> None:
     """Write ``compare.json``; refuse a folder of a comparison under other conditions, or of something else."""
+    settings = describe_grid(fabric, grid)
     problem = ""
     if fabric.is_global_zero:  # told as text, so that every rank learns of it
         try:
-            problem = _settings_problem(output, json.loads(json.dumps(settings)))
+            problem = _settings_problem(grid.output, json.loads(json.dumps(settings)))
         except (OSError, ValueError) as error:
-            problem = f"{output}: {' '.join(str(error).split())}"
+            problem = f"{grid.output}: {' '.join(str(error).split())}"
     problem = fabric.broadcast(problem)
     if problem:
         raise UserError(problem)
 
 
 def _settings_problem(output: Path, settings: dict[str, Any]) -> str:
-    path = output / "compare.json"
+    path = output / SETTINGS
     if path.is_file():
-        kept = json.loads(path.read_text())
-        changed = [key for key in settings if kept.get(key) != settings[key]]
+        changed = differences(json.loads(path.read_text(encoding="utf-8")), settings)
         if changed:
-            return f"{path}: holds a comparison with another {changed[0]}; choose another --output"
+            return f"{path}: holds a comparison under other conditions ({', '.join(changed)}); choose another --output"
         return ""
     if output.exists() and any(output.iterdir()):
         return f"{output} is not empty and holds no comparison: choose another --output"

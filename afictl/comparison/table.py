@@ -1,96 +1,101 @@
-"""The result of a comparison as a table on screen, JSON and CSV."""
+"""A comparison as tables on screen."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.table import Table
 
-from afictl.training.run import write_text
+from afictl.comparison.conditions import NOT_THE_SAME
+from afictl.comparison.files import training_seconds
+from afictl.comparison.model import Comparison, Difference, Method
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One interpolator: accuracy in AP points (0..100) and what it costs.
-
-    Multiply-adds and milliseconds are those of one forward of one image; the interpolator's are part of the detector's.
-    """
-
-    name: str
-    metrics: Mapping[str, float | None]
-    parameters: int
-    interpolator_parameters: int
-    multiply_adds: int
-    interpolator_multiply_adds: int
-    milliseconds: float
-    interpolator_milliseconds: float
-    training_seconds: float
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Accuracy of boxes, of masks where there are any, differences and prices; the best accuracy is bold."""
+    methods = comparison.methods
+    kinds = [kind for kind in ("box", "mask") if any(f"{kind}/AP" in method.mean for method in methods)]
+    tables = [_accuracy_table(methods, kind) for kind in kinds]
+    if any(method.difference for method in methods):
+        tables.append(_difference_table(methods, kinds))
+    if any(method.price for method in methods):
+        tables.append(_price_table(methods))
+    return tables
 
 
-def comparison_tables(rows: Sequence[Row]) -> list[Table]:
-    """Accuracy of boxes, of masks where there are any, and price, as rich tables; the best accuracy is bold."""
-    return [*(_accuracy_table(rows, kind) for kind in _kinds(rows)), _price_table(rows)]
+def notes(comparison: Comparison) -> list[str]:
+    """What stands under the tables: conditions that were not equal, the verdicts, and how they were reached."""
+    lines = [f"{key}: {value}" for key, value in comparison.conditions.items() if key.startswith(NOT_THE_SAME)]
+    lines += [method.verdict for method in comparison.methods if method.verdict]
+    compared = sum(bool(method.difference) for method in comparison.methods)
+    if any(found.low is not None for method in comparison.methods for found in method.difference.values()):
+        rule = f" by Holm's rule over {compared} methods" if compared > 1 else ""
+        lines.append(
+            f"Intervals: 95 %, Student's t, paired by seed; claimed (*): at 5 %{rule}, each metric by itself."
+            " They cover chance in training, not in the choice of the images."
+        )
+    return lines
 
 
-def _accuracy_table(rows: Sequence[Row], kind: str) -> Table:
-    names = [name for name in _AREAS if any(row.metrics.get(f"{kind}/{name}") is not None for row in rows)]
-    table = Table("interpolator", title=f"{kind} AP, points of 100")
+def _accuracy_table(methods: Sequence[Method], kind: str) -> Table:
+    names = [name for name in _AREAS if any(method.mean.get(f"{kind}/{name}") is not None for method in methods)]
+    table = Table("interpolator", title=f"{kind} AP, points of 100: mean (standard deviation over seeds)")
     for name in names:
         table.add_column(name, justify="right")
-    values = {row.name: [row.metrics.get(f"{kind}/{name}") for name in names] for row in rows}
-    best = [max(value or 0.0 for value in column) for column in zip(*values.values(), strict=True)]
-    for row_name, cells in values.items():
-        table.add_row(row_name, *(_accuracy(value, top) for value, top in zip(cells, best, strict=True)))
+    best = {name: max(method.mean.get(f"{kind}/{name}") or 0.0 for method in methods) for name in names}
+    for method in methods:
+        table.add_row(method.name, *(_accuracy(method, f"{kind}/{name}", best[name]) for name in names))
     return table
 
 
-def _price_table(rows: Sequence[Row]) -> Table:
-    table = Table("interpolator", title="price: detector (of it, interpolator), one image")
-    for head in ("M parameters", "G multiply-adds", "ms forward", "min training"):
-        table.add_column(head, justify="right")
-    for row in rows:
-        table.add_row(
-            row.name,
-            f"{row.parameters / 1e6:.2f} ({row.interpolator_parameters / 1e6:.2f})",
-            f"{row.multiply_adds / 1e9:.2f} ({row.interpolator_multiply_adds / 1e9:.2f})",
-            f"{row.milliseconds:.1f} ({row.interpolator_milliseconds:.1f})",
-            f"{row.training_seconds / 60:.1f}",
-        )
-    return table
-
-
-def write_comparison(rows: Sequence[Row], folder: Path) -> None:
-    """Write ``comparison.json`` and ``comparison.csv``."""
-    write_text(folder / "comparison.json", json.dumps([asdict(row) for row in rows], indent=2))
-    names = _metric_names(rows)
-    text = io.StringIO()
-    flat = [{**{name: row.metrics.get(name) for name in names}, **_costs(row)} for row in rows]
-    writer = csv.DictWriter(text, ["interpolator", *flat[0]], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"interpolator": row.name, **values} for row, values in zip(rows, flat, strict=True))
-    write_text(folder / "comparison.csv", text.getvalue())
-
-
-def _metric_names(rows: Sequence[Row]) -> list[str]:
-    return [f"{kind}/{area}" for kind in _kinds(rows) for area in _AREAS]
-
-
-def _kinds(rows: Sequence[Row]) -> list[str]:
-    return [kind for kind in ("box", "mask") if any(f"{kind}/AP" in row.metrics for row in rows)]
-
-
-def _costs(row: Row) -> dict[str, float]:
-    return {name: value for name, value in asdict(row).items() if name not in ("name", "metrics")}
-
-
-def _accuracy(value: float | None, best: float) -> str:
-    if value is None:
+def _accuracy(method: Method, metric: str, best: float) -> str:
+    mean, deviation = method.mean.get(metric), method.deviation.get(metric)
+    if mean is None:
         return "-"
-    return f"[bold]{value:.1f}[/bold]" if value == best else f"{value:.1f}"
+    text = f"{mean:.1f}" + (f" ({deviation:.1f})" if deviation is not None else "")
+    return f"[bold]{text}[/bold]" if mean == best else text
+
+
+def _difference_table(methods: Sequence[Method], kinds: Sequence[str]) -> Table:
+    baseline, *others = methods
+    table = Table("interpolator", title=f"over {baseline.name}: mean (95 % interval)")
+    for kind in kinds:
+        table.add_column(f"{kind} AP", justify="right")
+    table.add_column("seeds", justify="right")
+    for method in others:
+        found = [method.difference.get(f"{kind}/AP") for kind in kinds]
+        seeds = max((difference.seeds for difference in found if difference), default=0)
+        table.add_row(method.name, *map(_difference, found), str(seeds))
+    return table
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    if difference.low is None:
+        return f"{difference.mean:+.1f}"
+    return f"{difference.mean:+.1f} ({difference.low:.1f} to {difference.high:.1f}){'*' if difference.claimed else ''}"
+
+
+def _price_table(methods: Sequence[Method]) -> Table:
+    sizes = dict.fromkeys(f"{price.image_hw[0]}x{price.image_hw[1]}" for each in methods if (price := each.price))
+    trained = any(method.cells for method in methods)
+    table = Table(title=f"price of an image of {', '.join(sizes)}: detector (interpolator in it)")
+    table.add_column("interpolator", no_wrap=True)
+    for head in ("M params", "G mult-adds", "ms forward", "MiB peak", *(["min training"] if trained else [])):
+        table.add_column(head, justify="right")
+    for method in methods:
+        if (price := method.price) is None:
+            continue
+        cells = [
+            f"{price.parameters / 1e6:.2f} ({price.interpolator_parameters / 1e6:.2f})",
+            f"{price.multiply_adds / 1e9:.2f} ({price.interpolator_multiply_adds / 1e9:.2f})",
+            f"{price.milliseconds:.1f} ({price.interpolator_milliseconds:.1f})",
+            f"{price.peak_bytes / 2**20:.1f} ({price.interpolator_peak_bytes / 2**20:.1f})",
+        ]
+        seconds = training_seconds(method)
+        cells += ["-" if seconds is None else f"{seconds / 60:.1f}"] if trained else []
+        table.add_row(method.name, *cells)
+    return table

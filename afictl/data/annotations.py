@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from afictl.data.columns import Annotations
+from afictl.data.fast_annotations import read_fast
 from afictl.data.files import read_instances
 from afictl.errors import UserError
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """The columns of one annotation file, in file order; n images, m objects."""
-
-    file: Path
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    image_ids: np.ndarray
-    file_names: list[str]
-    sizes_hw: np.ndarray
-    """(n,2) int64."""
-    ids: np.ndarray
-    image_index: np.ndarray
-    """(m,) int64, position of each object's image."""
-    labels: np.ndarray
-    """(m,) int64, 1..K in the order of ``classes``."""
-    xywh: np.ndarray
-    """(m,4) float64, as written in the file."""
-    areas: np.ndarray
-    crowd: np.ndarray
-    segmentations: list[Any]
-    """As written in the file; None where absent."""
 
 
 def read_annotations(file: Path) -> Annotations:
@@ -42,6 +19,15 @@ def read_annotations(file: Path) -> Annotations:
 
     Raises:
         UserError: not JSON, a missing key, a value of the wrong kind, an unknown or duplicate id.
+    """
+    return read_fast(file) or read_carefully(file)
+
+
+def read_carefully(file: Path) -> Annotations:
+    """Read record by record with the standard library, which is slow, and name the first fault.
+
+    Raises:
+        UserError: see ``read_annotations``.
     """
     contents = read_instances(file)
     for key, fields in FIELDS.items():

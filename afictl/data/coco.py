@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,11 @@ import torch
 from torch import Tensor
 
 from afictl.data.annotations import Annotations, read_annotations
+from afictl.data.cache import cached
 from afictl.data.files import find_files
-from afictl.data.masks import (
-    Segmentation,
-    SegmentationWriter,
-    has_segmentation,
-    normalize_segmentation,
-    read_segmentation,
-)
+from afictl.data.flat_masks import has_segmentation, read_segmentation, segmentation_arrays
+from afictl.data.index_file import IndexContents
+from afictl.data.masks import Segmentation
 
 MIN_SIDE = 0.01
 """Pixels. A thinner box counts as without area; the box losses take the log of a side."""
@@ -83,10 +82,15 @@ class CocoIndex:
             return self
         labels = torch.tensor([0, *(1 + list(classes).index(name) for name in self.classes)])
         ids = dict(zip(self.classes, self.category_ids, strict=True))
-        arrays = {**self.arrays, "labels": labels[self.arrays["labels"]]}
+        arrays = ChainMap({"labels": labels[self.arrays["labels"]]}, self.arrays)  # type: ignore[arg-type]
         return replace(
             self, classes=tuple(classes), category_ids=tuple(ids.get(name, 0) for name in classes), arrays=arrays
         )
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all arrays."""
+        return sum(values.nbytes for values in self.arrays.values())
 
     def image_id(self, i: int) -> int:
         """The id of image ``i``."""
@@ -149,21 +153,35 @@ def load_coco(data_dir: str | Path, split: str) -> CocoIndex:
         UserError: a file, folder or key is missing, not JSON, an unknown or duplicate id; names file, key
             and id.
     """
-    annotation_file, image_dir = find_files(Path(data_dir), split)
-    return build_index(read_annotations(annotation_file), image_dir)
+    return load_index(*find_files(Path(data_dir), split))
 
 
-def build_index(annotations: Annotations, image_dir: Path) -> CocoIndex:
-    """The index of annotations that have been read and found sound."""
+def load_index(annotation_file: Path, image_dir: Path) -> CocoIndex:
+    """Index one annotation file, whose file names start from ``image_dir``.
+
+    Raises:
+        UserError: see ``load_coco``.
+    """
+    return CocoIndex(annotation_file, image_dir, *cached(annotation_file, partial(_read, annotation_file)))
+
+
+def _read(file: Path) -> IndexContents:
+    collects = gc.isenabled()
+    gc.disable()  # it would walk the millions of lists of a file again and again, and none of them is garbage
+    try:
+        return _contents(read_annotations(file))
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _contents(annotations: Annotations) -> IndexContents:
     order = np.argsort(annotations.image_index, kind="stable")
     image_index = annotations.image_index[order]
     sizes = annotations.sizes_hw[image_index]
     crowd = annotations.crowd[order]
     boxes = clip_boxes(annotations.xywh[order], sizes)
     names = [name.encode() for name in annotations.file_names]
-    writer = SegmentationWriter()
-    for k, size in zip(order.tolist(), sizes.tolist(), strict=True):
-        writer.add(normalize_segmentation(annotations.segmentations[k], size))
     arrays = {
         "image_ids": annotations.image_ids,
         "sizes_hw": annotations.sizes_hw,
@@ -177,8 +195,9 @@ def build_index(annotations: Annotations, image_dir: Path) -> CocoIndex:
         "ids": annotations.ids[order],
         "fate": fates(annotations.xywh[order], boxes, crowd),
     }
-    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()} | writer.arrays()
-    return CocoIndex(annotations.file, image_dir, annotations.classes, annotations.category_ids, tensors)
+    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    segmentations = segmentation_arrays([annotations.segmentations[k] for k in order.tolist()], sizes)
+    return IndexContents(annotations.classes, annotations.category_ids, tensors | segmentations)
 
 
 def clip_boxes(xywh: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.Decompressio
 
 
 def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tensor:
-    """Decode an image file to uint8 (3,H,W) RGB.
+    """Decode an image file to contiguous uint8 (3,H,W) RGB.
 
     Grey, palette, 16-bit and CMYK images become RGB (CMYK JPEGs in Adobe's inverted polarity, as every writer
     has them); transparency is dropped, as detectron2 and torchvision do. Pillow decodes: with torchvision the
@@ -38,14 +38,14 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
         with Image.open(path) as image:
             image.load()
             upright = _orient(image, size_hw)
-            pixels = torch.from_numpy(_to_rgb(upright))
+            pixels = torch.from_numpy(_planes(upright))
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist") from None
     except UserError as error:
         raise UserError(f"image {path} {error}") from None
     except UNREADABLE as error:
         raise UserError(f"image {path} cannot be read: {' '.join(str(error).split())}") from None
-    return pixels.permute(2, 0, 1)
+    return pixels
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:
@@ -62,7 +62,7 @@ def is_rotated(image: Image.Image) -> bool:
 def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
     stored = (image.height, image.width)
     if size_hw is None or shown_size(image) == tuple(size_hw):
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image) if is_rotated(image) else image  # it copies even then
     if stored == tuple(size_hw):
         return image
     raise UserError(
@@ -71,18 +71,19 @@ def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
     )
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Uint8 (H,W,3)."""
+def _planes(image: Image.Image) -> np.ndarray:
+    """Uint8 (3,H,W) RGB."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return _scale_grey(np.asarray(image))
+        return np.repeat(_scale_grey(np.asarray(image))[None], 3, axis=0)
     if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about a transparent palette
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.stack([np.asarray(band) for band in image.split()])
 
 
 def _scale_grey(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits to 8; Pillow's own conversion cuts off at 255."""
+    """Grey of 16 bits to 8, (H,W); Pillow's own conversion cuts off at 255."""
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
         raise UserError("has float or 32-bit pixels, whose range is unknown; convert it to 8 or 16 bits")
-    grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from afictl.data import transforms
+from afictl.data.bitmaps import Bitmaps
 from afictl.data.coco import CocoIndex
 from afictl.data.images import read_image
 from afictl.data.order import batches_of
@@ -27,7 +29,7 @@ class TrainBatch:
     """A rank's share of one training batch."""
 
     images: list[Tensor]
-    """Float32 (3,H,W) RGB 0..1, each of its own size."""
+    """Float32 (3,H,W) RGB 0..1, each of its own size. Workers send bytes; the process that asked makes floats."""
     targets: list[dict[str, Any]]
     """``boxes`` xyxy float32 pixels, ``labels`` int64 1..K, ``image_id``; ``masks`` uint8 (N,H,W) where asked for.
 
@@ -41,9 +43,10 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """Resized images in the order of the index, without targets."""
+    """Images in the order of the index, without targets."""
 
     images: list[Tensor]
+    """Resized, float32 (3,H,W) RGB 0..1, or in their own pixels, uint8."""
     original_sizes: list[tuple[int, int]]
     """Height and width before resizing."""
     image_ids: list[int]
@@ -62,6 +65,7 @@ def train_batches(
     workers: int = 2,
     rank: int = 0,
     world_size: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Iterator[TrainBatch]:
     """Endless training batches; batch s is the same for every ``start_step``, ``workers`` and ``world_size``.
 
@@ -72,6 +76,7 @@ def train_batches(
         batch_size: images over all ranks; a rank gets its share.
         start_step: the number of the first batch.
         half_view: add every image, with the same draw, at half size.
+        device: where images and masks go, as bytes, before they become floats and dense.
 
     Raises:
         UserError: nothing to train on, a batch that the ranks cannot share, a negative seed, or an image that
@@ -91,7 +96,7 @@ def train_batches(
     mine = slice(rank * share, (rank + 1) * share)
     order = (batch[mine] for batch in batches_of(images, groups, batch_size, seed, start_step))
     samples = _Samples(partial(_train_sample, index, config, half_view, masks))
-    return (_train_batch(batch, half_view) for batch in _Batches(samples, order, workers))
+    return (_train_batch(batch, half_view, device) for batch in _Batches(samples, order, workers))
 
 
 def require_even_share(batch_size: int, world_size: int) -> None:
@@ -106,7 +111,7 @@ def require_even_share(batch_size: int, world_size: int) -> None:
 
 def eval_batches(
     index: CocoIndex,
-    config: InputConfig,
+    config: InputConfig | None,
     batch_size: int = 1,
     *,
     workers: int = 2,
@@ -114,8 +119,13 @@ def eval_batches(
     rank: int = 0,
     world_size: int = 1,
     half_view: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Iterator[EvalBatch]:
     """The images of an index, or the first ``limit``, in order; a rank sees every ``world_size``-th batch.
+
+    Args:
+        config: how they are resized; None leaves them as they are, uint8, on the CPU.
+        device: where resized images go, as bytes, before they become floats.
 
     Raises:
         UserError: an image that cannot be read.
@@ -124,7 +134,24 @@ def eval_batches(
     batches = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
     samples = _Samples(partial(_eval_sample, index, config, half_view))
     for read in _Batches(samples, batches[rank::world_size], workers):
-        yield EvalBatch(**{name: [sample[name] for sample in read] for name in read[0]})
+        batch = {name: [sample[name] for sample in read] for name in read[0]}
+        for name in batch.keys() & {"images", "half_images"} if config else ():
+            batch[name] = [_to_float_on(device, image) for image in batch[name]]
+        yield EvalBatch(**batch)
+
+
+def read_files(files: Iterable[Path], prepare: Callable[[Tensor], Any], workers: int = 2) -> Iterator[Any]:
+    """``prepare`` of each image (uint8 (3,H,W) RGB), done by the reading processes, in the order of ``files``.
+
+    For a file that cannot be read its ``UserError`` is given, not raised.
+    """
+    order = ([file] for file in files)
+    for (answer,) in _loader(_Samples(partial(_prepared, prepare)), order, workers):
+        yield answer
+
+
+def _prepared(prepare: Callable[[Tensor], Any], file: Path) -> Any:
+    return prepare(read_image(file))
 
 
 def _train_sample(
@@ -146,22 +173,31 @@ def _train_sample(
     return sample
 
 
-def _train_batch(samples: list[dict[str, Any]], half_view: bool) -> TrainBatch:
+def _train_batch(samples: list[dict[str, Any]], half_view: bool, device: torch.device | str) -> TrainBatch:
+    def images(name: str) -> list[Tensor]:
+        return [_to_float_on(device, sample[name]) for sample in samples]
+
     def targets(name: str) -> list[dict[str, Any]]:
-        return [{**_unpack(sample[name]), "image_id": sample["image_id"]} for sample in samples]
+        return [{**_unpack(sample[name], device), "image_id": sample["image_id"]} for sample in samples]
 
     return TrainBatch(
-        images=[sample["image"] for sample in samples],
+        images=images("image"),
         targets=targets("target"),
-        half_images=[sample["half_image"] for sample in samples] if half_view else None,
+        half_images=images("half_image") if half_view else None,
         half_targets=targets("half_target") if half_view else None,
         image_ids=[sample["image_id"] for sample in samples],
     )
 
 
-def _eval_sample(index: CocoIndex, config: InputConfig, half_view: bool, i: int) -> dict[str, Any]:
+def _to_float_on(device: torch.device | str, image: Tensor) -> Tensor:
+    return transforms.to_float(image.to(device, non_blocking=True))
+
+
+def _eval_sample(index: CocoIndex, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
     size_hw = index.size_hw(i)
     image = read_image(index.image_path(i), size_hw)
+    if config is None:
+        return {"images": image, "original_sizes": size_hw, "image_ids": index.image_id(i)}
     full = transforms.shortest_edge(size_hw, config.test_size, config.max_size)
     sample = {
         "images": transforms.view(image, full, flip=False),
@@ -173,22 +209,25 @@ def _eval_sample(index: CocoIndex, config: InputConfig, half_view: bool, i: int)
     return sample
 
 
-def _pack(target: dict[str, Tensor]) -> dict[str, Any]:
+def _pack(target: dict[str, Any]) -> dict[str, Any]:
     """Small tensors as arrays: a tensor from a worker holds a file descriptor for as long as it lives."""
-    return {name: value if name == "masks" else value.numpy() for name, value in target.items()}
+    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in target.items()}
 
 
-def _unpack(target: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(value) for name, value in target.items()}
+def _unpack(target: dict[str, Any], device: torch.device | str) -> dict[str, Tensor]:
+    return {
+        name: value.dense(device) if isinstance(value, Bitmaps) else torch.as_tensor(value)
+        for name, value in target.items()
+    }
 
 
 class _Samples(Dataset):
     """``make`` applied to requests; a user's mistake is returned, as workers wrap what is raised."""
 
-    def __init__(self, make: Callable[[Any], dict[str, Any]]) -> None:
+    def __init__(self, make: Callable[[Any], Any]) -> None:
         self.make = make
 
-    def __getitem__(self, request: Any) -> dict[str, Any] | UserError:
+    def __getitem__(self, request: Any) -> Any:
         try:
             return self.make(request)
         except UserError as error:
@@ -199,15 +238,7 @@ class _Batches:
     """Lists of samples in the order of ``order``, an iterable of lists of requests."""
 
     def __init__(self, samples: _Samples, order: Any, workers: int) -> None:
-        self._loader = DataLoader(
-            samples,
-            batch_sampler=order,
-            num_workers=workers,
-            collate_fn=_same,
-            worker_init_fn=_outlive_signals,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # a draw from the global one would change what follows it
-        )
+        self._loader = _loader(samples, order, workers)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for samples in self._loader:
@@ -215,6 +246,19 @@ class _Batches:
                 if isinstance(sample, UserError):
                     raise sample
             yield samples
+
+
+def _loader(samples: _Samples, order: Any, workers: int) -> DataLoader[Any]:
+    """Gives a list of samples for each list of requests in ``order``."""
+    return DataLoader(
+        samples,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_same,
+        worker_init_fn=_outlive_signals,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # a draw from the global one would change what follows it
+    )
 
 
 def _outlive_signals(worker: int) -> None:

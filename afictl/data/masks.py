@@ -1,25 +1,17 @@
-"""Segmentations as flat arrays, and the drawing of one of them as a bitmap.
-
-An index of 860,000 objects must not hold Python lists: every worker process that touches them copies their
-pages (pytorch/pytorch#13246). Polygons are one float array with offsets, compressed RLEs one byte array.
-"""
+"""One object's segmentation: its sound form, and its bitmap."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 Segmentation = list[np.ndarray] | dict[str, Any]
 """Polygons, each a flat float array ``x0 y0 x1 y1 ...`` in pixels; or a compressed RLE dict."""
 
-_FARTHEST = 1e6
+FARTHEST = 1e6
 """Pixels. pycocotools walks along every pixel of an outline, so that a wild coordinate takes all memory."""
 
 
@@ -38,7 +30,7 @@ def normalize_segmentation(value: Any, size_hw: tuple[int, int]) -> Segmentation
         points = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
     except (TypeError, ValueError):
         return None
-    return [p for p in points if p.ndim == 1 and bool((np.abs(p) < _FARTHEST).all())] or None
+    return [p for p in points if p.ndim == 1 and bool((np.abs(p) < FARTHEST).all())] or None
 
 
 def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[str, Any] | None:
@@ -47,7 +39,7 @@ def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[s
         return None
     if isinstance(counts, str | bytes):
         packed = counts.encode() if isinstance(counts, str) else counts
-        return {"size": list(size_hw), "counts": packed} if _fills(packed, size_hw[0] * size_hw[1]) else None
+        return {"size": list(size_hw), "counts": packed} if fills(packed, size_hw[0] * size_hw[1]) else None
     try:
         if sum(counts) != size_hw[0] * size_hw[1] or min(counts) < 0:
             return None
@@ -56,71 +48,38 @@ def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[s
         return None
 
 
-def _fills(packed: bytes, pixels: int) -> bool:
-    """Whether compressed run lengths are readable and make up ``pixels``.
+def fills(packed: bytes, pixels: int) -> bool:
+    """Whether compressed run lengths are readable and make up ``pixels``."""
+    try:
+        runs = packed_runs(packed)
+    except ValueError:
+        return False
+    return bool(runs.min() >= 0 and runs.sum() == pixels)
+
+
+def packed_runs(packed: bytes) -> np.ndarray:
+    """The run lengths of a compressed RLE, int64.
 
     COCO's packing: six bits a character from ``0`` on, the sixth says that more follow; five bits each, low ones
     first, the last one's highest bit the sign; from the fourth run on the difference to the run before the last.
+
+    Raises:
+        ValueError: the bytes are no such thing.
     """
     sixes = np.frombuffer(packed, dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(sixes < 32)
     if sixes.min() < 0 or sixes.max() > 63 or not len(ends) or ends[-1] != len(sixes) - 1:
-        return False
+        raise ValueError("not a compressed RLE")
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
     if lengths.max() > 7:  # 35 bits; a run has 32
-        return False
+        raise ValueError("a run of more than 32 bits")
     places = np.arange(len(sixes)) - np.repeat(starts, lengths)
     runs = np.add.reduceat((sixes & 31) << (5 * places), starts)
     runs -= ((sixes[ends] & 16) > 0).astype(np.int64) << (5 * lengths)
     runs[1::2] = runs[1::2].cumsum()
     runs[2::2] = runs[2::2].cumsum()
-    return bool(runs.min() >= 0 and runs.sum() == pixels)
-
-
-class SegmentationWriter:
-    """Collects segmentations, object by object, into flat arrays."""
-
-    def __init__(self) -> None:
-        self._points, self._polygon_ends, self._object_ends = array("f"), array("q", [0]), array("q", [0])
-        self._rle, self._rle_ends = bytearray(), array("q", [0])
-
-    def add(self, segmentation: Segmentation | None) -> None:
-        """Append the next object's segmentation."""
-        if isinstance(segmentation, dict):
-            self._rle += segmentation["counts"]
-        for polygon in segmentation if isinstance(segmentation, list) else ():
-            self._points.frombytes(polygon.astype(np.float32).tobytes())
-            self._polygon_ends.append(len(self._points))
-        self._object_ends.append(len(self._polygon_ends) - 1)
-        self._rle_ends.append(len(self._rle))
-
-    def arrays(self) -> dict[str, Tensor]:
-        """The flat arrays that ``read_segmentation`` and ``has_segmentation`` read."""
-        return {
-            "polygon_points": torch.from_numpy(np.array(self._points, dtype=np.float32)),
-            "polygon_ends": torch.from_numpy(np.array(self._polygon_ends, dtype=np.int64)),
-            "object_polygons": torch.from_numpy(np.array(self._object_ends, dtype=np.int64)),
-            "rle": torch.from_numpy(np.frombuffer(bytes(self._rle), dtype=np.uint8).copy()),
-            "rle_ends": torch.from_numpy(np.array(self._rle_ends, dtype=np.int64)),
-        }
-
-
-def has_segmentation(arrays: Mapping[str, Tensor], start: int = 0, end: int | None = None) -> Tensor:
-    """Bool, one for each object from ``start`` to before ``end``."""
-    ends = slice(start, None if end is None else end + 1)
-    return (arrays["object_polygons"][ends].diff() > 0) | (arrays["rle_ends"][ends].diff() > 0)
-
-
-def read_segmentation(arrays: Mapping[str, Tensor], k: int, size_hw: tuple[int, int]) -> Segmentation | None:
-    """The segmentation of object ``k``, on an image of ``size_hw``."""
-    start, end = arrays["rle_ends"][k : k + 2].tolist()
-    if end > start:
-        return {"size": list(size_hw), "counts": arrays["rle"][start:end].numpy().tobytes()}
-    first, last = arrays["object_polygons"][k : k + 2].tolist()
-    ends = arrays["polygon_ends"][first : last + 1].tolist()
-    points = arrays["polygon_points"]
-    return [points[a:b].numpy() for a, b in pairwise(ends)] or None
+    return runs
 
 
 def draw_segmentation(
@@ -134,12 +93,18 @@ def draw_segmentation(
         rows, columns = (_nearest(a, b) for a, b in zip(from_hw, to_hw, strict=True))
         bitmap = coco_mask.decode(segmentation)[rows[:, None], columns]
         return np.ascontiguousarray(bitmap[:, ::-1]) if flip else bitmap
+    return np.ascontiguousarray(coco_mask.decode(outline_runs(segmentation, from_hw, to_hw, flip)))
+
+
+def outline_runs(
+    polygons: list[np.ndarray], from_hw: tuple[int, int], to_hw: tuple[int, int], flip: bool = False
+) -> dict[str, Any]:
+    """The compressed RLE of polygons given on ``from_hw`` and filled at ``to_hw``."""
     scale = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]])
-    polygons = [polygon.reshape(-1, 2) * scale for polygon in segmentation]
+    scaled = [polygon.reshape(-1, 2) * scale for polygon in polygons]
     if flip:
-        polygons = [np.stack((to_hw[1] - p[:, 0], p[:, 1]), axis=1) for p in polygons]
-    runs = coco_mask.frPyObjects([p.ravel() for p in polygons], *to_hw)
-    return np.ascontiguousarray(coco_mask.decode(coco_mask.merge(runs)))
+        scaled = [np.stack((to_hw[1] - p[:, 0], p[:, 1]), axis=1) for p in scaled]
+    return dict(coco_mask.merge(coco_mask.frPyObjects([p.ravel() for p in scaled], *to_hw)))
 
 
 def _nearest(size: int, new_size: int) -> np.ndarray:

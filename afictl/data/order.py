@@ -8,7 +8,7 @@ from itertools import chain, count, islice
 import numpy as np
 import torch
 
-_PERMUTATION, _DRAW = 0, 1
+_PERMUTATION, _DRAW, _SECOND = 0, 1, 2
 
 
 def batches_of(
@@ -26,6 +26,11 @@ def batches_of(
     batches = enumerate(_grouped(images, groups, batch_size, seed))
     for step, batch in islice(batches, start_step, None):
         yield [(image, _mix(seed, _DRAW, step * batch_size + slot)) for slot, image in enumerate(batch)]
+
+
+def second_seed(seed: int) -> int:
+    """The seed of a further stream of batches beside that of ``seed``, so that the two share no draw."""
+    return _mix(seed, _SECOND)
 
 
 def _grouped(images: Sequence[int], groups: Sequence[int], batch_size: int, seed: int) -> Iterator[list[int]]:

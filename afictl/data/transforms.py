@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from afictl.data.bitmaps import draw_bitmaps
 from afictl.data.coco import Objects
-from afictl.data.masks import draw_segmentation
 from afictl.presets import InputConfig
 
 Size = tuple[int, int]
@@ -56,7 +56,7 @@ def resize_image(image: Tensor, size_hw: Size) -> Tensor:
 
 def to_float(image: Tensor) -> Tensor:
     """Uint8 0..255 to contiguous float32 0..1; a float image stays in its range."""
-    scaled = image.float().div_(255) if image.dtype == torch.uint8 else image.float()
+    scaled = torch.div(image, 255) if image.dtype == torch.uint8 else image.float()
     return scaled.contiguous()
 
 
@@ -67,22 +67,22 @@ def resize_for(config: InputConfig, image: Tensor) -> Tensor:
 
 
 def view(image: Tensor, size_hw: Size, flip: bool) -> Tensor:
-    """One view, float32 0..1 (3,H,W), of a uint8 ``image``, resized once from the original pixels."""
+    """One view, contiguous uint8 (3,H,W), of a uint8 ``image``, resized once from the original pixels."""
     resized = resize_image(image, size_hw)
-    return to_float(resized.flip(-1) if flip else resized)
+    return (resized.flip(-1) if flip else resized).contiguous()
 
 
-def view_target(objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks: bool = False) -> dict[str, Tensor]:
+def view_target(objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks: bool = False) -> dict[str, Any]:
     """The objects of an image of ``from_hw`` on its view of ``to_hw``.
 
     Returns:
         ``boxes`` xyxy float32 (n,4) in pixels of the view, ``labels`` int64 (n,) and with ``masks`` also
-        ``masks`` uint8 (n,H,W), for which every object must have a segmentation.
+        ``masks``, ``Bitmaps`` of n, for which every object must have a segmentation.
     """
-    target = {"boxes": move_boxes(objects.boxes, from_hw, to_hw, flip), "labels": objects.labels}
+    target: dict[str, Any] = {"boxes": move_boxes(objects.boxes, from_hw, to_hw, flip), "labels": objects.labels}
     if masks:
-        bitmaps = [draw_segmentation(s, from_hw, to_hw, flip) for s in objects.segmentations if s is not None]
-        target["masks"] = torch.from_numpy(np.stack(bitmaps)) if bitmaps else torch.zeros((0, *to_hw)).byte()
+        outlines = [segmentation for segmentation in objects.segmentations if segmentation is not None]
+        target["masks"] = draw_bitmaps(outlines, from_hw, to_hw, flip)
     return target
 
 

@@ -57,7 +57,7 @@ class NeckView(Protocol):
 
 
 class HeadView(Protocol):
-    """All of a model behind its pyramid."""
+    """All of a model behind its pyramid; where it has masks, also with the ``segment`` of a ``Detector``'s head."""
 
     class_layers: tuple[str, ...]
     """Prefixes, relative to the model, of the names of parameters whose shapes depend on the classes."""
@@ -65,7 +65,7 @@ class HeadView(Protocol):
     def __call__(
         self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections in eval mode, as the head of a ``Detector``."""
+        """Losses in train mode, detections without masks in eval mode, as the head of a ``Detector``."""
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure, run on tensors without storage."""

@@ -84,11 +84,9 @@ class CenterMaskHead(nn.Module):
     def forward(
         self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections with ``mask_probs`` (n, M, M) and ``mask_scores`` (n,) in eval mode."""
+        """Losses in train mode, detections without masks in eval mode."""
         if not self.training:
-            detections = self.fcos(batch, features)
-            self._add_masks(features, detections, batch.sizes)
-            return detections
+            return self.fcos(batch, features)
         targets = check_targets(targets, batch.sizes, self.fcos.num_classes, masks=True)
         outputs = self.fcos.outputs(features)
         with torch.no_grad():
@@ -130,18 +128,23 @@ class CenterMaskHead(nn.Module):
             "loss_mask_iou": mask_score_loss(scores, mask_ious(own > 0, wanted, shares)),
         }
 
-    def _add_masks(
-        self, features: dict[str, Tensor], detections: list[dict[str, Tensor]], sizes: list[tuple[int, int]]
-    ) -> None:
-        """Masks of the detections, and their scores: the box's times the IoU that the mask seems to have."""
+    def segment(
+        self, batch: ImageBatch, features: dict[str, Tensor], detections: Sequence[dict[str, Tensor]]
+    ) -> list[dict[str, Tensor]]:
+        """The detections with ``mask_probs`` (n, M, M) and ``mask_scores`` (n,).
+
+        A mask's score is the box's times the IoU that the mask seems to have.
+        """
         boxes = [detection["boxes"] for detection in detections]
         labels = torch.cat([detection["labels"] for detection in detections])
-        pooled = self.pool(features, boxes, sizes)
+        pooled = self.pool(features, boxes, batch.sizes)
         probs = _of_class(self.mask_predictor(self.mask_head(pooled)), labels).sigmoid()
         ious = _of_class(self.mask_scorer(pooled, probs), labels).clamp(0, 1)
         counts = [len(box) for box in boxes]
-        for detection, prob, iou in zip(detections, probs.split(counts), ious.split(counts), strict=True):
-            detection.update(mask_probs=prob, mask_scores=detection["scores"] * iou)
+        return [
+            {**detection, "mask_probs": prob, "mask_scores": detection["scores"] * iou}
+            for detection, prob, iou in zip(detections, probs.split(counts), ious.split(counts), strict=True)
+        ]
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure: those of FCOS, then masks and their scores for the most detections of an image."""

@@ -51,8 +51,9 @@ class Detector(nn.Module):
         backbone: (N, 3, H, W) -> ``res2..res5``.
         neck: ``res2..res5`` -> pyramid; has ``interpolator``, ``strides`` and ``size_divisor``.
         head: ``head(batch, pyramid, targets)`` -> losses in train mode; ``head(batch, pyramid)`` ->
-            detections in eval mode, masks still as ``mask_probs`` (n, M, M); ``parts(pyramid)`` for the flop
-            counter; ``class_layers``, the prefixes of those of its parameters that depend on the classes.
+            detections without masks in eval mode; ``segment(batch, pyramid, detections)`` adds the masks, where
+            ``preset.detector.masks`` says that there are any; ``parts(pyramid)`` for the flop counter;
+            ``class_layers``, the prefixes of those of its parameters that depend on the classes.
         num_classes: K.
     """
 
@@ -95,12 +96,30 @@ class Detector(nn.Module):
         features = self._pyramid(batch)
         return self.head(batch, features, targets), features
 
-    def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """As in eval mode, with ``mask_probs`` (n, M, M) on each box's grid instead of pasted ``masks``."""
-        if self.training:
-            raise ValueError("detect works in eval mode; call detector.eval() first")
+    def detect(self, images: Sequence[Tensor], masks: bool = True) -> list[dict[str, Tensor]]:
+        """As in eval mode, with ``mask_probs`` (n, M, M) on each box's grid instead of pasted ``masks``.
+
+        ``masks=False`` leaves them out, and what they cost.
+        """
+        self._require_eval_mode("detect")
         batch = self.batch(images)
-        return self.head(batch, self._pyramid(batch))
+        features = self._pyramid(batch)
+        detections = self.head(batch, features)
+        return self.head.segment(batch, features, detections) if masks and self.has_masks else detections
+
+    def segment(self, images: Sequence[Tensor], detections: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Detections with the masks that a detector with masks sees in their boxes, wherever these come from.
+
+        Args:
+            images: as in ``forward``.
+            detections: for each image ``boxes`` (n, 4) in its pixels, ``labels`` (n,) and ``scores`` (n,).
+
+        Returns:
+            The same with ``mask_probs`` and, with mask scoring, ``mask_scores``, as ``detect`` answers.
+        """
+        self._require_eval_mode("segment")
+        batch = self.batch(images)
+        return self.head.segment(batch, self._pyramid(batch), detections)
 
     def pyramid(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
         """The neck's maps of the batch, ``p2`` (N, C, H/4, W/4) and coarser."""
@@ -109,6 +128,11 @@ class Detector(nn.Module):
     def paste_masks(self, mask_probs: Tensor, boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """Masks bool (n, H, W) of an image of ``size_hw`` from ``mask_probs`` (n, M, M) on the grids of ``boxes``."""
         return paste_masks(mask_probs, boxes, size_hw)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether detections have masks."""
+        return self.preset.detector.masks
 
     @property
     def interpolator_prefix(self) -> str:
@@ -134,6 +158,10 @@ class Detector(nn.Module):
         for slot, image, (h, w) in zip(tensor, images, sizes, strict=True):
             slot[:, :h, :w] = (image.to(self.pixel_mean) - self.pixel_mean) / self.pixel_std
         return ImageBatch(tensor, sizes)
+
+    def _require_eval_mode(self, method: str) -> None:
+        if self.training:
+            raise ValueError(f"{method} works in eval mode; call detector.eval() first")
 
     def _pyramid(self, batch: ImageBatch) -> dict[str, Tensor]:
         return self.neck(self.backbone(batch.tensor))

@@ -110,7 +110,7 @@ class _HeadView:
     def __call__(
         self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections in eval mode, with ``mask_probs`` for a model with masks."""
+        """Losses in train mode, detections without masks in eval mode."""
         images = ImageList(batch.tensor, batch.sizes)
         with torch.autocast(batch.tensor.device.type, enabled=False):
             maps = full_precision(features)
@@ -147,7 +147,19 @@ class RegionView(_HeadView):
 
     def _detect(self, images: ImageList, maps: dict[str, Tensor]) -> list[Instances]:
         proposals, _ = self._model.proposal_generator(images, maps, None)
-        return self._model.roi_heads(images, maps, proposals, None)[0]
+        return self._model.roi_heads._forward_box(maps, proposals)  # what it does in eval mode before masks
+
+    def segment(
+        self, batch: ImageBatch, features: dict[str, Tensor], detections: Sequence[dict[str, Tensor]]
+    ) -> list[dict[str, Tensor]]:
+        """The detections with ``mask_probs`` (n, M, M)."""
+        found = [
+            Instances(size, pred_boxes=Boxes(each["boxes"]), pred_classes=each["labels"] - 1)
+            for each, size in zip(detections, batch.sizes, strict=True)
+        ]
+        with torch.autocast(batch.tensor.device.type, enabled=False):
+            answers = self._model.roi_heads.forward_with_given_boxes(full_precision(features), found)
+        return [{**each, "mask_probs": own.pred_masks[:, 0]} for each, own in zip(detections, answers, strict=True)]
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure, boxes and masks at their most regions; in eval mode."""
@@ -214,7 +226,4 @@ def _detection(found: Instances) -> dict[str, Tensor]:
     """A detection of ours; boxes outside the image are cut, and left out where nothing remains of them."""
     found.pred_boxes.clip(found.image_size)
     found = found[found.pred_boxes.nonempty()]
-    detection = {"boxes": found.pred_boxes.tensor, "labels": found.pred_classes + 1, "scores": found.scores}
-    if found.has("pred_masks"):
-        detection["mask_probs"] = found.pred_masks[:, 0]
-    return detection
+    return {"boxes": found.pred_boxes.tensor, "labels": found.pred_classes + 1, "scores": found.scores}

@@ -28,13 +28,19 @@ class RCNNHead(nn.Module):
     def forward(
         self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections (masks as ``mask_probs``) in eval mode."""
+        """Losses in train mode, detections without masks in eval mode."""
         if self.training:
             targets = check_targets(targets, batch.sizes, self.num_classes, self.roi_heads.has_mask())
         images = ImageList(batch.tensor, batch.sizes)
         proposals, proposal_losses = self.rpn(images, features, targets)
         detections, losses = self.roi_heads(features, proposals, batch.sizes, targets)
         return {**proposal_losses, **losses} if self.training else detections
+
+    def segment(
+        self, batch: ImageBatch, features: dict[str, Tensor], detections: Sequence[dict[str, Tensor]]
+    ) -> list[dict[str, Tensor]]:
+        """The detections with ``mask_probs`` (n, M, M), for a head with a mask branch."""
+        return self.roi_heads.segment(features, detections, batch.sizes)
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure: proposals on all of ``features``, boxes and masks at their most regions.

@@ -57,8 +57,7 @@ class Samples(NamedTuple):
 class RegionHeads(RoIHeads):
     """Box head, and mask head if there is one; matching and sampling are torchvision's.
 
-    ``forward`` answers ``(detections, losses)`` as torchvision's does; masks stay probabilities on the boxes'
-    grids, ``mask_probs`` (n, M, M).
+    ``forward`` answers ``(detections, losses)`` as torchvision's does, but without masks, which ``segment`` adds.
 
     Args:
         config: sampling and selection.
@@ -152,12 +151,9 @@ class RegionHeads(RoIHeads):
     ) -> list[dict[str, Tensor]]:
         boxes, scores = self._score(features, proposals, image_shapes)
         counts = [len(proposal) for proposal in proposals]
-        detections = [
+        return [
             self._best(*image) for image in zip(boxes.split(counts), scores.split(counts), image_shapes, strict=True)
         ]
-        if self.has_mask():
-            self._add_masks(features, detections, image_shapes)
-        return detections
 
     def _score(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -175,18 +171,22 @@ class RegionHeads(RoIHeads):
         keep = batched_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
         return {"boxes": boxes[keep], "labels": label[keep] + 1, "scores": scores[keep]}
 
-    def _add_masks(
+    def segment(
         self,
         features: dict[str, Tensor],
-        detections: list[dict[str, Tensor]],
+        detections: Sequence[dict[str, Tensor]],
         image_shapes: list[tuple[int, int]],
-    ) -> None:
+    ) -> list[dict[str, Tensor]]:
+        """The detections with the mask of each box's own class as probabilities on its grid, ``mask_probs`` (n, M, M).
+
+        ``detections`` have for each image ``boxes`` (n, 4) pixels and ``labels`` (n,) in 1..K.
+        """
         boxes = [detection["boxes"] for detection in detections]
         labels = torch.cat([detection["labels"] for detection in detections])
         logits = self.mask_logits(features, boxes, image_shapes)
         probs = logits[torch.arange(len(labels), device=labels.device), labels - 1].sigmoid()
-        for detection, part in zip(detections, probs.split([len(box) for box in boxes]), strict=True):
-            detection["mask_probs"] = part
+        parts = probs.split([len(box) for box in boxes])
+        return [{**each, "mask_probs": part} for each, part in zip(detections, parts, strict=True)]
 
     def classify(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]

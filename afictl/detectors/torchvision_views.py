@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.roi_heads import maskrcnn_inference, paste_masks_in_image
 from torchvision.ops import FeaturePyramidNetwork
 
 from afictl.detectors.adapter import AdaptedDetector, full_precision
@@ -121,16 +121,36 @@ class RegionView:
     def __call__(
         self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections with ``mask_probs`` in eval mode."""
+        """Losses in train mode, detections without masks in eval mode."""
         model = self._model
         if model.training:
             targets = check_targets(targets, batch.sizes, self._num_classes, model.roi_heads.has_mask())
         with torch.autocast(batch.tensor.device.type, enabled=False):
-            # Its pooling knows the levels as "0", "1", ... and leaves out the last.
-            maps = {str(i): value for i, value in enumerate(full_precision(features).values())}
+            maps = _numbered(features)
             proposals, losses = model.rpn(ImageList(batch.tensor, batch.sizes), maps, targets)
-            detections, head_losses = model.roi_heads(maps, proposals, batch.sizes, targets)
-        return {**losses, **head_losses} if model.training else [_renamed(each) for each in detections]
+            if model.training:
+                return {**losses, **model.roi_heads(maps, proposals, batch.sizes, targets)[1]}
+            return self._boxes(maps, proposals, batch.sizes)
+
+    def _boxes(
+        self, maps: dict[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """What ``roi_heads`` does in eval mode before it goes on to masks."""
+        heads = self._model.roi_heads
+        answers = heads.box_predictor(heads.box_head(heads.box_roi_pool(maps, proposals, sizes)))
+        found = zip(*heads.postprocess_detections(*answers, proposals, sizes), strict=True)
+        return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in found]
+
+    def segment(
+        self, batch: ImageBatch, features: dict[str, Tensor], detections: Sequence[dict[str, Tensor]]
+    ) -> list[dict[str, Tensor]]:
+        """The detections with ``mask_probs`` (n, M, M)."""
+        heads = self._model.roi_heads
+        boxes, labels = ([each[name] for each in detections] for name in ("boxes", "labels"))
+        with torch.autocast(batch.tensor.device.type, enabled=False):
+            pooled = heads.mask_roi_pool(_numbered(features), boxes, batch.sizes)
+            probs = maskrcnn_inference(heads.mask_predictor(heads.mask_head(pooled)), labels)
+        return [{**each, "mask_probs": own[:, 0]} for each, own in zip(detections, probs, strict=True)]
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure; in eval mode."""
@@ -139,11 +159,9 @@ class RegionView:
         return region_parts(rpn.head, heads, stages, rpn.post_nms_top_n(), list(features.values()))
 
 
-def _renamed(detection: dict[str, Tensor]) -> dict[str, Tensor]:
-    if "masks" not in detection:
-        return detection
-    rest = {name: value for name, value in detection.items() if name != "masks"}
-    return {**rest, "mask_probs": detection["masks"][:, 0]}
+def _numbered(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The maps as torchvision's pooling knows them, by "0", "1", ...; it leaves out the last."""
+    return {str(i): value for i, value in enumerate(full_precision(features).values())}
 
 
 class DenseView:

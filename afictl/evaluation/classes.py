@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from afictl.errors import UserError
 
-_PLACEHOLDER = "N/A"  # torchvision's COCO models keep labels for the ids that COCO does not use
+PLACEHOLDER = "N/A"  # torchvision's COCO models keep labels for the ids that COCO does not use
 
 
 def match_categories(
@@ -31,7 +31,7 @@ def match_categories(
     """
     if classes is None or tuple(classes) == tuple(names):
         return tuple(category_ids)
-    known = [name for name in classes if name != _PLACEHOLDER]
+    known = [name for name in classes if name != PLACEHOLDER]
     unknown_to_detector = [name for name in names if name not in known]
     unknown_to_data = [name for name in known if name not in names]
     if unknown_to_detector or unknown_to_data:

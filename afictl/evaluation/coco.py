@@ -17,6 +17,7 @@ from afictl.errors import UserError
 from afictl.evaluation.classes import match_categories
 from afictl.evaluation.metric import Evaluation, score_predictions
 from afictl.evaluation.results import coco_results
+from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented, require_multi_scale
 
 _Answer = tuple[dict[str, Tensor], Iterable[Tensor] | None]
 """Detection in original pixels, and its masks at the original size as chunks (n,H,W) of bool."""
@@ -33,6 +34,7 @@ def evaluate(
     device: torch.device | str | None = None,
     classes: Sequence[str] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    tta: TestTimeAugmentation | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Box and mask AP of a detector, with its predictions.
@@ -49,11 +51,15 @@ def evaluate(
         classes: its class names in label order, matched to the data set's by name; None takes the order of
             the data set.
         autocast: makes the context in which the detector runs, e.g. ``fabric.autocast``.
+        tta: look at each image in these views, which ``batch_size`` does not join with those of others.
         progress: called with the number of images done and of all images.
 
     Raises:
-        UserError: the detector's classes are not those of the data set.
+        UserError: the detector's classes are not those of the data set, or ``tta`` for a module that is no
+            ``Detector``.
     """
+    if tta is not None:
+        require_multi_scale(detector)
     image_ids = index.image_ids[:limit]
     categories = _categories(detector, classes, index)
     device = _device_of(detector) if device is None else torch.device(device)
@@ -63,7 +69,7 @@ def evaluate(
         _in_eval_mode(detector),
         torch.no_grad(),
     ):  # not inference_mode: a cache filled here may serve training
-        answers = _answers(detector, index, batch_size, workers, limit, device, autocast or nullcontext)
+        answers = _answers(detector, index, batch_size, workers, limit, device, autocast or nullcontext, tta)
         for done, (image_id, (detection, mask_chunks)) in enumerate(answers, start=1):
             has_masks = has_masks or mask_chunks is not None
             predictions += coco_results(detection, mask_chunks, image_id, categories)
@@ -92,8 +98,16 @@ def _answers(
     limit: int | None,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
+    tta: TestTimeAugmentation | None,
 ) -> Iterator[tuple[int, _Answer]]:
     """Image id and answer of each image."""
+    if tta is not None:
+        for batch in eval_batches(index, None, workers=workers, limit=limit):
+            (image_id,), (image,), (size_hw,) = batch.image_ids, batch.images, batch.original_sizes
+            with autocast():
+                detection = detect_augmented(detector, image, tta)
+            yield image_id, _our_answer(detector, detection, size_hw, size_hw)
+        return
     if not hasattr(detector, "input"):
         for i, image_id in enumerate(index.image_ids[:limit]):
             image = to_float(read_image(index.image_path(i), index.size_hw(i))).to(device)

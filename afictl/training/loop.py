@@ -31,6 +31,10 @@ Progress = Callable[[int, int], None]
 """Called with the number of images done and of all images."""
 
 
+class DivergedError(UserError):
+    """A loss or gradient is not finite any more; all processes of a run meet it in the same step."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """What one stage hands to the loop.
@@ -102,7 +106,7 @@ def _step(fabric: Fabric, recipe: Recipe, stage: Stage, batch: TrainBatch, numbe
     except FloatingPointError as error:
         ids = ", ".join(map(str, batch.image_ids))
         hint = "lower the learning rate" + (" or set clip_norm" if recipe.clip_norm is None else "")
-        raise UserError(f"{error} at step {number} (images {ids}): {hint}") from None
+        raise DivergedError(f"{error} at step {number} (images {ids}): {hint}") from None
     except ValueError as error:
         if _ONE_VALUE not in str(error):
             raise

@@ -26,6 +26,8 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 INTERPOLATOR = "interpolator.safetensors"
 """The AF interpolator of the best weights."""
+PREDICTIONS = "predictions.json"
+"""COCO results of the latest evaluation."""
 _MAY_DIFFER = ("preset.loader.", "hardware.processes.")  # do not change what is computed
 
 
@@ -72,7 +74,7 @@ class Run:
         elif kept.is_file():
             if not resume:
                 return f"{self.folder} already holds a run: choose another --output, or continue it with --resume"
-            changed = _differences(yaml.safe_load(kept.read_text()), config)
+            changed = differences(yaml.safe_load(kept.read_text()), config)
             if changed:
                 return f"{kept}: --resume needs the same settings; these differ: {', '.join(changed)}"
             return ""
@@ -139,11 +141,11 @@ def write_text(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """Dotted names of the settings that differ."""
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Dotted names of the settings that differ and may change what is computed."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [*old, *(name for name in new if name not in old)]
-        return [d for name in names for d in _differences(old.get(name), new.get(name), f"{key}{name}.")]
+        return [d for name in names for d in differences(old.get(name), new.get(name), f"{key}{name}.")]
     return [] if old == new or key.startswith(_MAY_DIFFER) else [key.rstrip(".")]
 
 

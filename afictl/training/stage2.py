@@ -120,7 +120,7 @@ def stage2(
         optimizers={"student": optimizer, "discriminator": judge_optimizer},
         step=step,
         batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True, masks=masks),
-        evaluate=measure(fabric, student, data),
+        evaluate=measure(fabric, student, data, run.folder),
         judge=box_ap,
         export=export,
     )

@@ -20,6 +20,7 @@ from afictl.presets import Preset, parse_preset
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import Metrics, Outcome, Stage, fit
 from afictl.training.norms import synchronize_norms
+from afictl.training.pseudo import Mixture, PseudoLabels
 from afictl.training.run import BEST, INTERPOLATOR, LAST, STATE, Run
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import (
@@ -77,14 +78,18 @@ def finetune(
     *,
     seed: int = 0,
     resume: bool = False,
+    pseudo: PseudoLabels | None = None,
 ) -> Outcome:
-    """Train a detector on ``data`` and write a run to ``output``; returns its last metrics and its time.
+    """Train a detector on ``data``, and on pseudo-labelled images where there are any, and write a run to ``output``.
+
+    Returns its last metrics and its time.
 
     Raises:
         UserError: data, weights or output that do not fit.
     """
     splits = _in_order_of(start, load_splits(data))
     masks = uses_masks(preset, splits)
+    mixture = pseudo.load(splits[0], preset, masks) if pseudo else None
     preset, interpolator = resolve_interpolator(preset, start.interpolator, seed)
     detector = start_detector(preset, interpolator, len(splits[0].classes), seed)
     config = {
@@ -92,6 +97,7 @@ def finetune(
         "preset": preset.model_dump(mode="json"),
         "data": resolved(data),
         **start.describe(),
+        "pseudo": pseudo.describe() if pseudo else None,
         "seed": seed,
         "hardware": describe(fabric),
     }
@@ -106,14 +112,25 @@ def finetune(
     )
     for reason, count in splits[0].left_out(masks).items():
         run.say(f"left out of training: {count} {reason}; see 'afictl data check'")
-    return stage3(fabric, run, detector, splits, seed, masks)
+    if mixture:
+        run.say(mixture.describe())
+    return stage3(fabric, run, detector, splits, seed, masks, mixture)
 
 
-def stage3(fabric: Fabric, run: Run, detector: Detector, data: Splits, seed: int, masks: bool) -> Outcome:
-    """Train ``detector`` in place with the recipe ``train`` of its preset."""
+def stage3(
+    fabric: Fabric,
+    run: Run,
+    detector: Detector,
+    data: Splits,
+    seed: int,
+    masks: bool,
+    mixture: Mixture | None = None,
+) -> Outcome:
+    """Train ``detector`` in place with the recipe ``train`` of its preset, on ``mixture`` instead of ``data`` alone."""
     preset, recipe = detector.preset, detector.preset.train
     synchronize_norms(fabric, detector)
-    model, optimizer = fabric.setup(detector, build_optimizer(detector, recipe))
+    trained = mixture.module(fabric, detector) if mixture else detector
+    model, optimizer = fabric.setup(trained, build_optimizer(detector, recipe))
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         moved: Any = fabric.to_device((batch.images, batch.targets))
@@ -129,8 +146,10 @@ def stage3(fabric: Fabric, run: Run, detector: Detector, data: Splits, seed: int
         modules={"detector": model},
         optimizers={"detector": optimizer},
         step=step,
-        batches=batch_source(fabric, data[0], preset.input, recipe, preset.loader, seed, masks=masks),
-        evaluate=measure(fabric, detector, data),
+        batches=mixture.batches(fabric, preset, seed)
+        if mixture
+        else batch_source(fabric, data[0], preset.input, recipe, preset.loader, seed, masks=masks),
+        evaluate=measure(fabric, detector, data, run.folder),
         judge=box_ap,
         export=export,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from afictl.evaluation.classes import match_categories
 from afictl.interpolators import AFInterpolator
 from afictl.presets import InputConfig, LoaderConfig, Preset, Recipe
 from afictl.training.loop import Metrics, Progress
-from afictl.training.run import BEST, INTERPOLATOR
+from afictl.training.run import BEST, INTERPOLATOR, PREDICTIONS, write_text
 from afictl.weights import save_detector
 
 Splits = tuple[CocoIndex, CocoIndex]
@@ -48,6 +49,7 @@ def batch_source(
             workers=loader.workers,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
+            device=fabric.device,
             **options,
         )
 
@@ -116,8 +118,11 @@ def uses_masks(preset: Preset, data: Splits) -> bool:
     return True
 
 
-def measure(fabric: Fabric, detector: Detector, data: Splits) -> Callable[[Progress], Metrics]:
-    """A function that evaluates the detector as it then is on the held-out images."""
+def measure(fabric: Fabric, detector: Detector, data: Splits, folder: Path) -> Callable[[Progress], Metrics]:
+    """A function that evaluates the detector as it then is on the held-out images.
+
+    What it found there is kept in ``folder``, as COCO results.
+    """
 
     def metrics(progress: Progress) -> Metrics:
         result = evaluate(
@@ -129,6 +134,7 @@ def measure(fabric: Fabric, detector: Detector, data: Splits) -> Callable[[Progr
             device=fabric.device,
             autocast=fabric.autocast,
         )
+        write_text(folder / PREDICTIONS, json.dumps(result.predictions))
         return result.metrics
 
     return metrics

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from afictl.visualization.figure import Panel, assemble
 from afictl.visualization.labels import place_labels
-from afictl.visualization.style import INK, Color, class_colors, font, text_color
+from afictl.visualization.style import INK, PAPER, Color, class_colors, font, text_color
 
 _LONG_SIDE = (
     960,
@@ -33,7 +33,7 @@ def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str],
         classes: class names in label order.
         title: name of the picture; the number of objects is put beside it.
     """
-    return _figure(image, {title: detection}, classes)
+    return assemble(*_panels(image, {title: detection}, classes))
 
 
 def comparison_figure(
@@ -47,11 +47,39 @@ def comparison_figure(
         detections: what each named detector found; see ``draw_detections``.
         classes: class names in label order.
     """
+    return assemble(*comparison_panels(image, ground_truth, detections, classes))
+
+
+def comparison_panels(
+    image: Tensor, ground_truth: Detection | None, detections: Mapping[str, Detection], classes: Sequence[str]
+) -> tuple[list[Panel], list[tuple[str, Color]]]:
+    """What ``comparison_figure`` sets side by side: the pictures, and the classes with their colours in all of them."""
     known = {} if ground_truth is None else {"Ground truth": ground_truth}
-    return _figure(image, {**known, **detections}, classes)
+    return _panels(image, {**known, **detections}, classes)
 
 
-def _figure(image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str]) -> Image.Image:
+def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Sequence[str]) -> Image.Image:
+    """Several images, each under its title with what is on it, on one page above a legend of the classes.
+
+    Args:
+        pictures: title, image and detection of each; see ``draw_detections``. Images may have different sizes.
+        classes: class names in label order.
+    """
+    colors = class_colors([label for _, _, detection in pictures for label in detection["labels"].tolist()])
+    drawn = [
+        _draw(image, detection, classes, colors, len(detection["boxes"]) > _CROWDED) for _, image, detection in pictures
+    ]
+    size = max(image.width for image in drawn), max(image.height for image in drawn)
+    panels = [
+        Panel(ImageOps.pad(image, size, color=PAPER), title, _count(detection))
+        for image, (title, _, detection) in zip(drawn, pictures, strict=True)
+    ]
+    return assemble(panels, [(classes[label - 1], color) for label, color in colors.items()])
+
+
+def _panels(
+    image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str]
+) -> tuple[list[Panel], list[tuple[str, Color]]]:
     labels = [label for detection in detections.values() for label in detection["labels"].tolist()]
     colors = class_colors(labels)
     crowded = max(len(detection["boxes"]) for detection in detections.values()) > _CROWDED
@@ -59,7 +87,7 @@ def _figure(image: Tensor, detections: Mapping[str, Detection], classes: Sequenc
         Panel(_draw(image, detection, classes, colors, crowded), title, _count(detection))
         for title, detection in detections.items()
     ]
-    return assemble(panels, [(classes[label - 1], color) for label, color in colors.items()])
+    return panels, [(classes[label - 1], color) for label, color in colors.items()]
 
 
 def _count(detection: Detection) -> str:
@@ -100,10 +128,18 @@ def _draw_masks(canvas: Image.Image, masks: Sequence[tuple[Tensor, Color]]) -> I
     pixels = np.asarray(canvas).astype(np.float32)
     for mask, color in masks:
         stencil = Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255)
-        inside = np.asarray(stencil.resize(canvas.size, Image.Resampling.BILINEAR)) > 127
-        pixels[inside] += (np.array(color, dtype=np.float32) - pixels[inside]) * _MASK_OPACITY
-        pixels[_rim(inside)] = color
+        shown = stencil.resize(canvas.size, Image.Resampling.BILINEAR)
+        window = _window(shown)  # of a picture full of small objects most pixels need no look
+        inside, part = np.asarray(shown)[window] > 127, pixels[window]
+        part[inside] += (np.array(color, dtype=np.float32) - part[inside]) * _MASK_OPACITY
+        part[_rim(inside)] = color
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def _window(mask: Image.Image, margin: int = 4) -> tuple[slice, slice]:
+    """Rows and columns of what is not 0, and ``margin`` pixels around it."""
+    left, top, right, bottom = mask.getbbox() or (0, 0, 0, 0)
+    return slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
 
 
 def _rim(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from afictl.data import CocoIndex, Objects, read_image
 from afictl.data.masks import draw_segmentation
+from afictl.data.unlabeled import IMAGE_SUFFIXES
 from afictl.errors import UserError
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,23 @@ def file_pictures(paths: Iterable[Path], limit: int | None = None) -> list[Pictu
     return [Picture(name, file) for name, file in zip(names, files, strict=True)][:limit]
 
 
+def annotated(records: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> dict[str, Tensor]:
+    """COCO annotations or results of one image as a detection; ``labels`` gives the label of each category id.
+
+    Masks (compressed run lengths) are drawn where every record has one.
+    """
+    boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float32).reshape(-1, 4)
+    detection = {
+        "boxes": torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1),
+        "labels": torch.tensor([labels[record["category_id"]] for record in records], dtype=torch.int64),
+        "scores": torch.tensor([record["score"] for record in records], dtype=torch.float32),
+    }
+    if records and all("segmentation" in record for record in records):
+        masks = [coco_mask.decode(record["segmentation"]) for record in records]
+        detection["masks"] = torch.from_numpy(np.stack(masks)).bool()
+    return detection
+
+
 def distinct(names: Sequence[str]) -> list[str]:
     """The names, with ``-2``, ``-3``, ... behind one that came before."""
     chosen: dict[str, None] = {}
@@ -83,7 +102,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"image {path} does not exist")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise UserError(f"folder {path} holds no image ({', '.join(_SUFFIXES)})")
+        raise UserError(f"folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return files

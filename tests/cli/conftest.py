@@ -1,7 +1,10 @@
+import sys
+
 import pytest
 import torch
 import yaml
 
+from afictl.cli.main import main
 from afictl.data import load_coco
 from afictl.data.shapes import make_shapes
 from afictl.detectors import build_detector
@@ -38,3 +41,16 @@ def untrained_run(tmp_path, shapes):
     save_detector(folder / "best.safetensors", detector, metadata)
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": str(shapes)}))
     return folder
+
+
+@pytest.fixture
+def afictl(monkeypatch, capsys):
+    """A function that runs the program in this process and gives exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["afictl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    return run

@@ -127,3 +127,13 @@ def test_without_recorded_data(untrained_run):
     (untrained_run / "config.yaml").unlink()
     with pytest.raises(UserError, match="give --data"):
         call("--weights", untrained_run)
+
+
+def test_multi_scale_testing_has_a_folder_of_its_own(untrained_run):
+    result = call("--weights", untrained_run, "--limit", 2, "--tta", "--tta-sizes", "64,96", "--no-tta-flip")
+    assert result.exit_code == 0
+    report = json.loads((untrained_run / "eval-val-first2-tta" / "metrics.json").read_text())
+    assert report["tta"] == {"min_sizes": [64, 96], "max_size": 4000, "flip": False}
+    assert "mask/AP" in report["metrics"]
+    with pytest.raises(UserError, match="--tta detects anew"):
+        call("--predictions", untrained_run / "eval-val-first2-tta" / "predictions.json", "--tta")

@@ -9,7 +9,6 @@ import pytest
 
 from afictl import __version__
 from afictl.cli import failures
-from afictl.cli.main import main
 from afictl.data import make_shapes
 from tests.training.conftest import SMALL
 
@@ -23,19 +22,6 @@ def process(*arguments):
     """The program in its own process."""
     command = [sys.executable, "-m", "afictl", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture
-def afictl(monkeypatch, capsys):
-    """A function that runs the program in this process and gives exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["afictl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

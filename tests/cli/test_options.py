@@ -32,3 +32,28 @@ def test_an_output_that_is_a_file_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["--output", str(tmp_path / "file")])
     assert isinstance(result.exception, UserError)
     assert str(result.exception) == f"{tmp_path / 'file'} is a file; --output is a folder"
+
+
+def test_views_of_multi_scale_testing():
+    from afictl.evaluation.tta import TestTimeAugmentation as Recipe
+
+    assert options.multi_scale(False, None, False) is None
+    assert options.multi_scale(True, None, False) == Recipe()
+    assert Recipe() == Recipe((400, 500, 600, 700, 800, 900, 1000, 1100, 1200), 4000, flip=True)
+    assert options.multi_scale(True, "600, 800", True) == Recipe((600, 800), flip=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((False, "600", False), "--tta-sizes says how: add --tta"),
+        ((False, None, True), "--no-tta-flip says how: add --tta"),
+        ((True, "big", False), "--tta-sizes big: expected whole numbers between commas, e.g. 600,800"),
+        ((True, "600,,800", False), "--tta-sizes 600,,800: expected whole numbers between commas, e.g. 600,800"),
+        ((True, "600,99999", False), "multi-scale testing with a short side of 99999 pixels: choose 8 to 4000"),
+    ],
+)
+def test_mistakes_in_the_views_are_told(arguments, message):
+    with pytest.raises(UserError) as caught:
+        options.multi_scale(*arguments)
+    assert str(caught.value) == message

@@ -17,11 +17,11 @@ def short(monkeypatch):
 
 def test_the_demo_tells_the_whole_story_and_goes_on_where_it_stopped(short, tmp_path, monkeypatch):
     fabric = Fabric(accelerator="cpu", devices=1)
-    rows = module.demo(fabric, tmp_path / "demo")
-    assert [row.name for row in rows] == ["nearest", "afi"]
+    found = module.demo(fabric, tmp_path / "demo")
+    assert [method.name for method in found.methods] == ["nearest", "afi"]
     for name in ("compare/comparison.csv", "compare/comparison.json", "plots/training.png", "plots/features.png"):
         assert (tmp_path / "demo" / name).stat().st_size > 0
     assert len(list((tmp_path / "demo" / "detections").glob("*.png"))) == 2
     assert AFInterpolator.load(tmp_path / "demo" / "pretrain" / "interpolator.safetensors").channels == 64
     again = module.demo(fabric, tmp_path / "demo")
-    assert [row.metrics for row in again] == [row.metrics for row in rows]
+    assert [method.cells for method in again.methods] == [method.cells for method in found.methods]

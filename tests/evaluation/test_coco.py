@@ -7,12 +7,14 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from afictl.data import load_coco
+from afictl.data import load_coco, read_image
 from afictl.data.masks import draw_segmentation
 from afictl.data.shapes import make_shapes
 from afictl.detectors import build_detector, paste_masks
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, evaluate, score_predictions
+from afictl.evaluation.tta import TestTimeAugmentation as Recipe
+from afictl.evaluation.tta import detect_augmented
 from afictl.presets import InputConfig, load_preset
 
 IMAGES = 5
@@ -190,3 +192,20 @@ def test_an_untrained_detector_of_ours(index, kind):
     assert result.predictions
     assert ("mask/AP" in result.metrics) == (kind == "mask-rcnn")
     assert detector.training
+
+
+def test_multi_scale_testing_of_every_image(index):
+    settings = ["input.test_size=96", "detector.score_threshold=0.0"]
+    detector = build_detector(load_preset("mask-rcnn-r18-fpn-tiny", settings), len(index.classes), "nearest").eval()
+    expected = []
+    for i, image_id in enumerate(index.image_ids):
+        found = detect_augmented(detector, read_image(index.image_path(i)), Recipe((64, 96)))
+        expected += [(image_id, score) for score in found["scores"].tolist()]
+    calls = []
+    result = evaluate(detector, index, workers=1, tta=Recipe((64, 96)), progress=lambda *at: calls.append(at))
+    assert [item["image_id"] for item in result.predictions] == [image_id for image_id, _ in expected]
+    assert [item["score"] for item in result.predictions] == pytest.approx([score for _, score in expected])
+    assert all(item["segmentation"] for item in result.predictions)
+    assert calls[-1] == (IMAGES, IMAGES)
+    with pytest.raises(UserError, match="needs a detector built from a preset, not a Oracle"):
+        evaluate(Oracle(index), index, workers=0, tta=Recipe())

@@ -99,9 +99,12 @@ def test_resumed_training_goes_on_as_if_never_stopped(fabric, data, tmp_path):
 
 def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
     preset = small_preset(tmp_path, "cascade", *TINY)
-    rows = compare(fabric, preset, data, parse_contenders("nearest,bicubic"), tmp_path / "runs")
-    assert [row.name for row in rows] == ["nearest", "bicubic"]
-    assert rows[0].parameters == rows[1].parameters > 10e6
-    assert rows[0].multiply_adds > 1e8
-    files = draw_comparisons({"a": tmp_path / "runs" / "nearest"}, load_coco(data, "val"), tmp_path / "pictures")
+    found = compare(fabric, preset, data, parse_contenders("nearest,bicubic"), tmp_path / "runs").comparison
+    assert [method.name for method in found.methods] == ["nearest", "bicubic"]
+    prices = [method.price for method in found.methods]
+    assert prices[0].parameters == prices[1].parameters > 10e6
+    assert prices[0].multiply_adds > 1e8
+    files = draw_comparisons(
+        {"a": tmp_path / "runs" / "nearest" / "seed0"}, load_coco(data, "val"), tmp_path / "pictures"
+    )
     assert files[0].is_file()

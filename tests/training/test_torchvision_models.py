@@ -74,11 +74,14 @@ def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, dat
 
 def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
     preset = load_preset("torchvision:retinanet_resnet50_fpn_v2", TINY_DENSE)
-    rows = compare(fabric, preset, data, parse_contenders("nearest,bicubic"), tmp_path / "runs")
-    assert [row.name for row in rows] == ["nearest", "bicubic"]
-    assert rows[0].parameters == rows[1].parameters > 30e6
-    assert rows[0].multiply_adds > 5e8
-    files = draw_comparisons({"a": tmp_path / "runs" / "nearest"}, load_coco(data, "val"), tmp_path / "pictures")
+    found = compare(fabric, preset, data, parse_contenders("nearest,bicubic"), tmp_path / "runs").comparison
+    assert [method.name for method in found.methods] == ["nearest", "bicubic"]
+    prices = [method.price for method in found.methods]
+    assert prices[0].parameters == prices[1].parameters > 30e6
+    assert prices[0].multiply_adds > 5e8
+    files = draw_comparisons(
+        {"a": tmp_path / "runs" / "nearest" / "seed0"}, load_coco(data, "val"), tmp_path / "pictures"
+    )
     assert files[0].is_file()
 
 

@@ -1,0 +1,50 @@
+"""``afictl benchmark``: speed and memory beside the libraries that users would take otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afictl.cli import options
+
+app = typer.Typer(
+    name="benchmark",
+    help="Measure speed and memory beside other libraries, in the same run.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def data(
+    folder: Annotated[
+        Path | None, typer.Option("--data", help="Data set in COCO layout: also measure loading of its images.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of --data whose images are loaded.")] = "train",
+    scale: Annotated[float, typer.Option(help="Size of the generated annotation file, as a fraction of COCO's.")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement; the best one counts.")] = 2,
+    images: Annotated[int, typer.Option(min=1, help="Images that each loader reads in a turn.")] = 200,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Measure the reading of annotations of COCO's size, and the loading of images for training.
+
+    Annotations are generated in a temporary folder and read by pycocotools and by afictl, without a cache, from the
+    cache, and by eight processes at once. Loaders take turns on one worker: afictl's, torchvision's reference
+    transforms, and detectron2's where it is installed.
+    """
+    import json
+
+    from rich.console import Console
+
+    from afictl.comparison.benchmarks.data import benchmark_data, tables
+    from afictl.training.run import write_text
+
+    console = Console()
+    figures = benchmark_data(folder, split, scale=scale, rounds=rounds, images=images, say=console.print)
+    for table in tables(figures):
+        console.print(table)
+    if json_file:
+        write_text(json_file, json.dumps(figures, indent=2))

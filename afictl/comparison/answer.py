@@ -1,0 +1,141 @@
+"""The whole comparison: runs of a grid or runs that exist, their prices, what follows, and the files of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from afictl.comparison.cells import is_finished, read_cell
+from afictl.comparison.conditions import in_words
+from afictl.comparison.files import write_comparison
+from afictl.comparison.grid import SETTINGS, describe_grid, train_grid
+from afictl.comparison.meter import Meter, silent
+from afictl.comparison.model import Comparison
+from afictl.comparison.price_list import prices_of_runs
+from afictl.comparison.report import write_report
+from afictl.comparison.rescoring import measure_run
+from afictl.comparison.results import Entry, choose_baseline, conclude
+from afictl.comparison.runs import conditions_of, methods_of, read_run
+from afictl.comparison.specification import Contender, Grid
+from afictl.data import load_coco
+from afictl.errors import UserError
+from afictl.presets import Preset
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a comparison ends with."""
+
+    comparison: Comparison | None
+    """None where no cell is finished, and on other processes than the first."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """What went wrong, by the name of the cell."""
+
+
+def compare(
+    fabric: Fabric,
+    preset: Preset,
+    data: Path,
+    contenders: Sequence[Contender],
+    output: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    baseline: str | None = None,
+    weights: Path | None = None,
+    backbone_weights: Path | None = None,
+    spread: int = 1,
+    meter: Meter = silent,
+) -> Answer:
+    """Fine-tune ``preset`` once for each interpolator and seed, and measure accuracy and price.
+
+    Within a seed everything but the interpolator is the same: start weights of all other parts, data order,
+    augmentation, schedule and evaluation. A cell that is finished in ``output`` is not trained again, a stopped one
+    goes on; contenders and seeds may be added later.
+
+    Writes a run for each cell, ``output/NAME/seedK``, ``comparison.json``, ``comparison.csv``,
+    ``runs.csv`` and ``report.html``.
+
+    Args:
+        fabric: where to train and to measure.
+        preset: the detector and its recipe.
+        data: the data set.
+        contenders: the interpolators.
+        output: folder; absent, empty, or of a comparison under the same conditions.
+        seeds: one run of each contender for each.
+        baseline: the name of the contender that the others are compared with; ``nearest``, or else the first.
+        weights: a detector to start from.
+        backbone_weights: a local file instead of the ImageNet download.
+        spread: how many cells to train at once, each in a process of its own on one device.
+        meter: shows how far the measuring of prices has come.
+
+    Raises:
+        UserError: data, weights, output or an interpolator that do not fit; before anything is trained.
+    """
+    choose_baseline([contender.name for contender in contenders], baseline)
+    grid = Grid(preset, data, output, tuple(contenders), tuple(seeds), weights, backbone_weights)
+    failures = train_grid(fabric, grid, spread)
+    if not fabric.is_global_zero:
+        return Answer(None, failures)
+    cells = {each: tuple(read_cell(f) for s in seeds if is_finished(f := grid.folder(each, s))) for each in contenders}
+    finished = {each: found for each, found in cells.items() if found}
+    if not finished:
+        return Answer(None, failures)
+    index = load_coco(data, "val")
+    prices = prices_of_runs(fabric, {each.name: found[0].folder for each, found in finished.items()}, index, meter)
+    entries = [Entry(each.name, each.source, found, prices[each.name]) for each, found in finished.items()]
+    conditions = in_words(preset, describe_grid(fabric, grid))
+    comparison = conclude(preset.name, index, entries, conditions, baseline)
+    _write(comparison, output)
+    return Answer(comparison, failures)
+
+
+def compare_runs(
+    fabric: Fabric,
+    folders: Sequence[Path],
+    output: Path,
+    *,
+    data: Path | None = None,
+    baseline: str | None = None,
+    meter: Meter = silent,
+) -> Comparison:
+    """Compare runs that exist, and write ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``.
+
+    They are grouped into methods by their interpolator, and paired by their seed. Conditions that are not the same for
+    all are named in the conditions and in every verdict.
+
+    Args:
+        fabric: where to measure, on one process.
+        folders: runs of ``finetune`` or of a grid.
+        output: folder; absent, empty, or of another comparison of runs.
+        data: where the data set of the runs is now.
+        baseline: as for ``compare``.
+        meter: shows how far the measuring has come.
+
+    Raises:
+        UserError: no finished run, two runs of one method and seed, or runs with other data or another evaluation.
+    """
+    if (output / SETTINGS).exists() or (
+        output.exists() and any(output.iterdir()) and not (output / "comparison.json").is_file()
+    ):
+        raise UserError(f"{output}: holds something else than a comparison of runs; choose another --output")
+    methods = methods_of([read_run(folder) for folder in folders])
+    choose_baseline(list(methods), baseline)
+    conditions, differing = conditions_of(methods)
+    first = next(iter(methods.values()))[0]
+    index = load_coco(data or Path(first.config["data"]), "val")
+    cells = {name: tuple(measure_run(fabric, run, index, meter) for run in runs) for name, runs in methods.items()}
+    prices = prices_of_runs(fabric, {name: runs[0].folder for name, runs in methods.items()}, index, meter)
+    entries = [Entry(name, runs[0].source, cells[name], prices[name]) for name, runs in methods.items()]
+    presets = dict.fromkeys(run.preset.name for runs in methods.values() for run in runs)
+    comparison = conclude(" / ".join(presets), index, entries, conditions, baseline, differing)
+    output.mkdir(parents=True, exist_ok=True)
+    _write(comparison, output)
+    return comparison
+
+
+def _write(comparison: Comparison, folder: Path) -> None:
+    write_comparison(comparison, folder)
+    write_report(comparison, folder / "report.html")

@@ -1,0 +1,76 @@
+"""One cell of a grid: an ordinary run, and ``result.json``, which is written last and says that it is finished."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from afictl.comparison.model import Cell
+from afictl.comparison.specification import Job
+from afictl.data import load_coco
+from afictl.errors import UserError
+from afictl.evaluation import score_predictions
+from afictl.presets import Preset
+from afictl.training import finetune
+from afictl.training.run import CONFIG, PREDICTIONS, write_text
+
+RESULT = "result.json"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the cell in ``folder`` has its result."""
+    return (folder / RESULT).is_file()
+
+
+def train_cell(fabric: Fabric, preset: Preset, data: Path, job: Job) -> None:
+    """Train and measure one cell; a cell that was stopped goes on.
+
+    Raises:
+        UserError: as ``finetune``.
+    """
+    resume = (job.folder / CONFIG).is_file()
+    outcome = finetune(fabric, preset, data, job.folder, job.start, seed=job.seed, resume=resume)
+    if fabric.is_global_zero:
+        annotations = load_coco(data, "val").annotation_file
+        scored = score_predictions(job.folder / PREDICTIONS, annotations, masks=preset.detector.masks)
+        result = {
+            "interpolator": job.start.describe()["interpolator"],
+            "seed": job.seed,
+            "metrics": outcome.metrics,
+            "per_class": scored.per_class,
+            "seconds": outcome.seconds,
+        }
+        write_text(job.folder / RESULT, json.dumps(result, indent=2))
+    fabric.barrier()
+
+
+def describe_failure(error: Exception, folder: Path) -> str:
+    """One line for an error; the traceback of an unexpected one goes to the log of the run in ``folder``."""
+    if isinstance(error, UserError):
+        return str(error)
+    if folder.is_dir():
+        with (folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def read_cell(folder: Path) -> Cell:
+    """A finished cell."""
+    result = read_result(folder)
+    return Cell(result["seed"], folder, result["metrics"], result["per_class"], result["seconds"])
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The content of ``result.json``.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return dict(json.loads((folder / RESULT).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(f"{folder / RESULT}: cannot be read ({error}); remove it to measure this cell again") from None

@@ -1,0 +1,72 @@
+"""What each interpolator costs in a detector: of runs, and without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from afictl.comparison.meter import Meter, silent
+from afictl.comparison.model import Comparison, Price
+from afictl.comparison.price import measure_prices, price_images
+from afictl.comparison.results import Entry, choose_baseline, conclude
+from afictl.comparison.specification import Contender
+from afictl.data import CocoIndex, load_coco
+from afictl.detectors import Detector
+from afictl.presets import Preset
+from afictl.training.run import LAST
+from afictl.training.stage3 import Start, load_start, resolve_interpolator, start_detector
+from afictl.weights import load_detector
+
+
+def price_list(
+    fabric: Fabric,
+    preset: Preset,
+    contenders: Sequence[Contender],
+    *,
+    data: Path | None = None,
+    weights: Path | None = None,
+    baseline: str | None = None,
+    meter: Meter = silent,
+) -> Comparison:
+    """The prices of ``preset`` with each interpolator, without training.
+
+    Measured on the first held-out images of ``data``, or on noise as large as an image can be at evaluation. A detector
+    that has not been trained finds as many objects as chance wants, so what a head does for each object, such as a
+    mask, costs another time than in a trained one.
+
+    Raises:
+        UserError: data, weights or an interpolator that do not fit.
+    """
+    names = [contender.name for contender in contenders]
+    choose_baseline(names, baseline)
+    index = load_coco(data, "val") if data else None
+    detectors = {}
+    for each in contenders:
+        own, interpolator = resolve_interpolator(preset, each.source, seed=0)
+        detector = start_detector(own, interpolator, len(index.classes) if index else 80, seed=0)
+        if weights:
+            load_start(detector, Start(each.source, weights))
+        detectors[each.name] = detector
+    prices = _prices(fabric, detectors, index, meter)
+    entries = [Entry(each.name, each.source, (), prices[each.name]) for each in contenders]
+    images = f"the first images of {data}" if data else "an image of noise, as large as evaluation allows"
+    conditions = {"prices": f"of {images}, on {fabric.device}", "precision": str(fabric.strategy.precision.precision)}
+    return conclude(preset.name, index, entries, conditions, baseline)
+
+
+def prices_of_runs(fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex, meter: Meter) -> dict[str, Price]:
+    """The prices of trained detectors, by the name of the folder of each."""
+    detectors = {name: load_detector(folder / LAST).detector for name, folder in folders.items()}
+    return _prices(fabric, detectors, index, meter)
+
+
+def _prices(
+    fabric: Fabric, detectors: Mapping[str, Detector], index: CocoIndex | None, meter: Meter
+) -> dict[str, Price]:
+    for detector in detectors.values():
+        fabric.to_device(detector)
+    view = next(iter(detectors.values())).input
+    with fabric.autocast(), meter("prices") as show:
+        return measure_prices(detectors, price_images(view, index), show)

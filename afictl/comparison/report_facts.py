@@ -1,0 +1,117 @@
+"""What the report says in words: the conditions of a comparison, and how to have it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from afictl.comparison.model import Comparison
+from afictl.comparison.report_table import NONE, Entry, Row, Table
+
+_NO_VERSION = ("command", "started")
+_COMMANDS = 3
+_JUDGED = ("box/AP", "mask/AP")
+
+
+def conditions(comparison: Comparison) -> list[tuple[str, str]]:
+    """What was compared, as pairs of a term and its value."""
+    trained = any(method.cells for method in comparison.methods)
+    files = [("held-out data", str(comparison.annotation_file)), ("images", str(comparison.image_dir))]
+    return [
+        ("preset", comparison.preset),
+        *(files if trained else []),
+        ("seeds", _seeds(comparison)),
+        *comparison.conditions.items(),
+    ]
+
+
+def verdicts(comparison: Comparison) -> list[tuple[str, bool]]:
+    """What is said of each method, and whether a difference in box or mask AP is claimed with it."""
+    return [
+        (
+            method.verdict,
+            any(method.difference[name].claimed for name in ("box/AP", "mask/AP") if name in method.difference),
+        )
+        for method in comparison.methods
+        if method.verdict
+    ]
+
+
+def judged(comparison: Comparison) -> int:
+    """How many methods have a difference with an interval; of several, chance could favour one."""
+    return sum(any(found.low is not None for found in method.difference.values()) for method in comparison.methods)
+
+
+def versions(comparison: Comparison) -> list[tuple[str, str]]:
+    """Software and hardware of the runs; values that differ between runs are listed side by side."""
+    found: dict[str, dict[str, None]] = {}
+    for record in _records(comparison):
+        for name, value in record.items():
+            if name not in _NO_VERSION:
+                text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+                found.setdefault(name, {})[text or "none"] = None
+    return [(name, " / ".join(values)) for name, values in found.items()]
+
+
+def commands(comparison: Comparison) -> list[str]:
+    """The commands that made the runs, each once, as a shell takes them."""
+    found: dict[str, None] = {}
+    for record in _records(comparison):
+        words = record.get("command")
+        if isinstance(words, list) and words:
+            name, *rest = map(str, words)
+            found[shlex.join([os.path.basename(name), *rest])] = None
+    return list(found)[:_COMMANDS]
+
+
+def cell_table(comparison: Comparison, beside: Path) -> Table | None:
+    """Every run with its folder, named from ``beside`` where it lies below that; None without runs."""
+    rows = []
+    for series, method in enumerate(comparison.methods):
+        for cell in method.cells:
+            ap, seconds = cell.metrics.get("box/AP"), cell.training_seconds
+            entries = (
+                Entry(str(cell.seed), key=cell.seed),
+                NONE if ap is None else Entry(f"{ap:.1f}", key=ap),
+                NONE if seconds is None else Entry(f"{seconds / 60:.1f}", key=seconds),
+                Entry(_below(cell.folder, beside), tone="path"),
+            )
+            rows.append(Row(method.name, "", entries, series))
+    heads = (("Method", ""), ("Seed", ""), ("Box AP", "points"), ("Training", "minutes"), ("Folder", ""))
+    return Table("Runs", heads, tuple(rows)) if rows else None
+
+
+def _seeds(comparison: Comparison) -> str:
+    of_methods = {method.name: tuple(cell.seed for cell in method.cells) for method in comparison.methods}
+    if not any(of_methods.values()):
+        return "none: only prices were measured"
+    if len(set(of_methods.values())) == 1:
+        return _listed(next(iter(of_methods.values())))
+    return "; ".join(f"{name}: {_listed(seeds)}" for name, seeds in of_methods.items())
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    return f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else "none"
+
+
+def _records(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """The contents of ``versions.json`` of every run that has a sound one."""
+    for method in comparison.methods:
+        for cell in method.cells:
+            try:
+                record = json.loads((cell.folder / "versions.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+def _below(folder: Path, beside: Path) -> str:
+    try:
+        return str(folder.resolve().relative_to(beside.resolve()))
+    except ValueError:
+        return str(folder)

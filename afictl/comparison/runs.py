@@ -1,0 +1,129 @@
+"""Compare runs that exist already: which method and seed each is, and whether they may stand side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from afictl.comparison.conditions import NOT_THE_SAME, in_words, unequal
+from afictl.errors import UserError
+from afictl.presets import Preset, parse_preset
+from afictl.training.run import CONFIG, LAST
+from afictl.weights import read_checkpoint
+
+_EVALUATION = (
+    "data",
+    "input.test_size",
+    "input.max_size",
+    "detector.score_threshold",
+    "detector.nms_threshold",
+    "detector.max_detections",
+)
+"""What decides how a detector is measured."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of ``finetune`` and what it records."""
+
+    folder: Path
+    preset: Preset
+    config: Mapping[str, Any]
+    """As ``config.yaml``, its preset complete; with ``precision``."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.config["seed"])
+
+    @property
+    def source(self) -> str:
+        """Where its interpolator comes from: a kind, a run or a file."""
+        return str(self.config["interpolator"] or self.preset.interpolator.kind)
+
+
+def read_run(path: Path) -> FinishedRun:
+    """The run in a folder, or the one that a file belongs to.
+
+    Raises:
+        UserError: no run of ``finetune``, or one that has not come to its end.
+    """
+    folder = path.parent if path.is_file() else path
+    file = folder / CONFIG
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        known = dict(config) if config["command"] == "finetune" else {}
+        hardware = known["hardware"]["precision"]
+    except OSError:
+        raise UserError(f"--runs {path}: no run folder; there is no {file}") from None
+    except (KeyError, TypeError, ValueError, UnicodeDecodeError, yaml.YAMLError):
+        raise UserError(
+            f"--runs {path}: {CONFIG} is not that of a run of 'afictl finetune' or 'afictl compare'"
+        ) from None
+    preset = parse_preset(known["preset"], source=str(file))
+    if not (folder / LAST).is_file():
+        raise UserError(f"--runs {path}: the run has no {LAST}; let it end first")
+    step = read_checkpoint(folder / LAST).metadata.get("step")
+    if step != preset.train.steps:
+        raise UserError(
+            f"--runs {path}: the run has come to step {step} of {preset.train.steps}; continue it with --resume first"
+        )
+    return FinishedRun(folder, preset, known | {"preset": preset.model_dump(mode="json"), "precision": hardware})
+
+
+def methods_of(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """The runs of each method, by its name, in the order of their seeds.
+
+    A method is a kind of interpolator with its options, or the run or file that it comes from. It is called as its
+    kind; those of one kind also as the run or file.
+
+    Raises:
+        UserError: two runs of one method and seed.
+    """
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps([run.source, run.preset.interpolator.options], sort_keys=True), []).append(run)
+    kinds = [group[0].preset.interpolator.kind for group in groups.values()]
+    named: dict[str, list[FinishedRun]] = {}
+    for kind, group in zip(kinds, groups.values(), strict=True):
+        source = group[0].source
+        name = kind if kinds.count(kind) == 1 or source == kind else f"{kind}-{Path(source).stem}"
+        while name in named:
+            name += "-2"
+        named[name] = sorted(group, key=lambda run: run.seed)
+        _refuse_doubles(name, named[name])
+    return named
+
+
+def _refuse_doubles(name: str, runs: Sequence[FinishedRun]) -> None:
+    for first, second in pairwise(runs):
+        if first.seed == second.seed:
+            raise UserError(
+                f"--runs: {first.folder} and {second.folder} are both {name} with seed {first.seed}; name one of them"
+            )
+
+
+def conditions_of(methods: Mapping[str, Sequence[FinishedRun]]) -> tuple[dict[str, str], list[str]]:
+    """The conditions of the runs in words, and the keys of those that are not the same for all.
+
+    Raises:
+        UserError: the runs were not measured alike: other data, or other settings of the evaluation.
+    """
+    configs = {f"{name} seed {run.seed}": run.config for name, runs in methods.items() for run in runs}
+    differing = unequal(configs)
+    for key in differing:
+        if key in _EVALUATION:
+            raise UserError(f"--runs: cannot be compared, as {key} is not the same ({differing[key]})")
+    words: dict[str, dict[str, None]] = {}
+    for runs in methods.values():
+        for run in runs:
+            for name, value in in_words(run.preset, run.config).items():
+                words.setdefault(name, {})[value] = None
+    not_the_same = {f"{NOT_THE_SAME}, {key}": values for key, values in differing.items()}
+    return {**not_the_same, **{name: " / ".join(values) for name, values in words.items()}}, list(differing)

@@ -1,0 +1,49 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const toggle = document.getElementById("theme");
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches);
+  const tell = () => { toggle.textContent = isDark() ? "Light mode" : "Dark mode"; };
+  toggle.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    tell();
+  });
+  prefersDark.addEventListener("change", tell);
+  toggle.hidden = false;
+  tell();
+
+  const keyOf = (row, column) => {
+    const cell = row.cells[column];
+    if (column === 0) return cell.dataset.key;
+    return cell.dataset.key === undefined ? null : Number(cell.dataset.key);
+  };
+  const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
+  const sort = (table, column, sign) => {
+    const rows = [...table.tBodies[0].rows].map((row) => ({ row, key: keyOf(row, column) }));
+    rows.sort((a, b) => {
+      if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
+      return sign * compare(a.key, b.key);
+    });
+    table.tBodies[0].append(...rows.map(({ row }) => row));
+  };
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      if (head.classList.contains("path")) return;
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const first = column === 0 ? "ascending" : "descending";
+        const second = column === 0 ? "descending" : "ascending";
+        const order = head.getAttribute("aria-sort") === first ? second : first;
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", order);
+        sort(table, column, order === "ascending" ? 1 : -1);
+      });
+    });
+  }
+})();

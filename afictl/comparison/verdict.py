@@ -1,0 +1,50 @@
+"""What a comparison allows to be said, in one sentence a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afictl.comparison.model import Difference, Method
+
+
+def verdict(method: Method, baseline: Method, compared: int, differing: Sequence[str] = ()) -> str:
+    """One sentence about a method against the baseline.
+
+    Args:
+        method: with its differences.
+        baseline: what they are taken from.
+        compared: how many methods are compared with the baseline; a difference must stand out among as many.
+        differing: conditions that were not the same for all.
+    """
+    found = {kind: method.difference[f"{kind}/AP"] for kind in ("box", "mask") if f"{kind}/AP" in method.difference}
+    if not found:
+        return f"{method.name}: nothing can be claimed, as no seed was run with both it and {baseline.name}"
+    said = "; ".join(_said(kind, difference, baseline.name, compared) for kind, difference in found.items())
+    price = _price(method, baseline)
+    if price:
+        said += f" for {price}" if next(reversed(found.values())).claimed else f", at {price}"
+    if differing:
+        said += f"; but the runs differ in {', '.join(differing)} too, which may be the cause"
+    return f"{method.name}{' ' if next(iter(found.values())).claimed else ': '}{said}"
+
+
+def _said(kind: str, difference: Difference, baseline: str, compared: int) -> str:
+    amount = f"{difference.mean:+.1f}"
+    if difference.low is None or difference.high is None:
+        return f"nothing can be claimed from one seed ({amount} {kind} AP)"
+    interval = f"95 % interval {difference.low:.1f} to {difference.high:.1f}, {difference.seeds} seeds"
+    if difference.claimed:
+        return f"{amount} {kind} AP {'over' if difference.mean > 0 else 'against'} {baseline} ({interval})"
+    alone = difference.low > 0 or difference.high < 0
+    reason = f"; too little to stand out among {compared} methods" if alone and compared > 1 else ""
+    return f"no difference in {kind} AP to {baseline} can be claimed ({amount}, {interval}{reason})"
+
+
+def _price(method: Method, baseline: Method) -> str:
+    """The work of the whole detector against the baseline's; empty where it is not known."""
+    if method.price is None or baseline.price is None:
+        return ""
+    ratio = method.price.multiply_adds / baseline.price.multiply_adds
+    if abs(ratio - 1) < 0.005:
+        return "the same multiply-adds"
+    return f"{ratio:.{1 if ratio >= 1.1 else 2}f}x the multiply-adds"

@@ -1,0 +1,136 @@
+"""The segmentations of a data set as flat arrays.
+
+An index of 860,000 objects must not hold Python lists: every worker process that touches them copies their
+pages (pytorch/pytorch#13246). Polygons are one float array with offsets, compressed RLEs one byte array.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Mapping, Sequence
+from itertools import chain, pairwise
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from afictl.data.masks import FARTHEST, Segmentation, fills, normalize_segmentation
+from afictl.errors import UserError
+
+_CHUNK = 4096
+"""Objects parsed at a time; their numbers are Python objects for that long."""
+
+_DAMAGED = (
+    "an outline in the stored index of the annotations is damaged; delete the '.afictl-index' file and start again"
+)
+
+_parse_polygons = msgspec.json.Decoder(list[list[float]]).decode
+
+
+def segmentation_arrays(segmentations: Sequence[Any], sizes_hw: np.ndarray) -> dict[str, Tensor]:
+    """The flat arrays that ``read_segmentation`` and ``has_segmentation`` read.
+
+    Args:
+        segmentations: one an object, parsed or as ``msgspec.Raw``; None where absent.
+        sizes_hw: (n,2), height and width of each object's image.
+    """
+    writer = _Writer()
+    for start in range(0, len(segmentations), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        writer.add([_parse(value) for value in segmentations[chunk]], sizes_hw[chunk].tolist())
+    return writer.arrays()
+
+
+def _parse(value: Any) -> Any:
+    """A segmentation as Python objects: a tuple of lists of floats where it is lists of numbers alone."""
+    if not isinstance(value, msgspec.Raw):
+        return value
+    text = memoryview(value)
+    if text[:1] == b"[":
+        try:
+            return tuple(_parse_polygons(value))
+        except msgspec.MsgspecError:
+            pass
+    return json.loads(bytes(text))
+
+
+class _Writer:
+    """Collects segmentations, some objects at a time, into flat arrays."""
+
+    def __init__(self) -> None:
+        self._points, self._polygon_ends, self._object_ends = array("f"), array("q", [0]), array("q", [0])
+        self._rle, self._rle_ends = bytearray(), array("q", [0])
+
+    def add(self, values: list[Any], sizes_hw: list[list[int]]) -> None:
+        """Append objects: tuples of lists of floats are judged together, whatever else one by one."""
+        polygons: list[list[list[float]]] = []
+        for value, size in zip(values, sizes_hw, strict=True):
+            if isinstance(value, tuple):
+                polygons.append(value)  # type: ignore[arg-type]
+                segmentation = None
+            else:
+                segmentation = normalize_segmentation(value, (size[0], size[1]))
+                polygons.append([p.tolist() for p in segmentation] if isinstance(segmentation, list) else [])
+            if isinstance(segmentation, dict):
+                self._rle += segmentation["counts"]
+            self._rle_ends.append(len(self._rle))
+        self._add_polygons(polygons)
+
+    def _add_polygons(self, polygons: list[list[list[float]]]) -> None:
+        counts = np.fromiter(map(len, polygons), np.int64, len(polygons))
+        flat = list(chain.from_iterable(polygons))
+        lengths = np.fromiter(map(len, flat), np.int64, len(flat))
+        points = np.fromiter(chain.from_iterable(flat), np.float64, int(lengths.sum()))
+        kept = (lengths >= 6) & (lengths % 2 == 0)
+        owner = np.repeat(np.arange(len(flat)), lengths)
+        kept[owner[~(np.abs(points) < FARTHEST)]] = False
+        ends = len(self._points) + lengths[kept].cumsum()
+        self._points.frombytes(points[kept[owner]].astype(np.float32).tobytes())
+        objects = len(self._polygon_ends) - 1 + np.concatenate(([0], kept.cumsum()))[counts.cumsum()]
+        self._polygon_ends.frombytes(ends.astype(np.int64).tobytes())
+        self._object_ends.frombytes(objects.astype(np.int64).tobytes())
+
+    def arrays(self) -> dict[str, Tensor]:
+        return {
+            "polygon_points": _tensor(self._points, torch.float32),
+            "polygon_ends": _tensor(self._polygon_ends, torch.int64),
+            "object_polygons": _tensor(self._object_ends, torch.int64),
+            "rle": _tensor(self._rle, torch.uint8),
+            "rle_ends": _tensor(self._rle_ends, torch.int64),
+        }
+
+
+def _tensor(values: array | bytearray, dtype: torch.dtype) -> Tensor:
+    """A view; ``frombuffer`` refuses empty ones."""
+    return torch.frombuffer(values, dtype=dtype) if len(values) else torch.zeros(0, dtype=dtype)
+
+
+def has_segmentation(arrays: Mapping[str, Tensor], start: int = 0, end: int | None = None) -> Tensor:
+    """Bool, one for each object from ``start`` to before ``end``."""
+    ends = slice(start, None if end is None else end + 1)
+    return (arrays["object_polygons"][ends].diff() > 0) | (arrays["rle_ends"][ends].diff() > 0)
+
+
+def read_segmentation(arrays: Mapping[str, Tensor], k: int, size_hw: tuple[int, int]) -> Segmentation | None:
+    """The segmentation of object ``k``, on an image of ``size_hw``.
+
+    Raises:
+        UserError: the arrays come from a damaged file; pycocotools would read it and crash.
+    """
+    start, end = arrays["rle_ends"][k : k + 2].tolist()
+    if end > start:
+        packed = arrays["rle"][start:end].numpy().tobytes()
+        if not fills(packed, size_hw[0] * size_hw[1]):
+            raise UserError(_DAMAGED)
+        return {"size": list(size_hw), "counts": packed}
+    first, last = arrays["object_polygons"][k : k + 2].tolist()
+    if first == last:
+        return None
+    ends = arrays["polygon_ends"][first : last + 1].tolist()
+    points = arrays["polygon_points"][ends[0] : ends[-1]].numpy()
+    if not np.abs(points).max() <= FARTHEST:  # as float32; a coordinate just below it rounds up to it
+        raise UserError(_DAMAGED)
+    return [points[a - ends[0] : b - ends[0]] for a, b in pairwise(ends)]

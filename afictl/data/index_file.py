@@ -1,0 +1,167 @@
+"""The file of an index: its arrays as safetensors, mapped into memory, and checked as a stranger's file is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from afictl.data.digest import tensor_digest
+from afictl.errors import UserError
+from afictl.tensor_files import read_tensors, save_tensors
+
+_FORMAT = 1
+"""Another number makes every file of before stale."""
+
+_LARGEST = 2**31
+_FATES = 4
+
+
+class IndexContents(NamedTuple):
+    """What an annotation file says; see ``CocoIndex``."""
+
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    arrays: Mapping[str, Tensor]
+
+
+class MappedArrays(Mapping[str, Tensor]):
+    """Arrays of an index file. They go to another process as the file's name, and share its pages there."""
+
+    def __init__(self, path: Path, source: str, arrays: dict[str, Tensor]) -> None:
+        self._path, self._source, self._arrays = path.absolute(), source, arrays
+        self._identity = _identity(path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if _identity(self._path) == self._identity:
+            return _reopen, (self._path, self._source)
+        return dict, (self._arrays,)  # replaced or deleted meanwhile: what is mapped lives on here alone
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _reopen(path: Path, source: str) -> Mapping[str, Tensor]:
+    contents = read_index_file(path, source, trusted=True)
+    if contents is None:
+        raise UserError(f"{path}: changed or deleted while processes started; start again")
+    return contents.arrays
+
+
+def write_index_file(path: Path, source: str, contents: IndexContents) -> None:
+    """Write the index of the annotation file of digest ``source``; an existing file is replaced at once.
+
+    Raises:
+        OSError, safetensors.SafetensorError: it cannot be written.
+    """
+    description = {
+        "format": _FORMAT,
+        "source": source,
+        "classes": contents.classes,
+        "category_ids": contents.category_ids,
+        "digests": {name: tensor_digest(values) for name, values in contents.arrays.items()},
+    }
+    save_tensors(path, contents.arrays, description)
+
+
+def read_index_file(path: Path, source: str, *, trusted: bool = False) -> IndexContents | None:
+    """The mapped contents of an index file; None where it is absent, stale or damaged.
+
+    Args:
+        path: the file.
+        source: the digest of the annotation file that it must be made of.
+        trusted: leave out the comparison of every array with its digest.
+    """
+    try:
+        arrays, description = read_tensors(path)
+    except (UserError, OSError):
+        return None
+    if description.get("format") != _FORMAT or description.get("source") != source:
+        return None
+    classes, category_ids = (description.get(key, ()) for key in ("classes", "category_ids"))
+    if not _are_categories(classes, category_ids) or not _are_sound(arrays, len(classes)):
+        return None
+    if not trusted and {name: tensor_digest(values) for name, values in arrays.items()} != description.get("digests"):
+        return None
+    return IndexContents(tuple(classes), tuple(category_ids), MappedArrays(path, source, arrays))
+
+
+def _are_categories(classes: Any, ids: Any) -> bool:
+    return (
+        isinstance(classes, list)
+        and isinstance(ids, list)
+        and 0 < len(classes) == len(ids)
+        and all(type(name) is str for name in classes)
+        and all(type(number) is int and abs(number) < 2**63 for number in ids)
+    )
+
+
+def _are_sound(arrays: Mapping[str, Tensor], classes: int) -> bool:
+    """Whether the arrays have their types and shapes, and no number in them leads outside of another one."""
+    sizes = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
+    if not {"image_ids", "ids", "names", "polygon_points", "polygon_ends", "rle"} <= sizes.keys():
+        return False
+    images, objects, polygons = sizes["image_ids"], sizes["ids"], sizes["polygon_ends"] - 1
+    expected = {
+        "image_ids": (torch.int64, (images,)),
+        "sizes_hw": (torch.int64, (images, 2)),
+        "names": (torch.uint8, (sizes["names"],)),
+        "name_ends": (torch.int64, (images + 1,)),
+        "object_ends": (torch.int64, (images + 1,)),
+        "boxes": (torch.float32, (objects, 4)),
+        "labels": (torch.int64, (objects,)),
+        "crowd": (torch.bool, (objects,)),
+        "areas": (torch.float32, (objects,)),
+        "ids": (torch.int64, (objects,)),
+        "fate": (torch.uint8, (objects,)),
+        "polygon_points": (torch.float32, (sizes["polygon_points"],)),
+        "polygon_ends": (torch.int64, (polygons + 1,)),
+        "object_polygons": (torch.int64, (objects + 1,)),
+        "rle": (torch.uint8, (sizes["rle"],)),
+        "rle_ends": (torch.int64, (objects + 1,)),
+    }
+    return (
+        images > 0
+        and {name: (values.dtype, tuple(values.shape)) for name, values in arrays.items()} == expected
+        and _lie_within(arrays["sizes_hw"], 1, _LARGEST - 1)
+        and _lie_within(arrays["labels"], 1, classes)
+        and _lie_within(arrays["fate"], 0, _FATES - 1)
+        and _lie_within(arrays["crowd"].view(torch.uint8), 0, 1)
+        and _are_ends(arrays["name_ends"], sizes["names"])
+        and _are_ends(arrays["object_ends"], objects)
+        and _are_ends(arrays["polygon_ends"], sizes["polygon_points"], step=2, least=6)
+        and _are_ends(arrays["object_polygons"], polygons)
+        and _are_ends(arrays["rle_ends"], sizes["rle"])
+    )
+
+
+def _lie_within(values: Tensor, least: int, most: int) -> bool:
+    if not values.numel():
+        return True
+    low, high = values.aminmax()
+    return least <= int(low) and int(high) <= most
+
+
+def _are_ends(ends: Tensor, size: int, step: int = 1, least: int = 0) -> bool:
+    """Whether they cut ``size`` into pieces of ``least`` or more, each a multiple of ``step``."""
+    if not len(ends) or ends[0] != 0 or ends[-1] != size or not _lie_within(ends, 0, size):
+        return False
+    lengths = ends.diff()
+    return bool((lengths >= least).all()) and (step == 1 or not bool((lengths % step).any()))

@@ -1,0 +1,120 @@
+"""A reproducible part of a data set's labels, with the other training images as an unlabelled folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from afictl.data.annotations import FIELDS, check_records
+from afictl.data.files import SPLITS, find_files, read_instances
+from afictl.errors import UserError
+
+UNLABELED = "unlabeled"
+"""The folder of the images whose labels were left out."""
+
+
+class Parts(NamedTuple):
+    """How many training images a subset has with and without labels, and the labelled objects of each class."""
+
+    labelled: int
+    unlabelled: int
+    objects: dict[str, int]
+
+
+def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, *, copy: bool = False) -> Parts:
+    """Write a data set in COCO layout that has the labels of only a part of the training images.
+
+    ``OUT/train`` and ``OUT/annotations/instances_train.json`` hold that part, ``OUT/unlabeled`` the images of the
+    rest; the other splits are whole. Which images keep their labels is decided by a hash of seed and file name: it
+    depends neither on their order in the file nor on any library's random numbers, and a smaller fraction is a part of
+    a larger one of the same seed. The folder appears complete or not at all.
+
+    Args:
+        data_dir: data set in COCO layout.
+        out_dir: must be absent or empty.
+        fraction: of the training images, above 0 and below 1; at least one image keeps its labels.
+        seed: another seed chooses other images.
+        copy: copy the image files instead of linking to them.
+
+    Raises:
+        UserError: a split that cannot be read, a fraction out of range, an ``out_dir`` in use, or a missing image.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"--fraction {fraction}: choose a number between 0 and 1, such as 0.2")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise UserError(f"{out_dir} is in use: choose another folder")
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
+    try:
+        parts = _write(data_dir, partial, fraction, seed, copy)
+        partial.chmod(0o755)  # mkdtemp's folders are private
+        os.replace(partial, out_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return parts
+
+
+def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool) -> Parts:
+    file, image_dir = find_files(data_dir, "train")
+    contents = read_instances(file)
+    for key, fields in FIELDS.items():
+        check_records(file, key, contents[key], fields)
+    names = sorted({image["file_name"] for image in contents["images"]}, key=lambda name: _rank(seed, name))
+    chosen = set(names[: max(1, round(fraction * len(names)))])
+    kept = [image for image in contents["images"] if image["file_name"] in chosen]
+    ids = {image["id"] for image in kept}
+    objects = [record for record in contents["annotations"] if record["image_id"] in ids]
+    (out_dir / "annotations").mkdir()
+    _save(out_dir, "train", {**contents, "images": kept, "annotations": objects})
+    for folder, files in (("train", names[: len(chosen)]), (UNLABELED, names[len(chosen) :])):
+        (out_dir / folder).mkdir()
+        _place_files(image_dir, out_dir / folder, files, copy)
+    for split in SPLITS[1:]:
+        _take_whole(data_dir, out_dir, split, copy)
+    counts = Counter(record["category_id"] for record in objects)
+    classes = sorted((category["id"], category["name"]) for category in contents["categories"])
+    return Parts(len(chosen), len(names) - len(chosen), {name: counts[k] for k, name in classes})
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+
+
+def _save(out_dir: Path, split: str, contents: dict[str, Any]) -> None:
+    file = out_dir / "annotations" / f"instances_{split}.json"
+    file.write_text(json.dumps(contents), encoding="utf-8")
+
+
+def _take_whole(data_dir: Path, out_dir: Path, split: str, copy: bool) -> None:
+    """A split as it is, where the data set has it."""
+    try:
+        file, image_dir = find_files(data_dir, split)
+    except UserError:
+        return
+    name = file.name.replace("2017", "")
+    shutil.copyfile(file, out_dir / "annotations" / name)
+    if copy:
+        shutil.copytree(image_dir, out_dir / split)
+    else:
+        (out_dir / split).symlink_to(image_dir.resolve())
+
+
+def _place_files(source: Path, target: Path, names: Iterable[str], copy: bool) -> None:
+    for name in names:
+        original, place = source / name, target / name
+        if target not in Path(os.path.normpath(place)).parents:
+            raise UserError(f"image {name!r}: its file_name leaves the image folder {source}; mend the annotations")
+        if not original.is_file():
+            raise UserError(f"image {original} does not exist; 'afictl data check' lists every missing one")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if copy:
+            shutil.copyfile(original, place)
+        else:
+            place.symlink_to(original.resolve())

@@ -1,0 +1,63 @@
+"""A COCO annotation file of any length, written image by image."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+
+class CocoWriter:
+    """Collects records on disk, next to ``path``, and puts them together as one file at the end, or leaves nothing.
+
+    A folder that cannot be written to is an ``OSError`` before the first record.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lists = {name: self._spool() for name in ("images", "annotations")}
+
+    def __enter__(self) -> CocoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._lists.values():
+            file.close()
+
+    def add(self, image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]]) -> None:
+        """Append one image and its objects."""
+        for name, records in (("images", [image]), ("annotations", annotations)):
+            file = self._lists[name]
+            for record in records:
+                file.write((b",\n" if file.tell() else b"\n") + json.dumps(record).encode())
+
+    def finish(self, **head: Any) -> None:
+        """Write the file: the keys of ``head`` first, then the lists."""
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            with draft.open("wb") as file:
+                opening = b"{"
+                for name, value in head.items():
+                    file.write(opening + f'"{name}": {json.dumps(value)}'.encode())
+                    opening = b",\n"
+                for name, records in self._lists.items():
+                    file.write(opening + f'"{name}": ['.encode())
+                    opening = b",\n"
+                    records.seek(0)
+                    shutil.copyfileobj(records, file)
+                    file.write(b"\n]")
+                file.write(b"}\n")
+            draft.replace(self.path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _spool(self) -> IO[bytes]:
+        return tempfile.TemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}-")

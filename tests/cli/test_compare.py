@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from afictl.cli import compare as module
+from tests.training.conftest import SMALL
+
+TINY = "faster-rcnn-r18-fpn-tiny"
+
+
+@pytest.fixture
+def run(afictl, monkeypatch):
+    """The command, with what it would have compared instead of comparing."""
+    seen = []
+    monkeypatch.setattr(module, "_compare_runs", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(module, "_train", lambda *arguments, **named: seen.append((arguments, named)))
+
+    def call(*words):
+        code, _, errors = afictl("compare", *words)
+        return code, errors, seen
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--runs", "A", "B", "C"),
+        ("--runs", "A", "--runs", "B", "C"),
+        ("--runs", "A,B,C"),
+        ("--runs", "A", "--baseline", "afi", "B", "C"),
+    ],
+)
+def test_runs_in_any_spelling(run, words):
+    code, _, seen = run(*words)
+    assert code == 0
+    assert seen[0][0] == [Path("A"), Path("B"), Path("C")]
+
+
+def test_a_folder_with_a_comma_in_its_name_is_one_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr0,1").mkdir()
+    assert run("--runs", "lr0,1", "B")[2][0][0] == [Path("lr0,1"), Path("B")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("A",), "'A' belongs to no option; runs that exist are compared with --runs A ..."),
+        ((), "give --preset and --data, or --runs"),
+        (("--preset", TINY), "give --data"),
+        (("--runs", "A", "--preset", TINY, "--seeds", "3"), "the runs are trained; leave out --preset, --seeds"),
+        (("--only-cost", "--preset", TINY, "--seeds", "3"), "--only-cost trains nothing; leave out --seeds"),
+        (("--runs", "nowhere"), "--runs nowhere: no run folder"),
+    ],
+)
+def test_what_does_not_go_together(afictl, words, message):
+    code, _, errors = afictl("compare", *words)
+    assert code == 2
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_seeds_count_from_the_first(run):
+    _, _, seen = run("--preset", TINY, "--data", "D", "--seeds", "3", "--seed", "5")
+    assert list(seen[0][1]["seeds"]) == [5, 6, 7]
+
+
+def test_spreading_over_machines_is_refused(afictl):
+    code, _, errors = afictl("compare", "--preset", TINY, "--data", ".", "--spread", "--nodes", "2")
+    assert code == 2
+    assert "one machine" in errors
+
+
+def test_prices_alone_are_printed_and_written(afictl, tmp_path):
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    words = ["--only-cost", "--preset", TINY, "--interpolators", "nearest,afi", "--output", tmp_path / "out"]
+    code, text, _ = afictl("compare", *map(str, words), *settings)
+    assert code == 0
+    assert "MiB peak" in text
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "comparison.csv",
+        "comparison.json",
+        "runs.csv",
+    ]

@@ -1,0 +1,118 @@
+"""``afictl pseudo-label``, and the training on its file."""
+
+import json
+import shutil
+
+import pytest
+import typer
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from afictl.cli.finetune import finetune
+from afictl.cli.pseudo_label import pseudo_label
+from afictl.errors import UserError
+from tests.training.conftest import SMALL
+
+app = typer.Typer()
+app.command("pseudo-label")(pseudo_label)
+app.command("finetune")(finetune)
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def unlabelled(tmp_path, shapes_dir):
+    """Four images that are in no data set of the teacher."""
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    for file in sorted((shapes_dir / "train2017").iterdir())[1:5]:
+        shutil.copy(file, folder / f"other-{file.name}")
+    return folder
+
+
+def test_labels_counts_and_examples(untrained_run, shapes, unlabelled, tmp_path):
+    shutil.copy(next((shapes / "val2017").iterdir()), unlabelled / "seen-before.jpg")
+    (unlabelled / "broken.jpg").write_bytes(b"\xff\xd8 broken")
+    output = tmp_path / "labels" / "pseudo.json"
+    result = call(
+        "pseudo-label", "--weights", untrained_run, "--images", unlabelled, "--output", output,
+        "--threshold", 0.1, "--class-threshold", "disc=0.9",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert f"left out: 1 images that {shapes} holds" in result.output
+    assert "skipped 1 images: image" in result.output
+    content = json.loads(output.read_text())
+    assert [image["file_name"] for image in content["images"]] == [f"other-{k:06d}.jpg" for k in range(2, 6)]
+    ids = {category["name"]: category["id"] for category in content["categories"]}
+    assert content["annotations"]
+    assert all(record["score"] >= 0.1 for record in content["annotations"])
+    assert all(record["score"] >= 0.9 for record in content["annotations"] if record["category_id"] == ids["disc"])
+    assert {"size", "counts"} == content["annotations"][0]["segmentation"].keys()
+    expected = {"weights": str(untrained_run), "threshold": 0.1, "class_thresholds": {"disc": 0.9}, "tta": None}
+    assert expected.items() <= content["info"].items()
+    assert f"{len(content['annotations'])} pseudo labels on " in result.output
+    with Image.open(output.with_suffix(".png")) as sheet:
+        assert sheet.width > 3 * 960
+
+
+def test_another_data_set_is_left_out(untrained_run, shapes_dir, unlabelled, tmp_path):
+    common = ("pseudo-label", "--weights", untrained_run, "--output", tmp_path / "pseudo.json", "--threshold", 0)
+    with pytest.raises(UserError, match=r"each of its 4 images is in .*; nothing is left to label"):
+        call(*common, "--images", unlabelled, "--exclude", shapes_dir)
+    (untrained_run / "config.yaml").unlink()
+    result = call(*common, "--images", unlabelled, "--limit", 2)
+    assert "which images are labelled already is not known; --exclude DIR leaves them out" in result.output
+    assert len(json.loads((tmp_path / "pseudo.json").read_text())["images"]) == 2
+
+
+def test_several_scales_are_told_in_the_file(untrained_run, unlabelled, tmp_path):
+    call(
+        "pseudo-label", "--weights", untrained_run, "--images", unlabelled, "--output", tmp_path / "pseudo.json",
+        "--threshold", 0, "--limit", 1, "--tta", "--tta-sizes", "64,96", "--no-tta-flip",
+    )  # fmt: skip
+    content = json.loads((tmp_path / "pseudo.json").read_text())
+    assert content["info"]["tta"] == {"min_sizes": [64, 96], "max_size": 4000, "flip": False}
+
+
+def test_training_takes_the_file(untrained_run, shapes_dir, unlabelled, tmp_path):
+    output = tmp_path / "pseudo.json"
+    call("pseudo-label", "--weights", untrained_run, "--images", unlabelled, "--output", output, "--threshold", 0.1)
+    settings = [word for setting in (*SMALL, "train.batch_size=4") for word in ("--set", setting)]
+    common = ("finetune", "--preset", "mask-rcnn-r18-fpn-tiny", "--data", shapes_dir, "--interpolator", "nearest")
+    run = tmp_path / "runs" / "student"
+    given = ("--pseudo", output, "--pseudo-weight", 2, "--pseudo-ratio", 3, "--output", run)
+    assert call(*common, *settings, *given).exit_code == 0
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["pseudo"] == {"file": str(output), "weight": 2.0, "ratio": 3.0}
+    with pytest.raises(UserError, match="a batch of 4 cannot be shared so"):
+        call(*common, *settings, "--pseudo", output, "--pseudo-ratio", 2)
+    with pytest.raises(UserError, match="--pseudo-weight says how: add --pseudo FILE"):
+        call(*common, *settings, "--pseudo-weight", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "nowhere"], "image folder nowhere does not exist"),
+        (["--images", "EMPTY"], "holds no image"),
+        (["--output", "pseudo.txt"], "--output pseudo.txt: name a file that ends in .json"),
+        (["--class-threshold", "disc"], "--class-threshold disc: write NAME=VALUE, e.g. person=0.8"),
+        (["--class-threshold", "disk=0.5"], "no class 'disk'; did you mean 'disc'"),
+        (["--exclude", "nowhere"], "data folder nowhere does not exist"),
+        (["--tta-sizes", "64"], "--tta-sizes says how: add --tta"),
+        (["--weights", "nowhere"], "nowhere"),
+        (["--threshold", "1"], "none of .* detections on 4 images reaches its threshold; lower --threshold"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(untrained_run, unlabelled, tmp_path, monkeypatch, arguments, message):
+    (tmp_path / "here" / "empty").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    words = {"--weights": untrained_run, "--images": unlabelled, "--output": "pseudo.json"}
+    words |= dict([["empty" if word == "EMPTY" else word for word in arguments]])
+    with pytest.raises(UserError, match=message) as error:
+        call("pseudo-label", *(word for pair in words.items() for word in pair))
+    assert "\n" not in str(error.value)
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["empty"]

@@ -1,0 +1,20 @@
+import pytest
+
+from afictl import AFInterpolator, load_preset
+from afictl.comparison import Contender
+from tests.training.conftest import SMALL, fabric, guide_run
+
+__all__ = ["fabric", "guide_run"]
+
+
+@pytest.fixture(scope="session")
+def preset():
+    """A Faster R-CNN that trains in a second."""
+    return load_preset("faster-rcnn-r18-fpn-tiny", [*SMALL, "train.steps=2", "train.eval_every=2"])
+
+
+@pytest.fixture(scope="session")
+def contenders(tmp_path_factory):
+    file = tmp_path_factory.mktemp("interpolator") / "interpolator.safetensors"
+    AFInterpolator(16, blocks=1, growth=4).save(file)
+    return [Contender("nearest", "nearest"), Contender("afi", str(file))]

@@ -1,0 +1,46 @@
+import csv
+import json
+
+import pytest
+
+from afictl import UserError
+from afictl.comparison import compare
+
+
+def test_accuracy_and_price_of_every_method(fabric, preset, contenders, shapes_dir, tmp_path):
+    answer = compare(fabric, preset, shapes_dir, contenders, tmp_path / "out", seeds=(0, 1))
+    assert answer.failures == {}
+    found = answer.comparison
+    nearest, afi = found.methods
+    assert (nearest.name, afi.name, found.baseline) == ("nearest", "afi", "nearest")
+    assert [cell.seed for cell in afi.cells] == [0, 1]
+    for method in found.methods:
+        values = [cell.metrics["box/AP"] for cell in method.cells]
+        assert method.mean["box/AP"] == pytest.approx(sum(values) / 2)
+        assert method.price.milliseconds > method.price.interpolator_milliseconds > 0
+    assert afi.difference["box/AP"].seeds == 2
+    assert found.annotation_file == shapes_dir / "annotations" / "instances_val2017.json"
+    assert found.conditions["schedule"] == "2 steps of 2 images, adamw, lr 0.001, cosine"
+
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [method["name"] for method in written["methods"]] == ["nearest", "afi"]
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["interpolator"] for row in rows] == ["nearest", "afi"]
+    assert float(rows[1]["interpolator_parameters"]) == afi.price.interpolator_parameters
+    assert float(rows[1]["box/AP difference mean"]) == pytest.approx(afi.difference["box/AP"].mean)
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        rows = [(row["interpolator"], row["seed"]) for row in csv.DictReader(file)]
+    assert rows == [("nearest", "0"), ("nearest", "1"), ("afi", "0"), ("afi", "1")]
+
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+
+    fewer = compare(fabric, preset, shapes_dir, contenders, tmp_path / "out", seeds=(1,), baseline="afi")
+    assert [method.name for method in fewer.comparison.methods] == ["afi", "nearest"]
+    assert fewer.comparison.methods[1].verdict.startswith("nearest: nothing can be claimed from one seed")
+
+
+def test_an_unknown_baseline_is_refused_before_anything_is_trained(fabric, preset, contenders, shapes_dir, tmp_path):
+    with pytest.raises(UserError, match="--baseline"):
+        compare(fabric, preset, shapes_dir, contenders, tmp_path / "out", baseline="fade")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,223 @@
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from afictl import AFInterpolator, UserError, build_interpolator, interpolator_kinds, load_preset
+from afictl.comparison import Contender, compare
+from afictl.comparison.grid import train_grid
+from afictl.comparison.specification import Grid
+from afictl.training import step as step_module
+from afictl.training.stage3 import Start, load_start, resolve_interpolator, start_detector
+from afictl.weights import read_checkpoint
+from tests.training.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, fabric, preset, contenders, shapes_dir):
+    """The folder of a grid of two methods and two seeds; not to be written to."""
+    folder = tmp_path_factory.mktemp("grid") / "out"
+    assert train_grid(fabric, Grid(preset, shapes_dir, folder, tuple(contenders), (0, 1))) == {}
+    return folder
+
+
+@pytest.fixture
+def grid(preset, contenders, shapes_dir, tmp_path):
+    return Grid(preset, shapes_dir, tmp_path / "out", tuple(contenders))
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError("trained again")
+
+
+def tensors(run):
+    return read_checkpoint(run / "last.safetensors").tensors
+
+
+def test_every_cell_is_an_ordinary_run_with_its_result(finished):
+    cells = [f"{name}/seed{seed}" for name in ("afi", "nearest") for seed in (0, 1)]
+    assert sorted(str(path.parent.relative_to(finished)) for path in finished.glob("*/*/result.json")) == cells
+    for cell in cells:
+        result = json.loads((finished / cell / "result.json").read_text())
+        assert result["seed"] == int(cell[-1])
+        assert {"box/AP", "box/APs"} <= set(result["metrics"])
+        assert all(row["objects"] > 0 and "box/AP" in row for row in result["per_class"])
+        assert result["seconds"] > 0
+        assert isinstance(json.loads((finished / cell / "predictions.json").read_text()), list)
+        assert (finished / cell / "config.yaml").is_file()
+
+
+def start(preset, source, weights=None, seed=3):
+    preset, interpolator = resolve_interpolator(preset, source, seed)
+    detector = start_detector(preset, interpolator, 3, seed)
+    load_start(detector, Start(source, weights))
+    prefix = detector.interpolator_prefix
+    return {name: value for name, value in detector.state_dict().items() if not name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("kind", [*interpolator_kinds(), "FILE"])
+def test_all_other_parts_start_bit_for_bit_alike(preset, contenders, guide_run, kind):
+    """Whatever the interpolator draws when it is made, from scratch and from trained weights."""
+    source = contenders[1].source if kind == "FILE" else kind
+    mask_preset = load_preset("mask-rcnn-r18-fpn-tiny", SMALL)
+    for recipe, weights in ((preset, None), (mask_preset, None), (mask_preset, guide_run)):
+        expected, found = start(recipe, "nearest", weights), start(recipe, source, weights)
+        assert list(found) == list(expected)
+        assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def test_another_seed_starts_otherwise(preset):
+    ours, theirs = start(preset, "nearest"), start(preset, "nearest", seed=4)
+    drawn = [name for name in ours if name.startswith("head.") and name.endswith("weight")]
+    assert drawn
+    assert not [name for name in drawn if torch.equal(ours[name], theirs[name])]
+
+
+def test_within_a_seed_all_see_the_same_images_in_the_same_order(fabric, grid, monkeypatch):
+    seen = []
+    train_batches = step_module.train_batches
+
+    def spy(*args, **kwargs):
+        for batch in train_batches(*args, **kwargs):
+            seen.append((batch.image_ids, [float(image.sum()) for image in batch.images]))
+            yield batch
+
+    monkeypatch.setattr(step_module, "train_batches", spy)
+    train_grid(fabric, replace(grid, seeds=(0, 1)))
+    assert len(seen) == 8
+    assert seen[0:2] == seen[2:4] != seen[4:6] == seen[6:8]
+
+
+def test_the_same_command_again_trains_nothing(finished, fabric, preset, contenders, shapes_dir, monkeypatch):
+    monkeypatch.setattr("afictl.comparison.cells.finetune", refuse)
+    assert train_grid(fabric, Grid(preset, shapes_dir, finished, tuple(contenders), (0, 1))) == {}
+
+
+def test_methods_and_seeds_are_added_and_the_rest_is_kept(fabric, grid, monkeypatch):
+    trained = []
+
+    def fake(fabric, preset, data, job):
+        trained.append(str(job.folder.relative_to(grid.output)))
+        job.folder.mkdir(parents=True)
+        result = {"interpolator": job.start.describe()["interpolator"]}
+        (job.folder / "result.json").write_text(json.dumps(result))
+
+    monkeypatch.setattr("afictl.comparison.grid.train_cell", fake)
+    train_grid(fabric, grid)
+    assert trained == ["nearest/seed0", "afi/seed0"]
+    trained.clear()
+    more = (*grid.contenders, Contender("bilinear", "bilinear"))
+    train_grid(fabric, replace(grid, contenders=more, seeds=(0, 1)))
+    assert trained == ["bilinear/seed0", "nearest/seed1", "afi/seed1", "bilinear/seed1"]
+
+
+def test_a_stopped_grid_goes_on_in_the_middle_of_a_cell(fabric, preset, contenders, shapes_dir, tmp_path, finished):
+    short = Grid(preset, shapes_dir, tmp_path / "out", tuple(contenders), (0, 1))
+    steps = []
+
+    def interrupt(clock, step, *args):
+        steps.append(step)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return 0.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("afictl.training.clock.Clock.stepped", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_grid(fabric, short)
+    assert (short.output / "nearest" / "seed0" / "result.json").is_file()
+    assert not (short.output / "afi" / "seed0" / "result.json").exists()
+    train_grid(fabric, short)
+    for job in short.jobs():
+        ours, whole = tensors(job.folder), tensors(finished / job.folder.relative_to(short.output))
+        assert all(torch.equal(ours[key], whole[key]) for key in whole)
+
+
+def test_a_cell_that_diverges_does_not_stop_the_others(fabric, grid, monkeypatch):
+    def diverge(fabric, losses):
+        if not (grid.output / "afi").exists():
+            raise FloatingPointError("loss_box_reg became nan")
+        return {name: value.item() for name, value in losses.items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("afictl.training.loop._to_floats", diverge)
+        answer = compare(fabric, grid.preset, grid.data, grid.contenders, grid.output)
+    assert list(answer.failures) == ["nearest seed 0"]
+    assert re.match(r"loss_box_reg became nan at step 1 \(images .*lower", answer.failures["nearest seed 0"])
+    assert [method.name for method in answer.comparison.methods] == ["afi"]
+    again = compare(fabric, grid.preset, grid.data, grid.contenders, grid.output)
+    assert again.failures == {}
+    assert [method.name for method in again.comparison.methods] == ["nearest", "afi"]
+
+
+def test_an_unexpected_error_of_a_cell_is_kept_with_its_traceback(fabric, grid, monkeypatch):
+    def fail(fabric, preset, data, job):
+        job.folder.mkdir(parents=True)
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr("afictl.comparison.grid.train_cell", fail)
+    failures = train_grid(fabric, grid)
+    assert failures == dict.fromkeys(("nearest seed 0", "afi seed 0"), "unexpected RuntimeError: out of memory")
+    assert "Traceback" in (grid.output / "nearest" / "seed0" / "log.txt").read_text()
+
+
+def test_a_grid_of_which_nothing_ends_has_no_comparison(fabric, grid, monkeypatch):
+    monkeypatch.setattr("afictl.comparison.cells.finetune", refuse)
+    answer = compare(fabric, grid.preset, grid.data, grid.contenders, grid.output)
+    assert answer.comparison is None
+    assert set(answer.failures) == {"nearest seed 0", "afi seed 0"}
+
+
+def test_other_conditions_are_refused_by_name(finished, fabric, contenders, shapes_dir):
+    other = load_preset("faster-rcnn-r18-fpn-tiny", [*SMALL, "train.steps=3", "train.eval_every=2", "loader.workers=1"])
+    with pytest.raises(UserError, match=r"under other conditions \(preset\.train\.steps\); choose another --output"):
+        train_grid(fabric, Grid(other, shapes_dir, finished, tuple(contenders), (0, 1)))
+
+
+def test_another_interpolator_under_the_same_name_is_refused(finished, fabric, preset, shapes_dir):
+    with pytest.raises(UserError, match="give it another name"):
+        train_grid(fabric, Grid(preset, shapes_dir, finished, (Contender("nearest", "bilinear"),)))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "neither a kind .* nor a run of pretrain nor a file"),
+        ("wide.safetensors", "the interpolator has 8 channels"),
+    ],
+)
+def test_every_interpolator_is_resolved_before_anything_is_trained(
+    fabric, grid, tmp_path, monkeypatch, source, message
+):
+    AFInterpolator(8, blocks=1, growth=4).save(tmp_path / "wide.safetensors")
+    monkeypatch.chdir(tmp_path)
+    contenders = (Contender("nearest", "nearest"), Contender("mine", source))
+    with pytest.raises(UserError, match=f"^--interpolators mine={source}: {message}"):
+        train_grid(fabric, Grid(grid.preset, grid.data, grid.output, contenders))
+    assert not grid.output.exists()
+
+
+def test_data_and_weights_that_do_not_fit_are_told_once_before_anything_is_trained(fabric, grid, tmp_path, guide_run):
+    with pytest.raises(UserError, match="nowhere"):
+        train_grid(fabric, Grid(grid.preset, tmp_path / "nowhere", grid.output, grid.contenders))
+    with pytest.raises(UserError, match="is a checkpoint of another model"):
+        train_grid(fabric, Grid(grid.preset, grid.data, grid.output, grid.contenders, weights=guide_run))
+    assert not grid.output.exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(fabric, grid, tmp_path):
+    (tmp_path / "thesis.tex").write_text("text")
+    with pytest.raises(UserError, match="not empty"):
+        train_grid(fabric, Grid(grid.preset, grid.data, tmp_path, grid.contenders))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_kinds_of_interpolators_do_draw(preset):
+    """So that the test of equal starts could fail."""
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    assert isinstance(build_interpolator("carafe", 16), nn.Module)
+    assert not torch.equal(before, torch.random.get_rng_state())

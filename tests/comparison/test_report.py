@@ -1,0 +1,225 @@
+"""The report as a file: what it says, that it holds all it needs, and that nothing of the data is markup."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from afictl.comparison.model import Cell, Comparison, Method
+from afictl.comparison.report import write_report
+from afictl.data import make_shapes
+from tests.comparison.comparisons import NAMES, make_comparison, make_price
+
+HOSTILE = "<img src=x onerror=alert(1)></script><script>window.injected=1</script>\"'&{{ 7 * 7 }}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=1, val=2, size=96)
+
+
+@pytest.fixture(scope="module")
+def comparison(data, tmp_path_factory):
+    return make_comparison(data, tmp_path_factory.mktemp("runs"), seeds=3)
+
+
+@pytest.fixture(scope="module")
+def page(comparison, tmp_path_factory):
+    return written(comparison, tmp_path_factory.mktemp("report"))
+
+
+def written(comparison, folder):
+    path = folder / "report.html"
+    write_report(comparison, path)
+    assert path.stat().st_size < 10_000_000
+    return path.read_text(encoding="utf-8")
+
+
+def words(page):
+    """The text of a page without its pictures."""
+    body = re.sub(r"<(style|script|svg)\b.*?</\1>", " ", page[page.index("<body>") :], flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", body)))
+
+
+def test_the_page_says_what_was_found(page, comparison):
+    text = words(page)
+    for method in comparison.methods:
+        assert method.verdict in text
+        assert f"{method.mean['box/AP']:.1f} ± {method.deviation['box/AP']:.1f}" in text
+        assert f"{method.mean['mask/APs']:.1f} ± {method.deviation['mask/APs']:.1f}" in text
+    assert "baseline" in text
+    assert "of it 0.13" not in text  # the price of an interpolator that is not there
+    for part in ("800 steps of 4 images", "3 (0, 1, 2)", comparison.preset, str(comparison.annotation_file)):
+        assert part in text
+    for part in ("Holm", "afictl compare --seeds 2", "2.14.1", str(comparison.methods[1].cells[2].folder)):
+        assert part in text
+
+
+def test_sections_come_in_the_order_of_the_questions(page):
+    sections = re.findall(r'<section id="(\w+)"', page)
+    assert sections == ["verdict", "table", "cost", "curves", "classes", "images", "reproduce"]
+
+
+def test_the_file_holds_all_it_needs(page):
+    sources = re.findall(r'\b(?:src|href)="([^"]*)"', page)
+    assert sum(source.startswith("data:image/") for source in sources) == 2 * 4  # images, ground truth and methods
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_the_policy_allows_its_own_script_and_nothing_else(page):
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    policy = html.unescape(policy)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    for tag in ("script", "style"):
+        ((content),) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_no_string_of_the_data_becomes_markup(data, tmp_path):
+    comparison = hostile(data, tmp_path)
+    page = written(comparison, tmp_path)
+    assert page.count("<script") == 1
+    assert "<img src=x" not in page
+    assert "49" not in re.findall(r"<title>(.*)</title>", page)[0]
+    text = words(page)
+    assert text.count(html.unescape(HOSTILE)) > 6
+
+
+def hostile(data, folder):
+    """A comparison in which every string that a user or a data set can choose is markup."""
+    file = data / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    for number, category in enumerate(content["categories"]):
+        category["name"] = f"{HOSTILE} {number}"
+    images = folder / "hostile" / "val2017"
+    images.mkdir(parents=True)
+    for image in content["images"]:
+        name = f'"><b onmouseover=alert(1)> {image["id"]}.jpg'
+        (images / name).write_bytes((data / "val2017" / image["file_name"]).read_bytes())
+        image["file_name"] = name
+    (folder / "hostile" / "annotations").mkdir()
+    (folder / "hostile" / "annotations" / file.name).write_text(json.dumps(content))
+    comparison = make_comparison(folder / "hostile", folder / "runs", [HOSTILE, f"{HOSTILE} b", f"{HOSTILE} c"])
+    methods = [replace(method, source=HOSTILE, verdict=HOSTILE) for method in comparison.methods]
+    for method in methods:
+        (method.cells[0].folder / "versions.json").write_text(json.dumps({"command": [HOSTILE], HOSTILE: HOSTILE}))
+    return replace(comparison, preset=HOSTILE, conditions={HOSTILE: HOSTILE}, methods=tuple(methods))
+
+
+def only_prices(comparison):
+    return [replace(Method(each.name, each.name, (), make_price(k))) for k, each in enumerate(comparison.methods)]
+
+
+def without_ap(comparison):
+    methods = []
+    for method in comparison.methods:
+        nothing = dict.fromkeys(method.mean)
+        cells = tuple(
+            replace(
+                cell,
+                metrics=nothing,
+                per_class=[{"name": "disc", "objects": 0, "box/AP": None, "box/AP50": None}],
+            )
+            for cell in method.cells
+        )
+        methods.append(replace(method, cells=cells, mean=nothing, deviation=nothing, difference={}, verdict=""))
+    return methods
+
+
+def without_price(comparison):
+    return [replace(method, price=None) for method in comparison.methods]
+
+
+def one_seed(comparison):
+    methods = []
+    for method in comparison.methods:
+        difference = {
+            name: replace(found, low=None, high=None, seeds=1, claimed=False)
+            for name, found in method.difference.items()
+        }
+        nothing = dict.fromkeys(method.mean)
+        methods.append(replace(method, cells=method.cells[:1], deviation=nothing, difference=difference))
+    return methods
+
+
+def without_files(comparison):
+    """Runs of which nothing but the result is left."""
+    return [
+        replace(method, cells=tuple(replace(cell, folder=cell.folder / "gone") for cell in method.cells))
+        for method in comparison.methods
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (only_prices, ["none: only prices were measured", "Nothing was trained", "18.40 of it 0.00"]),
+        (without_ap, ["This plot needs methods with both an accuracy and a price", "18.40 of it 0.00"]),
+        (without_price, ["This plot needs methods with both an accuracy and a price"]),
+        (one_seed, ["one seed"]),
+        (without_files, ["nearest is not shown: predictions", "No run has recorded values", "recorded its versions"]),
+        (lambda comparison: comparison.methods[:1], ["needs trained methods beside the baseline"]),
+    ],
+)
+def test_a_part_of_a_comparison_makes_a_page(comparison, tmp_path, change, said):
+    partial = replace(comparison, methods=tuple(change(comparison)), image_dir=tmp_path / "nowhere")
+    text = words(written(partial, tmp_path))
+    for part in said:
+        assert part in text
+    assert "None" not in text
+    assert "nan" not in text.split()
+
+
+def test_boxes_only(data, tmp_path):
+    comparison = replace(make_comparison(data, tmp_path / "runs", masks=False), image_dir=tmp_path / "nowhere")
+    page = written(comparison, tmp_path)
+    assert "Mask AP" not in page
+    assert "An image is left out" in words(page)
+
+
+def test_a_thousand_classes_and_large_photographs_stay_below_ten_megabytes(tmp_path):
+    """Noise, which no codec makes small, and names of the length that a careless exporter writes."""
+    classes = [f"{'a rather long class name ' * 4}{k}" for k in range(1500)]
+    images, annotation_file = large_photographs(tmp_path / "data", classes)
+    methods = []
+    for k, name in enumerate(NAMES):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "predictions.json").write_text(json.dumps([large_box(image, k) for image in (1, 2)]))
+        rows = [{"name": each, "objects": 3, "box/AP": 40.0 + k * (i % 7)} for i, each in enumerate(classes)]
+        cell = Cell(0, folder, {"box/AP": 40.0}, rows, 60.0)
+        methods.append(Method(name, name, (cell,), make_price(k), mean={"box/AP": 40.0 + k}))
+    comparison = Comparison("preset", annotation_file, images, NAMES[0], {}, tuple(methods))
+    page = written(comparison, tmp_path)
+    assert page.count("data:image/") == 2 * 12
+    assert "1480 more classes" in words(page)
+
+
+def large_box(image, k):
+    return {"image_id": image, "category_id": 1 + k, "bbox": [100, 100, 900, 700], "score": 0.9}
+
+
+def large_photographs(folder, classes):
+    images = folder / "val2017"
+    images.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
+    content = {
+        "images": [{"id": k, "file_name": f"{k}.png", "width": 2000, "height": 1500} for k in (1, 2)],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 100, 900, 700], "iscrowd": 0}],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(classes, start=1)],
+    }
+    for k in (1, 2):
+        Image.fromarray(pixels).save(images / f"{k}.png", compress_level=0)
+    file = folder / "instances.json"
+    file.write_text(json.dumps(content))
+    return images, file

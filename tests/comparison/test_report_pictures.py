@@ -1,0 +1,70 @@
+"""Which images the report shows, and how many bytes they take."""
+
+import base64
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from afictl.comparison.report_pictures import draw_gallery
+from afictl.data import make_shapes
+from tests.comparison.comparisons import make_comparison
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gallery")
+    data = make_shapes(folder / "data", train=1, val=3, size=96)
+    return make_comparison(data, folder / "runs", seeds=1)
+
+
+def test_the_image_with_the_most_differences_comes_first(comparison, tmp_path):
+    """Only ``bilinear`` differs: one object fewer in image 1, all in image 2."""
+    whole = json.loads((comparison.methods[0].cells[0].folder / "predictions.json").read_text())
+    whole = [{**row, "score": 0.9} for row in whole]
+    first = next(row for row in whole if row["image_id"] == 1)
+    less = [row for row in whole if row["image_id"] != 2 and row is not first]
+    methods = []
+    for method, rows in zip(comparison.methods, (whole, less, whole), strict=True):
+        (tmp_path / method.name).mkdir()
+        (tmp_path / method.name / "predictions.json").write_text(json.dumps(rows))
+        cell = replace(method.cells[0], folder=tmp_path / method.name)
+        methods.append(replace(method, cells=(cell,)))
+    gallery = draw_gallery(replace(comparison, methods=tuple(methods)), 1_000_000)
+    assert [shot.name for shot in gallery.shots] == ["000002.jpg", "000001.jpg"]
+    assert gallery.choices == ["Ground truth", "nearest", "bilinear", "bicubic"]
+    assert gallery.shots[0].drawings[2].note == "0 detections"
+    assert not gallery.notes
+
+
+@pytest.mark.parametrize("budget", [120_000, 400_000, 7_000_000])
+def test_pictures_stay_within_the_budget(comparison, budget):
+    gallery = draw_gallery(comparison, budget)
+    sources = [drawing.source for shot in gallery.shots for drawing in shot.drawings]
+    assert 0 < sum(map(len, sources)) <= budget
+    for source in sources:
+        picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        assert picture.width >= 400
+
+
+def test_without_room_there_is_no_picture(comparison):
+    assert draw_gallery(comparison, 1000).shots == ()
+
+
+def test_what_is_missing_is_told(comparison, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "predictions.json").write_text('[{"image_id": 1}]')
+    cell = replace(comparison.methods[2].cells[0], folder=broken)
+    methods = (*comparison.methods[:2], replace(comparison.methods[2], cells=(cell,)))
+    gallery = draw_gallery(replace(comparison, methods=methods), 1_000_000)
+    assert gallery.choices == ["Ground truth", "nearest", "bilinear"]
+    assert "bicubic is not shown" in gallery.notes[0]
+    assert "not a list of COCO results" in gallery.notes[0]
+    lost = draw_gallery(replace(comparison, image_dir=tmp_path / "nowhere"), 1_000_000)
+    assert lost.shots == ()
+    assert "does not exist" in lost.notes[0]
+    gone = draw_gallery(replace(comparison, annotation_file=tmp_path / "gone.json"), 1_000_000)
+    assert "ground truth cannot be read" in gone.notes[0]

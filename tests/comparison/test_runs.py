@@ -1,0 +1,105 @@
+import csv
+import json
+import shutil
+
+import pytest
+import yaml
+
+from afictl import UserError
+from afictl.comparison import Contender, compare_runs
+from afictl.comparison.grid import train_grid
+from afictl.comparison.specification import Grid
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, fabric, preset, contenders, shapes_dir):
+    folder = tmp_path_factory.mktemp("runs") / "grid"
+    train_grid(fabric, Grid(preset, shapes_dir, folder, (*contenders, Contender("fresh", "afi"))))
+    return folder
+
+
+def copy(run, target, **changes):
+    """A copy of a run that says it was made with other values; keys with dots as __."""
+    shutil.copytree(run, target)
+    config = yaml.safe_load((target / "config.yaml").read_text())
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = config
+        for part in path:
+            place = place[part]
+        place[last] = value
+    (target / "config.yaml").write_text(yaml.safe_dump(config))
+    return target
+
+
+def test_runs_are_grouped_by_interpolator_and_paired_by_seed(trained, fabric, tmp_path):
+    runs = [trained / name / "seed0" for name in ("afi", "nearest", "fresh")]
+    runs += [copy(trained / name / "seed0", tmp_path / name, seed=1) for name in ("nearest", "afi")]
+    found = compare_runs(fabric, runs, tmp_path / "out")
+    assert [(each.name, [cell.seed for cell in each.cells]) for each in found.methods] == [
+        ("nearest", [0, 1]),
+        ("afi-interpolator", [0, 1]),
+        ("afi", [0]),
+    ]
+    assert found.methods[1].difference["box/AP"].seeds == 2
+    assert found.preset == "faster-rcnn-r18-fpn-tiny"
+    assert "2 steps of 2 images" in found.conditions["schedule"]
+    assert not [key for key in found.conditions if "NOT THE SAME" in key]
+    recorded = json.loads((trained / "nearest" / "seed0" / "result.json").read_text())
+    cell = found.methods[0].cells[0]
+    assert cell.metrics == pytest.approx(recorded["metrics"])
+    assert cell.per_class == recorded["per_class"]
+    assert cell.training_seconds == pytest.approx(recorded["seconds"], rel=0.1)
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["0", "1", "0", "1", "0"]
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["baseline"] == "nearest"
+
+
+def test_a_run_without_predictions_detects_again(trained, fabric, tmp_path):
+    run = copy(trained / "nearest" / "seed0", tmp_path / "run")
+    kept = (run / "predictions.json").read_text()
+    (run / "predictions.json").unlink()
+    found = compare_runs(fabric, [run, trained / "afi" / "seed0"], tmp_path / "out")
+    assert found.methods[0].cells[0].metrics == pytest.approx(
+        json.loads((run / "result.json").read_text())["metrics"], abs=0.01
+    )
+    assert len(json.loads((run / "predictions.json").read_text())) == len(json.loads(kept))
+
+
+def test_other_conditions_are_named_loudly(trained, fabric, tmp_path):
+    other = copy(trained / "afi" / "seed0", tmp_path / "run", preset__train__lr=0.5, weights="/somewhere")
+    found = compare_runs(fabric, [trained / "nearest" / "seed0", other], tmp_path / "out")
+    told = {key: value for key, value in found.conditions.items() if key.startswith("NOT THE SAME")}
+    assert told == {
+        "NOT THE SAME, train.lr": "0.001: nearest seed 0; 0.5: afi seed 0",
+        "NOT THE SAME, weights": "none: nearest seed 0; /somewhere: afi seed 0",
+    }
+    assert "but the runs differ in train.lr, weights too" in found.methods[1].verdict
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "/other"}, r"cannot be compared, as data is not the same \(.*: nearest seed 0; /other: afi seed 0\)"),
+        ({"preset__input__test_size": 96}, "cannot be compared, as input.test_size is not the same"),
+        ({"preset__detector__nms_threshold": 0.6}, "as detector.nms_threshold is not the same"),
+        ({"preset__train__steps": 5}, "has come to step 2 of 5; continue it with --resume"),
+        ({"command": "stage1"}, "config.yaml is not that of a run of 'afictl finetune'"),
+        ({"interpolator": "nearest", "preset__interpolator": {"kind": "nearest", "options": {}}}, "are both nearest"),
+    ],
+)
+def test_runs_that_cannot_be_compared(trained, fabric, tmp_path, changes, message):
+    other = copy(trained / "afi" / "seed0", tmp_path / "run", **changes)
+    with pytest.raises(UserError, match=message):
+        compare_runs(fabric, [trained / "nearest" / "seed0", other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run(fabric, tmp_path):
+    with pytest.raises(UserError, match=r"--runs .*: no run folder; there is no .*config\.yaml"):
+        compare_runs(fabric, [tmp_path], tmp_path / "out")
+
+
+def test_the_folder_of_a_grid_is_not_overwritten(trained, fabric, contenders):
+    with pytest.raises(UserError, match="holds something else than a comparison of runs"):
+        compare_runs(fabric, [trained / "nearest" / "seed0"], trained)

@@ -1,0 +1,49 @@
+from rich.console import Console
+
+from afictl.comparison import Comparison, comparison_tables, notes
+from afictl.comparison.model import Cell, Difference, Method, Price
+
+
+def method(name, aps, price, **further):
+    cells = tuple(Cell(seed, name, {"box/AP": ap}, [], 120.0) for seed, ap in enumerate(aps))
+    mean = {"box/AP": sum(aps) / len(aps), "box/AP50": 50.0, "box/APl": None}
+    deviation = {"box/AP": 0.51, "box/AP50": None, "box/APl": None}
+    return Method(name, name, cells, price, mean, deviation, **further)
+
+
+def comparison(**conditions):
+    price = Price((480, 640), 2_000_000, 500_000, 3_000_000_000, 1_000_000_000, 12.34, 1.2, 5 * 2**20, 2**19)
+    difference = {"box/AP": Difference(1.22, 0.53, 1.91, 2, True)}
+    methods = (
+        method("nearest", [30.0, 30.08], price),
+        method("afi", [31.26, 31.26], price, difference=difference, verdict="afi is good"),
+    )
+    return Comparison("preset", "val.json", "val", "nearest", conditions, methods)
+
+
+def shown(found):
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(*comparison_tables(found))
+    return console.export_text()
+
+
+def test_tables_show_what_is_known():
+    text = shown(comparison())
+    for piece in ("31.3 (0.5)", "30.0 (0.5)", "+1.2 (0.5 to 1.9)*", "480x640"):
+        assert piece in text
+    for piece in ("2.00 (0.50)", "3.00 (1.00)", "12.3 (1.2)", "5.0 (0.5)", "2.0"):
+        assert piece in text
+    assert "APl" not in text  # unknown for every method
+
+
+def test_notes_tell_verdicts_and_how_they_were_reached():
+    lines = notes(comparison(schedule="same"))
+    assert lines[0] == "afi is good"
+    assert lines[1].startswith("Intervals: 95 %")
+    assert "Holm" not in lines[1]  # one method is compared
+
+
+def test_conditions_that_differ_stand_first():
+    assert (
+        notes(comparison(**{"schedule": "same", "NOT THE SAME, weights": "a: b"}))[0] == "NOT THE SAME, weights: a: b"
+    )

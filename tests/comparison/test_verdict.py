@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from afictl.comparison.model import Difference, Method, Price
+from afictl.comparison.verdict import verdict
+
+
+def method(name, multiply_adds=1000, **differences):
+    price = Price((64, 64), 1, 0, multiply_adds, 0, 1.0, 0.0, 1, 0) if multiply_adds else None
+    named = {kind.replace("_", "/"): value for kind, value in differences.items()}
+    return Method(name, str(Path(name)), (), price, difference=named)
+
+
+CLAIMED = Difference(1.8, 0.9, 2.7, 3, True)
+OPEN = Difference(0.3, -0.9, 1.5, 3, False)
+
+
+@pytest.mark.parametrize(
+    ("differences", "work", "compared", "expected"),
+    [
+        (
+            {"box_AP": CLAIMED},
+            1900,
+            1,
+            "AFI +1.8 box AP over nearest (95 % interval 0.9 to 2.7, 3 seeds) for 1.9x the multiply-adds",
+        ),
+        (
+            {"box_AP": OPEN},
+            1900,
+            1,
+            "AFI: no difference in box AP to nearest can be claimed (+0.3, 95 % interval -0.9 to 1.5, 3 seeds),"
+            " at 1.9x the multiply-adds",
+        ),
+        (
+            {"box_AP": Difference(-1.8, -2.7, -0.9, 3, True)},
+            1000,
+            1,
+            "AFI -1.8 box AP against nearest (95 % interval -2.7 to -0.9, 3 seeds) for the same multiply-adds",
+        ),
+        (
+            {"box_AP": Difference(0.8, 0.1, 1.5, 4, False)},
+            1031,
+            10,
+            "AFI: no difference in box AP to nearest can be claimed (+0.8, 95 % interval 0.1 to 1.5, 4 seeds; too"
+            " little to stand out among 10 methods), at 1.03x the multiply-adds",
+        ),
+        (
+            {"box_AP": Difference(9.0, None, None, 1, False)},
+            None,
+            1,
+            "AFI: nothing can be claimed from one seed (+9.0 box AP)",
+        ),
+        (
+            {"box_AP": CLAIMED, "mask_AP": OPEN},
+            1900,
+            1,
+            "AFI +1.8 box AP over nearest (95 % interval 0.9 to 2.7, 3 seeds); no difference in mask AP to nearest can"
+            " be claimed (+0.3, 95 % interval -0.9 to 1.5, 3 seeds), at 1.9x the multiply-adds",
+        ),
+        ({}, 1900, 1, "AFI: nothing can be claimed, as no seed was run with both it and nearest"),
+    ],
+)
+def test_verdicts(differences, work, compared, expected):
+    assert verdict(method("AFI", work, **differences), method("nearest"), compared) == expected
+
+
+def test_conditions_that_differ_are_part_of_the_verdict():
+    said = verdict(method("afi", 1900, box_AP=CLAIMED), method("nearest"), 1, ["train.lr", "weights"])
+    assert said.endswith("multiply-adds; but the runs differ in train.lr, weights too, which may be the cause")

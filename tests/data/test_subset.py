@@ -1,0 +1,98 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from afictl.cli.data import app
+from afictl.data import load_coco
+from afictl.data.subset import write_subset
+from afictl.errors import UserError
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_part_keeps_its_labels_and_the_rest_is_unlabelled(shapes_dir, tmp_path, copy):
+    parts = write_subset(shapes_dir, tmp_path / "part", 0.3, copy=copy)
+    assert (parts.labelled, parts.unlabelled) == (4, 10)
+    part, whole = (load_coco(folder, "train") for folder in (tmp_path / "part", shapes_dir))
+    assert sum(parts.objects.values()) == len(part.arrays["ids"])
+    assert tuple(parts.objects) == part.classes == whole.classes
+    for i, image_id in enumerate(part.image_ids):
+        k = whole.image_ids.index(image_id)
+        assert part.objects(i).ids.equal(whole.objects(k).ids)
+        assert part.image_path(i).read_bytes() == whole.image_path(k).read_bytes()
+        assert part.image_path(i).is_symlink() is not copy
+    labelled, rest = names(tmp_path / "part" / "train"), names(tmp_path / "part" / "unlabeled")
+    assert (len(labelled), len(rest)) == (4, 10)
+    assert labelled | rest == names(shapes_dir / "train2017")
+    assert load_coco(tmp_path / "part", "val").image_ids == load_coco(shapes_dir, "val").image_ids
+    assert all(load_coco(tmp_path / "part", "val").image_path(i).is_file() for i in range(6))
+
+
+def test_the_choice_depends_on_seed_and_names_alone(shapes_dir, tmp_path):
+    for name, fraction, seed in (("few", 0.2, 0), ("many", 0.5, 0), ("other", 0.5, 1)):
+        write_subset(shapes_dir, tmp_path / name, fraction, seed)
+    reordered = tmp_path / "reordered"
+    (reordered / "annotations").mkdir(parents=True)
+    (reordered / "train").symlink_to(shapes_dir / "train2017")
+    content = json.loads((shapes_dir / "annotations" / "instances_train2017.json").read_text())
+    content["images"].reverse()
+    (reordered / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    write_subset(reordered, tmp_path / "again", 0.5)
+    few, many, other, again = (names(tmp_path / name / "train") for name in ("few", "many", "other", "again"))
+    assert few < many
+    assert many != other
+    assert many == again
+    assert few == {"000002.jpg", "000011.jpg", "000014.jpg"}  # for ever, on every system
+
+
+def test_names_with_folders_keep_them(write_coco):
+    data = write_coco([{}], images=[{"file_name": "1.png"}, {"file_name": "2.png"}])
+    file = data / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        (data / "train" / f"day{image['id']}").mkdir()
+        (data / "train" / image["file_name"]).rename(data / "train" / f"day{image['id']}" / image["file_name"])
+        image["file_name"] = f"day{image['id']}/{image['file_name']}"
+    file.write_text(json.dumps(content))
+    write_subset(data, data / "part", 0.5)
+    found = [path.relative_to(data / "part").as_posix() for path in (data / "part").glob("*/day*/*.png")]
+    assert len([name for name in found if name.startswith("train/")]) == 1
+    assert len([name for name in found if name.startswith("unlabeled/")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "fraction", "message"),
+    [
+        (None, 1, "--fraction 1: choose a number between 0 and 1"),
+        (None, 0, "--fraction 0"),
+        ("missing", 0.5, r"image .*2\.png does not exist; 'afictl data check'"),
+        ("outside", 0.5, r"its file_name leaves the image folder"),
+        ("in use", 0.5, r"part is in use: choose another folder"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(write_coco, change, fraction, message):
+    data = write_coco([{}], images=[{}, {}])
+    file = data / "annotations" / "instances_train.json"
+    if change == "missing":
+        (data / "train" / "2.png").unlink()
+    if change == "outside":
+        (data / "1.png").write_bytes((data / "train" / "1.png").read_bytes())
+        file.write_text(file.read_text().replace('"1.png"', '"../1.png"'))
+    if change == "in use":
+        (data / "part").mkdir()
+        (data / "part" / "notes.txt").write_text("mine")
+    before = names(data)
+    with pytest.raises(UserError, match=message):
+        write_subset(data, data / "part", fraction)
+    assert names(data) == before
+
+
+def test_the_command_tells_what_it_wrote(shapes_dir, tmp_path):
+    result = CliRunner().invoke(app, ["subset", str(shapes_dir), str(tmp_path / "part"), "--fraction", "0.5"])
+    assert result.exit_code == 0
+    assert f"7 training images with labels, 7 without in {tmp_path / 'part' / 'unlabeled'}" in result.output
+    assert "disc " in result.output

@@ -1,0 +1,199 @@
+"""Which detections become pseudo labels, and the file that holds them."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from afictl.data.coco import load_index
+from afictl.detectors.masks import paste_masks
+from afictl.errors import UserError
+from afictl.evaluation import tta
+from afictl.evaluation.pseudo_labels import class_thresholds, write_pseudo_labels
+from afictl.presets import InputConfig
+
+CLASSES = ("cat", "N/A", "dog")
+FOUND = [  # label, score, box in the 32 x 64 pixels that the detector sees: a half of the image
+    (1, 0.95, (0, 0, 10, 20)),
+    (1, 0.70, (20, 4, 40.5, 20)),
+    (1, 0.69, (0, 0, 5, 5)),
+    (3, 0.65, (10, 10, 30, 30)),
+    (3, 0.50, (40, 10, 60, 30)),
+    (2, 0.99, (0, 0, 9, 9)),  # of a placeholder
+    (3, 0.99, (5, 5, 5, 30)),  # without area
+]
+
+
+class Scripted:
+    """A detector that finds FOUND on bright images and nothing on dark ones."""
+
+    input = InputConfig(min_sizes=(32,), test_size=32)
+    paste_masks = staticmethod(paste_masks)
+
+    def __init__(self, masks=False):
+        self.masks = masks
+
+    def detect(self, images):
+        (image,) = images
+        assert image.shape == (3, 32, 64)
+        found = FOUND if image.mean() > 0.5 else []
+        detection = {
+            "boxes": torch.tensor([box for _, _, box in found], dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.tensor([label for label, _, _ in found], dtype=torch.int64),
+            "scores": torch.tensor([score for _, score, _ in found], dtype=torch.float32),
+        }
+        if self.masks:
+            detection["mask_probs"] = torch.ones(len(found), 4, 4)
+            detection["mask_probs"][1:2] = 0  # the second has no pixel
+        return [detection]
+
+
+def teacher(masks=False, category_ids=(7, 0, 3)):
+    metadata = {} if category_ids is None else {"category_ids": list(category_ids)}
+    return SimpleNamespace(detector=Scripted(masks), classes=CLASSES, metadata=metadata)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two bright images, one dark and one broken."""
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    for name, value in (("a.png", 200), ("b.png", 20), ("deep/c.png", 220)):
+        Image.fromarray(np.full((64, 128, 3), value, dtype=np.uint8)).save(folder / name)
+    (folder / "broken.png").write_bytes(b"\x89PNG broken")
+    return folder
+
+
+def write(images, output, thresholds=(0.7, 0.7, 0.6), workers=0, **options):
+    files = sorted(images.rglob("*.png"))
+    return write_pseudo_labels(
+        options.pop("teacher", teacher()), files, images, output, thresholds, info={}, workers=workers, **options
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_reaches_the_threshold_of_its_class_is_kept_and_counted(images, tmp_path, workers):
+    done = []
+    report = write(images, tmp_path / "pseudo.json", workers=workers, progress=lambda *place: done.append(place))
+    counts = [(c.name, c.threshold, c.seen, c.kept, c.images) for c in report.classes.values()]
+    assert counts == [("cat", 0.7, 6, 4, 2), ("dog", 0.6, 6, 2, 2)]
+    assert (report.images, report.labelled, report.kept) == (3, 2, 6)
+    assert [line.partition(" cannot be read")[0] for line in report.unreadable] == [f"image {images / 'broken.png'}"]
+    assert done == [(k, 4) for k in range(1, 5)]
+
+
+def test_the_file_is_read_as_any_annotation_file(images, tmp_path):
+    write(images, tmp_path / "pseudo.json")
+    index = load_index(tmp_path / "pseudo.json", images)
+    assert (index.classes, index.category_ids) == (("dog", "cat"), (3, 7))
+    assert [index.image_path(i).relative_to(images).as_posix() for i in range(3)] == ["a.png", "b.png", "deep/c.png"]
+    assert [index.size_hw(i) for i in range(3)] == [(64, 128)] * 3
+    assert index.training_images() == [0, 2]
+    assert not index.has_masks
+    objects = index.training_objects(0)
+    torch.testing.assert_close(objects.boxes, torch.tensor([[0, 0, 20, 40], [40, 8, 81, 40], [20, 20, 60, 60.0]]))
+    assert objects.labels.tolist() == [2, 2, 1]
+    assert index.training_objects(2).ids.tolist() == [4, 5, 6]
+
+
+def test_annotations_keep_their_score_and_their_source(images, tmp_path):
+    write(images, tmp_path / "pseudo.json")
+    content = json.loads((tmp_path / "pseudo.json").read_text())
+    assert list(content) == ["info", "categories", "images", "annotations"]
+    assert content["annotations"][1] == {
+        "id": 2,
+        "image_id": 1,
+        "category_id": 7,
+        "bbox": [40.0, 8.0, 41.0, 32.0],
+        "score": 0.7,
+        "area": 41.0 * 32.0,
+        "iscrowd": 0,
+        "source": "pseudo",
+    }
+    assert content["info"]["image_folder"] == str(images)
+    assert content["info"]["image_folder_from_here"] == "images"
+    assert len(content["info"]["unreadable"]) == 1
+
+
+def test_masks_are_run_lengths_and_one_without_pixels_is_none(images, tmp_path):
+    write(images, tmp_path / "pseudo.json", teacher=teacher(masks=True))
+    first, second, *_ = json.loads((tmp_path / "pseudo.json").read_text())["annotations"]
+    drawn = coco_mask.decode(first["segmentation"])
+    assert drawn.shape == (64, 128)
+    assert drawn[2:38, 2:18].all()  # the grid fades at its corners
+    assert drawn[:40, :20].sum() == drawn.sum() == first["area"]
+    assert "segmentation" not in second
+    assert second["area"] == 41 * 32
+    index = load_index(tmp_path / "pseudo.json", images)
+    assert [len(index.training_objects(0, masks).boxes) for masks in (False, True)] == [3, 2]
+
+
+def test_a_checkpoint_without_ids_gets_its_classes_numbered(images, tmp_path):
+    for ids in (None, (1, 0, 1), (1, 2)):
+        write(images, tmp_path / "pseudo.json", teacher=teacher(category_ids=ids))
+        categories = json.loads((tmp_path / "pseudo.json").read_text())["categories"]
+        assert categories == [{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}]
+
+
+@pytest.mark.parametrize(("number", "shown"), [(2, {"a.png": 3}), (8, {"a.png": 3, "b.png": 0, "c.png": 3})])
+def test_examples_are_spread_over_the_images(images, tmp_path, number, shown):
+    report = write(images, tmp_path / "pseudo.json", examples=number)  # of two, broken.png would be the other
+    assert {file.name: len(records) for file, records in report.examples} == shown
+
+
+def test_nothing_is_written_where_nothing_is_sure(images, tmp_path):
+    (tmp_path / "pseudo.json").write_text("older")
+    with pytest.raises(UserError, match=r"none of 12 detections on 3 images reaches its threshold; lower --threshold"):
+        write(images, tmp_path / "pseudo.json", thresholds=(1, 1, 1))
+    for path in images.rglob("*.png"):
+        path.write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"not one image could be read; the first: image .*a\.png"):
+        write(images, tmp_path / "pseudo.json")
+    assert (tmp_path / "pseudo.json").read_text() == "older"
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "pseudo.json"}
+
+
+def test_an_interruption_leaves_nothing_behind(images, tmp_path):
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(images, tmp_path / "new" / "pseudo.json", progress=stop)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_several_scales_see_the_image_itself(images, tmp_path, monkeypatch):
+    def detect(detector, image, tta):
+        assert image.dtype == torch.uint8
+        assert image.shape == (3, 64, 128)
+        boxes = torch.tensor([[0, 0, 20.0, 20]])
+        return {"boxes": boxes, "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
+
+    monkeypatch.setattr("afictl.evaluation.pseudo_labels.detect_augmented", detect)
+    write(images, tmp_path / "pseudo.json", tta=tta.TestTimeAugmentation((32, 64)))
+    content = json.loads((tmp_path / "pseudo.json").read_text())
+    assert content["annotations"][0]["bbox"] == [0, 0, 20, 20]
+    assert content["info"]["tta"] == {"min_sizes": [32, 64], "max_size": 4000, "flip": True}
+
+
+def test_a_class_has_its_own_threshold():
+    assert class_thresholds(("cat", "dog"), 0.7, {"dog": 0.4}) == [0.7, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"dgo": 0.5}, "the detector has no class 'dgo'; did you mean 'dog'"),
+        ({"zebra": 0.5}, "no class 'zebra'; it has cat, dog"),
+        ({"dog": 1.5}, "--class-threshold dog=1.5: a score is between 0 and 1"),
+        ({"dog": float("nan")}, "between 0 and 1"),
+    ],
+)
+def test_a_threshold_that_makes_no_sense_is_refused(own, message):
+    with pytest.raises(UserError, match=message):
+        class_thresholds(("cat", "dog"), 0.7, own)
