@@ -52,7 +52,9 @@ class Detector(nn.Module):
         neck: ``res2..res5`` -> pyramid; has ``interpolator``, ``strides`` and ``size_divisor``.
         head: ``head(batch, pyramid, targets)`` -> losses in train mode; ``head(batch, pyramid)`` ->
             detections in eval mode, masks still as ``mask_probs`` (n, M, M); ``parts(pyramid)`` for the flop
-            counter; ``class_layers``, the prefixes of those of its parameters that depend on the classes.
+            counter; ``class_evidence(batch, pyramid, box, label)`` for Grad-CAM, the logits (n,) of class ``label``
+            that answer for ``box`` (4,) in a batch of one image, by level; ``class_layers``, the prefixes of those of
+            its parameters that depend on the classes.
         num_classes: K.
     """
 

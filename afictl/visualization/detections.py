@@ -9,14 +9,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from afictl.visualization.figure import Panel, assemble
+from afictl.data.transforms import move_boxes
+from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.labels import place_labels
-from afictl.visualization.style import INK, Color, class_colors, font, text_color
+from afictl.visualization.style import INK, PAPER, Color, class_colors, font, text_color
 
-_LONG_SIDE = (
-    960,
-    1600,
-)  # pixels: smaller images are enlarged, so that text has room; larger ones are reduced
+GROUND_TRUTH = "Ground truth"
+_LONG_SIDE = (960, 1600)  # pixels: smaller images are enlarged, so that text has room; larger ones are reduced
 _MASK_OPACITY = 0.45
 _CROWDED = 12  # with more objects than this in a panel, labels are written smaller
 
@@ -33,7 +32,7 @@ def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str],
         classes: class names in label order.
         title: name of the picture; the number of objects is put beside it.
     """
-    return _figure(image, {title: detection}, classes)
+    return comparison("", image, {title: detection}, classes).draw()
 
 
 def comparison_figure(
@@ -47,19 +46,37 @@ def comparison_figure(
         detections: what each named detector found; see ``draw_detections``.
         classes: class names in label order.
     """
-    known = {} if ground_truth is None else {"Ground truth": ground_truth}
-    return _figure(image, {**known, **detections}, classes)
+    known = {} if ground_truth is None else {GROUND_TRUTH: ground_truth}
+    return comparison("", image, {**known, **detections}, classes).draw()
 
 
-def _figure(image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str]) -> Image.Image:
+def comparison(
+    name: str, image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str], title: str = ""
+) -> Figure:
+    """A figure called ``name`` with a panel for each of ``detections``; see ``draw_detections``."""
     labels = [label for detection in detections.values() for label in detection["labels"].tolist()]
     colors = class_colors(labels)
     crowded = max(len(detection["boxes"]) for detection in detections.values()) > _CROWDED
     panels = [
-        Panel(_draw(image, detection, classes, colors, crowded), title, _count(detection))
-        for title, detection in detections.items()
+        Panel(_draw(image, detection, classes, colors, crowded), above, _count(detection))
+        for above, detection in detections.items()
     ]
-    return assemble(panels, [(classes[label - 1], color) for label, color in colors.items()])
+    return Figure(name, panels, title, legend=[(classes[label - 1], color) for label, color in colors.items()])
+
+
+def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Height and width at which an image of ``size_hw`` is drawn."""
+    long_side = max(size_hw)
+    scale = min(max(long_side, _LONG_SIDE[0]), _LONG_SIDE[1]) / long_side
+    height, width = (max(1, round(side * scale)) for side in size_hw)
+    return height, width
+
+
+def outlined(picture: Image.Image, box: Sequence[float]) -> Image.Image:
+    """A copy of ``picture`` with one ``box``, xyxy in its pixels, in the colour that heat maps leave free."""
+    canvas = picture.copy()
+    _draw_boxes(canvas, [([*box], PAPER)])
+    return canvas
 
 
 def _count(detection: Detection) -> str:
@@ -71,13 +88,11 @@ def _draw(
     image: Tensor, detection: Detection, classes: Sequence[str], colors: Mapping[int, Color], crowded: bool
 ) -> Image.Image:
     """The enlarged or reduced image with everything drawn at its final resolution."""
-    height, width = image.shape[-2:]
-    long_side = max(height, width)
-    scale = min(max(long_side, _LONG_SIDE[0]), _LONG_SIDE[1]) / long_side
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size_hw = (image.shape[-2], image.shape[-1])
+    height, width = drawn_size(size_hw)
     canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    canvas = canvas.resize(size, Image.Resampling.BICUBIC)
-    boxes = (detection["boxes"].detach().float().cpu() * scale).tolist()
+    canvas = canvas.resize((width, height), Image.Resampling.BICUBIC)
+    boxes = move_boxes(detection["boxes"].detach().float().cpu(), size_hw, (height, width)).tolist()
     inks = [colors[label] for label in detection["labels"].tolist()]
     order = _small_last(detection)
     if "masks" in detection:
