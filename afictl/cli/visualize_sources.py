@@ -110,6 +110,6 @@ def write(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: 
 
     with show_progress(Console(soft_wrap=True), "drawn") as progress:
         files = write_figures(counted(), folder, kind, form=form, title=title, total=total, progress=progress)
-    where = files[0] if form == "html" else folder
-    typer.echo(f"{count} picture{'' if count == 1 else 's'}: {where}")
+    where = files[0] if form == "html" and files else folder
+    typer.echo(f"{count} picture{'' if count == 1 else 's'}" + (f": {where}" if count else ""))
     return count

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from afictl.visualization.style import INK, MUTED, PAPER, font
+from afictl.visualization.style import INK, PAPER, font
 
 _HEAT = "viridis"
 _LIGHTNESS = (0.35, 0.93)
@@ -47,8 +47,8 @@ def component_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.round(encoded * 255).astype(np.uint8)
 
 
-def scale_bar(size: tuple[int, int], highest: float, meaning: str) -> Image.Image:
-    """A picture of width and height ``size`` with the heat scale from 0 to ``highest`` and what it measures."""
+def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
+    """The heat scale from 0 to ``highest``, beyond which it saturates, in a picture of width and height ``size``."""
     width, height = size
     picture = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(picture)
@@ -60,5 +60,18 @@ def scale_bar(size: tuple[int, int], highest: float, meaning: str) -> Image.Imag
     for value, y in ((f"{highest:.3g} and more", top), (f"{highest / 2:.3g}", (top + bottom) / 2), ("0", bottom)):
         pen.line((left + thick, y, left + thick + text // 3, y), fill=INK)
         pen.text((left + thick + text * 0.7, y), value, fill=INK, font=font(text), anchor="lm")
-    pen.text((left + thick + text * 0.7, (3 * top + bottom) / 4), meaning, fill=MUTED, font=font(text), anchor="lm")
+    return picture
+
+
+def scale_strip(size: int, highest: float, meaning: str) -> Image.Image:
+    """The heat scale from 0 to ``highest`` in one line of text of ``size`` pixels, with what it measures."""
+    parts = (f"{meaning}  0", f"{highest:.3g}")
+    before, after = (round(font(size).getlength(part)) for part in parts)
+    ramp, gap, height = 14 * size, size // 2, round(1.5 * size)
+    picture = Image.new("RGB", (before + ramp + after + 2 * gap, height), PAPER)
+    pen = ImageDraw.Draw(picture)
+    pen.text((0, height / 2), parts[0], fill=INK, font=font(size), anchor="lm")
+    colors = heat_colors(np.linspace(0, 1, ramp))[None].repeat(size, axis=0)
+    picture.paste(Image.fromarray(colors), (before + gap, (height - size) // 2))
+    pen.text((before + ramp + 2 * gap, height / 2), parts[1], fill=INK, font=font(size), anchor="lm")
     return picture

@@ -32,8 +32,8 @@ _FINE = ("fade", "sapa")
 _TEXT = (
     "Each interpolator enlarges the guide's feature of the half-size image; the goal is the guide's feature of the "
     "image itself. Colours are the first three principal components of all enlarged maps and the goal of a level "
-    "together (lightness, blue to yellow, green to red): the same colour is the same feature within a level. Below: mean "
-    "absolute difference to the goal at each position, on one scale within a level."
+    "together (lightness, blue to yellow, green to red): the same colour is the same feature within a level. "
+    "Below: mean absolute difference to the goal at each position, on one scale within a level."
 )
 
 
@@ -171,7 +171,7 @@ def _level_panels(each: LevelView, size_hw: tuple[int, int], photo: Image.Image)
         note = f"L1 {numbers['l1']:.3f}   cosine {numbers['cosine']:.3f}"
         lower.append(Panel(_spread(error, each.stride, size_hw, photo.size), "error", note))
     upper.append(Panel(feature(each.goal, each.stride), f"{each.level}, goal", _grid(each.goal)))
-    lower.append(Panel(scale_bar(photo.size, highest, "L1"), f"{each.level}, scale of errors"))
+    lower.append(Panel(scale_bar(photo.size, highest), f"{each.level}, scale of errors", "L1"))
     return [*upper, *lower]
 
 

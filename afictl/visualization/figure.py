@@ -35,10 +35,24 @@ class Figure:
     legend: Sequence[tuple[str, Color]] = ()
     columns: int = _COLUMNS
     """Most panels in a row."""
+    strip: Image.Image | None = None
+    """A colour scale, drawn below."""
 
     def draw(self) -> Image.Image:
         """The whole figure as one picture."""
-        return assemble(self.panels, self.legend, columns=self.columns, title=self.title, text=self.text)
+        page = assemble(self.panels, self.legend, columns=self.columns, title=self.title, text=self.text)
+        if self.strip is None:
+            return page
+        gap = text_size(self.panels[0].picture.size)
+        longer = Image.new("RGB", (max(page.width, self.strip.width + 2 * gap), page.height + self.strip.height), PAPER)
+        longer.paste(page, (0, 0))
+        longer.paste(self.strip, (gap, page.height - gap // 2))
+        return longer
+
+
+def text_size(size: tuple[int, int]) -> int:
+    """Height in pixels of the text around panels of width and height ``size``."""
+    return max(16, round(max(size) / 38))
 
 
 def assemble(
@@ -52,7 +66,7 @@ def assemble(
     """Panels of equal size in rows of up to ``columns``, a heading above them and the colours' ``legend`` below."""
     columns = min(len(panels), columns)
     width, height = panels[0].picture.size
-    size = max(16, round(max(width, height) / 38))
+    size = text_size((width, height))
     gap, title_height = size, round(1.9 * size)
     page_width = columns * (width + gap) + gap
     rows = _legend_rows(legend, size, page_width - 2 * gap)
@@ -76,7 +90,8 @@ def assemble(
 
 def _heading(title: str, text: str, size: int, width: int) -> Image.Image | None:
     """A large title and a wrapped text below it; None where there is neither."""
-    lines = textwrap.wrap(text, max(20, round(width / font(size).getlength("n")))) if text else []
+    letter = font(size).getlength("the quick brown fox jumps") / 25
+    lines = textwrap.wrap(text, max(20, int(width / letter * 0.95))) if text else []
     if not title and not lines:
         return None
     line, large = round(1.45 * size), round(1.35 * size)

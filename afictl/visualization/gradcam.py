@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from afictl.data.transforms import move_boxes, resize_for, resize_image
 from afictl.detectors import Detector, ImageBatch
 from afictl.errors import UserError
-from afictl.visualization.colormaps import heat_colors, scale_bar
+from afictl.visualization.colormaps import heat_colors, scale_strip
 from afictl.visualization.contenders import Contenders
 from afictl.visualization.detections import drawn_size, outlined
-from afictl.visualization.figure import Figure, Panel
+from afictl.visualization.figure import Figure, Panel, text_size
 from afictl.visualization.pictures import Picture
 
-_VEIL = (0.15, 0.75)  # opacity of the colours where there is no heat, and where there is most
+_VEIL = (0.3, 0.75)  # opacity of the colours where there is no heat, and where there is most
 
 
 class Probe(nn.Module):
@@ -151,14 +151,14 @@ def _figure(contenders: Contenders, picture: Picture, image: Tensor, target: Tar
         Panel(outlined(_veiled(small, heat.values / highest), box), name, f"logit {heat.logit:.2f}")
         for name, heat in heats.items()
     ]
-    panels.append(Panel(scale_bar(small.size, highest, "Grad-CAM"), "scale"))
     title = f"{picture.name}: Grad-CAM of '{target.label}' at {level}"
     stride = next(iter(contenders.detectors.values())).detector.neck.strides[level]
     text = (
         f"What speaks for the class of the box in the map {level} (stride {stride}) that the head reads. Box, level "
         "and colour scale are the same for all; the logit is what each head gives to the class there."
     )
-    return Figure(f"{picture.name}-gradcam", panels, title, text)
+    strip = scale_strip(text_size(small.size), highest, "Grad-CAM")
+    return Figure(f"{picture.name}-gradcam", panels, title, text, strip=strip)
 
 
 def _heats(contenders: Contenders, image: Tensor, target: Target) -> tuple[str, dict[str, Heat]]:

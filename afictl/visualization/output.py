@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -27,7 +28,7 @@ def write_figures(
     """Write each figure as ``output/NAME.png``, or all as ``output/KIND.html``, and return the files.
 
     Figures are made and written one by one. What an earlier call of the same ``kind`` left in the folder is removed
-    once the new files are there, so that a folder shows the answer to one question.
+    once the new files are there, so that a folder shows the answer to one question. Without any figure nothing changes.
 
     Args:
         figures: perhaps an iterator, which may skip images.
@@ -38,8 +39,12 @@ def write_figures(
         total: how many images there are, for ``progress``.
         progress: called with the number of images done and of all images.
     """
-    output.mkdir(parents=True, exist_ok=True)
     counted = _counted(figures, total, progress)
+    first = next(counted, None)  # a mistake that it meets shall leave no folder behind
+    if first is None:
+        return []
+    output.mkdir(parents=True, exist_ok=True)
+    counted = chain((first,), counted)
     if form == "html":
         path = output / f"{kind}.html"
         write_page(counted, path, title or kind.capitalize())

@@ -45,6 +45,7 @@ def _described(figures: Iterable[Figure]) -> Iterator[dict[str, Any]]:
         yield {
             "title": figure.title or figure.name,
             "text": figure.text,
+            "strip": figure.strip and {"source": _smallest(figure.strip), "width": figure.strip.width},
             "columns": min(figure.columns, len(figure.panels)),
             "legend": [(name, "rgb({}, {}, {})".format(*color)) for name, color in figure.legend],
             "panels": [
