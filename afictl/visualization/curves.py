@@ -22,6 +22,8 @@ _HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines o
 _DASHES = ("-", "--", ":")
 _COLUMNS = 3
 _POINTS = 120  # records from which losses are shown as running means, of a sixtieth of them
+_WORDS = {"rpn": "RPN", "reg": "regression", "l1": "L1", "iou": "IoU"}
+_MARGIN = 1.05
 _ACCURACY = {
     "box/AP": ("Box AP, held out", "points"),
     "mask/AP": ("Mask AP, held out", "points"),
@@ -126,12 +128,16 @@ def _curves(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[_Curve]:
     found = [_Curve(key, *names, False) for key, names in _ACCURACY.items() if key in keys]
     if len(losses) > 1:
         found.append(_Curve("sum of losses", "Sum of losses", "", True))
-    found += [
-        _Curve(key, key.removeprefix("loss_").replace("_", " ").capitalize() + " loss", "", True) for key in losses
-    ]
+    found += [_Curve(key, _spoken(key), "", True) for key in losses]
     if "lr" in keys:
         found.append(_Curve("lr", "Learning rate", "", False))
     return found
+
+
+def _spoken(key: str) -> str:
+    """``loss_rpn_box_reg`` as ``RPN box regression loss``."""
+    words = [_WORDS.get(word, word) for word in key.removeprefix("loss_").split("_")]
+    return f"{words[0][0].upper()}{words[0][1:]} {' '.join([*words[1:], 'loss'])}"
 
 
 def _values(curve: _Curve, records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
@@ -157,8 +163,10 @@ def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, 
         marker = "o" if curve.key in _ACCURACY else None
         axis.plot(steps, values, label=_label(name), marker=marker, markersize=4, **style)
     axis.set(title=curve.title, xlabel="step", ylabel=curve.unit)
+    # From 0 to the last step of any run, so that the curves of one run stand below one another.
+    axis.set_xlim(0, _MARGIN * max(run[-1]["step"] for run in records.values()) or None)
     if curve.unit == "points":
-        axis.set_ylim(0, None)
+        axis.set_ylim(0, _MARGIN * max(axis.dataLim.y1, 1))
 
 
 def _styled(records: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

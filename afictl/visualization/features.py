@@ -169,7 +169,7 @@ def _level_panels(each: LevelView, size_hw: tuple[int, int], photo: Image.Image)
         error = heat_colors(each.error[name].numpy() / highest)
         numbers = each.distance[name]
         note = f"L1 {numbers['l1']:.3f}   cosine {numbers['cosine']:.3f}"
-        lower.append(Panel(_spread(error, each.stride, size_hw, photo.size), "error", note))
+        lower.append(Panel(_spread(error, each.stride, size_hw, photo.size), f"error of {name}", note))
     upper.append(Panel(feature(each.goal, each.stride), f"{each.level}, goal", _grid(each.goal)))
     lower.append(Panel(scale_bar(photo.size, highest), f"{each.level}, scale of errors", "L1"))
     return [*upper, *lower]

@@ -27,7 +27,7 @@ def test_titles_and_names_are_in_the_picture(tmp_path, count):
     runs = {f"run {k}": run(tmp_path / str(k), offset=float(k)) for k in range(count)}
     plot_training(runs, tmp_path / "out" / "curves.svg")
     text = (tmp_path / "out" / "curves.svg").read_text()
-    for title in ("Box AP, held out", "Sum of losses", "Mask loss", "Box reg loss", "Learning rate", *runs):
+    for title in ("Box AP, held out", "Sum of losses", "Mask loss", "Box regression loss", "Learning rate", *runs):
         assert f"<!-- {title} -->" in text
     assert "Memory" not in text
     plot_training(runs, tmp_path / "curves.png")

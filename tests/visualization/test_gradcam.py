@@ -172,3 +172,37 @@ def test_what_cannot_be_compared_is_refused(faster, pictures):
     strange = SimpleNamespace(detector=faster, classes=("x", "y", "z"))
     with pytest.raises(UserError, match="b: does not know the class"):
         list(gradcam_figures(Contenders({**known.detectors, "b": strange}, CLASSES), pictures, threshold=0.0))
+
+
+@pytest.mark.detectron2
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["mask", "cascade", "retinanet"])
+def test_models_of_detectron2(kind, image, tmp_path):
+    """The logit of the region, or of its anchors, is what the model itself gives to the class."""
+    pytest.importorskip("detectron2")
+    from detectron2.structures import Boxes, pairwise_iou
+
+    from tests.detectors.test_detectron2_models import build as build_d2
+
+    detector = build_d2(tmp_path, kind)
+    level, heat = explain(detector, image, BOX, 2)
+    assert level in detector.neck.strides
+    assert heat.values.isfinite().all()
+    seen = resize_for(detector.input, image)
+    box = Boxes(move_boxes(BOX[None], image.shape[1:], seen.shape[1:]))
+    maps, model = detector.pyramid([seen]), detector.model
+    if kind == "retinanet":
+        place = model.head_in_features.index(level)
+        logits = model.head([maps[name] for name in model.head_in_features])[0][place]
+        anchors = model.anchor_generator([maps[name] for name in model.head_in_features])[place]
+        flat = logits.view(1, -1, 3, *logits.shape[-2:]).permute(0, 3, 4, 1, 2).reshape(-1, 3)
+        expected = flat[pairwise_iou(anchors, box)[:, 0] >= 0.5, 1].mean()
+    else:
+        heads = model.roi_heads
+        pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], [box])
+        heads_of, predictors = (
+            (heads.box_head, heads.box_predictor) if kind == "cascade" else ([heads.box_head], [heads.box_predictor])
+        )
+        pairs = zip(heads_of, predictors, strict=True)
+        expected = torch.stack([predictor(head(pooled))[0][0, 1] for head, predictor in pairs]).mean()
+    assert heat.logit == pytest.approx(expected.item(), rel=1e-4)
