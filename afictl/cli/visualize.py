@@ -60,8 +60,8 @@ def detections(
 
     if only_different and len(weights) < 2:
         raise UserError("--only-different compares detectors: give --weights twice or more")
-    folder = output or folder_of(weights[0]) / "detections"
     source = sources.source_of(data, split, images, weights[0])
+    folder = output or folder_of(weights[0]) / "detections"
     limit = sources.limit_of(source, limit)
     device = launch(Hardware(devices="1")).device
     named = dict(zip(run_names(weights), weights, strict=True))
@@ -112,8 +112,8 @@ def features(
     from afictl.visualization import feature_figures, named_interpolators
     from afictl.weights import load_detector
 
-    folder = output or folder_of(guide) / "features"
     source = sources.source_of(data, split, images, guide)
+    folder = output or folder_of(guide) / "features"
     detector = load_detector(guide).detector.to(launch(Hardware(devices="1")).device)
     kinds = interpolators or ([] if weights else ["nearest", "bilinear", "bicubic"])
     named = named_interpolators(detector, kinds, weights or [])
@@ -145,8 +145,8 @@ def gradcam(
     from afictl.training import Hardware, launch
     from afictl.visualization import gradcam_figures, load_contenders, run_names
 
-    folder = output or folder_of(weights[0]) / "gradcam"
     source = sources.source_of(data, split, images, weights[0])
+    folder = output or folder_of(weights[0]) / "gradcam"
     device = launch(Hardware(devices="1")).device
     named = dict(zip(run_names(weights), weights, strict=True))
     contenders = load_contenders(named, source, device, sources.reader(threshold, partial))
