@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from afictl.data.transforms import half_size, resize_for, view
+from afictl.data.transforms import half_size, resize_for, to_float, view
 from afictl.detectors import Detector
 from afictl.errors import UserError, did_you_mean
 from afictl.training.adversarial import Pair
@@ -63,7 +63,7 @@ def level_views(
     """Enlarge the guide's features of ``image``, uint8 (3, H, W) RGB, level by level."""
     device = next(guide.parameters()).device
     full = resize_for(guide.input, image).to(device)
-    half = view(image, half_size((full.shape[1], full.shape[2])), flip=False).to(device)
+    half = to_float(view(image, half_size((full.shape[1], full.shape[2])), flip=False).to(device))
     real, coarse = guide.pyramid([full]), guide.pyramid([half])
     for level in levels:
         pairs = {
