@@ -39,8 +39,8 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first images.")] = None,
     evaluator: Annotated[
-        str, typer.Option("--evaluator", help="faster-coco-eval or pycocotools; the numbers are the same.")
-    ] = "faster-coco-eval",
+        str, typer.Option("--evaluator", help="hotcoco or pycocotools; the numbers are the same.")
+    ] = "hotcoco",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images detected at once.")] = 1,
     tta: options.Tta = False,
     tta_sizes: options.TtaSizes = None,
@@ -73,6 +73,7 @@ def evaluate(
     loaded = _load(weights, settings or [], partial) if weights else None
     index = load_coco(data or data_of(source), split)
     console = Console(soft_wrap=True)
+    folder = output or _folder(source, split, limit, tta)
     if loaded is not None:
         typer.echo(f"{weights}: {loaded.report}")
     if loaded is None:
@@ -83,7 +84,7 @@ def evaluate(
             evaluator=evaluator,
         )
     else:
-        result = _detect(console, loaded, index, limit, batch_size, evaluator, precision, augmentation)
+        result = _detect(console, loaded, index, folder, limit, batch_size, evaluator, precision, augmentation)
     details = {
         "source": str(source),
         "data": str(index.annotation_file),
@@ -94,8 +95,7 @@ def evaluate(
         "evaluator": evaluator,
         "tta": asdict(augmentation) if augmentation else None,
     }
-    folder = output or _folder(source, split, limit, tta)
-    _write(folder, result, details, with_predictions=loaded is not None)
+    _write(folder, result, details)
     console.print(_overall_table(result), _class_table(result))
     typer.echo(f"results: {folder}")
 
@@ -135,6 +135,7 @@ def _detect(
     console: Console,
     loaded: LoadedDetector,
     index: CocoIndex,
+    folder: Path,
     limit: int | None,
     batch_size: int,
     evaluator: str,
@@ -150,6 +151,7 @@ def _detect(
         return evaluate(
             fabric.to_device(loaded.detector),
             index,
+            predictions=folder / "predictions.json",
             limit=limit,
             batch_size=batch_size,
             workers=loaded.preset.loader.workers,
@@ -162,7 +164,7 @@ def _detect(
         )
 
 
-def _write(folder: Path, result: Evaluation, details: dict[str, Any], with_predictions: bool) -> None:
+def _write(folder: Path, result: Evaluation, details: dict[str, Any]) -> None:
     import csv
     import io
     import json
@@ -177,8 +179,6 @@ def _write(folder: Path, result: Evaluation, details: dict[str, Any], with_predi
     writer.writeheader()
     writer.writerows(result.per_class)
     write_text(folder / "per_class.csv", table.getvalue())
-    if with_predictions:
-        write_text(folder / "predictions.json", json.dumps(result.predictions))
 
 
 def _overall_table(result: Evaluation) -> Table:

@@ -12,7 +12,7 @@ from afictl.comparison.model import Cell
 from afictl.comparison.runs import FinishedRun
 from afictl.data import CocoIndex
 from afictl.evaluation import Evaluation, evaluate, score_predictions
-from afictl.training.run import LAST, PREDICTIONS, write_text
+from afictl.training.run import LAST, PREDICTIONS
 from afictl.weights import load_detector
 
 
@@ -27,7 +27,6 @@ def measure_run(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: Meter
         result = score_predictions(run.folder / PREDICTIONS, index.annotation_file, masks=masks)
     else:
         result = _detect(fabric, run, index, meter)
-        write_text(run.folder / PREDICTIONS, json.dumps(result.predictions))
     return Cell(run.seed, run.folder, result.metrics, result.per_class, _training_seconds(run.folder))
 
 
@@ -37,6 +36,7 @@ def _detect(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: Meter) ->
         return evaluate(
             fabric.to_device(loaded.detector),
             index,
+            predictions=run.folder / PREDICTIONS,
             classes=loaded.classes,
             workers=run.preset.loader.workers,
             device=fabric.device,

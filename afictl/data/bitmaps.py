@@ -10,7 +10,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from afictl.data.masks import Segmentation, draw_segmentation, outline_runs, packed_runs
+from afictl.data.masks import Segmentation, draw_segmentation, outline_runs
+from afictl.data.run_lengths import packed_runs
 
 
 class Bitmaps(NamedTuple):

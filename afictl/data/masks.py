@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from afictl.data.run_lengths import run_length_areas
+
 Segmentation = list[np.ndarray] | dict[str, Any]
 """Polygons, each a flat float array ``x0 y0 x1 y1 ...`` in pixels; or a compressed RLE dict."""
 
@@ -50,36 +52,7 @@ def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[s
 
 def fills(packed: bytes, pixels: int) -> bool:
     """Whether compressed run lengths are readable and make up ``pixels``."""
-    try:
-        runs = packed_runs(packed)
-    except ValueError:
-        return False
-    return bool(runs.min() >= 0 and runs.sum() == pixels)
-
-
-def packed_runs(packed: bytes) -> np.ndarray:
-    """The run lengths of a compressed RLE, int64.
-
-    COCO's packing: six bits a character from ``0`` on, the sixth says that more follow; five bits each, low ones
-    first, the last one's highest bit the sign; from the fourth run on the difference to the run before the last.
-
-    Raises:
-        ValueError: the bytes are no such thing.
-    """
-    sixes = np.frombuffer(packed, dtype=np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero(sixes < 32)
-    if sixes.min() < 0 or sixes.max() > 63 or not len(ends) or ends[-1] != len(sixes) - 1:
-        raise ValueError("not a compressed RLE")
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if lengths.max() > 7:  # 35 bits; a run has 32
-        raise ValueError("a run of more than 32 bits")
-    places = np.arange(len(sixes)) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((sixes & 31) << (5 * places), starts)
-    runs -= ((sixes[ends] & 16) > 0).astype(np.int64) << (5 * lengths)
-    runs[1::2] = runs[1::2].cumsum()
-    runs[2::2] = runs[2::2].cumsum()
-    return runs
+    return bool(run_length_areas([packed], np.array([pixels]))[0] >= 0)
 
 
 def draw_segmentation(

@@ -1,83 +1,147 @@
-"""Evaluation of a detector on a COCO data set, image by image, in memory that masks do not fill."""
+"""Detection on a COCO data set, image by image, in memory that neither images nor masks fill, and its metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import chain
+from itertools import chain, count
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from afictl.data import CocoIndex, EvalBatch, eval_batches, read_image
-from afictl.data.transforms import to_float
-from afictl.detectors import iter_pasted_masks, to_original
+from afictl.data import CocoIndex
 from afictl.errors import UserError
+from afictl.evaluation.answers import answers
 from afictl.evaluation.classes import match_categories
 from afictl.evaluation.metric import Evaluation, score_predictions
+from afictl.evaluation.ranks import share
 from afictl.evaluation.results import coco_results
-from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented, require_multi_scale
-
-_Answer = tuple[dict[str, Tensor], Iterable[Tensor] | None]
-"""Detection in original pixels, and its masks at the original size as chunks (n,H,W) of bool."""
+from afictl.evaluation.results_file import encode, write_results
+from afictl.evaluation.tta import TestTimeAugmentation, require_multi_scale
 
 
 def evaluate(
     detector: nn.Module,
     index: CocoIndex,
     *,
+    predictions: Path | None = None,
+    evaluator: str = "hotcoco",
+    limit: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
+) -> Evaluation:
+    """Box and mask AP of a detector.
+
+    With several processes each detects on its share of the images, and all of them learn the metrics.
+
+    Args:
+        detector: see ``detect``, like all that is not named here.
+        index: the data set; its annotation file is the ground truth, crowds included.
+        predictions: where to keep the COCO results; None keeps none.
+        evaluator: ``"hotcoco"``, or ``"pycocotools"``, the slow reference.
+        limit: use only the first images.
+        rank: of this process.
+        world_size: number of processes.
+        options: of ``detect``.
+
+    Raises:
+        UserError: see ``detect``.
+    """
+    with tempfile.TemporaryDirectory() if predictions is None else nullcontext() as folder:
+        path = Path(folder) / "predictions.json" if folder else Path(predictions or "")
+        masks = detect(detector, index, path, limit=limit, rank=rank, world_size=world_size, **options)
+
+        def score() -> Evaluation | None:
+            if rank:
+                return None
+            ids = index.image_ids[:limit]
+            return score_predictions(path, index.annotation_file, image_ids=ids, evaluator=evaluator, masks=masks)
+
+        evaluation = share(score, world_size)[0]
+    assert evaluation is not None  # rank 0 has scored
+    return evaluation
+
+
+def detect(
+    detector: nn.Module,
+    index: CocoIndex,
+    predictions: Path,
+    *,
     limit: int | None = None,
     batch_size: int = 1,
     workers: int = 2,
-    evaluator: str = "faster-coco-eval",
     device: torch.device | str | None = None,
     classes: Sequence[str] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     tta: TestTimeAugmentation | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
-    """Box and mask AP of a detector, with its predictions.
+    rank: int = 0,
+    world_size: int = 1,
+) -> bool:
+    """Write what a detector finds to a file of COCO results; returns whether it answers with masks.
+
+    The file has category ids of the data set, ``bbox`` as xywh in pixels of the original image and masks as compressed
+    run lengths. Masks of a detector that scores them apart from the boxes have a ``mask_score``. The file takes its
+    place when all is found; until then, and after a failure, that of before stays.
 
     Args:
         detector: one of ours, which sees images resized as its ``input`` says, or any module with
             torchvision's detection convention, which sees them in their original size.
-        index: the data set; its annotation file is the ground truth, crowds included.
+        index: the data set.
+        predictions: the file; that of rank 0 counts.
         limit: use only the first images.
         batch_size: images detected at once.
         workers: reading processes; 0 reads in this one.
-        evaluator: ``"faster-coco-eval"`` or ``"pycocotools"``.
         device: where the detector is; None asks its parameters.
         classes: its class names in label order, matched to the data set's by name; None takes the order of
             the data set.
         autocast: makes the context in which the detector runs, e.g. ``fabric.autocast``.
         tta: look at each image in these views, which ``batch_size`` does not join with those of others.
-        progress: called with the number of images done and of all images.
+        progress: called on rank 0 with the number of images done and of all images.
+        rank: of this process, which sees every ``world_size``-th batch.
+        world_size: number of processes; all of them must call this.
 
     Raises:
-        UserError: the detector's classes are not those of the data set, or ``tta`` for a module that is no
-            ``Detector``.
+        UserError: the detector's classes are not those of the data set, ``tta`` for a module that is no ``Detector``,
+            or an image that cannot be read; on all ranks.
     """
     if tta is not None:
         require_multi_scale(detector)
-    image_ids = index.image_ids[:limit]
     categories = _categories(detector, classes, index)
     device = _device_of(detector) if device is None else torch.device(device)
-    predictions: list[dict[str, Any]] = []
+    numbers, total = count(1), len(index.image_ids[:limit])
     has_masks = False
-    with (
-        _in_eval_mode(detector),
-        torch.no_grad(),
-    ):  # not inference_mode: a cache filled here may serve training
-        answers = _answers(detector, index, batch_size, workers, limit, device, autocast or nullcontext, tta)
-        for done, (image_id, (detection, mask_chunks)) in enumerate(answers, start=1):
+
+    def found() -> Iterator[bytes]:
+        nonlocal has_masks
+        found_in = answers(
+            detector,
+            index,
+            limit=limit,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            autocast=autocast or nullcontext,
+            tta=tta,
+            rank=rank,
+            world_size=world_size,
+        )
+        for image_id, (detection, mask_chunks) in found_in:
             has_masks = has_masks or mask_chunks is not None
-            predictions += coco_results(detection, mask_chunks, image_id, categories)
-            if progress is not None:
-                progress(done, len(image_ids))
-    return score_predictions(
-        predictions, index.annotation_file, image_ids=image_ids, evaluator=evaluator, masks=has_masks
-    )
+            yield encode(coco_results(detection, mask_chunks, image_id, categories))
+
+    def done() -> None:
+        if progress is not None:
+            progress(next(numbers), total)
+
+    # not inference_mode: a cache filled here may serve training
+    with _in_eval_mode(detector), torch.no_grad():
+        write_results(predictions, found(), rank=rank, world_size=world_size, progress=done)
+    return any(share(lambda: has_masks, world_size))
 
 
 def _categories(detector: nn.Module, classes: Sequence[str] | None, index: CocoIndex) -> tuple[int | None, ...]:
@@ -88,61 +152,6 @@ def _categories(detector: nn.Module, classes: Sequence[str] | None, index: CocoI
             "evaluate it on the data that it was trained for"
         )
     return match_categories(classes, index.classes, index.category_ids, source=str(index.annotation_file))
-
-
-def _answers(
-    detector: Any,
-    index: CocoIndex,
-    batch_size: int,
-    workers: int,
-    limit: int | None,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    tta: TestTimeAugmentation | None,
-) -> Iterator[tuple[int, _Answer]]:
-    """Image id and answer of each image."""
-    if tta is not None:
-        for batch in eval_batches(index, None, workers=workers, limit=limit):
-            (image_id,), (image,), (size_hw,) = batch.image_ids, batch.images, batch.original_sizes
-            with autocast():
-                detection = detect_augmented(detector, image, tta)
-            yield image_id, _our_answer(detector, detection, size_hw, size_hw)
-        return
-    if not hasattr(detector, "input"):
-        for i, image_id in enumerate(index.image_ids[:limit]):
-            image = to_float(read_image(index.image_path(i), index.size_hw(i))).to(device)
-            with autocast():
-                (detection,) = detector([image])
-            yield image_id, _convention_answer(detection)
-        return
-    for batch in eval_batches(index, detector.input, batch_size, workers=workers, limit=limit):
-        with autocast():
-            detections = detector.detect([image.to(device) for image in batch.images])
-        for image_id, *sizes, detection in _zipped(batch, detections):
-            yield image_id, _our_answer(detector, detection, *sizes)
-
-
-def _zipped(batch: EvalBatch, detections: list[dict[str, Tensor]]) -> Iterator[tuple[Any, ...]]:
-    seen = [(image.shape[-2], image.shape[-1]) for image in batch.images]
-    return zip(batch.image_ids, seen, batch.original_sizes, detections, strict=True)
-
-
-def _our_answer(
-    detector: Any, detection: dict[str, Tensor], seen_hw: tuple[int, int], original_hw: tuple[int, int]
-) -> _Answer:
-    detection = to_original(detection, seen_hw, original_hw)
-    probabilities = detection.get("mask_probs")
-    if probabilities is None:
-        return detection, None
-    return detection, iter_pasted_masks(probabilities.float(), detection["boxes"], original_hw, detector.paste_masks)
-
-
-def _convention_answer(detection: dict[str, Tensor]) -> _Answer:
-    masks = detection.get("masks")
-    if masks is None:
-        return detection, None
-    # torchvision's (N,1,H,W) probabilities or our (N,H,W) bool, one mask at a time
-    return detection, ((mask.reshape(1, *mask.shape[-2:]) > 0.5) for mask in masks)
 
 
 def _device_of(detector: nn.Module) -> torch.device:

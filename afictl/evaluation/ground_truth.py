@@ -1,96 +1,201 @@
-"""An annotation file as the plain dicts that both COCO evaluators index."""
+"""An annotation file as columns that both evaluators read, image by image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+import msgspec
+import numpy as np
+from pycocotools import mask as coco_mask
 
 from afictl.data.annotations import FIELDS, check_records, record_fault
 from afictl.data.files import read_instances
 from afictl.data.masks import normalize_segmentation
-
-Dataset = dict[str, list[dict[str, Any]]]
-"""``images``, ``categories`` and ``annotations``."""
+from afictl.errors import UserError
+from afictl.evaluation.mask_file import MaskFile
 
 _SCORED = {name: field for name, field in FIELDS["annotations"].items() if name != "id"}
+_NONE = msgspec.Raw(b"null")
 
 
-def read_ground_truth(path: Path, image_ids: Collection[int] | None) -> Dataset:
+class _Image(msgspec.Struct, gc=False):
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int
+    name: str
+
+
+class _Object(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+    iscrowd: float | None = None
+    segmentation: Any = None
+
+
+class _RawObject(_Object, gc=False):
+    segmentation: msgspec.Raw = _NONE
+    """Not parsed before its image's turn: lists of numbers take twenty times the room of their text."""
+
+
+class _Contents(msgspec.Struct):
+    images: list[_Image]
+    categories: list[_Category]
+    annotations: list[_RawObject] = []
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """n images in the order of their ids, and m objects in the order of their images, then of the file."""
+
+    image_ids: np.ndarray
+    """(n,) int64."""
+    sizes_hw: np.ndarray
+    """(n,2) int64."""
+    category_ids: tuple[int, ...]
+    classes: tuple[str, ...]
+    """In the order of the ids."""
+    images: np.ndarray
+    """(m,) int64, position of each object's image."""
+    categories: np.ndarray
+    """(m,) int64, position of each object's category."""
+    boxes: np.ndarray
+    """(m,4) float64 xywh as in the file."""
+    areas: np.ndarray
+    """(m,) float64; the box's where the file has none."""
+    crowd: np.ndarray
+    """(m,) bool: a region to ignore."""
+    segmentations: list[Any]
+    """As in the file, or the text of it as ``msgspec.Raw``."""
+
+    def objects_of(self, first: int, last: int) -> slice:
+        """The rows of objects of the images from ``first`` to before ``last``."""
+        return slice(*np.searchsorted(self.images, [first, last]).tolist())
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """What the mask metric needs of the objects beside their columns.
+
+    An object has a mask where training would take it so. In a set that gives usable masks for only some objects,
+    the others become regions to ignore, as crowds are: neither wanted nor punished.
+    """
+
+    masks: MaskFile
+    crowd: np.ndarray
+    """(m,) bool."""
+
+
+def read_ground_truth(path: Path, image_ids: Collection[int] | None) -> GroundTruth:
     """Images, categories and objects of an annotation file, restricted to ``image_ids`` (None: all images).
 
-    Objects get new ids from 1: the evaluators take id 0 for "unmatched". An object without an area counts
-    with that of its box. Objects of an unknown image or category, or without a box, cannot be scored and are
-    left out (``afictl data check`` names them).
+    Objects of an unknown image or category, or without a box, cannot be scored and are left out (``afictl data
+    check`` names them).
 
     Raises:
-        UserError: a file that cannot be read, or a fault in its images or categories.
+        UserError: a file that cannot be read, without images, or with a fault in its images or categories.
     """
+    try:
+        contents = msgspec.json.decode(path.read_bytes(), type=_Contents)
+        return _columns(path, contents.images, contents.categories, contents.annotations, image_ids)
+    except (OSError, ValueError, OverflowError):  # something is unusual: look at every value
+        images, categories, objects = _checked(path)
+    return _columns(path, images, categories, objects, image_ids)
+
+
+def _checked(path: Path) -> tuple[list[_Image], list[_Category], list[_Object]]:
+    """The contents of a file of which not every value is as it should be."""
     content = read_instances(path, needs_objects=False)
     for key in ("images", "categories"):
         check_records(path, key, content[key], FIELDS[key])
-    wanted = None if image_ids is None else set(image_ids)
-    images = [image for image in content["images"] if wanted is None or image["id"] in wanted]
-    known_images = {image["id"] for image in images}
-    known_categories = {category["id"] for category in content["categories"]}
-    objects = [
-        _scorable(annotation)
-        for annotation in content["annotations"]
-        if record_fault(annotation, _SCORED) is None
-        and annotation["image_id"] in known_images
-        and annotation["category_id"] in known_categories
-        and all(map(math.isfinite, annotation["bbox"]))
+    sound = [record for record in content["annotations"] if record_fault(record, _SCORED) is None]
+    return (
+        [_Image(r["id"], r["file_name"], int(r["height"]), int(r["width"])) for r in content["images"]],
+        [_Category(r["id"], r["name"]) for r in content["categories"]],
+        [
+            _Object(r["image_id"], r["category_id"], r["bbox"], *map(r.get, ("area", "iscrowd", "segmentation")))
+            for r in sound
+        ],
+    )
+
+
+def _columns(
+    path: Path, images: list[_Image], categories: list[_Category], objects: Any, wanted: Collection[int] | None
+) -> GroundTruth:
+    """Raises ``ValueError`` at ids that occur twice or a size that is none."""
+    for records in (images, categories):
+        if len({record.id for record in records}) < len(records):
+            raise ValueError
+    if not all(1 <= side < 2**31 for image in images for side in (image.height, image.width)):
+        raise ValueError
+    if wanted is not None:
+        chosen = set(wanted)
+        images = [image for image in images if image.id in chosen]
+    if not images:
+        raise UserError(f"annotation file {path}: no images to evaluate")
+    images, categories = sorted(images, key=attrgetter("id")), sorted(categories, key=attrgetter("id"))
+    place = {image.id: k for k, image in enumerate(images)}
+    column = {category.id: k for k, category in enumerate(categories)}
+    kept = [
+        item
+        for item in objects
+        if item.image_id in place and item.category_id in column and all(map(math.isfinite, item.bbox))
     ]
-    return {"images": images, "categories": content["categories"], "annotations": numbered(objects)}
+    kept.sort(key=lambda item: place[item.image_id])
+    boxes = np.array([item.bbox for item in kept], dtype=np.float64).reshape(-1, 4)
+    areas = np.array([item.area for item in kept], dtype=np.float64)  # None becomes NaN
+    return GroundTruth(
+        image_ids=np.array([image.id for image in images], dtype=np.int64),
+        sizes_hw=np.array([(image.height, image.width) for image in images], dtype=np.int64),
+        category_ids=tuple(category.id for category in categories),
+        classes=tuple(category.name for category in categories),
+        images=np.array([place[item.image_id] for item in kept], dtype=np.int64),
+        categories=np.array([column[item.category_id] for item in kept], dtype=np.int64),
+        boxes=boxes,
+        areas=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
+        crowd=np.array([int(item.iscrowd or 0) != 0 for item in kept], dtype=bool),
+        segmentations=[item.segmentation for item in kept],
+    )
 
 
-def sizes_of(ground_truth: Dataset) -> dict[int, tuple[int, int]]:
-    """Height and width of each image by its id."""
-    return {image["id"]: (int(image["height"]), int(image["width"])) for image in ground_truth["images"]}
-
-
-def with_outlines(ground_truth: Dataset) -> Dataset | None:
-    """The ground truth of the mask metric, or None when no object has a mask.
-
-    An object has one where training would take it so. In a set that gives usable masks for only some objects,
-    the others become regions to ignore, as crowds are: neither wanted nor punished.
-    """
-    sizes = sizes_of(ground_truth)
-    items = ground_truth["annotations"]
-    outlines = [_outline(item.get("segmentation"), sizes[item["image_id"]]) for item in items]
-    if not any(outlines):
+def outlines_of(ground_truth: GroundTruth) -> Outlines | None:
+    """The masks of the objects, or None when not one has any."""
+    masks, missing = MaskFile(), np.zeros(len(ground_truth.images), dtype=bool)
+    for k, value in enumerate(ground_truth.segmentations):
+        size = ground_truth.sizes_hw[ground_truth.images[k]].tolist()
+        counts = _run_lengths(value, size)
+        missing[k] = counts is None
+        masks.add([_filled_box(ground_truth.boxes[k], size) if counts is None else counts])
+    if missing.all():
         return None
-    objects = [
-        {**item, "segmentation": outline}
-        if outline
-        else {**item, "segmentation": [_box_polygon(item["bbox"])], "iscrowd": 1}
-        for item, outline in zip(items, outlines, strict=True)
-    ]
-    return {**ground_truth, "annotations": objects}
+    return Outlines(masks, ground_truth.crowd | missing)
 
 
-def _outline(value: Any, size_hw: tuple[int, int]) -> Any:
-    """The usable part of a segmentation in the evaluators' types, None where there is none."""
-    found = normalize_segmentation(value, size_hw)
-    return [polygon.tolist() for polygon in found] if isinstance(found, list) else found
+def _run_lengths(value: Any, size_hw: list[int]) -> bytes | None:
+    """Compressed run lengths of a usable segmentation, None of another."""
+    if isinstance(value, msgspec.Raw):
+        value = msgspec.json.decode(value)
+    found = normalize_segmentation(value, (size_hw[0], size_hw[1]))
+    if isinstance(found, dict):
+        return bytes(found["counts"])
+    return _polygons([polygon.tolist() for polygon in found], size_hw) if found else None
 
 
-def _scorable(annotation: dict[str, Any]) -> dict[str, Any]:
-    _, _, width, height = annotation["bbox"]
-    area = annotation.get("area")
-    return {
-        **annotation,
-        "area": float(width * height if area is None else area),
-        "iscrowd": int(annotation.get("iscrowd") or 0),
-    }
+def _polygons(polygons: list[list[float]], size_hw: list[int]) -> bytes:
+    return bytes(coco_mask.merge(coco_mask.frPyObjects(polygons, *size_hw))["counts"])
 
 
-def numbered(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The items with ids from 1."""
-    return [{**item, "id": number} for number, item in enumerate(items, start=1)]
-
-
-def _box_polygon(xywh: list[float]) -> list[float]:
-    x, y, width, height = xywh
-    return [x, y, x + width, y, x + width, y + height, x, y + height]
+def _filled_box(xywh: np.ndarray, size_hw: list[int]) -> bytes:
+    x, y, width, height = xywh.tolist()
+    return _polygons([[x, y, x + width, y, x + width, y + height, x, y + height]], size_hw)

@@ -1,16 +1,29 @@
-"""COCO results from outside: the check of a list of predictions, and what the evaluators index of it."""
+"""COCO results from outside: read in pieces, checked, and kept as columns with their masks on disk."""
 
 from __future__ import annotations
 
 import math
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 from pycocotools import mask as coco_mask
 
 from afictl.data.annotations import FIELDS, Field, record_fault
+from afictl.data.files import read_json
 from afictl.data.masks import normalize_segmentation
+from afictl.data.run_lengths import run_length_areas
 from afictl.errors import UserError
-from afictl.evaluation.ground_truth import Dataset, numbered, sizes_of
+from afictl.evaluation.ground_truth import GroundTruth
+from afictl.evaluation.mask_file import MaskFile
+
+_PIECE = 2**19  # bytes of a file that are parsed at once
+_LOT = 1024  # results of a list that are taken at once
 
 _NUMBER = Field("a number", lambda value: isinstance(value, int | float))
 _RESULT = {
@@ -20,29 +33,213 @@ _RESULT = {
 }
 
 
-def check_predictions(predictions: Any, source: str, ground_truth: Dataset, restricted: bool) -> list[dict[str, Any]]:
-    """The predictions as a list for the images of the ground truth.
+class RunLengths(msgspec.Struct, gc=False):
+    """A mask as results give it; ``size`` (H, W), ``counts`` compressed or a list of runs."""
+
+    size: tuple[int, int]
+    counts: str | list[int]
+
+
+class Result(msgspec.Struct, gc=False):
+    """One COCO result."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    """xywh in pixels of the original image."""
+    score: float
+    mask_score: float | None = None
+    """Ranks the mask instead of ``score`` where a detector judges it apart from the box."""
+    segmentation: RunLengths | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The k results for the images of a ground truth, sorted by image, else in their order."""
+
+    images: np.ndarray
+    """(k,) int64, position of the image in the ground truth."""
+    categories: np.ndarray
+    """(k,) int64, position of the category."""
+    boxes: np.ndarray
+    """(k,4) float64 xywh."""
+    scores: np.ndarray
+    mask_scores: np.ndarray
+    """(k,) float64 each."""
+    has_mask: np.ndarray
+    """(k,) bool."""
+    mask_rows: np.ndarray
+    """(k,) int64, where ``masks`` has each."""
+    masks: MaskFile
+
+    def of(self, first: int, last: int) -> slice:
+        """The rows of results of the images from ``first`` to before ``last``."""
+        return slice(*np.searchsorted(self.images, [first, last]).tolist())
+
+
+class _UnusualError(Exception):
+    """Something that only a look at each result for itself can judge."""
+
+
+def read_predictions(source: list[dict[str, Any]] | Path, ground_truth: GroundTruth, restricted: bool) -> Predictions:
+    """Results of a list or a JSON file, which is never in memory as a whole unless something in it is unusual.
 
     With ``restricted`` those of other images are dropped (a limited evaluation); otherwise they are an error:
-    the file belongs to another data set.
+    the results belong to another data set.
+
+    Raises:
+        UserError: a file that cannot be read, or an entry that is no result of these images and categories.
     """
+    if isinstance(source, Path):
+        try:
+            return _collect(_in_pieces(source), ground_truth, restricted)
+        except (OSError, ValueError, OverflowError, _UnusualError):
+            results = read_json(source, "predictions")
+    else:
+        results = source
+    named = f"predictions {source}" if isinstance(source, Path) else "predictions"
+    _check(results, named, ground_truth, restricted)
+    return _collect(_in_lots(results), ground_truth, restricted)
+
+
+def iter_results(path: Path) -> Iterator[Result]:
+    """The results of a JSON file, one by one, without having all in memory.
+
+    Raises:
+        UserError: a file that cannot be read, or an entry that is no result.
+    """
+    try:
+        for piece in _in_pieces(path):
+            yield from piece
+    except OSError as error:
+        raise UserError(f"predictions {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"predictions {path}: not a JSON list of COCO results: {error}") from None
+
+
+def _in_pieces(path: Path) -> Iterator[list[Result]]:
+    """Parts of the list in a file, cut between two of its entries."""
+    decoder = msgspec.json.Decoder(list[Result])
+    with path.open("rb") as file:
+        rest = file.read(_PIECE).lstrip()
+        while block := file.read(_PIECE):
+            if cut := _last_seam(rest):
+                yield decoder.decode(rest[:cut].rstrip().removesuffix(b",") + b"]")
+                rest = b"[" + rest[cut:]
+            rest += block
+    yield decoder.decode(rest)
+
+
+def _last_seam(text: bytes) -> int:
+    """Where the last entry of a cut list begins; 0 where no other entry ends before it.
+
+    A brace after a brace and a comma begins an entry: inside of a result one is only ever behind a colon.
+    """
+    at = text.rfind(b"{")
+    while at > 0:
+        before = text[max(0, at - 64) : at].rstrip()
+        if before.endswith(b",") and before[:-1].rstrip().endswith(b"}"):
+            return at
+        at = text.rfind(b"{", 0, at)
+    return 0
+
+
+def _in_lots(results: list[dict[str, Any]]) -> Iterator[list[Result]]:
+    for k in range(0, len(results), _LOT):
+        yield [_as_result(item) for item in results[k : k + _LOT]]
+
+
+def _as_result(item: dict[str, Any]) -> Result:
+    """A checked entry in the types of one from a file."""
+    mask = item.get("segmentation") or None
+    if mask:
+        counts = mask["counts"]
+        mask = RunLengths(tuple(mask["size"]), counts.decode("ascii") if isinstance(counts, bytes) else counts)
+    image, category, box, score = (item[name] for name in ("image_id", "category_id", "bbox", "score"))
+    return Result(image, category, box, score, item.get("mask_score"), mask)
+
+
+def _collect(lots: Iterable[list[Result]], ground_truth: GroundTruth, restricted: bool) -> Predictions:
+    """Columns of all results.
+
+    Raises:
+        _UnusualError: a result that is not for this ground truth, is not finite or has no sound mask.
+    """
+    place = {image: k for k, image in enumerate(ground_truth.image_ids.tolist())}
+    column = {category: k for k, category in enumerate(ground_truth.category_ids)}
+    numbers, positions, masks = array("d"), array("q"), MaskFile()
+    for lot in lots:
+        if any(item.category_id not in column for item in lot):
+            raise _UnusualError
+        kept = [item for item in lot if item.image_id in place]
+        if len(kept) < len(lot) and not restricted:
+            raise _UnusualError
+        images = [place[item.image_id] for item in kept]
+        positions.extend(chain.from_iterable(zip(images, [column[item.category_id] for item in kept], strict=True)))
+        numbers.extend(chain.from_iterable([(*item.bbox, item.score, _mask_score(item)) for item in kept]))
+        masks.add(_packed(kept, ground_truth.sizes_hw[images]))
+    table = np.frombuffer(numbers, dtype=np.float64).reshape(-1, 6)
+    where = np.frombuffer(positions, dtype=np.int64).reshape(-1, 2)
+    if not np.isfinite(table).all():
+        raise _UnusualError
+    order = np.argsort(where[:, 0], kind="stable")
+    table, where = table[order], where[order]
+    return Predictions(
+        images=where[:, 0],
+        categories=where[:, 1],
+        boxes=table[:, :4],
+        scores=table[:, 4],
+        mask_scores=table[:, 5],
+        has_mask=masks.present()[order],
+        mask_rows=order,
+        masks=masks,
+    )
+
+
+def _mask_score(result: Result) -> float:
+    return result.score if result.mask_score is None else result.mask_score
+
+
+def _packed(results: list[Result], sizes_hw: np.ndarray) -> list[bytes]:
+    """Compressed run lengths of each result, empty for one without a mask."""
+    packed = [b"" if item.segmentation is None else _compressed(item.segmentation) for item in results]
+    with_mask = [k for k, counts in enumerate(packed) if counts]
+    if not with_mask:
+        return packed
+    stated = [tuple(results[k].segmentation.size) for k in with_mask]  # type: ignore[union-attr]
+    if stated != list(map(tuple, sizes_hw[with_mask].tolist())):
+        raise _UnusualError
+    areas = run_length_areas([packed[k] for k in with_mask], sizes_hw[with_mask].prod(axis=1))
+    if (areas < 0).any():
+        raise _UnusualError
+    return packed
+
+
+def _compressed(mask: RunLengths) -> bytes:
+    if isinstance(mask.counts, str):
+        return mask.counts.encode("ascii") or b"?"  # no run lengths at all are unsound
+    height, width = mask.size
+    if sum(mask.counts) != height * width or min(mask.counts) < 0:
+        raise _UnusualError
+    return bytes(coco_mask.frPyObjects({"size": [height, width], "counts": mask.counts}, height, width)["counts"])
+
+
+def _check(predictions: Any, source: str, ground_truth: GroundTruth, restricted: bool) -> None:
+    """Raise ``UserError`` at the first entry that cannot be scored."""
     if not isinstance(predictions, list):
         raise UserError(f"{source}: predictions are a JSON list of COCO results, not {type(predictions).__name__}")
-    sizes = sizes_of(ground_truth)
-    categories = {category["id"] for category in ground_truth["categories"]}
-    kept = []
+    sizes = dict(zip(ground_truth.image_ids.tolist(), ground_truth.sizes_hw.tolist(), strict=True))
+    categories = set(ground_truth.category_ids)
     for number, prediction in enumerate(predictions):
         problem = _malformed(prediction)
         if not problem and prediction["category_id"] not in categories:
             problem = f"category {prediction['category_id']} is not in the annotation file"
         if not problem and prediction["image_id"] in sizes:
             problem = _mask_problem(prediction, sizes[prediction["image_id"]])
-            kept.append(prediction)
         elif not problem and not restricted:
             problem = f"image {prediction['image_id']} is not in the annotation file"
         if problem:
             raise UserError(f"{source}: entry {number}: {problem}")
-    return kept
 
 
 def _malformed(prediction: Any) -> str:
@@ -56,43 +253,17 @@ def _malformed(prediction: Any) -> str:
         return fault
     if not all(map(math.isfinite, (*prediction["bbox"], prediction["score"]))):
         return "'bbox' and 'score' must be finite"
-    if not math.isfinite(_mask_score(prediction)):
-        return "'mask_score' must be finite"
-    return ""
+    mask_score = prediction.get("mask_score")
+    return "" if mask_score is None or math.isfinite(mask_score) else "'mask_score' must be finite"
 
 
-def _mask_score(prediction: dict[str, Any]) -> float:
-    """What ranks the mask: a detector with mask scoring judges it apart from the box."""
-    score = prediction.get("mask_score")
-    return float(prediction["score"] if score is None else score)
-
-
-def _mask_problem(prediction: dict[str, Any], size_hw: tuple[int, int]) -> str:
+def _mask_problem(prediction: dict[str, Any], size_hw: list[int]) -> str:
     """What keeps an entry's mask, where it has one, from being scored, or an empty string."""
     value = prediction.get("segmentation")
     if not value:
         return ""
     if not isinstance(value, dict):
         return "'segmentation' is not a run-length mask, a mapping of 'size' and 'counts'"
-    if normalize_segmentation(value, size_hw) is None:
-        return f"the 'segmentation' is no run-length mask of its image's size [height, width] {list(size_hw)}"
+    if normalize_segmentation(value, (size_hw[0], size_hw[1])) is None:
+        return f"the 'segmentation' is no run-length mask of its image's size [height, width] {size_hw}"
     return ""
-
-
-def as_detections(predictions: list[dict[str, Any]], masks: bool) -> list[dict[str, Any]]:
-    """Predictions with the ids and areas that the evaluators sort into size ranges.
-
-    For masks the area is the mask's and not, as ``loadRes`` of pycocotools has it for results with boxes, the
-    box's; detectron2 scores masks so too. The score is ``mask_score`` where the prediction has one.
-    """
-    detections = []
-    for prediction in predictions:
-        area = float(prediction["bbox"][2] * prediction["bbox"][3])
-        if masks:
-            mask = prediction["segmentation"]
-            if isinstance(mask["counts"], list):
-                mask = coco_mask.frPyObjects(mask, *mask["size"])
-            area = float(coco_mask.area(mask))
-            prediction = {**prediction, "segmentation": mask, "score": _mask_score(prediction)}
-        detections.append({**prediction, "area": area, "iscrowd": 0})
-    return numbered(detections)

@@ -40,8 +40,9 @@ class Stage:
     """What one stage hands to the loop.
 
     ``step`` performs one optimisation step and returns its losses as scalars; ``batches(k)`` gives the endless
-    batches from step k on; ``evaluate`` returns metrics, of which ``judge`` makes the one number that decides what is
-    best (larger is better); ``export`` writes weights with the metrics that belong to them, if they were measured.
+    batches from step k on; ``evaluate`` returns metrics, the same on every rank, of which ``judge`` makes the one
+    number that decides what is best (larger is better); ``export`` writes weights with the metrics that belong to
+    them, if they were measured.
     """
 
     name: str
@@ -206,7 +207,7 @@ def _save(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any]) -> None
 
 def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clock: Clock, progress: Progress) -> None:
     """Measure, and keep the weights when they are as good as the best so far."""
-    metrics = dict(fabric.broadcast(stage.evaluate(progress) if fabric.is_global_zero else {}))
+    metrics = dict(stage.evaluate(progress))
     clock.restart()
     state.update(metrics=metrics, measured=state["step"])
     run.record(state["step"], metrics)

@@ -150,7 +150,7 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def _versions() -> dict[str, Any]:
-    packages = ("afictl", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "faster-coco-eval")
+    packages = ("afictl", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "hotcoco")
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -14,6 +14,7 @@ from torch import Tensor
 from afictl.data import TrainBatch
 from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
+from afictl.evaluation.ranks import share
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset
 from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses
@@ -58,7 +59,7 @@ def stage1(
         update(fabric, generator, optimizer, losses, recipe)
         return {**losses, "loss_discriminator": loss_d}
 
-    def evaluate(progress: Progress) -> Metrics:
+    def distances(progress: Progress) -> Metrics:
         workers = preset.loader.workers
         with fabric.autocast():
             distance = feature_distance(
@@ -67,6 +68,9 @@ def stage1(
         write_text(run.folder / DISTANCE, json.dumps(distance, indent=2))
         run.say(describe(distance))
         return as_metrics(distance)
+
+    def evaluate(progress: Progress) -> Metrics:
+        return share(lambda: distances(progress) if fabric.is_global_zero else {}, fabric.world_size)[0]
 
     def export(path: Path, step: int, metrics: Metrics) -> None:
         interpolator.save(path)

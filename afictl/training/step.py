@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from afictl.evaluation.classes import match_categories
 from afictl.interpolators import AFInterpolator
 from afictl.presets import InputConfig, LoaderConfig, Preset, Recipe
 from afictl.training.loop import Metrics, Progress
-from afictl.training.run import BEST, INTERPOLATOR, PREDICTIONS, write_text
+from afictl.training.run import BEST, INTERPOLATOR, PREDICTIONS
 from afictl.weights import save_detector
 
 Splits = tuple[CocoIndex, CocoIndex]
@@ -119,7 +118,7 @@ def uses_masks(preset: Preset, data: Splits) -> bool:
 
 
 def measure(fabric: Fabric, detector: Detector, data: Splits, folder: Path) -> Callable[[Progress], Metrics]:
-    """A function that evaluates the detector as it then is on the held-out images.
+    """A function that evaluates the detector as it then is on the held-out images, of which each rank takes a share.
 
     What it found there is kept in ``folder``, as COCO results.
     """
@@ -128,13 +127,15 @@ def measure(fabric: Fabric, detector: Detector, data: Splits, folder: Path) -> C
         result = evaluate(
             detector,
             data[1],
+            predictions=folder / PREDICTIONS,
             classes=data[0].classes,
             progress=progress,
             workers=detector.preset.loader.workers,
             device=fabric.device,
             autocast=fabric.autocast,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
         )
-        write_text(folder / PREDICTIONS, json.dumps(result.predictions))
         return result.metrics
 
     return metrics

@@ -110,7 +110,7 @@ def test_a_part_of_a_detector_is_measured_only_when_asked_for(untrained_run, sha
     ("arguments", "message"),
     [
         ([], "either --weights RUN or --predictions FILE"),
-        (["--weights", "RUN", "--evaluator", "coco"], "choose faster-coco-eval or pycocotools"),
+        (["--weights", "RUN", "--evaluator", "coco"], "choose hotcoco or pycocotools"),
         (["--weights", "RUN", "--set", "neck.channels=32"], "do not fit any more"),
         (["--weights", "RUN", "--set", "input.test_sice=32"], "did you mean 'test_size'"),
         (["--weights", "nowhere"], "nowhere: no such file or folder"),

@@ -12,7 +12,7 @@ from afictl.data.masks import draw_segmentation
 from afictl.data.shapes import make_shapes
 from afictl.detectors import build_detector, paste_masks
 from afictl.errors import UserError
-from afictl.evaluation import EVALUATORS, evaluate, score_predictions
+from afictl.evaluation import EVALUATORS, detect, evaluate, score_predictions
 from afictl.evaluation.tta import TestTimeAugmentation as Recipe
 from afictl.evaluation.tta import detect_augmented
 from afictl.presets import InputConfig, load_preset
@@ -23,6 +23,10 @@ IMAGES = 5
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     return load_coco(make_shapes(tmp_path_factory.mktemp("shapes") / "data", train=1, val=IMAGES, size=96), "val")
+
+
+def results_of(path):
+    return json.loads(path.read_text())
 
 
 def truth(index, i):
@@ -85,27 +89,31 @@ class ResizedOracle(Oracle):
 
 @pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_torchvision_convention_with_perfect_answers(index, evaluator, probabilities):
-    result = evaluate(Oracle(index, probabilities), index, evaluator=evaluator, workers=0)
+def test_torchvision_convention_with_perfect_answers(index, tmp_path, evaluator, probabilities):
+    path = tmp_path / "predictions.json"
+    result = evaluate(Oracle(index, probabilities), index, predictions=path, evaluator=evaluator, workers=0)
     assert result.metrics["box/AP"] == pytest.approx(100)
     assert result.metrics["mask/AP"] == pytest.approx(100)
-    assert sum(row["objects"] for row in result.per_class) == len(result.predictions)
+    assert sum(row["objects"] for row in result.per_class) == len(results_of(path))
 
 
 @pytest.mark.parametrize(("batch_size", "size"), [(1, 96), (2, 160), (3, 61)])
-def test_our_convention_maps_back_to_the_original_pixels(index, batch_size, size):
-    result = evaluate(ResizedOracle(index, size), index, batch_size=batch_size, workers=0)
+def test_our_convention_maps_back_to_the_original_pixels(index, tmp_path, batch_size, size):
+    path = tmp_path / "predictions.json"
+    result = evaluate(ResizedOracle(index, size), index, predictions=path, batch_size=batch_size, workers=0)
     assert result.metrics["box/AP"] == pytest.approx(100)
     assert 0 < result.metrics["mask/AP"] < 100  # full boxes as masks of round and cross-shaped objects
-    for prediction in result.predictions:
+    for prediction in results_of(path):
         x, y, width, height = prediction["bbox"]
         filled = coco_mask.toBbox(prediction["segmentation"]).tolist()
         assert filled == pytest.approx([x, y, width, height], abs=1.001)
 
 
-def test_predictions_are_coco_results(index):
-    result = evaluate(Oracle(index), index, workers=0)
-    reread = json.loads(json.dumps(result.predictions))
+def test_predictions_are_coco_results(index, tmp_path):
+    path = tmp_path / "new" / "folder" / "predictions.json"
+    result = evaluate(Oracle(index), index, predictions=path, workers=0)
+    assert score_predictions(path, index.annotation_file).metrics == result.metrics
+    reread = results_of(path)
     assert score_predictions(reread, index.annotation_file).metrics == result.metrics
     image = {item["image_id"]: index.size_hw(i) for i, item in enumerate({"image_id": k} for k in index.image_ids)}
     for prediction in reread:
@@ -115,22 +123,24 @@ def test_predictions_are_coco_results(index):
 
 
 @pytest.mark.parametrize("detector", [Oracle, lambda index: ResizedOracle(index, 96)])
-def test_mask_scores_become_part_of_the_results(index, detector):
+def test_mask_scores_become_part_of_the_results(index, tmp_path, detector):
     oracle = detector(index)
     name = "detect" if hasattr(oracle, "detect") else "forward"
     answer = getattr(oracle, name)
     setattr(oracle, name, lambda images: [{**a, "mask_scores": a["scores"] / 2} for a in answer(images)])
-    for result in evaluate(oracle, index, workers=0).predictions:
+    evaluate(oracle, index, predictions=tmp_path / "predictions.json", workers=0)
+    for result in results_of(tmp_path / "predictions.json"):
         assert result["mask_score"] == pytest.approx(result["score"] / 2)
 
 
-def test_limit_restricts_both_sides_and_progress_counts_images(index):
-    calls = []
-    result = evaluate(Oracle(index), index, limit=2, workers=0, progress=lambda *at: calls.append(at))
+def test_limit_restricts_both_sides_and_progress_counts_images(index, tmp_path):
+    calls, path = [], tmp_path / "predictions.json"
+    keep = {"predictions": path, "progress": lambda *at: calls.append(at)}
+    result = evaluate(Oracle(index), index, limit=2, workers=0, **keep)
     assert calls == [(1, 2), (2, 2)]
-    assert {item["image_id"] for item in result.predictions} == set(index.image_ids[:2])
+    assert {item["image_id"] for item in results_of(path)} == set(index.image_ids[:2])
     assert result.metrics["box/AP"] == pytest.approx(100)
-    assert sum(row["objects"] for row in result.per_class) == len(result.predictions)
+    assert sum(row["objects"] for row in result.per_class) == len(results_of(path))
 
 
 def test_classes_are_matched_by_name(index):
@@ -172,29 +182,79 @@ def test_every_module_gets_its_mode_back(index):
     assert not detector.norm.training
 
 
-def test_a_detector_that_finds_nothing(index):
+def test_a_detector_that_finds_nothing(index, tmp_path):
     class Blind(Oracle):
         def forward(self, images):
             return [{k: v[:0] for k, v in answer.items()} for answer in super().forward(images)]
 
     for evaluator in EVALUATORS:
-        result = evaluate(Blind(index), index, evaluator=evaluator, workers=0)
-        assert result.predictions == []
+        path = tmp_path / "predictions.json"
+        result = evaluate(Blind(index), index, predictions=path, evaluator=evaluator, workers=0)
+        assert results_of(path) == []
         assert result.metrics["box/AP"] == result.metrics["mask/AP"] == 0
 
 
 @pytest.mark.parametrize("kind", ["faster-rcnn", "mask-rcnn"])
-def test_an_untrained_detector_of_ours(index, kind):
+def test_an_untrained_detector_of_ours(index, tmp_path, kind):
     settings = ["input.min_sizes=[64]", "input.test_size=64", "detector.score_threshold=0.0"]
     preset = load_preset(f"{kind}-r18-fpn-tiny", settings)
     detector = build_detector(preset, num_classes=len(index.classes), interpolator="nearest")
-    result = evaluate(detector, index, limit=2, workers=0, classes=index.classes)
-    assert result.predictions
+    path = tmp_path / "predictions.json"
+    result = evaluate(detector, index, predictions=path, limit=2, workers=0, classes=index.classes)
+    assert results_of(path)
     assert ("mask/AP" in result.metrics) == (kind == "mask-rcnn")
     assert detector.training
 
 
-def test_multi_scale_testing_of_every_image(index):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError("broken image"), OSError(28, "No space left")])
+def test_an_interrupted_evaluation_keeps_the_results_of_before(index, tmp_path, error):
+    """Also where it stops behind the first images."""
+    path = tmp_path / "predictions.json"
+    evaluate(Oracle(index), index, predictions=path, limit=1, workers=0)
+    before = path.read_bytes()
+
+    class Stopping(Oracle):
+        def forward(self, images):
+            if len(self.seen) == IMAGES - 1:
+                raise error
+            return super().forward(images)
+
+    with pytest.raises(type(error) if isinstance(error, Exception) else error):
+        evaluate(Stopping(index), index, predictions=path, workers=0)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_memory_does_not_hold_results(index, tmp_path):
+    """Of many images with large answers no more is alive than of a few."""
+    import tracemalloc
+
+    class Busy(Oracle):
+        def forward(self, images):
+            self.seen.append(0)
+            boxes = torch.rand(100, 2).repeat(1, 2) * 40 + torch.tensor([0.0, 0, 40, 40])
+            scores, masks = torch.rand(100), torch.rand(100, 96, 96) > 0.5
+            return [{"boxes": boxes, "labels": torch.ones(100, dtype=torch.int64), "scores": scores, "masks": masks}]
+
+    def peak(images):
+        from dataclasses import replace
+
+        arrays = dict(index.arrays)
+        places = torch.zeros(images, dtype=torch.int64)
+        arrays["image_ids"], arrays["sizes_hw"] = torch.arange(images), index.arrays["sizes_hw"][places]
+        many = replace(index, arrays=arrays)
+        many.__dict__["image_path"] = lambda i: index.image_path(0)
+        tracemalloc.start()
+        detect(Busy(index), many, tmp_path / "predictions.json", workers=0)
+        return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
+
+    few, _ = peak(8)
+    many, _ = peak(64)
+    assert many < 1.3 * few
+    assert (tmp_path / "predictions.json").stat().st_size > 4 * many / 8
+
+
+def test_multi_scale_testing_of_every_image(index, tmp_path):
     settings = ["input.test_size=96", "detector.score_threshold=0.0"]
     detector = build_detector(load_preset("mask-rcnn-r18-fpn-tiny", settings), len(index.classes), "nearest").eval()
     expected = []
@@ -202,10 +262,13 @@ def test_multi_scale_testing_of_every_image(index):
         found = detect_augmented(detector, read_image(index.image_path(i)), Recipe((64, 96)))
         expected += [(image_id, score) for score in found["scores"].tolist()]
     calls = []
-    result = evaluate(detector, index, workers=1, tta=Recipe((64, 96)), progress=lambda *at: calls.append(at))
-    assert [item["image_id"] for item in result.predictions] == [image_id for image_id, _ in expected]
-    assert [item["score"] for item in result.predictions] == pytest.approx([score for _, score in expected])
-    assert all(item["segmentation"] for item in result.predictions)
+    path = tmp_path / "predictions.json"
+    keep = {"predictions": path, "progress": lambda *at: calls.append(at)}
+    evaluate(detector, index, workers=1, tta=Recipe((64, 96)), **keep)
+    results = results_of(path)
+    assert [item["image_id"] for item in results] == [image_id for image_id, _ in expected]
+    assert [item["score"] for item in results] == pytest.approx([score for _, score in expected])
+    assert all(item["segmentation"] for item in results)
     assert calls[-1] == (IMAGES, IMAGES)
     with pytest.raises(UserError, match="needs a detector built from a preset, not a Oracle"):
         evaluate(Oracle(index), index, workers=0, tta=Recipe())

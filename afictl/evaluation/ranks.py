@@ -1,0 +1,40 @@
+"""What several processes do together, so that the failure of one ends all of them with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import distributed
+
+from afictl.errors import UserError
+
+T = TypeVar("T")
+
+
+def share(action: Callable[[], T], world_size: int) -> list[T]:
+    """What ``action`` returns in each process, by rank, in all of them.
+
+    Every process calls this, and with several it is how they wait for one another. One that dies without a word
+    closes its connections, which ends the others' waiting with an error.
+
+    Raises:
+        UserError: a mistake of the user that any of them met.
+        Exception: the one that ``action`` raised here, or ``RuntimeError`` naming another process's.
+    """
+    if world_size == 1:
+        return [action()]
+    value, failure = None, None
+    try:
+        value = action()
+    except Exception as error:  # told to the others before it is raised
+        failure = error
+    told = "" if failure is None else str(failure) or type(failure).__name__
+    everyone: list[Any] = [None] * world_size
+    distributed.all_gather_object(everyone, (value, told, isinstance(failure, UserError | OSError)))
+    if failure is not None:
+        raise failure
+    for rank, (_, reason, is_mistake) in enumerate(everyone):
+        if reason:
+            raise UserError(reason) if is_mistake else RuntimeError(f"process {rank} failed: {reason}")
+    return [result for result, _, _ in everyone]

@@ -1,0 +1,88 @@
+"""Areas and soundness of compressed run lengths, against pycocotools and a reading run by run."""
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from afictl.data.run_lengths import packed_runs, run_length_areas
+
+
+def packed_masks(rng, count):
+    """Run lengths and sizes of random masks, among them empty, full and very wide ones."""
+    masks = []
+    for k in range(count):
+        height, width = rng.integers(1, 40), rng.integers(1, 40) * (400 if k % 7 == 0 else 1)
+        mask = np.zeros((height, width), dtype=np.uint8)
+        if k % 5:
+            mask[rng.integers(height) :, : rng.integers(1, width + 1)] = 1
+        if k % 3 == 0:
+            mask ^= rng.random(mask.shape) < rng.choice([0.01, 0.5])
+        masks.append(mask)
+    return [coco_mask.encode(np.asfortranarray(mask))["counts"] for mask in masks], masks
+
+
+def one_by_one(packed, pixels):
+    """The same, character by character."""
+    runs, value, shift = [], 0, 0
+    for character in packed:
+        six = character - 48
+        if not 0 <= six <= 63 or shift > 30:
+            return -1
+        value |= (six & 31) << shift
+        shift += 5
+        if six < 32:
+            value -= (six & 16 and 1) << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    whole = packed and not shift and min(runs) >= 0 and sum(runs) == pixels
+    return sum(runs[1::2]) if whole else -1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_areas_are_those_of_the_masks(seed):
+    packed, masks = packed_masks(np.random.default_rng(seed), 60)
+    areas = run_length_areas(packed, np.array([mask.size for mask in masks]))
+    assert areas.tolist() == [int(mask.sum()) for mask in masks]
+    for counts, mask in zip(packed, masks, strict=True):
+        drawn = np.repeat(np.arange(len(packed_runs(counts))) % 2, packed_runs(counts))
+        assert (drawn == mask.ravel(order="F")).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_ones_are_told_from_sound_ones(seed):
+    rng = np.random.default_rng(seed)
+    packed, masks = packed_masks(rng, 200)
+    pixels = np.array([mask.size for mask in masks])
+    for k in range(0, 200, 2):
+        damaged = bytearray(packed[k])
+        where = int(rng.integers(len(damaged)))
+        kind = int(rng.integers(4))
+        if kind == 0:
+            damaged[where] = int(rng.integers(256))
+        elif kind == 1:
+            damaged = damaged[:where]
+        elif kind == 2:
+            damaged = damaged[:where] + b"oooooooo" + damaged[where:]
+        else:
+            pixels[k] += 1
+        packed[k] = bytes(damaged)
+    expected = [one_by_one(counts, size) for counts, size in zip(packed, pixels, strict=True)]
+    assert run_length_areas(packed, pixels).tolist() == expected
+    assert 50 < expected.count(-1) < 110
+
+
+def test_a_mask_that_breaks_off_leaves_the_next_one_alone():
+    sound = coco_mask.encode(np.asfortranarray(np.eye(300, dtype=np.uint8)))["counts"]
+    areas = run_length_areas([b"o" * 12, sound, b"0" + b"o" * 6, sound], np.full(4, 300 * 300))
+    assert areas.tolist() == [-1, 300, -1, 300]
+
+
+@pytest.mark.parametrize("packed", [b"", b"o" * 3, b"\x10", b"o" * 8 + b"0"])
+def test_unreadable_runs_are_an_error(packed):
+    with pytest.raises(ValueError, match=r"not a compressed RLE|more than 32 bits"):
+        packed_runs(packed)
+
+
+def test_no_masks_at_all():
+    assert run_length_areas([], np.zeros(0, dtype=np.int64)).tolist() == []
+    assert run_length_areas([b""], np.array([4])).tolist() == [-1]
