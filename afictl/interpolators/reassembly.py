@@ -23,7 +23,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 # Channels that are worked on at a time: what is in float32 and in planes is never the whole map. Of a large map fewer,
-# so that a processor's cache keeps the planes over all shifts, which is twice as fast; a GPU wants no more steps.
+# so that a processor's cache keeps the planes over all shifts: twice as fast. A GPU wants few steps: not fewer still.
 _LEAST_CHANNELS, _MOST_CHANNELS = 16, 64
 _CACHED_VALUES = 2**20
 

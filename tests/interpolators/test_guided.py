@@ -52,7 +52,7 @@ def test_fade_equals_the_definition_of_the_paper(fine_hw):
 @pytest.mark.parametrize(
     ("kind", "parameters", "published"),
     [
-        # Two layer norms and two linear layers. SAPA's table for Faster R-CNN: +0.05 M, a module a step.
+        # Two layer norms and two linear layers. SAPA's table for Faster R-CNN: +0.05 M, three modules.
         ("sapa", 2 * (2 * 256 + 256 * 32 + 32), (3, "0.05")),
         # Two compressions, the kernel that both maps share, the gate. FADE's table for SegFormer: +0.29 M, six modules.
         ("fade", 2 * 256 * 64 + 64 + 64 * 25 * 9 + 25 + 256 + 1, (6, "0.29")),
