@@ -48,3 +48,37 @@ def data(
         console.print(table)
     if json_file:
         write_text(json_file, json.dumps(figures, indent=2))
+
+
+@app.command()
+def interpolators(
+    kinds: Annotated[str | None, typer.Option("--interpolators", help="Kinds, comma between; all without it.")] = None,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the maps.")] = 256,
+    height: Annotated[int, typer.Option(min=1, help="Rows of the coarse map.")] = 100,
+    width: Annotated[int, typer.Option(min=1, help="Columns of the coarse map.")] = 168,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement; the median counts.")] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Measure every interpolator on one map in float32: milliseconds, memory, multiply-adds, parameters.
+
+    They take turns, on the first GPU where there is one. Memory is the most that is held at once beside weights and
+    input, counted in tensors on a CPU.
+    """
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from afictl.cli.progress import show_progress
+    from afictl.comparison.benchmarks.interpolators import benchmark_interpolators, table
+    from afictl.interpolators import interpolator_kinds
+    from afictl.training.run import write_text
+
+    console = Console()
+    chosen = [kind.strip() for kind in kinds.split(",")] if kinds else interpolator_kinds()
+    with show_progress(console, "interpolators") as progress:
+        figures = benchmark_interpolators(chosen, channels, (height, width), rounds, progress)
+    console.print(table(figures, channels, (height, width)))
+    if json_file:
+        write_text(json_file, json.dumps([asdict(each) for each in figures], indent=2))

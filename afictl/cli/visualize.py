@@ -7,9 +7,9 @@ import typer
 from typer.core import TyperGroup
 
 from afictl.cli import options
-from afictl.cli.runs import data_of, folder_of
-
-_PICTURES = 8
+from afictl.cli import visualize_sources as sources
+from afictl.cli.runs import folder_of
+from afictl.errors import UserError
 
 
 class _DetectionsFirst(TyperGroup):
@@ -29,72 +29,157 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Keep ``detections`` a subcommand while it is the only one."""
-
-
 @app.command()
 def detections(
-    weights: Annotated[
-        list[Path],
-        typer.Option(
-            "--weights", help="Run folder or checkpoint, also detectron2's or AFI-GAN's. Repeat it to compare."
-        ),
-    ],
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Data set in COCO layout; default: the one of the first run.")
-    ] = None,
-    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
-    images: Annotated[
-        list[Path] | None,
-        typer.Option("--images", help="Image file or folder, instead of --data. Repeatable."),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", min=1, help="Draw only the first images; default: 8 of a data set, all of --images."),
-    ] = None,
-    threshold: Annotated[
-        float, typer.Option("--threshold", min=0.0, max=1.0, help="Score from which a detection is drawn.")
-    ] = 0.5,
+    weights: sources.Weights,
+    data: sources.Data = None,
+    split: sources.Split = "val",
+    images: sources.Images = None,
+    limit: sources.Limit = None,
+    threshold: sources.Threshold = 0.5,
+    only_different: Annotated[
+        bool,
+        typer.Option("--only-different", help="Search all images and draw those where the weights differ most."),
+    ] = False,
     partial: options.Partial = False,
+    form: sources.Format = "png",
     output: options.Output = None,
     debug: options.Debug = False,
 ) -> None:
     """Draw ground truth and detections side by side.
 
     One PNG an image, with a panel for each of the weights, named by image id, or with --images by file name.
-    The default folder is detections/ in the run of the first weights.
+    With --only-different the names begin with the rank. The default folder is detections/ in the run of the first
+    weights.
     """
     from rich.console import Console
 
     from afictl.cli.progress import show_progress
-    from afictl.data import CocoIndex, load_coco
-    from afictl.errors import UserError
     from afictl.training import Hardware, launch
-    from afictl.visualization import Picture, draw_comparisons, file_pictures, run_names
-    from afictl.weights import LoadedDetector, load_detector
+    from afictl.visualization import comparison_figures, load_contenders, most_different, run_names
 
-    def load(path: Path) -> LoadedDetector:
-        loaded = load_detector(path, partial=partial)
-        typer.echo(f"{path}: {loaded.report}")
-        lowest = loaded.preset.detector.score_threshold
-        if threshold < lowest:
-            typer.echo(f"{path}: has no detections below {lowest}, its detector.score_threshold")
-        return loaded
-
-    if data and images:
-        raise UserError("pass --data DIR or --images PATH, not both")
+    if only_different and len(weights) < 2:
+        raise UserError("--only-different compares detectors: give --weights twice or more")
+    source = sources.source_of(data, split, images, weights[0])
     folder = output or folder_of(weights[0]) / "detections"
-    source: CocoIndex | list[Picture]
-    source = file_pictures(images) if images else load_coco(data or data_of(weights[0]), split)
-    if not images:
-        limit = limit or _PICTURES
-    console = Console(soft_wrap=True)
+    limit = sources.limit_of(source, limit)
     device = launch(Hardware(devices="1")).device
     named = dict(zip(run_names(weights), weights, strict=True))
-    with show_progress(console, "drawn") as progress:
-        files = draw_comparisons(
-            named, source, folder, limit=limit, threshold=threshold, device=device, progress=progress, load=load
-        )
-    typer.echo(f"{len(files)} picture{'' if len(files) == 1 else 's'}: {folder}")
+    contenders = load_contenders(named, source, device, sources.reader(threshold, partial))
+    pictures = sources.pictures_of(source, None if only_different else limit)
+    if only_different:
+        searched = len(pictures)
+        with show_progress(Console(soft_wrap=True), "searched") as progress:
+            pictures = most_different(contenders, pictures, threshold, limit, progress)
+        for picture in pictures:
+            typer.echo(picture.title)
+        if not pictures:
+            raise UserError(f"no difference in {searched} images at --threshold {threshold}: nothing is drawn")
+    figures = comparison_figures(contenders, pictures, threshold)
+    sources.write(figures, folder, "detections", form, "Detections", len(pictures))
+
+
+@app.command()
+def features(
+    guide: Annotated[Path, typer.Option("--guide", help="Detector whose features are enlarged: run or checkpoint.")],
+    interpolators: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--interpolator",
+            help="Kind, run of pretrain or file with an interpolator. Repeatable; default: nearest, bilinear, bicubic.",
+        ),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", help="Run or checkpoint of a detector whose interpolator is taken. Repeatable."),
+    ] = None,
+    levels: Annotated[str, typer.Option("--levels", help="Pyramid levels, e.g. p2,p3; default: all.")] = "",
+    data: sources.Data = None,
+    split: sources.Split = "val",
+    images: sources.Images = None,
+    limit: sources.Limit = None,
+    form: sources.Format = "png",
+    output: options.Output = None,
+    debug: options.Debug = False,
+) -> None:
+    """Draw what interpolators make of the guide's coarse features, beside the goal.
+
+    As in stage 1 of pretrain: the guide's feature of the half-size image is enlarged and compared with its feature of
+    the image itself, level by level. Panels show principal components and errors, and the mean L1 and cosine.
+    The default folder is features/ in the run of the guide.
+    """
+    from afictl.training import Hardware, launch
+    from afictl.visualization import feature_figures, named_interpolators
+    from afictl.weights import load_detector
+
+    source = sources.source_of(data, split, images, guide)
+    folder = output or folder_of(guide) / "features"
+    detector = load_detector(guide).detector.to(launch(Hardware(devices="1")).device)
+    kinds = interpolators or ([] if weights else ["nearest", "bilinear", "bicubic"])
+    named = named_interpolators(detector, kinds, weights or [])
+    pictures = sources.pictures_of(source, sources.limit_of(source, limit))
+    chosen = [level.strip() for level in levels.split(",") if level.strip()]
+    figures = feature_figures(detector, named, pictures, chosen)
+    sources.write(figures, folder, "features", form, "Enlarged features", len(pictures))
+
+
+@app.command()
+def gradcam(
+    weights: sources.Weights,
+    data: sources.Data = None,
+    split: sources.Split = "val",
+    images: sources.Images = None,
+    limit: sources.Limit = None,
+    threshold: sources.Threshold = 0.5,
+    partial: options.Partial = False,
+    form: sources.Format = "png",
+    output: options.Output = None,
+    debug: options.Debug = False,
+) -> None:
+    """Draw where detectors look for the same detection.
+
+    Grad-CAM of the best detection of the first weights (without one, of the largest object of the ground truth) at the
+    pyramid level that it is found on, the same for all weights, on one colour scale.
+    The default folder is gradcam/ in the run of the first weights.
+    """
+    from afictl.training import Hardware, launch
+    from afictl.visualization import gradcam_figures, load_contenders, run_names
+
+    source = sources.source_of(data, split, images, weights[0])
+    folder = output or folder_of(weights[0]) / "gradcam"
+    device = launch(Hardware(devices="1")).device
+    named = dict(zip(run_names(weights), weights, strict=True))
+    contenders = load_contenders(named, source, device, sources.reader(threshold, partial))
+    pictures = sources.pictures_of(source, sources.limit_of(source, limit))
+    figures = gradcam_figures(contenders, pictures, threshold)
+    drawn = sources.write(figures, folder, "gradcam", form, "Grad-CAM", len(pictures))
+    if drawn < len(pictures):
+        typer.echo(f"{len(pictures) - drawn} without a detection from {threshold} on: lower --threshold to see them")
+
+
+@app.command()
+def training(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    form: Annotated[str, typer.Option("--format", help="png, svg or html.")] = "png",
+    output: options.Output = None,
+    debug: options.Debug = False,
+) -> None:
+    """Draw losses, learning rate and accuracy of one or more runs over their steps.
+
+    Writes training.png, .svg or .html; the default folder is training/ in the first run.
+    """
+    from afictl.visualization import plot_training, run_names
+    from afictl.visualization.curves import training_panels
+    from afictl.visualization.output import replace_earlier, write_figures
+
+    if form not in ("png", "svg", "html"):
+        raise UserError(f"--format {form}: write png, svg or html")
+    folder = output or folder_of(runs[0]) / "training"
+    named = dict(zip(run_names(runs), map(folder_of, runs), strict=True))
+    path = folder / f"training.{form}"
+    if form == "html":
+        write_figures([training_panels(named)], folder, "training", form=form)
+    else:
+        plot_training(named, path)
+        replace_earlier(folder, "training", [path])
+    typer.echo(f"{len(named)} run{'' if len(named) == 1 else 's'}: {path}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from afictl.comparison.memory import peak_bytes
 from afictl.comparison.model import Price
+from afictl.comparison.stopwatch import now
 from afictl.data import CocoIndex, eval_batches
 from afictl.detectors import Detector, model_cost
 from afictl.presets import InputConfig
@@ -127,25 +127,18 @@ def _time(detector: Detector, image: Tensor) -> tuple[float, float]:
     marks: list[float] = []
 
     def mark(*_: object) -> None:
-        marks.append(_now(device))
+        marks.append(now(device))
 
     interpolator = detector.neck.interpolator
     hooks = [interpolator.register_forward_pre_hook(mark), interpolator.register_forward_hook(mark)]
     try:
-        began = _now(device)
+        began = now(device)
         detector([image])
-        whole = _now(device) - began
+        whole = now(device) - began
     finally:
         for hook in hooks:
             hook.remove()
     return whole, sum(_gaps(marks))
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, once all work given to ``device`` is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _gaps(marks: list[float]) -> Iterable[float]:

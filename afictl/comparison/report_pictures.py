@@ -20,7 +20,7 @@ from afictl.data.files import read_json
 from afictl.data.masks import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.errors import UserError
 from afictl.training.run import PREDICTIONS
-from afictl.visualization import comparison_panels
+from afictl.visualization.detections import GROUND_TRUTH, comparison
 from afictl.visualization.disagreement import rank_by_disagreement
 from afictl.visualization.style import Color
 
@@ -154,16 +154,16 @@ def _draw_shot(index: CocoIndex, i: int, found: Mapping[str, Rows], score: float
     truth = {"boxes": objects.boxes * scale, "labels": objects.labels, "crowd": objects.crowd}
     truth |= _masks(objects.segmentations, size_hw, seen_hw)
     labels = {category: label for label, category in enumerate(index.category_ids, start=1)}
-    shown = {name: _shown(rows, index.image_id(i), labels) for name, rows in found.items()}
-    detections = {name: _detection(rows, labels, size_hw, seen_hw, scale) for name, rows in shown.items()}
-    panels, legend = comparison_panels(_resized(image, seen_hw), truth, detections, index.classes)
-    sources = _encoded([panel.picture for panel in panels], share)
+    shown = {method: _shown(rows, index.image_id(i), labels) for method, rows in found.items()}
+    detections = {method: _detection(rows, labels, size_hw, seen_hw, scale) for method, rows in shown.items()}
+    name = str(index.image_path(i).relative_to(index.image_dir))
+    figure = comparison(name, _resized(image, seen_hw), {GROUND_TRUTH: truth, **detections}, index.classes)
+    sources = _encoded([panel.picture for panel in figure.panels], share)
     drawings = tuple(
         Drawing(source, *panel.picture.size, panel.title, panel.note)
-        for source, panel in zip(sources, panels, strict=True)
+        for source, panel in zip(sources, figure.panels, strict=True)
     )
-    name = str(index.image_path(i).relative_to(index.image_dir))
-    return Shot(name, score, drawings, tuple((each, _hex(color)) for each, color in legend))
+    return Shot(name, score, drawings, tuple((each, _hex(color)) for each, color in figure.legend))
 
 
 def _shown(rows: Rows, image_id: int, labels: Mapping[int, int]) -> Rows:

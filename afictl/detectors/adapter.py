@@ -67,6 +67,11 @@ class HeadView(Protocol):
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in train mode, detections without masks in eval mode, as the head of a ``Detector``."""
 
+    def class_evidence(
+        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
+    ) -> dict[str, Tensor]:
+        """Which class logits answer for a given box of the one image; see ``Detector``."""
+
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure, run on tensors without storage."""
 

@@ -146,6 +146,12 @@ class CenterMaskHead(nn.Module):
             for detection, prob, iou in zip(detections, probs.split(counts), ious.split(counts), strict=True)
         ]
 
+    def class_evidence(
+        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
+    ) -> dict[str, Tensor]:
+        """As of FCOS, which finds the boxes."""
+        return self.fcos.class_evidence(batch, features, box, label)
+
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure: those of FCOS, then masks and their scores for the most detections of an image."""
         first = next(iter(features.values()))

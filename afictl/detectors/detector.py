@@ -53,7 +53,9 @@ class Detector(nn.Module):
         head: ``head(batch, pyramid, targets)`` -> losses in train mode; ``head(batch, pyramid)`` ->
             detections without masks in eval mode; ``segment(batch, pyramid, detections)`` adds the masks, where
             ``preset.detector.masks`` says that there are any; ``parts(pyramid)`` for the flop counter;
-            ``class_layers``, the prefixes of those of its parameters that depend on the classes.
+            ``class_evidence(batch, pyramid, box, label)`` for Grad-CAM, the logits (n,) of class ``label`` that answer
+            for ``box`` (4,) in a batch of one image, by level; ``class_layers``, the prefixes of those of its
+            parameters that depend on the classes.
         num_classes: K.
     """
 

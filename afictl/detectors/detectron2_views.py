@@ -12,13 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from detectron2.modeling.poolers import assign_boxes_to_levels
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from afictl.backbones.detectron2_names import resnet_key
 from afictl.detectors.adapter import full_precision
+from afictl.detectors.dense import flat
 from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.evidence import anchor_answers, evidence, region_evidence
 from afictl.detectors.targets import Target, check_targets
 from afictl.presets import InputConfig
 
@@ -161,13 +164,30 @@ class RegionView(_HeadView):
             answers = self._model.roi_heads.forward_with_given_boxes(full_precision(features), found)
         return [{**each, "mask_probs": own.pred_masks[:, 0]} for each, own in zip(detections, answers, strict=True)]
 
+    def class_evidence(
+        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
+    ) -> dict[str, Tensor]:
+        """What each box head says of class ``label`` for the region ``box`` (4,), by the level it is cut from."""
+        del batch  # other heads look at its sizes
+        heads, boxes = self._model.roi_heads, [Boxes(box[None])]
+        pooler, names = heads.box_pooler, heads.box_in_features
+        bounds = pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
+        level = names[int(assign_boxes_to_levels(boxes, *bounds))]
+        pooled = pooler([features[name] for name in names], boxes)
+        return region_evidence(pooled, list(zip(*self._stages(), strict=True)), label - 1, level)
+
+    def _stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The box heads that every region passes, and the predictor of each."""
+        heads = self._model.roi_heads
+        if isinstance(heads.box_head, nn.ModuleList):
+            return list(heads.box_head), list(heads.box_predictor)
+        return [heads.box_head], [heads.box_predictor]
+
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure, boxes and masks at their most regions; in eval mode."""
         heads, rpn = self._model.roi_heads, self._model.proposal_generator
         some = next(iter(features.values()))
-        stages = [heads.box_head], [heads.box_predictor]
-        if isinstance(heads.box_head, nn.ModuleList):
-            stages = list(heads.box_head), list(heads.box_predictor)
+        stages: Any = self._stages()
         proposals, found = rpn.post_nms_topk[False], stages[1][0].test_topk_per_image
 
         def regions(count: int, pooler: Any) -> Tensor:
@@ -215,6 +235,21 @@ class DenseView(_HeadView):
 
     def _used(self, maps: dict[str, Tensor]) -> list[Tensor]:
         return [maps[name] for name in self._model.head_in_features]
+
+    def class_evidence(
+        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
+    ) -> dict[str, Tensor]:
+        """The logits of class ``label`` of the anchors that overlap ``box`` (4,) by an IoU of at least 0.5."""
+        del batch  # other heads look at its sizes
+        maps = self._used(features)
+        logits, _ = self._model.head(maps)
+        answers = {}
+        for level, value, anchors in zip(
+            self._model.head_in_features, logits, self._model.anchor_generator(maps), strict=True
+        ):
+            own = flat(value, self._num_classes)[0, :, label - 1]
+            answers[level] = anchor_answers(own, anchors.tensor, box)
+        return evidence(answers)
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The one part to measure, on all levels."""

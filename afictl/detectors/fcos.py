@@ -25,6 +25,7 @@ from afictl.detectors.dense import (
     tower,
 )
 from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.evidence import evidence, point_answers
 from afictl.detectors.points import Points, assign, centerness, giou_loss, sides_to_boxes
 from afictl.detectors.targets import Target, check_targets
 from afictl.presets import DetectorConfig
@@ -156,6 +157,20 @@ class FCOSHead(nn.Module):
         )
         sides = distances[row] * points.strides[row, None]
         return Candidates(sides_to_boxes(points.xy[row], sides), labels, product.sqrt())
+
+    def class_evidence(
+        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
+    ) -> dict[str, Tensor]:
+        """The logits of class ``label`` at the points near the centre of ``box`` (4,), whatever size a level serves."""
+        del batch  # other heads look at its sizes
+        logits, target = self._classes(features), {"boxes": box[None], "labels": box.new_ones(1).long()}
+        answers = {}
+        for level, value, points in zip(self.strides, logits, self.points(logits), strict=True):
+            every_size = points._replace(low=torch.zeros_like(points.low), high=points.high + torch.inf)
+            about = assign(every_size, target)[0] > 0
+            own = flat(value, self.num_classes)[0, :, label - 1]
+            answers[level] = point_answers(own, points.xy, about, box)
+        return evidence(answers)
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure, each on all of ``features``."""

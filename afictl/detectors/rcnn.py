@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.evidence import region_evidence
 from afictl.detectors.roi_heads import RegionHeads
 from afictl.detectors.rpn import ProposalNetwork
 from afictl.detectors.targets import Target, check_targets
@@ -41,6 +42,15 @@ class RCNNHead(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """The detections with ``mask_probs`` (n, M, M), for a head with a mask branch."""
         return self.roi_heads.segment(features, detections, batch.sizes)
+
+    def class_evidence(
+        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
+    ) -> dict[str, Tensor]:
+        """What each box head says of class ``label`` for the region ``box`` (4,), by the level it is cut from."""
+        heads, boxes = self.roi_heads, [box[None]]
+        pool = heads.box_roi_pool
+        level = pool.featmap_names[int(pool.levels(boxes, batch.sizes))]
+        return region_evidence(pool(features, boxes, batch.sizes), heads.box_stages, label, level)
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure: proposals on all of ``features``, boxes and masks at their most regions.

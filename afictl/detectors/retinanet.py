@@ -26,6 +26,7 @@ from afictl.detectors.dense import (
     tower,
 )
 from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.evidence import anchor_answers, evidence
 from afictl.detectors.targets import Target, check_targets
 from afictl.presets import DetectorConfig
 
@@ -151,6 +152,17 @@ class RetinaNetHead(nn.Module):
         """The best of one image and level, from anchors (P, 4), scores (P, K) and deltas (P, 4)."""
         row, labels, scores = best(scores, scores > self.config.score_threshold, self.config.candidates)
         return Candidates(self.box_coder.decode_single(deltas[row], anchors[row]), labels, scores)
+
+    def class_evidence(
+        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
+    ) -> dict[str, Tensor]:
+        """The logits of class ``label`` of the anchors that overlap ``box`` (4,) by an IoU of at least 0.5."""
+        del batch  # other heads look at its sizes
+        logits = self._classes(features)
+        answers = {}
+        for level, value, anchors in zip(self.levels, logits, self.anchors.levels(logits), strict=True):
+            answers[level] = anchor_answers(flat(value, self.num_classes)[0, :, label - 1], anchors, box)
+        return evidence(answers)
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure, each on all of ``features``."""

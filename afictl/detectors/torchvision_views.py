@@ -21,6 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from afictl.detectors.adapter import AdaptedDetector, full_precision
 from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.evidence import anchor_answers, evidence, point_answers, region_evidence
 from afictl.detectors.rcnn import region_parts
 from afictl.detectors.targets import Target, check_targets
 
@@ -152,6 +153,16 @@ class RegionView:
             probs = maskrcnn_inference(heads.mask_predictor(heads.mask_head(pooled)), labels)
         return [{**each, "mask_probs": own[:, 0]} for each, own in zip(detections, probs, strict=True)]
 
+    def class_evidence(
+        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
+    ) -> dict[str, Tensor]:
+        """What the box head says of class ``label`` for the region ``box`` (4,), by the level it is cut from."""
+        heads, boxes = self._model.roi_heads, [box[None]]
+        pool, levels = heads.box_roi_pool, list(features)
+        pooled = pool({str(i): features[level] for i, level in enumerate(levels)}, boxes, batch.sizes)
+        level = levels[int(pool.featmap_names[int(pool.map_levels(boxes))])]
+        return region_evidence(pooled, [(heads.box_head, heads.box_predictor)], label, level)
+
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The parts to measure; in eval mode."""
         rpn, heads = self._model.rpn, self._model.roi_heads
@@ -201,6 +212,27 @@ class DenseView:
         further = (counts,) if isinstance(self._model, FCOS) else ()
         losses = self._model.compute_loss(targets, outputs, anchors, *further)
         return {_LOSSES[name]: value for name, value in losses.items()}
+
+    def class_evidence(
+        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
+    ) -> dict[str, Tensor]:
+        """The logits of class ``label`` that answer for ``box`` (4,).
+
+        RetinaNet's are of the anchors that overlap it by an IoU of at least 0.5, FCOS's of the points inside it.
+        """
+        maps, generator = list(features.values()), self._model.anchor_generator
+        logits = self._model.head(maps)["cls_logits"][0, :, label]
+        (anchors,) = generator(ImageList(batch.tensor, batch.sizes), maps)
+        counts = [
+            value[0, 0].numel() * each for value, each in zip(maps, generator.num_anchors_per_location(), strict=True)
+        ]
+        answers = {}
+        for level, own, places in zip(features, logits.split(counts), anchors.split(counts), strict=True):
+            answers[level] = anchor_answers(own, places, box)
+            if isinstance(self._model, FCOS):
+                xy = (places[:, :2] + places[:, 2:]) / 2
+                answers[level] = point_answers(own, xy, ((xy > box[:2]) & (xy < box[2:])).all(dim=1), box)
+        return evidence(answers)
 
     def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
         """The one part to measure, on all levels."""

@@ -56,9 +56,12 @@ class Fade(nn.Module):
             UserError: no ``fine``, or one of another size.
         """
         fine = require_fine(self.kind, coarse, fine)
-        enlarged = reassemble(coarse, self.kernels(coarse, fine))
-        gate = F.interpolate(self.gate(coarse).sigmoid(), scale_factor=2.0, mode="nearest").to(enlarged.dtype)
-        return torch.lerp(enlarged, pad_fine(fine, coarse).to(enlarged.dtype), gate)
+        kernels, gate = self.kernels(coarse, fine), self.gate(coarse).sigmoid()
+        # (1 - gate) times a weighted sum is a sum with weights times (1 - gate), and there are fewer weights than
+        # channels: the sum itself is then nothing that the backward pass must keep.
+        enlarged = reassemble(coarse, (1 - gate).to(kernels.dtype).unsqueeze(2) * kernels)
+        gate = F.interpolate(gate, scale_factor=2.0, mode="nearest").to(enlarged.dtype)
+        return enlarged.addcmul_(gate, pad_fine(fine, coarse).to(enlarged.dtype))
 
     def kernels(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Both maps -> (N, k * k, 4, H, W), float32 and of sum one over the k * k neighbours.

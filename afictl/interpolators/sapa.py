@@ -25,7 +25,9 @@ class Sapa(nn.Module):
     Args:
         channels: C of both maps.
         up_kernel: an enlarged pixel is a mean of so many by so many coarse neighbours, odd.
-        embedding_channels: E, in which pixels are compared.
+        embedding_channels: E, in which pixels are compared. 32 is what the paper's tables count: with one module for
+            each of the three steps of Faster R-CNN 0.05 M parameters, in SegFormer 1.02 G multiply-adds (64, the
+            default of the authors' code, would be 0.10 M and 1.66 G).
 
     Raises:
         UserError: an option that is not a positive (odd) number.
@@ -33,7 +35,7 @@ class Sapa(nn.Module):
 
     kind = "sapa"
 
-    def __init__(self, channels: int, up_kernel: int = 5, embedding_channels: int = 64) -> None:
+    def __init__(self, channels: int, up_kernel: int = 5, embedding_channels: int = 32) -> None:
         super().__init__()
         self.channels = channels
         self.options: dict[str, Any] = {"up_kernel": up_kernel, "embedding_channels": embedding_channels}

@@ -110,10 +110,14 @@ def describe(distance: Distance) -> str:
     return "\n".join(lines)
 
 
+def position_distance(pair: Pair) -> tuple[Tensor, Tensor]:
+    """Mean absolute difference and cosine of the channel vectors at every position, (N,h,w) float32 each."""
+    fake, real = pair.fake.float(), pair.real.float()
+    return (fake - real).abs().mean(dim=1), F.cosine_similarity(fake, real, dim=1)
+
+
 def _sums(pair: Pair) -> Tensor:
     """[sum of L1, sum of cosine, number of positions] over the masked positions."""
     mask = pair.mask[:, 0]
-    fake, real = pair.fake.float(), pair.real.float()
-    l1 = (fake - real).abs().mean(dim=1)
-    cosine = F.cosine_similarity(fake, real, dim=1)
+    l1, cosine = position_distance(pair)
     return torch.stack([(l1 * mask).sum(), (cosine * mask).sum(), mask.sum()]).double().cpu()

@@ -110,6 +110,7 @@ def finetune(
     run.say(
         f"{preset.name} with {preset.interpolator.kind}: {len(splits[0])} training images, {len(splits[1])} held out"
     )
+    run.say(f"index of the annotations: {sum(index.nbytes for index in splits) / 1e6:.1f} MB, shared by all workers")
     for reason, count in splits[0].left_out(masks).items():
         run.say(f"left out of training: {count} {reason}; see 'afictl data check'")
     if mixture:

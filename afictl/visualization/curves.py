@@ -1,38 +1,105 @@
-"""Plots of what runs recorded: losses and accuracy over steps, and the feature distance of stage 1."""
+"""Plots of what runs recorded: losses, learning rate and accuracy over steps, and the feature distance of stage 1."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from itertools import cycle
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import cycle, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
+from afictl.errors import UserError
+from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.style import class_color
 
+METRICS = "metrics.jsonl"
 _HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines on white, far apart first
+_DASHES = ("-", "--", ":")
+_COLUMNS = 3
+_POINTS = 120  # records from which losses are shown as running means, of a sixtieth of them
+_WORDS = {"rpn": "RPN", "reg": "regression", "l1": "L1", "iou": "IoU"}
+_MARGIN = 1.05
+_ACCURACY = {
+    "box/AP": ("Box AP, held out", "points"),
+    "mask/AP": ("Mask AP, held out", "points"),
+    "l1/afi": ("Distance to the guide, held out", "L1"),
+    "cosine/afi": ("Likeness to the guide, held out", "cosine"),
+}
+
+
+class _Curve(NamedTuple):
+    key: str
+    title: str
+    unit: str
+    noisy: bool
+    """Recorded at many steps, not at evaluations."""
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, in the order in which they were written; of a line that a crash cut short, nothing.
+
+    Raises:
+        UserError: the folder is no run, or has recorded nothing yet.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        inside = sorted(str(found.parent) for found in folder.glob(f"*/{METRICS}"))
+        advice = f"; there are runs in it: {', '.join(inside[:5])}" if inside else ""
+        raise UserError(f"{folder} holds no {METRICS}, so it is no run{advice}")
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
+    if not records:
+        raise UserError(f"{path}: nothing was recorded yet")
+    return records
 
 
 def plot_training(runs: Mapping[str, Path], path: Path) -> None:
-    """Total loss and box AP over steps, one line for each named run folder, as one picture."""
-    figure, (losses, accuracy) = _figure(2)
-    for (name, folder), colour in zip(runs.items(), cycle(_colours()), strict=False):
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        steps = [r for r in records if "lr" in r]
-        totals = [sum(v for k, v in r.items() if k.startswith("loss_")) for r in steps]
-        losses.plot([r["step"] for r in steps], totals, label=name, color=colour)
-        measured = [r for r in records if r.get("box/AP") is not None]
-        accuracy.plot(
-            [r["step"] for r in measured],
-            [r["box/AP"] for r in measured],
-            marker="o",
-            label=name,
-            color=colour,
-        )
-    losses.set(title="Training loss", xlabel="step", ylabel="sum of losses")
-    accuracy.set(title="Held-out accuracy", xlabel="step", ylabel="box AP, points", ylim=(0, None))
-    accuracy.legend()
+    """Every loss, their sum, the learning rate and the accuracy over steps, a line for each named run folder.
+
+    Args:
+        runs: run folder by the name in the legend.
+        path: picture to write; its suffix, ``.png`` or ``.svg``, is its format.
+
+    Raises:
+        UserError: a folder that is no run.
+    """
+    records = {name: read_metrics(folder) for name, folder in runs.items()}
+    curves = _curves(records)
+    rows = -(-len(curves) // _COLUMNS)
+    figure, axes = _figure(min(_COLUMNS, len(curves)), rows)
+    for axis in axes[len(curves) :]:
+        axis.set_visible(False)
+    for axis, curve in zip(axes, curves, strict=False):
+        _plot(axis, curve, records)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
     _save(figure, path)
+
+
+def training_panels(runs: Mapping[str, Path]) -> Figure:
+    """The same curves as panels of one figure, for a page, and the runs' last accuracies in words."""
+    records = {name: read_metrics(folder) for name, folder in runs.items()}
+    panels = []
+    for curve in _curves(records):
+        figure, (axis,) = _figure(1, 1)
+        _plot(axis, curve, records)
+        axis.set_title("")
+        panels.append(Panel(_rendered(figure), curve.title, curve.unit))
+    figure, (axis,) = _figure(1, 1)
+    lines = [axis.plot([], [], label=_label(name), **style)[0] for name, style in _styled(records)]
+    axis.set_axis_off()
+    axis.legend(handles=lines, loc="center", frameon=False)
+    panels.append(Panel(_rendered(figure), "Runs", ", ".join(records)))
+    return Figure("training", panels, "Training", ". ".join(_summary(*run) for run in records.items()) + ".", columns=3)
 
 
 def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
@@ -54,15 +121,86 @@ def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float
     _save(figure, path)
 
 
+def _curves(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[_Curve]:
+    """What any of the runs recorded: accuracy first."""
+    keys = dict.fromkeys(key for run in records.values() for record in run for key in record)
+    losses = [key for key in keys if key.startswith("loss_")]
+    found = [_Curve(key, *names, False) for key, names in _ACCURACY.items() if key in keys]
+    if len(losses) > 1:
+        found.append(_Curve("sum of losses", "Sum of losses", "", True))
+    found += [_Curve(key, _spoken(key), "", True) for key in losses]
+    if "lr" in keys:
+        found.append(_Curve("lr", "Learning rate", "", False))
+    return found
+
+
+def _spoken(key: str) -> str:
+    """``loss_rpn_box_reg`` as ``RPN box regression loss``."""
+    words = [_WORDS.get(word, word) for word in key.removeprefix("loss_").split("_")]
+    return f"{words[0][0].upper()}{words[0][1:]} {' '.join([*words[1:], 'loss'])}"
+
+
+def _values(curve: _Curve, records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    """Steps and values of a run."""
+    pairs = []
+    for record in records:
+        value = record.get(curve.key)
+        if curve.key == "sum of losses" and "lr" in record:
+            value = sum(v for k, v in record.items() if k.startswith("loss_"))
+        if isinstance(value, int | float) and math.isfinite(value):
+            pairs.append((record["step"], float(value)))
+    steps, values = [step for step, _ in pairs], [value for _, value in pairs]
+    if curve.noisy and len(values) > _POINTS:
+        window = len(values) // (_POINTS // 2)
+        values = np.convolve(values, np.ones(window) / window, mode="valid").tolist()
+        steps = steps[window - 1 :]
+    return steps, values
+
+
+def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    for name, style in _styled(records):
+        steps, values = _values(curve, records[name])
+        marker = "o" if curve.key in _ACCURACY else None
+        axis.plot(steps, values, label=_label(name), marker=marker, markersize=4, **style)
+    axis.set(title=curve.title, xlabel="step", ylabel=curve.unit)
+    # From 0 to the last step of any run, so that the curves of one run stand below one another.
+    axis.set_xlim(0, _MARGIN * max(run[-1]["step"] for run in records.values()) or None)
+    if curve.unit == "points":
+        axis.set_ylim(0, _MARGIN * max(axis.dataLim.y1, 1))
+
+
+def _styled(records: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    styles = cycle(product(_DASHES, _colours()))
+    return [
+        (name, {"color": colour, "linestyle": dash, "linewidth": 1.6})
+        for name, (dash, colour) in zip(records, styles, strict=False)
+    ]
+
+
+def _label(name: str) -> str:
+    """A name as matplotlib draws it: dollars would be mathematics, and a leading underscore hides a line."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def _summary(name: str, records: Sequence[Mapping[str, Any]]) -> str:
+    last = f"{name}: {records[-1]['step']} steps"
+    for key, (title, _) in _ACCURACY.items():
+        values = [record[key] for record in records if record.get(key) is not None]
+        if values:
+            last += f", {title.split(',')[0].lower().replace('ap', 'AP')} {values[-1]:.3g}"
+    return last
+
+
 def _colours() -> list[tuple[float, float, float]]:
     return [(r / 255, g / 255, b / 255) for r, g, b in map(class_color, _HUES)]
 
 
-def _figure(columns: int) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+def _figure(columns: int, rows: int = 1) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure as Canvas  # without pyplot: no display, no global state
 
-    figure = Figure(figsize=(5 * columns, 3.6), layout="constrained", dpi=150)
-    axes = figure.subplots(1, columns)
+    figure = Canvas(figsize=(5 * columns, 3.6 * rows), layout="constrained", dpi=150)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
@@ -70,6 +208,17 @@ def _figure(columns: int) -> tuple[Any, Any]:
     return figure, axes
 
 
+def _rendered(figure: Any) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
 def _save(figure: Any, path: Path) -> None:
+    """A whole picture or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    draft = path.with_name(f".{path.name}")
+    figure.savefig(draft, format=path.suffix.removeprefix("."))
+    draft.replace(path)

@@ -9,14 +9,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from afictl.visualization.figure import Panel, assemble
+from afictl.data.transforms import move_boxes
+from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.labels import place_labels
 from afictl.visualization.style import INK, PAPER, Color, class_colors, font, text_color
 
-_LONG_SIDE = (
-    960,
-    1600,
-)  # pixels: smaller images are enlarged, so that text has room; larger ones are reduced
+GROUND_TRUTH = "Ground truth"
+_LONG_SIDE = (960, 1600)  # pixels: smaller images are enlarged, so that text has room; larger ones are reduced
 _MASK_OPACITY = 0.45
 _CROWDED = 12  # with more objects than this in a panel, labels are written smaller
 
@@ -33,7 +32,7 @@ def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str],
         classes: class names in label order.
         title: name of the picture; the number of objects is put beside it.
     """
-    return assemble(*_panels(image, {title: detection}, classes))
+    return comparison("", image, {title: detection}, classes).draw()
 
 
 def comparison_figure(
@@ -47,15 +46,22 @@ def comparison_figure(
         detections: what each named detector found; see ``draw_detections``.
         classes: class names in label order.
     """
-    return assemble(*comparison_panels(image, ground_truth, detections, classes))
+    known = {} if ground_truth is None else {GROUND_TRUTH: ground_truth}
+    return comparison("", image, {**known, **detections}, classes).draw()
 
 
-def comparison_panels(
-    image: Tensor, ground_truth: Detection | None, detections: Mapping[str, Detection], classes: Sequence[str]
-) -> tuple[list[Panel], list[tuple[str, Color]]]:
-    """What ``comparison_figure`` sets side by side: the pictures, and the classes with their colours in all of them."""
-    known = {} if ground_truth is None else {"Ground truth": ground_truth}
-    return _panels(image, {**known, **detections}, classes)
+def comparison(
+    name: str, image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str], title: str = ""
+) -> Figure:
+    """A figure called ``name`` with a panel for each of ``detections``; see ``draw_detections``."""
+    labels = [label for detection in detections.values() for label in detection["labels"].tolist()]
+    colors = class_colors(labels)
+    crowded = max(len(detection["boxes"]) for detection in detections.values()) > _CROWDED
+    panels = [
+        Panel(_draw(image, detection, classes, colors, crowded), above, _count(detection))
+        for above, detection in detections.items()
+    ]
+    return Figure(name, panels, title, legend=[(classes[label - 1], color) for label, color in colors.items()])
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Sequence[str]) -> Image.Image:
@@ -74,20 +80,22 @@ def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Se
         Panel(ImageOps.pad(image, size, color=PAPER), title, _count(detection))
         for image, (title, _, detection) in zip(drawn, pictures, strict=True)
     ]
-    return assemble(panels, [(classes[label - 1], color) for label, color in colors.items()])
+    return Figure("", panels, legend=[(classes[label - 1], color) for label, color in colors.items()]).draw()
 
 
-def _panels(
-    image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str]
-) -> tuple[list[Panel], list[tuple[str, Color]]]:
-    labels = [label for detection in detections.values() for label in detection["labels"].tolist()]
-    colors = class_colors(labels)
-    crowded = max(len(detection["boxes"]) for detection in detections.values()) > _CROWDED
-    panels = [
-        Panel(_draw(image, detection, classes, colors, crowded), title, _count(detection))
-        for title, detection in detections.items()
-    ]
-    return panels, [(classes[label - 1], color) for label, color in colors.items()]
+def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Height and width at which an image of ``size_hw`` is drawn."""
+    long_side = max(size_hw)
+    scale = min(max(long_side, _LONG_SIDE[0]), _LONG_SIDE[1]) / long_side
+    height, width = (max(1, round(side * scale)) for side in size_hw)
+    return height, width
+
+
+def outlined(picture: Image.Image, box: Sequence[float]) -> Image.Image:
+    """A copy of ``picture`` with one ``box``, xyxy in its pixels, in the colour that heat maps leave free."""
+    canvas = picture.copy()
+    _draw_boxes(canvas, [([*box], PAPER)])
+    return canvas
 
 
 def _count(detection: Detection) -> str:
@@ -99,13 +107,11 @@ def _draw(
     image: Tensor, detection: Detection, classes: Sequence[str], colors: Mapping[int, Color], crowded: bool
 ) -> Image.Image:
     """The enlarged or reduced image with everything drawn at its final resolution."""
-    height, width = image.shape[-2:]
-    long_side = max(height, width)
-    scale = min(max(long_side, _LONG_SIDE[0]), _LONG_SIDE[1]) / long_side
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size_hw = (image.shape[-2], image.shape[-1])
+    height, width = drawn_size(size_hw)
     canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    canvas = canvas.resize(size, Image.Resampling.BICUBIC)
-    boxes = (detection["boxes"].detach().float().cpu() * scale).tolist()
+    canvas = canvas.resize((width, height), Image.Resampling.BICUBIC)
+    boxes = move_boxes(detection["boxes"].detach().float().cpu(), size_hw, (height, width)).tolist()
     inks = [colors[label] for label in detection["labels"].tolist()]
     order = _small_last(detection)
     if "masks" in detection:
@@ -127,19 +133,34 @@ def _draw_masks(canvas: Image.Image, masks: Sequence[tuple[Tensor, Color]]) -> I
     """Each mask as a veil in its colour with a solid rim."""
     pixels = np.asarray(canvas).astype(np.float32)
     for mask, color in masks:
-        stencil = Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255)
-        shown = stencil.resize(canvas.size, Image.Resampling.BILINEAR)
-        window = _window(shown)  # of a picture full of small objects most pixels need no look
-        inside, part = np.asarray(shown)[window] > 127, pixels[window]
-        part[inside] += (np.array(color, dtype=np.float32) - part[inside]) * _MASK_OPACITY
-        part[_rim(inside)] = color
+        bitmap = mask.cpu().numpy()
+        if bitmap.any():
+            window, inside = _enlarged(bitmap, canvas.size)
+            part = pixels[window]
+            part[inside] += (np.array(color, dtype=np.float32) - part[inside]) * _MASK_OPACITY
+            part[_rim(inside)] = color
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
-def _window(mask: Image.Image, margin: int = 4) -> tuple[slice, slice]:
-    """Rows and columns of what is not 0, and ``margin`` pixels around it."""
-    left, top, right, bottom = mask.getbbox() or (0, 0, 0, 0)
-    return slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
+def _enlarged(
+    bitmap: npt.NDArray[np.bool_], size: tuple[int, int]
+) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
+    """The part of a picture of width and height ``size`` around a mask (H, W), and the mask in that part.
+
+    Most masks are small, and a crowd of them drawn on whole pictures takes seconds.
+    """
+    spans, shares = [], []
+    for axis, side in ((1, size[1]), (0, size[0])):
+        where = np.flatnonzero(bitmap.any(axis=axis))
+        share = bitmap.shape[1 - axis] / side
+        low = max(0, int((where[0] - 1) / share) - 2)
+        spans.append(slice(low, min(side, int((where[-1] + 2) / share) + 3)))
+        shares.append(share)
+    rows, columns = spans
+    box = (columns.start * shares[1], rows.start * shares[0], columns.stop * shares[1], rows.stop * shares[0])
+    stencil = Image.fromarray(bitmap.astype(np.uint8) * 255)
+    part = stencil.resize((columns.stop - columns.start, rows.stop - rows.start), Image.Resampling.BILINEAR, box=box)
+    return (rows, columns), np.asarray(part) > 127
 
 
 def _rim(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]:
@@ -154,11 +175,17 @@ def _rim(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]
 
 
 def _draw_boxes(canvas: Image.Image, boxes: Sequence[tuple[list[float], Color]]) -> None:
-    """Outlines in the class colour inside a thin dark edge, which shows them on any background."""
+    """Outlines in the class colour inside a thin dark edge, which shows them on any background.
+
+    A side on the border of the picture, or beyond it, is drawn just inside.
+    """
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(canvas.size) / 300))
     for (x0, y0, x1, y1), color in boxes:
-        right, bottom = max(x1, x0), max(y1, y0)
+        x0, y0 = (min(max(low, 0), side - 1) for low, side in zip((x0, y0), canvas.size, strict=True))
+        right, bottom = (
+            max(min(high, side - 1), low) for high, side, low in zip((x1, y1), canvas.size, (x0, y0), strict=True)
+        )
         pen.rectangle((x0 - 1, y0 - 1, right + 1, bottom + 1), outline=INK)
         pen.rectangle((x0, y0, right, bottom), outline=color, width=line)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,26 +22,87 @@ class Panel:
     note: str = ""
 
 
-def assemble(panels: Sequence[Panel], legend: Sequence[tuple[str, Color]] = ()) -> Image.Image:
-    """Panels of equal size in rows of up to four, and the colours that ``legend`` explains."""
-    columns = min(len(panels), _COLUMNS)
+@dataclass(frozen=True)
+class Figure:
+    """What is drawn of one image: panels of equal size that are read together."""
+
+    name: str
+    """What its file is called, without suffix."""
+    panels: Sequence[Panel]
+    title: str = ""
+    text: str = ""
+    """What one sees, in a sentence or two."""
+    legend: Sequence[tuple[str, Color]] = ()
+    columns: int = _COLUMNS
+    """Most panels in a row."""
+    strip: Image.Image | None = None
+    """A colour scale, drawn below."""
+
+    def draw(self) -> Image.Image:
+        """The whole figure as one picture."""
+        page = assemble(self.panels, self.legend, columns=self.columns, title=self.title, text=self.text)
+        if self.strip is None:
+            return page
+        gap = text_size(self.panels[0].picture.size)
+        longer = Image.new("RGB", (max(page.width, self.strip.width + 2 * gap), page.height + self.strip.height), PAPER)
+        longer.paste(page, (0, 0))
+        longer.paste(self.strip, (gap, page.height - gap // 2))
+        return longer
+
+
+def text_size(size: tuple[int, int]) -> int:
+    """Height in pixels of the text around panels of width and height ``size``."""
+    return max(16, round(max(size) / 38))
+
+
+def assemble(
+    panels: Sequence[Panel],
+    legend: Sequence[tuple[str, Color]] = (),
+    *,
+    columns: int = _COLUMNS,
+    title: str = "",
+    text: str = "",
+) -> Image.Image:
+    """Panels of equal size in rows of up to ``columns``, a heading above them and the colours' ``legend`` below."""
+    columns = min(len(panels), columns)
     width, height = panels[0].picture.size
-    size = max(16, round(max(width, height) / 38))
+    size = text_size((width, height))
     gap, title_height = size, round(1.9 * size)
     page_width = columns * (width + gap) + gap
     rows = _legend_rows(legend, size, page_width - 2 * gap)
+    heading = _heading(title, text, size, page_width - 2 * gap)
+    top = heading.height if heading else 0
     row_height = title_height + height + gap
-    grid_height = -(-len(panels) // columns) * row_height
-    page = Image.new("RGB", (page_width, grid_height + gap // 2 + len(rows) * round(1.7 * size)), PAPER)
+    grid_end = top + -(-len(panels) // columns) * row_height
+    page = Image.new("RGB", (page_width, grid_end + gap // 2 + len(rows) * round(1.7 * size)), PAPER)
+    if heading:
+        page.paste(heading, (gap, 0))
     pen = ImageDraw.Draw(page)
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
-        x, y = gap + column * (width + gap), row * row_height
+        x, y = gap + column * (width + gap), top + row * row_height
         _write_title(pen, panel, (x, y + title_height / 2), size, width)
         page.paste(panel.picture, (x, y + title_height))
     for number, entries in enumerate(rows):
-        _write_legend(pen, entries, (gap, grid_height + number * round(1.7 * size) + size * 0.6), size)
+        _write_legend(pen, entries, (gap, grid_end + number * round(1.7 * size) + size * 0.6), size)
     return page
+
+
+def _heading(title: str, text: str, size: int, width: int) -> Image.Image | None:
+    """A large title and a wrapped text below it; None where there is neither."""
+    letter = font(size).getlength("the quick brown fox jumps") / 25
+    lines = textwrap.wrap(text, max(20, int(width / letter * 0.95))) if text else []
+    if not title and not lines:
+        return None
+    line, large = round(1.45 * size), round(1.35 * size)
+    start = round(1.9 * large) if title else size // 2
+    heading = Image.new("RGB", (width, start + len(lines) * line + size // 4), PAPER)
+    pen = ImageDraw.Draw(heading)
+    if title:
+        _write_bold(pen, fit_text(title, large, width), (0, 1.05 * large), large)
+    for number, words in enumerate(lines):
+        pen.text((0, start + (number + 0.5) * line), words, fill=MUTED, font=font(size), anchor="lm")
+    return heading
 
 
 def _write_title(
@@ -49,9 +111,13 @@ def _write_title(
     x, y = left_middle
     note = f"   {panel.note}" if panel.note else ""
     title = fit_text(panel.title, size, width - font(size).getlength(note))
-    for shift in (0, 1):  # the built-in font has no bold face
-        pen.text((x + shift, y), title, fill=INK, font=font(size), anchor="lm")
+    _write_bold(pen, title, (x, y), size)
     pen.text((x + font(size).getlength(title), y), note, fill=MUTED, font=font(size), anchor="lm")
+
+
+def _write_bold(pen: ImageDraw.ImageDraw, text: str, left_middle: tuple[float, float], size: int) -> None:
+    for shift in (0, 1):  # the built-in font has no bold face
+        pen.text((left_middle[0] + shift, left_middle[1]), text, fill=INK, font=font(size), anchor="lm")
 
 
 def _legend_rows(legend: Sequence[tuple[str, Color]], size: int, width: float) -> list[list[tuple[str, Color]]]:

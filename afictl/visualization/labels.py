@@ -9,6 +9,9 @@ Rectangle = tuple[float, float, float, float]
 Size = tuple[float, float]
 """Width and height in pixels."""
 
+_HIDDEN = 0.2
+"""Most of another box that a label may cover: small objects in a crowd would vanish below names."""
+
 
 def place_labels(
     boxes: Sequence[Rectangle], sizes: Sequence[Sequence[Size]], canvas: Size
@@ -21,16 +24,18 @@ def place_labels(
         canvas: of the picture.
 
     Returns:
-        For each box which of its labels to draw and where, or None where none fits without covering another.
+        For each box which of its labels to draw and where, or None where none fits without covering another label
+        or more than a fifth of another box.
     """
     placed: list[Rectangle] = []
     chosen: list[tuple[int, Rectangle] | None] = []
-    for box, options in zip(boxes, sizes, strict=True):
+    for number, (box, options) in enumerate(zip(boxes, sizes, strict=True)):
+        others = [*boxes[:number], *boxes[number + 1 :]]
         free = (
             (option, place)
             for option, size in enumerate(options)
             for place in _places(box, size, canvas)
-            if not any(_overlap(place, other) for other in placed)
+            if not any(_overlap(place, other) for other in placed) and not any(_hides(place, other) for other in others)
         )
         choice = next(free, None)
         if choice is not None:
@@ -54,3 +59,10 @@ def _places(box: Rectangle, size: Size, canvas: Size) -> Iterator[Rectangle]:
 
 def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _hides(label: Rectangle, box: Rectangle) -> bool:
+    width = min(label[2], box[2]) - max(label[0], box[0])
+    height = min(label[3], box[3]) - max(label[1], box[1])
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return width > 0 and height > 0 and width * height > _HIDDEN * area

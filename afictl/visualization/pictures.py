@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from afictl.data import CocoIndex, Objects, read_image
 from afictl.data.masks import draw_segmentation
+from afictl.data.transforms import move_boxes
 from afictl.data.unlabeled import IMAGE_SUFFIXES
 from afictl.errors import UserError
 
@@ -27,24 +29,32 @@ class Picture:
     path: Path
     size_hw: tuple[int, int] | None = None
     """Annotated height and width, where there are annotations."""
-    objects: Objects | None = None
-    """The ground truth, where there is one."""
+    read_objects: Callable[[], Objects] | None = None
+    """Gives the ground truth, where there is one."""
+    title: str = ""
+    """What stands above its drawing, besides the titles of its panels."""
 
     def read(self) -> Tensor:
         """Uint8 (3,H,W) RGB."""
         return read_image(self.path, self.size_hw)
 
-    def ground_truth(self) -> dict[str, Tensor] | None:
-        """``boxes``, ``labels``, ``crowd`` and, if any object has an outline, ``masks`` (N,H,W) bool."""
-        if self.objects is None or self.size_hw is None:
+    def ground_truth(self, drawn_hw: tuple[int, int] | None = None) -> dict[str, Tensor] | None:
+        """``boxes``, ``labels``, ``crowd`` and, if any object has an outline, ``masks`` (N,H,W) bool.
+
+        Args:
+            drawn_hw: height and width at which the image is drawn, whose pixels the boxes and masks are to be in;
+                None takes the image's own.
+        """
+        if self.read_objects is None or self.size_hw is None:
             return None
-        objects = self.objects
-        truth = {"boxes": objects.boxes, "labels": objects.labels, "crowd": objects.crowd}
+        objects, drawn_hw = self.read_objects(), drawn_hw or self.size_hw
+        boxes = move_boxes(objects.boxes, self.size_hw, drawn_hw)
+        truth = {"boxes": boxes, "labels": objects.labels, "crowd": objects.crowd}
         if any(item is not None for item in objects.segmentations):
-            masks = torch.zeros((len(objects.labels), *self.size_hw), dtype=torch.bool)
+            masks = torch.zeros((len(objects.labels), *drawn_hw), dtype=torch.bool)
             for mask, item in zip(masks, objects.segmentations, strict=True):
                 if item is not None:
-                    mask.copy_(torch.from_numpy(draw_segmentation(item, self.size_hw, self.size_hw)))
+                    mask.copy_(torch.from_numpy(draw_segmentation(item, self.size_hw, drawn_hw)))
             truth["masks"] = masks
         return truth
 
@@ -52,7 +62,7 @@ class Picture:
 def data_pictures(index: CocoIndex, limit: int | None = None) -> list[Picture]:
     """The first images of a data set, named by their image id, with the ground truth."""
     return [
-        Picture(str(image_id), index.image_path(i), index.size_hw(i), index.objects(i))
+        Picture(str(image_id), index.image_path(i), index.size_hw(i), partial(index.objects, i))
         for i, image_id in enumerate(index.image_ids[:limit])
     ]
 

@@ -12,8 +12,8 @@ from afictl.cli import failures
 from afictl.data import make_shapes
 from tests.training.conftest import SMALL
 
-COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "compare", "visualize")
-SUBCOMMANDS = ("data check", "data shapes", "model list", "model show", "visualize detections")
+COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "pseudo-label", "compare", "visualize")
+SUBCOMMANDS = ("data check", "data subset", "data shapes", "model list", "model show", "visualize detections")
 TINY = "mask-rcnn-r18-fpn-tiny"
 UNEVEN = "a batch of 4 images cannot be shared by 3 devices evenly"
 

@@ -1,12 +1,18 @@
-"""``afictl visualize detections`` on data sets and on single images."""
+"""``afictl visualize``: what each subcommand writes, and its mistakes."""
+
+import re
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from afictl.cli.runs import data_of
 from afictl.cli.visualize import app
 from afictl.data import load_coco
 from afictl.errors import UserError
+from afictl.interpolators import AFInterpolator
+from afictl.weights import load_detector, save_detector
 from tests.training.test_finetune import renamed
 
 
@@ -29,14 +35,14 @@ def test_data_set_with_two_weights(untrained_run, shapes):
     assert result.exit_code == 0
     assert "2 pictures" in result.output
     ids = load_coco(shapes, "val").image_ids[:2]
-    files = sorted((untrained_run / "detections").iterdir())
+    files = sorted((untrained_run / "detections").glob("*.png"))
     assert [file.name for file in files] == sorted(f"{image_id}.png" for image_id in ids)
     assert Image.open(files[0]).width > 3 * 960
 
 
 def test_without_data_the_recorded_set_is_drawn(untrained_run, shapes):
     assert "4 pictures" in call("--weights", untrained_run / "best.safetensors").output
-    names = {path.stem for path in (untrained_run / "detections").iterdir()}
+    names = {path.stem for path in (untrained_run / "detections").glob("*.png")}
     assert names == {str(image_id) for image_id in load_coco(shapes, "val").image_ids}
 
 
@@ -59,8 +65,6 @@ def test_a_photograph_without_annotations(untrained_run, tmp_path):
 
 
 def test_a_threshold_below_the_detectors_own_is_told(untrained_run, shapes):
-    from afictl.weights import load_detector, save_detector
-
     loaded = load_detector(untrained_run)
     stricter = loaded.preset.detector.model_copy(update={"score_threshold": 0.9})
     loaded.detector.preset = loaded.preset.model_copy(update={"detector": stricter})
@@ -82,6 +86,101 @@ def test_a_detector_of_other_classes_is_refused_as_by_eval(untrained_run, shapes
     assert str(drawn.value) == str(measured.value)
 
 
+@pytest.fixture
+def other_run(untrained_run):
+    """The same detector with other weights behind its pyramid."""
+    loaded = load_detector(untrained_run)
+    torch.manual_seed(5)
+    torch.nn.init.normal_(loaded.detector.head.roi_heads.box_predictor.cls_score.weight, std=0.5)
+    folder = untrained_run.parent / "other"
+    folder.mkdir()
+    save_detector(folder / "best.safetensors", loaded.detector, loaded.metadata)
+    return folder
+
+
+def shown(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def test_only_the_images_that_differ_most_are_drawn_in_order(untrained_run, other_run, tmp_path):
+    arguments = ("--weights", untrained_run, "--weights", other_run, "--threshold", 0.3, "--output", tmp_path / "out")
+    call("detections", *arguments)
+    assert len(shown(tmp_path / "out")) == 4
+    result = call("detections", *arguments, "--only-different", "--limit", 2)
+    told = re.findall(r"^(\d+): (\S+) differing detections$", result.output, re.MULTILINE)
+    assert len(told) == 2
+    assert float(told[0][1]) >= float(told[1][1]) > 0
+    assert shown(tmp_path / "out") == [f"{rank}-{image_id}.png" for rank, (image_id, _) in enumerate(told, start=1)]
+
+
+def test_where_nothing_differs_nothing_is_drawn_or_lost(untrained_run, tmp_path):
+    call("detections", "--weights", untrained_run, "--output", tmp_path / "out")
+    before = shown(tmp_path / "out")
+    same = ("--weights", untrained_run, "--weights", untrained_run / "best.safetensors")
+    with pytest.raises(UserError, match=r"no difference in 4 images at --threshold 0\.5"):
+        call("detections", *same, "--only-different", "--output", tmp_path / "out")
+    assert shown(tmp_path / "out") == before
+    with pytest.raises(UserError, match="--only-different compares detectors"):
+        call("detections", "--weights", untrained_run, "--only-different")
+
+
+def test_features_of_kinds_runs_and_weights(untrained_run, other_run, tmp_path):
+    torch.manual_seed(0)
+    AFInterpolator(64).save(tmp_path / "interpolator.safetensors")
+    kinds = [("--interpolator", kind) for kind in ("bilinear", "carafe", tmp_path / "interpolator.safetensors")]
+    arguments = ("--guide", untrained_run, *sum(kinds, ()), "--weights", other_run, "--levels", "p3", "--limit", 1)
+    result = call("features", *arguments, "--format", "html")
+    assert "1 picture" in result.output
+    (page,) = (untrained_run / "features").glob("*.html")
+    for title in ("bilinear", "carafe (untrained)", tmp_path.name, "other", "goal"):
+        assert f"p3, {title}" in page.read_text()
+
+
+def test_features_of_plain_interpolation_by_default(untrained_run):
+    assert "2 pictures" in call("features", "--guide", untrained_run, "--limit", 2).output
+    assert len(shown(untrained_run / "features")) == 2
+
+
+def test_gradcam_of_two_runs(untrained_run, other_run):
+    result = call("gradcam", "--weights", untrained_run, "--weights", other_run, "--limit", 2)
+    assert "2 pictures" in result.output
+    ids = load_coco(data_of(untrained_run), "val").image_ids[:2]
+    assert shown(untrained_run / "gradcam") == sorted(f"{image_id}-gradcam.png" for image_id in ids)
+
+
+def test_gradcam_tells_of_images_without_a_detection(untrained_run, tmp_path):
+    Image.new("RGB", (96, 96)).save(tmp_path / "black.png")
+    arguments = ("--weights", untrained_run, "--images", tmp_path / "black.png", "--output", tmp_path / "out")
+    assert "1 without a detection from 1.0 on" in call("gradcam", *arguments, "--threshold", 1.0).output
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "html"])
+def test_training_of_two_runs(tmp_path, form):
+    for name in ("nearest", "afi"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(
+            '{"step": 1, "loss_mask": 1.0, "lr": 0.1}\n{"step": 2, "box/AP": 9}\n'
+        )
+    result = call("training", tmp_path / "nearest", tmp_path / "afi", "--format", form)
+    assert "2 runs" in result.output
+    assert shown(tmp_path / "nearest" / "training") == [f"training.{form}"]
+
+
+def test_class_names_cannot_reach_into_a_page(untrained_run):
+    loaded = load_detector(untrained_run)
+    classes = ["<script>alert(1)</script>", '"><img src=//x onerror=y>', "&lt;", "ok"]
+    save_detector(untrained_run / "best.safetensors", loaded.detector, {**loaded.metadata, "classes": classes})
+    image = untrained_run / "<b>.png"
+    Image.new("RGB", (96, 96), (90, 60, 30)).save(image)
+    for command in ("detections", "gradcam"):
+        call(command, "--weights", untrained_run, "--images", image, "--threshold", 0.0, "--format", "html")
+        (page,) = (untrained_run / command).glob("*.html")
+        text = page.read_text()
+        assert "<script" not in text
+        assert "<img src=//x" not in text
+        assert "<b>" not in text
+
+
 def test_mistakes_are_one_line(untrained_run, tmp_path, shapes):
     with pytest.raises(UserError, match="--data DIR or --images PATH, not both"):
         call("--weights", untrained_run, "--data", shapes, "--images", tmp_path)
@@ -89,3 +188,14 @@ def test_mistakes_are_one_line(untrained_run, tmp_path, shapes):
         call("--weights", untrained_run, "--images", tmp_path / "nowhere.jpg")
     with pytest.raises(UserError, match="no such file or folder"):
         call("--weights", tmp_path / "nowhere", "--data", shapes)
+    with pytest.raises(UserError, match="--levels p9: the guide has no such level"):
+        call("features", "--guide", untrained_run, "--levels", "p9")
+    with pytest.raises(UserError, match="bilinaer"):
+        call("features", "--guide", untrained_run, "--interpolator", "bilinaer")
+    with pytest.raises(UserError, match=r"holds no metrics\.jsonl"):
+        call("training", untrained_run)
+    with pytest.raises(UserError, match="write png, svg or html"):
+        call("training", untrained_run, "--format", "pdf")
+    assert call("gradcam", "--weights", untrained_run, "--format", "svg").exit_code == 2
+    assert not (untrained_run / "features").exists()
+    assert not (untrained_run / "training").exists()

@@ -22,7 +22,8 @@ def test_labelled_images_are_known_by_their_bytes(shapes_dir, tmp_path):
     assert train.name == val.name
     shutil.copy(val, tmp_path / "copy.jpg")  # another name
     (tmp_path / "link.jpg").symlink_to(train)
-    (tmp_path / train.name).write_bytes(train.read_bytes()[:-1] + b"\0")  # the same name and size
+    (tmp_path / train.name).write_bytes(train.read_bytes()[:-1] + b"\0")
+    shutil.copystat(train, tmp_path / train.name)  # the same name, size and time
     assert [file.name for file in without_labelled(sorted(tmp_path.iterdir()), shapes_dir)] == [train.name]
 
 

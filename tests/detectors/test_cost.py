@@ -41,8 +41,8 @@ def test_multiply_adds_of_mask_rcnn_r50() -> None:
     assert cost["rpn"].multiply_adds == positions * (9 * 256 * 256 + 256 * 15)
 
 
-C, K, M = 256, 25, 64
-"""Channels, neighbours of a fine pixel, and the width of the networks that predict kernels."""
+C, K, M, E = 256, 25, 64, 32
+"""Channels, neighbours of a fine pixel, width of the networks that predict kernels, and of SAPA's embeddings."""
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ C, K, M = 256, 25, 64
         ("dysample", C * 32 + 32 + 32 + 4 * 4 * C),
         ("dysample-plus", 2 * C * 32 + 2 * 32 + 32 + 4 * 4 * C),
         # embeddings of both maps, similarities, sums
-        ("sapa", (4 + 1) * C * M + 4 * K * M + 4 * K * C),
-        # compression and kernels of both maps, sums, the gate and the mix by it
-        ("fade", (4 + 1) * (C * M + 9 * M * K) + 4 * K * C + C + 4 * C),
+        ("sapa", (4 + 1) * C * E + 4 * K * E + 4 * K * C),
+        # compression and kernels of both maps, sums, the gate, and the mix by it: on kernels and on the fine map
+        ("fade", (4 + 1) * (C * M + 9 * M * K) + 4 * K * C + C + 4 * K + 4 * C),
     ],
 )
 def test_all_arithmetic_of_an_interpolator_counts(kind: str, each: int) -> None:
@@ -70,6 +70,25 @@ def test_all_arithmetic_of_an_interpolator_counts(kind: str, each: int) -> None:
         coarse, fine = torch.empty(2, C, 5, 7), torch.empty(2, C, 10, 14)
     with torch.no_grad():
         assert interpolator_cost(interpolator, coarse, fine) == 2 * 5 * 7 * each
+
+
+@pytest.mark.parametrize(
+    ("kind", "published"),
+    # of FADE's paper, 2.65, without the half per cent that its gate and norms may be
+    [("carafe", "1.45"), ("sapa", "1.02"), ("fade", "2.64")],
+)
+def test_work_in_segformer_is_as_published(kind: str, published: str) -> None:
+    """Giga multiply-adds that the tables of SAPA and FADE add for SegFormer on 512 x 512 pixels.
+
+    Its maps at strides 32, 16 and 8 are enlarged in three, two and one steps of 256 channels.
+    """
+    with torch.device("meta"):
+        interpolator = build_interpolator(kind, 256)
+        calls = [(side, 2 * side) for side in (16, 32, 32, 64, 64, 64)]
+        work = sum(
+            interpolator_cost(interpolator, torch.empty(1, 256, h, h), torch.empty(1, 256, w, w)) for h, w in calls
+        )
+    assert f"{work / 1e9:.2f}" == published
 
 
 def test_padding_of_the_transposed_convolution_is_work() -> None:

@@ -185,6 +185,19 @@ def test_settings_of_the_detector_rule_the_pool(scripted):
     assert len(detect_augmented(lenient, half_dark(), Recipe((40, 80)))["boxes"]) == 2 * 4 + 1
 
 
+def test_what_the_detector_keeps_of_a_single_view_is_not_suppressed_again(monkeypatch):
+    """Dense heads compare boxes before they clip them: two that differ only beyond the border both stay."""
+    detector = build("fcos-r18-fpn-tiny")
+    kept = {
+        "boxes": torch.tensor([[0.0, 0, 40, 40], [0, 0, 40, 40]]),
+        "labels": torch.tensor([1, 1]),
+        "scores": torch.tensor([0.9, 0.8]),
+    }
+    monkeypatch.setattr(detector, "detect", lambda images, masks: [kept] * len(images))
+    assert len(detect_augmented(detector, half_dark(), Recipe((40,), flip=False))["boxes"]) == 2
+    assert len(detect_augmented(detector, half_dark(), Recipe((40, 44), flip=False))["boxes"]) == 1
+
+
 def test_without_flips_no_view_is_mirrored(scripted):
     detector, script = scripted()
     detect_augmented(detector, half_dark(), Recipe((40, 80), flip=False))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.ops import FeaturePyramidNetwork
 
 from afictl import build_detector, build_interpolator, interpolator_kinds, load_preset, substitute_interpolator
 from afictl.detectors import model_cost
@@ -52,6 +53,88 @@ def test_every_parameter_learns_in_every_neck(kind, neck, precision, size):
         assert parameter.grad.isfinite().all()
         assert parameter.grad.any(), name
     assert all(value.grad.isfinite().all() and value.grad.any() for value in maps.values())
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("neck", ["fpn", "pafpn", "bifpn"])
+def test_training_brings_the_loss_down_in_every_neck(kind, neck):
+    interpolator = build(kind)
+    config = NeckConfig(kind=neck, channels=8, repeats=1)
+    pyramid = build_neck(config, NARROW, interpolator)
+    maps = features({level: NARROW[level] for level in input_levels(config)}, 133, 171, images=2)
+    with torch.no_grad():
+        teacher = build_neck(config, NARROW, build_interpolator("nearest", 8))
+        wanted = {level: value.roll(1, -1) for level, value in teacher(maps).items()}
+    optimizer, losses = torch.optim.Adam(interpolator.parameters(), lr=3e-3), []
+    for _ in range(12):
+        loss = sum((value - wanted[level]).square().mean() for level, value in pyramid(maps).items())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[6] < losses[0]
+
+
+@pytest.mark.parametrize("neck", ["fpn", "pafpn", "bifpn", "torchvision", "detectron2"])
+@torch.no_grad()
+def test_fine_map_is_the_lateral_one_before_the_sum(neck):
+    """The level's own map, as FADE's and SAPA's authors feed it, at the size that the enlarged map is cut to."""
+    spy, maps = Spy(), features(NARROW, 133, 171, images=2)
+    laterals = use_of_fine_maps(neck, spy, maps)
+    assert len(spy.seen) == len(laterals) >= 3
+    for (coarse, fine), lateral in zip(spy.seen, laterals, strict=True):
+        assert torch.equal(fine, lateral)
+        assert [2 * side - other in (0, 1) for side, other in zip(coarse.shape[2:], fine.shape[2:], strict=True)]
+    assert any(fine.shape[2] % 2 for _, fine in spy.seen)
+
+
+class Spy(torch.nn.Module):
+    """Nearest, and what it was called with."""
+
+    channels = 8
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, coarse, fine):
+        self.seen.append((coarse, fine.clone()))
+        return torch.nn.functional.interpolate(coarse, scale_factor=2.0)
+
+
+def use_of_fine_maps(neck, spy, maps):
+    """Run the pyramid around ``spy`` on the backbone's ``maps``; answer the lateral maps, coarsest first."""
+    if neck == "torchvision":
+        fpn = FeaturePyramidNetwork(list(NARROW.values()), 8)
+        substitute_interpolator(fpn, spy)
+        fpn(maps)
+        return [fpn.inner_blocks[i](maps[f"res{i + 2}"]) for i in (2, 1, 0)]
+    if neck == "detectron2":
+        fpn = detectron2_fpn(maps)
+        substitute_interpolator(fpn, spy)
+        fpn(None)
+        return [conv(maps[f"res{4 - i}"]) for i, conv in enumerate(fpn.lateral_convs[1:])]
+    config = NeckConfig(kind=neck, channels=8, repeats=1)
+    pyramid = build_neck(config, NARROW, spy).eval()
+    pyramid(maps)
+    if neck == "bifpn":
+        return [pyramid.inputs(maps)[0][level] for level in ("p6", "p5", "p4", "p3")]
+    return [pyramid.laterals[f"p{i}"](maps[f"res{i}"]) for i in (4, 3, 2)]
+
+
+def detectron2_fpn(maps):
+    pytest.importorskip("detectron2")
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling.backbone import FPN, Backbone
+
+    class Maps(Backbone):
+        def forward(self, _):
+            return maps
+
+        def output_shape(self):
+            return {f"res{i}": ShapeSpec(channels=NARROW[f"res{i}"], stride=2**i) for i in range(2, 6)}
+
+    return FPN(Maps(), list(maps), 8)
 
 
 @EVERY_KIND

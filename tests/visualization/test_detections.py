@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from afictl.visualization import comparison_figure, draw_detections
+from afictl.visualization.detections import _draw_masks
 from afictl.visualization.style import class_color
 
 CLASSES = ["cell", "platelet"]
@@ -97,3 +99,26 @@ def test_a_crowded_picture_of_every_score_and_size():
         "scores": torch.rand(100, generator=generator),
     }
     assert draw_detections(grey(80, 100), found, CLASSES).width > 960
+
+
+@pytest.mark.parametrize("rectangle", [(0, 0, 30, 40), (20, 10, 21, 11), (3, 5, 17, 40), (0, 39, 30, 40)])
+@pytest.mark.parametrize("size", [(30, 40), (2000, 2600)])
+def test_a_mask_is_drawn_as_on_the_whole_picture(rectangle, size):
+    """A part of the picture is drawn for speed; a picture without that is the reference."""
+    y0, x0, y1, x1 = (round(side * size[0] / 30) for side in rectangle)
+    mask = torch.zeros(1, *size, dtype=torch.bool)
+    mask[0, y0:y1, x0:x1] = True
+    canvas = Image.new("RGB", (1200, 900), (GREY,) * 3)
+    drawn = np.asarray(_draw_masks(canvas, [(mask[0], class_color(1))]))
+    stencil = Image.fromarray(mask[0].numpy().astype(np.uint8) * 255).resize((1200, 900), Image.Resampling.BILINEAR)
+    changed = (drawn != GREY).any(axis=2)
+    assert (changed == (np.asarray(stencil) > 127)).mean() > 0.9999
+
+
+def test_a_box_on_the_border_is_drawn_inside():
+    """All four sides of a box that is the whole image, or larger, are seen."""
+    picture = np.asarray(draw_detections(grey(960, 960), detection([[-3, -3, 970, 970]], [1], [0.5]), CLASSES))
+    orange = (picture == class_color(1)).all(axis=2)
+    top, left = np.argwhere(orange).min(axis=0)
+    for y, x in ((top, left + 800), (top + 957, left + 100), (top + 480, left), (top + 480, left + 957)):
+        assert orange[y, x]

@@ -40,6 +40,18 @@ def test_label_larger_than_the_picture_is_left_out():
     assert place_labels([(10, 10, 20, 20)], [[(30, 500)]], CANVAS) == [None]
 
 
+def test_a_label_does_not_hide_a_small_object():
+    large, small = (20.0, 60.0, 120.0, 110.0), (22.0, 48.0, 32.0, 58.0)
+    (_, place), _ = place_labels([large, small], [[(30, 12)], [(30, 12)]], CANVAS)
+    assert not overlap(place, small)
+    assert place_labels([large], [[(30, 12)]], CANVAS) == [(0, (20, 48, 50, 60))]  # where it would stand alone
+
+
+def test_a_label_may_cover_a_part_of_a_large_object():
+    first, second = (0.0, 60.0, 100.0, 110.0), (0.0, 5.0, 150.0, 119.0)
+    assert place_labels([first, second], [[(30, 12)], []], CANVAS)[0] == (0, (0, 48, 30, 60))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_crowds(seed):
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ IMAGES, POLYGONS = 118_287, 860_001
 
 _CATEGORIES = 80
 _WIDTH, _HEIGHT = 640, 480
-_MEAN_POINTS = 23.5
+_MEAN_POINTS = 24.5
 _CHUNK = 20_000
 _HUNDREDTHS = np.array([f"{k / 100:.2f}" for k in range(100 * _WIDTH + 1)], dtype=object)
 """Every coordinate that occurs, as text: formatting 40 million numbers one by one takes most of a minute."""
@@ -58,7 +58,7 @@ def _objects(generator: np.random.Generator, start: int, count: int, images: int
     """The records of ``count`` objects, ids from ``start + 1`` on."""
     sizes = np.clip(generator.lognormal(3.6, 0.9, (count, 2)), 4, 300)
     centres = sizes / 2 + generator.random((count, 2)) * ((_WIDTH, _HEIGHT) - sizes)
-    points = 3 + generator.geometric(1 / (_MEAN_POINTS - 2), count).clip(max=197)
+    points = 2 + generator.geometric(1 / (_MEAN_POINTS - 2), count).clip(max=198)
     ends = points.cumsum()
     owner = np.repeat(np.arange(count), points)
     angles = (np.arange(ends[-1]) - np.repeat(ends - points, points)) * (2 * np.pi / points[owner])

@@ -1,0 +1,77 @@
+"""Numbers as colours that colour-blind readers can order too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from afictl.visualization.style import INK, PAPER, font
+
+_HEAT = "viridis"
+_LIGHTNESS = (0.35, 0.93)
+_CHROMA = 0.13
+# Oklab to linear sRGB (Ottosson, "A perceptual color space for image processing", 2020).
+_TO_LMS = np.array(
+    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+)
+_TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
+
+
+def heat_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Values in 0..1 (...) as colours of the perceptually uniform viridis, uint8 (..., 3); beyond it they saturate."""
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps[_HEAT](np.clip(values, 0, 1), bytes=True))[..., :3]
+
+
+def component_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Three components in 0..1 (..., 3), most important first, as uint8 colours (..., 3).
+
+    The first is lightness, the second blue to yellow, the third green to red, in Oklab: readers who cannot tell red
+    from green lose only the least of them.
+    """
+    first, second, third = np.moveaxis(np.clip(values, 0, 1), -1, 0)
+    lightness = _LIGHTNESS[0] + first * (_LIGHTNESS[1] - _LIGHTNESS[0])
+    lab = np.stack((lightness, (2 * third - 1) * _CHROMA, (2 * second - 1) * _CHROMA), axis=-1)
+    linear = np.clip(((lab @ _TO_LMS.T) ** 3) @ _TO_RGB.T, 0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.round(encoded * 255).astype(np.uint8)
+
+
+def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
+    """The heat scale from 0 to ``highest``, beyond which it saturates, in a picture of width and height ``size``."""
+    width, height = size
+    picture = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(picture)
+    text = max(12, min(18, height // 9))
+    left, thick = text // 2, max(14, width // 14)
+    top, bottom = text, height - text
+    ramp = heat_colors(np.linspace(1, 0, max(1, bottom - top)))[:, None].repeat(thick, axis=1)
+    picture.paste(Image.fromarray(ramp), (left, top))
+    for value, y in ((f"{highest:.3g} and more", top), (f"{highest / 2:.3g}", (top + bottom) / 2), ("0", bottom)):
+        pen.line((left + thick, y, left + thick + text // 3, y), fill=INK)
+        pen.text((left + thick + text * 0.7, y), value, fill=INK, font=font(text), anchor="lm")
+    return picture
+
+
+def scale_strip(size: int, highest: float, meaning: str) -> Image.Image:
+    """The heat scale from 0 to ``highest`` in one line of text of ``size`` pixels, with what it measures."""
+    parts = (f"{meaning}  0", f"{highest:.3g}")
+    before, after = (round(font(size).getlength(part)) for part in parts)
+    ramp, gap, height = 14 * size, size // 2, round(1.5 * size)
+    picture = Image.new("RGB", (before + ramp + after + 2 * gap, height), PAPER)
+    pen = ImageDraw.Draw(picture)
+    pen.text((0, height / 2), parts[0], fill=INK, font=font(size), anchor="lm")
+    colors = heat_colors(np.linspace(0, 1, ramp))[None].repeat(size, axis=0)
+    picture.paste(Image.fromarray(colors), (before + gap, (height - size) // 2))
+    pen.text((before + ramp + 2 * gap, height / 2), parts[1], fill=INK, font=font(size), anchor="lm")
+    return picture

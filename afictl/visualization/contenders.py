@@ -1,0 +1,114 @@
+"""What one figure compares: trained detectors that are run on the same image and labelled alike, or interpolators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from afictl.data import CocoIndex
+from afictl.data.transforms import resize_for
+from afictl.detectors import Detector, to_original
+from afictl.evaluation.classes import match_categories
+from afictl.interpolators import interpolator_kinds
+from afictl.training.stage3 import resolve_interpolator
+from afictl.visualization.pictures import Picture, distinct
+from afictl.weights import LoadedDetector, load_detector
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """Detectors by the name that stands above what they find, and the classes of all of them."""
+
+    detectors: Mapping[str, LoadedDetector]
+    classes: tuple[str, ...]
+    """Those of the data set first; label k of what ``find`` gives is ``classes[k - 1]``."""
+
+    @torch.no_grad()
+    def find(
+        self, name: str, image: Tensor, threshold: float, drawn_hw: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """What the detector ``name`` finds with a score of at least ``threshold``, on the CPU.
+
+        ``predict`` would paste the masks of all hundred detections first: gigabytes on a large photograph.
+
+        Args:
+            image: uint8 (3, H, W) RGB.
+            drawn_hw: height and width of the picture in whose pixels boxes and masks are given; None leaves out masks
+                and takes the image's own pixels.
+        """
+        loaded = self.detectors[name]
+        seen = resize_for(loaded.detector.input, image)
+        (detection,) = loaded.detector.detect([seen])
+        size = drawn_hw or (image.shape[1], image.shape[2])
+        moved = to_original(detection, (seen.shape[1], seen.shape[2]), size)
+        found = {key: values[moved["scores"] >= threshold].cpu() for key, values in moved.items()}
+        probs = found.pop("mask_probs", None)
+        if probs is not None and drawn_hw is not None:
+            found["masks"] = loaded.detector.paste_masks(probs, found["boxes"], size)
+        labels = [self.classes.index(loaded.classes[label - 1]) + 1 for label in found["labels"].tolist()]
+        return {**found, "labels": torch.tensor(labels, dtype=torch.int64)}
+
+
+def load_contenders(
+    weights: Mapping[str, Path],
+    source: CocoIndex | Sequence[Picture],
+    device: torch.device | str = "cpu",
+    load: Callable[[Path], LoadedDetector] = load_detector,
+) -> Contenders:
+    """Read the detectors ``weights``, run folders or files by name, for the images of ``source``.
+
+    Raises:
+        UserError: weights that cannot be read, or a detector of other classes than the data set's.
+    """
+    names = source.classes if isinstance(source, CocoIndex) else ()
+    detectors = {name: load(path) for name, path in weights.items()}
+    if isinstance(source, CocoIndex):
+        for loaded in detectors.values():
+            match_categories(loaded.classes, names, source.category_ids, source=str(source.annotation_file))
+    for loaded in detectors.values():
+        loaded.detector.to(device)
+    classes = dict.fromkeys([*names, *(c for loaded in detectors.values() for c in loaded.classes)])
+    return Contenders(detectors, tuple(classes))
+
+
+def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequence[Path]) -> dict[str, nn.Module]:
+    """The interpolators to look at, by name, on the CPU.
+
+    Args:
+        guide: what they are to enlarge the features of.
+        sources: kinds, runs of ``pretrain`` or files with an interpolator; a learned kind is called untrained.
+        weights: runs or files of detectors whose interpolators are taken.
+
+    Raises:
+        UserError: no such kind or file, or one of another width than the guide's neck.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    for source in sources:
+        module = resolve_interpolator(guide.preset, source, seed=0)[1]
+        found.append((_interpolator_name(source, module), module))
+    for name, path in zip(run_names(weights), weights, strict=True):
+        found.append((name, load_detector(path).detector.neck.interpolator))
+    return dict(zip(distinct([name for name, _ in found]), (module for _, module in found), strict=True))
+
+
+def run_names(weights: Sequence[Path]) -> list[str]:
+    """A unique name for each run folder or file in one: the folder's, with as much around it as it takes."""
+    folders = [(path if path.is_dir() else path.parent).resolve() for path in weights]
+    names = [folder.name for folder in folders]
+    if len(set(folders)) < len(folders):
+        names = [
+            path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}/{path.stem}" for path in weights
+        ]
+    elif len(set(names)) < len(names):
+        names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    return distinct(names)
+
+
+def _interpolator_name(source: str, module: nn.Module) -> str:
+    if source not in interpolator_kinds():
+        return run_names([Path(source)])[0]
+    return f"{source} (untrained)" if any(True for _ in module.parameters()) else source

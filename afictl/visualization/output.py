@@ -1,0 +1,86 @@
+"""Figures as files: one picture each, or one page with all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from PIL import Image
+
+from afictl.visualization.figure import Figure
+from afictl.visualization.page import write_page
+
+FORMATS = ("png", "html")
+
+
+def write_figures(
+    figures: Iterable[Figure],
+    output: Path,
+    kind: str,
+    *,
+    form: str = "png",
+    title: str = "",
+    total: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write each figure as ``output/NAME.png``, or all as ``output/KIND.html``, and return the files.
+
+    Figures are made and written one by one. What an earlier call of the same ``kind`` left in the folder is removed
+    once the new files are there, so that a folder shows the answer to one question. Without any figure nothing changes.
+
+    Args:
+        figures: perhaps an iterator, which may skip images.
+        output: folder; made if need be.
+        kind: what is drawn: ``detections``, ``features``, ``gradcam`` or ``training``.
+        form: ``png`` or ``html``.
+        title: heading of the page.
+        total: how many images there are, for ``progress``.
+        progress: called with the number of images done and of all images.
+    """
+    counted = _counted(figures, total, progress)
+    first = next(counted, None)  # a mistake that it meets shall leave no folder behind
+    if first is None:
+        return []
+    output.mkdir(parents=True, exist_ok=True)
+    counted = chain((first,), counted)
+    if form == "html":
+        path = output / f"{kind}.html"
+        write_page(counted, path, title or kind.capitalize())
+        files = [path]
+    else:
+        files = [_save(figure.draw(), output / f"{figure.name}.png") for figure in counted]
+    replace_earlier(output, kind, files)
+    return files
+
+
+def replace_earlier(output: Path, kind: str, files: Iterable[Path]) -> None:
+    """Remove the files in ``output`` that an earlier call of this ``kind`` wrote and this one did not."""
+    record = output / f".afictl-{kind}"
+    new = [file.name for file in files]
+    if record.is_file():
+        for name in record.read_text(encoding="utf-8").splitlines():
+            if name not in new and Path(name).name == name and Path(name).suffix in (".png", ".svg", ".html"):
+                (output / name).unlink(missing_ok=True)
+    record.write_text("\n".join(new) + "\n", encoding="utf-8")
+
+
+def _save(picture: Image.Image, path: Path) -> Path:
+    draft = path.with_name(f".{path.name}")
+    try:
+        picture.save(draft, format="PNG")
+        draft.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+    return path
+
+
+def _counted(
+    figures: Iterable[Figure], total: int | None, progress: Callable[[int, int], None] | None
+) -> Iterator[Figure]:
+    for done, figure in enumerate(figures, start=1):
+        yield figure
+        if progress is not None and total is not None:
+            progress(done, total)

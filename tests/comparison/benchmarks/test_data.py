@@ -1,0 +1,74 @@
+from itertools import islice
+
+import pytest
+import torch
+from rich.console import Console
+
+from afictl.comparison.benchmarks import data, loading, reading
+from afictl.comparison.benchmarks.annotation_file import write_annotation_file
+from afictl.errors import UserError
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train").mkdir()
+    write_annotation_file(tmp_path / "annotations" / "instances_train.json", 0.001)
+    return tmp_path / "annotations" / "instances_train.json"
+
+
+def test_processes_that_start_at_once_are_measured_one_by_one(file):
+    found = data._read("pycocotools", file, 2)
+    assert 0 < found["seconds"] < found["cpu_seconds"] * 100
+    assert 0 < found["own_before"] < found["own"] < found["peak"]
+
+
+def test_a_process_that_dies_is_told(file):
+    with pytest.raises(UserError, match="ended early"):
+        data._read("no such library", file, 1)
+
+
+def test_memory_of_the_process_itself():
+    before = reading.memory()
+    block = bytearray(b"x" * 50_000_000)
+    after = reading.memory()
+    assert 45 < after["own"] - before["own"] < 60
+    assert after["peak"] >= after["resident"] > before["resident"]
+    del block
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_loaders_give_the_same_kind_of_batch(shapes_dir, masks):
+    (ours,) = islice(loading._afictl(shapes_dir, "train", masks), 1)
+    (theirs,) = islice(loading._torchvision(shapes_dir, "train", masks), 1)
+    assert {min(image.shape[1:]) for image in [*ours.images, *theirs[0]]} <= set(loading._SIZES)
+    for images, targets in ((ours.images, ours.targets), theirs):
+        assert len(images) == len(targets) == 4
+        for image, target in zip(images, targets, strict=True):
+            assert image.dtype == torch.float32
+            assert ("masks" in target) == masks
+            if masks:
+                assert target["masks"].shape == (len(target["boxes"]), *image.shape[1:])
+
+
+@pytest.mark.detectron2
+def test_detectron2_gives_its_batch(shapes_dir):
+    pytest.importorskip("detectron2")
+    (batch,) = islice(loading._detectron2_bitmaps(shapes_dir, "train", True), 1)
+    assert len(batch) == 4
+
+
+def figures(**seconds):
+    numbers = {"cpu_seconds": 1, "peak": 900, "own_before": 100, "own": 130, "growth": 0.012}
+    return {name: {"seconds": value, **numbers} for name, value in seconds.items()}
+
+
+def test_the_tables_say_how_many_times_faster():
+    read = {"file_megabytes": 444, "results": figures(pycocotools=12.0, afictl=3.0)}
+    loaded = {"boxes": {"torchvision": 20.0, "afictl": 30.0}}
+    console = Console(width=100, record=True, quiet=False)
+    for table in data.tables({"reading": read, "loading": loaded}):
+        console.print(table)
+    text = console.export_text()
+    for words in ("4.0x", "1.2 %", " 30 ", "1.50x", "detectron2 is not installed here"):
+        assert words in text

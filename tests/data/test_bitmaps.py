@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from afictl.data.bitmaps import draw_bitmaps
+from afictl.data.masks import draw_segmentation
+
+FROM = (48, 64)
+
+
+def outlines(number):
+    rng = np.random.default_rng(0)
+    for _ in range(number):
+        parts = rng.integers(1, 3)
+        yield [(rng.normal(30, 25, 2 * rng.integers(3, 12))).astype(np.float32) for _ in range(parts)]  # also outside
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("to", [(48, 64), (111, 150), (7, 5), (1, 1)])
+def test_cut_masks_are_the_whole_ones(to, flip):
+    polygons = list(outlines(40))
+    runs = [coco_mask.encode(np.asfortranarray(draw_segmentation(polygon, FROM, FROM))) for polygon in polygons[:20]]
+    corner = [np.array([-9, -9, -1, -9, -1, -1], dtype=np.float32)]  # nothing of it is inside
+    everything = [*polygons, *runs, corner]
+    drawn = draw_bitmaps(everything, FROM, to, flip)
+    dense = drawn.dense()
+    assert dense.shape == (len(everything), *to)
+    for mask, segmentation in zip(dense.numpy(), everything, strict=True):
+        np.testing.assert_array_equal(mask, draw_segmentation(segmentation, FROM, to, flip))
+    assert drawn.bits.nbytes < dense.nbytes / 8 + 1
+
+
+def test_no_object_has_no_mask():
+    assert draw_bitmaps([], FROM, (30, 40)).dense().shape == (0, 30, 40)

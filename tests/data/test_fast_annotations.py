@@ -1,0 +1,159 @@
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from afictl.data.annotations import read_annotations, read_carefully
+from afictl.data.coco import _contents
+from afictl.data.fast_annotations import read_fast
+from afictl.data.shapes import make_shapes
+from afictl.errors import UserError
+from tests.data.conftest import SQUARE
+
+BITMAP = np.zeros((48, 64), dtype=np.uint8, order="F")
+BITMAP[4:9, 7:20] = 1
+PACKED = coco_mask.encode(BITMAP)["counts"].decode()
+
+
+def assert_equal_readings(file):
+    fast, careful = read_fast(file), read_carefully(file)
+    assert fast is not None
+    first, second = _contents(fast), _contents(careful)
+    assert (first.classes, first.category_ids) == (second.classes, second.category_ids)
+    assert first.arrays.keys() == second.arrays.keys()
+    for name, values in first.arrays.items():
+        assert values.dtype == second.arrays[name].dtype, name
+        np.testing.assert_array_equal(values.numpy(), second.arrays[name].numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("data", ["coco-mini", "bccd"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_real_data_are_read_alike(shared_data, data, split):
+    (file,) = (shared_data / data / "annotations").glob(f"instances_{split}*.json")
+    assert_equal_readings(file)
+
+
+def test_generated_data_are_read_alike(tmp_path):
+    folder = make_shapes(tmp_path / "shapes", train=4, val=2, size=96)
+    assert_equal_readings(folder / "annotations" / "instances_train2017.json")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"segmentation": None},
+        {"segmentation": []},
+        {"segmentation": {}},
+        {"segmentation": {"size": [48, 64], "counts": PACKED}},
+        {"segmentation": {"size": [48, 64], "counts": [100, 5, 48 * 64 - 105]}},
+        {"segmentation": {"size": [48, 65], "counts": PACKED}},
+        {"segmentation": [SQUARE[0], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]]},  # too short, an odd number
+        {"segmentation": [SQUARE[0], [1, 1, 9, 1, 9, 1e6]]},  # too far
+        {"segmentation": [[], SQUARE[0], []]},
+        {"segmentation": [SQUARE[0], "polygon", 5]},
+        {"segmentation": [[*SQUARE[0], None, None]]},
+        {"segmentation": [[*SQUARE[0], True, 4]]},
+        {"segmentation": [[*SQUARE[0], "3", "4"]]},
+        {"segmentation": [[*SQUARE[0], [3], 4]]},
+        {"segmentation": "text \u00e9"},
+        {"segmentation": 7, "caption": "not read \u732b"},
+        {"area": None},
+        {"area": 12.5, "iscrowd": 1},
+        {"area": 2**70, "iscrowd": True},
+        {"iscrowd": 0.5},
+        {"iscrowd": None},
+        {"bbox": [1, 2.5, 1e3, -0.0]},
+        {"bbox": [2**60 + 1, 0, 1, 1]},
+        {"id": -5},
+    ],
+    ids=str,
+)
+def test_odd_objects_are_read_alike(write_coco, record):
+    folder = write_coco([{"image_id": 2}, record, {"segmentation": SQUARE}], images=[{"id": 9}, {"id": 1}, {"id": 2}])
+    assert_equal_readings(folder / "annotations" / "instances_train.json")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"id": 7.0}, "'id' is 7.0, not a whole number"),
+        ({"id": 2**63}, "not a whole number"),
+        ({"id": -(2**63)}, "not a whole number"),
+        ({"id": True}, "'id' is True"),
+        ({"id": 3}, "the id occurs twice"),
+        ({"image_id": 5}, "image_id 5 does not exist"),
+        ({"category_id": -1}, "category_id -1 does not exist"),
+        ({"bbox": [1, 2, 3]}, "four numbers"),
+        ({"area": "12"}, "'area' is '12'"),
+        ({"iscrowd": "no"}, "'iscrowd' is 'no'"),
+    ],
+    ids=str,
+)
+def test_faults_are_left_to_the_reader_that_names_them(write_coco, record, words):
+    folder = write_coco([{}, record, {"id": 3}])
+    file = folder / "annotations" / "instances_train.json"
+    assert read_fast(file) is None
+    with pytest.raises(UserError, match=words):
+        read_annotations(file)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"images": [{"id": 1, "file_name": "1.png", "width": 64.5, "height": 48}]},
+        {"images": [{"id": 1, "file_name": "1.png", "width": 0, "height": 48}]},
+        {"images": [{"id": 1, "file_name": "", "width": 64, "height": 48}]},
+        {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]},
+        {"categories": []},
+        {"annotations": None},
+    ],
+    ids=str,
+)
+def test_faulty_images_and_categories_are_left_to_it_too(write_coco, contents):
+    file = write_coco([{}]) / "annotations" / "instances_train.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | contents))
+    assert read_fast(file) is None
+    with pytest.raises(UserError):
+        read_annotations(file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"segmentation": [[10', b'"area": NaN, "segmentation": [[10'),
+        (b'"segmentation": [[10', b'"segmentation": [[NaN'),
+        (b'"segmentation": [[10', b'"id": 1, "segmentation": [[1e999'),
+        (b'{"images"', b'\xef\xbb\xbf{"images"'),  # a byte order mark
+        (b'"width": 64', b'"width": 1, "width": 64.0'),  # a key twice: the last one counts
+    ],
+    ids=["NaN area", "NaN point", "infinite", "byte order mark", "twice"],
+)
+def test_what_json_allows_and_the_fast_reader_does_not_is_read_all_the_same(write_coco, old, new):
+    file = write_coco([{}, {}]) / "annotations" / "instances_train.json"
+    before = file.read_bytes()
+    file.write_bytes(before.replace(old, new, 1))
+    assert file.read_bytes() != before
+    first, second = _contents(read_annotations(file)), _contents(read_carefully(file))
+    assert all(values.equal(second.arrays[name]) for name, values in first.arrays.items() if name != "areas")
+    np.testing.assert_array_equal(first.arrays["areas"], second.arrays["areas"])
+
+
+def test_bytes_that_are_no_text_are_refused_wherever_they_stand(write_coco):
+    file = write_coco([{"caption": "not read"}]) / "annotations" / "instances_train.json"
+    file.write_bytes(file.read_bytes().replace(b"not read", b"\xe9"))
+    assert read_fast(file) is None
+    with pytest.raises(UserError, match="not readable as JSON"):
+        read_annotations(file)
+
+
+def test_a_list_of_test_images_needs_no_objects(write_coco):
+    file = write_coco([]) / "annotations" / "instances_train.json"
+    contents = json.loads(file.read_text())
+    del contents["annotations"]
+    listed = file.with_name("image_info_test-dev2017.json")
+    for path in (file, listed):
+        path.write_text(json.dumps(contents))
+    assert read_fast(file) is None
+    assert_equal_readings(listed)

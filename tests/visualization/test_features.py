@@ -1,0 +1,107 @@
+"""Enlarged features: the numbers are stage 1's, the maps are those of the image."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from afictl.data import load_coco
+from afictl.detectors import build_detector
+from afictl.errors import UserError
+from afictl.interpolators import AFInterpolator, build_interpolator
+from afictl.presets import load_preset
+from afictl.training.feature_distance import feature_distance
+from afictl.visualization import data_pictures, feature_figures, file_pictures
+from afictl.visualization.features import level_views
+
+SIZE = 90  # odd halves
+
+
+@pytest.fixture(scope="module")
+def guide():
+    torch.manual_seed(0)
+    settings = [f"input.min_sizes=[{SIZE}]", f"input.test_size={SIZE}", "input.max_size=140"]
+    return build_detector(
+        load_preset("faster-rcnn-r18-fpn-tiny", settings), num_classes=4, interpolator="nearest"
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def methods():
+    torch.manual_seed(1)
+    fixed = {kind: build_interpolator(kind, 64) for kind in ("nearest", "bilinear", "bicubic")}
+    return {**fixed, "afi": AFInterpolator(64)}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, size in (("wide", (127, 61)), ("tall", (60, 92))):
+        Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    return file_pictures([tmp_path])
+
+
+def test_numbers_are_those_of_stage_1(guide, methods, shapes_dir):
+    index = load_coco(shapes_dir, "val")
+    expected = feature_distance(guide, methods["afi"], index, limit=2, workers=0, progress=lambda done, total: None)
+    methods["afi"].eval()
+    seen = [
+        {view.level: view for view in level_views(guide, methods, picture.read(), list(guide.neck.strides))}
+        for picture in data_pictures(index, 2)
+    ]
+    for name in methods:
+        for level in guide.neck.strides:
+            positions = [views[level].goal[0].numel() for views in seen]
+            for measure in ("l1", "cosine"):
+                values = [views[level].distance[name][measure] for views in seen]
+                mean = np.average(values, weights=positions)
+                assert mean == pytest.approx(expected[name][level][measure], rel=1e-5)
+
+
+def test_errors_are_the_mean_absolute_difference_to_the_goal(guide, methods, pictures):
+    for picture in pictures:
+        for view in level_views(guide, methods, picture.read(), ["p2", "p4"]):
+            for name, value in view.enlarged.items():
+                torch.testing.assert_close(view.error[name], (value - view.goal).abs().mean(dim=0))
+            h, w = view.goal.shape[1:]
+            assert view.coarse.shape[1:] == ((h + 1) // 2, (w + 1) // 2)
+            nearest = view.coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :h, :w]
+            torch.testing.assert_close(view.enlarged["nearest"], nearest)
+
+
+def test_a_figure_has_two_rows_a_level_and_the_numbers_in_it(guide, methods, pictures):
+    figure, _ = feature_figures(guide, methods, pictures, ["p4", "p3"])
+    assert figure.name == "tall-features"
+    assert figure.columns == 6
+    assert len(figure.panels) == 2 * 2 * 6
+    assert [panel.title for panel in figure.panels[:6]] == [
+        "p3, half-size image",
+        *(f"p3, {name}" for name in methods),
+        "p3, goal",
+    ]
+    assert len({panel.picture.size for panel in figure.panels}) == 1
+    (view, _) = level_views(guide, methods, pictures[0].read(), ["p3", "p4"])
+    numbers = view.distance["bilinear"]
+    assert figure.panels[8].note == f"L1 {numbers['l1']:.3f}   cosine {numbers['cosine']:.3f}"
+    assert figure.draw().width > 6 * figure.panels[0].picture.width
+
+
+def test_nearest_shows_the_colours_of_the_coarse_map(guide, methods, pictures):
+    """The same feature has the same colour, so that only the interpolators differ."""
+    figure = next(feature_figures(guide, methods, pictures[1:], ["p2"]))
+    coarse, nearest = (np.asarray(figure.panels[i].picture) for i in (0, 1))
+    assert (coarse == nearest).all(axis=2).mean() > 0.9  # an odd map ends before the coarse square does
+
+
+@pytest.mark.parametrize(
+    ("module", "levels", "message"),
+    [
+        (lambda: build_interpolator("nearest", 64), ["p1"], "--levels p1: the guide has no such level"),
+        (lambda: AFInterpolator(32), [], "x is made for 32 channels, the guide has 64"),
+        (lambda: build_interpolator("fade", 64), [], "x: 'fade' also looks at the finer map"),
+        (lambda: build_interpolator("sapa", 64), [], "x: 'sapa' also looks at the finer map"),
+    ],
+)
+def test_what_does_not_fit_is_refused(guide, pictures, module, levels, message):
+    with pytest.raises(UserError, match=message):
+        next(feature_figures(guide, {"x": module()}, pictures, levels))
