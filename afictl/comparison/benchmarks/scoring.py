@@ -36,7 +36,7 @@ def _pycocotools(truth: Path, found: Path, kinds: list[str]) -> Callable[[], Num
             for name, value in zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), scorer.stats, strict=False):
                 numbers[f"{kind}/{name}"] = None if value < 0 else float(value) * 100
             precision = np.asarray(scorer.eval["precision"])[:, :, :, 0, -1]
-            for k, category in enumerate(objects.loadCats(objects.getCatIds())):
+            for k, category in enumerate(objects.loadCats(scorer.params.catIds)):
                 numbers[f"{category['name']}/{kind}/AP"] = mean(precision[:, :, k])
                 numbers[f"{category['name']}/{kind}/AP50"] = mean(precision[0, :, k])
         return numbers
