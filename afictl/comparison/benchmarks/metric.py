@@ -40,11 +40,12 @@ def benchmark_metric(images: int, masks: bool, *, rounds: int, say: Callable[[st
         megabytes, ``ratio`` and ``worst_difference`` in points of 100.
     """
     with tempfile.TemporaryDirectory(prefix="afictl-benchmark-") as name:
-        say(f"generating {images} images with 100 detections each")
-        truth, found = write_detections(Path(name), images, masks)
-        say(f"{found.stat().st_size / 1e6:.0f} MB of predictions, {truth.stat().st_size / 1e6:.0f} MB of annotations")
-        scored = ["box", "box,mask"] if masks else ["box"]
-        return {"images": images, "results": {kinds: _measure(truth, found, kinds, rounds, say) for kinds in scored}}
+        results = {}
+        for kinds in ("box", "box,mask") if masks else ("box",):
+            truth, found = write_detections(Path(name), images, masks="mask" in kinds)
+            say(f"{kinds}: {truth.stat().st_size / 1e6:.0f} MB of objects, {found.stat().st_size / 1e6:.0f} MB found")
+            results[kinds] = _measure(truth, found, kinds, rounds, say)
+    return {"images": images, "results": results}
 
 
 def _measure(truth: Path, found: Path, kinds: str, rounds: int, say: Callable[[str], None]) -> Figures:
