@@ -1,46 +1,79 @@
-"""``afictl eval``: COCO metrics of a trained detector, or of a file of predictions."""
+"""``afictl eval``: COCO metrics of trained detectors, or of files of predictions."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from afictl.cli import options
-from afictl.cli.runs import data_of, folder_of
+from afictl.cli.runs import data_of, folder_of, name_of, tidy
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
     from rich.console import Console
-    from rich.table import Table
 
     from afictl.data import CocoIndex
     from afictl.evaluation import Evaluation
     from afictl.evaluation.tta import TestTimeAugmentation
     from afictl.weights import LoadedDetector
 
-_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+PREDICTIONS = "predictions.json"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked of every source alike."""
+
+    index: CocoIndex
+    split: str
+    limit: int | None
+    evaluator: str
+    batch_size: int
+    tta: TestTimeAugmentation | None
+    settings: list[str]
+    partial: bool
+
+    @property
+    def is_submission(self) -> bool:
+        """Whether the images have no objects, so that there is no metric."""
+        return self.index.annotation_file.name.startswith("image_info")
 
 
 def evaluate(
     weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="Run folder or checkpoint of a detector, also detectron2's or AFI-GAN's."),
+        list[Path] | None,
+        typer.Option(
+            "--weights",
+            help="Run folder or checkpoint of a detector, also detectron2's or AFI-GAN's. Repeatable: compares them.",
+        ),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", help="Score this COCO result JSON instead of --weights.")
+        list[Path] | None,
+        typer.Option("--predictions", help="Score this COCO result JSON instead of --weights. Repeatable."),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Data set in COCO layout. Default: the one the run was trained on."),
+        typer.Option("--data", help="Data set in COCO layout. Default: the one the first run was trained on."),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
+    split: Annotated[
+        str, typer.Option("--split", help="train, val or test; of COCO's test images a submission is written.")
+    ] = "val",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first images.")] = None,
     evaluator: Annotated[
         str, typer.Option("--evaluator", help="hotcoco or pycocotools; the numbers are the same.")
     ] = "hotcoco",
+    curves: Annotated[bool, typer.Option("--curves", help="Also draw precision over recall.")] = False,
+    confusion: Annotated[bool, typer.Option("--confusion", help="Also draw which class is taken for which.")] = False,
+    confusion_score: Annotated[
+        float, typer.Option("--confusion-score", min=0.0, max=1.0, help="Score from which --confusion counts.")
+    ] = 0.3,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Algorithm name in a submission's files. Default: the run's.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images detected at once.")] = 1,
     tta: options.Tta = False,
     tta_sizes: options.TtaSizes = None,
@@ -48,6 +81,8 @@ def evaluate(
     output: options.Output = None,
     settings: options.Settings = None,
     partial: options.Partial = False,
+    devices: options.Devices = "auto",
+    nodes: options.Nodes = 1,
     precision: options.Precision = "32-true",
     debug: options.Debug = False,
 ) -> None:
@@ -55,59 +90,120 @@ def evaluate(
 
     Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to RUN/eval, or with
     another split or a limit to RUN/eval-SPLIT-firstLIMIT, with --tta to such a folder ending in -tta.
-    Runs on one device.
+    Several --weights or --predictions end in one table with the differences to the first, which is also in
+    comparison.json and comparison.csv. Of images without objects, as in image_info_test-dev2017.json, no metric is
+    printed: bbox/ and segm/ then hold zip files for COCO's server.
     """
     from rich.console import Console
 
+    from afictl.cli.eval_files import write_comparison
+    from afictl.cli.tables import class_table, comparison_table, overall_table
     from afictl.data import load_coco
-    from afictl.evaluation import EVALUATORS, score_predictions
+    from afictl.evaluation import EVALUATORS
+    from afictl.training import Hardware, launch
 
-    if (weights is None) == (predictions is None):
+    if bool(weights) == bool(predictions):
         raise UserError("pass either --weights RUN or --predictions FILE")
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
     if tta and predictions:
         raise UserError("--tta detects anew: pass --weights RUN, not --predictions FILE")
     augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
-    source = weights or predictions or Path()
-    loaded = _load(weights, settings or [], partial) if weights else None
-    index = load_coco(data or data_of(source), split)
-    console = Console(soft_wrap=True)
-    folder = output or _folder(source, split, limit, tta)
-    if loaded is not None:
-        typer.echo(f"{weights}: {loaded.report}")
-    if loaded is None:
-        result = score_predictions(
-            source,
-            index.annotation_file,
-            image_ids=index.image_ids[:limit] if limit else None,
-            evaluator=evaluator,
-        )
-    else:
-        result = _detect(console, loaded, index, folder, limit, batch_size, evaluator, precision, augmentation)
-    details = {
-        "source": str(source),
-        "data": str(index.annotation_file),
-        "split": split,
-        "limit": limit,
-        "images": min(len(index), limit or len(index)),
-        "settings": settings or [],
-        "evaluator": evaluator,
-        "tta": asdict(augmentation) if augmentation else None,
-    }
-    _write(folder, result, details)
-    console.print(_overall_table(result), _class_table(result))
-    typer.echo(f"results: {folder}")
+    sources = weights or predictions or []
+    fabric = launch(Hardware(devices, nodes, precision)) if weights else None
+    writes = fabric is None or fabric.is_global_zero
+    console = Console(soft_wrap=True, quiet=not writes)
+    index = load_coco(data or data_of(sources[0]), split)
+    job = _Job(index, split, limit, evaluator, batch_size, augmentation, settings or [], partial)
+    results: dict[str, Evaluation] = {}
+    named = _named(sources)
+    folders = _folders(named, output, job)
+    for called, source in named.items():
+        folder = folders[called]
+        result = _one(job, source, folder, fabric, console)
+        if not writes:
+            continue
+        file = folder / PREDICTIONS if fabric else source
+        if result is None:
+            _submit(job, file, folder, name or name_of(source), console)
+            continue
+        _keep(job, result, source, folder, console)
+        _draw(job, result, file, folder, curves, confusion_score if confusion else None)
+        results[called] = result
+    if len(results) == 1:
+        (result,) = results.values()
+        console.print(overall_table(result), class_table(result))
+    elif results:
+        console.print(comparison_table(results))
+        write_comparison(output or next(iter(folders.values())), results)
 
 
-def _folder(source: Path, split: str, limit: int | None, tta: bool) -> Path:
+def _named(sources: list[Path]) -> dict[str, Path]:
+    """The sources by their names, by their paths where two have the same name."""
+    names = [name_of(source) for source in sources]
+    named = {n if names.count(n) == 1 else str(source): source for n, source in zip(names, sources, strict=True)}
+    if len(named) < len(sources):
+        raise UserError("the same source is given twice")
+    return named
+
+
+def _folders(named: dict[str, Path], output: Path | None, job: _Job) -> dict[str, Path]:
+    """Where the results of each go; with ``output`` and several, into folders of their names inside it."""
+    if output is not None:
+        return {called: output / tidy(called) if len(named) > 1 else output for called in named}
+    folders = {called: _folder(source, job) for called, source in named.items()}
+    if len(set(folders.values())) < len(folders):
+        raise UserError("several of the sources would write to the same folder: give --output DIR")
+    return folders
+
+
+def _folder(source: Path, job: _Job) -> Path:
     """``eval`` in the run, or beside it for a part of the images; scored predictions stay where they are."""
     run = folder_of(source)
-    part = (f"-{split}" if split != "val" or limit else "") + (f"-first{limit}" if limit else "")
-    part += "-tta" if tta else ""
+    part = (f"-{job.split}" if job.split != "val" or job.limit else "") + (f"-first{job.limit}" if job.limit else "")
+    part += "-tta" if job.tta else ""
     if source.suffix == ".json" and (not part or run.name == f"eval{part}"):
         return run
     return run / f"eval{part}"
+
+
+def _one(job: _Job, source: Path, folder: Path, fabric: Fabric | None, console: Console) -> Evaluation | None:
+    """The metrics of one source, None where there are none; the results of a detector are then in ``folder``."""
+    from afictl.evaluation import score_predictions
+
+    if fabric is not None:
+        return _detect(job, source, folder / PREDICTIONS, fabric, console)
+    if job.is_submission:
+        return None
+    ids = job.index.image_ids[: job.limit] if job.limit else None
+    return score_predictions(source, job.index.annotation_file, image_ids=ids, evaluator=job.evaluator)
+
+
+def _detect(job: _Job, source: Path, file: Path, fabric: Fabric, console: Console) -> Evaluation | None:
+    """Detect on the images, on every rank with its share, and score what was found."""
+    from afictl.cli.progress import show_progress
+    from afictl.evaluation import detect, evaluate
+
+    loaded = _load(source, job.settings, job.partial)
+    console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
+    with show_progress(console, "images") as progress:
+        how: dict[str, Any] = {
+            "limit": job.limit,
+            "batch_size": job.batch_size,
+            "workers": loaded.preset.loader.workers,
+            "device": fabric.device,
+            "classes": loaded.classes,
+            "autocast": fabric.autocast,
+            "tta": job.tta,
+            "progress": progress,
+            "rank": fabric.global_rank,
+            "world_size": fabric.world_size,
+        }
+        detector = fabric.to_device(loaded.detector)
+        if job.is_submission:
+            detect(detector, job.index, file, **how)
+            return None
+        return evaluate(detector, job.index, predictions=file, evaluator=job.evaluator, **how)
 
 
 def _load(weights: Path, settings: list[str], partial: bool) -> LoadedDetector:
@@ -131,84 +227,39 @@ def _load(weights: Path, settings: list[str], partial: bool) -> LoadedDetector:
     return LoadedDetector(detector, preset, loaded.classes, loaded.metadata, loaded.report)
 
 
-def _detect(
-    console: Console,
-    loaded: LoadedDetector,
-    index: CocoIndex,
-    folder: Path,
-    limit: int | None,
-    batch_size: int,
-    evaluator: str,
-    precision: str,
-    tta: TestTimeAugmentation | None,
-) -> Evaluation:
-    from afictl.cli.progress import show_progress
-    from afictl.evaluation import evaluate
-    from afictl.training import Hardware, launch
+def _submit(job: _Job, file: Path, folder: Path, name: str, console: Console) -> None:
+    from afictl.evaluation.submission import write_submission
 
-    fabric = launch(Hardware(devices="1", precision=precision))
-    with show_progress(console, "images") as progress:
-        return evaluate(
-            fabric.to_device(loaded.detector),
-            index,
-            predictions=folder / "predictions.json",
-            limit=limit,
-            batch_size=batch_size,
-            workers=loaded.preset.loader.workers,
-            evaluator=evaluator,
-            device=fabric.device,
-            classes=loaded.classes,
-            autocast=fabric.autocast,
-            tta=tta,
-            progress=progress,
-        )
+    if job.limit:
+        console.print(f"note: only the first {job.limit} images; the server scores all of them")
+    for path in write_submission(file, job.index.annotation_file, folder, tidy(name)):
+        console.print(f"to upload: {path}", markup=False, highlight=False)
 
 
-def _write(folder: Path, result: Evaluation, details: dict[str, Any]) -> None:
-    import csv
-    import io
-    import json
+def _keep(job: _Job, result: Evaluation, source: Path, folder: Path, console: Console) -> None:
+    from afictl.cli.eval_files import write_metrics
 
-    from afictl.training.run import write_text
-
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {**details, "metrics": result.metrics, "per_class": result.per_class}
-    write_text(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(result.per_class[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result.per_class)
-    write_text(folder / "per_class.csv", table.getvalue())
-
-
-def _overall_table(result: Evaluation) -> Table:
-    from rich.table import Table
-
-    table = Table(title="Average precision, points of 100")
-    for heading in ("", *_METRICS):
-        table.add_column(heading, justify="right" if heading else "left")
-    for kind in _kinds(result):
-        table.add_row(kind, *(_points(result.metrics[f"{kind}/{name}"]) for name in _METRICS))
-    return table
+    details = {
+        "source": str(source),
+        "data": str(job.index.annotation_file),
+        "split": job.split,
+        "limit": job.limit,
+        "images": min(len(job.index), job.limit or len(job.index)),
+        "settings": job.settings,
+        "evaluator": job.evaluator,
+        "tta": asdict(job.tta) if job.tta else None,
+    }
+    write_metrics(folder, result, details)
+    console.print(f"results: {folder}", markup=False, highlight=False)
 
 
-def _class_table(result: Evaluation) -> Table:
-    from rich.table import Table
+def _draw(job: _Job, result: Evaluation, file: Path, folder: Path, curves: bool, score: float | None) -> None:
+    """The pictures that were asked for, with their numbers; ``score`` is that of the confusion."""
+    from afictl.cli.eval_files import write_confusion, write_curves
+    from afictl.evaluation.confusion import confusion_of
 
-    columns = [f"{kind}/{name}" for kind in _kinds(result) for name in ("AP", "AP50")]
-    rows = [row for row in result.per_class if row["objects"]]
-    absent = len(result.per_class) - len(rows)
-    table = Table(title=f"By class; {absent} without objects left out" if absent else "By class")
-    for heading in ("class", "objects", *(column.replace("/", " ") for column in columns)):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
-    for row in rows:
-        table.add_row(row["name"], str(row["objects"]), *(_points(row[column]) for column in columns))
-    return table
-
-
-def _kinds(result: Evaluation) -> list[str]:
-    return [kind for kind in ("box", "mask") if f"{kind}/AP" in result.metrics]
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    if curves:
+        write_curves(folder, result)
+    if score is not None:
+        ids = job.index.image_ids[: job.limit] if job.limit else None
+        write_confusion(folder, confusion_of(file, job.index.annotation_file, image_ids=ids, score=score))

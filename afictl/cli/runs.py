@@ -5,7 +5,7 @@ from pathlib import Path
 
 from afictl.errors import UserError
 
-_WEIGHT_FILES = (".safetensors", ".pt", ".pth")
+_FILES = (".safetensors", ".pt", ".pth", ".json")
 _INTERPOLATOR = "interpolator.safetensors"  # beside the runs stage1 and stage2, or in a run
 
 
@@ -44,7 +44,7 @@ def name_of(source: str | Path) -> str:
         return tidy(path.name)
     if path.name == _INTERPOLATOR or (path.parent / "config.yaml").is_file():
         return tidy(path.parent.name)
-    return tidy(path.stem if path.suffix in _WEIGHT_FILES else path.name)
+    return tidy(path.stem if path.suffix in _FILES else path.name)
 
 
 def tidy(name: str) -> str:

@@ -137,3 +137,59 @@ def test_multi_scale_testing_has_a_folder_of_its_own(untrained_run):
     assert "mask/AP" in report["metrics"]
     with pytest.raises(UserError, match="--tta detects anew"):
         call("--predictions", untrained_run / "eval-val-first2-tta" / "predictions.json", "--tta")
+
+
+def test_several_end_in_one_table_with_differences(untrained_run, shapes, tmp_path):
+    output = tmp_path / "both"
+    call("--weights", untrained_run, "--output", tmp_path / "one")
+    found = json.loads((tmp_path / "one" / "predictions.json").read_text())
+    (tmp_path / "fewer.json").write_text(json.dumps(found[: len(found) // 2]))
+    files = ("--predictions", tmp_path / "one" / "predictions.json", "--predictions", tmp_path / "fewer.json")
+    result = call(*files, "--data", shapes, "--output", output)
+    assert "difference to the first" in result.output
+    reports = [json.loads((output / name / "metrics.json").read_text()) for name in ("predictions", "fewer")]
+    records = json.loads((output / "comparison.json").read_text())
+    for record in records:
+        value, first = (reports[k]["metrics"][record["metric"]] for k in (record["name"] == "fewer", 0))
+        assert record["value"] == value
+        assert record["difference"] == (None if value is None else pytest.approx(value - first))
+    with (output / "comparison.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(records) == 24
+    with pytest.raises(UserError, match="given twice"):
+        call("--weights", untrained_run, "--weights", untrained_run)
+
+
+def test_pictures_and_their_numbers(untrained_run):
+    result = call("--weights", untrained_run, "--curves", "--confusion", "--confusion-score", 0)
+    assert result.exit_code == 0
+    folder = untrained_run / "eval"
+    for name in ("pr_curves.png", "confusion.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    with (folder / "pr_curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 101
+    discs = [row for row in rows if row["of"] == "box" and row["class"] == "disc"]
+    report = json.loads((folder / "metrics.json").read_text())["per_class"][0]
+    points = [float(row["precision at IoU 0.50"]) for row in discs if row["precision at IoU 0.50"]]
+    assert report["box/AP50"] == (pytest.approx(100 * sum(points) / 101) if points else None)
+    with (folder / "confusion.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["object"] for row in table] == ["disc", "square", "triangle", "cross", "nothing"]
+
+
+def test_a_submission_for_images_without_objects(untrained_run, shapes, tmp_path):
+    import shutil
+
+    data = shutil.copytree(shapes, tmp_path / "data")
+    content = json.loads((data / "annotations" / "instances_val2017.json").read_text())
+    del content["annotations"]
+    (data / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
+    (data / "val2017").rename(data / "test2017")
+    result = call("--weights", untrained_run, "--data", data, "--split", "test", "--name", "My net")
+    assert result.exit_code == 0
+    folder = untrained_run / "eval-test"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*.*") if path.is_file()}
+    zipped = "detections_test-dev2017_My-net_results.zip"
+    assert names == {"predictions.json", f"bbox/{zipped}", f"segm/{zipped}"}
+    again = call("--predictions", folder / "predictions.json", "--data", data, "--split", "test", "--name", "other")
+    assert "detections_test-dev2017_other_results.zip" in "".join(again.output.split())

@@ -82,7 +82,7 @@ def test_a_detector_of_other_classes_is_refused_as_by_eval(untrained_run, shapes
     with pytest.raises(UserError, match=message) as drawn:
         call("--weights", untrained_run, "--data", data)
     with pytest.raises(UserError) as measured:
-        evaluate(untrained_run, data=data)
+        evaluate([untrained_run], data=data)
     assert str(drawn.value) == str(measured.value)
 
 

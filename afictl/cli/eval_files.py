@@ -1,0 +1,81 @@
+"""What ``afictl eval`` leaves in its folder beside the predictions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afictl.cli.tables import difference
+
+if TYPE_CHECKING:
+    from afictl.evaluation import Evaluation
+    from afictl.evaluation.confusion import Confusion
+
+_IOUS = {"50": 0, "75": 5}
+
+
+def write_metrics(folder: Path, result: Evaluation, details: Mapping[str, Any]) -> None:
+    """``metrics.json`` with ``details`` in front, and ``per_class.csv``."""
+    content = {**details, "metrics": result.metrics, "per_class": result.per_class}
+    _write(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
+    _write_csv(folder / "per_class.csv", list(result.per_class[0]), (row.values() for row in result.per_class))
+
+
+def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
+    """``comparison.json`` and ``comparison.csv``: every metric of every source, and its difference to the first."""
+    first, *_ = results.values()
+    rows = [
+        (name, metric, result.metrics[metric], difference(result, first, metric))
+        for name, result in results.items()
+        for metric in result.metrics
+    ]
+    heads = ("name", "metric", "value", "difference")
+    records = [dict(zip(heads, row, strict=True)) for row in rows]
+    _write(folder / "comparison.json", json.dumps(records, indent=2) + "\n")
+    _write_csv(folder / "comparison.csv", heads, rows)
+
+
+def write_curves(folder: Path, result: Evaluation) -> None:
+    """``pr_curves.png``, and its numbers as ``pr_curves.csv``; precision is empty where a class has no object."""
+    from afictl.visualization.pr_curves import plot_precision_recall
+
+    classes = [row["name"] for row in result.per_class]
+    plot_precision_recall(result.precision, classes, folder / "pr_curves.png")
+    rows = [
+        (kind, name, recall / 100, *(None if p < 0 else float(p) for p in values[list(_IOUS.values()), recall, k, 0]))
+        for kind, values in result.precision.items()
+        for k, name in enumerate(classes)
+        for recall in range(values.shape[1])
+    ]
+    heads = ("of", "class", "recall", *(f"precision at IoU 0.{iou}" for iou in _IOUS))
+    _write_csv(folder / "pr_curves.csv", heads, rows)
+
+
+def write_confusion(folder: Path, confusion: Confusion) -> None:
+    """``confusion.png``, and its numbers as ``confusion.csv``."""
+    from afictl.visualization.confusion import plot_confusion
+
+    note = f"IoU from 0.5, score from {confusion.score:g}"
+    plot_confusion(confusion.counts, confusion.classes, folder / "confusion.png", note=note)
+    names = [*confusion.classes, "nothing"]
+    rows = ([name, *counts] for name, counts in zip(names, confusion.counts.tolist(), strict=True))
+    _write_csv(folder / "confusion.csv", ("object", *confusion.classes, "missed"), rows)
+
+
+def _write_csv(path: Path, heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    _write(path, table.getvalue())
+
+
+def _write(path: Path, text: str) -> None:
+    from afictl.training.run import write_text
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
