@@ -21,7 +21,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     if any(method.difference for method in methods):
         tables.append(_difference_table(methods, kinds))
     if any(method.price for method in methods):
-        tables.append(_price_table(methods))
+        tables += _price_tables(methods)
     return tables
 
 
@@ -41,7 +41,9 @@ def notes(comparison: Comparison) -> list[str]:
 
 def _accuracy_table(methods: Sequence[Method], kind: str) -> Table:
     names = [name for name in _AREAS if any(method.mean.get(f"{kind}/{name}") is not None for method in methods)]
-    table = Table("interpolator", title=f"{kind} AP, points of 100: mean (standard deviation over seeds)")
+    several = any(value is not None for method in methods for value in method.deviation.values())
+    title = f"{kind} AP, points of 100" + (": mean (standard deviation)" if several else "")
+    table = Table("interpolator", title=title)
     for name in names:
         table.add_column(name, justify="right")
     best = {name: max(method.mean.get(f"{kind}/{name}") or 0.0 for method in methods) for name in names}
@@ -60,7 +62,7 @@ def _accuracy(method: Method, metric: str, best: float) -> str:
 
 def _difference_table(methods: Sequence[Method], kinds: Sequence[str]) -> Table:
     baseline, *others = methods
-    table = Table("interpolator", title=f"over {baseline.name}: mean (95 % interval)")
+    table = Table("interpolator", title=f"over {baseline.name} (95 % interval)")
     for kind in kinds:
         table.add_column(f"{kind} AP", justify="right")
     table.add_column("seeds", justify="right")
@@ -79,23 +81,37 @@ def _difference(difference: Difference | None) -> str:
     return f"{difference.mean:+.1f} ({difference.low:.1f} to {difference.high:.1f}){'*' if difference.claimed else ''}"
 
 
-def _price_table(methods: Sequence[Method]) -> Table:
+def _price_tables(methods: Sequence[Method]) -> list[Table]:
+    """Of the whole detector and of the interpolator in it."""
     sizes = dict.fromkeys(f"{price.image_hw[0]}x{price.image_hw[1]}" for each in methods if (price := each.price))
     trained = any(method.cells for method in methods)
-    table = Table(title=f"price of an image of {', '.join(sizes)}: detector (interpolator in it)")
-    table.add_column("interpolator", no_wrap=True)
-    for head in ("M params", "G mult-adds", "ms forward", "MiB peak", *(["min training"] if trained else [])):
-        table.add_column(head, justify="right")
+    whole = _numbers(f"price of the detector, an image of {', '.join(sizes)}", ["min training"] if trained else [])
+    inside = _numbers("of it, the interpolator", [])
     for method in methods:
         if (price := method.price) is None:
             continue
-        cells = [
-            f"{price.parameters / 1e6:.2f} ({price.interpolator_parameters / 1e6:.2f})",
-            f"{price.multiply_adds / 1e9:.2f} ({price.interpolator_multiply_adds / 1e9:.2f})",
-            f"{price.milliseconds:.1f} ({price.interpolator_milliseconds:.1f})",
-            f"{price.peak_bytes / 2**20:.1f} ({price.interpolator_peak_bytes / 2**20:.1f})",
-        ]
         seconds = training_seconds(method)
-        cells += ["-" if seconds is None else f"{seconds / 60:.1f}"] if trained else []
-        table.add_row(method.name, *cells)
+        minutes = ["-" if seconds is None else f"{seconds / 60:.1f}"] if trained else []
+        whole.add_row(
+            method.name,
+            f"{price.parameters / 1e6:.2f}",
+            f"{price.multiply_adds / 1e9:.2f}",
+            f"{price.milliseconds:.1f}",
+            f"{price.peak_bytes / 2**20:.1f}",
+            *minutes,
+        )
+        inside.add_row(
+            method.name,
+            f"{price.interpolator_parameters / 1e6:.2f}",
+            f"{price.interpolator_multiply_adds / 1e9:.2f}",
+            f"{price.interpolator_milliseconds:.1f}",
+            f"{price.interpolator_peak_bytes / 2**20:.1f}",
+        )
+    return [whole, inside]
+
+
+def _numbers(title: str, further: Sequence[str]) -> Table:
+    table = Table("interpolator", title=title)
+    for head in ("M parameters", "G multiply-adds", "ms forward", "MiB peak", *further):
+        table.add_column(head, justify="right")
     return table
