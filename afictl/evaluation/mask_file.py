@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import accumulate
 
 import numpy as np
@@ -21,10 +21,10 @@ class MaskFile:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as its owner lives
         self._ends = array("q", [0])
 
-    def add(self, packed: Sequence[bytes]) -> None:
-        """Append masks; an empty one stands for an object without a mask."""
-        self._file.write(b"".join(packed))
-        self._ends.extend(accumulate(map(len, packed), initial=self._ends.pop()))
+    def add(self, packed: bytes, sizes: Iterable[int]) -> None:
+        """Append masks of ``sizes`` bytes, one behind the other; 0 stands for an object without a mask."""
+        self._file.write(packed)
+        self._ends.extend(accumulate(sizes, initial=self._ends.pop()))
 
     def present(self) -> np.ndarray:
         """Which of the n have a mask, bool (n,)."""
