@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -30,8 +30,12 @@ class MaskFile:
         """Which of the n have a mask, bool (n,)."""
         return np.diff(np.frombuffer(self._ends, dtype=np.int64)) > 0
 
-    def read(self, rows: Iterable[int]) -> list[bytes]:
+    def read(self, rows: Sequence[int]) -> list[bytes]:
         """The run lengths of the masks with these numbers."""
         self._file.flush()
-        handle = self._file.fileno()
-        return [os.pread(handle, self._ends[k + 1] - self._ends[k], self._ends[k]) for k in rows]
+        handle, ends = self._file.fileno(), self._ends
+        if not rows or rows[-1] - rows[0] + 1 != len(rows) or list(rows) != list(range(rows[0], rows[-1] + 1)):
+            return [os.pread(handle, ends[k + 1] - ends[k], ends[k]) for k in rows]
+        start = ends[rows[0]]
+        together = os.pread(handle, ends[rows[-1] + 1] - start, start)
+        return [together[ends[k] - start : ends[k + 1] - start] for k in rows]

@@ -22,7 +22,7 @@ from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
 from afictl.evaluation.mask_file import MaskFile
 
-_PIECE = 2**19  # bytes of a file that are parsed at once
+_PIECE = 2**17  # bytes of a file that are parsed at once
 _LOT = 1024  # results of a list that are taken at once
 
 _NUMBER = Field("a number", lambda value: isinstance(value, int | float))
@@ -207,7 +207,7 @@ def _mask_score(result: Result) -> float:
 def _keep_masks(results: list[Result], sizes_hw: np.ndarray, masks: MaskFile) -> list[int]:
     """Put the masks of results into the file; returns their areas in pixels, 0 of one without a mask."""
     found = [item.segmentation for item in results]
-    texts = ["" if mask is None else _compressed(mask) for mask in found]
+    texts = ["" if m is None else m.counts if isinstance(m.counts, str) else _compress(m.counts, m.size) for m in found]
     packed, sizes = "".join(texts).encode("ascii"), np.array(list(map(len, texts)), dtype=np.int64)
     masks.add(packed, sizes.tolist())
     there = np.array([mask is not None for mask in found], dtype=bool)
@@ -220,13 +220,12 @@ def _keep_masks(results: list[Result], sizes_hw: np.ndarray, masks: MaskFile) ->
     return areas.tolist()
 
 
-def _compressed(mask: RunLengths) -> str:
-    if isinstance(mask.counts, str):
-        return mask.counts
-    height, width = mask.size
-    if sum(mask.counts) != height * width or min(mask.counts) < 0:
+def _compress(counts: list[int], size_hw: tuple[int, int]) -> str:
+    """Run lengths that are given as a list."""
+    height, width = size_hw
+    if sum(counts) != height * width or min(counts) < 0:
         raise _UnusualError
-    runs = {"size": [height, width], "counts": mask.counts}
+    runs = {"size": [height, width], "counts": counts}
     return str(coco_mask.frPyObjects(runs, height, width)["counts"], "ascii")
 
 
