@@ -91,18 +91,21 @@ def _worst(reference: dict[str, float | None], ours: dict[str, float | None]) ->
 
 def metric_table(figures: Figures) -> Table:
     """What ``benchmark_metric`` found."""
+    results = figures["results"]
+    compared = (
+        f"{kinds.replace(',', ' and ')}: {found['numbers']} numbers differ by {found['worst_difference']:.1e} at most"
+        for kinds, found in results.items()
+    )
     table = Table(
         title=f"COCO metric of {figures['images']} images with 100 detections each",
-        caption="seconds from both files to all numbers; MB resident at most, and already by imports",
+        caption="\n".join(["seconds from both files to all numbers; MB resident at most, and by imports", *compared]),
     )
-    for head in ("scored", "by", "s", "faster", "CPU s", "peak", "imports", "numbers", "differ by"):
-        table.add_column(head, justify="left" if head in ("scored", "by") else "right")
-    for kinds, found in figures["results"].items():
+    for head in ("scored", "by", "s", "faster", "CPU s", "MB", "imports"):
+        table.add_column(head, justify="left" if head in ("scored", "by") else "right", no_wrap=True)
+    for kinds, found in results.items():
         for library in _LIBRARIES:
             own = found[library]
-            compared = [f"{found['ratio']:.1f}x", str(found["numbers"]), f"{found['worst_difference']:.1e}"]
-            faster, numbers, worst = compared if library == "afictl" else ("", "", "")
+            faster = f"{found['ratio']:.1f}x" if library == "afictl" else ""
             times = (f"{own['seconds']:.1f}", faster, f"{own['cpu_seconds']:.1f}")
-            memory = (f"{own['peak']:.0f}", f"{own['imports']:.0f}")
-            table.add_row(kinds.replace(",", ", "), library, *times, *memory, numbers, worst)
+            table.add_row(kinds.replace(",", ", "), library, *times, f"{own['peak']:.0f}", f"{own['imports']:.0f}")
     return table
