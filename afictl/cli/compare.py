@@ -42,7 +42,8 @@ def compare(
         typer.Option("--runs", metavar="RUN...", help="Train nothing: compare these runs of finetune or compare."),
     ] = None,
     only_cost: Annotated[
-        bool, typer.Option("--only-cost", help="Train nothing: only the prices. --data is not needed.")
+        bool,
+        typer.Option("--only-cost", help="Train nothing: only the prices, on one device. --data is not needed."),
     ] = False,
     weights: options.StartWeights = None,
     backbone_weights: options.BackboneWeights = None,
@@ -77,13 +78,14 @@ def compare(
     }
     if existing:
         _refuse("--runs: the runs are trained; leave out", training)
-        _compare_runs(existing, output or Path("runs") / "compare-runs", data, baseline)
+        _compare_runs(existing, output or Path("runs") / "compare-runs", data, precision, baseline)
         return
     if preset is None:
         raise UserError("give --preset and --data, or --runs with runs that exist; see 'afictl compare --help'")
     names = interpolators or _INTERPOLATORS
     if only_cost:
-        _refuse("--only-cost trains nothing; leave out", {k: training[k] for k in ("--seeds", "--spread")})
+        unused = ("--backbone-weights", "--seeds", "--spread")
+        _refuse("--only-cost trains nothing; leave out", {flag: training[flag] for flag in unused})
         _list_prices(preset, settings or [], names, data, weights, output, precision, baseline)
         return
     if data is None:
@@ -151,11 +153,11 @@ def _train(
         raise UserError(f"{number} run{'s' * (number > 1)} failed, the same command tries again: {told}")
 
 
-def _compare_runs(folders: list[Path], output: Path, data: Path | None, baseline: str | None) -> None:
+def _compare_runs(folders: list[Path], output: Path, data: Path | None, precision: str, baseline: str | None) -> None:
     from afictl.comparison import compare_runs
     from afictl.training import Hardware, launch
 
-    fabric = launch(Hardware(devices="1"))
+    fabric = launch(Hardware(devices="1", precision=precision))
     _show(compare_runs(fabric, folders, output, data=data, baseline=baseline, meter=_meter()), output)
 
 
@@ -170,16 +172,17 @@ def _list_prices(
     baseline: str | None,
 ) -> None:
     from afictl.comparison import parse_contenders, price_list
-    from afictl.comparison.files import write_comparison
+    from afictl.comparison.answer import require_place, write_answer
     from afictl.presets import load_preset
     from afictl.training import Hardware, launch
 
     resolved, contenders = load_preset(preset, settings), parse_contenders(interpolators)
+    if output:
+        require_place(output)
     fabric = launch(Hardware(devices="1", precision=precision))
     prices = price_list(fabric, resolved, contenders, data=data, weights=weights, baseline=baseline, meter=_meter())
     if output:
-        output.mkdir(parents=True, exist_ok=True)
-        write_comparison(prices, output)
+        write_answer(prices, output)
     _show(prices, output)
 
 

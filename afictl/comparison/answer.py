@@ -14,7 +14,7 @@ from afictl.comparison.files import write_comparison
 from afictl.comparison.grid import SETTINGS, describe_grid, train_grid
 from afictl.comparison.meter import Meter, silent
 from afictl.comparison.model import Comparison
-from afictl.comparison.price_list import prices_of_runs
+from afictl.comparison.price_list import how_measured, prices_of_runs
 from afictl.comparison.report import write_report
 from afictl.comparison.rescoring import measure_run
 from afictl.comparison.results import Entry, choose_baseline, conclude
@@ -86,9 +86,9 @@ def compare(
     index = load_coco(data, "val")
     prices = prices_of_runs(fabric, {each.name: found[0].folder for each, found in finished.items()}, index, meter)
     entries = [Entry(each.name, each.source, found, prices[each.name]) for each, found in finished.items()]
-    conditions = in_words(preset, describe_grid(fabric, grid))
+    conditions = in_words(preset, describe_grid(fabric, grid)) | {"prices": how_measured(fabric)}
     comparison = conclude(preset.name, index, entries, conditions, baseline)
-    _write(comparison, output)
+    write_answer(comparison, output)
     return Answer(comparison, failures)
 
 
@@ -117,13 +117,11 @@ def compare_runs(
     Raises:
         UserError: no finished run, two runs of one method and seed, or runs with other data or another evaluation.
     """
-    if (output / SETTINGS).exists() or (
-        output.exists() and any(output.iterdir()) and not (output / "comparison.json").is_file()
-    ):
-        raise UserError(f"{output}: holds something else than a comparison of runs; choose another --output")
+    require_place(output)
     methods = methods_of([read_run(folder) for folder in folders])
     choose_baseline(list(methods), baseline)
     conditions, differing = conditions_of(methods)
+    conditions["prices"] = how_measured(fabric)
     first = next(iter(methods.values()))[0]
     index = load_coco(data or Path(first.config["data"]), "val")
     cells = {name: tuple(measure_run(fabric, run, index, meter) for run in runs) for name, runs in methods.items()}
@@ -131,11 +129,26 @@ def compare_runs(
     entries = [Entry(name, runs[0].source, cells[name], prices[name]) for name, runs in methods.items()]
     presets = dict.fromkeys(run.preset.name for runs in methods.values() for run in runs)
     comparison = conclude(" / ".join(presets), index, entries, conditions, baseline, differing)
-    output.mkdir(parents=True, exist_ok=True)
-    _write(comparison, output)
+    write_answer(comparison, output)
     return comparison
 
 
-def _write(comparison: Comparison, folder: Path) -> None:
+def require_place(output: Path) -> None:
+    """Refuse a folder that holds a grid, or anything else than what ``write_answer`` writes.
+
+    Raises:
+        UserError: it does.
+    """
+    if (output / SETTINGS).exists() or (
+        output.exists() and any(output.iterdir()) and not (output / "comparison.json").is_file()
+    ):
+        raise UserError(
+            f"{output}: holds something else than a comparison of runs or a list of prices; choose another --output"
+        )
+
+
+def write_answer(comparison: Comparison, folder: Path) -> None:
+    """Write ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_comparison(comparison, folder)
     write_report(comparison, folder / "report.html")

@@ -26,7 +26,7 @@ def _method_row(method: Method) -> dict[str, Any]:
     for metric, mean in method.mean.items():
         row |= {metric: mean, f"{metric} sd": method.deviation[metric]}
         difference = method.difference.get(metric)
-        for name in ("mean", "low", "high", "claimed"):
+        for name in ("mean", "low", "high", "seeds", "claimed"):
             row[f"{metric} difference {name}"] = getattr(difference, name) if difference else None
     if method.price:
         row |= asdict(method.price) | {"image_hw": "x".join(map(str, method.price.image_hw))}

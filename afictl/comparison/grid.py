@@ -40,8 +40,10 @@ def train_grid(fabric: Fabric, grid: Grid, spread: int = 1) -> dict[str, str]:
     if spread > 1:
         return train_spread(grid, todo, spread, str(describe(fabric)["precision"]))
     failures = {}
+    scaler = fabric.strategy.precision.state_dict()  # of 16-bit gradients; no cell shall start with another's
     for job in todo:
         fabric.print(f"\n{job} ({1 + todo.index(job)} of {len(todo)})")
+        fabric.strategy.precision.load_state_dict(scaler)
         problem = _attempt(fabric, grid, job)
         if problem:
             fabric.print(f"{job} failed: {problem}")

@@ -87,3 +87,8 @@ class Comparison:
     """What was the same for all, in words, such as ``{"schedule": "800 steps of 4 images"}``."""
     methods: tuple[Method, ...]
     """The baseline first."""
+
+    @property
+    def judged(self) -> int:
+        """How many methods have a difference with an interval; of several, chance could favour one."""
+        return sum(any(found.low is not None for found in method.difference.values()) for method in self.methods)

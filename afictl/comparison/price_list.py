@@ -15,6 +15,7 @@ from afictl.comparison.specification import Contender
 from afictl.data import CocoIndex, load_coco
 from afictl.detectors import Detector
 from afictl.presets import Preset
+from afictl.training.hardware import describe
 from afictl.training.run import LAST
 from afictl.training.stage3 import Start, load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector
@@ -52,7 +53,7 @@ def price_list(
     prices = _prices(fabric, detectors, index, meter)
     entries = [Entry(each.name, each.source, (), prices[each.name]) for each in contenders]
     images = f"the first images of {data}" if data else "an image of noise, as large as evaluation allows"
-    conditions = {"prices": f"of {images}, on {fabric.device}", "precision": str(fabric.strategy.precision.precision)}
+    conditions = {"prices": how_measured(fabric, images)}
     return conclude(preset.name, index, entries, conditions, baseline)
 
 
@@ -60,6 +61,11 @@ def prices_of_runs(fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex
     """The prices of trained detectors, by the name of the folder of each."""
     detectors = {name: load_detector(folder / LAST).detector for name, folder in folders.items()}
     return _prices(fabric, detectors, index, meter)
+
+
+def how_measured(fabric: Fabric, images: str = "the first held-out images") -> str:
+    """What the prices hold for, in words; times mean nothing without it."""
+    return f"of {images}, on {fabric.device}, in {describe(fabric)['precision']}"
 
 
 def _prices(

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from afictl.comparison.model import Comparison
 from afictl.comparison.report_curves import curve_plots
-from afictl.comparison.report_facts import cell_table, commands, conditions, judged, verdicts, versions
+from afictl.comparison.report_facts import cell_table, commands, conditions, verdicts, versions
 from afictl.comparison.report_pictures import THRESHOLD, Gallery, draw_gallery
 from afictl.comparison.report_scatter import scatter_panes
 from afictl.comparison.report_style import dash, hue, marker, style_sheet
@@ -38,7 +38,6 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "comparison": comparison,
         "conditions": conditions(comparison),
         "verdicts": verdicts(comparison),
-        "judged": judged(comparison),
         "tables": method_tables(comparison),
         "panes": scatter_panes(comparison),
         "curves": curve_plots(comparison),

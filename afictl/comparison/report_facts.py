@@ -14,7 +14,6 @@ from afictl.comparison.report_table import NONE, Entry, Row, Table
 
 _NO_VERSION = ("command", "started")
 _COMMANDS = 3
-_JUDGED = ("box/AP", "mask/AP")
 
 
 def conditions(comparison: Comparison) -> list[tuple[str, str]]:
@@ -39,11 +38,6 @@ def verdicts(comparison: Comparison) -> list[tuple[str, bool]]:
         for method in comparison.methods
         if method.verdict
     ]
-
-
-def judged(comparison: Comparison) -> int:
-    """How many methods have a difference with an interval; of several, chance could favour one."""
-    return sum(any(found.low is not None for found in method.difference.values()) for method in comparison.methods)
 
 
 def versions(comparison: Comparison) -> list[tuple[str, str]]:

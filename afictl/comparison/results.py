@@ -53,6 +53,7 @@ def summarize(entries: Sequence[Entry], baseline: str, differing: Sequence[str] 
         metric: claims({name: found[metric].p for name, found in paired.items() if metric in found})
         for metric in _metrics([base])
     }
+    judged = sum(any(each.low is not None for each in found.values()) for found in paired.values())
     methods = [_method(base)]
     for entry in others:
         difference = {
@@ -60,7 +61,7 @@ def summarize(entries: Sequence[Entry], baseline: str, differing: Sequence[str] 
             for metric, found in paired[entry.name].items()
         }
         method = replace(_method(entry), difference=difference)
-        said = verdict(method, methods[0], len(others), differing) if entry.cells else ""
+        said = verdict(method, methods[0], judged, differing) if entry.cells else ""
         methods.append(replace(method, verdict=said))
     return tuple(methods)
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _LEVEL = 0.05
+_EQUAL = 1e-9
+"""Points of AP; deviations below it are errors of rounding."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
         return PairedDifference(mean, None, None, None, count)
     error = spread / math.sqrt(count)
     half = error * t_quantile(1 - _LEVEL / 2, count - 1)
-    p = t_tail(abs(mean) / error, count - 1) if error else None
+    p = t_tail(abs(mean) / error, count - 1) if spread > _EQUAL else None
     return PairedDifference(mean, mean - half, mean + half, p, count)
 
 

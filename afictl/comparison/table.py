@@ -29,9 +29,8 @@ def notes(comparison: Comparison) -> list[str]:
     """What stands under the tables: conditions that were not equal, the verdicts, and how they were reached."""
     lines = [f"{key}: {value}" for key, value in comparison.conditions.items() if key.startswith(NOT_THE_SAME)]
     lines += [method.verdict for method in comparison.methods if method.verdict]
-    compared = sum(bool(method.difference) for method in comparison.methods)
-    if any(found.low is not None for method in comparison.methods for found in method.difference.values()):
-        rule = f" by Holm's rule over {compared} methods" if compared > 1 else ""
+    if judged := comparison.judged:
+        rule = f" by Holm's rule over {judged} methods" if judged > 1 else ""
         lines.append(
             f"Intervals: 95 %, Student's t, paired by seed; claimed (*): at 5 %{rule}, each metric by itself."
             " They cover chance in training, not in the choice of the images."

@@ -13,12 +13,12 @@ def verdict(method: Method, baseline: Method, compared: int, differing: Sequence
     Args:
         method: with its differences.
         baseline: what they are taken from.
-        compared: how many methods are compared with the baseline; a difference must stand out among as many.
+        compared: how many methods have an interval; a difference must stand out among as many.
         differing: conditions that were not the same for all.
     """
     found = {kind: method.difference[f"{kind}/AP"] for kind in ("box", "mask") if f"{kind}/AP" in method.difference}
     if not found:
-        return f"{method.name}: nothing can be claimed, as no seed was run with both it and {baseline.name}"
+        return f"{method.name}: nothing can be claimed, as no seed has an AP of both it and {baseline.name}"
     said = "; ".join(_said(kind, difference, baseline.name, compared) for kind, difference in found.items())
     price = _price(method, baseline)
     if price:
@@ -37,6 +37,8 @@ def _said(kind: str, difference: Difference, baseline: str, compared: int) -> st
         return f"{amount} {kind} AP {'over' if difference.mean > 0 else 'against'} {baseline} ({interval})"
     alone = difference.low > 0 or difference.high < 0
     reason = f"; too little to stand out among {compared} methods" if alone and compared > 1 else ""
+    if difference.high - difference.low < 1e-6:  # but for rounding
+        reason = "; the same for every seed, which leaves no spread to judge it by"
     return f"no difference in {kind} AP to {baseline} can be claimed ({amount}, {interval}{reason})"
 
 

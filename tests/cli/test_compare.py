@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from afictl import comparison
 from afictl.cli import compare as module
 from tests.training.conftest import SMALL
 
@@ -51,6 +53,7 @@ def test_a_folder_with_a_comma_in_its_name_is_one_run(run, tmp_path, monkeypatch
         (("--preset", TINY), "give --data"),
         (("--runs", "A", "--preset", TINY, "--seeds", "3"), "the runs are trained; leave out --preset, --seeds"),
         (("--only-cost", "--preset", TINY, "--seeds", "3"), "--only-cost trains nothing; leave out --seeds"),
+        (("--only-cost", "--preset", TINY, "--backbone-weights", "W"), "trains nothing; leave out --backbone-weights"),
         (("--runs", "nowhere"), "--runs nowhere: no run folder"),
     ],
 )
@@ -81,5 +84,28 @@ def test_prices_alone_are_printed_and_written(afictl, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "comparison.csv",
         "comparison.json",
+        "report.html",
         "runs.csv",
     ]
+    prices = json.loads((tmp_path / "out" / "comparison.json").read_text())["conditions"]["prices"]
+    assert prices == "of an image of noise, as large as evaluation allows, on cpu, in 32-true"
+
+
+def test_prices_do_not_replace_a_comparison(afictl, tmp_path):
+    (tmp_path / "compare.json").write_text("{}")
+    code, _, errors = afictl("compare", "--only-cost", "--preset", TINY, "--output", str(tmp_path))
+    assert code == 2
+    assert "choose another --output" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
+
+
+def test_existing_runs_are_measured_in_the_precision_that_is_asked_for(monkeypatch, tmp_path):
+    seen = []
+
+    def compare_runs(fabric, folders, output, **further):
+        seen.append(fabric.strategy.precision.precision)
+
+    monkeypatch.setattr(comparison, "compare_runs", compare_runs)
+    monkeypatch.setattr(module, "_show", lambda *_: None)
+    module._compare_runs([Path("A")], tmp_path, None, "bf16-mixed", None)
+    assert seen == ["bf16-mixed"]

@@ -29,6 +29,7 @@ def test_accuracy_and_price_of_every_method(fabric, preset, contenders, shapes_d
     assert [row["interpolator"] for row in rows] == ["nearest", "afi"]
     assert float(rows[1]["interpolator_parameters"]) == afi.price.interpolator_parameters
     assert float(rows[1]["box/AP difference mean"]) == pytest.approx(afi.difference["box/AP"].mean)
+    assert rows[1]["box/AP difference seeds"] == "2"
     with (tmp_path / "out" / "runs.csv").open() as file:
         rows = [(row["interpolator"], row["seed"]) for row in csv.DictReader(file)]
     assert rows == [("nearest", "0"), ("nearest", "1"), ("afi", "0"), ("afi", "1")]

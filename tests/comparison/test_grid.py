@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
 from afictl import AFInterpolator, UserError, build_interpolator, interpolator_kinds, load_preset
 from afictl.comparison import Contender, compare
+from afictl.comparison import grid as grid_module
 from afictl.comparison.grid import train_grid
 from afictl.comparison.specification import Grid
 from afictl.training import step as step_module
@@ -74,6 +76,20 @@ def test_another_seed_starts_otherwise(preset):
     drawn = [name for name in ours if name.startswith("head.") and name.endswith("weight")]
     assert drawn
     assert not [name for name in drawn if torch.equal(ours[name], theirs[name])]
+
+
+def test_every_cell_starts_with_a_fresh_scaler_of_16_bit_gradients(fabric, grid, monkeypatch):
+    precision = MixedPrecision("16-mixed", "cpu")
+    monkeypatch.setattr(fabric.strategy, "_precision", precision)
+    scales = []
+
+    def train(fabric, preset, data, job):
+        scales.append(precision.scaler.get_scale())
+        precision.scaler.load_state_dict({**precision.scaler.state_dict(), "scale": 3.0})
+
+    monkeypatch.setattr(grid_module, "train_cell", train)
+    assert train_grid(fabric, grid) == {}
+    assert scales[0] == scales[1] > 3
 
 
 def test_within_a_seed_all_see_the_same_images_in_the_same_order(fabric, grid, monkeypatch):

@@ -79,3 +79,10 @@ def test_cuda_agrees_on_large_tensors():
     with LiveBytes() as memory:
         run()
     assert peak_bytes(run, device) == memory.peak
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_charges_no_lasting_workspace_to_the_first():
+    x = torch.ones(256, 256, device="cuda")
+    torch._C._cuda_clearCublasWorkspaces()
+    assert peak_bytes(lambda: x @ x, x.device) == x.nbytes

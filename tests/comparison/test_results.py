@@ -53,10 +53,17 @@ def test_a_claim_must_stand_out_among_all_methods():
         assert "too little to stand out among 2 methods" in method.verdict
 
 
+def test_a_method_of_one_seed_is_not_counted_among_those_that_must_be_beaten():
+    several = [entry("nearest", [30.0] * 3), *(entry(name, [31.0, 31.5, 32.0]) for name in ("afi", "carafe"))]
+    methods = summarize([*several, entry("fade", [30.9])], "nearest")
+    assert "too little to stand out among 2 methods" in methods[1].verdict
+    assert "nothing can be claimed from one seed" in methods[3].verdict
+
+
 def test_without_a_common_seed_nothing_is_said():
     methods = summarize([entry("nearest", [30.0], seeds=(0,)), entry("afi", [35.0], seeds=(1,))], "nearest")
     assert methods[1].difference == {}
-    assert "no seed was run with both" in methods[1].verdict
+    assert "no seed has an AP of both" in methods[1].verdict
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ def test_a_paired_difference_by_hand():
     assert found.p == pytest.approx(0.0742, abs=1e-4)  # t = 3.4641 with 2 degrees of freedom
 
 
+def test_errors_of_rounding_are_no_spread():
+    assert paired_difference([30.3 - 30.0, 40.3 - 40.0]).p is None
+
+
 def test_the_interval_leaves_out_zero_exactly_where_p_is_below_5_percent():
     for values in itertools.product([0.1, 0.5, 1.1], [0.4, 0.9], [0.8, -0.2]):
         found = paired_difference(values)

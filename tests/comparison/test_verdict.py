@@ -58,7 +58,14 @@ OPEN = Difference(0.3, -0.9, 1.5, 3, False)
             "AFI +1.8 box AP over nearest (95 % interval 0.9 to 2.7, 3 seeds); no difference in mask AP to nearest can"
             " be claimed (+0.3, 95 % interval -0.9 to 1.5, 3 seeds), at 1.9x the multiply-adds",
         ),
-        ({}, 1900, 1, "AFI: nothing can be claimed, as no seed was run with both it and nearest"),
+        ({}, 1900, 1, "AFI: nothing can be claimed, as no seed has an AP of both it and nearest"),
+        (
+            {"box_AP": Difference(0.8, 0.8, 0.8, 2, False)},
+            None,
+            3,
+            "AFI: no difference in box AP to nearest can be claimed (+0.8, 95 % interval 0.8 to 0.8, 2 seeds; the same"
+            " for every seed, which leaves no spread to judge it by)",
+        ),
     ],
 )
 def test_verdicts(differences, work, compared, expected):
