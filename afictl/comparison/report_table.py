@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from afictl.comparison import verdict
 from afictl.comparison.model import Comparison, Difference, Method, Price
 from afictl.comparison.report_plots import MINUS
 
@@ -114,8 +115,7 @@ def class_tables(comparison: Comparison) -> tuple[list[Table], int]:
 
 def signed(value: float) -> str:
     """One decimal and a real minus; no sign before a zero."""
-    text = f"{value:+.1f}"
-    return "0.0" if text[1:] == "0.0" else text.replace("-", MINUS)
+    return verdict.signed(value).replace("-", MINUS)
 
 
 def _source(method: Method) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 from afictl.comparison.conditions import NOT_THE_SAME
 from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method
+from afictl.comparison.verdict import signed
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -76,8 +77,10 @@ def _difference(difference: Difference | None) -> str:
     if difference is None:
         return "-"
     if difference.low is None:
-        return f"{difference.mean:+.1f}"
-    return f"{difference.mean:+.1f} ({difference.low:.1f} to {difference.high:.1f}){'*' if difference.claimed else ''}"
+        return signed(difference.mean)
+    return (
+        f"{signed(difference.mean)} ({difference.low:.1f} to {difference.high:.1f}){'*' if difference.claimed else ''}"
+    )
 
 
 def _price_tables(methods: Sequence[Method]) -> list[Table]:

@@ -28,8 +28,14 @@ def verdict(method: Method, baseline: Method, compared: int, differing: Sequence
     return f"{method.name}{' ' if next(iter(found.values())).claimed else ': '}{said}"
 
 
+def signed(points: float) -> str:
+    """A difference to one tenth with its sign; what rounds to nothing has none."""
+    text = f"{points:+.1f}"
+    return text if float(text) else "0.0"
+
+
 def _said(kind: str, difference: Difference, baseline: str, compared: int) -> str:
-    amount = f"{difference.mean:+.1f}"
+    amount = signed(difference.mean)
     if difference.low is None or difference.high is None:
         return f"nothing can be claimed from one seed ({amount} {kind} AP)"
     interval = f"95 % interval {difference.low:.1f} to {difference.high:.1f}, {difference.seeds} seeds"
