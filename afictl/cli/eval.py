@@ -110,6 +110,8 @@ def evaluate(
         raise UserError("--tta detects anew: pass --weights RUN, not --predictions FILE")
     augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
     sources = weights or predictions or []
+    for source in sources:
+        folder_of(source)
     fabric = launch(Hardware(devices, nodes, precision)) if weights else None
     writes = fabric is None or fabric.is_global_zero
     console = Console(soft_wrap=True, quiet=not writes)
