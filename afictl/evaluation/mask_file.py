@@ -23,6 +23,7 @@ class MaskFile:
 
     def add(self, packed: Sequence[bytes]) -> None:
         """Append masks; an empty one stands for an object without a mask."""
+        self._file.seek(0, os.SEEK_END)
         self._file.write(b"".join(packed))
         self._ends.extend(accumulate(map(len, packed), initial=self._ends.pop()))
 
@@ -32,6 +33,8 @@ class MaskFile:
 
     def read(self, rows: Iterable[int]) -> list[bytes]:
         """The run lengths of the masks with these numbers."""
-        self._file.flush()
-        handle = self._file.fileno()
-        return [os.pread(handle, self._ends[k + 1] - self._ends[k], self._ends[k]) for k in rows]
+        return [self._read(self._ends[k], self._ends[k + 1]) for k in rows]
+
+    def _read(self, start: int, end: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(end - start)
