@@ -82,3 +82,26 @@ def interpolators(
     console.print(table(figures, channels, (height, width)))
     if json_file:
         write_text(json_file, json.dumps([asdict(each) for each in figures], indent=2))
+
+
+@app.command()
+def metric(
+    images: Annotated[int, typer.Option(min=1, help="Generated images, with 100 detections each.")] = 5000,
+    masks: Annotated[bool, typer.Option("--masks", help="Measure the mask metric too.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement; the best one counts.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Measure the COCO metric beside pycocotools, from files to numbers: time, memory and the worst difference."""
+    import json
+
+    from rich.console import Console
+
+    from afictl.comparison.benchmarks.metric import benchmark_metric, metric_table
+    from afictl.training.run import write_text
+
+    console = Console()
+    figures = benchmark_metric(images, masks, rounds=rounds, say=console.print)
+    console.print(metric_table(figures))
+    if json_file:
+        write_text(json_file, json.dumps(figures, indent=2))

@@ -37,7 +37,7 @@ def tell(error: BaseException) -> int:
     if "--debug" in sys.argv and not isinstance(error, _ClickError):
         raise error
     line, code = _describe(error)
-    if not _told_by_rank_0():
+    if not _told_by_rank_0(error):
         typer.echo(f"error: {' '.join(line.split())}", err=True)
     return code
 
@@ -93,13 +93,15 @@ def _rank() -> str:
     return os.environ.get("LOCAL_RANK", "0")
 
 
-def _told_by_rank_0() -> bool:
+def _told_by_rank_0(error: BaseException) -> bool:
     """Whether the process that started this one as a further rank ends as well, having told the same.
 
     A fault of one rank alone, such as an image that only it reads, leaves rank 0 waiting and must be told here.
     """
     if _rank() == "0":
         return False
+    if getattr(error, "met_by_all", False):
+        return True
     starter, deadline = os.getppid(), time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         if os.getppid() != starter:

@@ -157,7 +157,7 @@ _COSTS: tuple[tuple[str, str, float, str, str, _Reading, _Reading], ...] = (
     ("Parameters", "M", 1e6, ".2f", "of it", lambda p: p.parameters, lambda p: p.interpolator_parameters),
     ("Multiply-adds", "G", 1e9, ".2f", "of it", lambda p: p.multiply_adds, lambda p: p.interpolator_multiply_adds),
     ("Forward", "ms", 1.0, ".1f", "of it", lambda p: p.milliseconds, lambda p: p.interpolator_milliseconds),
-    ("Peak memory", "MiB", 2.0**20, ".0f", "alone", lambda p: p.peak_bytes, lambda p: p.interpolator_peak_bytes),
+    ("Peak memory", "MiB", 2.0**20, ".1f", "alone", lambda p: p.peak_bytes, lambda p: p.interpolator_peak_bytes),
 )
 _PRICE_HEADS = (*((title, unit) for title, unit, *_ in _COSTS), ("Training", "minutes"))
 

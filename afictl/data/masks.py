@@ -52,7 +52,7 @@ def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[s
 
 def fills(packed: bytes, pixels: int) -> bool:
     """Whether compressed run lengths are readable and make up ``pixels``."""
-    return bool(run_length_areas([packed], np.array([pixels]))[0] >= 0)
+    return bool(run_length_areas(packed, np.array([len(packed)]), np.array([pixels]))[0] >= 0)
 
 
 def draw_segmentation(

@@ -7,32 +7,30 @@ set pixels in turn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 _CHARACTERS = 7
 """Of one run at most: 35 bits; a run has 32."""
 
 
-def run_length_areas(packed: Sequence[bytes], pixels: np.ndarray) -> np.ndarray:
+def run_length_areas(packed: bytes, sizes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """Set pixels of each mask; -1 where its run lengths are not readable or do not make up its image.
 
     Args:
-        packed: the ``counts`` of n masks.
+        packed: the ``counts`` of n masks, one behind the other.
+        sizes: (n,) int64, bytes of each.
         pixels: (n,) int64, height x width of each.
 
     Returns:
         (n,) int64.
     """
-    areas = np.full(len(packed), -1, dtype=np.int64)
-    sixes = _sixes(b"".join(packed))
-    sizes = np.array([len(counts) for counts in packed], dtype=np.int64)
-    whole = _whole_runs(sixes, sizes) if len(sixes) else areas >= 0
-    if len(sixes) and whole.all():
-        return _areas(sixes, sizes, pixels)
-    if whole.any():
-        areas[whole] = run_length_areas([packed[k] for k in np.flatnonzero(whole).tolist()], pixels[whole])
+    sixes = _sixes(packed)
+    whole = _whole_runs(sixes, sizes) if len(sixes) else np.zeros(len(sizes), dtype=bool)
+    if not whole.all():
+        sixes = sixes[np.repeat(whole, sizes)]
+    areas = np.full(len(sizes), -1, dtype=np.int64)
+    if len(sixes):
+        areas[whole] = _areas(sixes, sizes[whole], pixels[whole])
     return areas
 
 

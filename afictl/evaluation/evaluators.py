@@ -27,10 +27,15 @@ def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: Outli
     scorer = StreamingEval(_categories(ground_truth), "segm" if outlines else "bbox")
     for first in range(0, len(ground_truth.image_ids), _IMAGES):
         last = min(first + _IMAGES, len(ground_truth.image_ids))
-        rows = predictions.of(first, last)
-        found: Any = list(_masks(ground_truth, predictions, rows)) if outlines else _table(predictions, rows)
+        rows = np.arange(*predictions.of(first, last).indices(len(predictions.images)))
         objects = list(_objects(ground_truth, outlines, ground_truth.objects_of(first, last)))
-        scorer.update(_images(ground_truth, first, last), objects, found)
+        images = _images(ground_truth, first, last)
+        if outlines is None:
+            scorer.update(images, objects, _table(predictions, rows))
+        else:
+            rows = rows[predictions.has_mask[rows]]
+            masks: Any = _run_lengths(ground_truth, predictions, rows)
+            scorer.update(images, objects, _mask_table(predictions, rows), segmentation=masks)
     result = scorer.finalize()
     result.accumulate()
     return _precision(result)
@@ -41,8 +46,8 @@ def pycocotools(ground_truth: GroundTruth, predictions: Predictions, outlines: O
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    every, count = slice(0, len(predictions.images)), len(ground_truth.image_ids)
-    found = _sized_masks(ground_truth, predictions, every) if outlines else _boxes(predictions)
+    count = len(ground_truth.image_ids)
+    found = _masks(ground_truth, predictions) if outlines else _boxes(predictions)
     sides: Any = (
         list(_objects(ground_truth, outlines, slice(0, len(ground_truth.images)))),
         [{**item, "id": number, "iscrowd": 0} for number, item in enumerate(found, start=1)],
@@ -96,34 +101,44 @@ def _objects(ground_truth: GroundTruth, outlines: Outlines | None, rows: slice) 
         yield {"id": rows.start + k + 1, **dict(zip(names, values, strict=True)), **mask}
 
 
-def _table(predictions: Predictions, rows: slice) -> npt.NDArray[np.float64]:
+def _table(predictions: Predictions, rows: np.ndarray) -> npt.NDArray[np.float64]:
     """(k,7): image, xywh, score, category."""
     columns = (predictions.images[rows] + 1, predictions.boxes[rows], predictions.scores[rows])
     return np.column_stack([*columns, predictions.categories[rows] + 1]).astype(np.float64)
 
 
+def _mask_table(predictions: Predictions, rows: np.ndarray) -> npt.NDArray[np.float64]:
+    """The same for masks, ranked by their own score, each with a box as large as the mask.
+
+    By that hotcoco sorts them into size ranges, and not by the box that was found; detectron2 scores masks so too.
+    """
+    table = _table(predictions, rows)
+    table[:, 1:5] = 0, 0, 0, 1
+    table[:, 3], table[:, 5] = predictions.mask_areas[rows], predictions.mask_scores[rows]
+    return table
+
+
+def _run_lengths(ground_truth: GroundTruth, predictions: Predictions, rows: np.ndarray) -> list[dict[str, Any]]:
+    sizes = ground_truth.sizes_hw[predictions.images[rows]].tolist()
+    masks = predictions.masks.read(predictions.mask_rows[rows].tolist())
+    return [{"size": size, "counts": counts} for size, counts in zip(sizes, masks, strict=True)]
+
+
 def _boxes(predictions: Predictions) -> Iterator[dict[str, Any]]:
-    for image, *box, score, category in _table(predictions, slice(None)).tolist():
+    for image, *box, score, category in _table(predictions, np.arange(len(predictions.images))).tolist():
         area = box[2] * box[3]
         yield {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score, "area": area}
 
 
-def _sized_masks(ground_truth: GroundTruth, predictions: Predictions, rows: slice) -> Iterator[dict[str, Any]]:
-    for item in _masks(ground_truth, predictions, rows):
-        yield {**item, "area": float(coco_mask.area(item["segmentation"]))}
-
-
-def _masks(ground_truth: GroundTruth, predictions: Predictions, rows: slice) -> Iterator[dict[str, Any]]:
-    """Results with masks, without their boxes.
-
-    So hotcoco sorts them into size ranges by the mask's area and not, as results with boxes, by the box's;
-    detectron2 scores masks so too.
-    """
-    chosen = np.arange(rows.start, rows.stop)[predictions.has_mask[rows]]
-    images = predictions.images[chosen]
-    masks = predictions.masks.read(predictions.mask_rows[chosen].tolist())
-    columns = (images + 1, predictions.categories[chosen] + 1, predictions.mask_scores[chosen])
-    sizes = ground_truth.sizes_hw[images].tolist()
-    for image, category, score, size, counts in zip(*(c.tolist() for c in columns), sizes, masks, strict=True):
-        mask = {"size": size, "counts": counts}
-        yield {"image_id": image, "category_id": category, "segmentation": mask, "score": score}
+def _masks(ground_truth: GroundTruth, predictions: Predictions) -> Iterator[dict[str, Any]]:
+    rows = np.flatnonzero(predictions.has_mask)
+    masks = _run_lengths(ground_truth, predictions, rows)
+    for (image, *_, score, category), mask in zip(_mask_table(predictions, rows).tolist(), masks, strict=True):
+        area = float(coco_mask.area(mask))
+        yield {
+            "image_id": int(image),
+            "category_id": int(category),
+            "segmentation": mask,
+            "score": score,
+            "area": area,
+        }

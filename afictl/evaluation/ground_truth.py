@@ -176,7 +176,8 @@ def outlines_of(ground_truth: GroundTruth) -> Outlines | None:
         size = ground_truth.sizes_hw[ground_truth.images[k]].tolist()
         counts = _run_lengths(value, size)
         missing[k] = counts is None
-        masks.add([_filled_box(ground_truth.boxes[k], size) if counts is None else counts])
+        counts = _filled_box(ground_truth.boxes[k], size) if counts is None else counts
+        masks.add(counts, [len(counts)])
     if missing.all():
         return None
     return Outlines(masks, ground_truth.crowd | missing)

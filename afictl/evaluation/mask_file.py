@@ -21,20 +21,25 @@ class MaskFile:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as its owner lives
         self._ends = array("q", [0])
 
-    def add(self, packed: Sequence[bytes]) -> None:
-        """Append masks; an empty one stands for an object without a mask."""
+    def add(self, packed: bytes, sizes: Iterable[int]) -> None:
+        """Append masks of ``sizes`` bytes, one behind the other; 0 stands for an object without a mask."""
         self._file.seek(0, os.SEEK_END)
-        self._file.write(b"".join(packed))
-        self._ends.extend(accumulate(map(len, packed), initial=self._ends.pop()))
+        self._file.write(packed)
+        self._ends.extend(accumulate(sizes, initial=self._ends.pop()))
 
     def present(self) -> np.ndarray:
         """Which of the n have a mask, bool (n,)."""
         return np.diff(np.frombuffer(self._ends, dtype=np.int64)) > 0
 
-    def read(self, rows: Iterable[int]) -> list[bytes]:
+    def read(self, rows: Sequence[int]) -> list[bytes]:
         """The run lengths of the masks with these numbers."""
-        return [self._read(self._ends[k], self._ends[k + 1]) for k in rows]
+        ends = self._ends
+        if not rows or rows[-1] - rows[0] + 1 != len(rows) or list(rows) != list(range(rows[0], rows[-1] + 1)):
+            return [self._between(ends[k], ends[k + 1]) for k in rows]
+        start = ends[rows[0]]
+        together = self._between(start, ends[rows[-1] + 1])
+        return [together[ends[k] - start : ends[k + 1] - start] for k in rows]
 
-    def _read(self, start: int, end: int) -> bytes:
-        self._file.seek(start)
+    def _between(self, start: int, end: int) -> bytes:
+        self._file.seek(start)  # Windows has no pread
         return self._file.read(end - start)

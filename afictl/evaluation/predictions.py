@@ -22,7 +22,7 @@ from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
 from afictl.evaluation.mask_file import MaskFile
 
-_PIECE = 2**19  # bytes of a file that are parsed at once
+_PIECE = 2**17  # bytes of a file that are parsed at once
 _LOT = 1024  # results of a list that are taken at once
 
 _NUMBER = Field("a number", lambda value: isinstance(value, int | float))
@@ -66,6 +66,8 @@ class Predictions:
     scores: np.ndarray
     mask_scores: np.ndarray
     """(k,) float64 each."""
+    mask_areas: np.ndarray
+    """(k,) float64, pixels."""
     has_mask: np.ndarray
     """(k,) bool."""
     mask_rows: np.ndarray
@@ -160,10 +162,11 @@ def _collect(lots: Iterable[list[Result]], ground_truth: GroundTruth, restricted
         if len(kept) < len(lot) and not restricted:
             raise _UnusualError
         images = [place[item.image_id] for item in kept]
+        areas = _keep_masks(kept, ground_truth.sizes_hw[images], masks)
         positions.extend(chain.from_iterable(zip(images, [column[item.category_id] for item in kept], strict=True)))
-        numbers.extend(chain.from_iterable([(*item.bbox, item.score, _mask_score(item)) for item in kept]))
-        masks.add(_packed(kept, ground_truth.sizes_hw[images]))
-    table = np.frombuffer(numbers, dtype=np.float64).reshape(-1, 6)
+        rows = [(*item.bbox, item.score, _mask_score(item), area) for item, area in zip(kept, areas, strict=True)]
+        numbers.extend(chain.from_iterable(rows))
+    table = np.frombuffer(numbers, dtype=np.float64).reshape(-1, 7)
     where = np.frombuffer(positions, dtype=np.int64).reshape(-1, 2)
     if not np.isfinite(table).all():
         raise _UnusualError
@@ -175,6 +178,7 @@ def _collect(lots: Iterable[list[Result]], ground_truth: GroundTruth, restricted
         boxes=table[:, :4],
         scores=table[:, 4],
         mask_scores=table[:, 5],
+        mask_areas=table[:, 6],
         has_mask=masks.present()[order],
         mask_rows=order,
         masks=masks,
@@ -185,28 +189,29 @@ def _mask_score(result: Result) -> float:
     return result.score if result.mask_score is None else result.mask_score
 
 
-def _packed(results: list[Result], sizes_hw: np.ndarray) -> list[bytes]:
-    """Compressed run lengths of each result, empty for one without a mask."""
-    packed = [b"" if item.segmentation is None else _compressed(item.segmentation) for item in results]
-    with_mask = [k for k, counts in enumerate(packed) if counts]
-    if not with_mask:
-        return packed
-    stated = [tuple(results[k].segmentation.size) for k in with_mask]  # type: ignore[union-attr]
-    if stated != list(map(tuple, sizes_hw[with_mask].tolist())):
-        raise _UnusualError
-    areas = run_length_areas([packed[k] for k in with_mask], sizes_hw[with_mask].prod(axis=1))
-    if (areas < 0).any():
-        raise _UnusualError
-    return packed
+def _keep_masks(results: list[Result], sizes_hw: np.ndarray, masks: MaskFile) -> list[int]:
+    """Put the masks of results into the file; returns their areas in pixels, 0 of one without a mask."""
+    found = [item.segmentation for item in results]
+    texts = ["" if m is None else m.counts if isinstance(m.counts, str) else _compress(m.counts, m.size) for m in found]
+    packed, sizes = "".join(texts).encode("ascii"), np.array(list(map(len, texts)), dtype=np.int64)
+    masks.add(packed, sizes.tolist())
+    there = np.array([mask is not None for mask in found], dtype=bool)
+    areas = np.zeros(len(results), dtype=np.int64)
+    if there.any():
+        stated = np.array([mask.size for mask in found if mask is not None])
+        areas[there] = run_length_areas(packed, sizes[there], sizes_hw[there].prod(axis=1))
+        if (stated != sizes_hw[there]).any() or (areas < 0).any():
+            raise _UnusualError
+    return areas.tolist()
 
 
-def _compressed(mask: RunLengths) -> bytes:
-    if isinstance(mask.counts, str):
-        return mask.counts.encode("ascii") or b"?"  # no run lengths at all are unsound
-    height, width = mask.size
-    if sum(mask.counts) != height * width or min(mask.counts) < 0:
+def _compress(counts: list[int], size_hw: tuple[int, int]) -> str:
+    """Run lengths that are given as a list."""
+    height, width = size_hw
+    if sum(counts) != height * width or min(counts) < 0:
         raise _UnusualError
-    return bytes(coco_mask.frPyObjects({"size": [height, width], "counts": mask.counts}, height, width)["counts"])
+    runs = {"size": [height, width], "counts": counts}
+    return str(coco_mask.frPyObjects(runs, height, width)["counts"], "ascii")
 
 
 def _check(predictions: Any, source: str, ground_truth: GroundTruth, restricted: bool) -> None:

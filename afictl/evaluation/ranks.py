@@ -24,7 +24,8 @@ def share(action: Callable[[], T], world_size: int) -> list[T]:
     """
     if world_size == 1:
         return [action()]
-    value, failure = None, None
+    value: Any = None
+    failure: Exception | None = None
     try:
         value = action()
     except Exception as error:  # told to the others before it is raised
@@ -32,9 +33,10 @@ def share(action: Callable[[], T], world_size: int) -> list[T]:
     told = "" if failure is None else str(failure) or type(failure).__name__
     everyone: list[Any] = [None] * world_size
     distributed.all_gather_object(everyone, (value, told, isinstance(failure, UserError | OSError)))
-    if failure is not None:
-        raise failure
     for rank, (_, reason, is_mistake) in enumerate(everyone):
-        if reason:
-            raise UserError(reason) if is_mistake else RuntimeError(f"process {rank} failed: {reason}")
+        if reason and failure is None:
+            failure = UserError(reason) if is_mistake else RuntimeError(f"process {rank} failed: {reason}")
+    if failure is not None:
+        failure.met_by_all = True  # type: ignore[attr-defined]  # so that one of them tells it
+        raise failure
     return [result for result, _, _ in everyone]

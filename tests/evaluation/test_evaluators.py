@@ -1,0 +1,180 @@
+"""The fast metric against pycocotools' own reading and matching of the same files, and the memory that it takes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from afictl.comparison.benchmarks.detections_file import write_detections
+from afictl.data.files import find_files
+from afictl.evaluation import predictions, score_predictions
+
+AREAS = (32.0**2, 96.0**2)
+
+
+def reference(truth, found, kind):
+    """Every number that is shown, by pycocotools from the files; masks are as large as they are, not as their boxes."""
+    objects, results = COCO(str(truth)), json.loads(found.read_text())
+    if kind == "mask":
+        results = [{k: v for k, v in item.items() if k != "bbox"} for item in results if item.get("segmentation")]
+        for item in results:
+            item["score"] = item.pop("mask_score", item["score"])
+    scorer = COCOeval(objects, objects.loadRes(results), {"box": "bbox", "mask": "segm"}[kind])
+    scorer.evaluate()
+    scorer.accumulate()
+    scorer.summarize()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    numbers = {f"{kind}/{name}": value for name, value in zip(names, scorer.stats, strict=False)}
+    for k, category in enumerate(objects.loadCats(scorer.params.catIds)):
+        for name, precision in (("AP", scorer.eval["precision"][:, :, k, 0, -1]), ("AP50", None)):
+            values = scorer.eval["precision"][0, :, k, 0, -1] if precision is None else precision
+            defined = values[values > -1]
+            numbers[f"{category['name']}/{kind}/{name}"] = defined.mean() if defined.size else -1
+    return {name: None if value == -1 else pytest.approx(100 * value, abs=1e-6) for name, value in numbers.items()}
+
+
+def check(truth, found, kinds=("box", "mask")):
+    result = score_predictions(found, truth)
+    numbers = dict(result.metrics)
+    for row in result.per_class:
+        numbers |= {f"{row['name']}/{name}": row[name] for name in row if name not in ("name", "objects")}
+    assert numbers == {name: value for kind in kinds for name, value in reference(truth, found, kind).items()}
+    return result
+
+
+def test_a_generated_set(tmp_path):
+    """Crowds, equal scores, 80 classes of which some are without objects, images without objects."""
+    check(*write_detections(tmp_path, 60, masks=True, seed=1))
+
+
+def change(file, edit):
+    content = json.loads(file.read_text())
+    content = edit(content) or content
+    file.write_text(json.dumps(content))
+
+
+def test_unusual_sets(tmp_path):
+    """All of it at once; the numbers depend on each."""
+    truth, found = write_detections(tmp_path, 25, masks=True, seed=2)
+    rng = np.random.default_rng(0)
+
+    def objects(content):
+        wanted = content["annotations"]
+        for item, area in zip(wanted, AREAS * (len(wanted) // 4), strict=False):
+            item["area"] = area  # the limits belong to both sides
+        for item in wanted[::7]:
+            item["category_id"] = 1
+        content["categories"].append({"id": 10**9, "name": "never seen"})
+        content["categories"].reverse()
+        numbers = {image["id"]: 3 * 10**9 - image["id"] for image in content["images"]}
+        for image in content["images"]:
+            image["id"] = numbers[image["id"]]
+        for item in wanted:
+            item["image_id"] = numbers[item["image_id"]]
+        rng.shuffle(wanted)
+
+    def results(content):
+        for item in content:
+            item["image_id"] = 3 * 10**9 - item["image_id"]
+            item["score"] = round(item["score"], 1)
+            if rng.random() < 0.5:
+                item["mask_score"] = round(float(rng.random()), 1)
+            if rng.random() < 0.1:
+                del item["segmentation"]
+        first = content[0]["image_id"]
+        # more than 100 of one class in one image
+        crowded = [{**item, "category_id": 1, "image_id": first} for item in content[:240]]
+        content = [item for item in content if item["image_id"] != content[-1]["image_id"]] + crowded
+        rng.shuffle(content)
+        return content
+
+    change(truth, objects)
+    change(found, results)
+    result = check(truth, found)
+    assert result.metrics["box/APs"] is not None
+
+
+@pytest.mark.parametrize("set_name", ["coco-mini", "bccd"])
+def test_real_annotations(shared_data, tmp_path, set_name):
+    """Jittered and wrong answers to real objects, crowds among them."""
+    truth, _ = find_files(shared_data / set_name, "val")
+    rng = np.random.default_rng(0)
+    content = json.loads(truth.read_text())
+    objects, classes = COCO(str(truth)), [category["id"] for category in content["categories"]]
+    results = []
+    for item in content["annotations"]:
+        for _ in range(int(rng.integers(0, 4))):
+            box = np.array(item["bbox"]) * (1 + rng.normal(0, 0.1, 4))
+            wrong = rng.random() < 0.2
+            result = {
+                "image_id": item["image_id"],
+                "category_id": int(rng.choice(classes)) if wrong else item["category_id"],
+                "bbox": box.clip(0).tolist(),
+                "score": round(float(rng.random()), 2),
+            }
+            if item.get("segmentation"):
+                mask = np.roll(objects.annToMask(item), int(rng.integers(-9, 9)), axis=int(rng.integers(2)))
+                packed = coco_mask.encode(np.asfortranarray(mask))
+                result["segmentation"] = {"size": packed["size"], "counts": packed["counts"].decode()}
+            results.append(result)
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    result = check(truth, tmp_path / "found.json", ("box", "mask") if set_name == "coco-mini" else ("box",))
+    assert 5 < result.metrics["box/AP"] < 95
+
+
+LAYOUTS = [("[", ",", "]"), ("[\n", ",\n", "\n]\n"), (" [ ", " ,\n\n ", " ] ")]
+
+
+@pytest.mark.parametrize(("opening", "between", "closing"), LAYOUTS)
+def test_files_are_cut_between_results_however_they_are_laid_out(tmp_path, monkeypatch, opening, between, closing):
+    truth, found = write_detections(tmp_path, 8, masks=True)
+    entries = list(map(json.dumps, json.loads(found.read_text())))
+    whole = score_predictions(found, truth).metrics
+    found.write_text(opening + between.join(entries) + closing)
+    monkeypatch.setattr(predictions, "_PIECE", 700)
+    monkeypatch.setattr(predictions, "read_json", None)  # would be called where the pieces are not understood
+    assert score_predictions(found, truth).metrics == whole
+
+
+def test_a_file_that_cannot_be_cut_is_read_as_a_whole(tmp_path, monkeypatch):
+    """Where a text looks like the seam between two results."""
+    truth, found = write_detections(tmp_path, 4, masks=False)
+    whole = score_predictions(found, truth).metrics
+    entries = json.loads(found.read_text())
+    found.write_text(json.dumps([{**item, "note": "},{" * 300} for item in entries]))
+    monkeypatch.setattr(predictions, "_PIECE", 700)
+    assert score_predictions(found, truth).metrics == whole
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from afictl.evaluation import evaluators, predictions, score_predictions
+
+def peak():
+    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))
+
+folder = Path(sys.argv[1])
+evaluators._IMAGES, predictions._PIECE = 8, 2**16  # so that few images fill them
+score_predictions(folder / "few" / "predictions.json", folder / "few" / "instances.json")
+before = peak()
+score_predictions(folder / "many" / "predictions.json", folder / "many" / "instances.json")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_masks_do_not_fill_memory(tmp_path):
+    """Eight times the images take less memory than their results have bytes on disk."""
+    for name, images in (("few", 20), ("many", 160)):
+        (tmp_path / name).mkdir()
+        write_detections(tmp_path / name, images, masks=True)
+    large = tmp_path / "many" / "predictions.json"
+    script = [sys.executable, "-c", MEMORY, str(tmp_path)]
+    grown = int(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+    assert 1024 * grown < large.stat().st_size
