@@ -106,8 +106,9 @@ def evaluate(
         raise UserError("pass either --weights RUN or --predictions FILE")
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
-    if tta and predictions:
-        raise UserError("--tta detects anew: pass --weights RUN, not --predictions FILE")
+    if predictions:
+        idle = {"--tta": tta, "--set": bool(settings), "--partial": partial}
+        _refuse(idle, "has no effect on --predictions FILE: it says how to detect; pass --weights RUN")
     augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
     sources = weights or predictions or []
     for source in sources:
@@ -117,6 +118,10 @@ def evaluate(
     console = Console(soft_wrap=True, quiet=not writes)
     index = load_coco(data or data_of(sources[0]), split)
     job = _Job(index, split, limit, evaluator, batch_size, augmentation, settings or [], partial)
+    if job.is_submission:
+        _refuse({"--curves": curves, "--confusion": confusion}, f"needs objects: {index.annotation_file} lists images")
+    else:
+        _refuse({"--name": name is not None}, f"is for a submission: {index.annotation_file} is scored here")
     results: dict[str, Evaluation] = {}
     named = _named(sources)
     folders = _folders(named, output, job)
@@ -140,8 +145,17 @@ def evaluate(
         write_comparison(output or next(iter(folders.values())), results)
 
 
+def _refuse(idle: dict[str, bool], reason: str) -> None:
+    """Raise at an option that was given and would do nothing."""
+    for option, given in idle.items():
+        if given:
+            raise UserError(f"{option} {reason}")
+
+
 def _named(sources: list[Path]) -> dict[str, Path]:
-    """The sources by their names, by their paths where two have the same name."""
+    """The sources by their names, by their paths where two have the same name; none that is not there."""
+    for source in sources:
+        folder_of(source)  # before the first is measured, which may take hours
     names = [name_of(source) for source in sources]
     named = {n if names.count(n) == 1 else str(source): source for n, source in zip(names, sources, strict=True)}
     if len(named) < len(sources):
@@ -151,11 +165,14 @@ def _named(sources: list[Path]) -> dict[str, Path]:
 
 def _folders(named: dict[str, Path], output: Path | None, job: _Job) -> dict[str, Path]:
     """Where the results of each go; with ``output`` and several, into folders of their names inside it."""
-    if output is not None:
-        return {called: output / tidy(called) if len(named) > 1 else output for called in named}
-    folders = {called: _folder(source, job) for called, source in named.items()}
-    if len(set(folders.values())) < len(folders):
-        raise UserError("several of the sources would write to the same folder: give --output DIR")
+    if output is None:
+        folders, advice = {called: _folder(source, job) for called, source in named.items()}, "give --output DIR"
+    elif len(named) == 1:
+        return dict.fromkeys(named, output)
+    else:  # ../run and run are of one name
+        folders, advice = {called: output / tidy(called) for called in named}, "rename one, or give whole paths"
+    if len({folder.resolve() for folder in folders.values()}) < len(folders):
+        raise UserError(f"several of the sources would write to the same folder: {advice}")
     return folders
 
 

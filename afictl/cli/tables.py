@@ -23,18 +23,22 @@ def overall_table(result: Evaluation) -> Table:
 
 def class_table(result: Evaluation) -> Table:
     """AP and AP50 of every class that has objects."""
+    from rich.markup import escape
+
     columns = [f"{kind}/{name}" for kind in kinds(result) for name in ("AP", "AP50")]
     rows = [row for row in result.per_class if row["objects"]]
     absent = len(result.per_class) - len(rows)
     title = f"By class; {absent} without objects left out" if absent else "By class"
     table = _table(title, ("class", "objects", *(column.replace("/", " ") for column in columns)))
     for row in rows:
-        table.add_row(row["name"], str(row["objects"]), *(_points(row[column]) for column in columns))
+        table.add_row(escape(row["name"]), str(row["objects"]), *(_points(row[column]) for column in columns))
     return table
 
 
 def comparison_table(results: Mapping[str, Evaluation]) -> Table:
     """AP of several, one below the other, with their differences to the first."""
+    from rich.markup import escape
+
     first, *_ = results.values()
     table = _table("Average precision, points of 100 (difference to the first)", ("", "of", *METRICS))
     for kind in kinds(first):
@@ -45,7 +49,7 @@ def comparison_table(results: Mapping[str, Evaluation]) -> Table:
                 + ("" if result is first else _change(difference(result, first, f"{kind}/{m}")))
                 for m in METRICS
             ]
-            table.add_row(name, kind, *cells)
+            table.add_row(escape(name), kind, *cells)
     return table
 
 

@@ -66,8 +66,8 @@ def cache_places(file: Path) -> list[Path]:
 def _own_temporary_folder() -> list[Path]:
     """A folder where everybody may write, unless somebody else has made it there."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir()) / f"afictl-{user}"
     try:
+        folder = Path(tempfile.gettempdir()) / f"afictl-{user}"  # there may be none to be written to
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError:

@@ -98,7 +98,8 @@ def _take_whole(data_dir: Path, out_dir: Path, split: str, copy: bool) -> None:
         file, image_dir = find_files(data_dir, split)
     except UserError:
         return
-    name = file.name.replace("2017", "")
+    # A list of test images keeps its name: that is the one by which it is found, and a submission is named by it.
+    name = f"instances_{split}.json" if file.name.startswith("instances_") else file.name
     shutil.copyfile(file, out_dir / "annotations" / name)
     if copy:
         shutil.copytree(image_dir, out_dir / split)

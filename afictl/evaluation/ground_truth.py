@@ -198,5 +198,7 @@ def _polygons(polygons: list[list[float]], size_hw: list[int]) -> bytes:
 
 
 def _filled_box(xywh: np.ndarray, size_hw: list[int]) -> bytes:
-    x, y, width, height = xywh.tolist()
-    return _polygons([[x, y, x + width, y, x + width, y + height, x, y + height]], size_hw)
+    """Of what is inside the image: pycocotools walks along every pixel of an outline, however far it goes."""
+    height, width = size_hw
+    (x1, x2), (y1, y2) = (np.clip((xywh[k], xywh[k] + xywh[k + 2]), 0, (width, height)[k]).tolist() for k in (0, 1))
+    return _polygons([[x1, y1, x2, y1, x2, y2, x1, y2]], size_hw)

@@ -23,6 +23,7 @@ class MaskFile:
 
     def add(self, packed: bytes, sizes: Iterable[int]) -> None:
         """Append masks of ``sizes`` bytes, one behind the other; 0 stands for an object without a mask."""
+        self._file.seek(0, os.SEEK_END)
         self._file.write(packed)
         self._ends.extend(accumulate(sizes, initial=self._ends.pop()))
 
@@ -32,10 +33,13 @@ class MaskFile:
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
         """The run lengths of the masks with these numbers."""
-        self._file.flush()
-        handle, ends = self._file.fileno(), self._ends
+        ends = self._ends
         if not rows or rows[-1] - rows[0] + 1 != len(rows) or list(rows) != list(range(rows[0], rows[-1] + 1)):
-            return [os.pread(handle, ends[k + 1] - ends[k], ends[k]) for k in rows]
+            return [self._between(ends[k], ends[k + 1]) for k in rows]
         start = ends[rows[0]]
-        together = os.pread(handle, ends[rows[-1] + 1] - start, start)
+        together = self._between(start, ends[rows[-1] + 1])
         return [together[ends[k] - start : ends[k + 1] - start] for k in rows]
+
+    def _between(self, start: int, end: int) -> bytes:
+        self._file.seek(start)  # Windows has no pread
+        return self._file.read(end - start)

@@ -5,7 +5,8 @@ The two groups go through the detector one after the other, and their losses are
 2020) without its running ratio of the two losses, which would be a state of its own. So a learning rate or clipping
 chosen for labelled images keeps its meaning at any W, and with W = 0 the weights are exactly those of training on the
 labelled images alone. Each group is normalised by its own batch statistics and its own number of objects, as in
-training on it alone; running statistics of batch norm see both.
+training on it alone. Running statistics see both: those of batch norm, and the mean number of positive anchors that
+RetinaNet divides its losses by, so that its steps are not quite those of labelled images alone even with W = 0.
 """
 
 from __future__ import annotations

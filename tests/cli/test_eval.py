@@ -1,15 +1,19 @@
 """``afictl eval`` on run folders, checkpoint files and prediction files."""
 
 import csv
+import io
 import json
+import shutil
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from afictl.cli.eval import evaluate
+from afictl.cli.tables import METRICS, class_table, comparison_table
 from afictl.errors import UserError
-from afictl.evaluation import EVALUATORS
+from afictl.evaluation import EVALUATORS, Evaluation
 from afictl.tensor_files import read_tensors, save_tensors
 
 app = typer.Typer()
@@ -115,6 +119,9 @@ def test_a_part_of_a_detector_is_measured_only_when_asked_for(untrained_run, sha
         (["--weights", "RUN", "--set", "input.test_sice=32"], "did you mean 'test_size'"),
         (["--weights", "nowhere"], "nowhere: no such file or folder"),
         (["--weights", "RUN", "--split", "test"], "test"),
+        (["--weights", "RUN", "--name", "net"], "--name is for a submission"),
+        (["--predictions", "RUN", "--tta"], "--tta has no effect on --predictions"),
+        (["--predictions", "RUN", "--set", "input.test_size=32"], "--set has no effect on --predictions"),
     ],
 )
 def test_mistakes_are_one_line(untrained_run, arguments, message):
@@ -135,8 +142,6 @@ def test_multi_scale_testing_has_a_folder_of_its_own(untrained_run):
     report = json.loads((untrained_run / "eval-val-first2-tta" / "metrics.json").read_text())
     assert report["tta"] == {"min_sizes": [64, 96], "max_size": 4000, "flip": False}
     assert "mask/AP" in report["metrics"]
-    with pytest.raises(UserError, match="--tta detects anew"):
-        call("--predictions", untrained_run / "eval-val-first2-tta" / "predictions.json", "--tta")
 
 
 def test_several_end_in_one_table_with_differences(untrained_run, shapes, tmp_path):
@@ -157,6 +162,32 @@ def test_several_end_in_one_table_with_differences(untrained_run, shapes, tmp_pa
         assert len(list(csv.DictReader(file))) == len(records) == 24
     with pytest.raises(UserError, match="given twice"):
         call("--weights", untrained_run, "--weights", untrained_run)
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+        call("--weights", untrained_run, "--weights", tmp_path / "nowhere", "--output", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    again = tmp_path / "runs" / ".." / "runs" / "untrained"
+    with pytest.raises(UserError, match="write to the same folder: give --output DIR"):
+        call("--weights", untrained_run, "--weights", again)
+
+
+def test_paths_that_make_one_name_of_a_folder_are_refused(untrained_run, monkeypatch):
+    nested = untrained_run.parent / "nested"
+    shutil.copytree(untrained_run, nested / "untrained")
+    monkeypatch.chdir(nested)
+    with pytest.raises(UserError, match="write to the same folder: rename one"):
+        call("--weights", "untrained", "--weights", "../untrained", "--output", "both")
+    assert not (nested / "both").exists()
+
+
+def test_names_are_shown_as_they_are():
+    row = {"name": "[/] sign", "objects": 3, "box/AP": 1.0, "box/AP50": 2.0}
+    metrics = dict.fromkeys((f"box/{name}" for name in METRICS), 1.0)
+    result = Evaluation(metrics, [row], {})
+    console = Console(width=200, file=io.StringIO())
+    console.print(class_table(result), comparison_table({"[red]": result, "b": result}))
+    shown = console.file.getvalue()
+    assert "[/] sign" in shown
+    assert "[red]" in shown
 
 
 def test_pictures_and_their_numbers(untrained_run):
@@ -178,8 +209,6 @@ def test_pictures_and_their_numbers(untrained_run):
 
 
 def test_a_submission_for_images_without_objects(untrained_run, shapes, tmp_path):
-    import shutil
-
     data = shutil.copytree(shapes, tmp_path / "data")
     content = json.loads((data / "annotations" / "instances_val2017.json").read_text())
     del content["annotations"]
@@ -191,5 +220,7 @@ def test_a_submission_for_images_without_objects(untrained_run, shapes, tmp_path
     names = {str(path.relative_to(folder)) for path in folder.rglob("*.*") if path.is_file()}
     zipped = "detections_test-dev2017_My-net_results.zip"
     assert names == {"predictions.json", f"bbox/{zipped}", f"segm/{zipped}"}
+    with pytest.raises(UserError, match="--curves needs objects"):
+        call("--weights", untrained_run, "--data", data, "--split", "test", "--curves")
     again = call("--predictions", folder / "predictions.json", "--data", data, "--split", "test", "--name", "other")
     assert "detections_test-dev2017_other_results.zip" in "".join(again.output.split())

@@ -231,6 +231,15 @@ def test_a_temporary_folder_of_somebody_else_is_not_trusted(data, tmp_path, monk
     assert len(cache_places(annotations(data))) == 2
 
 
+def test_a_machine_without_a_temporary_folder_has_one_place_less(data, monkeypatch):
+    def missing():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(cache, "tempfile", SimpleNamespace(gettempdir=missing))
+    assert len(cache_places(annotations(data))) == 2
+    assert isinstance(load_coco(data, "train").arrays, MappedArrays)
+
+
 def test_without_locks_everything_still_works(data, monkeypatch):
     monkeypatch.setattr(cache, "fcntl", None)
     assert isinstance(load_coco(data, "train").arrays, MappedArrays)

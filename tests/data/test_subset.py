@@ -65,6 +65,22 @@ def test_names_with_folders_keep_them(write_coco):
 
 
 @pytest.mark.parametrize(
+    "name", ["image_info_test-dev2017.json", "image_info_test2017.json", "instances_test2017.json"]
+)
+def test_test_images_are_found_in_the_part(write_coco, name):
+    data = write_coco([{}], images=[{}, {}])
+    content = json.loads((data / "annotations" / "instances_train.json").read_text())
+    (data / "annotations" / name).write_text(json.dumps(content))
+    (data / "train").rename(data / "test2017")
+    (data / "train").symlink_to(data / "test2017")
+    write_subset(data, data / "part", 0.5)
+    index = load_coco(data / "part", "test")
+    assert len(index) == 2
+    assert index.image_path(0).is_file()
+    assert index.annotation_file.name.startswith(name[:10])
+
+
+@pytest.mark.parametrize(
     ("change", "fraction", "message"),
     [
         (None, 1, "--fraction 1: choose a number between 0 and 1"),

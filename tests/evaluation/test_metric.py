@@ -177,6 +177,14 @@ def test_object_without_outline_is_ignored_among_outlined_ones(write, evaluator)
     assert score_predictions(predictions, path, evaluator=evaluator).metrics["mask/AP"] == pytest.approx(100)
 
 
+def test_a_wild_box_without_outline_costs_no_memory(write):
+    first = [10.0, 10, 20, 20]
+    sound = {"id": 1, "bbox": first, "segmentation": polygon_of_box(first)}
+    path = write(box_set(sound, {"id": 2, "bbox": [100.0, 100, 1e12, 1e12]}))
+    predictions = [found(box, segmentation=rle_of_box(box)) for box in (first, [150.0, 150, 50, 50])]
+    assert score_predictions(predictions, path).metrics["mask/AP"] == pytest.approx(100)
+
+
 UNUSABLE_MASKS = [
     {"size": [WIDTH, HEIGHT], "counts": rle_of_box([100, 100, 50, 50])["counts"]},
     {"size": [HEIGHT, WIDTH], "counts": rle_of_box([100, 100, 50, 50])["counts"][:-2]},
