@@ -10,6 +10,7 @@ import typer
 
 from afictl.cli import options
 from afictl.cli.runs import tidy
+from afictl.cli.tables import roomy_console
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -195,11 +196,9 @@ def _meter() -> Meter:
 
 
 def _show(comparison: Comparison, folder: Path | None) -> None:
-    from rich.console import Console
-
     from afictl.comparison import comparison_tables, notes
 
-    Console().print(*comparison_tables(comparison))
+    roomy_console().print(*comparison_tables(comparison))
     for line in notes(comparison):
         typer.echo(line)
     if folder:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afictl.cli.options import Debug, Settings
+from afictl.cli.tables import roomy_console
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from afictl.detectors import Detector, PartCost
@@ -30,7 +30,7 @@ def list_models(debug: Debug = False) -> None:
 
     from afictl.presets import list_presets, list_torchvision_presets, load_preset
 
-    console = _console()
+    console = roomy_console()
     presets = [load_preset(name) for name in (*list_presets(), *list_torchvision_presets())]
     narrow = console.width < _WIDE
     parts = () if narrow else ("detector", "backbone", "neck")
@@ -93,7 +93,7 @@ def show_model(
         typer.echo(yaml.safe_dump(detector.preset.model_dump(mode="json"), sort_keys=False), nl=False)
         return
     costs = model_cost(detector, image_hw)
-    console = _console()
+    console = roomy_console()
     changes = ", ".join(settings or ())
     console.print(f"{loaded.name}{f' with {changes}' if changes else ''}: {loaded.description}", highlight=False)
     console.print(_cost_table(detector, costs, image_hw, narrow=console.width < _WIDE))
@@ -161,11 +161,3 @@ def _parse_size(text: str) -> tuple[int, int]:
     if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise UserError(f"--size {text}: write HEIGHTxWIDTH in pixels, for example 800x1333")
     return int(height), int(width)
-
-
-def _console() -> Console:
-    """Not narrower than the tables when the output is not a terminal."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=160)

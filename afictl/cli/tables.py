@@ -1,4 +1,4 @@
-"""The tables that ``afictl eval`` shows."""
+"""The tables that ``afictl eval`` shows, and where tables are printed to."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from afictl.evaluation import Evaluation
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def roomy_console() -> Console:
+    """Not narrower than the tables when the output is not a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def overall_table(result: Evaluation) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from afictl.comparison.conditions import NOT_THE_SAME
@@ -43,12 +44,12 @@ def _accuracy_table(methods: Sequence[Method], kind: str) -> Table:
     names = [name for name in _AREAS if any(method.mean.get(f"{kind}/{name}") is not None for method in methods)]
     several = any(value is not None for method in methods for value in method.deviation.values())
     title = f"{kind} AP, points of 100" + (": mean (standard deviation)" if several else "")
-    table = Table("interpolator", title=title)
+    table = _named(title)
     for name in names:
         table.add_column(name, justify="right")
     best = {name: max(method.mean.get(f"{kind}/{name}") or 0.0 for method in methods) for name in names}
     for method in methods:
-        table.add_row(method.name, *(_accuracy(method, f"{kind}/{name}", best[name]) for name in names))
+        table.add_row(escape(method.name), *(_accuracy(method, f"{kind}/{name}", best[name]) for name in names))
     return table
 
 
@@ -62,14 +63,14 @@ def _accuracy(method: Method, metric: str, best: float) -> str:
 
 def _difference_table(methods: Sequence[Method], kinds: Sequence[str]) -> Table:
     baseline, *others = methods
-    table = Table("interpolator", title=f"over {baseline.name} (95 % interval)")
+    table = _named(f"over {escape(baseline.name)} (95 % interval)")
     for kind in kinds:
         table.add_column(f"{kind} AP", justify="right")
     table.add_column("seeds", justify="right")
     for method in others:
         found = [method.difference.get(f"{kind}/AP") for kind in kinds]
         seeds = max((difference.seeds for difference in found if difference), default=0)
-        table.add_row(method.name, *map(_difference, found), str(seeds))
+        table.add_row(escape(method.name), *map(_difference, found), str(seeds))
     return table
 
 
@@ -95,7 +96,7 @@ def _price_tables(methods: Sequence[Method]) -> list[Table]:
         seconds = training_seconds(method)
         minutes = ["-" if seconds is None else f"{seconds / 60:.1f}"] if trained else []
         whole.add_row(
-            method.name,
+            escape(method.name),
             f"{price.parameters / 1e6:.2f}",
             f"{price.multiply_adds / 1e9:.2f}",
             f"{price.milliseconds:.1f}",
@@ -103,7 +104,7 @@ def _price_tables(methods: Sequence[Method]) -> list[Table]:
             *minutes,
         )
         inside.add_row(
-            method.name,
+            escape(method.name),
             f"{price.interpolator_parameters / 1e6:.2f}",
             f"{price.interpolator_multiply_adds / 1e9:.2f}",
             f"{price.interpolator_milliseconds:.1f}",
@@ -112,8 +113,15 @@ def _price_tables(methods: Sequence[Method]) -> list[Table]:
     return [whole, inside]
 
 
+def _named(title: str) -> Table:
+    """A table of methods, whose names stay whole on a narrow terminal."""
+    table = Table(title=title)
+    table.add_column("interpolator", no_wrap=True)
+    return table
+
+
 def _numbers(title: str, further: Sequence[str]) -> Table:
-    table = Table("interpolator", title=title)
+    table = _named(title)
     for head in ("M parameters", "G multiply-adds", "ms forward", "MiB peak", *further):
         table.add_column(head, justify="right")
     return table

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from rich.console import Console
 
 from afictl.comparison import Comparison, comparison_tables, notes
@@ -21,8 +23,8 @@ def comparison(**conditions):
     return Comparison("preset", "val.json", "val", "nearest", conditions, methods)
 
 
-def shown(found):
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+def shown(found, width=100):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(*comparison_tables(found))
     return console.export_text()
 
@@ -34,6 +36,13 @@ def test_tables_show_what_is_known():
     for piece in ("2.00", "3.00", "12.3", "5.0", "0.50", "1.00", "1.2", "0.5"):
         assert piece in text
     assert "APl" not in text  # unknown for every method
+
+
+def test_names_stay_whole_on_a_narrow_terminal():
+    found = comparison()
+    odd = replace(found.methods[1], name="afi-[red]of-the-longer-run")
+    text = shown(replace(found, methods=(found.methods[0], odd)), width=60)
+    assert text.count(odd.name) == 4  # in every table
 
 
 def test_notes_tell_verdicts_and_how_they_were_reached():
