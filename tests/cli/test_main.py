@@ -84,6 +84,7 @@ def test_a_mistake_in_its_own_process():
         ("eval nowhere", "unexpected extra argument"),
         ("--verbose", "no such option '--verbose'"),
         ("finetune --preset x --data . --precision 8", "8 is not 32-true, bf16-mixed or 16-mixed"),
+        ("finetune --preset x --data . --devices -1", "-1 is neither a number from 1 on nor 'auto'"),
         ("finetune --preset x --data . --seed -1", "'--seed'"),
         ("pretrain --guide nowhere --stages 3", "--stages 3"),
         ("visualize --weights nowhere --data . --images .", "--data DIR or --images PATH, not both"),
