@@ -93,6 +93,7 @@ def test_a_mistake_in_its_own_process():
         ("model show mask-rcnn-r50-fnp", "did you mean 'mask-rcnn-r50-fpn'"),
         (f"finetune --preset {TINY} --data nowhere", "nowhere"),
         (f"finetune --preset {TINY} --data . --set train.lrr=1", "'lr'"),
+        (f"finetune --preset {TINY} --data . --partial", "--partial says how: add --weights"),
         ("eval --weights nowhere --data .", "nowhere"),
         ("eval --weights nowhere", "nowhere: no such file or folder"),
         ("pretrain --guide nowhere", "nowhere: no such file or folder"),
