@@ -93,7 +93,7 @@ def multi_scale(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmenta
     """The views that ``--tta``, ``--tta-sizes`` and ``--no-tta-flip`` ask for; None without ``--tta``.
 
     Raises:
-        UserError: sizes that are no numbers or absurd, or one of the other two without ``--tta``.
+        UserError: sizes that are no numbers, absurd or double, or one of the other two without ``--tta``.
     """
     if not tta:
         if sizes is not None or no_flip:
@@ -107,4 +107,6 @@ def multi_scale(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmenta
         sides = tuple(int(side) for side in sizes.split(","))
     except ValueError:
         raise UserError(f"--tta-sizes {sizes}: expected whole numbers between commas, e.g. 600,800") from None
+    if len(set(sides)) < len(sides):
+        raise UserError(f"--tta-sizes {sizes}: a size is given twice")
     return TestTimeAugmentation(sides, flip=not no_flip)

@@ -63,6 +63,7 @@ def test_views_of_multi_scale_testing():
         ((False, None, True), "--no-tta-flip says how: add --tta"),
         ((True, "big", False), "--tta-sizes big: expected whole numbers between commas, e.g. 600,800"),
         ((True, "600,,800", False), "--tta-sizes 600,,800: expected whole numbers between commas, e.g. 600,800"),
+        ((True, "600,800,600", False), "--tta-sizes 600,800,600: a size is given twice"),
         ((True, "600,99999", False), "multi-scale testing with a short side of 99999 pixels: choose 8 to 4000"),
     ],
 )
