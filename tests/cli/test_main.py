@@ -95,6 +95,8 @@ def test_a_mistake_in_its_own_process():
         (f"finetune --preset {TINY} --data . --set train.lrr=1", "'lr'"),
         (f"finetune --preset {TINY} --data . --partial", "--partial says how: add --weights"),
         ("eval --weights nowhere --data .", "nowhere"),
+        ("eval --weights . --weights nowhere --data .", "nowhere: no such file or folder"),
+        ("eval --weights . --confusion-score 0.5", "--confusion-score says how: add --confusion"),
         ("eval --weights nowhere", "nowhere: no such file or folder"),
         ("pretrain --guide nowhere", "nowhere: no such file or folder"),
         (f"compare --preset {TINY} --data . --interpolators nearst", "nearst"),
