@@ -69,8 +69,9 @@ def evaluate(
     curves: Annotated[bool, typer.Option("--curves", help="Also draw precision over recall.")] = False,
     confusion: Annotated[bool, typer.Option("--confusion", help="Also draw which class is taken for which.")] = False,
     confusion_score: Annotated[
-        float, typer.Option("--confusion-score", min=0.0, max=1.0, help="Score from which --confusion counts.")
-    ] = 0.3,
+        float | None,
+        typer.Option("--confusion-score", min=0.0, max=1.0, help="Score from which --confusion counts; default 0.3."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Algorithm name in a submission's files. Default: the run's.")
     ] = None,
@@ -109,10 +110,14 @@ def evaluate(
     if predictions:
         idle = {"--tta": tta, "--set": bool(settings), "--partial": partial}
         _refuse(idle, "has no effect on --predictions FILE: it says how to detect; pass --weights RUN")
+    if confusion:
+        confusion_score = 0.3 if confusion_score is None else confusion_score
+    elif confusion_score is not None:
+        raise UserError("--confusion-score says how: add --confusion")
     augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
     sources = weights or predictions or []
     for source in sources:
-        folder_of(source)
+        folder_of(source)  # a misspelt second one is told before hours go into the first
     fabric = launch(Hardware(devices, nodes, precision)) if weights else None
     writes = fabric is None or fabric.is_global_zero
     console = Console(soft_wrap=True, quiet=not writes)
@@ -135,7 +140,7 @@ def evaluate(
             _submit(job, file, folder, name or name_of(source), console)
             continue
         _keep(job, result, source, folder, console)
-        _draw(job, result, file, folder, curves, confusion_score if confusion else None)
+        _draw(job, result, file, folder, curves, confusion_score)
         results[called] = result
     if len(results) == 1:
         (result,) = results.values()

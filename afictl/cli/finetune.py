@@ -54,6 +54,8 @@ def finetune(
     folder = output or Path("runs") / f"{tidy(resolved.name)}-{kind}"
     if pseudo is None and (pseudo_weight, pseudo_ratio) != (None, None):
         raise UserError(f"--pseudo-{'ratio' if pseudo_weight is None else 'weight'} says how: add --pseudo FILE")
+    if partial and weights is None:
+        raise UserError("--partial says how: add --weights")
     weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
     labels = PseudoLabels(pseudo, weight, ratio) if pseudo else None
     batch_size = resolved.train.batch_size

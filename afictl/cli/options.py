@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,12 @@ def _either(words: tuple[str, ...]) -> str:
 def _known_precision(value: str) -> str:
     if value not in PRECISIONS:
         raise typer.BadParameter(f"{value} is not {_either(PRECISIONS)}")
+    return value
+
+
+def _known_devices(value: str) -> str:
+    if not re.fullmatch(r"auto|0*[1-9]\d*|\d+(,\d+)+", value):  # the last: which GPUs, as Fabric takes them
+        raise typer.BadParameter(f"{value} is neither a number from 1 on nor 'auto'")
     return value
 
 
@@ -58,7 +65,10 @@ Output = Annotated[Path | None, typer.Option("--output", callback=no_file, help=
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a preset key, e.g. train.lr=0.01. Repeatable.")
 ]
-Devices = Annotated[str, typer.Option("--devices", help="Number of devices of each machine, or 'auto' for all.")]
+Devices = Annotated[
+    str,
+    typer.Option("--devices", callback=_known_devices, help="Number of devices of each machine, or 'auto' for all."),
+]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Number of machines.")]
 Precision = Annotated[
     str, typer.Option("--precision", callback=_known_precision, help=f"Number format: {_either(PRECISIONS)}.")
@@ -83,7 +93,7 @@ def multi_scale(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmenta
     """The views that ``--tta``, ``--tta-sizes`` and ``--no-tta-flip`` ask for; None without ``--tta``.
 
     Raises:
-        UserError: sizes that are no numbers or absurd, or one of the other two without ``--tta``.
+        UserError: sizes that are no numbers, absurd or double, or one of the other two without ``--tta``.
     """
     if not tta:
         if sizes is not None or no_flip:
@@ -97,4 +107,6 @@ def multi_scale(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmenta
         sides = tuple(int(side) for side in sizes.split(","))
     except ValueError:
         raise UserError(f"--tta-sizes {sizes}: expected whole numbers between commas, e.g. 600,800") from None
+    if len(set(sides)) < len(sides):
+        raise UserError(f"--tta-sizes {sizes}: a size is given twice")
     return TestTimeAugmentation(sides, flip=not no_flip)

@@ -23,6 +23,8 @@ def explain(error: ValidationError) -> str:
     for item in error.errors()[:3]:
         location = [str(part) for part in item["loc"]]
         key = ".".join(location)
+        if problems and item["type"] == "too_short" and item["input"]:
+            continue  # pydantic counts the entries that are right, and the wrong ones are told already
         if item["type"] == "extra_forbidden":
             problems.append(f"{key}: unknown key{_nearest(location)}")
         elif not location:  # a rule over several keys, which names them itself

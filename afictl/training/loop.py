@@ -134,7 +134,7 @@ def _round_off(
     def leave_if_asked() -> None:
         if leaving.is_set():
             _save(fabric, run, stage, state)
-            run.say(f"stopped behind step {step}; --resume continues")
+            run.say(f"stopped behind step {step}, which is saved")
             raise KeyboardInterrupt
 
     def progress(done: int, total: int) -> None:

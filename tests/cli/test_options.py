@@ -11,7 +11,12 @@ app = typer.Typer()
 
 
 @app.command()
-def show(precision: options.Precision = "32-true", seed: options.Seed = 0, output: options.Output = None) -> None:
+def show(
+    precision: options.Precision = "32-true",
+    seed: options.Seed = 0,
+    output: options.Output = None,
+    devices: options.Devices = "auto",
+) -> None:
     """Print what came in."""
     typer.echo(f"{type(precision).__name__} {precision} {seed}")
 
@@ -21,7 +26,15 @@ def test_a_precision_is_plain_text(value):
     assert CliRunner().invoke(app, ["--precision", value]).output == f"str {value} 0\n"
 
 
-@pytest.mark.parametrize("arguments", [["--precision", "64-true"], ["--seed", "-1"]])
+@pytest.mark.parametrize("value", ["auto", "1", "16", "0,3"])
+def test_devices_are_a_number_or_all_or_named(value):
+    assert CliRunner().invoke(app, ["--devices", value]).exit_code == 0
+
+
+_NO_DEVICES = [["--devices", value] for value in ("0", "-1", "many", "", "1,", "2 ")]
+
+
+@pytest.mark.parametrize("arguments", [["--precision", "64-true"], ["--seed", "-1"], *_NO_DEVICES])
 def test_values_out_of_range_are_refused(arguments):
     assert CliRunner().invoke(app, arguments).exit_code == 2
 
@@ -50,6 +63,7 @@ def test_views_of_multi_scale_testing():
         ((False, None, True), "--no-tta-flip says how: add --tta"),
         ((True, "big", False), "--tta-sizes big: expected whole numbers between commas, e.g. 600,800"),
         ((True, "600,,800", False), "--tta-sizes 600,,800: expected whole numbers between commas, e.g. 600,800"),
+        ((True, "600,800,600", False), "--tta-sizes 600,800,600: a size is given twice"),
         ((True, "600,99999", False), "multi-scale testing with a short side of 99999 pixels: choose 8 to 4000"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_stopped_grid_stops_its_processes_which_save_and_go_on_later(shapes_di
     finally:
         os.kill(grid.pid, signal.SIGKILL)
         grid.wait()
-    wait_for(lambda: "--resume continues" in (run / "log.txt").read_text())
+    wait_for(lambda: "which is saved" in (run / "log.txt").read_text())
     assert (run / "state.pt").is_file()
 
 

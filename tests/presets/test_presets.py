@@ -60,6 +60,7 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["lr=0.1"], r"lr: unknown key; did you mean train\.lr or stage1\.lr or stage2\.lr"),
         (["input.min_sizes=[]"], "min_sizes: needs more entries"),
         (["input.min_sizes=[64, 0]"], r"min_sizes\.1: .*equal to 8"),
+        (["input.min_sizes=[-96]"], r"min_sizes\.0: .*equal to 8 \(got -96\)$"),  # and nothing about their number
         (["input.max_size=0"], "max_size: .*equal to 8"),
         (["input.test_size=-1"], "test_size: .*equal to 8"),
         (["input.std=[1, 0, 1]"], r"std\.1: .*greater than 0"),
