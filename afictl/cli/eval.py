@@ -158,9 +158,7 @@ def _refuse(idle: dict[str, bool], reason: str) -> None:
 
 
 def _named(sources: list[Path]) -> dict[str, Path]:
-    """The sources by their names, by their paths where two have the same name; none that is not there."""
-    for source in sources:
-        folder_of(source)  # before the first is measured, which may take hours
+    """The sources by their names, by their paths where two have the same name."""
     names = [name_of(source) for source in sources]
     named = {n if names.count(n) == 1 else str(source): source for n, source in zip(names, sources, strict=True)}
     if len(named) < len(sources):

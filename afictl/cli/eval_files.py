@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from afictl.evaluation.confusion import Confusion
 
 _IOUS = {"50": 0, "75": 5}
+_PICTURES = ("pr_curves.png", "pr_curves.csv", "confusion.png", "confusion.csv")
 
 
 def write_metrics(folder: Path, result: Evaluation, details: Mapping[str, Any]) -> None:
-    """``metrics.json`` with ``details`` in front, and ``per_class.csv``."""
+    """``metrics.json`` with ``details`` in front, and ``per_class.csv``; pictures of an earlier evaluation go."""
+    for name in _PICTURES:
+        (folder / name).unlink(missing_ok=True)
     content = {**details, "metrics": result.metrics, "per_class": result.per_class}
     _write(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
     _write_csv(folder / "per_class.csv", list(result.per_class[0]), (row.values() for row in result.per_class))

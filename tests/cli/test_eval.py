@@ -206,6 +206,9 @@ def test_pictures_and_their_numbers(untrained_run):
     with (folder / "confusion.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["object"] for row in table] == ["disc", "square", "triangle", "cross", "nothing"]
+    assert call("--weights", untrained_run, "--curves").exit_code == 0
+    assert (folder / "pr_curves.png").is_file()
+    assert not list(folder.glob("confusion.*"))  # of another evaluation
 
 
 def test_a_submission_for_images_without_objects(untrained_run, shapes, tmp_path):
