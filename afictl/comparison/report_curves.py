@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from afictl.comparison.model import Comparison
 from afictl.comparison.report_plots import TEXT, WIDTHS, Frame, Scale, fitted, frame, padded, spread
+from afictl.errors import UserError
+from afictl.visualization.curves import read_metrics
 
 _POINTS = 100
 """Most points of a line: more cannot be seen, and a long run has thousands."""
@@ -50,8 +51,7 @@ class Curves:
 def curve_plots(comparison: Comparison) -> list[tuple[str, dict[str, Curves]]]:
     """Loss, box AP and mask AP, as far as the runs recorded them: title and plot by width."""
     records = {
-        series: [_records(cell.folder / "metrics.jsonl") for cell in method.cells]
-        for series, method in enumerate(comparison.methods)
+        series: [_records(cell.folder) for cell in method.cells] for series, method in enumerate(comparison.methods)
     }
     names = [method.name for method in comparison.methods]
     plots = []
@@ -80,23 +80,12 @@ def mean_curve(curves: Sequence[Curve], limit: int = _POINTS) -> Curve:
     ]
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The records of a run; a line that a crash cut short is left out, a missing file has none."""
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run; none where there is no file."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        return read_metrics(folder)
+    except (OSError, UserError):
         return []
-    return list(_parsed(lines))
-
-
-def _parsed(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            yield record
 
 
 def _loss(record: Mapping[str, Any]) -> float | None:

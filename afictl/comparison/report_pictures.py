@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from PIL import Image, features
 from torch import Tensor
@@ -16,9 +17,9 @@ from torch import Tensor
 from afictl.comparison.model import Comparison
 from afictl.data import CocoIndex, read_image
 from afictl.data.coco import load_index
-from afictl.data.files import read_json
 from afictl.data.masks import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.errors import UserError
+from afictl.evaluation.predictions import iter_results
 from afictl.training.run import PREDICTIONS
 from afictl.visualization.detections import GROUND_TRUTH, comparison
 from afictl.visualization.disagreement import rank_by_disagreement
@@ -26,14 +27,12 @@ from afictl.visualization.style import Color
 
 THRESHOLD = 0.5
 """Score from which a detection is drawn and counts in the ranking."""
-TRUTH = "Ground truth"
 _IMAGES = 8
 _LONG_SIDE = 960  # pixels
 _STEPS = ((960, 80), (960, 60), (800, 50), (640, 45), (480, 40))
 """Long side and quality, tried until a picture fits its share of the budget."""
 _SMALLEST = 20_000
 """Bytes of a picture worth looking at: fewer images rather than worse ones."""
-_KEYS = frozenset({"image_id", "category_id", "bbox", "score"})
 
 Rows = list[dict[str, Any]]
 
@@ -115,10 +114,8 @@ def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, Rows
 
 
 def _read_rows(path: Path) -> Rows:
-    rows = read_json(path, "predictions")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= _KEYS for row in rows):
-        raise UserError(f"predictions {path}: not a list of COCO results")
-    return [row for row in rows if row["score"] >= THRESHOLD / 2]  # what the ranking looks at
+    """What the ranking looks at; of a large data set that is a small part of the file."""
+    return [msgspec.to_builtins(result) for result in iter_results(path) if result.score >= THRESHOLD / 2]
 
 
 def _draw_shots(index: CocoIndex, found: Mapping[str, Rows], budget: int) -> tuple[list[Shot], list[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from afictl.comparison import verdict
+from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method, Price
 from afictl.comparison.report_plots import MINUS
 
@@ -173,9 +174,8 @@ def _price(method: Method) -> list[Entry]:
         )
         for _, _, unit, digits, word, whole, part in _COSTS
     ]
-    seconds = [cell.training_seconds for cell in method.cells if cell.training_seconds is not None]
-    minutes = statistics.mean(seconds) / 60 if seconds else None
-    return [*entries, NONE if minutes is None else Entry(f"{minutes:.1f}", key=minutes)]
+    seconds = training_seconds(method)
+    return [*entries, NONE if seconds is None else Entry(f"{seconds / 60:.1f}", key=seconds)]
 
 
 def _class_differences(method: Method, baseline: Method) -> dict[str, float]:

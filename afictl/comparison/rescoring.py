@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -11,8 +10,10 @@ from afictl.comparison.meter import Meter, silent
 from afictl.comparison.model import Cell
 from afictl.comparison.runs import FinishedRun
 from afictl.data import CocoIndex
+from afictl.errors import UserError
 from afictl.evaluation import Evaluation, evaluate, score_predictions
 from afictl.training.run import LAST, PREDICTIONS
+from afictl.visualization.curves import read_metrics
 from afictl.weights import load_detector
 
 
@@ -49,11 +50,11 @@ def _training_seconds(folder: Path) -> float | None:
     """Time spent in steps, from the mean times that the run recorded; None where it recorded none."""
     seconds, last = 0.0, 0
     try:
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            if "seconds_per_step" in record:
-                seconds += (record["step"] - last) * record["seconds_per_step"]
-                last = record["step"]
-    except (OSError, ValueError, KeyError):
+        records = read_metrics(folder)
+    except (OSError, UserError):
         return None
+    for record in records:
+        if "seconds_per_step" in record:
+            seconds += (record["step"] - last) * record["seconds_per_step"]
+            last = record["step"]
     return seconds if last else None

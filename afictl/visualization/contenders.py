@@ -42,7 +42,7 @@ class Contenders:
         """
         loaded = self.detectors[name]
         seen = resize_for(loaded.detector.input, image)
-        (detection,) = loaded.detector.detect([seen])
+        (detection,) = loaded.detector.detect([seen], masks=drawn_hw is not None)
         size = drawn_hw or (image.shape[1], image.shape[2])
         moved = to_original(detection, (seen.shape[1], seen.shape[2]), size)
         found = {key: values[moved["scores"] >= threshold].cpu() for key, values in moved.items()}

@@ -52,7 +52,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         advice = f"; there are runs in it: {', '.join(inside[:5])}" if inside else ""
         raise UserError(f"{folder} holds no {METRICS}, so it is no run{advice}")
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError):
             record = json.loads(line)
             if isinstance(record, dict) and isinstance(record.get("step"), int):

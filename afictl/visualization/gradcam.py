@@ -110,8 +110,8 @@ def gradcam_figures(contenders: Contenders, pictures: Sequence[Picture], thresho
     """A figure of each image: one detection, and the Grad-CAM of each contender for it.
 
     The detection is the best that the first contender finds; without one from ``threshold`` on, the largest object of
-    the ground truth. An image with neither is left out. The level is where the first contender's logit of the class is
-    highest, and the same for all.
+    the ground truth that is no crowd. An image with neither is left out. The level is where the first contender's
+    logit of the class is highest, and the same for all.
 
     Raises:
         UserError: a contender without the class, or that looks for the box at another level.
@@ -130,13 +130,12 @@ def find_target(contenders: Contenders, picture: Picture, image: Tensor, thresho
     if len(found["boxes"]):
         label = contenders.classes[int(found["labels"][0]) - 1]
         return Target(found["boxes"][0], label, float(found["scores"][0]), f"found by {first}")
-    truth = picture.ground_truth() or {"boxes": torch.zeros(0, 4)}
-    boxes = truth["boxes"]
-    if not len(boxes):
+    truth = picture.ground_truth()
+    if truth is None or truth["crowd"].all():
         return None
+    boxes, labels = (truth[key][~truth["crowd"]] for key in ("boxes", "labels"))
     largest = int((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).argmax())
-    label = contenders.classes[int(truth["labels"][largest]) - 1]
-    return Target(boxes[largest], label, None, "from the ground truth")
+    return Target(boxes[largest], contenders.classes[int(labels[largest]) - 1], None, "from the ground truth")
 
 
 def _figure(contenders: Contenders, picture: Picture, image: Tensor, target: Target) -> Figure:

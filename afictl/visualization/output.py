@@ -12,8 +12,6 @@ from PIL import Image
 from afictl.visualization.figure import Figure
 from afictl.visualization.page import write_page
 
-FORMATS = ("png", "html")
-
 
 def write_figures(
     figures: Iterable[Figure],

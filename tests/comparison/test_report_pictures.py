@@ -62,7 +62,7 @@ def test_what_is_missing_is_told(comparison, tmp_path):
     gallery = draw_gallery(replace(comparison, methods=methods), 1_000_000)
     assert gallery.choices == ["Ground truth", "nearest", "bilinear"]
     assert "bicubic is not shown" in gallery.notes[0]
-    assert "not a list of COCO results" in gallery.notes[0]
+    assert "not a JSON list of COCO results" in gallery.notes[0]
     lost = draw_gallery(replace(comparison, image_dir=tmp_path / "nowhere"), 1_000_000)
     assert lost.shots == ()
     assert "does not exist" in lost.notes[0]

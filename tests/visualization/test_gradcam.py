@@ -145,10 +145,10 @@ def test_one_detection_one_level_one_scale(faster, pictures):
 
 
 def with_object(picture, box):
-    boxes = torch.tensor([[1.0, 1.0, 5.0, 5.0], box])
-    objects = Objects(
-        boxes, torch.tensor([1, 3]), torch.tensor([False, False]), boxes[:, 0], torch.arange(2), [None] * 2
-    )
+    """A small object, one in ``box`` and a crowd, which is no single object to explain."""
+    boxes = torch.tensor([[1.0, 1.0, 5.0, 5.0], box, [0.0, 0.0, 120.0, 80.0]])
+    crowd = torch.tensor([False, False, True])
+    objects = Objects(boxes, torch.tensor([1, 3, 2]), crowd, boxes[:, 0], torch.arange(3), [None] * 3)
     return replace(picture, size_hw=(80, 120), read_objects=lambda: objects)
 
 
