@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from afictl.comparison.conditions import NOT_THE_SAME
 from afictl.comparison.files import training_seconds
@@ -43,7 +43,7 @@ def _accuracy_table(methods: Sequence[Method], kind: str) -> Table:
     names = [name for name in _AREAS if any(method.mean.get(f"{kind}/{name}") is not None for method in methods)]
     several = any(value is not None for method in methods for value in method.deviation.values())
     title = f"{kind} AP, points of 100" + (": mean (standard deviation)" if several else "")
-    table = Table("interpolator", title=title)
+    table = Table(Column("interpolator", overflow="fold"), title=title)
     for name in names:
         table.add_column(name, justify="right")
     best = {name: max(method.mean.get(f"{kind}/{name}") or 0.0 for method in methods) for name in names}
@@ -62,7 +62,7 @@ def _accuracy(method: Method, metric: str, best: float) -> str:
 
 def _difference_table(methods: Sequence[Method], kinds: Sequence[str]) -> Table:
     baseline, *others = methods
-    table = Table("interpolator", title=f"over {baseline.name} (95 % interval)")
+    table = Table(Column("interpolator", overflow="fold"), title=f"over {baseline.name} (95 % interval)")
     for kind in kinds:
         table.add_column(f"{kind} AP", justify="right")
     table.add_column("seeds", justify="right")
@@ -111,7 +111,7 @@ def _price_tables(methods: Sequence[Method]) -> list[Table]:
 
 
 def _numbers(title: str, further: Sequence[str]) -> Table:
-    table = Table("interpolator", title=title)
+    table = Table(Column("interpolator", overflow="fold"), title=title)
     for head in ("M parameters", "G multiply-adds", "ms forward", "MiB peak", *further):
-        table.add_column(head, justify="right")
+        table.add_column(head.replace(" ", "\n"), justify="right")  # narrow enough for 80 columns
     return table

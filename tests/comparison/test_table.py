@@ -21,8 +21,8 @@ def comparison(**conditions):
     return Comparison("preset", "val.json", "val", "nearest", conditions, methods)
 
 
-def shown(found):
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+def shown(found, width=100):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(*comparison_tables(found))
     return console.export_text()
 
@@ -34,6 +34,10 @@ def test_tables_show_what_is_known():
     for piece in ("2.00", "3.00", "12.3", "5.0", "0.50", "1.00", "1.2", "0.5"):
         assert piece in text
     assert "APl" not in text  # unknown for every method
+
+
+def test_nothing_is_cut_off_in_80_columns():
+    assert "\u2026" not in shown(comparison(), width=80)
 
 
 def test_notes_tell_verdicts_and_how_they_were_reached():
