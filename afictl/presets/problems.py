@@ -19,7 +19,7 @@ _IN_PLAIN_WORDS = {
 
 def explain(error: ValidationError) -> str:
     """The first few problems of a pydantic error, each as ``key: what is wrong``, on one line."""
-    problems = []
+    problems: list[str] = []
     for item in error.errors()[:3]:
         location = [str(part) for part in item["loc"]]
         key = ".".join(location)
