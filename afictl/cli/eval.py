@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,9 +159,16 @@ def _refuse(idle: dict[str, bool], reason: str) -> None:
 
 
 def _named(sources: list[Path]) -> dict[str, Path]:
-    """The sources by their names, by their paths where two have the same name."""
+    """The sources by their names; where two have the same name, by the ends of their paths, which tell them apart."""
     names = [name_of(source) for source in sources]
-    named = {n if names.count(n) == 1 else str(source): source for n, source in zip(names, sources, strict=True)}
+    paths = [source.absolute() for source in sources]
+    alike = [path for name, path in zip(names, paths, strict=True) if names.count(name) > 1]
+    shared = commonpath(alike) if alike else ""
+    above = Path(shared).parent if Path(shared) in alike else Path(shared)
+    named = {
+        str(path.relative_to(above)) if path in alike else name: source
+        for name, path, source in zip(names, paths, sources, strict=True)
+    }
     if len(named) < len(sources):
         raise UserError("the same source is given twice")
     return named

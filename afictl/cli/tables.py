@@ -78,7 +78,8 @@ def _table(title: str, headings: tuple[str, ...]) -> Table:
 
     table = Table(title=title)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("", "of", "class") else "right")
+        # names go on in the next line where the terminal is narrow; cut off, all of them may look the same
+        table.add_column(heading, justify="left" if heading in ("", "of", "class") else "right", overflow="fold")
     return table
 
 

@@ -123,5 +123,5 @@ def _named(title: str) -> Table:
 def _numbers(title: str, further: Sequence[str]) -> Table:
     table = _named(title)
     for head in ("M parameters", "G multiply-adds", "ms forward", "MiB peak", *further):
-        table.add_column(head, justify="right")
+        table.add_column(head.replace(" ", "\n"), justify="right")  # narrow enough for 80 columns
     return table

@@ -104,6 +104,21 @@ def read_predictions(source: list[dict[str, Any]] | Path, ground_truth: GroundTr
     return _collect(_in_lots(results), ground_truth, restricted)
 
 
+def iter_results(path: Path) -> Iterator[Result]:
+    """The results of a JSON file, one by one, without having all in memory.
+
+    Raises:
+        UserError: a file that cannot be read, or an entry that is no result.
+    """
+    try:
+        for piece in _in_pieces(path):
+            yield from piece
+    except OSError as error:
+        raise UserError(f"predictions {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"predictions {path}: not a JSON list of COCO results: {error}") from None
+
+
 def _in_pieces(path: Path) -> Iterator[list[Result]]:
     """Parts of the list in a file, cut between two of its entries."""
     decoder = msgspec.json.Decoder(list[Result])

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from afictl.cli.eval import evaluate
+from afictl.cli.eval import _named, evaluate
 from afictl.cli.tables import METRICS, class_table, comparison_table
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, Evaluation
@@ -188,6 +188,29 @@ def test_names_are_shown_as_they_are():
     shown = console.file.getvalue()
     assert "[/] sign" in shown
     assert "[red]" in shown
+
+
+def test_sources_of_one_name_are_told_apart_by_the_ends_of_their_paths(tmp_path):
+    named = {"a/seed0": tmp_path / "a" / "seed0", "b/seed0": tmp_path / "b" / "seed0", "other": tmp_path / "other"}
+    for folder in named.values():
+        folder.mkdir(parents=True)
+    assert _named(list(named.values())) == named
+    run = tmp_path / "run"
+    run.mkdir()
+    for file in ("config.yaml", "best.safetensors", "last.safetensors"):
+        (run / file).touch()
+    files = [run / "best.safetensors", run / "last.safetensors"]
+    assert _named(files) == {"best.safetensors": files[0], "last.safetensors": files[1]}
+    assert _named([run, files[1]]) == {"run": run, "run/last.safetensors": files[1]}
+    with pytest.raises(UserError, match="given twice"):
+        _named([run, run])
+
+
+def test_names_are_whole_in_a_narrow_terminal():
+    results = {f"{kind}/seed0": Evaluation({"box/AP": 1.0}, [], {}) for kind in ("a-long-name-of-a", "of-another")}
+    console = Console(width=80, file=(shown := io.StringIO()))
+    console.print(comparison_table(results))
+    assert "\u2026" not in shown.getvalue()
 
 
 def test_pictures_and_their_numbers(untrained_run):

@@ -45,6 +45,10 @@ def test_names_stay_whole_on_a_narrow_terminal():
     assert text.count(odd.name) == 4  # in every table
 
 
+def test_nothing_is_cut_off_in_80_columns():
+    assert "\u2026" not in shown(comparison(), width=80)
+
+
 def test_notes_tell_verdicts_and_how_they_were_reached():
     lines = notes(comparison(schedule="same"))
     assert lines[0] == "afi is good"
