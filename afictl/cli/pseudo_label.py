@@ -113,7 +113,10 @@ def _files(images: Path, exclude: Path | None, weights: Path) -> list[Path]:
     if len(rest) < len(files):
         typer.echo(f"left out: {len(files) - len(rest)} images that {labelled} holds")
     if not rest:
-        raise UserError(f"{images}: each of its {len(files)} images is in {labelled} already; nothing is left to label")
+        raise UserError(
+            f"{images}: each of its {len(files)} images is in {labelled} already: give other images,"
+            " or train the teacher on a part of the set (afictl data subset)"
+        )
     return rest
 
 

@@ -44,11 +44,16 @@ def demo(fabric: Fabric, output: Path, seed: int = 0) -> Comparison:
 
     Leaves the generated ``data``, the runs ``guide`` and ``pretrain``, the comparison ``compare`` and the pictures
     ``plots`` and ``detections``.
+
+    Raises:
+        UserError: ``output`` holds something else.
     """
     first = load_preset(_PRESET, (*_SETTINGS, f"train.steps={_GUIDE_STEPS}"))
     second = load_preset(_PRESET, (*_SETTINGS, f"train.steps={_FINETUNE_STEPS}"))
     data = output / "data"
     if not data.exists():
+        if output.exists() and any(output.iterdir()):
+            raise UserError(f"{output} is not empty and holds no demo: choose another --output")
         make_shapes(data, **_IMAGES, size=_IMAGE, seed=seed)
     _title(fabric, "1/4  A guide: the detector with nearest interpolation, from scratch")
     finetune(fabric, first, data, output / "guide", Start("nearest"), seed=seed, resume=(output / "guide").exists())

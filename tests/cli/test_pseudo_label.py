@@ -60,7 +60,7 @@ def test_labels_counts_and_examples(untrained_run, shapes, unlabelled, tmp_path)
 
 def test_another_data_set_is_left_out(untrained_run, shapes_dir, unlabelled, tmp_path):
     common = ("pseudo-label", "--weights", untrained_run, "--output", tmp_path / "pseudo.json", "--threshold", 0)
-    with pytest.raises(UserError, match=r"each of its 4 images is in .*; nothing is left to label"):
+    with pytest.raises(UserError, match=r"each of its 4 images is in .* already: give other images"):
         call(*common, "--images", unlabelled, "--exclude", shapes_dir)
     (untrained_run / "config.yaml").unlink()
     result = call(*common, "--images", unlabelled, "--limit", 2)

@@ -3,6 +3,7 @@ from lightning_fabric import Fabric
 
 from afictl import AFInterpolator
 from afictl.comparison import demo as module
+from afictl.errors import UserError
 
 
 @pytest.fixture
@@ -25,3 +26,10 @@ def test_the_demo_tells_the_whole_story_and_goes_on_where_it_stopped(short, tmp_
     assert AFInterpolator.load(tmp_path / "demo" / "pretrain" / "interpolator.safetensors").channels == 64
     again = module.demo(fabric, tmp_path / "demo")
     assert [method.cells for method in again.methods] == [method.cells for method in found.methods]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "guide").mkdir()
+    with pytest.raises(UserError, match="not empty and holds no demo"):
+        module.demo(Fabric(accelerator="cpu", devices=1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["guide"]
