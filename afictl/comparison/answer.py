@@ -110,7 +110,7 @@ def compare_runs(
         fabric: where to measure, on one process.
         folders: runs of ``finetune`` or of a grid.
         output: folder; absent, empty, or of another comparison of runs.
-        data: where the data set of the runs is now.
+        data: where the data set of the runs is now, also where they had it in different places.
         baseline: as for ``compare``.
         meter: shows how far the measuring has come.
 
@@ -120,7 +120,7 @@ def compare_runs(
     require_place(output)
     methods = methods_of([read_run(folder) for folder in folders])
     choose_baseline(list(methods), baseline)
-    conditions, differing = conditions_of(methods)
+    conditions, differing = conditions_of(methods, data)
     conditions["prices"] = how_measured(fabric)
     first = next(iter(methods.values()))[0]
     index = load_coco(data or Path(first.config["data"]), "val")

@@ -10,7 +10,7 @@ from afictl.training.run import differences
 
 NOT_THE_SAME = "NOT THE SAME"
 """How the names of conditions begin in which runs differ."""
-_OF_METHOD = ("seed", "interpolator", "preset.interpolator.", "hardware.processes")
+_OF_METHOD = ("seed", "interpolator", "preset.interpolator.", "hardware.")  # whose precision stands beside it too
 _WITHOUT_EFFECT = (
     "command",
     "preset.name",

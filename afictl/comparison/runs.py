@@ -109,8 +109,14 @@ def _refuse_doubles(name: str, runs: Sequence[FinishedRun]) -> None:
             )
 
 
-def conditions_of(methods: Mapping[str, Sequence[FinishedRun]]) -> tuple[dict[str, str], list[str]]:
+def conditions_of(
+    methods: Mapping[str, Sequence[FinishedRun]], data: Path | None = None
+) -> tuple[dict[str, str], list[str]]:
     """The conditions of the runs in words, and the keys of those that are not the same for all.
+
+    Args:
+        methods: the runs.
+        data: on which all are measured, wherever each run had its data; None takes the one that they share.
 
     Raises:
         UserError: the runs were not measured alike: other data, or other settings of the evaluation.
@@ -118,8 +124,9 @@ def conditions_of(methods: Mapping[str, Sequence[FinishedRun]]) -> tuple[dict[st
     configs = {f"{name} seed {run.seed}": run.config for name, runs in methods.items() for run in runs}
     differing = unequal(configs)
     for key in differing:
-        if key in _EVALUATION:
-            raise UserError(f"--runs: cannot be compared, as {key} is not the same ({differing[key]})")
+        if key in _EVALUATION and not (key == "data" and data):
+            advice = "; if it is one data set, say with --data where it is now" if key == "data" else ""
+            raise UserError(f"--runs: cannot be compared, as {key} is not the same ({differing[key]}){advice}")
     words: dict[str, dict[str, None]] = {}
     for runs in methods.values():
         for run in runs:

@@ -77,10 +77,22 @@ def test_other_conditions_are_named_loudly(trained, fabric, tmp_path):
     assert "but the runs differ in train.lr, weights too" in found.methods[1].verdict
 
 
+def test_one_data_set_in_two_places_is_named_and_can_be_pointed_at(trained, fabric, shapes_dir, tmp_path):
+    elsewhere = copy(
+        trained / "afi" / "seed0", tmp_path / "run", data="/other/machine", hardware__precision="bf16-mixed"
+    )
+    found = compare_runs(fabric, [trained / "nearest" / "seed0", elsewhere], tmp_path / "out", data=shapes_dir)
+    assert found.annotation_file.is_relative_to(shapes_dir)
+    assert "but the runs differ in data, precision too" in found.methods[1].verdict
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": "/other"}, r"cannot be compared, as data is not the same \(.*: nearest seed 0; /other: afi seed 0\)"),
+        (
+            {"data": "/other"},
+            r"cannot be compared, as data is not the same \(.*: nearest seed 0; /other: afi seed 0\); .*--data",
+        ),
         ({"preset__input__test_size": 96}, "cannot be compared, as input.test_size is not the same"),
         ({"preset__detector__nms_threshold": 0.6}, "as detector.nms_threshold is not the same"),
         ({"preset__train__steps": 5}, "has come to step 2 of 5; continue it with --resume"),
