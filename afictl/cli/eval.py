@@ -41,7 +41,7 @@ class _Job:
     @property
     def is_submission(self) -> bool:
         """Whether the images have no objects, so that there is no metric."""
-        return self.index.annotation_file.name.startswith("image_info")
+        return not self.index.has_ground_truth
 
 
 def evaluate(

@@ -68,6 +68,11 @@ class CocoIndex:
         """(n,2) int64, annotated height and width in pixels."""
         return self.arrays["sizes_hw"].numpy().copy()
 
+    @property
+    def has_ground_truth(self) -> bool:
+        """Whether the file says what is on the images; COCO's lists of test images do not."""
+        return not self.annotation_file.name.startswith("image_info")
+
     @cached_property
     def has_masks(self) -> bool:
         """Whether any object that training uses has a segmentation."""

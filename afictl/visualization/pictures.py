@@ -60,9 +60,10 @@ class Picture:
 
 
 def data_pictures(index: CocoIndex, limit: int | None = None) -> list[Picture]:
-    """The first images of a data set, named by their image id, with the ground truth."""
+    """The first images of a data set, named by their image id, with the ground truth where it is known."""
+    known = index.has_ground_truth
     return [
-        Picture(str(image_id), index.image_path(i), index.size_hw(i), partial(index.objects, i))
+        Picture(str(image_id), index.image_path(i), index.size_hw(i), partial(index.objects, i) if known else None)
         for i, image_id in enumerate(index.image_ids[:limit])
     ]
 

@@ -1,5 +1,7 @@
 """Which images are drawn, and how they and the detectors are called."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +23,18 @@ def test_pictures_of_a_data_set_have_their_ground_truth(tmp_path):
         rows, columns = mask.nonzero().unbind(1)
         corners = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         torch.testing.assert_close(corners.float(), box, atol=1.0, rtol=0)
+
+
+def test_images_of_which_nothing_is_known_have_no_ground_truth(tmp_path):
+    """As in image_info_test-dev2017.json: no object is listed, which does not mean that there is none."""
+    index = load_coco(make_shapes(tmp_path / "data", train=1, val=1, size=96), "val")
+    contents = json.loads(index.annotation_file.read_text())
+    listed = index.annotation_file.with_name("image_info_test2017.json")
+    listed.write_text(json.dumps({"images": contents["images"], "categories": contents["categories"]}))
+    index.image_dir.rename(index.image_dir.with_name("test2017"))
+    (picture,) = data_pictures(load_coco(tmp_path / "data", "test"))
+    assert picture.read().shape == (3, 96, 96)
+    assert picture.ground_truth() is None
 
 
 def test_files_and_folders(tmp_path):
