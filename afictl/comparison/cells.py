@@ -16,7 +16,7 @@ from afictl.errors import UserError
 from afictl.evaluation import score_predictions
 from afictl.presets import Preset
 from afictl.training import finetune
-from afictl.training.run import CONFIG, PREDICTIONS, write_text
+from afictl.training.run import CONFIG, PREDICTIONS, STATE, write_text
 
 RESULT = "result.json"
 
@@ -28,6 +28,8 @@ def is_finished(folder: Path) -> bool:
 
 def train_cell(fabric: Fabric, preset: Preset, data: Path, job: Job) -> None:
     """Train and measure one cell; a cell that was stopped goes on.
+
+    A finished cell is never continued, so that its resumable state, by far its largest file, is removed.
 
     Raises:
         UserError: as ``finetune``.
@@ -45,6 +47,7 @@ def train_cell(fabric: Fabric, preset: Preset, data: Path, job: Job) -> None:
             "seconds": outcome.seconds,
         }
         write_text(job.folder / RESULT, json.dumps(result, indent=2))
+        (job.folder / STATE).unlink(missing_ok=True)
     fabric.barrier()
 
 

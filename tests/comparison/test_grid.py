@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,18 @@ def test_every_cell_is_an_ordinary_run_with_its_result(finished):
         assert result["seconds"] > 0
         assert isinstance(json.loads((finished / cell / "predictions.json").read_text()), list)
         assert (finished / cell / "config.yaml").is_file()
+        assert not (finished / cell / "state.pt").exists()  # three times the weights, and of no use any more
+
+
+def test_a_finished_cell_without_its_result_is_measured_again(fabric, grid, finished):
+    shutil.copytree(finished, grid.output)
+    cell = grid.output / "nearest" / "seed0"
+    (cell / "result.json").unlink()
+    assert train_grid(fabric, grid) == {}
+    steps = [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    expected = json.loads((finished / "nearest" / "seed0" / "result.json").read_text())
+    assert json.loads((cell / "result.json").read_text())["metrics"] == expected["metrics"]
 
 
 def start(preset, source, weights=None, seed=3):
