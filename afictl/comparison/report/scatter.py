@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from afictl.comparison.model import Comparison, Method, Price
-from afictl.comparison.report_plots import (
+from afictl.comparison.report.plots import (
     TEXT,
     WIDTHS,
     Frame,
@@ -20,7 +20,7 @@ from afictl.comparison.report_plots import (
     padded,
     text_width,
 )
-from afictl.comparison.report_table import kinds_of
+from afictl.comparison.report.table import kinds_of
 
 COSTS: tuple[tuple[str, str, Callable[[Price], float]], ...] = (
     ("Multiply-adds", "multiply-adds of the detector, G", lambda price: price.multiply_adds / 1e9),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from afictl.comparison.report_style import DARK, contrast, dash, hue, marker, readable
+from afictl.comparison.report.style import DARK, contrast, dash, hue, marker, readable
 from afictl.visualization.style import PAPER, class_color
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from afictl.comparison.report_pictures import draw_gallery
+from afictl.comparison.report.pictures import draw_gallery
 from afictl.data import make_shapes
 from tests.comparison.comparisons import make_comparison
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afictl.comparison.model import Comparison
-from afictl.comparison.report_table import NONE, Entry, Row, Table
+from afictl.comparison.report.table import NONE, Entry, Row, Table
 
 _NO_VERSION = ("command", "started")
 _COMMANDS = 3

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from afictl.comparison.report_plots import Scale, label_places, padded, short, spread, ticks
+from afictl.comparison.report.plots import Scale, label_places, padded, short, spread, ticks
 
 
 def overlap(a, b):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from afictl.comparison import verdict
 from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method, Price
-from afictl.comparison.report_plots import MINUS
+from afictl.comparison.report.plots import MINUS
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _CLASSES_SHOWN = 20

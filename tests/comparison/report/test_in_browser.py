@@ -10,7 +10,7 @@ import pytest
 from afictl.comparison.report import write_report
 from afictl.data import make_shapes
 from tests.comparison.comparisons import NAMES, make_comparison
-from tests.comparison.test_report import hostile
+from tests.comparison.report.test_page import hostile
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afictl.comparison.model import Comparison
-from afictl.comparison.report_plots import TEXT, WIDTHS, Frame, Scale, fitted, frame, padded, spread
+from afictl.comparison.report.plots import TEXT, WIDTHS, Frame, Scale, fitted, frame, padded, spread
 from afictl.errors import UserError
 from afictl.visualization.curves import read_metrics
 

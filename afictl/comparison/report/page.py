@@ -12,12 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from afictl.comparison.model import Comparison
-from afictl.comparison.report_curves import curve_plots
-from afictl.comparison.report_facts import cell_table, commands, conditions, verdicts, versions
-from afictl.comparison.report_pictures import THRESHOLD, Gallery, draw_gallery
-from afictl.comparison.report_scatter import scatter_panes
-from afictl.comparison.report_style import dash, hue, marker, style_sheet
-from afictl.comparison.report_table import class_tables, method_tables
+from afictl.comparison.report.curves import curve_plots
+from afictl.comparison.report.facts import cell_table, commands, conditions, verdicts, versions
+from afictl.comparison.report.pictures import THRESHOLD, Gallery, draw_gallery
+from afictl.comparison.report.scatter import scatter_panes
+from afictl.comparison.report.style import dash, hue, marker, style_sheet
+from afictl.comparison.report.table import class_tables, method_tables
 from afictl.training.run import write_text
 
 _PAGE_BYTES = 9_500_000
@@ -54,7 +54,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
 
 def _render(content: Mapping[str, Any], gallery: Gallery) -> str:
     templates = Environment(
-        loader=PackageLoader("afictl.comparison"),
+        loader=PackageLoader("afictl.comparison.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from afictl.comparison.report_curves import curve_plots, mean_curve
+from afictl.comparison.report.curves import curve_plots, mean_curve
 from tests.comparison.comparisons import make_comparison
 
 
