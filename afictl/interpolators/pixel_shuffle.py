@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from afictl.interpolators.border import repeat_border
 from afictl.interpolators.initialise import zero_biases
 
 
@@ -31,7 +32,7 @@ class PixelShuffle(nn.Module):
         super().__init__()
         self.channels = channels
         self.options: dict[str, Any] = {}
-        self.conv = nn.Conv2d(channels, 4 * channels, 3, padding=1, padding_mode="replicate")
+        self.conv = nn.Conv2d(channels, 4 * channels, 3)
         taps = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])
         nn.init.zeros_(self.conv.weight)
         zero_biases(self)
@@ -41,4 +42,4 @@ class PixelShuffle(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
         """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is not looked at."""
-        return F.pixel_shuffle(self.conv(coarse), 2)
+        return F.pixel_shuffle(self.conv(repeat_border(coarse)), 2)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from afictl.interpolators.border import repeat_border
 from afictl.interpolators.initialise import zero_biases
 
 
@@ -41,4 +41,4 @@ class TransposedConv(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
         """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is not looked at."""
-        return self.conv(F.pad(coarse, (1, 1, 1, 1), mode="replicate"))
+        return self.conv(repeat_border(coarse))

@@ -159,10 +159,11 @@ def test_autocast_changes_little(kind):
 
 
 @EVERY_KIND
-def test_compiles(kind):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles(kind, backend):
     torch._dynamo.reset()
     interpolator = build(kind)
-    compiled = torch.compile(interpolator, backend="aot_eager", fullgraph=True, dynamic=False)
+    compiled = torch.compile(interpolator, backend=backend, fullgraph=True, dynamic=False)
     coarse, fine = torch.randn(1, 8, 3, 4, requires_grad=True), torch.randn(1, 8, 5, 7)
     expected, actual = interpolator(coarse, fine), compiled(coarse, fine)
     torch.testing.assert_close(actual, expected)
