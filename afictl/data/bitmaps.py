@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from afictl.data.masks import Segmentation, draw_segmentation, outline_runs
-from afictl.data.run_lengths import packed_runs
+from afictl.data.run_lengths import run_ends
 
 
 class Bitmaps(NamedTuple):
@@ -21,20 +21,22 @@ class Bitmaps(NamedTuple):
     places: np.ndarray
     """(n,4) int64: top, left, height and width of each crop; zeros where nothing is drawn."""
     bits: np.ndarray
-    """Uint8, the pixels of all crops one after another, eight a byte."""
+    """Uint8, the pixels of all crops one after another, column by column, eight a byte."""
 
     def dense(self, device: torch.device | str = "cpu") -> Tensor:
         """Uint8 (n,H,W) of 0 and 1 on ``device``."""
         shape = (len(self.places), *self.size_hw)
-        # NumPy's zeros take memory only where something is written.
-        masks = torch.from_numpy(np.zeros(shape, dtype=np.uint8)) if torch.device(device).type == "cpu" else None
-        masks = torch.zeros(shape, dtype=torch.uint8, device=device) if masks is None else masks
         areas = self.places[:, 2:].prod(axis=1)
-        pixels = torch.from_numpy(np.unpackbits(self.bits, count=int(areas.sum()))).to(device)
-        for k, (crop, place) in enumerate(zip(pixels.split(areas.tolist()), self.places.tolist(), strict=True)):
-            top, left, height, width = place
-            masks[k, top : top + height, left : left + width] = crop.view(height, width)
-        return masks
+        pixels: Any = np.unpackbits(self.bits, count=int(areas.sum()))
+        if torch.device(device).type == "cpu":  # NumPy's zeros take memory only where something is written
+            masks: Any = np.zeros(shape, dtype=np.uint8)
+        else:
+            masks, pixels = torch.zeros(shape, dtype=torch.uint8, device=device), torch.from_numpy(pixels).to(device)
+        ends = areas.cumsum().tolist()
+        for mask, end, (top, left, height, width) in zip(masks, ends, self.places.tolist(), strict=True):
+            crop = pixels[end - height * width : end].reshape(width, height)
+            mask[top : top + height, left : left + width] = crop.T
+        return torch.as_tensor(masks)
 
 
 def draw_bitmaps(
@@ -42,17 +44,18 @@ def draw_bitmaps(
 ) -> Bitmaps:
     """The bitmaps of ``draw_segmentation``, of several objects, without drawing the emptiness around them."""
     places = np.zeros((len(segmentations), 4), dtype=np.int64)
-    crops = []
+    crops: list[Any] = [None] * len(segmentations)
+    outlined = [k for k, segmentation in enumerate(segmentations) if isinstance(segmentation, list)]
+    runs = outline_runs([segmentations[k] for k in outlined], from_hw, to_hw, flip)  # type: ignore[misc]
+    if runs:
+        places[outlined] = coco_mask.toBbox(runs)[:, [1, 0, 3, 2]]
+        for k, crop in zip(outlined, _crops(runs, places[outlined]), strict=True):
+            crops[k] = crop
     for k, segmentation in enumerate(segmentations):
         if isinstance(segmentation, dict):
             bitmap = draw_segmentation(segmentation, from_hw, to_hw, flip)
             places[k] = top, left, height, width = _place(bitmap)
-            crops.append(bitmap[top : top + height, left : left + width].ravel())
-        else:
-            runs = outline_runs(segmentation, from_hw, to_hw, flip)
-            left, top, width, height = map(int, coco_mask.toBbox(runs))
-            places[k] = top, left, height, width
-            crops.append(_decode(runs, places[k]))
+            crops[k] = bitmap[top : top + height, left : left + width].T.ravel()
     pixels = np.concatenate(crops) if crops else np.zeros(0, dtype=np.uint8)
     return Bitmaps(to_hw, places, np.packbits(pixels))
 
@@ -65,11 +68,13 @@ def _place(bitmap: np.ndarray) -> tuple[int, int, int, int]:
     return int(rows[0]), int(columns[0]), int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
 
 
-def _decode(rle: dict, place: np.ndarray) -> np.ndarray:
-    """The pixels of a crop, row by row; an RLE runs down the columns of its image."""
-    top, left, height, width = place.tolist()
-    rows = rle["size"][0]
-    ends = packed_runs(rle["counts"]).cumsum().clip(left * rows, (left + width) * rows)
-    lengths = np.diff(ends, prepend=left * rows)
-    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).view(np.uint8).reshape(width, rows)
-    return columns[:, top : top + height].T.ravel()
+def _crops(runs: list[dict[str, Any]], places: np.ndarray) -> list[np.ndarray]:
+    """The pixels of each crop, column by column, as an RLE runs."""
+    column, row = np.divmod(run_ends([each["counts"] for each in runs]), runs[0]["size"][0])
+    top, left, height, width = places.T[:, :, None]
+    # A column of the image becomes one of the crop: nothing is set above and below it.
+    ends = ((column - left) * height + (row - top).clip(0, height)).clip(0, height * width)
+    starts = (height * width).cumsum(axis=0) - height * width
+    lengths = np.diff((starts + ends).ravel(), prepend=0)
+    values = np.tile(np.array([0, 1], dtype=np.uint8), len(lengths) // 2)
+    return np.split(np.repeat(values, lengths), starts[1:, 0])

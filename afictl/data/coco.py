@@ -16,7 +16,7 @@ from torch import Tensor
 from afictl.data.annotations import Annotations, read_annotations
 from afictl.data.cache import cached
 from afictl.data.files import find_files
-from afictl.data.flat_masks import has_segmentation, read_segmentation, segmentation_arrays
+from afictl.data.flat_masks import has_segmentation, read_segmentations, segmentation_arrays
 from afictl.data.index_file import IndexContents
 from afictl.data.masks import Segmentation
 
@@ -142,9 +142,7 @@ class CocoIndex:
     def _select(self, i: int, rows: Tensor) -> Objects:
         names = ("boxes", "labels", "crowd", "areas", "ids")
         columns = {name: self.arrays[name][rows] for name in names}
-        size_hw = self.size_hw(i)
-        segmentations = [read_segmentation(self.arrays, k, size_hw) for k in rows.tolist()]
-        return Objects(**columns, segmentations=segmentations)
+        return Objects(**columns, segmentations=read_segmentations(self.arrays, rows.tolist(), self.size_hw(i)))
 
 
 def load_coco(data_dir: str | Path, split: str) -> CocoIndex:

@@ -31,7 +31,7 @@ _parse_polygons = msgspec.json.Decoder(list[list[float]]).decode
 
 
 def segmentation_arrays(segmentations: Sequence[Any], sizes_hw: np.ndarray) -> dict[str, Tensor]:
-    """The flat arrays that ``read_segmentation`` and ``has_segmentation`` read.
+    """The flat arrays that ``read_segmentations`` and ``has_segmentation`` read.
 
     Args:
         segmentations: one an object, parsed or as ``msgspec.Raw``; None where absent.
@@ -114,23 +114,35 @@ def has_segmentation(arrays: Mapping[str, Tensor], start: int = 0, end: int | No
     return (arrays["object_polygons"][ends].diff() > 0) | (arrays["rle_ends"][ends].diff() > 0)
 
 
-def read_segmentation(arrays: Mapping[str, Tensor], k: int, size_hw: tuple[int, int]) -> Segmentation | None:
-    """The segmentation of object ``k``, on an image of ``size_hw``.
+def read_segmentations(
+    arrays: Mapping[str, Tensor], rows: Sequence[int], size_hw: tuple[int, int]
+) -> list[Segmentation | None]:
+    """The segmentations of some objects of one image of ``size_hw``; ``rows`` ascend.
 
     Raises:
         UserError: the arrays come from a damaged file; pycocotools would read it and crash.
     """
-    start, end = arrays["rle_ends"][k : k + 2].tolist()
-    if end > start:
-        packed = arrays["rle"][start:end].numpy().tobytes()
-        if not fills(packed, size_hw[0] * size_hw[1]):
-            raise UserError(_DAMAGED)
-        return {"size": list(size_hw), "counts": packed}
-    first, last = arrays["object_polygons"][k : k + 2].tolist()
-    if first == last:
-        return None
-    ends = arrays["polygon_ends"][first : last + 1].tolist()
+    if not rows:
+        return []
+    start, end = rows[0], rows[-1] + 1
+    runs = arrays["rle_ends"][start : end + 1].tolist()
+    objects = arrays["object_polygons"][start : end + 1].tolist()
+    ends = arrays["polygon_ends"][objects[0] : objects[-1] + 1].tolist()
     points = arrays["polygon_points"][ends[0] : ends[-1]].numpy()
-    if not np.abs(points).max() <= FARTHEST:  # as float32; a coordinate just below it rounds up to it
+    if not np.abs(points).max(initial=0) <= FARTHEST:  # as float32; a coordinate just below it rounds up to it
         raise UserError(_DAMAGED)
-    return [points[a - ends[0] : b - ends[0]] for a, b in pairwise(ends)]
+    polygons = [points[a - ends[0] : b - ends[0]] for a, b in pairwise(ends)]
+    found: list[Segmentation | None] = []
+    for k in (row - start for row in rows):
+        if runs[k + 1] > runs[k]:
+            found.append(_read_rle(arrays["rle"][runs[k] : runs[k + 1]], size_hw))
+        else:
+            found.append(polygons[objects[k] - objects[0] : objects[k + 1] - objects[0]] or None)
+    return found
+
+
+def _read_rle(packed: Tensor, size_hw: tuple[int, int]) -> Segmentation:
+    counts = packed.numpy().tobytes()
+    if not fills(counts, size_hw[0] * size_hw[1]):
+        raise UserError(_DAMAGED)
+    return {"size": list(size_hw), "counts": counts}

@@ -19,7 +19,9 @@ UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.Decompressio
 
 
 def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tensor:
-    """Decode an image file to contiguous uint8 (3,H,W) RGB.
+    """Decode an image file to uint8 (3,H,W) RGB, whose memory holds pixel after pixel ("channels last").
+
+    So decoders give it, and PyTorch resizes it more than twice as fast as plane after plane.
 
     Grey, palette, 16-bit and CMYK images become RGB (CMYK JPEGs in Adobe's inverted polarity, as every writer
     has them); transparency is dropped, as detectron2 and torchvision do. Pillow decodes: with torchvision the
@@ -38,7 +40,7 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
         with Image.open(path) as image:
             image.load()
             upright = _orient(image, size_hw)
-            pixels = torch.from_numpy(_planes(upright))
+            pixels = torch.from_numpy(_pixels(upright)).permute(2, 0, 1)
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist") from None
     except UserError as error:
@@ -71,15 +73,15 @@ def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
     )
 
 
-def _planes(image: Image.Image) -> np.ndarray:
-    """Uint8 (3,H,W) RGB."""
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Uint8 (H,W,3) RGB."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return np.repeat(_scale_grey(np.asarray(image))[None], 3, axis=0)
+        return np.repeat(_scale_grey(np.asarray(image))[:, :, None], 3, axis=2)
     if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about a transparent palette
         image = image.convert("RGBA")
     if image.mode != "RGB":
         image = image.convert("RGB")
-    return np.stack([np.asarray(band) for band in image.split()])
+    return np.array(image)
 
 
 def _scale_grey(values: np.ndarray) -> np.ndarray:

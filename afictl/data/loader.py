@@ -20,8 +20,12 @@ from afictl.data.bitmaps import Bitmaps
 from afictl.data.coco import CocoIndex
 from afictl.data.images import read_image
 from afictl.data.order import batches_of
+from afictl.data.shared_images import Packed, Packer
 from afictl.errors import UserError
 from afictl.presets import InputConfig
+
+_AHEAD = 2
+"""Batches that a worker is asked for beyond the one that is in use: with it, one more block of memory."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def eval_batches(
     indices = list(range(len(index)))[:limit]
     batches = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
     samples = _Samples(partial(_eval_sample, index, config, half_view))
-    for read in _Batches(samples, batches[rank::world_size], workers):
+    for read in _Batches(samples, batches[rank::world_size], workers, keep=config is None):
         batch = {name: [sample[name] for sample in read] for name in read[0]}
         for name in batch.keys() & {"images", "half_images"} if config else ():
             batch[name] = [_to_float_on(device, image) for image in batch[name]]
@@ -146,7 +150,7 @@ def read_files(files: Iterable[Path], prepare: Callable[[Tensor], Any], workers:
     For a file that cannot be read its ``UserError`` is given, not raised.
     """
     order = ([file] for file in files)
-    for (answer,) in _loader(_Samples(partial(_prepared, prepare)), order, workers):
+    for (answer,) in _loader(_Samples(partial(_prepared, prepare)), order, workers, _same):
         yield answer
 
 
@@ -190,7 +194,8 @@ def _train_batch(samples: list[dict[str, Any]], half_view: bool, device: torch.d
 
 
 def _to_float_on(device: torch.device | str, image: Tensor) -> Tensor:
-    return transforms.to_float(image.to(device, non_blocking=True))
+    # From memory that is not pinned, an Apple GPU would still read when its worker writes the next batch there.
+    return transforms.to_float(image.to(device, non_blocking=image.is_pinned()))
 
 
 def _eval_sample(index: CocoIndex, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
@@ -235,26 +240,31 @@ class _Samples(Dataset):
 
 
 class _Batches:
-    """Lists of samples in the order of ``order``, an iterable of lists of requests."""
+    """Lists of samples in the order of ``order``, an iterable of lists of requests.
 
-    def __init__(self, samples: _Samples, order: Any, workers: int) -> None:
-        self._loader = _loader(samples, order, workers)
+    With ``keep`` they may be kept; without, their images are good until the next ones are asked for.
+    """
+
+    def __init__(self, samples: _Samples, order: Any, workers: int, keep: bool = False) -> None:
+        self._loader = _loader(samples, order, workers, _same if keep or not workers else Packer(_AHEAD + 1))
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for samples in self._loader:
+        for batch in self._loader:
+            samples = batch.unpack() if isinstance(batch, Packed) else batch
             for sample in samples:
                 if isinstance(sample, UserError):
                     raise sample
             yield samples
 
 
-def _loader(samples: _Samples, order: Any, workers: int) -> DataLoader[Any]:
-    """Gives a list of samples for each list of requests in ``order``."""
+def _loader(samples: _Samples, order: Any, workers: int, collate: Callable[[list[Any]], Any]) -> DataLoader[Any]:
+    """Gives ``collate`` of a list of samples for each list of requests in ``order``."""
     return DataLoader(
         samples,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=_same,
+        collate_fn=collate,
+        prefetch_factor=_AHEAD if workers else None,
         worker_init_fn=_outlive_signals,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # a draw from the global one would change what follows it

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -66,18 +67,23 @@ def draw_segmentation(
         rows, columns = (_nearest(a, b) for a, b in zip(from_hw, to_hw, strict=True))
         bitmap = coco_mask.decode(segmentation)[rows[:, None], columns]
         return np.ascontiguousarray(bitmap[:, ::-1]) if flip else bitmap
-    return np.ascontiguousarray(coco_mask.decode(outline_runs(segmentation, from_hw, to_hw, flip)))
+    return np.ascontiguousarray(coco_mask.decode(outline_runs([segmentation], from_hw, to_hw, flip)[0]))
 
 
 def outline_runs(
-    polygons: list[np.ndarray], from_hw: tuple[int, int], to_hw: tuple[int, int], flip: bool = False
-) -> dict[str, Any]:
-    """The compressed RLE of polygons given on ``from_hw`` and filled at ``to_hw``."""
-    scale = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]])
-    scaled = [polygon.reshape(-1, 2) * scale for polygon in polygons]
+    outlines: Sequence[list[np.ndarray]], from_hw: tuple[int, int], to_hw: tuple[int, int], flip: bool = False
+) -> list[dict[str, Any]]:
+    """The compressed RLEs of several objects, each of polygons given on ``from_hw`` and filled at ``to_hw``."""
+    polygons = list(chain.from_iterable(outlines))
+    if not polygons:
+        return []
+    points = np.concatenate(polygons).reshape(-1, 2) * np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]])
     if flip:
-        scaled = [np.stack((to_hw[1] - p[:, 0], p[:, 1]), axis=1) for p in scaled]
-    return dict(coco_mask.merge(coco_mask.frPyObjects([p.ravel() for p in scaled], *to_hw)))
+        points[:, 0] = to_hw[1] - points[:, 0]
+    ends = list(accumulate(map(len, polygons), initial=0))
+    runs = iter(coco_mask.frPyObjects([points.ravel()[a:b] for a, b in pairwise(ends)], *to_hw))
+    parts = (list(islice(runs, len(outline))) for outline in outlines)
+    return [each[0] if len(each) == 1 else coco_mask.merge(each) for each in parts]
 
 
 def _nearest(size: int, new_size: int) -> np.ndarray:

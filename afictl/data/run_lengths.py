@@ -7,6 +7,8 @@ set pixels in turn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _CHARACTERS = 7
@@ -34,22 +36,31 @@ def run_length_areas(packed: bytes, sizes: np.ndarray, pixels: np.ndarray) -> np
     return areas
 
 
-def packed_runs(packed: bytes) -> np.ndarray:
-    """The run lengths of one mask, int64.
+def run_ends(packed: Sequence[bytes]) -> np.ndarray:
+    """Where the runs of several masks end, in pixels from the start of each mask.
+
+    Returns:
+        (n,m) int64, m even: unset and set runs in turn, and behind the last one of a mask empty ones.
 
     Raises:
-        ValueError: the bytes are no such thing.
+        ValueError: bytes that are no such thing.
     """
-    sixes = _sixes(packed)
-    if not packed or not _whole_runs(sixes, np.array([len(packed)])).all():
+    sizes = np.fromiter(map(len, packed), dtype=np.int64, count=len(packed))
+    sixes = _sixes(b"".join(packed))
+    if not len(sixes) or not _whole_runs(sixes, sizes).all():
         raise ValueError("not a compressed RLE")
     starts, lengths = _numbers(sixes)
     if lengths.max() > _CHARACTERS:
         raise ValueError("a run of more than 32 bits")
-    runs = _values(sixes, starts, lengths)
-    runs[1::2] = runs[1::2].cumsum()
-    runs[2::2] = runs[2::2].cumsum()
-    return runs
+    counts = np.diff(np.searchsorted(starts, sizes.cumsum()), prepend=0)
+    longest = counts.max()
+    exists = np.arange(longest + longest % 2) < counts[:, None]
+    runs = np.zeros(exists.shape, dtype=np.int64)
+    runs[exists] = _values(sixes, starts, lengths)
+    for parity in (runs[:, 1::2], runs[:, 2::2]):
+        parity.cumsum(axis=1, out=parity)
+    runs[~exists] = 0
+    return runs.cumsum(axis=1)
 
 
 def _sixes(packed: bytes) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
@@ -56,8 +57,13 @@ def resize_image(image: Tensor, size_hw: Size) -> Tensor:
 
 def to_float(image: Tensor) -> Tensor:
     """Uint8 0..255 to contiguous float32 0..1; a float image stays in its range."""
-    scaled = torch.div(image, 255) if image.dtype == torch.uint8 else image.float()
-    return scaled.contiguous()
+    if image.dtype != torch.uint8:
+        return image.float().contiguous()
+    if image.device.type != "cpu":
+        return torch.div(image, 255).contiguous()
+    # NumPy asks for large pages: with small ones, taking the memory costs more than filling it.
+    floats = torch.from_numpy(np.empty(image.shape, dtype=np.float32))
+    return floats.copy_(image).div_(255)
 
 
 def resize_for(config: InputConfig, image: Tensor) -> Tensor:
@@ -67,9 +73,9 @@ def resize_for(config: InputConfig, image: Tensor) -> Tensor:
 
 
 def view(image: Tensor, size_hw: Size, flip: bool) -> Tensor:
-    """One view, contiguous uint8 (3,H,W), of a uint8 ``image``, resized once from the original pixels."""
+    """One view, uint8 (3,H,W), of a uint8 ``image``, resized once from the original pixels."""
     resized = resize_image(image, size_hw)
-    return (resized.flip(-1) if flip else resized).contiguous()
+    return resized.flip(-1) if flip else resized
 
 
 def view_target(objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks: bool = False) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import time
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -6,7 +8,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from afictl.data import eval_batches, load_coco, train_batches
+from afictl.data import eval_batches, load_coco, loader, train_batches
+from afictl.data.order import batches_of
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 
@@ -42,6 +45,25 @@ def test_a_batch_depends_on_seed_and_step_alone(index, workers):
         assert_same(batch, other)
     other_seed = take(1, index, CONFIG, 4, workers=0, seed=6)
     assert other_seed[0].image_ids != whole[0].image_ids
+
+
+def test_a_worker_that_reads_ahead_leaves_what_is_in_use_alone(index):
+    samples = loader._Samples(partial(loader._train_sample, index, CONFIG, True, True))
+    order = list(islice(batches_of(range(len(index)), [0] * len(index), 4, seed=3), 9))
+    read, alone = (loader._Batches(samples, order, workers) for workers in (1, 0))
+    for batch, other in zip(read, alone, strict=True):
+        time.sleep(0.1)  # time to read ahead as far as it may
+        for sample, expected in zip(batch, other, strict=True):
+            assert sample["image"].equal(expected["image"])
+            assert sample["half_image"].equal(expected["half_image"])
+
+
+@pytest.mark.parametrize("config", [CONFIG, None])
+def test_batches_for_evaluation_may_be_kept(index, config):
+    alone, kept = (list(eval_batches(index, config, 1, workers=workers)) for workers in (0, 1))
+    for batch, other in zip(alone, kept, strict=True):
+        assert batch.image_ids == other.image_ids
+        assert batch.images[0].equal(other.images[0])
 
 
 def test_the_shares_of_the_ranks_make_up_the_batch(index):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from afictl.data.run_lengths import packed_runs, run_length_areas
+from afictl.data.run_lengths import run_ends, run_length_areas
 
 
 def areas_of(packed, pixels):
@@ -49,8 +49,8 @@ def test_areas_are_those_of_the_masks(seed):
     packed, masks = packed_masks(np.random.default_rng(seed), 60)
     areas = areas_of(packed, np.array([mask.size for mask in masks]))
     assert areas == [int(mask.sum()) for mask in masks]
-    for counts, mask in zip(packed, masks, strict=True):
-        drawn = np.repeat(np.arange(len(packed_runs(counts))) % 2, packed_runs(counts))
+    for ends, mask in zip(run_ends(packed), masks, strict=True):
+        drawn = np.repeat(np.arange(len(ends)) % 2, np.diff(ends, prepend=0))
         assert (drawn == mask.ravel(order="F")).all()
 
 
@@ -85,8 +85,10 @@ def test_a_mask_that_breaks_off_leaves_the_next_one_alone():
 
 @pytest.mark.parametrize("packed", [b"", b"o" * 3, b"\x10", b"o" * 8 + b"0"])
 def test_unreadable_runs_are_an_error(packed):
-    with pytest.raises(ValueError, match=r"not a compressed RLE|more than 32 bits"):
-        packed_runs(packed)
+    sound = coco_mask.encode(np.asfortranarray(np.eye(9, dtype=np.uint8)))["counts"]
+    for masks in ([packed], [packed, sound], [sound, packed]):
+        with pytest.raises(ValueError, match=r"not a compressed RLE|more than 32 bits"):
+            run_ends(masks)
 
 
 def test_no_masks_at_all():

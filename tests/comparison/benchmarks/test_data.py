@@ -56,10 +56,18 @@ def test_the_loaders_give_the_same_kind_of_batch(shapes_dir, masks):
 
 
 @pytest.mark.detectron2
-def test_detectron2_gives_its_batch(shapes_dir):
+@pytest.mark.parametrize("kind", ["polygon", "bitmask"])
+def test_detectron2_gives_its_batch(shared_data, kind):
     pytest.importorskip("detectron2")
-    (batch,) = islice(loading._detectron2_bitmaps(shapes_dir, "train", True), 1)
+    (batch,) = islice(loading._detectron2(shared_data / "coco-mini", "val", True, kind), 1)
     assert len(batch) == 4
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_every_loader_that_is_measured_exists(masks, monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: True)
+    assert loading._LOADERS.keys() >= set(loading.loaders(masks))
+    assert len(loading.loaders(masks)) == 3 + masks
 
 
 def figures(**seconds):
@@ -67,12 +75,27 @@ def figures(**seconds):
     return {name: {"seconds": value, **numbers} for name, value in seconds.items()}
 
 
-def test_the_tables_say_how_many_times_faster():
+def test_a_library_that_cannot_read_the_data_is_left_out(shapes_dir, monkeypatch):
+    monkeypatch.setattr(loading, "loaders", lambda masks: ["no such library", "afictl"])
+    said = []
+    assert list(data._loading(shapes_dir, "val", "boxes", 1, 4, said.append)) == ["afictl"]
+    assert "no such library, boxes: failed" in said[0]
+    monkeypatch.setattr(loading, "loaders", lambda masks: ["afictl"])
+    with pytest.raises(UserError, match="loader failed"):
+        data._loading(shapes_dir / "nowhere", "val", "boxes", 1, 4, said.append)
+
+
+@pytest.mark.parametrize(
+    ("installed", "caption"), [(None, "detectron2 is not installed here"), ("spec", "drawn later")]
+)
+def test_the_tables_say_how_many_times_faster(installed, caption, monkeypatch):
+    monkeypatch.setattr(data, "find_spec", lambda name: installed)
     read = {"file_megabytes": 444, "results": figures(pycocotools=12.0, afictl=3.0)}
-    loaded = {"boxes": {"torchvision": 20.0, "afictl": 30.0}}
+    masks = {"detectron2 polygons": 25.0, "detectron2 bitmaps": 12.0, "torchvision": 10.0, "afictl": 30.0}
+    loaded = {"boxes": {"torchvision": 20.0, "afictl": 30.0}, "masks": masks}
     console = Console(width=100, record=True, quiet=False)
     for table in data.tables({"reading": read, "loading": loaded}):
         console.print(table)
     text = console.export_text()
-    for words in ("4.0x", "1.2 %", " 30 ", "1.50x", "detectron2 is not installed here"):
+    for words in ("4.0x", "1.2 %", " 30 ", "1.50x", "1.20x", caption):
         assert words in text

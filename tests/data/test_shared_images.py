@@ -1,0 +1,53 @@
+import pytest
+import torch
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from afictl.data.shared_images import Packed, Packer
+from afictl.errors import UserError
+
+
+def images(*sizes):
+    generator = torch.Generator().manual_seed(len(sizes))
+    return [torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
+
+
+def test_images_come_back_as_they_were_and_the_rest_is_left_alone():
+    full, half, other = images((8, 6), (4, 3), (5, 9))
+    mistake = UserError("no image")
+    samples = [{"image": full, "half_image": half, "target": {"boxes": [1]}}, mistake, {"image": other}]
+    packed = Packer(2)(samples)
+    assert packed.pixels.is_shared()
+    first, second, third = packed.unpack()
+    assert first["image"].equal(full)
+    assert first["half_image"].equal(half)
+    assert first["target"] == {"boxes": [1]}
+    assert second is mistake
+    assert third["image"].equal(other)
+
+
+def test_a_batch_stays_until_as_many_others_were_packed_as_there_are_blocks():
+    packer = Packer(3)
+    batches = [images((4 + k, 5), (3, 3 * k + 1)) for k in range(8)]  # larger and larger
+    packed = []
+    for batch in batches:
+        packed.append(packer([{"image": image} for image in batch]))
+        for kept, expected in list(zip(packed, batches, strict=False))[-3:]:
+            assert all(a["image"].equal(b) for a, b in zip(kept.unpack(), expected, strict=True))
+    small = [packer([{"image": image} for image in images((2, 2))]).pixels.data_ptr() for _ in range(6)]
+    assert len(set(small[:3])) == 3
+    assert small[:3] == small[3:]
+
+
+@pytest.mark.parametrize("samples", [[], [UserError("no image")]])
+def test_a_batch_without_images(samples):
+    assert Packer(2)(samples).unpack() == samples
+
+
+def test_pinning_keeps_a_batch(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, device=None: self.clone())
+    packer = Packer(1)
+    (image, other) = images((8, 6), (8, 6))
+    pinned = pin_memory(packer([{"image": image}]))
+    packer([{"image": other}])
+    assert isinstance(pinned, Packed)
+    assert pinned.unpack()[0]["image"].equal(image)
