@@ -86,14 +86,17 @@ def features(
         list[str] | None,
         typer.Option(
             "--interpolator",
-            help="Kind, run of pretrain or file with an interpolator. Repeatable; default: nearest, bilinear, bicubic.",
+            help="Kind, run of pretrain, run or file with a learned interpolator. Repeatable; default: nearest, bilinear,"
+            " bicubic.",
         ),
     ] = None,
     weights: Annotated[
         list[Path] | None,
         typer.Option("--weights", help="Run or checkpoint of a detector whose interpolator is taken. Repeatable."),
     ] = None,
-    levels: Annotated[str, typer.Option("--levels", help="Pyramid levels, e.g. p2,p3; default: all.")] = "",
+    levels: Annotated[
+        str | None, typer.Option("--levels", help="Pyramid levels, e.g. p2,p3; default: all.")
+    ] = None,
     data: sources.Data = None,
     split: sources.Split = "val",
     images: sources.Images = None,
@@ -118,7 +121,7 @@ def features(
     kinds = interpolators or ([] if weights else ["nearest", "bilinear", "bicubic"])
     named = named_interpolators(detector, kinds, weights or [])
     pictures = sources.pictures_of(source, sources.limit_of(source, limit))
-    chosen = [level.strip() for level in levels.split(",") if level.strip()]
+    chosen = [] if levels is None else [level.strip() for level in levels.split(",")]
     figures = feature_figures(detector, named, pictures, chosen)
     sources.write(figures, folder, "features", form, "Enlarged features", len(pictures))
 

@@ -132,7 +132,7 @@ def test_features_of_kinds_runs_and_weights(untrained_run, other_run, tmp_path):
     result = call("features", *arguments, "--format", "html")
     assert "1 picture" in result.output
     (page,) = (untrained_run / "features").glob("*.html")
-    for title in ("bilinear", "carafe (untrained)", tmp_path.name, "other", "goal"):
+    for title in ("bilinear", "carafe (untrained)", f"{tmp_path.name} (afi)", "other (nearest)", "goal"):
         assert f"p3, {title}" in page.read_text()
 
 

@@ -1,6 +1,7 @@
 """Which images are drawn, and how they and the detectors are called."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,12 +60,23 @@ def test_wrong_paths(tmp_path):
         file_pictures([tmp_path])
 
 
-def test_run_names(tmp_path):
-    for run in ("x/afi", "x/nearest", "y/afi"):
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/afi", "x/nearest"], ["afi", "nearest"]),
+        (["x/afi/best.safetensors", "x/nearest"], ["afi", "nearest"]),
+        (["x/afi", "y/afi"], ["x/afi", "y/afi"]),
+        (["x/afi", "y/afi", "x/nearest"], ["x/afi", "y/afi", "nearest"]),
+        (["x/afi/seed0", "x/nearest/seed0"], ["afi/seed0", "nearest/seed0"]),
+        (["x/afi/seed0", "y/afi/seed0", "x/nearest/seed0"], ["x/afi/seed0", "y/afi/seed0", "nearest/seed0"]),
+        (["x/afi", "x/afi/last.safetensors"], ["afi", "afi/last"]),
+        (["x/afi", "x/afi"], ["afi", "afi-2"]),
+        (["x/afi", "x/afi/seed0"], ["afi", "seed0"]),
+        (["x/model_final.pth", "y/model_final.pth"], ["x/model_final", "y/model_final"]),
+    ],
+)
+def test_run_names_are_the_shortest_distinct_ends_of_the_paths(tmp_path, monkeypatch, paths, names):
+    for run in ("x/afi/seed0", "x/nearest/seed0", "y/afi/seed0"):
         (tmp_path / run).mkdir(parents=True)
-    x_afi, nearest, y_afi = (tmp_path / run for run in ("x/afi", "x/nearest", "y/afi"))
-    assert run_names([x_afi, nearest]) == ["afi", "nearest"]
-    assert run_names([x_afi / "best.safetensors", nearest]) == ["afi", "nearest"]
-    assert run_names([x_afi, y_afi]) == ["x/afi", "y/afi"]
-    assert run_names([x_afi, x_afi / "last.safetensors"]) == ["afi", "afi/last"]
-    assert run_names([x_afi, x_afi]) == ["afi", "afi-2"]
+    monkeypatch.chdir(tmp_path)
+    assert run_names([Path(path) for path in paths]) == names
