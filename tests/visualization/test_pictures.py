@@ -44,12 +44,14 @@ def test_files_and_folders(tmp_path):
     for name in ("b.png", "a.JPG"):
         Image.new("RGB", (8, 6)).save(folder / name, format="PNG")
     (folder / "notes.txt").write_text("not an image")
+    (folder / "more").mkdir()
+    Image.new("RGB", (8, 6)).save(folder / "more" / "c.png")
     single = tmp_path / "a.png"
     Image.new("L", (8, 6)).save(single)
     pictures = file_pictures([folder, single])
-    assert [picture.name for picture in pictures] == ["a", "b", "a-2"]
-    assert pictures[2].read().shape == (3, 6, 8)
-    assert pictures[2].ground_truth() is None
+    assert [picture.name for picture in pictures] == ["a", "b", "c", "a-2"]
+    assert pictures[3].read().shape == (3, 6, 8)
+    assert pictures[3].ground_truth() is None
     assert len(file_pictures([folder], limit=1)) == 1
 
 
@@ -57,6 +59,9 @@ def test_wrong_paths(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         file_pictures([tmp_path / "nowhere.jpg"])
     with pytest.raises(UserError, match="holds no image"):
+        file_pictures([tmp_path])
+    (tmp_path / "broken.jpg").write_text("not an image")
+    with pytest.raises(UserError, match=r"broken\.jpg cannot be read: cannot identify"):
         file_pictures([tmp_path])
 
 
