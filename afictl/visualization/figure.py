@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from afictl.visualization.style import INK, MUTED, PAPER, Color, fit_text, font
 
 _COLUMNS = 4
+_CAPTION = 20  # of the text's height: to this width a column grows beyond its pictures where its captions need it
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ def assemble(
     size = text_size((width, height))
     gap = size
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
-    lines = [2 if any(_is_wide(panel, size, width) for panel in row) else 1 for row in rows]
+    captions = max(font(size).getlength(words) for panel in panels for words in (panel.title, panel.note))
+    cell = max(width, round(min(captions, _CAPTION * size)))
+    lines = [2 if any(_is_wide(panel, size, cell) for panel in row) else 1 for row in rows]
     heads = [round((0.6 + 1.3 * count) * size) for count in lines]
-    page_width = columns * (width + gap) + gap
+    page_width = columns * (cell + gap) + gap
     keys = _legend_rows(legend, size, page_width - 2 * gap)
     heading = _heading(title, text, size, page_width - 2 * gap)
     top = heading.height if heading else 0
@@ -83,8 +86,8 @@ def assemble(
     y = top
     for row, count, head in zip(rows, lines, heads, strict=True):
         for column, panel in enumerate(row):
-            x = gap + column * (width + gap)
-            _write_title(pen, panel, (x, y + 0.95 * size), size, width, two_lines=count == 2)
+            x = gap + column * (cell + gap)
+            _write_title(pen, panel, (x, y + 0.95 * size), size, cell, two_lines=count == 2)
             page.paste(panel.picture, (x, y + head))
         y += head + height + gap
     for number, entries in enumerate(keys):
