@@ -25,7 +25,7 @@ def data(
     split: Annotated[str, typer.Option(help="Split of --data whose images are loaded.")] = "train",
     scale: Annotated[float, typer.Option(help="Size of the generated annotation file, as a fraction of COCO's.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement; the best one counts.")] = 2,
-    images: Annotated[int, typer.Option(min=1, help="Images that each loader reads in a turn.")] = 200,
+    count: Annotated[int, typer.Option(min=1, help="Images that each loader reads in a turn.")] = 200,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     debug: options.Debug = False,
 ) -> None:
@@ -43,7 +43,7 @@ def data(
     from afictl.training.run import write_text
 
     console = Console()
-    figures = benchmark_data(folder, split, scale=scale, rounds=rounds, images=images, say=console.print)
+    figures = benchmark_data(folder, split, scale=scale, rounds=rounds, images=count, say=console.print)
     for table in tables(figures):
         console.print(table)
     if json_file:
@@ -86,7 +86,7 @@ def interpolators(
 
 @app.command()
 def metric(
-    images: Annotated[int, typer.Option(min=1, help="Generated images, with 100 detections each.")] = 5000,
+    count: Annotated[int, typer.Option(min=1, help="Generated images, with 100 detections each.")] = 5000,
     masks: Annotated[bool, typer.Option("--masks", help="Measure the mask metric too.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement; the best one counts.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
@@ -101,7 +101,7 @@ def metric(
     from afictl.training.run import write_text
 
     console = Console()
-    figures = benchmark_metric(images, masks, rounds=rounds, say=console.print)
+    figures = benchmark_metric(count, masks, rounds=rounds, say=console.print)
     console.print(metric_table(figures))
     if json_file:
         write_text(json_file, json.dumps(figures, indent=2))

@@ -61,7 +61,7 @@ def detections(
     if only_different and len(weights) < 2:
         raise UserError("--only-different compares detectors: give --weights twice or more")
     source = sources.source_of(data, split, images, weights[0])
-    folder = output or folder_of(weights[0]) / "detections"
+    folder = sources.output_of(output, weights[0], "detections")
     limit = sources.limit_of(source, limit)
     device = launch(Hardware(devices="1")).device
     named = dict(zip(run_names(weights), weights, strict=True))
@@ -86,14 +86,15 @@ def features(
         list[str] | None,
         typer.Option(
             "--interpolator",
-            help="Kind, run of pretrain or file with an interpolator. Repeatable; default: nearest, bilinear, bicubic.",
+            help="Kind, run of pretrain, or run or file with a learned interpolator in it. Repeatable; default:"
+            " nearest, bilinear, bicubic.",
         ),
     ] = None,
     weights: Annotated[
         list[Path] | None,
         typer.Option("--weights", help="Run or checkpoint of a detector whose interpolator is taken. Repeatable."),
     ] = None,
-    levels: Annotated[str, typer.Option("--levels", help="Pyramid levels, e.g. p2,p3; default: all.")] = "",
+    levels: Annotated[str | None, typer.Option("--levels", help="Pyramid levels, e.g. p2,p3; default: all.")] = None,
     data: sources.Data = None,
     split: sources.Split = "val",
     images: sources.Images = None,
@@ -113,12 +114,12 @@ def features(
     from afictl.weights import load_detector
 
     source = sources.source_of(data, split, images, guide)
-    folder = output or folder_of(guide) / "features"
+    folder = sources.output_of(output, guide, "features")
     detector = load_detector(guide).detector.to(launch(Hardware(devices="1")).device)
     kinds = interpolators or ([] if weights else ["nearest", "bilinear", "bicubic"])
     named = named_interpolators(detector, kinds, weights or [])
     pictures = sources.pictures_of(source, sources.limit_of(source, limit))
-    chosen = [level.strip() for level in levels.split(",") if level.strip()]
+    chosen = [] if levels is None else [level.strip() for level in levels.split(",")]
     figures = feature_figures(detector, named, pictures, chosen)
     sources.write(figures, folder, "features", form, "Enlarged features", len(pictures))
 
@@ -146,13 +147,15 @@ def gradcam(
     from afictl.visualization import gradcam_figures, load_contenders, run_names
 
     source = sources.source_of(data, split, images, weights[0])
-    folder = output or folder_of(weights[0]) / "gradcam"
+    folder = sources.output_of(output, weights[0], "gradcam")
     device = launch(Hardware(devices="1")).device
     named = dict(zip(run_names(weights), weights, strict=True))
     contenders = load_contenders(named, source, device, sources.reader(threshold, partial))
     pictures = sources.pictures_of(source, sources.limit_of(source, limit))
     figures = gradcam_figures(contenders, pictures, threshold)
     drawn = sources.write(figures, folder, "gradcam", form, "Grad-CAM", len(pictures))
+    if not drawn:
+        raise UserError(f"no detection from {threshold} on in {len(pictures)} images, and no object: nothing is drawn")
     if drawn < len(pictures):
         typer.echo(f"{len(pictures) - drawn} without a detection from {threshold} on: lower --threshold to see them")
 
@@ -174,7 +177,7 @@ def training(
 
     if form not in ("png", "svg", "html"):
         raise UserError(f"--format {form}: write png, svg or html")
-    folder = output or folder_of(runs[0]) / "training"
+    folder = sources.output_of(output, runs[0], "training")
     named = dict(zip(run_names(runs), map(folder_of, runs), strict=True))
     path = folder / f"training.{form}"
     if form == "html":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afictl.cli.runs import data_of
+from afictl.cli.runs import data_of, folder_of
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ Data = Annotated[
 ]
 Split = Annotated[str, typer.Option("--split", help="train, val or test.")]
 Images = Annotated[
-    list[Path] | None, typer.Option("--images", help="Image file or folder, instead of --data. Repeatable.")
+    list[Path] | None,
+    typer.Option(
+        "--images", help="Folder of images, its subfolders too, or image file; instead of --data. Repeatable."
+    ),
 ]
 Limit = Annotated[
     int | None,
@@ -78,6 +82,21 @@ def limit_of(source: CocoIndex | list[Picture], limit: int | None) -> int | None
     return limit or (None if isinstance(source, list) else PICTURES)
 
 
+def output_of(output: Path | None, run: Path, kind: str) -> Path:
+    """The folder to write to: ``output``, or the one called ``kind`` in the run.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    folder = output or folder_of(run) / kind
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{folder}: {there} is a file; choose another --output")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: nothing may be written in {there}; choose another --output")
+    return folder
+
+
 def reader(threshold: float, partial: bool) -> Callable[[Path], LoadedDetector]:
     """Reads detectors and says what was loaded, and if they never score as low as ``threshold``."""
     from afictl.weights import load_detector
@@ -94,7 +113,7 @@ def reader(threshold: float, partial: bool) -> Callable[[Path], LoadedDetector]:
 
 
 def write(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: str, total: int) -> int:
-    """Write the figures with a bar of their progress, say where they are, and return how many there were."""
+    """Write the figures with a bar of their progress, say where they are if there are any, and return their number."""
     from rich.console import Console
 
     from afictl.cli.progress import show_progress
@@ -110,6 +129,6 @@ def write(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: 
 
     with show_progress(Console(soft_wrap=True), "drawn") as progress:
         files = write_figures(counted(), folder, kind, form=form, title=title, total=total, progress=progress)
-    where = files[0] if form == "html" and files else folder
-    typer.echo(f"{count} picture{'' if count == 1 else 's'}" + (f": {where}" if count else ""))
+    if count:
+        typer.echo(f"{count} picture{'' if count == 1 else 's'}: {files[0] if form == 'html' else folder}")
     return count

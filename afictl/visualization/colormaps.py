@@ -48,16 +48,24 @@ def component_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
-    """The heat scale from 0 to ``highest``, beyond which it saturates, in a picture of width and height ``size``."""
-    width, height = size
-    picture = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(picture)
+    """The heat scale from 0 to ``highest``, beyond which it saturates, in a picture of width and height ``size``.
+
+    It stands upright, at least as wide as its three numbers need, or lies where the picture is too low for them.
+    """
+    height = size[1]
     text = max(12, min(18, height // 9))
+    label = f"{highest:.3g} and more"
+    width = max(size[0], round(font(text).getlength(label) + 3 * text + 14))
+    picture = Image.new("RGB", (width, height), PAPER)
+    if height < 5 * text:
+        picture.paste(scale_strip(text, highest, ""), (0, 0))
+        return picture
+    pen = ImageDraw.Draw(picture)
     left, thick = text // 2, max(14, width // 14)
     top, bottom = text, height - text
     ramp = heat_colors(np.linspace(1, 0, max(1, bottom - top)))[:, None].repeat(thick, axis=1)
     picture.paste(Image.fromarray(ramp), (left, top))
-    for value, y in ((f"{highest:.3g} and more", top), (f"{highest / 2:.3g}", (top + bottom) / 2), ("0", bottom)):
+    for value, y in ((label, top), (f"{highest / 2:.3g}", (top + bottom) / 2), ("0", bottom)):
         pen.line((left + thick, y, left + thick + text // 3, y), fill=INK)
         pen.text((left + thick + text * 0.7, y), value, fill=INK, font=font(text), anchor="lm")
     return picture
@@ -65,7 +73,7 @@ def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
 
 def scale_strip(size: int, highest: float, meaning: str) -> Image.Image:
     """The heat scale from 0 to ``highest`` in one line of text of ``size`` pixels, with what it measures."""
-    parts = (f"{meaning}  0", f"{highest:.3g}")
+    parts = (f"{meaning}  0".strip(), f"{highest:.3g}")
     before, after = (round(font(size).getlength(part)) for part in parts)
     ramp, gap, height = 14 * size, size // 2, round(1.5 * size)
     picture = Image.new("RGB", (before + ramp + after + 2 * gap, height), PAPER)

@@ -18,6 +18,8 @@ from afictl.training.stage3 import resolve_interpolator
 from afictl.visualization.pictures import Picture, distinct
 from afictl.weights import LoadedDetector, load_detector
 
+_OF_A_RUN = ("best", "last", "interpolator")
+
 
 @dataclass(frozen=True)
 class Contenders:
@@ -80,35 +82,57 @@ def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequen
 
     Args:
         guide: what they are to enlarge the features of.
-        sources: kinds, runs of ``pretrain`` or files with an interpolator; a learned kind is called untrained.
+        sources: kinds, of which a learned one is called untrained; runs of ``pretrain``, or of a detector with a
+            learned interpolator in it; files of either.
         weights: runs or files of detectors whose interpolators are taken.
 
     Raises:
         UserError: no such kind or file, or one of another width than the guide's neck.
     """
+    kinds = interpolator_kinds()
+    runs = iter(run_names([*(Path(source) for source in sources if source not in kinds), *weights]))
     found: list[tuple[str, nn.Module]] = []
     for source in sources:
         module = resolve_interpolator(guide.preset, source, seed=0)[1]
-        found.append((_interpolator_name(source, module), module))
-    for name, path in zip(run_names(weights), weights, strict=True):
-        found.append((name, load_detector(path).detector.neck.interpolator))
+        found.append((_kind_name(source, module) if source in kinds else _run_name(next(runs), module), module))
+    for path in weights:
+        module = load_detector(path).detector.neck.interpolator
+        found.append((_run_name(next(runs), module), module))
     return dict(zip(distinct([name for name, _ in found]), (module for _, module in found), strict=True))
 
 
-def run_names(weights: Sequence[Path]) -> list[str]:
-    """A unique name for each run folder or file in one: the folder's, with as much around it as it takes."""
-    folders = [(path if path.is_dir() else path.parent).resolve() for path in weights]
-    names = [folder.name for folder in folders]
-    if len(set(folders)) < len(folders):
-        names = [
-            path.resolve().name if path.is_dir() else f"{path.resolve().parent.name}/{path.stem}" for path in weights
-        ]
-    elif len(set(names)) < len(names):
-        names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
-    return distinct(names)
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """A unique name for each run folder or file: the last part of its path, with as much before it as it takes.
+
+    A file that every run has is called as its folder, unless other files of that are named too.
+    """
+    tails = [_parts(path.resolve()) for path in paths]
+    tails = [
+        (*tail[:-1], f"{tail[-1]}/{path.stem}") if tails.count(tail) > 1 and not path.is_dir() else tail
+        for path, tail in zip(paths, tails, strict=True)
+    ]
+    return distinct([_shortest(tail, [other for other in tails if other != tail]) for tail in tails])
 
 
-def _interpolator_name(source: str, module: nn.Module) -> str:
-    if source not in interpolator_kinds():
-        return run_names([Path(source)])[0]
-    return f"{source} (untrained)" if any(True for _ in module.parameters()) else source
+def _parts(path: Path) -> tuple[str, ...]:
+    if path.is_dir():
+        return path.parts
+    return path.parent.parts if path.stem in _OF_A_RUN else (*path.parent.parts, path.stem)
+
+
+def _shortest(tail: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    """The fewest last parts that none of the others ends in."""
+    length = 1
+    while length < len(tail) and any(other[-length:] == tail[-length:] for other in others):
+        length += 1
+    return "/".join(tail[-length:])
+
+
+def _kind_name(kind: str, module: nn.Module) -> str:
+    return f"{kind} (untrained)" if any(True for _ in module.parameters()) else kind
+
+
+def _run_name(run: str, module: nn.Module) -> str:
+    """With the kind of its interpolator, unless it speaks of it anyway."""
+    kind = str(module.kind)
+    return run if kind in run else f"{run} ({kind})"

@@ -48,7 +48,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / METRICS
     if not path.is_file():
-        inside = sorted(str(found.parent) for found in folder.glob(f"*/{METRICS}"))
+        inside = sorted(str(found.parent) for depth in ("*", "*/*") for found in folder.glob(f"{depth}/{METRICS}"))
         advice = f"; there are runs in it: {', '.join(inside[:5])}" if inside else ""
         raise UserError(f"{folder} holds no {METRICS}, so it is no run{advice}")
     records = []
@@ -131,6 +131,8 @@ def _curves(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[_Curve]:
     found += [_Curve(key, _spoken(key), "", True) for key in losses]
     if "lr" in keys:
         found.append(_Curve("lr", "Learning rate", "", False))
+    if not found:
+        raise UserError(f"neither losses nor accuracies were recorded yet: {', '.join(records)}")
     return found
 
 

@@ -11,11 +11,12 @@ from PIL import Image, ImageDraw
 from afictl.visualization.style import INK, MUTED, PAPER, Color, fit_text, font
 
 _COLUMNS = 4
+_CAPTION = 20  # of the text's height: to this width a column grows beyond its pictures where its captions need it
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with a title and, in a quieter colour beside it, a note."""
+    """A picture with a title and, in a quieter colour beside or below it, a note."""
 
     picture: Image.Image
     title: str
@@ -67,23 +68,29 @@ def assemble(
     columns = min(len(panels), columns)
     width, height = panels[0].picture.size
     size = text_size((width, height))
-    gap, title_height = size, round(1.9 * size)
-    page_width = columns * (width + gap) + gap
-    rows = _legend_rows(legend, size, page_width - 2 * gap)
+    gap = size
+    rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
+    captions = max(font(size).getlength(words) for panel in panels for words in (panel.title, panel.note))
+    cell = max(width, round(min(captions, _CAPTION * size)))
+    lines = [2 if any(_is_wide(panel, size, cell) for panel in row) else 1 for row in rows]
+    heads = [round((0.6 + 1.3 * count) * size) for count in lines]
+    page_width = columns * (cell + gap) + gap
+    keys = _legend_rows(legend, size, page_width - 2 * gap)
     heading = _heading(title, text, size, page_width - 2 * gap)
     top = heading.height if heading else 0
-    row_height = title_height + height + gap
-    grid_end = top + -(-len(panels) // columns) * row_height
-    page = Image.new("RGB", (page_width, grid_end + gap // 2 + len(rows) * round(1.7 * size)), PAPER)
+    grid_end = top + sum(heads) + len(rows) * (height + gap)
+    page = Image.new("RGB", (page_width, grid_end + gap // 2 + len(keys) * round(1.7 * size)), PAPER)
     if heading:
         page.paste(heading, (gap, 0))
     pen = ImageDraw.Draw(page)
-    for number, panel in enumerate(panels):
-        row, column = divmod(number, columns)
-        x, y = gap + column * (width + gap), top + row * row_height
-        _write_title(pen, panel, (x, y + title_height / 2), size, width)
-        page.paste(panel.picture, (x, y + title_height))
-    for number, entries in enumerate(rows):
+    y = top
+    for row, count, head in zip(rows, lines, heads, strict=True):
+        for column, panel in enumerate(row):
+            x = gap + column * (cell + gap)
+            _write_title(pen, panel, (x, y + 0.95 * size), size, cell, two_lines=count == 2)
+            page.paste(panel.picture, (x, y + head))
+        y += head + height + gap
+    for number, entries in enumerate(keys):
         _write_legend(pen, entries, (gap, grid_end + number * round(1.7 * size) + size * 0.6), size)
     return page
 
@@ -105,14 +112,24 @@ def _heading(title: str, text: str, size: int, width: int) -> Image.Image | None
     return heading
 
 
+def _is_wide(panel: Panel, size: int, width: int) -> bool:
+    """Whether title and note do not fit one line above a picture of ``width``."""
+    return bool(panel.note) and font(size).getlength(f"{panel.title}   {panel.note}") > width
+
+
 def _write_title(
-    pen: ImageDraw.ImageDraw, panel: Panel, left_middle: tuple[float, float], size: int, width: int
+    pen: ImageDraw.ImageDraw,
+    panel: Panel,
+    left_middle: tuple[float, float],
+    size: int,
+    width: int,
+    two_lines: bool = False,
 ) -> None:
     x, y = left_middle
-    note = f"   {panel.note}" if panel.note else ""
-    title = fit_text(panel.title, size, width - font(size).getlength(note))
+    title = fit_text(panel.title, size, width)
     _write_bold(pen, title, (x, y), size)
-    pen.text((x + font(size).getlength(title), y), note, fill=MUTED, font=font(size), anchor="lm")
+    place = (x, y + 1.3 * size) if two_lines else (x + font(size).getlength(f"{title}   "), y)
+    pen.text(place, fit_text(panel.note, size, width), fill=MUTED, font=font(size), anchor="lm")
 
 
 def _write_bold(pen: ImageDraw.ImageDraw, text: str, left_middle: tuple[float, float], size: int) -> None:

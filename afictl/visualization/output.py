@@ -27,6 +27,7 @@ def write_figures(
 
     Figures are made and written one by one. What an earlier call of the same ``kind`` left in the folder is removed
     once the new files are there, so that a folder shows the answer to one question. Without any figure nothing changes.
+    A failure on the way leaves whole files, which the next call replaces, or no folder if there were none.
 
     Args:
         figures: perhaps an iterator, which may skip images.
@@ -41,21 +42,35 @@ def write_figures(
     first = next(counted, None)  # a mistake that it meets shall leave no folder behind
     if first is None:
         return []
-    output.mkdir(parents=True, exist_ok=True)
-    counted = chain((first,), counted)
-    if form == "html":
-        path = output / f"{kind}.html"
-        write_page(counted, path, title or kind.capitalize())
-        files = [path]
-    else:
-        files = [_save(figure.draw(), output / f"{figure.name}.png") for figure in counted]
-    replace_earlier(output, kind, files)
+    with _folder(output):
+        counted = chain((first,), counted)
+        if form == "html":
+            path = output / f"{kind}.html"
+            write_page(counted, path, title or kind.capitalize())
+            files = [path]
+        else:
+            files = [_save(figure.draw(), output / f"{figure.name}.png", output / _record(kind)) for figure in counted]
+        replace_earlier(output, kind, files)
     return files
+
+
+@contextlib.contextmanager
+def _folder(output: Path) -> Iterator[None]:
+    """Make ``output``, and remove it again if the work in it fails before anything is there."""
+    new = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):
+                output.rmdir()
+        raise
 
 
 def replace_earlier(output: Path, kind: str, files: Iterable[Path]) -> None:
     """Remove the files in ``output`` that an earlier call of this ``kind`` wrote and this one did not."""
-    record = output / f".afictl-{kind}"
+    record = output / _record(kind)
     new = [file.name for file in files]
     if record.is_file():
         for name in record.read_text(encoding="utf-8").splitlines():
@@ -64,10 +79,17 @@ def replace_earlier(output: Path, kind: str, files: Iterable[Path]) -> None:
     record.write_text("\n".join(new) + "\n", encoding="utf-8")
 
 
-def _save(picture: Image.Image, path: Path) -> Path:
+def _record(kind: str) -> str:
+    return f".afictl-{kind}"
+
+
+def _save(picture: Image.Image, path: Path, record: Path) -> Path:
+    """Write a whole file or none, and note its name in ``record``, from which the next call knows what to replace."""
     draft = path.with_name(f".{path.name}")
     try:
         picture.save(draft, format="PNG")
+        with record.open("a", encoding="utf-8") as names:
+            names.write(f"{path.name}\n")
         draft.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):

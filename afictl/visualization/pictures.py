@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from afictl.data import CocoIndex, Objects, read_image
+from afictl.data.images import UNREADABLE
 from afictl.data.masks import draw_segmentation
 from afictl.data.transforms import move_boxes
-from afictl.data.unlabeled import IMAGE_SUFFIXES
+from afictl.data.unlabeled import image_files
 from afictl.errors import UserError
 
 
@@ -69,14 +71,16 @@ def data_pictures(index: CocoIndex, limit: int | None = None) -> list[Picture]:
 
 
 def file_pictures(paths: Iterable[Path], limit: int | None = None) -> list[Picture]:
-    """Image files, and those in folders, named by their file stem (numbered where one comes twice).
+    """Image files, and those in folders and their subfolders, named by their stem (numbered where one comes twice).
 
     Raises:
-        UserError: a path that does not exist, or no image in a folder.
+        UserError: a path that does not exist, no image in a folder, or a file that does not begin as an image does.
     """
-    files = [file for path in paths for file in _files(path)]
+    files = [file for path in paths for file in _files(path)][:limit]
+    for file in files:
+        _require_image(file)
     names = distinct([file.stem for file in files])
-    return [Picture(name, file) for name, file in zip(names, files, strict=True)][:limit]
+    return [Picture(name, file) for name, file in zip(names, files, strict=True)]
 
 
 def annotated(records: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> dict[str, Tensor]:
@@ -109,11 +113,17 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+    if path.is_dir():
+        return image_files(path)
+    if not path.is_file():
         raise UserError(f"image {path} does not exist")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(f"folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return files
+    return [path]
+
+
+def _require_image(file: Path) -> None:
+    """Look at the beginning alone: one wrong file of a thousand shall be told before the first is drawn."""
+    try:
+        with Image.open(file):
+            pass
+    except UNREADABLE as error:
+        raise UserError(f"image {file} cannot be read: {' '.join(str(error).split())}") from None

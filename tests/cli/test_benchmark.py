@@ -13,7 +13,7 @@ def invoke(*words):
 
 @pytest.mark.slow
 def test_everything_is_measured_and_written(shapes_dir, tmp_path):
-    options = ("--scale", 0.002, "--rounds", 1, "--images", 8, "--json", tmp_path / "figures.json")
+    options = ("--scale", 0.002, "--rounds", 1, "--count", 8, "--json", tmp_path / "figures.json")
     done = invoke("data", "--data", shapes_dir, *options)
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "figures.json").read_text())

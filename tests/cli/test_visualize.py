@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from afictl.cli.runs import data_of
 from afictl.cli.visualize import app
 from afictl.data import load_coco
+from afictl.detectors import build_detector
 from afictl.errors import UserError
-from afictl.interpolators import AFInterpolator
+from afictl.interpolators import AFInterpolator, build_interpolator
 from afictl.weights import load_detector, save_detector
 from tests.training.test_finetune import renamed
 
@@ -132,7 +133,7 @@ def test_features_of_kinds_runs_and_weights(untrained_run, other_run, tmp_path):
     result = call("features", *arguments, "--format", "html")
     assert "1 picture" in result.output
     (page,) = (untrained_run / "features").glob("*.html")
-    for title in ("bilinear", "carafe (untrained)", tmp_path.name, "other", "goal"):
+    for title in ("bilinear", "carafe (untrained)", f"{tmp_path.name} (afi)", "other (nearest)", "goal"):
         assert f"p3, {title}" in page.read_text()
 
 
@@ -151,7 +152,28 @@ def test_gradcam_of_two_runs(untrained_run, other_run):
 def test_gradcam_tells_of_images_without_a_detection(untrained_run, tmp_path):
     Image.new("RGB", (96, 96)).save(tmp_path / "black.png")
     arguments = ("--weights", untrained_run, "--images", tmp_path / "black.png", "--output", tmp_path / "out")
-    assert "1 without a detection from 1.0 on" in call("gradcam", *arguments, "--threshold", 1.0).output
+    with pytest.raises(UserError, match=r"no detection from 1\.0 on in 1 images, and no object: nothing is drawn"):
+        call("gradcam", *arguments, "--threshold", 1.0)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["detections", "gradcam", "features"])
+def test_runs_of_one_name_are_told_apart(untrained_run, other_run, tmp_path, command):
+    loaded = load_detector(other_run)
+    runs = []
+    for kind in ("carafe", "dysample"):
+        runs.append(tmp_path / kind / "seed0")
+        runs[-1].mkdir(parents=True)
+        detector = build_detector(loaded.preset, len(loaded.classes), build_interpolator(kind, 64))
+        save_detector(runs[-1] / "best.safetensors", detector, loaded.metadata)
+    option = "--interpolator" if command == "features" else "--weights"
+    given = [word for run in runs for word in (option, run)]
+    given += ["--guide", untrained_run, "--levels", "p3"] if command == "features" else ["--threshold", 0]
+    source = ("--data", data_of(untrained_run), "--limit", 1, "--output", tmp_path / "out", "--format", "html")
+    call(command, *given, *source)
+    page = (tmp_path / "out" / f"{command}.html").read_text()
+    for name in ("carafe/seed0", "dysample/seed0"):
+        assert re.search(rf"<figcaption>(p3, )?{name}<", page)
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "html"])
@@ -190,6 +212,9 @@ def test_mistakes_are_one_line(untrained_run, tmp_path, shapes):
         call("--weights", tmp_path / "nowhere", "--data", shapes)
     with pytest.raises(UserError, match="--levels p9: the guide has no such level"):
         call("features", "--guide", untrained_run, "--levels", "p9")
+    for levels, message in (("", "'': the guide has"), ("p3,", "'': the guide has"), ("p3, p3", ": p3 is named twice")):
+        with pytest.raises(UserError, match=message):
+            call("features", "--guide", untrained_run, "--levels", levels)
     with pytest.raises(UserError, match="bilinaer"):
         call("features", "--guide", untrained_run, "--interpolator", "bilinaer")
     with pytest.raises(UserError, match=r"holds no metrics\.jsonl"):
@@ -199,3 +224,30 @@ def test_mistakes_are_one_line(untrained_run, tmp_path, shapes):
     assert call("gradcam", "--weights", untrained_run, "--format", "svg").exit_code == 2
     assert not (untrained_run / "features").exists()
     assert not (untrained_run / "training").exists()
+
+
+@pytest.mark.parametrize("command", ["detections", "gradcam", "features"])
+def test_what_can_be_known_before_is_told_before(untrained_run, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("afictl.weights.load_detector", lambda *_, **__: pytest.fail("something was loaded already"))
+    run = ("--guide" if command == "features" else "--weights", untrained_run)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="file is a file; choose another --output"):
+        call(command, *run, "--output", tmp_path / "file" / "out")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (96, 96)).save(folder / "a.png")
+    (folder / "b.png").write_text("no image")
+    with pytest.raises(UserError, match=r"b\.png cannot be read"):
+        call(command, *run, "--images", folder, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_of_what_cannot_be_drawn(tmp_path):
+    run = tmp_path / "grid" / "afi" / "seed0"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(UserError, match="neither losses nor accuracies were recorded yet: seed0"):
+        call("training", run)
+    with pytest.raises(UserError, match=f"so it is no run; there are runs in it: {run}"):
+        call("training", tmp_path / "grid")
+    assert not (run / "training").exists()

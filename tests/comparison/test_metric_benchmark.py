@@ -12,7 +12,7 @@ from afictl.comparison.benchmarks.metric import _worst
 
 
 def test_both_find_the_same_numbers(tmp_path):
-    arguments = ["metric", "--images", "12", "--masks", "--json", str(tmp_path / "figures.json")]
+    arguments = ["metric", "--count", "12", "--masks", "--json", str(tmp_path / "figures.json")]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "pycocotools" in result.output
     figures = json.loads((tmp_path / "figures.json").read_text())

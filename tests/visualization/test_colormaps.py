@@ -31,7 +31,18 @@ def test_the_second_component_differs_without_red_and_green():
     assert low[2] - high[2] > 100
 
 
-@pytest.mark.parametrize("size", [(280, 40), (480, 320), (60, 480)])
+@pytest.mark.parametrize("size", [(280, 20), (280, 40), (480, 320), (480, 36)])
 def test_scales_fit_their_pictures(size):
     assert scale_bar(size, 1.25).size == size
     assert scale_strip(20, 0.001, "Grad-CAM").height == 30
+
+
+def test_a_narrow_scale_grows_to_its_numbers_and_a_low_one_lies():
+    narrow = np.asarray(scale_bar((40, 480), 1.25))
+    assert narrow.shape[1] > 130
+    assert (narrow[:, -2:] == 255).all()  # no letter is cut off at the right
+    low = np.asarray(scale_bar((480, 36), 1.25)).astype(int)
+    ramp = low[9]  # along the middle of the strip
+    coloured = np.flatnonzero(np.ptp(ramp, axis=1) > 30)
+    assert len(coloured) > 100
+    assert (np.diff(luminance(ramp[coloured[5:-5]].astype(float))) >= 0).all()

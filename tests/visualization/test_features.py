@@ -6,13 +6,15 @@ import torch
 from PIL import Image
 
 from afictl.data import load_coco
+from afictl.data.transforms import half_size, resize_for, to_float
+from afictl.data.transforms import view as seen_at
 from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator, build_interpolator
 from afictl.presets import load_preset
 from afictl.training.feature_distance import feature_distance
 from afictl.visualization import data_pictures, feature_figures, file_pictures
-from afictl.visualization.features import level_views
+from afictl.visualization.level_views import level_views, pyramid_and_fine
 
 SIZE = 90  # odd halves
 
@@ -98,10 +100,80 @@ def test_nearest_shows_the_colours_of_the_coarse_map(guide, methods, pictures):
     [
         (lambda: build_interpolator("nearest", 64), ["p1"], "--levels p1: the guide has no such level"),
         (lambda: AFInterpolator(32), [], "x is made for 32 channels, the guide has 64"),
-        (lambda: build_interpolator("fade", 64), [], "x: 'fade' also looks at the finer map"),
-        (lambda: build_interpolator("sapa", 64), [], "x: 'sapa' also looks at the finer map"),
+        (
+            lambda: build_interpolator("nearest", 64),
+            ["p2", ""],
+            "--levels '': the guide has no such level; there are: p2",
+        ),
+        (lambda: build_interpolator("nearest", 64), ["p3", "p2", "p3"], "--levels: p3 is named twice"),
+        (lambda: build_interpolator("fade", 64), ["p6", "p2"], "x: needs the finer map .* it does not enlarge p2, p6;"),
     ],
 )
 def test_what_does_not_fit_is_refused(guide, pictures, module, levels, message):
     with pytest.raises(UserError, match=message):
         next(feature_figures(guide, {"x": module()}, pictures, levels))
+
+
+def test_a_finer_map_where_the_neck_has_one(guide, pictures):
+    methods = {kind: build_interpolator(kind, 64) for kind in ("fade", "nearest", "sapa")}
+    figure, _ = feature_figures(guide, methods, pictures)
+    assert [panel.title for panel in figure.panels[:4]] == [
+        "p2, half-size image",
+        "p2, fade",
+        "p2, nearest",
+        "p2, sapa",
+    ]
+    missing = [panel.title for panel in figure.panels if panel.note == "no finer map"]
+    assert missing == [
+        *("p2, fade", "p2, sapa", "error of fade", "error of sapa"),
+        *("p6, fade", "p6, sapa", "error of fade", "error of sapa"),
+    ]
+    assert "fade, sapa: given the finer map" in figure.text
+    assert "it has none for p2, p6, which it never enlarges." in figure.text
+    (figure, _) = feature_figures(guide, {"fade": methods["fade"]}, pictures)
+    assert {panel.title[:2] for panel in figure.panels if "goal" in panel.title} == {"p3", "p4", "p5"}
+
+
+def test_fade_is_given_the_lateral_map_of_the_half_size_image(guide, pictures):
+    fade = build_interpolator("fade", 64).eval()
+    image = pictures[0].read()
+    full = resize_for(guide.input, image)
+    half = to_float(seen_at(image, half_size(full.shape[1:]), flip=False))
+    with torch.no_grad():
+        lateral = guide.neck.laterals["p2"](guide.backbone(guide.batch([half]).tensor)["res2"])
+        expected = fade(guide.pyramid([half])["p3"], lateral)
+    (seen,) = level_views(guide, {"fade": fade}, image, ["p3"])
+    h, w = seen.goal.shape[1:]
+    torch.testing.assert_close(seen.enlarged["fade"], expected[0, :, :h, :w])
+
+
+@pytest.mark.parametrize(
+    ("preset", "enlarged"),
+    [
+        ("faster-rcnn-r18-fpn-tiny", ["p3", "p4", "p5"]),
+        ("mask-rcnn-r18-pafpn-tiny", ["p3", "p4", "p5"]),
+        ("retinanet-r18-fpn-tiny", ["p4", "p5"]),
+        ("faster-rcnn-r18-bifpn-tiny", ["p4", "p5", "p6", "p7"]),
+        ("torchvision:fcos_resnet50_fpn", ["p4", "p5"]),
+    ],
+)
+@pytest.mark.parametrize("size", [(1, 1), (90, 61), (200, 140)])
+def test_what_a_neck_hands_over_is_found_for_every_size(preset, enlarged, size):
+    guide = build_detector(load_preset(preset), num_classes=2, interpolator="bilinear").eval()
+    pyramid, fine = pyramid_and_fine(guide, torch.zeros(3, *size))
+    assert sorted(fine) == enlarged
+    for level, value in fine.items():
+        assert value.shape[-2:] == torch.Size(2 * side for side in pyramid[level].shape[-2:])
+    assert not guide.neck.interpolator._forward_pre_hooks
+
+
+def test_of_a_bifpn_the_maps_beside_those_that_leave_it():
+    torch.manual_seed(0)
+    preset = load_preset("faster-rcnn-r18-bifpn-tiny", ["neck.repeats=3"])
+    guide = build_detector(preset, num_classes=2, interpolator="nearest").eval()
+    image = torch.rand(3, 60, 90)
+    entering = []
+    guide.neck.layers[-1].register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    _, fine = pyramid_and_fine(guide, image)
+    for level, finer in (("p4", "p3"), ("p5", "p4"), ("p6", "p5"), ("p7", "p6")):
+        torch.testing.assert_close(fine[level], entering[0][finer], rtol=0, atol=0)

@@ -33,3 +33,27 @@ def test_heading_and_scale_add_height_and_cover_nothing():
     assert count(full, RED) == 2 * 200 * 100
     assert count(full, (9, 9, 9)) == 1200 * 20
     assert count(full, BLUE) == count(plain, BLUE)
+
+
+def ink_right_of_pictures(picture, width):
+    """Columns that have writing in them, beyond the first picture."""
+    dark = (np.asarray(picture.convert("L")) < 120).any(axis=0)
+    return int(np.flatnonzero(dark[: picture.width // 2]).max()) - width
+
+
+def test_captions_of_narrow_pictures_are_whole():
+    """Two pictures of 40 pixels below titles of 150: the columns grow, and a note goes below its title."""
+    tall = [Panel(Image.new("RGB", (40, 300), RED), "error of bilinear", "L1 1.234   cosine 0.987") for _ in range(2)]
+    page = Figure("x", tall).draw()
+    assert page.width > 2 * 150
+    assert ink_right_of_pictures(page, 40) > 100
+    assert count(page, RED) == 2 * 40 * 300
+
+
+def test_a_long_note_goes_below_the_title():
+    title, note = "error of dysample-plus (untrained)", "L1 1.234   cosine 0.987"
+    short = Figure("x", [Panel(Image.new("RGB", (280, 200), RED), title)] * 2).draw()
+    both = Figure("x", [Panel(Image.new("RGB", (280, 200), RED), title, note)] * 2).draw()
+    assert both.size == (short.width, short.height + 21)
+    first, second = (np.asarray(each)[:30] for each in (short, both))
+    assert (first == second).all()  # the title itself is as it was: not cut

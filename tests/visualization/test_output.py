@@ -95,4 +95,19 @@ def test_a_failure_on_the_way_leaves_no_half_file(tmp_path, form):
 
     with pytest.raises(RuntimeError):
         write_figures(failing(), tmp_path, "kind", form=form)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or path.suffix == ".html"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ([] if form == "html" else [".afictl-kind", "a.png"])
+
+
+def test_what_a_failed_call_left_is_replaced_too(tmp_path):
+    def failing():
+        yield figure("a")
+        raise RuntimeError("broken image")
+
+    with pytest.raises(RuntimeError):
+        write_figures(failing(), tmp_path / "page", "kind", form="html")
+    assert not (tmp_path / "page").exists()
+    with pytest.raises(RuntimeError):
+        write_figures(failing(), tmp_path, "kind")
+    write_figures([figure("b")], tmp_path, "kind")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".afictl-kind", "b.png"]

@@ -1,6 +1,7 @@
 """Which images are drawn, and how they and the detectors are called."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,12 +44,14 @@ def test_files_and_folders(tmp_path):
     for name in ("b.png", "a.JPG"):
         Image.new("RGB", (8, 6)).save(folder / name, format="PNG")
     (folder / "notes.txt").write_text("not an image")
+    (folder / "more").mkdir()
+    Image.new("RGB", (8, 6)).save(folder / "more" / "c.png")
     single = tmp_path / "a.png"
     Image.new("L", (8, 6)).save(single)
     pictures = file_pictures([folder, single])
-    assert [picture.name for picture in pictures] == ["a", "b", "a-2"]
-    assert pictures[2].read().shape == (3, 6, 8)
-    assert pictures[2].ground_truth() is None
+    assert [picture.name for picture in pictures] == ["a", "b", "c", "a-2"]
+    assert pictures[3].read().shape == (3, 6, 8)
+    assert pictures[3].ground_truth() is None
     assert len(file_pictures([folder], limit=1)) == 1
 
 
@@ -57,14 +60,28 @@ def test_wrong_paths(tmp_path):
         file_pictures([tmp_path / "nowhere.jpg"])
     with pytest.raises(UserError, match="holds no image"):
         file_pictures([tmp_path])
+    (tmp_path / "broken.jpg").write_text("not an image")
+    with pytest.raises(UserError, match=r"broken\.jpg cannot be read: cannot identify"):
+        file_pictures([tmp_path])
 
 
-def test_run_names(tmp_path):
-    for run in ("x/afi", "x/nearest", "y/afi"):
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/afi", "x/nearest"], ["afi", "nearest"]),
+        (["x/afi/best.safetensors", "x/nearest"], ["afi", "nearest"]),
+        (["x/afi", "y/afi"], ["x/afi", "y/afi"]),
+        (["x/afi", "y/afi", "x/nearest"], ["x/afi", "y/afi", "nearest"]),
+        (["x/afi/seed0", "x/nearest/seed0"], ["afi/seed0", "nearest/seed0"]),
+        (["x/afi/seed0", "y/afi/seed0", "x/nearest/seed0"], ["x/afi/seed0", "y/afi/seed0", "nearest/seed0"]),
+        (["x/afi", "x/afi/last.safetensors"], ["afi", "afi/last"]),
+        (["x/afi", "x/afi"], ["afi", "afi-2"]),
+        (["x/afi", "x/afi/seed0"], ["afi", "seed0"]),
+        (["x/model_final.pth", "y/model_final.pth"], ["x/model_final", "y/model_final"]),
+    ],
+)
+def test_run_names_are_the_shortest_distinct_ends_of_the_paths(tmp_path, monkeypatch, paths, names):
+    for run in ("x/afi/seed0", "x/nearest/seed0", "y/afi/seed0"):
         (tmp_path / run).mkdir(parents=True)
-    x_afi, nearest, y_afi = (tmp_path / run for run in ("x/afi", "x/nearest", "y/afi"))
-    assert run_names([x_afi, nearest]) == ["afi", "nearest"]
-    assert run_names([x_afi / "best.safetensors", nearest]) == ["afi", "nearest"]
-    assert run_names([x_afi, y_afi]) == ["x/afi", "y/afi"]
-    assert run_names([x_afi, x_afi / "last.safetensors"]) == ["afi", "afi/last"]
-    assert run_names([x_afi, x_afi]) == ["afi", "afi-2"]
+    monkeypatch.chdir(tmp_path)
+    assert run_names([Path(path) for path in paths]) == names
