@@ -59,8 +59,8 @@ def test_views_of_multi_scale_testing():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((False, "600", False), "--tta-sizes says how: add --tta"),
-        ((False, None, True), "--no-tta-flip says how: add --tta"),
+        ((False, "600", False), "--tta-sizes has no effect without --tta"),
+        ((False, None, True), "--no-tta-flip has no effect without --tta"),
         ((True, "big", False), "--tta-sizes big: expected whole numbers between commas, e.g. 600,800"),
         ((True, "600,,800", False), "--tta-sizes 600,,800: expected whole numbers between commas, e.g. 600,800"),
         ((True, "600,800,600", False), "--tta-sizes 600,800,600: a size is given twice"),
