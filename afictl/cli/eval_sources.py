@@ -20,11 +20,11 @@ def require_sources(weights: list[Path] | None, predictions: list[Path] | None) 
 
     if bool(weights) == bool(predictions):
         raise UserError("pass either --weights RUN or --predictions FILE")
-    for source in weights or ():
+    for source in weights or predictions or ():
         folder_of(source)
+    for source in weights or ():
         find_checkpoint(source)
     for source in predictions or ():
-        folder_of(source)
         if source.is_dir():
             raise UserError(f"--predictions {source}: is a folder; name the JSON file, or give --weights {source}")
     return weights or predictions or []

@@ -17,7 +17,7 @@ from afictl.detectors import Detector
 from afictl.presets import Preset
 from afictl.training.hardware import describe
 from afictl.training.run import LAST
-from afictl.training.stage3 import Start, load_start, resolve_interpolator, start_detector
+from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector
 
 

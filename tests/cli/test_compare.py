@@ -51,9 +51,15 @@ def test_a_folder_with_a_comma_in_its_name_is_one_run(run, tmp_path, monkeypatch
         (("A",), "'A' belongs to no option; runs that exist are compared with --runs A ..."),
         ((), "give --preset and --data, or --runs"),
         (("--preset", TINY), "give --data"),
-        (("--runs", "A", "--preset", TINY, "--seeds", "3"), "the runs are trained; leave out --preset, --seeds"),
-        (("--only-cost", "--preset", TINY, "--seeds", "3"), "--only-cost trains nothing; leave out --seeds"),
-        (("--only-cost", "--preset", TINY, "--backbone-weights", "W"), "trains nothing; leave out --backbone-weights"),
+        (
+            ("--runs", "A", "--preset", TINY, "--seeds", "3"),
+            "--preset, --seeds have no effect with --runs, whose runs are trained",
+        ),
+        (("--only-cost", "--preset", TINY, "--seeds", "3"), "--seeds has no effect with --only-cost"),
+        (
+            ("--only-cost", "--preset", TINY, "--backbone-weights", "W"),
+            "--backbone-weights has no effect with --only-cost",
+        ),
         (("--runs", "nowhere"), "--runs nowhere: no run folder"),
     ],
 )
@@ -81,12 +87,13 @@ def test_prices_alone_are_printed_and_written(afictl, tmp_path):
     code, text, _ = afictl("compare", *map(str, words), *settings)
     assert code == 0
     assert "peak" in text
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "comparison.csv",
-        "comparison.json",
-        "report.html",
-        "runs.csv",
+    assert "pixels (width" in text
+    assert text.splitlines()[-2:] == [
+        f"tables: {tmp_path / 'out' / 'comparison.json'}, {tmp_path / 'out' / 'comparison.csv'}",
+        f"report: {tmp_path / 'out' / 'report.html'}",
     ]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["comparison.csv", "comparison.json", "report.html"]
     prices = json.loads((tmp_path / "out" / "comparison.json").read_text())["conditions"]["prices"]
     assert prices == "of an image of noise, as large as evaluation allows, on cpu, in 32-true"
 

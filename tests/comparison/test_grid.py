@@ -14,7 +14,7 @@ from afictl.comparison import grid as grid_module
 from afictl.comparison.grid import train_grid
 from afictl.comparison.specification import Grid
 from afictl.training import step as step_module
-from afictl.training.stage3 import Start, load_start, resolve_interpolator, start_detector
+from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
 from afictl.weights import read_checkpoint
 from tests.training.conftest import SMALL
 
