@@ -13,10 +13,12 @@ from typing import Any
 from afictl.comparison.model import Comparison, Method
 from afictl.training.run import write_text
 
+TABLE = "comparison.json"
+
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write ``comparison.json``, ``comparison.csv`` and, where there are runs, ``runs.csv``."""
-    write_text(folder / "comparison.json", json.dumps(asdict(comparison), indent=2, default=str))
+    write_text(folder / TABLE, json.dumps(asdict(comparison), indent=2, default=str))
     _write_csv(folder / "comparison.csv", [_method_row(each) for each in comparison.methods])
     runs = [row for each in comparison.methods for row in _run_rows(each)]
     if runs:

@@ -74,15 +74,15 @@ def check_grid(fabric: Fabric, grid: Grid) -> list[Job]:
     """
     todo: list[Job] = fabric.broadcast([job for job in grid.jobs() if not is_finished(job.folder)])
     for job in grid.jobs():
-        if job in todo:
-            job.start.check(resumes=(job.folder / STATE).is_file())
-        else:
+        if job not in todo:
             _check_source(job)
     settings = _check_settings(fabric, grid)
     names = list(dict.fromkeys(job.name for job in todo))
     for contender in grid.contenders:
         if contender.name in names:
             _check_interpolator(grid, contender.name, contender.source)
+    for job in todo:
+        job.start.check(resumes=(job.folder / STATE).is_file())
     if any(not (job.folder / CONFIG).is_file() for job in todo):
         _check_start(grid, todo[0])
     if fabric.is_global_zero:
