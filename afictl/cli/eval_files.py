@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afictl.cli.tables import difference
+from afictl.drafts import remove_drafts
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def remove_earlier(folder: Path, keep: Collection[Path] = ()) -> None:
 
     A file of predictions is removed only where an earlier evaluation made it.
     """
+    remove_drafts(folder)
     stale = [folder / name for name in (_METRICS, _TABLE, *_PICTURES)]
     if _is_ours(folder / _COMPARISON[0]):
         stale += [folder / name for name in _COMPARISON]

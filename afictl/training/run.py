@@ -18,6 +18,7 @@ import yaml
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from afictl.drafts import remove_drafts
 from afictl.errors import UserError
 
 CONFIG = "config.yaml"
@@ -69,6 +70,7 @@ class Run:
     def _prepare(self, config: Mapping[str, Any], resume: bool) -> str:
         config = json.loads(json.dumps(dict(config), default=str))  # tuples and paths become what YAML gives back
         kept = self.folder / CONFIG
+        remove_drafts(self.folder)
         if problem := why_occupied(self.folder, resume):
             return problem
         if kept.is_file() and not _has_begun(self.folder):
