@@ -14,6 +14,8 @@ from tests.training.conftest import SMALL
 
 COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "pseudo-label", "compare", "visualize")
 SUBCOMMANDS = ("data check", "data subset", "data shapes", "model list", "model show", "visualize detections")
+CLASS = "--class-threshold cat"
+FULL = Path(__file__).parent
 TINY = "mask-rcnn-r18-fpn-tiny"
 UNEVEN = "a batch of 4 images cannot be shared by 3 devices evenly"
 
@@ -103,6 +105,24 @@ def test_a_mistake_in_its_own_process():
         (f"finetune --preset {TINY} --data . --devices 3 --set train.batch_size=4", UNEVEN),
         (f"compare --preset {TINY} --data . --devices 1 --nodes 3 --set train.batch_size=4", UNEVEN),
         ("visualize --weights nowhere", "nowhere: no such file or folder"),
+        (f"data check {__file__}", "test_main.py is a file; a data set is the folder that holds annotations/"),
+        ("convert nowhere out.safetensors --classes names.txt", "--classes names.txt: cannot be read (No such file"),
+        ("convert nowhere out.safetensors --classes list/names", "--classes list/names: cannot be read (No such file"),
+        # what is cheap to look at comes first
+        ("pseudo-label --weights nowhere --images none --output p.json", "image folder none does not exist"),
+        (f"pseudo-label --weights nowhere --images . --output p.json {CLASS}=2", f"{CLASS}=2: write NAME=VALUE"),
+        (f"pseudo-label --weights nowhere --images . --output p.json {CLASS}=nan", f"{CLASS}=nan: write NAME=VALUE"),
+        ("pseudo-label --weights nowhere --images . --output p.txt", "--output p.txt: name a file that ends in .json"),
+        (f"finetune --preset {TINY} --data nowhere --output {FULL}", f"{FULL} is not empty and holds no run"),
+        (
+            f"finetune --preset {TINY} --data . --weights x --backbone-weights y",
+            "--backbone-weights has no effect with",
+        ),
+        (f"finetune --preset {TINY} --data . --weights nowhere", "nowhere: no such file or folder"),
+        (f"finetune --preset {TINY} --data . --interpolator nowhere", "--interpolator nowhere: neither a kind"),
+        (f"compare --preset {TINY} --data nowhere --weights x --output {FULL}", f"{FULL} is not empty and holds no"),
+        ("eval --weights nowhere --tta --batch-size 1", "--batch-size has no effect with --tta"),
+        ("benchmark data --images 3 --split val", "--split, --images have no effect without --data"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_code_2(afictl, here, arguments, message):
