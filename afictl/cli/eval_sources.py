@@ -26,7 +26,7 @@ def require_sources(weights: list[Path] | None, predictions: list[Path] | None) 
         find_checkpoint(source)
     for source in predictions or ():
         if source.is_dir():
-            raise UserError(f"--predictions {source}: is a folder; name the JSON file, or give --weights {source}")
+            raise UserError(f"--predictions {source}: is a folder; name the JSON file in it")
     return weights or predictions or []
 
 

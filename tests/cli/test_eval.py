@@ -123,7 +123,7 @@ def test_a_part_of_a_detector_is_measured_only_when_asked_for(untrained_run, sha
         (["--weights", "RUN", "--name", "net"], "--name has no effect here: it is for a submission"),
         (["--predictions", "RUN", "--tta"], "--tta has no effect on --predictions"),
         (["--predictions", "RUN", "--batch-size", "1", "--devices", "auto"], "--batch-size, --devices have no effect"),
-        (["--predictions", "RUN"], "is a folder; name the JSON file, or give --weights"),
+        (["--predictions", "RUN"], "is a folder; name the JSON file in it"),
         (["--weights", "RUN", "--tta", "--batch-size", "1"], "--batch-size has no effect with --tta"),
         (
             ["--weights", "RUN", "--weights", "EMPTY"],

@@ -99,7 +99,7 @@ def test_training_takes_the_file(untrained_run, shapes_dir, unlabelled, tmp_path
         (["--images", "nowhere"], "image folder nowhere does not exist"),
         (["--images", "EMPTY"], "holds no image"),
         (["--output", "pseudo.txt"], "--output pseudo.txt: name a file that ends in .json"),
-        (["--class-threshold", "disc"], "--class-threshold disc: write NAME=VALUE, e.g. person=0.8"),
+        (["--class-threshold", "disc"], "--class-threshold disc: write NAME=VALUE with a score of 0 to 1"),
         (["--class-threshold", "disk=0.5"], "no class 'disk'; did you mean 'disc'"),
         (["--exclude", "nowhere"], "data folder nowhere does not exist"),
         (["--tta-sizes", "64"], "--tta-sizes has no effect without --tta"),
