@@ -13,8 +13,14 @@ class UserError(ValueError):
     """
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """The end of an error about an unknown name: the nearest known one, or the first of all when none is near."""
+def did_you_mean(word: str, known: Sequence[str], *, listed_by: str = "") -> str:
+    """The end of an error about an unknown name: the nearest known one, or the first of all when none is near.
+
+    Of names that are too many for a line, ``listed_by`` is the command that shows them; the nearest few are told.
+    """
+    if listed_by:
+        near = ", ".join(f"'{name}'" for name in difflib.get_close_matches(word, known, n=3))
+        return (f"; did you mean {near}?" if near else "") + f"; '{listed_by}' shows all"
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from afictl.comparison.meter import Meter
 
 _INTERPOLATORS = "nearest,bilinear,bicubic,afi"
+_OF_A_GRID = ("--backbone-weights", "--seeds", "--seed", "--spread", "--devices", "--nodes")
+_OF_TRAINING = ("--preset", "--interpolators", "--weights", "--set", *_OF_A_GRID)
 
 
 def compare(
+    context: typer.Context,
     more: Annotated[list[Path] | None, typer.Argument(metavar="RUN", hidden=True)] = None,
     preset: Annotated[str | None, options.PRESET] = None,
     data: Annotated[Path | None, options.DATA] = None,
@@ -65,28 +68,20 @@ def compare(
     run for each interpolator and seed, NAME/seedK, and report.html, comparison.json, comparison.csv and runs.csv; the
     default folder is runs/compare-PRESET. The same command again goes on where it stopped and does not repeat what is
     finished; interpolators and seeds may be added to it.
+
+    Exit code 0: all runs are finished. 1: some failed, which the same command tries again; the others are compared.
+    2: a mistake, told before anything is trained.
     """
     existing = _existing(runs or [], more or [])
-    training = {
-        "--preset": preset,
-        "--interpolators": interpolators,
-        "--weights": weights,
-        "--backbone-weights": backbone_weights,
-        "--set": settings,
-        "--seeds": seeds if seeds > 1 else None,
-        "--spread": spread or None,
-        "--only-cost": only_cost or None,
-    }
     if existing:
-        _refuse("--runs: the runs are trained; leave out", training)
+        options.refuse(context, "with --runs, whose runs are trained", *_OF_TRAINING, "--only-cost")
         _compare_runs(existing, output or Path("runs") / "compare-runs", data, precision, baseline)
         return
     if preset is None:
         raise UserError("give --preset and --data, or --runs with runs that exist; see 'afictl compare --help'")
     names = interpolators or _INTERPOLATORS
     if only_cost:
-        unused = ("--backbone-weights", "--seeds", "--spread")
-        _refuse("--only-cost trains nothing; leave out", {flag: training[flag] for flag in unused})
+        options.refuse(context, "with --only-cost, which trains nothing and measures on one device", *_OF_A_GRID)
         _list_prices(preset, settings or [], names, data, weights, output, precision, baseline)
         return
     if data is None:
@@ -114,12 +109,6 @@ def _existing(runs: list[Path], more: list[Path]) -> list[Path]:
     return [Path(part) for path in paths for part in ([path] if path.exists() else str(path).split(","))]
 
 
-def _refuse(why: str, given: dict[str, Any]) -> None:
-    flags = [flag for flag, value in given.items() if value is not None]
-    if flags:
-        raise UserError(f"{why} {', '.join(flags)}")
-
-
 def _train(
     preset: str,
     settings: list[str],
@@ -142,6 +131,8 @@ def _train(
     if spread and nodes > 1:
         raise UserError("--spread: runs are spread over the devices of one machine; leave --nodes out")
     at_once = require_devices(devices) if spread else 1
+    if len(contenders) == 1:
+        typer.echo(f"{contenders[0].name} alone: it is trained and measured, and compared with nothing")
     fabric = launch(Hardware("1" if spread else devices, nodes, precision), [resolved.train.batch_size])
     answer = compare(
         fabric, resolved, contenders=contenders, output=folder, spread=at_once, meter=_meter(), **arguments
@@ -149,9 +140,13 @@ def _train(
     if answer.comparison is not None:
         _show(answer.comparison, folder)
     if answer.failures:
-        told = "; ".join(f"{name}: {problem}" for name, problem in answer.failures.items())
-        number = len(answer.failures)
-        raise UserError(f"{number} run{'s' * (number > 1)} failed, the same command tries again: {told}")
+        if fabric.is_global_zero:
+            told = "; ".join(f"{name}: {problem}" for name, problem in answer.failures.items())
+            number = len(answer.failures)
+            typer.echo(
+                f"error: {number} run{'s' * (number > 1)} failed, the same command tries again: {told}", err=True
+            )
+        raise typer.Exit(1)
 
 
 def _compare_runs(folders: list[Path], output: Path, data: Path | None, precision: str, baseline: str | None) -> None:
@@ -202,6 +197,7 @@ def _show(comparison: Comparison, folder: Path | None) -> None:
     for line in notes(comparison):
         typer.echo(line)
     if folder:
-        typer.echo(f"tables: {folder / 'comparison.json'}, {folder / 'comparison.csv'}")
+        tables = ("comparison.json", "comparison.csv", "runs.csv")
+        typer.echo(f"tables: {', '.join(str(folder / name) for name in tables if (folder / name).is_file())}")
         if (folder / "report.html").is_file():
             typer.echo(f"report: {folder / 'report.html'}")

@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from afictl.cli import options
+from afictl.cli.outputs import output_file
 
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint file, or a run folder.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, ending in .safetensors.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", callback=output_file, help="File to write, ending in .safetensors.")
+    ],
     classes: Annotated[
         str | None,
         typer.Option("--classes", help="Class names: a,b,c, or a JSON list, or a COCO annotation file (.json)."),

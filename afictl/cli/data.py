@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from afictl.cli import options
+from afictl.cli.outputs import output_file, output_folder, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,10 +30,13 @@ _COLOURS = {"stops": "red", "drops": "yellow", "mends": "cyan", "fine": "dim"}
 
 @app.command()
 def shapes(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; replaced if it holds shapes.")],
-    train: Annotated[int, typer.Option(help="Training images.")] = 400,
-    val: Annotated[int, typer.Option(help="Validation images.")] = 100,
-    size: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 176,
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", callback=output_folder, help="Folder to write; replaced if it holds shapes."),
+    ],
+    train: Annotated[int, typer.Option(min=1, help="Training images.")] = 400,
+    val: Annotated[int, typer.Option(min=1, help="Validation images.")] = 100,
+    size: Annotated[int, typer.Option(min=64, help="Side of the square images in pixels.")] = 176,
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
@@ -47,8 +50,16 @@ def shapes(
 @app.command()
 def subset(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Data set in COCO layout.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be absent or empty.")],
-    fraction: Annotated[float, typer.Option(help="Part of the training images that keeps its labels.")] = 0.2,
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", callback=output_folder, help="Folder to write; must be absent or empty."),
+    ],
+    fraction: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, callback=options.finite, help="Part of the training images that keeps its labels."
+        ),
+    ] = 0.2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which images: another seed, other images.")] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the image files instead of linking to them.")] = False,
     debug: options.Debug = False,
@@ -72,7 +83,9 @@ def check(
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     images: Annotated[bool, typer.Option(help="Decode every image file.")] = True,
     every: Annotated[bool, typer.Option("--all", help="List every place of a finding, not the first few.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything found to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=output_file, help="Write everything found to this file.")
+    ] = None,
     debug: options.Debug = False,
 ) -> None:
     """Find what is wrong or unusual in a data set, and say what training will do about it.
@@ -88,7 +101,7 @@ def check(
     for report in reports:
         _print_report(report, console, every)
     if json_file:
-        json_file.write_text(json.dumps([report.as_json() for report in reports], indent=2))
+        write_json(json_file, [report.as_json() for report in reports])
     fatal = sum(len(report.fatal) for report in reports)
     if fatal:
         kinds = f"{fatal} kind{'' if fatal == 1 else 's'} of problem"

@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from os.path import commonpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from afictl.cli import options
-from afictl.cli.runs import data_of, folder_of, name_of, tidy
 from afictl.errors import UserError
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-    from rich.console import Console
-
-    from afictl.data import CocoIndex
-    from afictl.evaluation import Evaluation
-    from afictl.evaluation.tta import TestTimeAugmentation
-    from afictl.weights import LoadedDetector
-
-PREDICTIONS = "predictions.json"
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is asked of every source alike."""
-
-    index: CocoIndex
-    split: str
-    limit: int | None
-    evaluator: str
-    batch_size: int
-    tta: TestTimeAugmentation | None
-    settings: list[str]
-    partial: bool
-
-    @property
-    def is_submission(self) -> bool:
-        """Whether the images have no objects, so that there is no metric."""
-        return not self.index.has_ground_truth
+_CONFUSION_SCORE = 0.3
+_OF_DETECTION = ("--tta", "--batch-size", "--set", "--partial", "--devices", "--nodes", "--precision")
 
 
 def evaluate(
+    context: typer.Context,
     weights: Annotated[
         list[Path] | None,
         typer.Option(
@@ -71,7 +42,13 @@ def evaluate(
     confusion: Annotated[bool, typer.Option("--confusion", help="Also draw which class is taken for which.")] = False,
     confusion_score: Annotated[
         float | None,
-        typer.Option("--confusion-score", min=0.0, max=1.0, help="Score from which --confusion counts; default 0.3."),
+        typer.Option(
+            "--confusion-score",
+            min=0.0,
+            max=1.0,
+            callback=options.finite,
+            help=f"Score from which --confusion counts; default {_CONFUSION_SCORE}.",
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Algorithm name in a submission's files. Default: the run's.")
@@ -98,198 +75,63 @@ def evaluate(
     """
     from rich.console import Console
 
-    from afictl.cli.eval_files import write_comparison
+    from afictl.cli.eval_files import remove_earlier, require_no_grid, write_comparison
+    from afictl.cli.eval_job import PREDICTIONS, Job, find, keep, submit
+    from afictl.cli.eval_sources import named_sources, part_of_data, require_sources, result_folders
+    from afictl.cli.outputs import require_writable
+    from afictl.cli.runs import data_of, name_of
     from afictl.cli.tables import class_table, comparison_table, overall_table
     from afictl.data import load_coco
     from afictl.evaluation import EVALUATORS
     from afictl.training import Hardware, launch
 
-    if bool(weights) == bool(predictions):
-        raise UserError("pass either --weights RUN or --predictions FILE")
+    _refuse_idle(context, scores_files=bool(predictions), tta=tta, confusion=confusion)
+    sources = require_sources(weights, predictions)
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
-    if predictions:
-        idle = {"--tta": tta, "--set": bool(settings), "--partial": partial}
-        _refuse(idle, "has no effect on --predictions FILE: it says how to detect; pass --weights RUN")
-    if confusion:
-        confusion_score = 0.3 if confusion_score is None else confusion_score
-    elif confusion_score is not None:
-        raise UserError("--confusion-score says how: add --confusion")
-    augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
-    sources = weights or predictions or []
-    for source in sources:
-        folder_of(source)  # a misspelt second one is told before hours go into the first
+    score = (_CONFUSION_SCORE if confusion_score is None else confusion_score) if confusion else None
+    views = options.multi_scale(tta, tta_sizes, no_tta_flip)
+    named = named_sources(sources)
+    folders = result_folders(named, output, part_of_data(split, limit, tta))
+    for folder in [*folders.values(), *([output] if output else [])]:
+        require_no_grid(folder)
+        require_writable(folder, "--output")
     fabric = launch(Hardware(devices, nodes, precision)) if weights else None
     writes = fabric is None or fabric.is_global_zero
     console = Console(soft_wrap=True, quiet=not writes)
     index = load_coco(data or data_of(sources[0]), split)
-    job = _Job(index, split, limit, evaluator, batch_size, augmentation, settings or [], partial)
+    job = Job(index, split, limit, evaluator, batch_size, views, settings or [], partial, curves, score)
     if job.is_submission:
-        _refuse({"--curves": curves, "--confusion": confusion}, f"needs objects: {index.annotation_file} lists images")
+        without = f"without objects: {index.annotation_file} lists images alone"
+        options.refuse(context, without, "--curves", "--confusion", "--evaluator")
     else:
-        _refuse({"--name": name is not None}, f"is for a submission: {index.annotation_file} is scored here")
-    results: dict[str, Evaluation] = {}
-    named = _named(sources)
-    folders = _folders(named, output, job)
+        options.refuse(context, f"here: it is for a submission, and {index.annotation_file} has objects", "--name")
+    results = {}
     for called, source in named.items():
         folder = folders[called]
-        result = _one(job, source, folder, fabric, console)
-        if not writes:
-            continue
+        result = find(job, source, folder, fabric, console)
         file = folder / PREDICTIONS if fabric else source
-        if result is None:
-            _submit(job, file, folder, name or name_of(source), console)
-            continue
-        _keep(job, result, source, folder, console)
-        _draw(job, result, file, folder, curves, confusion_score)
-        results[called] = result
+        if writes and result is None:
+            submit(job, file, folder, name or name_of(source), console)
+        elif writes and result is not None:
+            keep(job, result, source, file, folder, console)
+            results[called] = result
     if len(results) == 1:
         (result,) = results.values()
         console.print(overall_table(result), class_table(result))
     elif results:
         console.print(comparison_table(results))
+        if output:  # else it is beside the results of the first, which are new
+            remove_earlier(output)
         write_comparison(output or next(iter(folders.values())), results)
 
 
-def _refuse(idle: dict[str, bool], reason: str) -> None:
-    """Raise at an option that was given and would do nothing."""
-    for option, given in idle.items():
-        if given:
-            raise UserError(f"{option} {reason}")
-
-
-def _named(sources: list[Path]) -> dict[str, Path]:
-    """The sources by their names; where two have the same name, by the ends of their paths, which tell them apart."""
-    names = [name_of(source) for source in sources]
-    paths = [source.absolute() for source in sources]
-    alike = [path for name, path in zip(names, paths, strict=True) if names.count(name) > 1]
-    shared = commonpath(alike) if alike else ""
-    above = Path(shared).parent if Path(shared) in alike else Path(shared)
-    named = {
-        str(path.relative_to(above)) if path in alike else name: source
-        for name, path, source in zip(names, paths, sources, strict=True)
-    }
-    if len(named) < len(sources):
-        raise UserError("the same source is given twice")
-    return named
-
-
-def _folders(named: dict[str, Path], output: Path | None, job: _Job) -> dict[str, Path]:
-    """Where the results of each go; with ``output`` and several, into folders of their names inside it."""
-    if output is None:
-        folders, advice = {called: _folder(source, job) for called, source in named.items()}, "give --output DIR"
-    elif len(named) == 1:
-        return dict.fromkeys(named, output)
-    else:  # ../run and run are of one name
-        folders, advice = {called: output / tidy(called) for called in named}, "rename one, or give whole paths"
-    if len({folder.resolve() for folder in folders.values()}) < len(folders):
-        raise UserError(f"several of the sources would write to the same folder: {advice}")
-    return folders
-
-
-def _folder(source: Path, job: _Job) -> Path:
-    """``eval`` in the run, or beside it for a part of the images; scored predictions stay where they are."""
-    run = folder_of(source)
-    part = (f"-{job.split}" if job.split != "val" or job.limit else "") + (f"-first{job.limit}" if job.limit else "")
-    part += "-tta" if job.tta else ""
-    if source.suffix == ".json" and (not part or run.name == f"eval{part}"):
-        return run
-    return run / f"eval{part}"
-
-
-def _one(job: _Job, source: Path, folder: Path, fabric: Fabric | None, console: Console) -> Evaluation | None:
-    """The metrics of one source, None where there are none; the results of a detector are then in ``folder``."""
-    from afictl.evaluation import score_predictions
-
-    if fabric is not None:
-        return _detect(job, source, folder / PREDICTIONS, fabric, console)
-    if job.is_submission:
-        return None
-    ids = job.index.image_ids[: job.limit] if job.limit else None
-    return score_predictions(source, job.index.annotation_file, image_ids=ids, evaluator=job.evaluator)
-
-
-def _detect(job: _Job, source: Path, file: Path, fabric: Fabric, console: Console) -> Evaluation | None:
-    """Detect on the images, on every rank with its share, and score what was found."""
-    from afictl.cli.progress import show_progress
-    from afictl.evaluation import detect, evaluate
-
-    loaded = _load(source, job.settings, job.partial)
-    console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
-    with show_progress(console, "images") as progress:
-        how: dict[str, Any] = {
-            "limit": job.limit,
-            "batch_size": job.batch_size,
-            "workers": loaded.preset.loader.workers,
-            "device": fabric.device,
-            "classes": loaded.classes,
-            "autocast": fabric.autocast,
-            "tta": job.tta,
-            "progress": progress,
-            "rank": fabric.global_rank,
-            "world_size": fabric.world_size,
-        }
-        detector = fabric.to_device(loaded.detector)
-        if job.is_submission:
-            detect(detector, job.index, file, **how)
-            return None
-        return evaluate(detector, job.index, predictions=file, evaluator=job.evaluator, **how)
-
-
-def _load(weights: Path, settings: list[str], partial: bool) -> LoadedDetector:
-    """The detector, rebuilt with changed preset keys where ``--set`` asks for some."""
-    from afictl.detectors import build_detector
-    from afictl.presets import parse_preset
-    from afictl.weights import LoadedDetector, load_detector
-    from afictl.weights.loading import load_tensors
-
-    loaded = load_detector(weights, partial=partial)
-    if not settings:
-        return loaded
-    preset = parse_preset(loaded.preset.model_dump(mode="json"), settings, source=str(weights))
-    detector = build_detector(preset, num_classes=len(loaded.classes))
-    report = load_tensors(detector, loaded.detector.state_dict())
-    if not report.complete:
-        raise UserError(
-            f"--set {' '.join(settings)}: the weights of {weights} do not fit any more ({report}); "
-            "change only keys that leave the layers as they are, such as input.test_size"
-        )
-    return LoadedDetector(detector, preset, loaded.classes, loaded.metadata, loaded.report)
-
-
-def _submit(job: _Job, file: Path, folder: Path, name: str, console: Console) -> None:
-    from afictl.evaluation.submission import write_submission
-
-    if job.limit:
-        console.print(f"note: only the first {job.limit} images; the server scores all of them")
-    for path in write_submission(file, job.index.annotation_file, folder, tidy(name)):
-        console.print(f"to upload: {path}", markup=False, highlight=False)
-
-
-def _keep(job: _Job, result: Evaluation, source: Path, folder: Path, console: Console) -> None:
-    from afictl.cli.eval_files import write_metrics
-
-    details = {
-        "source": str(source),
-        "data": str(job.index.annotation_file),
-        "split": job.split,
-        "limit": job.limit,
-        "images": min(len(job.index), job.limit or len(job.index)),
-        "settings": job.settings,
-        "evaluator": job.evaluator,
-        "tta": asdict(job.tta) if job.tta else None,
-    }
-    write_metrics(folder, result, details)
-    console.print(f"results: {folder}", markup=False, highlight=False)
-
-
-def _draw(job: _Job, result: Evaluation, file: Path, folder: Path, curves: bool, score: float | None) -> None:
-    """The pictures that were asked for, with their numbers; ``score`` is that of the confusion."""
-    from afictl.cli.eval_files import write_confusion, write_curves
-    from afictl.evaluation.confusion import confusion_of
-
-    if curves:
-        write_curves(folder, result)
-    if score is not None:
-        ids = job.index.image_ids[: job.limit] if job.limit else None
-        write_confusion(folder, confusion_of(file, job.index.annotation_file, image_ids=ids, score=score))
+def _refuse_idle(context: typer.Context, *, scores_files: bool, tta: bool, confusion: bool) -> None:
+    """Refuse flags that the other flags leave without effect."""
+    if scores_files:
+        reason = "on --predictions FILE: the results are there, so give --weights RUN to detect anew"
+        options.refuse(context, reason, *_OF_DETECTION)
+    if tta:
+        options.refuse(context, "with --tta, which looks at one image at a time", "--batch-size")
+    if not confusion:
+        options.refuse(context, "without --confusion", "--confusion-score")

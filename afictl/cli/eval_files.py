@@ -5,27 +5,77 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afictl.cli.tables import difference
+from afictl.drafts import remove_drafts
+from afictl.errors import UserError
 
 if TYPE_CHECKING:
     from afictl.evaluation import Evaluation
     from afictl.evaluation.confusion import Confusion
 
+PREDICTIONS = "predictions.json"
 _IOUS = {"50": 0, "75": 5}
+_COMPARISON = ("comparison.json", "comparison.csv")
+_METRICS = "metrics.json"
+_TABLE = "per_class.csv"
 _PICTURES = ("pr_curves.png", "pr_curves.csv", "confusion.png", "confusion.csv")
+_ZIPS = "detections_*_results.zip"
+_OF_COMPARE = "compare.json"
+
+
+def require_no_grid(folder: Path) -> None:
+    """Refuse a folder of ``afictl compare``, whose files have the same names.
+
+    Raises:
+        UserError: it is one.
+    """
+    table = folder / _COMPARISON[0]
+    if (folder / _OF_COMPARE).exists() or (table.is_file() and not _is_ours(table)):
+        raise UserError(f"{folder}: holds a comparison of 'afictl compare'; choose another --output")
+
+
+def remove_earlier(folder: Path, keep: Collection[Path] = ()) -> None:
+    """Remove all that an earlier evaluation wrote to ``folder`` but what to ``keep``: nothing old beside new results.
+
+    A file of predictions is removed only where an earlier evaluation made it.
+    """
+    remove_drafts(folder)
+    stale = [folder / name for name in (_METRICS, _TABLE, *_PICTURES)]
+    if _is_ours(folder / _COMPARISON[0]):
+        stale += [folder / name for name in _COMPARISON]
+    for kind in ("bbox", "segm"):
+        stale += (folder / kind).glob(_ZIPS)
+    if _has_detected(folder):
+        stale.append(folder / PREDICTIONS)
+    kept = {path.resolve() for path in keep}
+    for path in stale:
+        if path.resolve() not in kept:
+            path.unlink(missing_ok=True)
+
+
+def _is_ours(table: Path) -> bool:
+    """Whether a ``comparison.json`` is a list of records, not the mapping that ``afictl compare`` writes."""
+    return table.is_file() and table.read_bytes()[:1] == b"["
+
+
+def _has_detected(folder: Path) -> bool:
+    """Whether the metrics there say that they are of a detector, not of a file of predictions."""
+    try:
+        source = json.loads((folder / _METRICS).read_text(encoding="utf-8"))["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return not str(source).endswith(".json")
 
 
 def write_metrics(folder: Path, result: Evaluation, details: Mapping[str, Any]) -> None:
-    """``metrics.json`` with ``details`` in front, and ``per_class.csv``; pictures of an earlier evaluation go."""
-    for name in _PICTURES:
-        (folder / name).unlink(missing_ok=True)
+    """``metrics.json`` with ``details`` in front, and ``per_class.csv``."""
     content = {**details, "metrics": result.metrics, "per_class": result.per_class}
-    _write(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
-    _write_csv(folder / "per_class.csv", list(result.per_class[0]), (row.values() for row in result.per_class))
+    _write(folder / _METRICS, json.dumps(content, indent=2) + "\n")
+    _write_csv(folder / _TABLE, list(result.per_class[0]), (row.values() for row in result.per_class))
 
 
 def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
@@ -38,8 +88,8 @@ def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
     ]
     heads = ("name", "metric", "value", "difference")
     records = [dict(zip(heads, row, strict=True)) for row in rows]
-    _write(folder / "comparison.json", json.dumps(records, indent=2) + "\n")
-    _write_csv(folder / "comparison.csv", heads, rows)
+    _write(folder / _COMPARISON[0], json.dumps(records, indent=2) + "\n")
+    _write_csv(folder / _COMPARISON[1], heads, rows)
 
 
 def write_curves(folder: Path, result: Evaluation) -> None:

@@ -7,10 +7,10 @@ import typer
 
 from afictl.cli import options
 from afictl.cli.runs import name_of, tidy
-from afictl.errors import UserError
 
 
 def finetune(
+    context: typer.Context,
     preset: options.PresetName,
     data: options.Data,
     interpolator: options.Interpolator = None,
@@ -23,11 +23,21 @@ def finetune(
     ] = None,
     pseudo_weight: Annotated[
         float | None,
-        typer.Option("--pseudo-weight", min=0.0, help="Weight of its losses beside the labelled images' 1; default 1."),
+        typer.Option(
+            "--pseudo-weight",
+            min=0.0,
+            callback=options.finite,
+            help="Weight of its losses beside the labelled images' 1; default 1.",
+        ),
     ] = None,
     pseudo_ratio: Annotated[
         float | None,
-        typer.Option("--pseudo-ratio", min=0.0, help="Its images for each labelled one in every batch; default 1."),
+        typer.Option(
+            "--pseudo-ratio",
+            min=0.0,
+            callback=options.finite,
+            help="Its images for each labelled one in every batch; default 1.",
+        ),
     ] = None,
     output: options.Output = None,
     settings: options.Settings = None,
@@ -48,18 +58,21 @@ def finetune(
     """
     from afictl.presets import load_preset
     from afictl.training import Hardware, PseudoLabels, Start, finetune, launch
+    from afictl.training.run import require_free
 
+    if pseudo is None:
+        options.refuse(context, "without --pseudo FILE", "--pseudo-weight", "--pseudo-ratio")
+    if weights is None:
+        options.refuse(context, "without --weights", "--partial")
     resolved = load_preset(preset, settings or ())
     kind = name_of(interpolator or resolved.interpolator.kind)
     folder = output or Path("runs") / f"{tidy(resolved.name)}-{kind}"
-    if pseudo is None and (pseudo_weight, pseudo_ratio) != (None, None):
-        raise UserError(f"--pseudo-{'ratio' if pseudo_weight is None else 'weight'} says how: add --pseudo FILE")
-    if partial and weights is None:
-        raise UserError("--partial says how: add --weights")
+    require_free(folder, resume)
     weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
     labels = PseudoLabels(pseudo, weight, ratio) if pseudo else None
     batch_size = resolved.train.batch_size
-    fabric = launch(Hardware(devices, nodes, precision), labels.shares(batch_size) if labels else [batch_size])
+    shares = labels.shares(batch_size) if labels else [batch_size]
+    fabric = launch(Hardware(devices, nodes, precision), shares)
     start = Start(interpolator, weights, backbone_weights, partial)
     finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume, pseudo=labels)
     if fabric.is_global_zero:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afictl.cli.options import Debug, Settings
+from afictl.cli import options
 from afictl.cli.tables import roomy_console
 from afictl.errors import UserError
 
@@ -24,7 +24,7 @@ app = typer.Typer(help="List presets and show what they are made of.", no_args_i
 
 
 @app.command("list")
-def list_models(debug: Debug = False) -> None:
+def list_models(debug: options.Debug = False) -> None:
     """Show every preset: detector, backbone, neck, and what the AFI-GAN paper reports for it."""
     from rich.table import Table
 
@@ -59,12 +59,15 @@ def _scores(scores: Scores) -> str:
 
 @app.command("show")
 def show_model(
+    context: typer.Context,
     preset: Annotated[
         str, typer.Argument(help="Preset name (see 'afictl model list'), YAML file or detectron2:CONFIG.")
     ],
     size: Annotated[
         str | None,
-        typer.Option("--size", metavar="HxW", help="Image size in pixels; default: the preset's largest."),
+        typer.Option(
+            "--size", metavar="WxH", help="Image size, width x height in pixels; default: the preset's largest."
+        ),
     ] = None,
     interpolator: Annotated[
         str | None, typer.Option("--interpolator", help="Kind to build with instead of the preset's.")
@@ -73,12 +76,14 @@ def show_model(
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print every key of the preset as YAML, itself a preset file, instead.")
     ] = False,
-    settings: Settings = None,
-    debug: Debug = False,
+    settings: options.Settings = None,
+    debug: options.Debug = False,
 ) -> None:
     """Build a preset without weights and show its parts: strides, channels, parameters, multiply-adds."""
     from afictl.presets import load_preset
 
+    if resolved:
+        options.refuse(context, "with --resolved: a preset has neither", "--size", "--classes")
     loaded = load_preset(preset, settings or ())
     image_hw = _parse_size(size) if size else loaded.input.largest_hw
 
@@ -106,8 +111,10 @@ def _cost_table(detector: Detector, costs: list[PartCost], image_hw: tuple[int, 
     notes = _notes(detector)
     divisor = detector.neck.size_divisor
     height, width = (-(-side // divisor) * divisor for side in image_hw)
-    at = f"multiply-adds at {image_hw[0]}x{image_hw[1]}"
-    padded = "" if (height, width) == image_hw else f"padded to {height}x{width}"
+    at = f"multiply-adds at {image_hw[1]}x{image_hw[0]}"
+    padded = (
+        "sizes are width x height" if (height, width) == image_hw else f"padded to {width}x{height} (width x height)"
+    )
     table = Table("part", *(() if narrow else ("what", "strides", "channels")), box=None, caption=padded)
     for title in ("parameters", at, "share"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -157,7 +164,8 @@ def _work(number: int) -> str:
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    height, separator, width = text.lower().partition("x")
-    if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise UserError(f"--size {text}: write HEIGHTxWIDTH in pixels, for example 800x1333")
+    """Height and width."""
+    width, separator, height = text.lower().partition("x")
+    if not (separator and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UserError(f"--size {text}: write WIDTHxHEIGHT in pixels, for example 1333x800")
     return int(height), int(width)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from afictl.cli.outputs import output_folder
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,11 +34,29 @@ def _known_devices(value: str) -> str:
     return value
 
 
-def no_file(value: Path | None) -> Path | None:
-    """Refuse an ``--output`` that is a file."""
-    if value is not None and value.is_file():
-        raise UserError(f"{value} is a file; --output is a folder")
+def finite(value: float | None) -> float | None:
+    """The callback of every option that takes a float: ranges let NaN and infinity through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
     return value
+
+
+def given(context: typer.Context, *flags: str) -> list[str]:
+    """Those of ``flags`` that stand on the command line, be it with the value of their default."""
+    named = {flag: parameter.name for parameter in context.command.params for flag in parameter.opts}
+    sources = {flag: context.get_parameter_source(str(named[flag])) for flag in flags}
+    return [flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def refuse(context: typer.Context, reason: str, *flags: str) -> None:
+    """Refuse those of ``flags`` that are given; ``reason`` says beside what they do nothing.
+
+    Raises:
+        UserError: there are some.
+    """
+    idle = given(context, *flags)
+    if idle:
+        raise UserError(f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect {reason}")
 
 
 PRESET = typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")
@@ -61,7 +81,7 @@ Interpolator = Annotated[
         help="Kind (nearest, bilinear, ..., afi), a run of pretrain, or a file with an interpolator in it.",
     ),
 ]
-Output = Annotated[Path | None, typer.Option("--output", callback=no_file, help="Folder to write to.")]
+Output = Annotated[Path | None, typer.Option("--output", callback=output_folder, help="Folder to write to.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a preset key, e.g. train.lr=0.01. Repeatable.")
 ]
@@ -97,7 +117,7 @@ def multi_scale(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmenta
     """
     if not tta:
         if sizes is not None or no_flip:
-            raise UserError(f"{'--tta-sizes' if sizes is not None else '--no-tta-flip'} says how: add --tta")
+            raise UserError(f"{'--tta-sizes' if sizes is not None else '--no-tta-flip'} has no effect without --tta")
         return None
     from afictl.evaluation.tta import TestTimeAugmentation
 

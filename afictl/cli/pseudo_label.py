@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afictl.cli import options
+from afictl.cli.outputs import output_file
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,9 +25,14 @@ def pseudo_label(
     images: Annotated[
         Path, typer.Option("--images", help="Folder of unlabelled images; those in its subfolders count too.")
     ],
-    output: Annotated[Path, typer.Option("--output", help="COCO JSON to write; its examples are FILE.png.")],
+    output: Annotated[
+        Path, typer.Option("--output", callback=output_file, help="COCO JSON to write; its examples are FILE.png.")
+    ],
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0.0, max=1.0, help="Score from which a detection is kept.")
+        float,
+        typer.Option(
+            "--threshold", min=0.0, max=1.0, callback=options.finite, help="Score from which a detection is kept."
+        ),
     ] = 0.7,
     class_threshold: Annotated[
         list[str] | None,
@@ -53,21 +59,26 @@ def pseudo_label(
     from rich.console import Console
 
     from afictl.cli.progress import show_progress
+    from afictl.data.files import require_data_folder
+    from afictl.data.unlabeled import image_files
     from afictl.evaluation.pseudo_labels import class_thresholds, write_pseudo_labels
     from afictl.training import Hardware, launch
     from afictl.weights import load_detector
 
-    if output.is_dir() or output.suffix != ".json":
+    if output.suffix != ".json":
         raise UserError(f"--output {output}: name a file that ends in .json")
     own = dict(map(_class_threshold, class_threshold or ()))
     augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
+    if exclude:
+        require_data_folder(exclude)
+    files = image_files(images)
     loaded = load_detector(weights, partial=partial)
     typer.echo(f"{weights}: {loaded.report}")
     thresholds = class_thresholds(loaded.classes, threshold, own)
     lowest = loaded.preset.detector.score_threshold
     if min(thresholds) < lowest:
         typer.echo(f"{weights}: has no detections below {lowest}, its detector.score_threshold")
-    files = _files(images, exclude, weights)[:limit]
+    files = _unlabelled(files, images, exclude or _recorded(weights))[:limit]
     fabric = launch(Hardware(devices="1", precision=precision))
     fabric.to_device(loaded.detector)
     console = Console(soft_wrap=True)
@@ -95,17 +106,18 @@ def pseudo_label(
 def _class_threshold(text: str) -> tuple[str, float]:
     name, _, value = text.rpartition("=")
     try:
-        return name, float(value)
+        score = float(value)
     except ValueError:
-        raise UserError(f"--class-threshold {text}: write NAME=VALUE, e.g. person=0.8") from None
+        score = -1.0
+    if not (name and 0 <= score <= 1):
+        raise UserError(f"--class-threshold {text}: write NAME=VALUE with a score of 0 to 1, e.g. person=0.8")
+    return name, score
 
 
-def _files(images: Path, exclude: Path | None, weights: Path) -> list[Path]:
-    """The images to label, without those of the labelled data set where that is known."""
-    from afictl.data.unlabeled import image_files, without_labelled
+def _unlabelled(files: list[Path], folder: Path, labelled: Path | None) -> list[Path]:
+    """Those of ``files`` that are not in the labelled data set, where that is known."""
+    from afictl.data.unlabeled import without_labelled
 
-    files = image_files(images)
-    labelled = exclude or _recorded(weights)
     if labelled is None:
         typer.echo("which images are labelled already is not known; --exclude DIR leaves them out")
         return files
@@ -114,7 +126,7 @@ def _files(images: Path, exclude: Path | None, weights: Path) -> list[Path]:
         typer.echo(f"left out: {len(files) - len(rest)} images that {labelled} holds")
     if not rest:
         raise UserError(
-            f"{images}: each of its {len(files)} images is in {labelled} already: give other images,"
+            f"{folder}: each of its {len(files)} images is in {labelled} already: give other images,"
             " or train the teacher on a part of the set (afictl data subset)"
         )
     return rest

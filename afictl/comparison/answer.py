@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lightning_fabric import Fabric
 
 from afictl.comparison.cells import is_finished, read_cell
 from afictl.comparison.conditions import in_words
-from afictl.comparison.files import write_comparison
+from afictl.comparison.files import TABLE, write_comparison
 from afictl.comparison.grid import SETTINGS, describe_grid, train_grid
 from afictl.comparison.meter import Meter, silent
 from afictl.comparison.model import Comparison
@@ -84,10 +84,11 @@ def compare(
     if not finished:
         return Answer(None, failures)
     index = load_coco(data, "val")
-    prices = prices_of_runs(fabric, {each.name: found[0].folder for each, found in finished.items()}, index, meter)
+    folders = {each.name: found[0].folder for each, found in finished.items()}
+    prices, basis = prices_of_runs(fabric, folders, index, meter, earlier=output / TABLE)
     entries = [Entry(each.name, each.source, found, prices[each.name]) for each, found in finished.items()]
     conditions = in_words(preset, describe_grid(fabric, grid)) | {"prices": how_measured(fabric)}
-    comparison = conclude(preset.name, index, entries, conditions, baseline)
+    comparison = replace(conclude(preset.name, index, entries, conditions, baseline), price_basis=basis)
     write_answer(comparison, output)
     return Answer(comparison, failures)
 
@@ -125,10 +126,12 @@ def compare_runs(
     first = next(iter(methods.values()))[0]
     index = load_coco(data or Path(first.config["data"]), "val")
     cells = {name: tuple(measure_run(fabric, run, index, meter) for run in runs) for name, runs in methods.items()}
-    prices = prices_of_runs(fabric, {name: runs[0].folder for name, runs in methods.items()}, index, meter)
+    firsts = {name: runs[0].folder for name, runs in methods.items()}
+    prices, basis = prices_of_runs(fabric, firsts, index, meter, earlier=output / TABLE)
     entries = [Entry(name, runs[0].source, cells[name], prices[name]) for name, runs in methods.items()]
     presets = dict.fromkeys(run.preset.name for runs in methods.values() for run in runs)
-    comparison = conclude(" / ".join(presets), index, entries, conditions, baseline, differing)
+    concluded = conclude(" / ".join(presets), index, entries, conditions, baseline, differing)
+    comparison = replace(concluded, price_basis=basis)
     write_answer(comparison, output)
     return comparison
 
@@ -139,9 +142,9 @@ def require_place(output: Path) -> None:
     Raises:
         UserError: it does.
     """
-    if (output / SETTINGS).exists() or (
-        output.exists() and any(output.iterdir()) and not (output / "comparison.json").is_file()
-    ):
+    table = output / TABLE
+    ours = table.is_file() and table.read_bytes()[:1] == b"{"  # that of 'afictl eval' is a list
+    if (output / SETTINGS).exists() or (not ours and output.exists() and any(output.iterdir())):
         raise UserError(
             f"{output}: holds something else than a comparison of runs or a list of prices; choose another --output"
         )

@@ -13,12 +13,18 @@ from typing import Any
 from afictl.comparison.model import Comparison, Method
 from afictl.training.run import write_text
 
+TABLE = "comparison.json"
+
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
-    """Write ``comparison.json``, ``comparison.csv`` and ``runs.csv``; folders of runs are named from ``folder`` on."""
-    write_text(folder / "comparison.json", json.dumps(asdict(comparison), indent=2, default=str))
+    """Write ``comparison.json``, ``comparison.csv`` and, where there are runs, ``runs.csv``."""
+    write_text(folder / TABLE, json.dumps(asdict(comparison), indent=2, default=str))
     _write_csv(folder / "comparison.csv", [_method_row(each) for each in comparison.methods])
-    _write_csv(folder / "runs.csv", [row for each in comparison.methods for row in _run_rows(each)])
+    runs = [row for each in comparison.methods for row in _run_rows(each)]
+    if runs:
+        _write_csv(folder / "runs.csv", runs)
+    else:
+        (folder / "runs.csv").unlink(missing_ok=True)
 
 
 def _method_row(method: Method) -> dict[str, Any]:
@@ -29,7 +35,9 @@ def _method_row(method: Method) -> dict[str, Any]:
         for name in ("mean", "low", "high", "seeds", "claimed"):
             row[f"{metric} difference {name}"] = getattr(difference, name) if difference else None
     if method.price:
-        row |= asdict(method.price) | {"image_hw": "x".join(map(str, method.price.image_hw))}
+        height, width = method.price.image_hw
+        numbers = {name: value for name, value in asdict(method.price).items() if name != "image_hw"}
+        row |= {"image_width": width, "image_height": height, **numbers}
     return row | {"training_seconds": training_seconds(method), "verdict": method.verdict}
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 
 from afictl.comparison.cells import describe_failure, is_finished, read_result, train_cell
+from afictl.comparison.contents import digests, what_changed
 from afictl.comparison.specification import Grid, Job
 from afictl.comparison.spread import train_spread
 from afictl.errors import UserError
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import DivergedError
-from afictl.training.run import CONFIG, differences, write_text
-from afictl.training.stage3 import load_start, resolve_interpolator, start_detector
+from afictl.training.run import CONFIG, STATE, differences, write_text
+from afictl.training.start import load_start, resolve_interpolator, start_detector
 from afictl.training.step import load_splits, uses_masks
 
 SETTINGS = "compare.json"
+_DIGESTS = "contents"
+"""Where it keeps what its files held, by their paths; not there in grids of earlier versions."""
 
 
 def train_grid(fabric: Fabric, grid: Grid, spread: int = 1) -> dict[str, str]:
@@ -74,13 +76,18 @@ def check_grid(fabric: Fabric, grid: Grid) -> list[Job]:
     for job in grid.jobs():
         if job not in todo:
             _check_source(job)
+    settings = _check_settings(fabric, grid)
     names = list(dict.fromkeys(job.name for job in todo))
     for contender in grid.contenders:
         if contender.name in names:
             _check_interpolator(grid, contender.name, contender.source)
+    for job in todo:
+        job.start.check(resumes=(job.folder / STATE).is_file())
     if any(not (job.folder / CONFIG).is_file() for job in todo):
         _check_start(grid, todo[0])
-    _keep_settings(fabric, grid)
+    if fabric.is_global_zero:
+        grid.output.mkdir(parents=True, exist_ok=True)
+        write_text(grid.output / SETTINGS, json.dumps(settings, indent=2))
     return todo
 
 
@@ -119,29 +126,33 @@ def describe_grid(fabric: Fabric, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _keep_settings(fabric: Fabric, grid: Grid) -> None:
-    """Write ``compare.json``; refuse a folder of a comparison under other conditions, or of something else."""
-    settings = describe_grid(fabric, grid)
+def _check_settings(fabric: Fabric, grid: Grid) -> dict[str, Any]:
+    """What to keep in ``compare.json``; refuses a folder of a comparison under other conditions, or something else."""
     problem = ""
+    settings: dict[str, Any] = {}
     if fabric.is_global_zero:  # told as text, so that every rank learns of it
         try:
-            problem = _settings_problem(grid.output, json.loads(json.dumps(settings)))
+            problem, settings = _compare_settings(grid, json.loads(json.dumps(describe_grid(fabric, grid))))
         except (OSError, ValueError) as error:
             problem = f"{grid.output}: {' '.join(str(error).split())}"
     problem = fabric.broadcast(problem)
     if problem:
         raise UserError(problem)
+    return settings
 
 
-def _settings_problem(output: Path, settings: dict[str, Any]) -> str:
-    path = output / SETTINGS
+def _compare_settings(grid: Grid, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What speaks against going on with these settings, and what to keep of them."""
+    output, path = grid.output, grid.output / SETTINGS
+    now = digests(grid)
     if path.is_file():
-        changed = differences(json.loads(path.read_text(encoding="utf-8")), settings)
+        held = json.loads(path.read_text(encoding="utf-8"))
+        before = held.pop(_DIGESTS, {})
+        changed = differences(held, settings)
         if changed:
-            return f"{path}: holds a comparison under other conditions ({', '.join(changed)}); choose another --output"
-        return ""
+            said = f"holds a comparison under other conditions ({', '.join(changed)}); choose another --output"
+            return f"{path}: {said}", {}
+        return what_changed(grid, before, now), {**held, _DIGESTS: before | now}
     if output.exists() and any(output.iterdir()):
-        return f"{output} is not empty and holds no comparison: choose another --output"
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(settings, indent=2))
-    return ""
+        return f"{output} is not empty and holds no comparison: choose another --output", {}
+    return "", {**settings, _DIGESTS: now}

@@ -87,6 +87,9 @@ class Comparison:
     """What was the same for all, in words, such as ``{"schedule": "800 steps of 4 images"}``."""
     methods: tuple[Method, ...]
     """The baseline first."""
+    price_basis: Mapping[str, Any] = field(default_factory=dict)
+    """What the prices of trained detectors depend on, as plain values; where it is the same they need not be measured
+    again."""
 
     @property
     def judged(self) -> int:

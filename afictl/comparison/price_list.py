@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from afictl.comparison.meter import Meter, silent
@@ -13,11 +18,12 @@ from afictl.comparison.price import measure_prices, price_images
 from afictl.comparison.results import Entry, choose_baseline, conclude
 from afictl.comparison.specification import Contender
 from afictl.data import CocoIndex, load_coco
+from afictl.data.digest import file_digest
 from afictl.detectors import Detector
 from afictl.presets import Preset
 from afictl.training.hardware import describe
-from afictl.training.run import LAST
-from afictl.training.stage3 import Start, load_start, resolve_interpolator, start_detector
+from afictl.training.run import LAST, differences
+from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector
 
 
@@ -57,10 +63,48 @@ def price_list(
     return conclude(preset.name, index, entries, conditions, baseline)
 
 
-def prices_of_runs(fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex, meter: Meter) -> dict[str, Price]:
-    """The prices of trained detectors, by the name of the folder of each."""
+def prices_of_runs(
+    fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex, meter: Meter, earlier: Path | None = None
+) -> tuple[dict[str, Price], dict[str, Any]]:
+    """The prices of trained detectors, by the name of the folder of each, and what they depend on.
+
+    Those of ``earlier``, a ``comparison.json``, are taken where they hold for the same detectors, images, device and
+    software. All or none: times are compared with each other, so they are measured side by side.
+    """
+    basis = _basis(fabric, folders, index)
+    known = _known_prices(earlier, basis) if earlier else {}
+    if folders.keys() <= known.keys():
+        return {name: known[name] for name in folders}, basis
     detectors = {name: load_detector(folder / LAST).detector for name, folder in folders.items()}
-    return _prices(fabric, detectors, index, meter)
+    return _prices(fabric, detectors, index, meter), basis
+
+
+def _basis(fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex) -> dict[str, Any]:
+    """What prices depend on, as plain values; a detector's file holds its preset, sizes and interpolator too."""
+    device = fabric.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {platform.platform()}"
+    return {
+        "detectors": {method: file_digest(folder / LAST) for method, folder in folders.items()},
+        "images": str(index.annotation_file.resolve()),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "precision": describe(fabric)["precision"],
+        "versions": {package: version(package) for package in ("afictl", "torch", "torchvision", "timm")},
+    }
+
+
+def _known_prices(file: Path, basis: Mapping[str, Any]) -> dict[str, Price]:
+    """The prices in ``comparison.json`` of the detectors that are the same, if all else is."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        before = content["price_basis"]
+        if differences(before | {"detectors": {}}, {**basis, "detectors": {}}):
+            return {}
+        same = {name for name, digest in before["detectors"].items() if basis["detectors"].get(name) == digest}
+        stored = {method["name"]: method["price"] for method in content["methods"] if method["name"] in same}
+        return {name: Price(**{**price, "image_hw": tuple(price["image_hw"])}) for name, price in stored.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of another version
+        return {}
 
 
 def how_measured(fabric: Fabric, images: str = "the first held-out images") -> str:

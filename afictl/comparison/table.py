@@ -30,6 +30,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 def notes(comparison: Comparison) -> list[str]:
     """What stands under the tables: conditions that were not equal, the verdicts, and how they were reached."""
     lines = [f"{key}: {value}" for key, value in comparison.conditions.items() if key.startswith(NOT_THE_SAME)]
+    if len(comparison.methods) == 1:
+        lines.append(f"{comparison.methods[0].name} alone: nothing is compared")
     lines += [method.verdict for method in comparison.methods if method.verdict]
     if judged := comparison.judged:
         rule = f" by Holm's rule over {judged} methods" if judged > 1 else ""
@@ -86,9 +88,12 @@ def _difference(difference: Difference | None) -> str:
 
 def _price_tables(methods: Sequence[Method]) -> list[Table]:
     """Of the whole detector and of the interpolator in it."""
-    sizes = dict.fromkeys(f"{price.image_hw[0]}x{price.image_hw[1]}" for each in methods if (price := each.price))
+    sizes = dict.fromkeys(f"{price.image_hw[1]}x{price.image_hw[0]}" for each in methods if (price := each.price))
     trained = any(method.cells for method in methods)
-    whole = _numbers(f"price of the detector, an image of {', '.join(sizes)}", ["min training"] if trained else [])
+    whole = _numbers(
+        f"price of the detector, an image of {', '.join(sizes)} pixels (width x height)",
+        ["min training"] if trained else [],
+    )
     inside = _numbers("of it, the interpolator", [])
     for method in methods:
         if (price := method.price) is None:

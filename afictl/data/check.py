@@ -13,7 +13,7 @@ from afictl.data.annotations import FIELDS, ids_by_repeated, record_fault
 from afictl.data.check_images import Progress, check_images
 from afictl.data.check_splits import compare_with_train
 from afictl.data.coco import MIN_SIDE, clip_boxes, fates
-from afictl.data.files import SPLITS, annotation_names, find_files, read_instances
+from afictl.data.files import SPLITS, annotation_names, find_files, read_instances, require_data_folder
 from afictl.data.findings import Place, SplitReport
 from afictl.data.masks import normalize_segmentation
 from afictl.errors import UserError
@@ -30,8 +30,7 @@ def splits_to_check(data_dir: Path, split: str) -> list[str]:
     """
     if split not in (*SPLITS, "all"):
         raise UserError(f"--split {split}: choose {', '.join(SPLITS)} or all")
-    if not data_dir.is_dir():
-        raise UserError(f"data folder {data_dir} does not exist")
+    require_data_folder(data_dir)
     if split != "all":
         return [split]
     has_test = any((data_dir / "annotations" / name).is_file() for name in annotation_names("test"))

@@ -18,6 +18,18 @@ def annotation_names(split: str) -> list[str]:
     return names + ["image_info_test-dev2017.json", "image_info_test2017.json"] * (split == "test")
 
 
+def require_data_folder(data_dir: Path) -> None:
+    """Refuse what cannot be a data set.
+
+    Raises:
+        UserError: no such folder, or a file.
+    """
+    if data_dir.is_file():
+        raise UserError(f"{data_dir} is a file; a data set is the folder that holds annotations/ and the images")
+    if not data_dir.is_dir():
+        raise UserError(f"data folder {data_dir} does not exist")
+
+
 def find_files(data_dir: Path, split: str) -> tuple[Path, Path]:
     """The annotation file and the image folder of a split.
 
@@ -26,8 +38,7 @@ def find_files(data_dir: Path, split: str) -> tuple[Path, Path]:
     """
     if split not in SPLITS:
         raise UserError(f"split '{split}' does not exist; splits are {', '.join(SPLITS)}")
-    if not data_dir.is_dir():
-        raise UserError(f"data folder {data_dir} does not exist")
+    require_data_folder(data_dir)
     file = _first(
         [data_dir / "annotations" / name for name in annotation_names(split)], Path.is_file, f"{split} annotation file"
     )

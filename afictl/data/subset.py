@@ -67,6 +67,8 @@ def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool
     for key, fields in FIELDS.items():
         check_records(file, key, contents[key], fields)
     names = sorted({image["file_name"] for image in contents["images"]}, key=lambda name: _rank(seed, name))
+    if not names:
+        raise UserError(f"{file}: 'images' is empty, so there is nothing to take a part of")
     chosen = set(names[: max(1, round(fraction * len(names)))])
     kept = [image for image in contents["images"] if image["file_name"] in chosen]
     ids = {image["id"] for image in kept}

@@ -91,7 +91,7 @@ def _find(name: str) -> Path:
         return path
     if name not in list_presets():
         raise UserError(
-            f"no preset is called '{name}'{did_you_mean(name, list_presets())}; 'afictl model list' shows all presets"
+            f"no preset is called '{name}'{did_you_mean(name, list_presets(), listed_by='afictl model list')}"
         )
     return _folder() / f"{name}.yaml"
 
@@ -101,8 +101,8 @@ def _find_torchvision(name: str) -> Path:
     model = name.removeprefix(_TORCHVISION)
     if model not in known:
         raise UserError(
-            f"no model of torchvision with a feature pyramid is called '{model}'{did_you_mean(model, known)}; "
-            f"there are {', '.join(known)}"
+            f"no model of torchvision with a feature pyramid is called '{model}'"
+            f"{did_you_mean(model, known, listed_by='afictl model list')}"
         )
     return _folder() / "torchvision" / f"{model}.yaml"
 

@@ -7,6 +7,7 @@ detector on half-size images, ``stage3`` trains any detector that holds it. Each
 from afictl.training.hardware import Hardware, launch
 from afictl.training.pretrain import pretrain
 from afictl.training.pseudo import PseudoLabels
-from afictl.training.stage3 import Start, finetune
+from afictl.training.stage3 import finetune
+from afictl.training.start import Start
 
 __all__ = ["Hardware", "PseudoLabels", "Start", "finetune", "launch", "pretrain"]

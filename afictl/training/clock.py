@@ -52,6 +52,7 @@ class Clock:
         """Begin a new interval, so that an evaluation does not count as training time."""
         self.began = self.last = self.spoke = time.perf_counter()
         self.count, self.waited = 0, 0.0
+        self.told = False
         self.bar.update(self.images, visible=False, refresh=True)
 
     def loaded(self) -> None:
@@ -71,11 +72,12 @@ class Clock:
         return took
 
     def evaluated(self, done: int, total: int) -> None:
-        """An evaluation has got through ``done`` of ``total`` images."""
+        """An evaluation has got through ``done`` of ``total`` images; a line for it is followed by one for the last."""
         self.bar.update(self.images, completed=done, total=total, visible=True, refresh=True)
-        if not self.run.console.is_terminal and time.perf_counter() - self.spoke > _QUIET_SECONDS:
+        due = time.perf_counter() - self.spoke > _QUIET_SECONDS or (self.told and done == total)
+        if not self.run.console.is_terminal and due:
             self.run.say(f"evaluated {done} of {total} images")
-            self.spoke = time.perf_counter()
+            self.spoke, self.told = time.perf_counter(), True
 
     def _report(self, step: int, losses: Mapping[str, float], rate: float) -> None:
         seconds, waited = (self.last - self.began) / self.count, self.waited / self.count

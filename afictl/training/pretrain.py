@@ -49,6 +49,8 @@ def pretrain(
     Raises:
         UserError: guide, data or output that do not fit.
     """
+    if 1 not in stages:
+        _require_stage1(output / "stage1")
     splits = load_splits(data)
     loaded = load_detector(guide_path)
     preset = parse_preset(loaded.preset.model_dump(), overrides, source=str(guide_path))
@@ -118,11 +120,15 @@ def _in_label_order(splits: Splits, classes: tuple[str, ...], guide: Path) -> Sp
         raise UserError(f"{error}; fine-tune the guide on this data set first") from None
 
 
+def _require_stage1(folder: Path) -> None:
+    if not (folder / STATE).is_file():
+        raise UserError(f"{folder}: stage 2 starts from a finished stage 1, which is not there; add --stages 1,2")
+
+
 def _load_stage1(folder: Path, preset: Preset, interpolator: AFInterpolator, discriminator: PatchDiscriminator) -> None:
     """Take both networks over from the end of stage 1."""
+    _require_stage1(folder)
     path = folder / STATE
-    if not path.is_file():
-        raise UserError(f"{folder}: stage 2 starts from a finished stage 1, which is not there; add --stages 1,2")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         steps = int(state["step"])

@@ -18,6 +18,7 @@ import yaml
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from afictl.drafts import remove_drafts
 from afictl.errors import UserError
 
 CONFIG = "config.yaml"
@@ -69,17 +70,16 @@ class Run:
     def _prepare(self, config: Mapping[str, Any], resume: bool) -> str:
         config = json.loads(json.dumps(dict(config), default=str))  # tuples and paths become what YAML gives back
         kept = self.folder / CONFIG
-        if kept.is_file() and not any((self.folder / name).exists() for name in ("metrics.jsonl", STATE, BEST, LAST)):
+        remove_drafts(self.folder)
+        if problem := why_occupied(self.folder, resume):
+            return problem
+        if kept.is_file() and not _has_begun(self.folder):
             self._clear()
         elif kept.is_file():
-            if not resume:
-                return f"{self.folder} already holds a run: choose another --output, or continue it with --resume"
             changed = differences(yaml.safe_load(kept.read_text()), config)
             if changed:
                 return f"{kept}: --resume needs the same settings; these differ: {', '.join(changed)}"
             return ""
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            return f"{self.folder} is not empty and holds no run: choose another --output"
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "versions.json", json.dumps(_versions(), indent=2))
         write_text(kept, yaml.safe_dump(config, sort_keys=False))
@@ -125,6 +125,31 @@ class Run:
 
             self._events = SummaryWriter(str(self.folder), purge_step=step)
         return self._events
+
+
+def why_occupied(folder: Path, resume: bool) -> str:
+    """Why no run can be written to ``folder``, whatever its settings; empty where one can."""
+    if (folder / CONFIG).is_file():
+        if _has_begun(folder) and not resume:
+            return f"{folder} already holds a run: choose another --output, or continue it with --resume"
+    elif folder.exists() and any(folder.iterdir()):
+        return f"{folder} is not empty and holds no run: choose another --output"
+    return ""
+
+
+def require_free(folder: Path, resume: bool) -> None:
+    """Refuse a folder before anything is loaded for a run in it.
+
+    Raises:
+        UserError: it is in use.
+    """
+    if problem := why_occupied(folder, resume):
+        raise UserError(problem)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether the run in ``folder`` has come to its first record."""
+    return any((folder / name).exists() for name in ("metrics.jsonl", STATE, BEST, LAST))
 
 
 def _step_of(line: str) -> int:

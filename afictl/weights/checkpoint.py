@@ -22,6 +22,7 @@ from afictl.weights.torch_files import OLD_START, Fill, open_old, open_zip
 
 _IN_RUN = ("best.safetensors", "last.safetensors")
 _PRETRAINED = "interpolator.safetensors"
+_GRID = "compare.json"
 _NESTED = ("model", "state_dict", "blobs")
 _MOMENTUM = "_momentum"  # optimizer's state among the blobs of Caffe2
 _NAME_LENGTH = 1024
@@ -57,21 +58,28 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         UserError: missing, damaged, without tensors, with more in it than tensors and plain values, with weights
             that are not finite, or of a size that would cost more than the file's own.
     """
-    file = _file_of(Path(path))
+    file = find_checkpoint(Path(path))
     tensors, metadata = _read(file)
     for name, tensor in tensors.items():
         _check(name, tensor, file)
     return Checkpoint(file, tensors, metadata)
 
 
-def _file_of(path: Path) -> Path:
-    if os.path.isdir(path):  # unlike Path's, never fails: a name that can be none is told by check_file
-        for name in _IN_RUN:
-            if (path / name).is_file():
-                return path / name
-        _refuse_pretraining(path)
-        raise UserError(f"{path}: the folder holds neither {_IN_RUN[0]} nor {_IN_RUN[1]}; is it a finished run?")
-    return path
+def find_checkpoint(path: Path) -> Path:
+    """``path`` itself, or of a run folder the best detector, else the last; whether a file is one is not looked at.
+
+    Raises:
+        UserError: a folder without a detector; says what it holds instead.
+    """
+    if not os.path.isdir(path):  # unlike Path's, never fails: a name that can be none is told by check_file
+        return path
+    for name in _IN_RUN:
+        if (path / name).is_file():
+            return path / name
+    _refuse_pretraining(path)
+    _refuse_grid(path)
+    empty = "is empty" if not any(path.iterdir()) else f"holds neither {_IN_RUN[0]} nor {_IN_RUN[1]}"
+    raise UserError(f"{path}: the folder {empty}, so it is no finished run; give a run folder of 'afictl finetune'")
 
 
 def _refuse_pretraining(folder: Path) -> None:
@@ -80,6 +88,17 @@ def _refuse_pretraining(folder: Path) -> None:
         stage2 = folder / "stage2"
         detector = f", or {stage2} as a detector" if any((stage2 / name).is_file() for name in _IN_RUN) else ""
         raise UserError(f"{folder}: is a run of pretrain; use --interpolator {folder}{detector}")
+
+
+def _refuse_grid(folder: Path) -> None:
+    """Say which runs the folder of a comparison holds."""
+    runs = sorted(file.parent for file in folder.glob(f"*/seed*/{_IN_RUN[1]}"))
+    if (folder / _GRID).is_file() or runs:
+        run = runs[0] if runs else folder / "NAME" / "seed0"
+        raise UserError(
+            f"{folder}: is a comparison of several runs; name one of them, such as {run},"
+            " or compare them with afictl compare --runs"
+        )
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from afictl.errors import UserError
 
 _MOST = 100_000
+_FILES = (".json", ".txt", ".yaml", ".yml")
 
 Classes = tuple[list[str], list[int]]
 """Name and COCO category id of each label, the first label first."""
@@ -35,13 +36,15 @@ def usual_classes(count: int) -> Classes:
 def read_classes(text: str) -> Classes:
     """What the user wrote: names with commas between, or a JSON file.
 
-    The file holds a list of names, or is a COCO annotation file, whose categories are taken in the order of their
+    What ends as a file of text does, or has a slash and no comma, is a file.
+    It holds a list of names, or is a COCO annotation file, whose categories are taken in the order of their
     ids, as detectron2 and afictl number them.
 
     Raises:
         UserError: no such file, no classes in it, or a name twice.
     """
-    names, ids = _from_file(Path(text)) if text.endswith(".json") else ([name.strip() for name in text.split(",")], [])
+    is_file = text.lower().endswith(_FILES) or Path(text).is_file() or (set(text) & {"/", "\\"} and "," not in text)
+    names, ids = _from_file(Path(text)) if is_file else ([name.strip() for name in text.split(",")], [])
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
         raise UserError(f"--classes {text}: give each class one name of its own")
     return names, ids or list(range(1, len(names) + 1))
@@ -53,7 +56,7 @@ def _from_file(path: Path) -> tuple[list[Any], list[int]]:
     except OSError as error:
         raise UserError(f"--classes {path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise UserError(f"--classes {path}: not readable as JSON") from None
+        raise UserError(f"--classes {path}: not readable as JSON; give a JSON list of names, or a,b,c") from None
     if isinstance(content, list):
         return content, []
     try:

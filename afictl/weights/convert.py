@@ -16,7 +16,7 @@ from afictl.presets import parse_preset
 from afictl.tensor_files import save_tensors
 from afictl.weights.backbone_file import as_backbone
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
-from afictl.weights.classes import read_classes
+from afictl.weights.classes import Classes, read_classes
 from afictl.weights.content import held
 from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATOR
 from afictl.weights.detector_file import described_preset, detector_of, save_detector
@@ -57,21 +57,22 @@ def convert(
     """
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: the converted file is a safetensors file; end its name in .safetensors")
+    named = read_classes(classes) if classes is not None else None
     checkpoint = read_checkpoint(source)
     if target.exists() and target.samefile(checkpoint.path):
         raise UserError(f"{target}: is the checkpoint to convert; write to another file")
     checkpoint = to_ours(in_rgb(checkpoint) if rgb else checkpoint)
     kind = checkpoint.metadata.get("format")
     if kind == DETECTOR:
-        return _convert_detector(_adjusted(checkpoint, classes, settings), target, partial)
-    if classes or settings or partial:
+        return _convert_detector(_adjusted(checkpoint, named, settings), target, partial)
+    if named or settings or partial:
         raise UserError(f"{checkpoint.path}: --classes, --set and --partial are for detectors; this holds no detector")
     if kind in _NETWORKS:
         return _convert_network(_NETWORKS[kind], checkpoint, target)
     return _convert_backbone(checkpoint, target)
 
 
-def _adjusted(checkpoint: Checkpoint, classes: str | None, settings: Sequence[str]) -> Checkpoint:
+def _adjusted(checkpoint: Checkpoint, classes: Classes | None, settings: Sequence[str]) -> Checkpoint:
     """The checkpoint with the preset keys and classes that the user gave."""
     metadata = dict(checkpoint.metadata)
     if settings:
@@ -81,10 +82,10 @@ def _adjusted(checkpoint: Checkpoint, classes: str | None, settings: Sequence[st
             raise UserError("--set input.std: the first convolution is made for the preset's; see --rgb")
         metadata["preset"] = preset.model_dump(mode="json")
     if classes:
-        names, ids = read_classes(classes)
+        names, ids = classes
         count = len(metadata.get("classes") or ())
         if len(names) != count:
-            raise UserError(f"--classes {classes}: {len(names)} names, but the detector has {count} classes")
+            raise UserError(f"--classes: {len(names)} names, but the detector has {count} classes")
         metadata |= {"classes": names, "category_ids": ids}
     return replace(checkpoint, metadata=metadata)
 

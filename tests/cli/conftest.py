@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+import typer
 import yaml
 
 from afictl.cli.main import main
@@ -54,3 +55,14 @@ def afictl(monkeypatch, capsys):
         return end.value.code, *capsys.readouterr()
 
     return run
+
+
+def commands(app):
+    """All commands of the program by the words that call them."""
+
+    def inside(group, words):
+        for name, command in group.commands.items():
+            called = [*words, name]
+            yield from inside(command, called) if hasattr(command, "commands") else [(" ".join(called), command)]
+
+    return list(inside(typer.main.get_command(app), []))

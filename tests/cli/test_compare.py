@@ -5,6 +5,7 @@ import pytest
 
 from afictl import comparison
 from afictl.cli import compare as module
+from afictl.comparison.answer import Answer
 from tests.training.conftest import SMALL
 
 TINY = "faster-rcnn-r18-fpn-tiny"
@@ -51,10 +52,19 @@ def test_a_folder_with_a_comma_in_its_name_is_one_run(run, tmp_path, monkeypatch
         (("A",), "'A' belongs to no option; runs that exist are compared with --runs A ..."),
         ((), "give --preset and --data, or --runs"),
         (("--preset", TINY), "give --data"),
-        (("--runs", "A", "--preset", TINY, "--seeds", "3"), "the runs are trained; leave out --preset, --seeds"),
-        (("--only-cost", "--preset", TINY, "--seeds", "3"), "--only-cost trains nothing; leave out --seeds"),
-        (("--only-cost", "--preset", TINY, "--backbone-weights", "W"), "trains nothing; leave out --backbone-weights"),
+        (
+            ("--runs", "A", "--preset", TINY, "--seeds", "3"),
+            "--preset, --seeds have no effect with --runs, whose runs are trained",
+        ),
+        (("--only-cost", "--preset", TINY, "--seeds", "3"), "--seeds has no effect with --only-cost"),
+        (
+            ("--only-cost", "--preset", TINY, "--backbone-weights", "W"),
+            "--backbone-weights has no effect with --only-cost",
+        ),
         (("--runs", "nowhere"), "--runs nowhere: no run folder"),
+        (("--runs", "A", "--devices", "2", "--seed", "0"), "--seed, --devices have no effect with --runs"),
+        (("--runs", "A", "--only-cost"), "--only-cost has no effect with --runs"),
+        (("--only-cost", "--preset", TINY, "--nodes", "1"), "--nodes has no effect with --only-cost"),
     ],
 )
 def test_what_does_not_go_together(afictl, words, message):
@@ -81,12 +91,13 @@ def test_prices_alone_are_printed_and_written(afictl, tmp_path):
     code, text, _ = afictl("compare", *map(str, words), *settings)
     assert code == 0
     assert "peak" in text
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "comparison.csv",
-        "comparison.json",
-        "report.html",
-        "runs.csv",
+    assert "pixels (width" in text
+    assert text.splitlines()[-2:] == [
+        f"tables: {tmp_path / 'out' / 'comparison.json'}, {tmp_path / 'out' / 'comparison.csv'}",
+        f"report: {tmp_path / 'out' / 'report.html'}",
     ]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["comparison.csv", "comparison.json", "report.html"]
     prices = json.loads((tmp_path / "out" / "comparison.json").read_text())["conditions"]["prices"]
     assert prices == "of an image of noise, as large as evaluation allows, on cpu, in 32-true"
 
@@ -109,3 +120,21 @@ def test_existing_runs_are_measured_in_the_precision_that_is_asked_for(monkeypat
     monkeypatch.setattr(module, "_show", lambda *_: None)
     module._compare_runs([Path("A")], tmp_path, None, "bf16-mixed", None)
     assert seen == ["bf16-mixed"]
+
+
+def test_a_run_that_failed_ends_in_code_1_and_the_rest_is_told(afictl, tmp_path, shapes, monkeypatch):
+    monkeypatch.setattr(comparison, "compare", lambda *_, **__: Answer(None, {"afi seed 0": "loss became nan"}))
+    words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest,afi", "--output", tmp_path / "out")
+    code, _, errors = afictl("compare", *words)
+    assert (code, errors) == (1, "error: 1 run failed, the same command tries again: afi seed 0: loss became nan\n")
+    assert "1: some failed" in " ".join(afictl("compare", "--help")[1].split())
+
+
+def test_one_alone_is_told_to_be_compared_with_nothing(afictl, tmp_path, shapes, monkeypatch):
+    monkeypatch.setattr(comparison, "compare", lambda *_, **__: Answer(None))
+    words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest", "--output", tmp_path / "out")
+    expected = "nearest alone: it is trained and measured, and compared with nothing\n"
+    assert afictl("compare", *words) == (0, expected, "")
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    _, text, _ = afictl("compare", "--only-cost", "--preset", TINY, "--interpolators", "nearest", *settings)
+    assert text.splitlines()[-1] == "nearest alone: nothing is compared"

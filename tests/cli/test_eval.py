@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from afictl.cli.eval import _named, evaluate
+from afictl.cli.eval import evaluate
+from afictl.cli.eval_sources import named_sources
 from afictl.cli.tables import METRICS, class_table, comparison_table
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, Evaluation
@@ -119,15 +120,57 @@ def test_a_part_of_a_detector_is_measured_only_when_asked_for(untrained_run, sha
         (["--weights", "RUN", "--set", "input.test_sice=32"], "did you mean 'test_size'"),
         (["--weights", "nowhere"], "nowhere: no such file or folder"),
         (["--weights", "RUN", "--split", "test"], "test"),
-        (["--weights", "RUN", "--name", "net"], "--name is for a submission"),
+        (["--weights", "RUN", "--name", "net"], "--name has no effect here: it is for a submission"),
         (["--predictions", "RUN", "--tta"], "--tta has no effect on --predictions"),
+        (["--predictions", "RUN", "--batch-size", "1", "--devices", "auto"], "--batch-size, --devices have no effect"),
+        (["--predictions", "RUN"], "is a folder; name the JSON file in it"),
+        (["--weights", "RUN", "--tta", "--batch-size", "1"], "--batch-size has no effect with --tta"),
+        (
+            ["--weights", "RUN", "--weights", "EMPTY"],
+            "EMPTY: the folder is empty, so it is no finished run; give a run",
+        ),
+        (
+            ["--weights", "GRID"],
+            "GRID: is a comparison of several runs; name one of them, such as .*GRID/afi/seed0, or",
+        ),
+        (["--weights", "RUN", "--output", "GRID"], "GRID: holds a comparison of 'afictl compare'; choose another"),
+        (["--weights", "RUN", "--output", "RUN/config.yaml/x"], r"nothing can be written in .*config.yaml \(Not a dir"),
         (["--predictions", "RUN", "--set", "input.test_size=32"], "--set has no effect on --predictions"),
     ],
 )
 def test_mistakes_are_one_line(untrained_run, arguments, message):
+    beside = untrained_run.parent
+    (beside / "EMPTY").mkdir()
+    (beside / "GRID" / "afi" / "seed0").mkdir(parents=True)
+    (beside / "GRID" / "afi" / "seed0" / "last.safetensors").touch()
+    (beside / "GRID" / "compare.json").touch()
+    named = {"RUN": untrained_run, "EMPTY": beside / "EMPTY", "GRID": beside / "GRID"}
+    named["RUN/config.yaml/x"] = untrained_run / "config.yaml" / "x"
     with pytest.raises(UserError, match=message) as error:
-        call(*(untrained_run if argument == "RUN" else argument for argument in arguments))
+        call(*(named.get(argument, argument) for argument in arguments))
     assert "\n" not in str(error.value)
+    assert not (untrained_run / "eval").exists()
+
+
+def test_nothing_of_an_earlier_evaluation_lies_beside_the_new_one(untrained_run, shapes, tmp_path):
+    out, fewer = tmp_path / "out", tmp_path / "fewer.json"
+
+    def names():
+        return {str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file()}
+
+    call("--weights", untrained_run, "--output", out, "--curves")
+    alone = {"metrics.json", "per_class.csv", "predictions.json"}
+    assert names() == alone | {"pr_curves.png", "pr_curves.csv"}
+    fewer.write_text(json.dumps(json.loads((out / "predictions.json").read_text())[:9]))
+    other = shutil.copyfile(fewer, tmp_path / "other.json")
+    call("--predictions", fewer, "--predictions", other, "--data", shapes, "--output", out)
+    parts = {f"{name}/{file}" for name in ("fewer", "other") for file in ("metrics.json", "per_class.csv")}
+    assert names() == parts | {"comparison.json", "comparison.csv"}
+    call("--predictions", fewer, "--data", shapes, "--output", out)
+    assert names() == parts | {"metrics.json", "per_class.csv"}
+    (out / "predictions.json").write_text("mine")
+    call("--predictions", other, "--data", shapes, "--output", out)
+    assert (out / "predictions.json").read_text() == "mine"
 
 
 def test_without_recorded_data(untrained_run):
@@ -194,16 +237,16 @@ def test_sources_of_one_name_are_told_apart_by_the_ends_of_their_paths(tmp_path)
     named = {"a/seed0": tmp_path / "a" / "seed0", "b/seed0": tmp_path / "b" / "seed0", "other": tmp_path / "other"}
     for folder in named.values():
         folder.mkdir(parents=True)
-    assert _named(list(named.values())) == named
+    assert named_sources(list(named.values())) == named
     run = tmp_path / "run"
     run.mkdir()
     for file in ("config.yaml", "best.safetensors", "last.safetensors"):
         (run / file).touch()
     files = [run / "best.safetensors", run / "last.safetensors"]
-    assert _named(files) == {"best.safetensors": files[0], "last.safetensors": files[1]}
-    assert _named([run, files[1]]) == {"run": run, "run/last.safetensors": files[1]}
+    assert named_sources(files) == {"best.safetensors": files[0], "last.safetensors": files[1]}
+    assert named_sources([run, files[1]]) == {"run": run, "run/last.safetensors": files[1]}
     with pytest.raises(UserError, match="given twice"):
-        _named([run, run])
+        named_sources([run, run])
 
 
 def test_names_are_whole_in_a_narrow_terminal():
@@ -246,7 +289,9 @@ def test_a_submission_for_images_without_objects(untrained_run, shapes, tmp_path
     names = {str(path.relative_to(folder)) for path in folder.rglob("*.*") if path.is_file()}
     zipped = "detections_test-dev2017_My-net_results.zip"
     assert names == {"predictions.json", f"bbox/{zipped}", f"segm/{zipped}"}
-    with pytest.raises(UserError, match="--curves needs objects"):
+    with pytest.raises(UserError, match="--curves has no effect without objects"):
         call("--weights", untrained_run, "--data", data, "--split", "test", "--curves")
     again = call("--predictions", folder / "predictions.json", "--data", data, "--split", "test", "--name", "other")
-    assert "detections_test-dev2017_other_results.zip" in "".join(again.output.split())
+    other = "detections_test-dev2017_other_results.zip"
+    assert other in "".join(again.output.split())
+    assert [path.name for path in folder.rglob("*.zip")] == [other, other]

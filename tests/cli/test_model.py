@@ -31,8 +31,8 @@ def test_list_shows_every_preset_with_its_parts() -> None:
 
 
 def test_show_names_parts_and_the_interpolators_share() -> None:
-    output = run("show", "mask-rcnn-r50-fpn", "--size", "800x1333")
-    assert "multiply-adds at 800x1333" in output
+    output = run("show", "mask-rcnn-r50-fpn", "--size", "1333x800")
+    assert "multiply-adds at 1333x800" in output
     assert " ".join(row(output, "backbone")[:10]) == "backbone resnet50.tv_in1k 4 8 16 32 256 512 1024 2048"
     assert row(output, "interpolator")[3:6] == ["7,834,624", "211.84", "G"]
     assert row(output, "total")[1] == "52,177,840"
@@ -40,7 +40,7 @@ def test_show_names_parts_and_the_interpolators_share() -> None:
 
 
 def test_show_measures_a_model_of_torchvision() -> None:
-    output = run("show", "torchvision:maskrcnn_resnet50_fpn", "--size", "800x1088", "--classes", "90")
+    output = run("show", "torchvision:maskrcnn_resnet50_fpn", "--size", "1088x800", "--classes", "90")
     assert " ".join(row(output, "neck")[:8]) == "neck fpn 4 8 16 32 64 256"
     assert row(output, "interpolator")[1:4] == ["nearest", "256", "0"]
     assert "100 regions" in output
@@ -65,13 +65,13 @@ def test_show_takes_another_interpolator_size_and_setting() -> None:
             "--interpolator",
             "nearest",
             "--size",
-            "64x96",
+            "96x64",
             "--classes",
             "3",
         ),
         *("--set", "neck.channels=32"),
     )
-    assert "multiply-adds at 64x96" in output
+    assert "multiply-adds at 96x64" in output
     assert row(output, "interpolator")[1:4] == ["nearest", "32", "0"]
     assert "mask head" not in output
 
@@ -88,10 +88,13 @@ def test_show_resolved_is_the_whole_preset_as_a_preset_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mask-rcnn-r50-fp"], "did you mean"),
+        (["mask-rcnn-r50-fp"], "did you mean 'mask-rcnn-r50-fpn', .*; 'afictl model list' shows all$"),
+        (["foo"], "^no preset is called 'foo'; 'afictl model list' shows all$"),
+        (["torchvision:foo"], "is called 'foo'; 'afictl model list' shows all$"),
+        (["mask-rcnn-r50-fpn", "--resolved", "--classes", "80"], "--classes has no effect with --resolved"),
         (["torchvision:maskrcnn_resnet50_fpn2"], "did you mean 'maskrcnn_resnet50_fpn"),
         (["torchvision:fcos_resnet50_fpn", "--set", "neck.channels=64"], "neck.channels is 256 in torchvision's fcos"),
-        (["mask-rcnn-r50-fpn", "--size", "800"], "--size 800: write HEIGHTxWIDTH"),
+        (["mask-rcnn-r50-fpn", "--size", "800"], "--size 800: write WIDTHxHEIGHT"),
         (["mask-rcnn-r50-fpn", "--size", "0x5"], "--size 0x5"),
         (["mask-rcnn-r50-fpn", "--interpolator", "neerest"], "did you mean 'nearest'"),
     ],

@@ -1,11 +1,15 @@
 """The shared flags, as a command receives them."""
 
+from types import NoneType
+from typing import get_args, get_type_hints
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from afictl.cli import options
+from afictl.cli import main, options
 from afictl.errors import UserError
+from tests.cli.conftest import commands
 
 app = typer.Typer()
 
@@ -59,8 +63,8 @@ def test_views_of_multi_scale_testing():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((False, "600", False), "--tta-sizes says how: add --tta"),
-        ((False, None, True), "--no-tta-flip says how: add --tta"),
+        ((False, "600", False), "--tta-sizes has no effect without --tta"),
+        ((False, None, True), "--no-tta-flip has no effect without --tta"),
         ((True, "big", False), "--tta-sizes big: expected whole numbers between commas, e.g. 600,800"),
         ((True, "600,,800", False), "--tta-sizes 600,,800: expected whole numbers between commas, e.g. 600,800"),
         ((True, "600,800,600", False), "--tta-sizes 600,800,600: a size is given twice"),
@@ -71,3 +75,31 @@ def test_mistakes_in_the_views_are_told(arguments, message):
     with pytest.raises(UserError) as caught:
         options.multi_scale(*arguments)
     assert str(caught.value) == message
+
+
+def _numbers():
+    """Every option of the program that takes a number, and the values that it refuses."""
+    cases = []
+    for name, command in commands(main.app):
+        kinds = get_type_hints(command.callback)
+        for parameter in command.params:
+            refused = {float: ("-1", "x", "nan", "inf", "-inf"), int: ("-1", "x", "1.5")}
+            (kind,) = {*(get_args(kinds[parameter.name]) or (kinds[parameter.name],))} - {NoneType}
+            for value in refused.get(kind, ()):
+                cases.append(pytest.param(name, parameter, value, id=f"{name} {parameter.opts[0]} {value}"))
+    return cases
+
+
+@pytest.mark.parametrize(("name", "parameter", "value"), _numbers())
+def test_numbers_that_mean_nothing_are_refused(name, parameter, value, afictl):
+    command = dict(commands(main.app))[name]
+    needed = [word for each in command.params if each.required for word in _given(each)]
+    code, output, errors = afictl(*name.split(), *needed, f"{parameter.opts[0]}={value}")
+    assert (code, output) == (2, "")
+    assert f"'{parameter.opts[0]}'" in errors
+    assert errors.count("\n") == 1
+
+
+def _given(parameter):
+    """A value for a parameter that must have one."""
+    return [parameter.opts[0], "x"] if parameter.opts[0].startswith("-") else ["x"]

@@ -89,7 +89,7 @@ def test_training_takes_the_file(untrained_run, shapes_dir, unlabelled, tmp_path
     assert config["pseudo"] == {"file": str(output), "weight": 2.0, "ratio": 3.0}
     with pytest.raises(UserError, match="a batch of 4 cannot be shared so"):
         call(*common, *settings, "--pseudo", output, "--pseudo-ratio", 2)
-    with pytest.raises(UserError, match="--pseudo-weight says how: add --pseudo FILE"):
+    with pytest.raises(UserError, match="--pseudo-weight has no effect without --pseudo FILE"):
         call(*common, *settings, "--pseudo-weight", 2)
 
 
@@ -99,10 +99,10 @@ def test_training_takes_the_file(untrained_run, shapes_dir, unlabelled, tmp_path
         (["--images", "nowhere"], "image folder nowhere does not exist"),
         (["--images", "EMPTY"], "holds no image"),
         (["--output", "pseudo.txt"], "--output pseudo.txt: name a file that ends in .json"),
-        (["--class-threshold", "disc"], "--class-threshold disc: write NAME=VALUE, e.g. person=0.8"),
+        (["--class-threshold", "disc"], "--class-threshold disc: write NAME=VALUE with a score of 0 to 1"),
         (["--class-threshold", "disk=0.5"], "no class 'disk'; did you mean 'disc'"),
         (["--exclude", "nowhere"], "data folder nowhere does not exist"),
-        (["--tta-sizes", "64"], "--tta-sizes says how: add --tta"),
+        (["--tta-sizes", "64"], "--tta-sizes has no effect without --tta"),
         (["--weights", "nowhere"], "nowhere"),
         (["--threshold", "1"], "none of .* detections on 4 images reaches its threshold; lower --threshold"),
     ],

@@ -1,13 +1,15 @@
 import csv
 import json
+from importlib import import_module
 
 import pytest
 
 from afictl import UserError
 from afictl.comparison import compare
+from afictl.comparison.price import measure_prices
 
 
-def test_accuracy_and_price_of_every_method(fabric, preset, contenders, shapes_dir, tmp_path):
+def test_accuracy_and_price_of_every_method(fabric, preset, contenders, shapes_dir, tmp_path, monkeypatch):
     answer = compare(fabric, preset, shapes_dir, contenders, tmp_path / "out", seeds=(0, 1))
     assert answer.failures == {}
     found = answer.comparison
@@ -36,8 +38,20 @@ def test_accuracy_and_price_of_every_method(fabric, preset, contenders, shapes_d
 
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
 
+    table, measured = tmp_path / "out" / "comparison.json", []
+    module = import_module("afictl.comparison.price_list")  # whose name in the package is its function
+    monkeypatch.setattr(module, "measure_prices", lambda *words: measured.append(1) or measure_prices(*words))
+    again = compare(fabric, preset, shapes_dir, contenders, tmp_path / "out", seeds=(0, 1))
+    assert ([method.price for method in again.comparison.methods], measured) == ([nearest.price, afi.price], [])
+    assert json.loads(table.read_text()) == written
+    written["price_basis"]["versions"]["torch"] = "another"
+    table.write_text(json.dumps(written))
+    compare(fabric, preset, shapes_dir, contenders, tmp_path / "out", seeds=(0, 1))
+    assert measured == [1]
+
     fewer = compare(fabric, preset, shapes_dir, contenders, tmp_path / "out", seeds=(1,), baseline="afi")
     assert [method.name for method in fewer.comparison.methods] == ["afi", "nearest"]
+    assert measured == [1, 1]  # of seed 1: other detectors
     assert fewer.comparison.methods[1].verdict.startswith("nearest: nothing can be claimed from one seed")
 
 

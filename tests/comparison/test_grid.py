@@ -14,7 +14,7 @@ from afictl.comparison import grid as grid_module
 from afictl.comparison.grid import train_grid
 from afictl.comparison.specification import Grid
 from afictl.training import step as step_module
-from afictl.training.stage3 import Start, load_start, resolve_interpolator, start_detector
+from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
 from afictl.weights import read_checkpoint
 from tests.training.conftest import SMALL
 
@@ -209,6 +209,48 @@ def test_other_conditions_are_refused_by_name(finished, fabric, contenders, shap
 def test_another_interpolator_under_the_same_name_is_refused(finished, fabric, preset, shapes_dir):
     with pytest.raises(UserError, match="give it another name"):
         train_grid(fabric, Grid(preset, shapes_dir, finished, (Contender("nearest", "bilinear"),)))
+
+
+def _grid_with_files(grid, finished, tmp_path):
+    """A finished grid whose interpolator and start weights are files here, and what its ``compare.json`` says."""
+    shutil.copytree(finished, grid.output)
+    file, start = tmp_path / "interpolator.safetensors", tmp_path / "start.safetensors"
+    shutil.copy(grid.contenders[1].source, file)
+    shutil.copy(finished / "nearest" / "seed0" / "last.safetensors", start)
+    for seed in (0, 1):
+        result = grid.output / "afi" / f"seed{seed}" / "result.json"
+        result.write_text(json.dumps(json.loads(result.read_text()) | {"interpolator": str(file)}))
+    kept = grid.output / "compare.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"weights": str(start), "contents": {}}))
+    contenders = (grid.contenders[0], Contender("afi", str(file)))
+    return replace(grid, contenders=contenders, seeds=(0, 1), weights=start), file, start
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "interpolator",
+            r"interpolator\.safetensors: its content is not that which .*afi/seed0 was trained from; give",
+        ),
+        ("start", r"start\.safetensors: its content is not that which .*afi/seed0 was .*; choose another --output"),
+    ],
+)
+def test_a_file_that_was_trained_again_in_place_is_noticed(fabric, grid, finished, tmp_path, name, message):
+    whole, file, start = _grid_with_files(grid, finished, tmp_path)
+    assert train_grid(fabric, whole) == {}  # a grid of which no digests are known goes on
+    kept = json.loads((grid.output / "compare.json").read_text())["contents"]
+    assert set(kept) == {str(file), str(start)}
+    AFInterpolator(16, blocks=1, growth=4).save(tmp_path / f"{name}.safetensors")
+    with pytest.raises(UserError, match=message) as error:
+        train_grid(fabric, whole)
+    assert "\n" not in str(error.value)
+    assert json.loads((grid.output / "compare.json").read_text())["contents"] == kept
+    if name == "interpolator":  # the others do not depend on it
+        assert train_grid(fabric, replace(whole, contenders=whole.contenders[:1])) == {}
+        shutil.rmtree(grid.output / "afi")
+        assert train_grid(fabric, replace(whole, seeds=())) == {}
+        assert json.loads((grid.output / "compare.json").read_text())["contents"] != kept
 
 
 @pytest.mark.parametrize(

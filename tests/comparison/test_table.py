@@ -31,7 +31,7 @@ def shown(found, width=100):
 
 def test_tables_show_what_is_known():
     text = shown(comparison())
-    for piece in ("31.3 (0.5)", "30.0 (0.5)", "+1.2 (0.5 to 1.9)*", "480x640"):
+    for piece in ("31.3 (0.5)", "30.0 (0.5)", "+1.2 (0.5 to 1.9)*", "640x480"):
         assert piece in text
     for piece in ("2.00", "3.00", "12.3", "5.0", "0.50", "1.00", "1.2", "0.5"):
         assert piece in text

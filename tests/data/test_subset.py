@@ -87,6 +87,7 @@ def test_test_images_are_found_in_the_part(write_coco, name):
         (None, 0, "--fraction 0"),
         ("missing", 0.5, r"image .*2\.png does not exist; 'afictl data check'"),
         ("outside", 0.5, r"its file_name leaves the image folder"),
+        ("empty", 0.5, r"instances_train\.json: 'images' is empty"),
         ("in use", 0.5, r"part is in use: choose another folder"),
     ],
 )
@@ -98,6 +99,8 @@ def test_mistakes_leave_nothing_behind(write_coco, change, fraction, message):
     if change == "outside":
         (data / "1.png").write_bytes((data / "train" / "1.png").read_bytes())
         file.write_text(file.read_text().replace('"1.png"', '"../1.png"'))
+    if change == "empty":
+        file.write_text('{"images": [], "annotations": [], "categories": []}')
     if change == "in use":
         (data / "part").mkdir()
         (data / "part" / "notes.txt").write_text("mine")

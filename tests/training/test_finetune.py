@@ -9,7 +9,7 @@ import yaml
 from afictl import AFInterpolator, UserError, build_detector, load_preset
 from afictl.training import Start, finetune
 from afictl.training.clock import Clock
-from afictl.training.stage3 import load_start, resolve_interpolator, start_detector
+from afictl.training.start import load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector, read_checkpoint
 from tests.training.conftest import SMALL
 from tests.weights.layouts.foreign import to_detectron2

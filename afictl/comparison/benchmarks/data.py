@@ -19,7 +19,7 @@ from rich.table import Column, Table
 
 from afictl.comparison.benchmarks import loading, reading
 from afictl.comparison.benchmarks.annotation_file import write_annotation_file
-from afictl.data.cache import cache_places
+from afictl.data.cache import SMALLEST, cache_places
 from afictl.errors import UserError
 
 Say = Callable[[str], None]
@@ -68,6 +68,8 @@ def _reading(folder: Path, scale: float, rounds: int, say: Say) -> Figures:
         path.mkdir()
     write_annotation_file(file, scale)
     say(f"generated annotations: {file.stat().st_size / 1e6:.0f} MB")
+    if file.stat().st_size < SMALLEST:
+        say(f"no index is kept of files below {SMALLEST / 1e6:.0f} MB: a later start reads this one again")
     kept = cache_places(file)[0]
     turns: dict[str, list[Figures]] = {}
 

@@ -109,7 +109,8 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
 def table(figures: Sequence[Figures], channels: int, coarse_hw: tuple[int, int]) -> Table:
     """For the screen, with the size that memory is to be compared with."""
     enlarged = 4 * 4 * channels * coarse_hw[0] * coarse_hw[1]
-    title = f"{channels} x {coarse_hw[0]} x {coarse_hw[1]}, enlarged twofold; the answer takes {enlarged / 1e6:.1f} MB"
+    shape = f"{channels} x {coarse_hw[0]} x {coarse_hw[1]} (channels x height x width)"
+    title = f"{shape}, enlarged twofold; the answer takes {enlarged / 1e6:.1f} MB"
     shown = Table("kind", title=title, box=None)
     for head in ("parameters", "G mult-adds", "ms\nforward", "ms\ntraining", "MB\nforward", "MB\ntraining"):
         shown.add_column(head, justify="right", no_wrap=True)

@@ -10,29 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from afictl.comparison.model import Comparison
+from afictl.comparison.report.paths import nearby
 from afictl.comparison.report.table import NONE, Entry, Row, Table
 
 _NO_VERSION = ("command", "started")
 _COMMANDS = 3
 
 
-def conditions(comparison: Comparison) -> list[tuple[str, str]]:
-    """What was compared, as pairs of a term and its value."""
+def conditions(comparison: Comparison, beside: Path) -> list[tuple[str, str]]:
+    """What was compared, as pairs of a term and its value; paths named from ``beside`` or the current folder."""
     trained = any(method.cells for method in comparison.methods)
     files = [("held-out data", str(comparison.annotation_file)), ("images", str(comparison.image_dir))]
-    return [
-        ("preset", comparison.preset),
-        *(files if trained else []),
-        ("seeds", _seeds(comparison)),
-        *comparison.conditions.items(),
-    ]
+    found = [*(files if trained else []), ("seeds", _seeds(comparison)), *comparison.conditions.items()]
+    return [("preset", comparison.preset), *((term, nearby(value, beside, Path.cwd())) for term, value in found)]
 
 
-def verdicts(comparison: Comparison) -> list[tuple[str, bool]]:
+def verdicts(comparison: Comparison, beside: Path) -> list[tuple[str, bool]]:
     """What is said of each method, and whether a difference in box or mask AP is claimed with it."""
     return [
         (
-            method.verdict,
+            nearby(method.verdict, beside, Path.cwd()),
             any(method.difference[name].claimed for name in ("box/AP", "mask/AP") if name in method.difference),
         )
         for method in comparison.methods
@@ -52,13 +49,13 @@ def versions(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def commands(comparison: Comparison) -> list[str]:
-    """The commands that made the runs, each once, as a shell takes them."""
+    """The commands that made the runs, each once, as a shell takes them in the current folder."""
     found: dict[str, None] = {}
     for record in _records(comparison):
         words = record.get("command")
         if isinstance(words, list) and words:
             name, *rest = map(str, words)
-            found[shlex.join([os.path.basename(name), *rest])] = None
+            found[shlex.join([os.path.basename(name), *(nearby(word, Path.cwd()) for word in rest)])] = None
     return list(found)[:_COMMANDS]
 
 
@@ -72,7 +69,7 @@ def cell_table(comparison: Comparison, beside: Path) -> Table | None:
                 Entry(str(cell.seed), key=cell.seed),
                 NONE if ap is None else Entry(f"{ap:.1f}", key=ap),
                 NONE if seconds is None else Entry(f"{seconds / 60:.1f}", key=seconds),
-                Entry(_below(cell.folder, beside), tone="path"),
+                Entry(nearby(str(cell.folder.resolve()), beside, Path.cwd()), tone="path"),
             )
             rows.append(Row(method.name, "", entries, series))
     heads = (("Method", ""), ("Seed", ""), ("Box AP", "points"), ("Training", "minutes"), ("Folder", ""))
@@ -102,10 +99,3 @@ def _records(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(record, dict):
                 yield record
-
-
-def _below(folder: Path, beside: Path) -> str:
-    try:
-        return str(folder.resolve().relative_to(beside.resolve()))
-    except ValueError:
-        return str(folder)

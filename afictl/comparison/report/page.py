@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from markupsafe import Markup
 from afictl.comparison.model import Comparison
 from afictl.comparison.report.curves import curve_plots
 from afictl.comparison.report.facts import cell_table, commands, conditions, verdicts, versions
+from afictl.comparison.report.paths import nearby
 from afictl.comparison.report.pictures import THRESHOLD, Gallery, draw_gallery
 from afictl.comparison.report.scatter import scatter_panes
 from afictl.comparison.report.style import dash, hue, marker, style_sheet
@@ -36,9 +38,9 @@ def write_report(comparison: Comparison, path: Path) -> None:
     """
     content = {
         "comparison": comparison,
-        "conditions": conditions(comparison),
-        "verdicts": verdicts(comparison),
-        "tables": method_tables(comparison),
+        "conditions": conditions(comparison, path.parent),
+        "verdicts": verdicts(comparison, path.parent),
+        "tables": method_tables(comparison, path.parent),
         "panes": scatter_panes(comparison),
         "curves": curve_plots(comparison),
         "classes": class_tables(comparison),
@@ -49,7 +51,9 @@ def write_report(comparison: Comparison, path: Path) -> None:
     }
     bare = _render(content, Gallery(None, (), ()))
     budget = min(_PICTURE_BYTES, _PAGE_BYTES - len(bare.encode()))
-    write_text(path, _render(content, draw_gallery(comparison, budget)))
+    gallery = draw_gallery(comparison, budget)
+    notes = tuple(nearby(note, path.parent, Path.cwd()) for note in gallery.notes)
+    write_text(path, _render(content, replace(gallery, notes=notes)))
 
 
 def _render(content: Mapping[str, Any], gallery: Gallery) -> str:

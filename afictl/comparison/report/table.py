@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from afictl.comparison import verdict
 from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method, Price
+from afictl.comparison.report.paths import nearby
 from afictl.comparison.report.plots import MINUS
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -61,8 +63,11 @@ def kinds_of(comparison: Comparison) -> list[str]:
     return [kind for kind in ("box", "mask") if any(name.startswith(f"{kind}/") for name in known)]
 
 
-def method_tables(comparison: Comparison) -> list[Table]:
-    """Accuracy of boxes with the price, then the accuracy of masks; the price alone where nothing was trained."""
+def method_tables(comparison: Comparison, beside: Path) -> list[Table]:
+    """Accuracy of boxes with the price, then the accuracy of masks; the price alone where nothing was trained.
+
+    Below its name each method has its source, a path named from ``beside`` or the current folder.
+    """
     kinds = kinds_of(comparison)
     heads = [_accuracy_heads(kind, comparison.baseline) for kind in kinds] or [[]]
     tables = []
@@ -71,7 +76,7 @@ def method_tables(comparison: Comparison) -> list[Table]:
         rows = [
             Row(
                 method.name,
-                "baseline" if method.name == comparison.baseline else _source(method),
+                "baseline" if method.name == comparison.baseline else nearby(_source(method), beside, Path.cwd()),
                 (*(_accuracy(method, kind) if kind else ()), *(_price(method) if priced else ())),
                 series,
             )

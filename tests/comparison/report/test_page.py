@@ -47,6 +47,24 @@ def words(page):
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", body)))
 
 
+def test_paths_are_named_from_the_report_or_the_current_folder(comparison, tmp_path, monkeypatch):
+    """Those of elsewhere stay whole, and so do all in the data of the comparison."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    afi = replace(comparison.methods[-1], source=str(tmp_path / "afi" / "interpolator.safetensors"))
+    found = {
+        "data": f"{tmp_path}/data",
+        "start weights": f"{tmp_path}/out/a / /elsewhere{tmp_path}/b",
+        "here": str(tmp_path),
+    }
+    changed = replace(comparison, methods=(*comparison.methods[:-1], afi), conditions=found, image_dir=tmp_path / "val")
+    text = words(written(changed, tmp_path / "out"))
+    for part in (f"a / /elsewhere{tmp_path}/b", "start weights a /", "data data", "images val", f"here {tmp_path} "):
+        assert part in text
+    assert " afi/interpolator.safetensors " in text
+    assert f"{tmp_path}/" not in text.replace(f"/elsewhere{tmp_path}/", "")
+
+
 def test_the_page_says_what_was_found(page, comparison):
     text = words(page)
     for method in comparison.methods:

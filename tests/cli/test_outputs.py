@@ -1,0 +1,80 @@
+"""What commands write to is checked before they do anything."""
+
+import json
+import os
+
+import pytest
+
+from afictl.cli.main import app
+from tests.cli.conftest import commands
+
+FILES = ("data check", "benchmark data", "benchmark interpolators", "benchmark metric", "pseudo-label", "convert")
+FOLDERS = ("demo", "pretrain", "finetune", "eval", "compare", "visualize detections", "data shapes", "data subset")
+OPTION = {"data check": "--json", "convert": "OUT", "data shapes": "OUT", "data subset": "OUT"}
+OPTION |= dict.fromkeys(("benchmark data", "benchmark interpolators", "benchmark metric"), "--json")
+NEEDED = {  # nothing of this is there: where to write is told first
+    "data check": ["nowhere"],
+    "data subset": ["nowhere"],
+    "pseudo-label": ["--weights", "nowhere", "--images", "nowhere"],
+    "convert": ["nowhere"],
+    "pretrain": ["--guide", "nowhere"],
+    "finetune": ["--preset", "nothing", "--data", "nowhere"],
+    "eval": ["--weights", "nowhere"],
+    "compare": ["--preset", "nothing", "--data", "nowhere"],
+    "visualize detections": ["--weights", "nowhere"],
+}
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """A folder to work in, with a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    return tmp_path
+
+
+def words(command, target):
+    option = OPTION.get(command, "--output")
+    return [*command.split(), *NEEDED.get(command, []), *([option] if option != "OUT" else []), target]
+
+
+@pytest.mark.parametrize("command", [*FILES, *FOLDERS])
+def test_a_place_that_takes_no_file(afictl, here, command):
+    code, _, errors = afictl(*words(command, "file/inside/out.json"))
+    place = "file/inside" if command in FILES else "file/inside/out.json"
+    reason = f"nothing can be written in {here / 'file'} (Not a directory)"
+    assert (code, errors) == (2, f"error: {OPTION.get(command, '--output')} {place}: {reason}\n")
+    assert [path.name for path in here.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("command", FILES)
+def test_a_folder_in_the_place_of_a_file(afictl, here, command):
+    option = OPTION.get(command, "--output")
+    assert afictl(*words(command, ".")) == (2, "", f"error: . is a folder; {option} is a file\n")
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+def test_a_file_in_the_place_of_a_folder(afictl, here, command):
+    option = OPTION.get(command, "--output")
+    assert afictl(*words(command, "file")) == (2, "", f"error: file is a file; {option} is a folder\n")
+    assert (here / "file").read_text() == "mine"
+
+
+def test_every_json_and_output_is_checked():
+    for name, parameter in ((n, p) for n, c in commands(app) for p in c.params if {"--json", "--output"} & {*p.opts}):
+        assert name in FILES + FOLDERS or name.startswith("visualize"), name
+        assert parameter.callback is not None, name
+
+
+def test_missing_folders_are_made(afictl, here, shapes):
+    code, _, _ = afictl("data", "check", shapes, "--no-images", "--json", "a/b/found.json")
+    assert code == 0
+    assert [report["split"] for report in json.loads((here / "a" / "b" / "found.json").read_text())] == ["train", "val"]
+    assert os.listdir(here / "a" / "b") == ["found.json"]
+
+
+def test_a_link_stays_one(afictl, here, shapes):
+    (here / "link.json").symlink_to("file")
+    assert afictl("data", "check", shapes, "--no-images", "--json", "link.json")[0] == 0
+    assert (here / "link.json").is_symlink()
+    assert json.loads((here / "file").read_text())

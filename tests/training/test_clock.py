@@ -1,0 +1,31 @@
+"""What a training shows beside a terminal."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+
+from afictl.training import clock as module
+
+
+@pytest.mark.parametrize(
+    ("moments", "lines"),
+    [
+        ((1, 2, 3, 4), []),  # it is over before anybody waits
+        ((1, 40, 50, 60), ["evaluated 2 of 4 images", "evaluated 4 of 4 images"]),
+        ((1, 2, 3, 40), ["evaluated 4 of 4 images"]),
+    ],
+)
+def test_the_last_line_of_an_evaluation_is_its_total(monkeypatch, tmp_path, moments, lines):
+    said = []
+    run = SimpleNamespace(folder=tmp_path, console=Console(quiet=True), say=said.append, close=lambda: None)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: 0.0)
+    clock = module.Clock(run, steps=1, start=0, device=torch.device("cpu"))
+    for done, moment in enumerate(moments, start=1):
+        monkeypatch.setattr(module.time, "perf_counter", lambda moment=moment: float(moment))
+        clock.evaluated(done, len(moments))
+    assert said == lines
+    clock.restart()
+    clock.evaluated(4, 4)
+    assert said == lines  # the next one is short
