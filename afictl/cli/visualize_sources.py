@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from afictl.cli.outputs import require_writable
 from afictl.cli.runs import data_of, folder_of
 from afictl.errors import UserError
 
@@ -89,11 +89,7 @@ def output_of(output: Path | None, run: Path, kind: str) -> Path:
         UserError: nothing can be written there.
     """
     folder = output or folder_of(run) / kind
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"{folder}: {there} is a file; choose another --output")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: nothing may be written in {there}; choose another --output")
+    require_writable(folder, "--output")
     return folder
 
 
