@@ -82,13 +82,14 @@ def check(
     from rich.console import Console
 
     from afictl.data.check import splits_to_check
+    from afictl.writing import write_text
 
     console = Console()
     reports = [_check_split(data, name, images, console) for name in splits_to_check(data, split)]
     for report in reports:
         _print_report(report, console, every)
     if json_file:
-        json_file.write_text(json.dumps([report.as_json() for report in reports], indent=2))
+        write_text(json_file, json.dumps([report.as_json() for report in reports], indent=2))
     fatal = sum(len(report.fatal) for report in reports)
     if fatal:
         kinds = f"{fatal} kind{'' if fatal == 1 else 's'} of problem"

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from afictl.comparison.cells import describe_failure, is_finished, read_result, train_cell
 from afictl.comparison.specification import Grid, Job
 from afictl.comparison.spread import train_spread
-from afictl.errors import UserError
+from afictl.errors import UserError, in_words
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import DivergedError
 from afictl.training.run import CONFIG, differences, write_text
@@ -126,8 +126,10 @@ def _keep_settings(fabric: Fabric, grid: Grid) -> None:
     if fabric.is_global_zero:  # told as text, so that every rank learns of it
         try:
             problem = _settings_problem(grid.output, json.loads(json.dumps(settings)))
-        except (OSError, ValueError) as error:
-            problem = f"{grid.output}: {' '.join(str(error).split())}"
+        except OSError as error:
+            problem = in_words(error)
+        except ValueError as error:
+            problem = f"{grid.output}: {in_words(error)}"
     problem = fabric.broadcast(problem)
     if problem:
         raise UserError(problem)

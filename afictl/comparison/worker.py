@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from afictl.comparison.cells import describe_failure, train_cell
+from afictl.comparison.cells import CANNOT_TELL, describe_failure, train_cell
 from afictl.comparison.specification import Job
 from afictl.presets import parse_preset
 from afictl.training import Hardware, Start, launch
@@ -35,9 +35,16 @@ def main() -> int:
     except KeyboardInterrupt:
         return _STOPPED
     except Exception as error:
-        print(f"error: {describe_failure(error, job.folder)}", file=sys.stderr)
-        return 1
+        return _tell(describe_failure(error, job.folder))
     return 0
+
+
+def _tell(problem: str) -> int:
+    try:
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+    except OSError:
+        return CANNOT_TELL
+    return 1
 
 
 def _first_line() -> bytes:

@@ -20,6 +20,7 @@ from afictl.data.bitmaps import Bitmaps
 from afictl.data.coco import CocoIndex
 from afictl.data.images import read_image
 from afictl.data.order import batches_of
+from afictl.data.sharing import send_reasons, started
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 
@@ -146,7 +147,7 @@ def read_files(files: Iterable[Path], prepare: Callable[[Tensor], Any], workers:
     For a file that cannot be read its ``UserError`` is given, not raised.
     """
     order = ([file] for file in files)
-    for (answer,) in _loader(_Samples(partial(_prepared, prepare)), order, workers):
+    for (answer,) in started(_loader(_Samples(partial(_prepared, prepare)), order, workers)):
         yield answer
 
 
@@ -241,7 +242,7 @@ class _Batches:
         self._loader = _loader(samples, order, workers)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for samples in self._loader:
+        for samples in started(self._loader):
             for sample in samples:
                 if isinstance(sample, UserError):
                     raise sample
@@ -267,6 +268,7 @@ def _outlive_signals(worker: int) -> None:
     The main process may need further batches before it ends. Its own SIGTERM still ends a worker, and a worker ends
     by itself soon after it.
     """
+    send_reasons()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

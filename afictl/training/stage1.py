@@ -14,7 +14,7 @@ from torch import Tensor
 from afictl.data import TrainBatch
 from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
-from afictl.evaluation.ranks import share
+from afictl.evaluation.ranks import on_first
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset
 from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses
@@ -70,7 +70,7 @@ def stage1(
         return as_metrics(distance)
 
     def evaluate(progress: Progress) -> Metrics:
-        return share(lambda: distances(progress) if fabric.is_global_zero else {}, fabric.world_size)[0]
+        return on_first(lambda: distances(progress), fabric.global_rank, fabric.world_size)
 
     def export(path: Path, step: int, metrics: Metrics) -> None:
         interpolator.save(path)

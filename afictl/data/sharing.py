@@ -1,0 +1,43 @@
+"""Where the memory or the folder is full through which reading processes hand over their samples.
+
+Tensors travel as shared memory, whose descriptor goes through a socket in the temporary folder. Where either is full,
+the queue of a process drops the samples with a traceback, and whoever waits for them waits for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from multiprocessing.queues import Queue
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from afictl.errors import UserError, is_full
+
+_ADVICE = "free some space there, or read without further processes: --set loader.workers=0"
+
+
+def started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The iterator of a loader, whose processes run then.
+
+    Raises:
+        UserError: there is no room for their locks.
+    """
+    try:
+        return iter(loader)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise UserError(f"/dev/shm: {error.strerror} for the reading processes; {_ADVICE}") from None
+
+
+def send_reasons() -> None:
+    """Send a mistake in the place of samples that cannot be sent; for a process that a ``DataLoader`` has started."""
+    Queue._on_queue_feeder_error = _send_reason  # type: ignore[attr-defined]  # the one way to hear of it
+
+
+def _send_reason(queue: Queue[Any], error: Exception, answer: Any) -> None:
+    """``answer`` is the number of a batch and its samples."""
+    what = " ".join(str(error).split())
+    reason = UserError(f"a reading process cannot send its images ({what}); {_ADVICE}")
+    queue.put((answer[0], [reason]))
