@@ -29,10 +29,15 @@ def whole(path: Path) -> Iterator[Path]:
     """The name of a draft beside ``path``, which takes its place at the end and is removed after a failure.
 
     The draft is on its disk before it gets the name, so that a power failure leaves the old file or the new one.
+    A device or a pipe, such as ``/dev/stdout``, is written to directly.
 
     Raises:
         OSError: naming ``path``, also for what libraries raise in its stead inside.
     """
+    if path.exists() and not path.is_file():
+        with naming(path):
+            yield path
+        return
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with naming(path):

@@ -21,8 +21,8 @@ from afictl.training import finetune
 from afictl.training.run import CONFIG, PREDICTIONS, STATE, write_text
 
 RESULT = "result.json"
-CANNOT_TELL = 74
-"""The exit code of a process that cannot write its reason down, as ``sysexits.h`` has it for input and output."""
+UNTOLD = 120
+"""The exit code of a process that cannot write its last words; Python's own where they were still buffered."""
 
 
 def is_finished(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import IO
 import torch
 
 from afictl.comparison.board import board
-from afictl.comparison.cells import CANNOT_TELL
+from afictl.comparison.cells import UNTOLD
 from afictl.comparison.specification import Grid, Job
 from afictl.errors import UserError, in_words
 
@@ -163,12 +163,12 @@ def _problem(worker: _Worker) -> str:
     code = worker.process.returncode
     if code == 0:
         return ""
+    if code == UNTOLD:
+        return f"{worker.log}: cannot be written to, as on a full disk"
     lines = worker.log.read_text(encoding="utf-8", errors="replace").split("\n")
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return errors[-1]
-    if code == CANNOT_TELL:
-        return f"{worker.log}: cannot be written to, as on a full disk"
     return f"its process ended with code {code}; see {worker.log}"
 
 

@@ -20,7 +20,7 @@ from afictl.data.bitmaps import Bitmaps
 from afictl.data.coco import CocoIndex
 from afictl.data.images import read_image
 from afictl.data.order import batches_of
-from afictl.data.sharing import send_reasons, started
+from afictl.data.sharing import require_room, send_reasons
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 
@@ -147,7 +147,7 @@ def read_files(files: Iterable[Path], prepare: Callable[[Tensor], Any], workers:
     For a file that cannot be read its ``UserError`` is given, not raised.
     """
     order = ([file] for file in files)
-    for (answer,) in started(_loader(_Samples(partial(_prepared, prepare)), order, workers)):
+    for (answer,) in _loader(_Samples(partial(_prepared, prepare)), order, workers):
         yield answer
 
 
@@ -242,7 +242,7 @@ class _Batches:
         self._loader = _loader(samples, order, workers)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for samples in started(self._loader):
+        for samples in self._loader:
             for sample in samples:
                 if isinstance(sample, UserError):
                     raise sample
@@ -251,6 +251,8 @@ class _Batches:
 
 def _loader(samples: _Samples, order: Any, workers: int) -> DataLoader[Any]:
     """Gives a list of samples for each list of requests in ``order``."""
+    if workers:
+        require_room()
     return DataLoader(
         samples,
         batch_sampler=order,

@@ -6,25 +6,23 @@ the queue of a process drops the samples with a traceback, and whoever waits for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
 from multiprocessing.queues import Queue
 from typing import Any
-
-from torch.utils.data import DataLoader
 
 from afictl.errors import UserError, is_full
 
 _ADVICE = "free some space there, or read without further processes: --set loader.workers=0"
 
 
-def started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The iterator of a loader, whose processes run then.
+def require_room() -> None:
+    """Look for room for the locks of reading processes, before a loader fails at them half-built.
 
     Raises:
-        UserError: there is no room for their locks.
+        UserError: there is none.
     """
     try:
-        return iter(loader)
+        multiprocessing.Lock()
     except OSError as error:
         if not is_full(error):
             raise

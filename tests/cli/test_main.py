@@ -152,7 +152,7 @@ def test_a_truncated_image_is_named(afictl, here):
         (".", ".: Is a directory"),
         pytest.param(
             "/dev/full",
-            "No space left on device; free some",
+            "/dev/full: No space left on device; free some",
             marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here"),
         ),
     ],
