@@ -1,9 +1,11 @@
 """The one exception for mistakes that the user can mend."""
 
 import difflib
+import errno
 from collections.abc import Sequence
 
 _MOST_NAMES = 20
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class UserError(ValueError):
@@ -11,6 +13,19 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full or a quota used up."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def in_words(error: Exception) -> str:
+    """What an error says, in one line; of the system's: the file, the reason and, where a disk is full, what to do."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return " ".join(str(error).split())
+    hint = "; free some" if is_full(error) else ""
+    return f"{f'{error.filename}: ' if error.filename is not None else ''}{error.strerror}{hint}"
 
 
 def did_you_mean(word: str, known: Sequence[str], *, listed_by: str = "") -> str:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from afictl.errors import UserError
+from afictl.writing import whole
 
 _KEY = "afictl"
 _MAX_FILE = 8 * 2**30
@@ -21,24 +22,17 @@ _MAX_HEADER = 4 * 2**20
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write ``tensors`` and a JSON-ready ``description``; an existing file is replaced at once."""
+    """Write ``tensors`` and a JSON-ready ``description``; an existing file is replaced at once.
+
+    Raises:
+        OSError: it cannot be written, naming ``path``.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(plain, unfinished, metadata={_KEY: json.dumps(description)})
-        _share_as_usual(unfinished)
-        _flush(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Wait until the file is on its disk: a power failure leaves the old file or the new one."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+    with whole(path) as draft:
+        save_file(plain, draft, metadata={_KEY: json.dumps(description)})
+        _share_as_usual(draft)
 
 
 def _share_as_usual(path: Path) -> None:

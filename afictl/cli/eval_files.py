@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afictl.cli.tables import difference
-from afictl.drafts import remove_drafts
 from afictl.errors import UserError
+from afictl.writing import remove_drafts
 
 if TYPE_CHECKING:
     from afictl.evaluation import Evaluation
@@ -128,7 +128,7 @@ def _write_csv(path: Path, heads: Iterable[str], rows: Iterable[Iterable[Any]]) 
 
 
 def _write(path: Path, text: str) -> None:
-    from afictl.training.run import write_text
+    from afictl.writing import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)

@@ -1,6 +1,5 @@
 """What ends a command early, told in one line."""
 
-import errno
 import os
 import sys
 import time
@@ -9,7 +8,7 @@ from typing import Any
 
 import typer
 
-from afictl.errors import UserError
+from afictl.errors import UserError, in_words, is_full
 
 # Newer typer carries its own copy of click, so these are reached through what both kinds of typer offer.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -44,15 +43,17 @@ def tell(error: BaseException) -> int:
 
 def tell_interrupt() -> int:
     """Say that the command was stopped, and how to go on; return the exit code."""
-    command = "".join(sys.argv[1:2])
-    advice = ""
-    if command in _RESUMABLE:
-        advice = "; the same command with --resume goes on"
-    elif command in _REPEATABLE:
-        advice = "; the same command goes on"
     if _rank() == "0":
-        typer.echo(f"stopped{advice}", err=True)
+        typer.echo(f"stopped{_advice()}", err=True)
     return INTERRUPTED
+
+
+def _advice() -> str:
+    """How to go on with a command that has kept what it had done."""
+    command = "".join(sys.argv[1:2])
+    if command in _RESUMABLE:
+        return "; the same command with --resume goes on"
+    return "; the same command goes on" if command in _REPEATABLE else ""
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
@@ -82,10 +83,12 @@ def _usage(error: Any) -> str:
 
 
 def _system(error: OSError) -> str:
+    if is_full(error):
+        return in_words(error) + _advice().replace(";", ", and", 1)
     if error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    if error.errno == errno.ENOSPC:
-        return f"{error.strerror}; free some, or choose another --output"
+        return in_words(error)
+    if str(error.strerror).startswith("No usable temporary directory"):
+        return f"{error.strerror}: they are full or cannot be written to; free some, or name another with TMPDIR"
     return f"{type(error).__name__}: {error}; run again with --debug for the traceback"
 
 

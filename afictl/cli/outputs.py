@@ -34,7 +34,9 @@ def output_file(parameter: typer.CallbackParam, value: Path | None) -> Path | No
     if value is not None:
         if value.is_dir():
             raise UserError(f"{value} is a folder; {_name(parameter)} is a file")
-        if not _is_special(value):
+        from afictl.writing import is_special
+
+        if not is_special(value):
             require_writable(value.parent, _name(parameter))
     return value
 
@@ -57,19 +59,10 @@ def require_writable(folder: Path, option: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file that ``output_file`` has checked, whole or not at all, with the folders that it is in."""
-    text = json.dumps(content, indent=2) + "\n"
-    if _is_special(path):
-        path.write_text(text, encoding="utf-8")
-        return
-    from afictl.training.run import write_text
+    from afictl.writing import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
-
-
-def _is_special(path: Path) -> bool:
-    """Whether it stands for something that must not be replaced by a file, such as ``/dev/stdout``."""
-    return path.is_symlink() or (path.exists() and not path.is_file())
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _name(parameter: typer.CallbackParam) -> str:

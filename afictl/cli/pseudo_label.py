@@ -163,7 +163,9 @@ def _draw(report: PseudoLabelReport, loaded: LoadedDetector, path: Path) -> None
     from afictl.data import read_image
     from afictl.visualization import contact_sheet
     from afictl.visualization.pictures import annotated
+    from afictl.writing import whole
 
     labels = {count.category_id: label for label, count in report.classes.items()}
     pictures = [(file.name, read_image(file), annotated(records, labels)) for file, records in report.examples]
-    contact_sheet(pictures, loaded.classes).save(path)
+    with whole(path) as draft:
+        contact_sheet(pictures, loaded.classes).save(draft, format="PNG")

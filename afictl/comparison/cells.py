@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from lightning_fabric import Fabric
 from afictl.comparison.model import Cell
 from afictl.comparison.specification import Job
 from afictl.data import load_coco
-from afictl.errors import UserError
+from afictl.errors import UserError, in_words, is_full
 from afictl.evaluation import score_predictions
+from afictl.evaluation.ranks import on_first
 from afictl.presets import Preset
 from afictl.training import finetune
-from afictl.training.run import CONFIG, PREDICTIONS, STATE, write_text
+from afictl.training.run import CONFIG, PREDICTIONS, STATE
+from afictl.writing import write_text
 
 RESULT = "result.json"
+UNTOLD = 120
+"""The exit code of a process that cannot write its last words; Python's own where they were still buffered."""
 
 
 def is_finished(folder: Path) -> bool:
@@ -36,7 +41,8 @@ def train_cell(fabric: Fabric, preset: Preset, data: Path, job: Job) -> None:
     """
     resume = (job.folder / CONFIG).is_file()
     outcome = finetune(fabric, preset, data, job.folder, job.start, seed=job.seed, resume=resume)
-    if fabric.is_global_zero:
+
+    def measure() -> None:
         annotations = load_coco(data, "val").annotation_file
         scored = score_predictions(job.folder / PREDICTIONS, annotations, masks=preset.detector.masks)
         result = {
@@ -48,17 +54,19 @@ def train_cell(fabric: Fabric, preset: Preset, data: Path, job: Job) -> None:
         }
         write_text(job.folder / RESULT, json.dumps(result, indent=2))
         (job.folder / STATE).unlink(missing_ok=True)
-    fabric.barrier()
+
+    on_first(measure, fabric.global_rank, fabric.world_size)
 
 
 def describe_failure(error: Exception, folder: Path) -> str:
     """One line for an error; the traceback of an unexpected one goes to the log of the run in ``folder``."""
     if isinstance(error, UserError):
         return str(error)
-    if folder.is_dir():
-        with (folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(traceback.format_exc())
-    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+    if is_full(error):
+        return in_words(error)
+    with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as file:
+        file.write(traceback.format_exc())
+    return f"unexpected {type(error).__name__}: {in_words(error)}"
 
 
 def read_cell(folder: Path) -> Cell:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from afictl.comparison.model import Comparison, Method
-from afictl.training.run import write_text
+from afictl.writing import write_text
 
 TABLE = "comparison.json"
 

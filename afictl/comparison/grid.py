@@ -11,12 +11,13 @@ from afictl.comparison.cells import describe_failure, is_finished, read_result, 
 from afictl.comparison.contents import digests, what_changed
 from afictl.comparison.specification import Grid, Job
 from afictl.comparison.spread import train_spread
-from afictl.errors import UserError
+from afictl.errors import UserError, in_words
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import DivergedError
-from afictl.training.run import CONFIG, STATE, differences, write_text
+from afictl.training.run import CONFIG, STATE, differences
 from afictl.training.start import load_start, resolve_interpolator, start_detector
 from afictl.training.step import load_splits, uses_masks
+from afictl.writing import write_text
 
 SETTINGS = "compare.json"
 _DIGESTS = "contents"
@@ -133,8 +134,10 @@ def _check_settings(fabric: Fabric, grid: Grid) -> dict[str, Any]:
     if fabric.is_global_zero:  # told as text, so that every rank learns of it
         try:
             problem, settings = _compare_settings(grid, json.loads(json.dumps(describe_grid(fabric, grid))))
-        except (OSError, ValueError) as error:
-            problem = f"{grid.output}: {' '.join(str(error).split())}"
+        except OSError as error:
+            problem = in_words(error)
+        except ValueError as error:
+            problem = f"{grid.output}: {in_words(error)}"
     problem = fabric.broadcast(problem)
     if problem:
         raise UserError(problem)

@@ -16,11 +16,14 @@ from typing import IO
 import torch
 
 from afictl.comparison.board import board
+from afictl.comparison.cells import UNTOLD
 from afictl.comparison.specification import Grid, Job
-from afictl.errors import UserError
+from afictl.errors import UserError, in_words
 
 _POLL = 0.5
 """Seconds between two looks at the processes."""
+_PATIENCE = 600.0
+"""Seconds in which the processes must have saved their state when they are told to leave."""
 _WORKER = "afictl.comparison.worker"
 
 
@@ -65,10 +68,17 @@ def train_spread(grid: Grid, jobs: Sequence[Job], at_once: int, precision: str) 
     with board(len(jobs), grid.preset.train.steps) as shown, _workers() as running:
         while waiting or running:
             while waiting and free:
-                worker = _start(grid, waiting.pop(0), free.pop(0), at_once, precision)
+                job = waiting.pop(0)
+                try:
+                    worker = _start(grid, job, free[0], at_once, precision)
+                except OSError as error:  # such as a full disk; what runs may still come to its end
+                    failures[str(job)] = in_words(error)
+                    shown.say(f"{job}: failed: {failures[str(job)]}")
+                    continue
                 running.append(worker)
+                free.remove(worker.device)
                 shown.started(str(worker.job), worker.log)
-            time.sleep(_POLL)
+            time.sleep(_POLL if running else 0)
             for worker in [each for each in running if each.process.poll() is not None]:
                 running.remove(worker)
                 free.append(worker.device)
@@ -134,9 +144,10 @@ def _workers() -> Iterator[list[_Worker]]:
                 print(f"waiting for {len(running)} runs to save their state", file=sys.stderr)
             for worker in running:
                 _close_order(worker)  # which is how they learn that it is over
+            deadline = time.monotonic() + _PATIENCE
             for worker in running:
-                worker.process.wait()
-        except KeyboardInterrupt:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
             for worker in running:
                 worker.process.kill()
             raise
@@ -152,6 +163,8 @@ def _problem(worker: _Worker) -> str:
     code = worker.process.returncode
     if code == 0:
         return ""
+    if code == UNTOLD:
+        return f"{worker.log}: cannot be written to, as on a full disk"
     lines = worker.log.read_text(encoding="utf-8", errors="replace").split("\n")
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:

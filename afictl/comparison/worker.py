@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from afictl.comparison.cells import describe_failure, train_cell
+from afictl.comparison.cells import UNTOLD, describe_failure, train_cell
 from afictl.comparison.specification import Job
 from afictl.presets import parse_preset
 from afictl.training import Hardware, Start, launch
@@ -35,8 +36,10 @@ def main() -> int:
     except KeyboardInterrupt:
         return _STOPPED
     except Exception as error:
-        print(f"error: {describe_failure(error, job.folder)}", file=sys.stderr)
-        return 1
+        with suppress(OSError):
+            print(f"error: {describe_failure(error, job.folder)}", file=sys.stderr, flush=True)
+            return 1
+        return UNTOLD
     return 0
 
 

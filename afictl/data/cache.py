@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from afictl.data.digest import file_digest
 from afictl.data.index_file import IndexContents, read_index_file, write_index_file
 
@@ -86,7 +84,7 @@ def _build_and_keep(file: Path, source: str, places: list[Path], build: Callable
     for place in places:
         try:
             write_index_file(place, source, contents)
-        except (OSError, SafetensorError):
+        except OSError:
             continue
         return read_index_file(place, source) or contents
     return contents

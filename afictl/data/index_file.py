@@ -69,7 +69,7 @@ def write_index_file(path: Path, source: str, contents: IndexContents) -> None:
     """Write the index of the annotation file of digest ``source``; an existing file is replaced at once.
 
     Raises:
-        OSError, safetensors.SafetensorError: it cannot be written.
+        OSError: it cannot be written.
     """
     description = {
         "format": _FORMAT,

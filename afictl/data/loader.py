@@ -21,6 +21,7 @@ from afictl.data.coco import CocoIndex
 from afictl.data.images import read_image
 from afictl.data.order import batches_of
 from afictl.data.shared_images import Packed, Packer
+from afictl.data.sharing import require_room, send_reasons
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 
@@ -259,6 +260,8 @@ class _Batches:
 
 def _loader(samples: _Samples, order: Any, workers: int, collate: Callable[[list[Any]], Any]) -> DataLoader[Any]:
     """Gives ``collate`` of a list of samples for each list of requests in ``order``."""
+    if workers:
+        require_room()
     return DataLoader(
         samples,
         batch_sampler=order,
@@ -277,6 +280,7 @@ def _outlive_signals(worker: int) -> None:
     The main process may need further batches before it ends. Its own SIGTERM still ends a worker, and a worker ends
     by itself soon after it.
     """
+    send_reasons()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from afictl.data.annotations import FIELDS, check_records
 from afictl.data.files import SPLITS, find_files, read_instances
 from afictl.errors import UserError
+from afictl.writing import naming
 
 UNLABELED = "unlabeled"
 """The folder of the images whose labels were left out."""
@@ -53,7 +54,8 @@ def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, 
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     try:
-        parts = _write(data_dir, partial, fraction, seed, copy)
+        with naming(out_dir):
+            parts = _write(data_dir, partial, fraction, seed, copy)
         partial.chmod(0o755)  # mkdtemp's folders are private
         os.replace(partial, out_dir)
     finally:

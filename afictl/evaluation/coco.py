@@ -17,7 +17,7 @@ from afictl.errors import UserError
 from afictl.evaluation.answers import answers
 from afictl.evaluation.classes import match_categories
 from afictl.evaluation.metric import Evaluation, score_predictions
-from afictl.evaluation.ranks import share
+from afictl.evaluation.ranks import on_first, share
 from afictl.evaluation.results import coco_results
 from afictl.evaluation.results_file import encode, write_results
 from afictl.evaluation.tta import TestTimeAugmentation, require_multi_scale
@@ -55,15 +55,11 @@ def evaluate(
         path = Path(folder) / "predictions.json" if folder else Path(predictions or "")
         masks = detect(detector, index, path, limit=limit, rank=rank, world_size=world_size, **options)
 
-        def score() -> Evaluation | None:
-            if rank:
-                return None
+        def score() -> Evaluation:
             ids = index.image_ids[:limit]
             return score_predictions(path, index.annotation_file, image_ids=ids, evaluator=evaluator, masks=masks)
 
-        evaluation = share(score, world_size)[0]
-    assert evaluation is not None  # rank 0 has scored
-    return evaluation
+        return on_first(score, rank, world_size)
 
 
 def detect(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+
+from afictl.writing import naming, whole
 
 
 class CocoWriter:
@@ -30,34 +32,31 @@ class CocoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for file in self._lists.values():
-            file.close()
+            with suppress(OSError):  # what is still buffered is not wanted any more
+                file.close()
 
     def add(self, image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]]) -> None:
         """Append one image and its objects."""
         for name, records in (("images", [image]), ("annotations", annotations)):
             file = self._lists[name]
             for record in records:
-                file.write((b",\n" if file.tell() else b"\n") + json.dumps(record).encode())
+                with naming(self.path):
+                    file.write((b",\n" if file.tell() else b"\n") + json.dumps(record).encode())
 
     def finish(self, **head: Any) -> None:
         """Write the file: the keys of ``head`` first, then the lists."""
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            with draft.open("wb") as file:
-                opening = b"{"
-                for name, value in head.items():
-                    file.write(opening + f'"{name}": {json.dumps(value)}'.encode())
-                    opening = b",\n"
-                for name, records in self._lists.items():
-                    file.write(opening + f'"{name}": ['.encode())
-                    opening = b",\n"
-                    records.seek(0)
-                    shutil.copyfileobj(records, file)
-                    file.write(b"\n]")
-                file.write(b"}\n")
-            draft.replace(self.path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole(self.path) as draft, draft.open("wb") as file:
+            opening = b"{"
+            for name, value in head.items():
+                file.write(opening + f'"{name}": {json.dumps(value)}'.encode())
+                opening = b",\n"
+            for name, records in self._lists.items():
+                file.write(opening + f'"{name}": ['.encode())
+                opening = b",\n"
+                records.seek(0)
+                shutil.copyfileobj(records, file)
+                file.write(b"\n]")
+            file.write(b"}\n")
 
     def _spool(self) -> IO[bytes]:
         return tempfile.TemporaryFile(dir=self.path.parent, prefix=f".{self.path.name}-")

@@ -10,6 +10,8 @@ from itertools import accumulate
 
 import numpy as np
 
+from afictl.writing import naming
+
 
 class MaskFile:
     """COCO's compressed run lengths, numbered in the order in which they are added.
@@ -23,8 +25,9 @@ class MaskFile:
 
     def add(self, packed: bytes, sizes: Iterable[int]) -> None:
         """Append masks of ``sizes`` bytes, one behind the other; 0 stands for an object without a mask."""
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(packed)
+        with naming(tempfile.gettempdir()):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(packed)
         self._ends.extend(accumulate(sizes, initial=self._ends.pop()))
 
     def present(self) -> np.ndarray:
@@ -41,5 +44,6 @@ class MaskFile:
         return [together[ends[k] - start : ends[k + 1] - start] for k in rows]
 
     def _between(self, start: int, end: int) -> bytes:
-        self._file.seek(start)  # Windows has no pread
-        return self._file.read(end - start)
+        with naming(tempfile.gettempdir()):  # seeking writes what is buffered
+            self._file.seek(start)  # Windows has no pread
+            return self._file.read(end - start)

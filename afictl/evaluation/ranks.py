@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
-from afictl.errors import UserError
+from afictl.errors import UserError, in_words
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def share(action: Callable[[], T], world_size: int) -> list[T]:
         value = action()
     except Exception as error:  # told to the others before it is raised
         failure = error
-    told = "" if failure is None else str(failure) or type(failure).__name__
+    told = "" if failure is None else in_words(failure) or type(failure).__name__
     everyone: list[Any] = [None] * world_size
     distributed.all_gather_object(everyone, (value, told, isinstance(failure, UserError | OSError)))
     for rank, (_, reason, is_mistake) in enumerate(everyone):
@@ -40,3 +40,13 @@ def share(action: Callable[[], T], world_size: int) -> list[T]:
         failure.met_by_all = True  # type: ignore[attr-defined]  # so that one of them tells it
         raise failure
     return [result for result, _, _ in everyone]
+
+
+def on_first(action: Callable[[], T], rank: int, world_size: int) -> T:
+    """What ``action`` returns on the first process, which alone does it, on all of them.
+
+    Raises:
+        Exception: see ``share``.
+    """
+    results: list[Any] = share(lambda: None if rank else action(), world_size)
+    return results[0]

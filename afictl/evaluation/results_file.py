@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from afictl.evaluation.ranks import share
+from afictl.writing import naming, put_in_place
 
 _IMAGES = 4  # of each process between two meetings
 
@@ -33,14 +34,16 @@ class ResultsFile:
     def add(self, results: bytes) -> None:
         """Append encoded results."""
         if results:
-            self._file.write(self._before + b"\n" + results)
+            with naming(self.path):
+                self._file.write(self._before + b"\n" + results)
             self._before = b","
 
     def finish(self) -> None:
         """Put the file in its place."""
-        self._file.write(b"[]\n" if self._before == b"[" else b"\n]\n")
-        self._file.close()
-        self._draft.replace(self.path)
+        with naming(self.path):
+            self._file.write(b"[]\n" if self._before == b"[" else b"\n]\n")
+            self._file.close()
+            put_in_place(self._draft, self.path)
 
     def discard(self) -> None:
         """Remove what is not finished."""

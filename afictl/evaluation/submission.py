@@ -18,6 +18,7 @@ import numpy as np
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth, read_ground_truth
 from afictl.evaluation.predictions import Predictions, read_predictions
+from afictl.writing import whole
 
 _MOST = 100
 """Detections of an image that the server looks at."""
@@ -63,20 +64,16 @@ def test_set(image_info: Path) -> str:
 def _write(path: Path, results: Iterator[dict[str, Any]]) -> Path:
     """A zip with the JSON file of the same name, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        with (
-            zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive,
-            archive.open(path.with_suffix(".json").name, "w", force_zip64=True) as file,
-        ):
-            before = b"["
-            for result in results:
-                file.write(before + b"\n" + msgspec.json.encode(result))
-                before = b","
-            file.write(b"[]\n" if before == b"[" else b"\n]\n")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with (
+        whole(path) as draft,
+        zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(path.with_suffix(".json").name, "w", force_zip64=True) as file,
+    ):
+        before = b"["
+        for result in results:
+            file.write(before + b"\n" + msgspec.json.encode(result))
+            before = b","
+        file.write(b"[]\n" if before == b"[" else b"\n]\n")
     return path
 
 

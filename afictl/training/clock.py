@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from types import TracebackType
 
@@ -46,7 +47,8 @@ class Clock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
-        self.run.close()
+        with suppress(OSError) if error else nullcontext():  # what came first counts
+            self.run.close()
 
     def restart(self) -> None:
         """Begin a new interval, so that an evaluation does not count as training time."""

@@ -1,5 +1,8 @@
 """Where training runs: devices, machines, number format and the seed, as Lightning Fabric takes them."""
 
+import os
+import threading
+import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +15,8 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from afictl.data.loader import require_even_share
 from afictl.errors import UserError
+
+_LOOK, _GRACE = 1.0, 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,29 @@ def launch(hardware: Hardware = Hardware(), batch_sizes: Iterable[int] = ()) -> 
     warnings.filterwarnings("ignore", message="The .srun. command is available")
     try:
         fabric = Fabric(devices=count, num_nodes=hardware.nodes, precision=hardware.precision)
+        _end_with_the_first()
         fabric.launch()
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--devices {hardware.devices} --precision {hardware.precision}: {reason}") from None
     return fabric
+
+
+def _end_with_the_first() -> None:
+    """Let a process that was started for a further rank end soon after the one that started it.
+
+    The first tells the others of a mistake where it can. Where it cannot, as when it is killed, a GPU of another one
+    would wait in a collective operation for as long as that may take, half an hour by default.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow(starter: int) -> None:
+    while os.getppid() == starter:
+        time.sleep(_LOOK)
+    time.sleep(_GRACE)  # in which it may tell what it met itself
+    os._exit(1)
 
 
 def describe(fabric: Fabric) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from afictl.data import TrainBatch
 from afictl.errors import UserError
+from afictl.evaluation.ranks import on_first
 from afictl.presets import Recipe
 from afictl.training.clock import Clock
 from afictl.training.hardware import seed_step
@@ -198,11 +199,13 @@ def _restore(fabric: Fabric, run: Run, state: dict[str, Any]) -> None:
 
 def _save(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any]) -> None:
     state["scaler"] = fabric.strategy.precision.state_dict()
-    fabric.save(str(run.state_file), state)
-    if fabric.is_global_zero:
+
+    def write() -> None:
+        run.keep({name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in state.items()})
         measured = state["metrics"] if state["measured"] == state["step"] else {}
         stage.export(run.folder / LAST, state["step"], measured)
-    fabric.barrier()
+
+    on_first(write, fabric.global_rank, fabric.world_size)
 
 
 def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clock: Clock, progress: Progress) -> None:
@@ -216,9 +219,8 @@ def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clo
     score = stage.judge(metrics)
     if score >= state["best"]:
         state["best"] = score
-        if fabric.is_global_zero:
-            stage.export(run.folder / BEST, state["step"], metrics)
-    fabric.barrier()
+        best = run.folder / BEST
+        on_first(lambda: stage.export(best, state["step"], metrics), fabric.global_rank, fabric.world_size)
 
 
 def _to_floats(fabric: Fabric, losses: Mapping[str, Tensor]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
+from afictl.evaluation.ranks import on_first
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset, parse_preset
 from afictl.training.hardware import describe, resolved
@@ -81,9 +82,8 @@ def pretrain(
         else:
             student = build_student(guide, preset, interpolator)
             stage2(fabric, run, guide, student, discriminator, splits, seed)
-    if fabric.is_global_zero:
-        AFInterpolator.load(output / f"stage{stages[-1]}" / INTERPOLATOR).save(output / INTERPOLATOR)
-    fabric.barrier()
+    result = output / f"stage{stages[-1]}" / INTERPOLATOR
+    on_first(lambda: AFInterpolator.load(result).save(output / INTERPOLATOR), fabric.global_rank, fabric.world_size)
     return output / INTERPOLATOR
 
 

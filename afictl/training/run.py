@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import sys
 import time
@@ -18,8 +17,8 @@ import yaml
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from afictl.drafts import remove_drafts
-from afictl.errors import UserError
+from afictl.errors import UserError, in_words
+from afictl.writing import naming, remove_drafts, whole, write_text
 
 CONFIG = "config.yaml"
 STATE = "state.pt"
@@ -54,8 +53,10 @@ class Run:
         if self._writes:  # told as text, so that every rank learns of it
             try:
                 problem = self._prepare(config, resume)
-            except (OSError, yaml.YAMLError) as error:
-                problem = f"{self.folder}: {' '.join(str(error).split())}"
+            except OSError as error:
+                problem = in_words(error)
+            except yaml.YAMLError as error:
+                problem = f"{self.folder}: {in_words(error)}"
         problem = fabric.broadcast(problem)
         if problem:
             raise UserError(problem)
@@ -81,8 +82,8 @@ class Run:
                 return f"{kept}: --resume needs the same settings; these differ: {', '.join(changed)}"
             return ""
         self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(kept, yaml.safe_dump(config, sort_keys=False))  # first: it tells a run from any other folder
         write_text(self.folder / "versions.json", json.dumps(_versions(), indent=2))
-        write_text(kept, yaml.safe_dump(config, sort_keys=False))
         return ""
 
     def _clear(self) -> None:
@@ -94,18 +95,25 @@ class Run:
         """Print a line and keep it in ``log.txt``."""
         self.console.print(text, markup=False)
         if self._writes:
-            with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
+            _append(self.folder / "log.txt", text)
 
     def record(self, step: int, values: Mapping[str, float | None]) -> None:
         """Add the values of a step to ``metrics.jsonl`` and to TensorBoard."""
         if not self._writes:
             return
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        _append(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}))
         for name, value in values.items():
             if value is not None:
-                self._writer(step).add_scalar(name, value, step)
+                with naming(self.folder):
+                    self._writer(step).add_scalar(name, value, step)
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Replace the resumable state; until the new one is whole, the old one stays.
+
+        Through a file of Python's: in its own, torch does not tell why it cannot write.
+        """
+        with whole(self.state_file) as draft, draft.open("wb") as file:
+            torch.save(dict(state), file)
 
     def forget_after(self, step: int) -> None:
         """Drop recorded values later than ``step``, which a resumed run will compute again."""
@@ -117,7 +125,8 @@ class Run:
     def close(self) -> None:
         """Flush what is still buffered."""
         if self._events is not None:
-            self._events.close()
+            with naming(self.folder):
+                self._events.close()
 
     def _writer(self, step: int) -> Any:
         if self._events is None:
@@ -152,18 +161,16 @@ def _has_begun(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("metrics.jsonl", STATE, BEST, LAST))
 
 
+def _append(path: Path, line: str) -> None:
+    with naming(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
 def _step_of(line: str) -> int:
     """The step of a record; -1 for one that a crash cut short."""
     with contextlib.suppress(ValueError):
         return int(json.loads(line)["step"])
     return -1
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -14,16 +14,17 @@ from torch import Tensor
 from afictl.data import TrainBatch
 from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
-from afictl.evaluation.ranks import share
+from afictl.evaluation.ranks import on_first
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset
 from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses
 from afictl.training.feature_distance import as_metrics, describe, enlarged_pairs, feature_distance
 from afictl.training.loop import Metrics, Progress, Stage, fit
 from afictl.training.norms import synchronize_norms
-from afictl.training.run import BEST, INTERPOLATOR, Run, write_text
+from afictl.training.run import BEST, INTERPOLATOR, Run
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, update
+from afictl.writing import write_text
 
 DISTANCE = "feature_distance.json"
 _HELD_OUT = 200  # images for the distance report; more would not change what it says
@@ -70,7 +71,7 @@ def stage1(
         return as_metrics(distance)
 
     def evaluate(progress: Progress) -> Metrics:
-        return share(lambda: distances(progress) if fabric.is_global_zero else {}, fabric.world_size)[0]
+        return on_first(lambda: distances(progress), fabric.global_rank, fabric.world_size)
 
     def export(path: Path, step: int, metrics: Metrics) -> None:
         interpolator.save(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from afictl.visualization.style import INK, PAPER
+from afictl.writing import whole
 
 _WRITTEN = 25  # classes up to which every cell shows its count
 _CELL, _SMALL_CELL = 0.42, 0.17  # inches
@@ -47,4 +48,5 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, no
             axis.text(column, row, text, ha="center", va="center", fontsize=7, color=[v / 255 for v in colour])
     figure.colorbar(image, label="part of the row", shrink=0.7, aspect=30, fraction=0.04)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with whole(path) as draft:
+        figure.savefig(draft, format=path.suffix.removeprefix("."))

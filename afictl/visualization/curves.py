@@ -16,6 +16,7 @@ from PIL import Image
 from afictl.errors import UserError
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.style import class_color
+from afictl.writing import whole
 
 METRICS = "metrics.jsonl"
 _HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines on white, far apart first
@@ -221,6 +222,5 @@ def _rendered(figure: Any) -> Image.Image:
 def _save(figure: Any, path: Path) -> None:
     """A whole picture or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, format=path.suffix.removeprefix("."))
-    draft.replace(path)
+    with whole(path) as draft:
+        figure.savefig(draft, format=path.suffix.removeprefix("."))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 
 from afictl.visualization.figure import Figure
 from afictl.visualization.page import write_page
+from afictl.writing import whole, write_text
 
 
 def write_figures(
@@ -76,7 +76,7 @@ def replace_earlier(output: Path, kind: str, files: Iterable[Path]) -> None:
         for name in record.read_text(encoding="utf-8").splitlines():
             if name not in new and Path(name).name == name and Path(name).suffix in (".png", ".svg", ".html"):
                 (output / name).unlink(missing_ok=True)
-    record.write_text("\n".join(new) + "\n", encoding="utf-8")
+    write_text(record, "\n".join(new) + "\n")
 
 
 def _record(kind: str) -> str:
@@ -85,15 +85,10 @@ def _record(kind: str) -> str:
 
 def _save(picture: Image.Image, path: Path, record: Path) -> Path:
     """Write a whole file or none, and note its name in ``record``, from which the next call knows what to replace."""
-    draft = path.with_name(f".{path.name}")
-    try:
+    with whole(path) as draft:
         picture.save(draft, format="PNG")
-        with record.open("a", encoding="utf-8") as names:
+        with naming(record), record.open("a", encoding="utf-8") as names:
             names.write(f"{path.name}\n")
-        draft.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from afictl.visualization.figure import Figure
+from afictl.writing import whole
 
 _QUALITY = 90
 
@@ -26,13 +26,8 @@ def write_page(figures: Iterable[Figure], path: Path, title: str) -> None:
     loader = PackageLoader("afictl.visualization")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     pieces = environment.get_template("page.html").generate(title=title, figures=_described(figures))
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.writelines(pieces)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines(pieces)
 
 
 def embedded(data: bytes, kind: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from afictl.visualization.style import INK, MUTED, class_color
+from afictl.writing import whole
 
 _HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines on white
 _PLURAL = {"box": "Boxes", "mask": "Masks"}
@@ -36,7 +37,8 @@ def plot_precision_recall(precision: Mapping[str, np.ndarray], classes: Sequence
         _plot_means(mean, curves, kind)
         _plot_classes(each, curves[0], classes, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with whole(path) as draft:
+        figure.savefig(draft, format=path.suffix.removeprefix("."))
 
 
 def _plot_means(axis: Any, curves: np.ndarray, kind: str) -> None:

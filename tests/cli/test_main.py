@@ -168,7 +168,8 @@ def test_a_truncated_image_is_named(afictl, here):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_device_that_is_full(afictl, here, shapes):
     code, _, errors = afictl("data", "check", shapes, "--no-images", "--json", "/dev/full")
-    assert (code, errors) == (2, "error: No space left on device; free some, or choose another --output\n")
+    assert code == 2
+    assert errors == "error: /dev/full: No space left on device; free some, or choose another --output\n"
     assert Path("/dev/full").is_char_device()
 
 

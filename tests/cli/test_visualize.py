@@ -82,8 +82,8 @@ def test_a_detector_of_other_classes_is_refused_as_by_eval(untrained_run, shapes
     message = "classes of the detector are not the 4 of .*; the detector does not know 'coin'"
     with pytest.raises(UserError, match=message) as drawn:
         call("--weights", untrained_run, "--data", data)
+    words = ["eval", "--weights", str(untrained_run), "--data", str(data)]
     with pytest.raises(UserError) as measured:
-        words = ["eval", "--weights", str(untrained_run), "--data", str(data)]
         CliRunner().invoke(afictl, words, catch_exceptions=False)
     assert str(drawn.value) == str(measured.value)
 

@@ -1,8 +1,8 @@
-import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +11,9 @@ from afictl import UserError
 from afictl.comparison.cells import is_finished
 from afictl.comparison.grid import train_grid
 from afictl.comparison.specification import Contender, Grid
-from afictl.comparison.spread import require_devices, train_spread
+from afictl.comparison.spread import _Worker, _workers, require_devices, train_spread
 from afictl.weights import read_checkpoint
+from tests.full_disk import needs_dev_full
 from tests.training.conftest import SMALL
 
 
@@ -36,6 +37,32 @@ def test_a_cell_that_fails_is_told_with_its_reason(preset, shapes_dir, tmp_path)
     assert "neither a kind" in failures["mine seed 0"]
 
 
+def test_a_cell_that_cannot_start_does_not_stop_the_others(preset, shapes_dir, tmp_path):
+    grid = Grid(preset, shapes_dir, tmp_path / "out", (Contender("a", "gone"), Contender("b", "gone")))
+    log = grid.jobs()[0].folder.with_name("seed0.txt")
+    log.mkdir(parents=True)  # as little to be opened as on a full disk
+    failures = train_spread(grid, grid.jobs(), 2, "32-true")
+    assert failures["a seed 0"] == f"{log}: Is a directory"
+    assert "neither a kind" in failures["b seed 0"]
+
+
+@needs_dev_full
+def test_a_cell_whose_last_words_find_no_space_is_told_so(preset, shapes_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("afictl.comparison.spread._log", lambda job: Path("/dev/full"))
+    grid = Grid(preset, shapes_dir, tmp_path / "out", (Contender("a", "gone"),))
+    failures = train_spread(grid, grid.jobs(), 2, "32-true")
+    assert failures == {"a seed 0": "/dev/full: cannot be written to, as on a full disk"}
+
+
+def test_processes_that_do_not_leave_are_ended(monkeypatch):
+    monkeypatch.setattr("afictl.comparison.spread._PATIENCE", 0.1)
+    command = [sys.executable, "-c", "import time; print('started', flush=True); time.sleep(600)"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with pytest.raises(subprocess.TimeoutExpired), _workers() as running:
+        running.append(_Worker(None, 0, process, process.stdout))
+    assert process.wait(timeout=60) == -signal.SIGKILL
+
+
 def test_a_stopped_grid_stops_its_processes_which_save_and_go_on_later(shapes_dir, tmp_path):
     """By SIGKILL, which leaves the grid's own process no time to tell them."""
     words = ["compare", "--preset", "faster-rcnn-r18-fpn-tiny", "--data", shapes_dir, "--output", tmp_path / "out"]
@@ -44,10 +71,10 @@ def test_a_stopped_grid_stops_its_processes_which_save_and_go_on_later(shapes_di
     grid = subprocess.Popen([sys.executable, "-m", "afictl", *map(str, words)], stdout=subprocess.DEVNULL)
     run = tmp_path / "out" / "nearest" / "seed0"
     try:
-        wait_for(lambda: (run / "metrics.jsonl").is_file())
+        wait_for(lambda: (run / "metrics.jsonl").is_file() or grid.poll() is not None)
     finally:
-        os.kill(grid.pid, signal.SIGKILL)
-        grid.wait()
+        grid.kill()
+        grid.wait(timeout=60)
     wait_for(lambda: "which is saved" in (run / "log.txt").read_text())
     assert (run / "state.pt").is_file()
 

@@ -183,7 +183,7 @@ def start(folder, barrier, builds, queue):
         return read(file)
 
     coco.read_annotations = counted
-    barrier.wait()
+    barrier.wait(60)
     index = load_coco(folder, "train")
     queue.put((type(index.arrays).__name__, index.objects(1).boxes.tolist()))
 
@@ -196,7 +196,7 @@ def test_eight_that_start_at_once_read_the_annotations_once(data):
         process.start()
     answers = [queue.get(timeout=60) for _ in processes]
     for process in processes:
-        process.join()
+        process.join(60)
     assert builds.value == 1
     assert answers == [("MappedArrays", [[10, 10, 30, 30]])] * 8
     assert len(os.listdir(data / "annotations")) == 3

@@ -176,5 +176,5 @@ def test_masks_do_not_fill_memory(tmp_path):
         write_detections(tmp_path / name, images, masks=True)
     large = tmp_path / "many" / "predictions.json"
     script = [sys.executable, "-c", MEMORY, str(tmp_path)]
-    grown = int(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+    grown = int(subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout)
     assert 1024 * grown < large.stat().st_size

@@ -183,5 +183,5 @@ def test_detectron2_is_not_imported_for_other_models():
         "nearest = afictl.build_interpolator('nearest', 4)\n"
         "print(afictl.substitute_interpolator(FeaturePyramidNetwork([2, 3], 4), nearest), 'detectron2' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert result.stdout.split() == ["1", "False"]

@@ -25,8 +25,12 @@ def test_a_signal_to_reading_processes_as_well_saves_the_state(shapes_dir, tmp_p
         deadline = time.monotonic() + 60
         while not records.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.killpg(process.pid, number)
-        said, _ = process.communicate(timeout=60)
+        try:
+            os.killpg(process.pid, number)
+            said, _ = process.communicate(timeout=60)
+        except BaseException:
+            process.kill()  # without which leaving the block would wait for it
+            raise
     assert process.returncode == 130, said
     assert "which is saved" in said
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] >= 20

@@ -62,7 +62,8 @@ def results(tmp_path_factory, marker):
     contents = {name: content for name, (content, _) in (BUSY | BIG).items()} | hostile_files.code(str(marker))
     for name, content in contents.items():
         (folder / "hostile" / name).write_bytes(content)
-    run = subprocess.run([sys.executable, "-c", READ_ALL, str(folder)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", READ_ALL, str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(run.stdout)
 

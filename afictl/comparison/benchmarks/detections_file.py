@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from afictl.writing import naming, write_text
+
 IMAGES, DETECTIONS = 5000, 100
 """As many images as in COCO's validation set, and as many detections of each as its metric takes."""
 
@@ -33,7 +35,7 @@ def write_detections(folder: Path, images: int, masks: bool, seed: int = 0) -> t
     ids = np.sort(generator.choice(120 * images, images, replace=False)) + 1
     truth, found = folder / "instances.json", folder / "predictions.json"
     annotations: list[str] = []
-    with open(found, "w", encoding="ascii", newline="\n") as out:
+    with naming(found), open(found, "w", encoding="ascii", newline="\n") as out:
         for k, image in enumerate(ids.tolist()):
             usual = generator.choice(_CATEGORIES, 4, p=popularity) + 1
             count = int(generator.negative_binomial(1.2, 1.2 / (1.2 + 7.3)))
@@ -47,7 +49,7 @@ def write_detections(folder: Path, images: int, masks: bool, seed: int = 0) -> t
         "images": [{"id": i, "file_name": f"{i:012d}.jpg", "height": _HEIGHT, "width": _WIDTH} for i in ids.tolist()],
         "categories": [{"id": k, "name": f"class {k}"} for k in range(1, _CATEGORIES + 1)],
     }
-    truth.write_text(f'{json.dumps(content)[:-1]}, "annotations": [' + ",\n".join(annotations) + "]}\n")
+    write_text(truth, f'{json.dumps(content)[:-1]}, "annotations": [' + ",\n".join(annotations) + "]}\n")
     return truth, found
 
 

@@ -20,7 +20,7 @@ from afictl.comparison.report.pictures import THRESHOLD, Gallery, draw_gallery
 from afictl.comparison.report.scatter import scatter_panes
 from afictl.comparison.report.style import dash, hue, marker, style_sheet
 from afictl.comparison.report.table import class_tables, method_tables
-from afictl.training.run import write_text
+from afictl.writing import write_text
 
 _PAGE_BYTES = 9_500_000
 _PICTURE_BYTES = 7_000_000

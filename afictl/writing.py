@@ -1,0 +1,111 @@
+"""Files written whole or not at all, and errors of a full disk that name the file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from afictl.errors import is_full
+
+_DRAFT = re.compile(r"\..+\.(?:json|jsonl|yaml|csv|html|png|svg|pt|safetensors)\.(\d+)")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing.
+
+    Raises:
+        OSError: naming ``path``; what was there before stays.
+    """
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """The name of a draft beside ``path``, which takes its place at the end and is removed after a failure.
+
+    The draft is on its disk before it gets the name, so that a power failure leaves the old file or the new one.
+    Links, devices and pipes, such as ``/dev/stdout``, are written to directly.
+
+    Raises:
+        OSError: naming ``path``, also for what libraries raise in its stead inside.
+    """
+    if is_special(path):
+        with naming(path):
+            yield path
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with naming(path):
+            yield draft
+            put_in_place(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def is_special(path: Path) -> bool:
+    """Whether it stands for something that must not be replaced by a file, such as ``/dev/stdout``."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Give a finished draft its name, once it is on its disk."""
+    with open(draft, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the drafts in ``folder`` whose processes were killed; nothing where there is no such folder."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        found = _DRAFT.fullmatch(path.name)
+        if found and not _is_running(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Let an error of the system inside say that it was about ``path``.
+
+    A write names no file; safetensors and shutil have errors of their own; torch reports the position in a file where
+    it found itself.
+
+    Raises:
+        OSError: for each of them; one that names a file keeps its name, unless a disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        found = _system_error(error)
+        if found is None or (found.filename is not None and not is_full(found)):
+            raise
+        raise OSError(found.errno, found.strerror or os.strerror(found.errno or 0), str(path)) from error
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """The error of the system that an error is, hides or tells of."""
+    if isinstance(error, SafetensorError | shutil.Error):
+        number = re.search(r"(?:os error |Errno )(\d+)", str(error))
+        return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return cause if cause is not None and cause.errno is not None else None

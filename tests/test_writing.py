@@ -1,0 +1,123 @@
+"""Writing to a full disk: one error that names the file, and what was there stays."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+
+from afictl.errors import in_words
+from afictl.evaluation.coco_writer import CocoWriter
+from afictl.evaluation.results_file import ResultsFile
+from afictl.visualization.confusion import plot_confusion
+from afictl.visualization.figure import Figure, Panel
+from afictl.visualization.output import write_figures
+from afictl.visualization.pr_curves import plot_precision_recall
+from afictl.writing import naming, remove_drafts, whole, write_text
+from tests.full_disk import fill_disk_for, needs_dev_full
+
+
+def torch_file(path):
+    with whole(path) as draft, draft.open("wb") as file:
+        torch.save({"weights": torch.zeros(1000)}, file)
+
+
+def results(path):
+    file = ResultsFile(path)
+    try:
+        file.add(b'{"score": 1}')
+        file.finish()
+    finally:
+        file.discard()
+
+
+def annotations(path):
+    with CocoWriter(path) as writer:
+        writer.add({"id": 1}, [{"id": 1}])
+        writer.finish(info={})
+
+
+def figure(path, form):
+    picture = Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8))
+    write_figures([Figure(path.stem, [Panel(picture, "cat")])], path.parent, path.stem, form=form)
+
+
+WRITERS = {
+    "config.yaml": lambda path: write_text(path, "text"),
+    "state.pt": torch_file,
+    "predictions.json": results,
+    "pseudo.json": annotations,
+    "image.png": lambda path: figure(path, "png"),
+    "detections.html": lambda path: figure(path, "html"),
+    "confusion.png": lambda path: plot_confusion(np.eye(2, dtype=int), ["cat"], path),
+    "pr_curves.png": lambda path: plot_precision_recall({"box": np.ones((10, 101, 1, 4))}, ["cat"], path),
+}
+
+
+@needs_dev_full
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_told_with_the_file_and_costs_nothing(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("old")
+    fill_disk_for(path)
+    with pytest.raises(OSError, match="No space left") as error:
+        WRITERS[name](path)
+    assert in_words(error.value) == f"{path}: No space left on device; free some"
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert path.read_text() == "old"
+    WRITERS[name](path)  # there is space again
+    assert {file.name for file in tmp_path.iterdir()} - {f".afictl-{path.stem}"} == {name}
+    assert path.read_bytes() != b"old"
+
+
+@needs_dev_full
+def test_a_device_is_written_to_and_stays():
+    with pytest.raises(OSError, match="/dev/full"):
+        write_text(Path("/dev/full"), "text")
+    assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "there: No space left on device; free"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "draft"), "there: Disk quota exceeded; free some"),
+        (OSError(errno.EIO, "Input/output error"), "there: Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", "an image"), "an image: Permission denied"),
+        (shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]), "there: No space left on device; free"),
+        (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            "there: No space left on device; free some",
+        ),
+        (RuntimeError("something else"), "something else"),
+    ],
+)
+def test_an_error_names_its_file(raised, told):
+    with pytest.raises((OSError, RuntimeError)) as error, naming("there"):
+        raise raised
+    assert in_words(error.value).startswith(told)
+
+
+def test_only_drafts_of_processes_that_are_gone_are_removed(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    stale = [f".predictions.json.{gone.pid}", f".last.safetensors.{gone.pid}", f".state.pt.{9**30}"]
+    kept = [
+        f".predictions.json.{os.getpid()}",
+        "predictions.json",
+        ".notes.7",
+        f"predictions.json.{gone.pid}",
+        ".json.x",
+    ]
+    for name in stale + kept:
+        (tmp_path / name).touch()
+    remove_drafts(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    remove_drafts(tmp_path / "nowhere")
