@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 
 from afictl.visualization.figure import Figure
 from afictl.visualization.page import write_page
-from afictl.writing import whole, write_text
+from afictl.writing import naming, whole, write_text
 
 
 def write_figures(
