@@ -42,7 +42,7 @@ def whole(path: Path) -> Iterator[Path]:
         return
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with naming(path):
+        with naming(path, draft):
             yield draft
             put_in_place(draft, path)
     finally:
@@ -72,8 +72,8 @@ def remove_drafts(folder: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path | str) -> Iterator[None]:
-    """Let an error of the system inside say that it was about ``path``.
+def naming(path: Path | str, draft: Path | None = None) -> Iterator[None]:
+    """Let an error of the system inside say that it was about ``path``, also where it names the ``draft`` of it.
 
     A write names no file; safetensors and shutil have errors of their own; torch reports the position in a file where
     it found itself.
@@ -85,7 +85,7 @@ def naming(path: Path | str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         found = _system_error(error)
-        if found is None or (found.filename is not None and not is_full(found)):
+        if found is None or (found.filename not in (None, str(draft)) and not is_full(found)):
             raise
         raise OSError(found.errno, found.strerror or os.strerror(found.errno or 0), str(path)) from error
 

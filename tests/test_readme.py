@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from afictl.cli.main import app
 from afictl.data import make_shapes
-from tests.training.conftest import SMALL
+from tests.training.conftest import SMALL, drop_states
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part for part in README.split("\n## ")}
@@ -57,6 +57,7 @@ def test_the_story_on_your_own_data_runs(shapes_dir, tmp_path, monkeypatch):
         if command[0] in ("finetune", "compare"):
             command += [word for setting in SMALL for word in ("--set", setting)]
         run(command)
+        drop_states(tmp_path)
     assert (tmp_path / "runs" / "afi" / "interpolator.safetensors").is_file()
     assert (tmp_path / "runs" / "with-afi" / "eval" / "metrics.json").is_file()
     assert list((tmp_path / "runs" / "guide" / "detections").glob("*.png"))

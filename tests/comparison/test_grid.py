@@ -9,13 +9,14 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
 from afictl import AFInterpolator, UserError, build_interpolator, interpolator_kinds, load_preset
-from afictl.comparison import Contender, compare
+from afictl.comparison import Contender, cells, compare
 from afictl.comparison import grid as grid_module
 from afictl.comparison.grid import train_grid
 from afictl.comparison.specification import Grid
 from afictl.training import step as step_module
 from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
 from afictl.weights import read_checkpoint
+from tests.full_disk import fill_disk_for, needs_dev_full
 from tests.training.conftest import SMALL
 
 
@@ -52,6 +53,31 @@ def test_every_cell_is_an_ordinary_run_with_its_result(finished):
         assert isinstance(json.loads((finished / cell / "predictions.json").read_text()), list)
         assert (finished / cell / "config.yaml").is_file()
         assert not (finished / cell / "state.pt").exists()  # three times the weights, and of no use any more
+
+
+@needs_dev_full
+def test_a_cell_without_space_leaves_the_others_alone_and_goes_on_later(fabric, grid, monkeypatch):
+    second, first = (grid.output / name / "seed0" for name in ("afi", "nearest"))
+    train = grid_module.train_cell
+
+    def fill():
+        fill_disk_for(second / "result.json")
+
+    def train_on_a_full_disk(fabric, preset, data, job):
+        if job.folder == second:
+            measured = cells.score_predictions
+            monkeypatch.setattr(cells, "score_predictions", lambda *a, **k: (fill(), measured(*a, **k))[1])
+        train(fabric, preset, data, job)
+
+    monkeypatch.setattr(grid_module, "train_cell", train_on_a_full_disk)
+    failures = train_grid(fabric, grid)
+    assert failures == {"afi seed 0": f"{second / 'result.json'}: No space left on device; free some"}
+    assert (second / "state.pt").is_file()
+    assert (grid.output / "compare.json").is_file()
+    monkeypatch.undo()
+    before = (first / "result.json").stat().st_mtime_ns
+    assert train_grid(fabric, grid) == {}
+    assert (first / "result.json").stat().st_mtime_ns == before
 
 
 def test_a_finished_cell_without_its_result_is_measured_again(fabric, grid, finished):

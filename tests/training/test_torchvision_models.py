@@ -15,6 +15,7 @@ from afictl.training import Start, finetune, pretrain
 from afictl.training.stage2 import build_student
 from afictl.visualization import draw_comparisons
 from afictl.weights import load_detector, read_checkpoint
+from tests.training.conftest import drop_states
 from tests.weights.torchvision_files import COCO, save_torchvision
 
 TINY = (
@@ -43,6 +44,7 @@ def guide_run(tmp_path_factory, fabric, data):
     folder = tmp_path_factory.mktemp("runs") / "guide"
     preset = load_preset("torchvision:maskrcnn_resnet50_fpn", TINY)
     finetune(fabric, preset, data, folder, Start("nearest"))
+    drop_states(folder)
     return folder
 
 
@@ -63,6 +65,7 @@ def test_a_run_holds_the_model_under_its_own_names(guide_run, data):
 
 def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, data, tmp_path):
     interpolator = pretrain(fabric, guide_run, data, tmp_path / "pretrain", overrides=TINY)
+    drop_states(tmp_path)
     student = load_detector(tmp_path / "pretrain" / "stage2")
     assert student.preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
     assert student.detector.model.rpn.anchor_generator.sizes[0] == (16,)
@@ -110,6 +113,7 @@ def test_labels_of_torchvision_s_coco_weights_stay_coco_s_ids(fabric, data, tmp_
     preset = load_preset("torchvision:fasterrcnn_resnet50_fpn", TINY)
     finetune(fabric, preset, annotations, tmp_path / "run", Start(weights=tmp_path / "coco.pth"))
     assert load_detector(tmp_path / "run").classes == loaded.classes
+    drop_states(tmp_path)
     assert "start anew" not in (tmp_path / "run" / "log.txt").read_text()
     settings = [setting for setting in TINY if not setting.startswith("backbone.")]
     pretrain(fabric, tmp_path / "coco.pth", annotations, tmp_path / "pretrain", stages=(1,), overrides=settings)
