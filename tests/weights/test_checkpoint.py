@@ -170,6 +170,9 @@ def test_safetensors_of_others_have_no_metadata(tmp_path):
 
 
 def test_run_folder_gives_the_best_else_the_last(tmp_path):
+    with pytest.raises(UserError, match="the folder is empty"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "config.yaml").touch()
     with pytest.raises(UserError, match=r"neither best\.safetensors nor last\.safetensors"):
         read_checkpoint(tmp_path)
     save_file(TENSORS, tmp_path / "last.safetensors")

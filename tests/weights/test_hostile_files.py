@@ -116,7 +116,7 @@ def make_loop(path):
     [
         (os.mkfifo, "not a file"),
         (make_loop, "Too many levels of symbolic links"),
-        (os.mkdir, "neither best"),
+        (os.mkdir, "the folder is empty"),
         (lambda path: path.touch(), "an empty file"),
         (lambda path: path.symlink_to("/dev/zero"), "not a file"),
         (lambda path: path.symlink_to("nowhere"), "no such file"),
