@@ -1,0 +1,32 @@
+"""What ``--classes`` may be."""
+
+import json
+
+import pytest
+
+from afictl import UserError
+from afictl.weights.classes import read_classes
+
+
+@pytest.mark.parametrize("count", [1, 3, 80, 1203])
+def test_names_with_commas_between(count):
+    names = [f"class {k}" for k in range(count)]  # of COCO's number on longer than a file's name may be
+    assert read_classes(", ".join(names)) == (names, list(range(1, count + 1)))
+
+
+@pytest.mark.parametrize("name", ["names.json", "names.txt", "names"])
+def test_a_file_with_a_list_of_names(tmp_path, name):
+    (tmp_path / name).write_text(json.dumps(["cat", "dog"]))
+    assert read_classes(str(tmp_path / name)) == (["cat", "dog"], [1, 2])
+
+
+@pytest.mark.parametrize("text", ["nowhere.txt", "no/where"])
+def test_a_file_that_is_not_there_is_no_name(text):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_classes(text)
+
+
+@pytest.mark.parametrize("text", ["cat,", "cat,cat", ""])
+def test_names_that_are_none(text):
+    with pytest.raises(UserError, match="one name of its own"):
+        read_classes(text)
