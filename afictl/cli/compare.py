@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afictl.cli import options
+from afictl.cli.outputs import require_writable
 from afictl.cli.runs import tidy
 from afictl.cli.tables import roomy_console
 from afictl.errors import UserError
@@ -131,9 +132,9 @@ def _train(
     if spread and nodes > 1:
         raise UserError("--spread: runs are spread over the devices of one machine; leave --nodes out")
     at_once = require_devices(devices) if spread else 1
-    if len(contenders) == 1:
-        typer.echo(f"{contenders[0].name} alone: it is trained and measured, and compared with nothing")
     fabric = launch(Hardware("1" if spread else devices, nodes, precision), [resolved.train.batch_size])
+    if len(contenders) == 1:
+        fabric.print(f"{contenders[0].name} alone: it is trained and measured, and compared with nothing")
     answer = compare(
         fabric, resolved, contenders=contenders, output=folder, spread=at_once, meter=_meter(), **arguments
     )
@@ -153,6 +154,7 @@ def _compare_runs(folders: list[Path], output: Path, data: Path | None, precisio
     from afictl.comparison import compare_runs
     from afictl.training import Hardware, launch
 
+    require_writable(output, "--output")
     fabric = launch(Hardware(devices="1", precision=precision))
     _show(compare_runs(fabric, folders, output, data=data, baseline=baseline, meter=_meter()), output)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from afictl.cli import options
 from afictl.cli.outputs import require_writable
 from afictl.cli.runs import data_of, folder_of
 from afictl.errors import UserError
@@ -48,7 +49,10 @@ Limit = Annotated[
     ),
 ]
 Threshold = Annotated[
-    float, typer.Option("--threshold", min=0.0, max=1.0, help="Score from which a detection is drawn.")
+    float,
+    typer.Option(
+        "--threshold", min=0.0, max=1.0, callback=options.finite, help="Score from which a detection is drawn."
+    ),
 ]
 Format = Annotated[
     str, typer.Option("--format", callback=_known_format, help="png: a picture an image; html: one page with all.")

@@ -1,9 +1,10 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from afictl import comparison
+from afictl import comparison, training
 from afictl.cli import compare as module
 from afictl.comparison.answer import Answer
 from tests.training.conftest import SMALL
@@ -138,3 +139,20 @@ def test_one_alone_is_told_to_be_compared_with_nothing(afictl, tmp_path, shapes,
     settings = [word for setting in SMALL for word in ("--set", setting)]
     _, text, _ = afictl("compare", "--only-cost", "--preset", TINY, "--interpolators", "nearest", *settings)
     assert text.splitlines()[-1] == "nearest alone: nothing is compared"
+
+
+def test_a_default_folder_that_cannot_be_made_is_told_before_runs_are_measured(afictl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    monkeypatch.setattr(comparison, "compare_runs", lambda *_, **__: pytest.fail("too late"))
+    code, _, errors = afictl("compare", "--runs", "A", "B")
+    reason = f"nothing can be written in {tmp_path / 'runs'} (Not a directory)"
+    assert (code, errors) == (2, f"error: --output runs/compare-runs: {reason}\n")
+
+
+def test_one_alone_is_told_by_the_first_process_only(tmp_path, shapes, monkeypatch, capsys):
+    further = SimpleNamespace(print=lambda *_: None, is_global_zero=False)
+    monkeypatch.setattr(training, "launch", lambda *_: further)
+    monkeypatch.setattr(comparison, "compare", lambda *_, **__: Answer(None))
+    module._train(TINY, [], "nearest", tmp_path, hardware=("2", 1, "32-true"), spread=False, data=shapes)
+    assert capsys.readouterr().out == ""
