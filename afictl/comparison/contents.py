@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,14 +15,13 @@ from afictl.training.run import CONFIG
 from afictl.training.start import interpolator_file
 from afictl.weights.checkpoint import find_checkpoint
 
+_EVERY = "*"
+"""Stands for the interpolators of all cells."""
+
 
 def digests(grid: Grid) -> dict[str, str]:
-    """The digest of each file that the grid starts from, by the path that names it; of those that are there."""
-    found = {}
-    for path, file in _files(grid):
-        if file.is_file():
-            found[resolved(path)] = file_digest(file)
-    return found
+    """The digest of each file that the grid starts from, by its path; of those that are there."""
+    return {resolved(file): file_digest(file) for _, _, file in _files(grid) if file.is_file()}
 
 
 def what_changed(grid: Grid, before: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -30,30 +29,30 @@ def what_changed(grid: Grid, before: Mapping[str, str], now: Mapping[str, str]) 
 
     A path of which ``before`` knows nothing is not judged.
     """
-    for path in (path for path, digest in now.items() if before.get(path, digest) != digest):
-        names = [each.name for each in grid.contenders if resolved(each.source) == path]
-        for cell in _begun(grid.output, names or ["*"]):
-            advice = (
-                f"give the new one another name, NAME={path}, or remove {cell.parent}"
-                if names
-                else "choose another --output"
-            )
-            return f"{path}: its content is not that which {cell} was trained from; {advice}"
+    changed = {path for path, digest in now.items() if before.get(path, digest) != digest}
+    for name, source, file in _files(grid):
+        for cell in _begun(grid.output, name) if resolved(file) in changed else ():
+            another = f"give the new one another name, NAME={source}, or remove {cell.parent}"
+            advice = "choose another --output" if name == _EVERY else another
+            return f"{file}: its content is not that which {cell} was trained from; {advice}"
     return ""
 
 
-def _files(grid: Grid) -> Iterator[tuple[str | Path, Path]]:
-    """Each source and the file that is read of it."""
+def _files(grid: Grid) -> Iterator[tuple[str, str | Path, Path]]:
+    """The interpolator whose cells start from it, what the user calls it, and the file that is read of that.
+
+    A run may stand here twice, with its detector and with its interpolator.
+    """
     for weights in (grid.weights, grid.backbone_weights):
         if weights:
             with suppress(UserError):
-                yield weights, find_checkpoint(weights)
+                yield _EVERY, weights, find_checkpoint(weights)
     for each in grid.contenders:
         if each.source not in interpolator_kinds():
             with suppress(UserError):  # gone since its cells were trained, which do not need it any more
-                yield each.source, interpolator_file(each.source)
+                yield each.name, each.source, interpolator_file(each.source)
 
 
-def _begun(output: Path, names: Iterable[str]) -> list[Path]:
-    """The cells of these interpolators that are trained, or on the way."""
-    return sorted(file.parent for name in names for file in output.glob(f"{name}/seed*/{CONFIG}"))
+def _begun(output: Path, name: str) -> list[Path]:
+    """The cells of this interpolator that are trained, or on the way."""
+    return sorted(file.parent for file in output.glob(f"{name}/seed*/{CONFIG}"))
