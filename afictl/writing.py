@@ -6,14 +6,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from afictl.errors import is_full
 
-_DRAFT = re.compile(r"\..+\.(?:json|jsonl|yaml|csv|html|png|svg|pt|safetensors)\.(\d+)")
+_DRAFT = re.compile(r"\..+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safetensors)\.(\d+)")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,18 +40,24 @@ def whole(path: Path) -> Iterator[Path]:
         with naming(path):
             yield path
         return
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = draft_of(path)
     try:
         with naming(path, draft):
             yield draft
             put_in_place(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # what came first counts, such as a parent that is a file
+            draft.unlink(missing_ok=True)
 
 
 def is_special(path: Path) -> bool:
     """Whether it stands for something that must not be replaced by a file, such as ``/dev/stdout``."""
     return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def draft_of(path: Path) -> Path:
+    """The name under which this process writes what is to become ``path``; see ``remove_drafts``."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def put_in_place(draft: Path, path: Path) -> None:

@@ -1,13 +1,23 @@
-"""A full disk for the next file of a name, without the rights or the time to make one."""
+"""What keeps a file from being written: a full disk, without the rights or the time to make one; a killed process."""
 
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from afictl.writing import draft_of
 
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 
 
 def fill_disk_for(path: Path) -> None:
     """Let this process find no space when it writes ``path`` anew: the draft becomes a link to Linux's full device."""
-    path.with_name(f".{path.name}.{os.getpid()}").symlink_to("/dev/full")
+    draft_of(path).symlink_to("/dev/full")
+
+
+def killed_process() -> int:
+    """The number of a process that is gone, as drafts bear it."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    return gone.pid

@@ -3,8 +3,6 @@
 import errno
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.output import write_figures
 from afictl.visualization.pr_curves import plot_precision_recall
 from afictl.writing import naming, remove_drafts, whole, write_text
-from tests.full_disk import fill_disk_for, needs_dev_full
+from tests.full_disk import fill_disk_for, killed_process, needs_dev_full
 
 
 def torch_file(path):
@@ -105,15 +103,22 @@ def test_an_error_names_its_file(raised, told):
     assert in_words(error.value).startswith(told)
 
 
+def test_a_parent_that_is_a_file_is_told_with_the_name_that_was_asked_for(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as error:
+        write_text(tmp_path / "file" / "out.json", "text")
+    assert in_words(error.value) == f"{tmp_path / 'file' / 'out.json'}: Not a directory"
+
+
 def test_only_drafts_of_processes_that_are_gone_are_removed(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    stale = [f".predictions.json.{gone.pid}", f".last.safetensors.{gone.pid}", f".state.pt.{9**30}"]
+    gone = killed_process()
+    names = ("predictions.json", "last.safetensors", "detections_test_results.zip", "image.png")
+    stale = [*(f".{name}.{gone}" for name in names), f".state.pt.{9**30}"]
     kept = [
         f".predictions.json.{os.getpid()}",
         "predictions.json",
         ".notes.7",
-        f"predictions.json.{gone.pid}",
+        f"predictions.json.{gone}",
         ".json.x",
     ]
     for name in stale + kept:

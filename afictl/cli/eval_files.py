@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afictl.cli.outputs import write_json
 from afictl.cli.tables import difference
 from afictl.errors import UserError
-from afictl.writing import remove_drafts
+from afictl.writing import remove_drafts, write_text
 
 if TYPE_CHECKING:
     from afictl.evaluation import Evaluation
@@ -48,6 +49,7 @@ def remove_earlier(folder: Path, keep: Collection[Path] = ()) -> None:
     if _is_ours(folder / _COMPARISON[0]):
         stale += [folder / name for name in _COMPARISON]
     for kind in ("bbox", "segm"):
+        remove_drafts(folder / kind)
         stale += (folder / kind).glob(_ZIPS)
     if _has_detected(folder):
         stale.append(folder / PREDICTIONS)
@@ -74,7 +76,7 @@ def _has_detected(folder: Path) -> bool:
 def write_metrics(folder: Path, result: Evaluation, details: Mapping[str, Any]) -> None:
     """``metrics.json`` with ``details`` in front, and ``per_class.csv``."""
     content = {**details, "metrics": result.metrics, "per_class": result.per_class}
-    _write(folder / _METRICS, json.dumps(content, indent=2) + "\n")
+    write_json(folder / _METRICS, content)
     _write_csv(folder / _TABLE, list(result.per_class[0]), (row.values() for row in result.per_class))
 
 
@@ -88,7 +90,7 @@ def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
     ]
     heads = ("name", "metric", "value", "difference")
     records = [dict(zip(heads, row, strict=True)) for row in rows]
-    _write(folder / _COMPARISON[0], json.dumps(records, indent=2) + "\n")
+    write_json(folder / _COMPARISON[0], records)
     _write_csv(folder / _COMPARISON[1], heads, rows)
 
 
@@ -124,11 +126,5 @@ def _write_csv(path: Path, heads: Iterable[str], rows: Iterable[Iterable[Any]]) 
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(heads)
     writer.writerows(rows)
-    _write(path, table.getvalue())
-
-
-def _write(path: Path, text: str) -> None:
-    from afictl.writing import write_text
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    write_text(path, table.getvalue())

@@ -58,7 +58,7 @@ def require_writable(folder: Path, option: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file that ``output_file`` has checked, whole or not at all, with the folders that it is in."""
+    """Write a file whole or not at all, with the folders that it is in."""
     from afictl.writing import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from afictl.comparison.cells import is_finished, read_cell
-from afictl.comparison.conditions import in_words
+from afictl.comparison.conditions import conditions_in_words
 from afictl.comparison.files import TABLE, write_comparison
 from afictl.comparison.grid import SETTINGS, describe_grid, train_grid
 from afictl.comparison.meter import Meter, silent
@@ -23,6 +23,7 @@ from afictl.comparison.specification import Contender, Grid
 from afictl.data import load_coco
 from afictl.errors import UserError
 from afictl.presets import Preset
+from afictl.writing import remove_drafts
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def compare(
     folders = {each.name: found[0].folder for each, found in finished.items()}
     prices, basis = prices_of_runs(fabric, folders, index, meter, earlier=output / TABLE)
     entries = [Entry(each.name, each.source, found, prices[each.name]) for each, found in finished.items()]
-    conditions = in_words(preset, describe_grid(fabric, grid)) | {"prices": how_measured(fabric)}
+    conditions = conditions_in_words(preset, describe_grid(fabric, grid)) | {"prices": how_measured(fabric)}
     comparison = replace(conclude(preset.name, index, entries, conditions, baseline), price_basis=basis)
     write_answer(comparison, output)
     return Answer(comparison, failures)
@@ -153,5 +154,6 @@ def require_place(output: Path) -> None:
 def write_answer(comparison: Comparison, folder: Path) -> None:
     """Write ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``."""
     folder.mkdir(parents=True, exist_ok=True)
+    remove_drafts(folder)
     write_comparison(comparison, folder)
     write_report(comparison, folder / "report.html")

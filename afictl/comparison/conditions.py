@@ -23,7 +23,7 @@ _WITHOUT_EFFECT = (
 )
 
 
-def in_words(preset: Preset, config: Mapping[str, Any]) -> dict[str, str]:
+def conditions_in_words(preset: Preset, config: Mapping[str, Any]) -> dict[str, str]:
     """What decides the outcome beside interpolator and seed.
 
     Args:

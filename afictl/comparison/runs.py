@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from afictl.comparison.conditions import NOT_THE_SAME, in_words, unequal
+from afictl.comparison.conditions import NOT_THE_SAME, conditions_in_words, unequal
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
 from afictl.training.run import CONFIG, LAST
@@ -130,7 +130,7 @@ def conditions_of(
     words: dict[str, dict[str, None]] = {}
     for runs in methods.values():
         for run in runs:
-            for name, value in in_words(run.preset, run.config).items():
+            for name, value in conditions_in_words(run.preset, run.config).items():
                 words.setdefault(name, {})[value] = None
     not_the_same = {f"{NOT_THE_SAME}, {key}": values for key, values in differing.items()}
     return {**not_the_same, **{name: " / ".join(values) for name, values in words.items()}}, list(differing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 
 from afictl.evaluation.ranks import share
-from afictl.writing import naming, put_in_place
+from afictl.writing import draft_of, naming, put_in_place
 
 _IMAGES = 4  # of each process between two meetings
 
@@ -27,7 +26,7 @@ class ResultsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._draft = path.with_name(f".{path.name}.{os.getpid()}")
+        self._draft = draft_of(path)
         self._file = self._draft.open("wb")
         self._before = b"["
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from afictl.visualization.figure import Figure
 from afictl.visualization.page import write_page
-from afictl.writing import naming, whole, write_text
+from afictl.writing import naming, remove_drafts, whole, write_text
 
 
 def write_figures(
@@ -70,7 +70,8 @@ def _folder(output: Path) -> Iterator[None]:
 
 
 def replace_earlier(output: Path, kind: str, files: Iterable[Path]) -> None:
-    """Remove the files in ``output`` that an earlier call of this ``kind`` wrote and this one did not."""
+    """Remove the files in ``output`` that an earlier call of this ``kind`` wrote and this one did not, and drafts."""
+    remove_drafts(output)
     record = output / _record(kind)
     new = [file.name for file in files]
     if record.is_file():

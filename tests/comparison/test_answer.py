@@ -6,7 +6,10 @@ import pytest
 
 from afictl import UserError
 from afictl.comparison import compare
+from afictl.comparison.answer import write_answer
 from afictl.comparison.price import measure_prices
+from tests.comparison.comparisons import make_comparison
+from tests.full_disk import killed_process
 
 
 def test_accuracy_and_price_of_every_method(fabric, preset, contenders, shapes_dir, tmp_path, monkeypatch):
@@ -59,3 +62,13 @@ def test_an_unknown_baseline_is_refused_before_anything_is_trained(fabric, prese
     with pytest.raises(UserError, match="--baseline"):
         compare(fabric, preset, shapes_dir, contenders, tmp_path / "out", baseline="fade")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_killed_processes_left_is_removed(shapes_dir, tmp_path):
+    found = make_comparison(shapes_dir, tmp_path / "runs", seeds=1)
+    draft = tmp_path / "out" / f".report.html.{killed_process()}"
+    draft.parent.mkdir()
+    draft.touch()
+    write_answer(found, draft.parent)
+    assert not draft.exists()
+    assert (draft.parent / "report.html").is_file()

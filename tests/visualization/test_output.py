@@ -10,6 +10,7 @@ from PIL import Image
 
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.output import write_figures
+from tests.full_disk import killed_process
 
 HOSTILE = "<script>alert(1)</script>\"' onload=x"
 
@@ -67,7 +68,10 @@ def test_a_page_is_whole_in_itself_and_escapes_everything(tmp_path):
 
 def test_what_an_earlier_call_left_is_replaced_and_nothing_else(tmp_path):
     (tmp_path / "mine.png").write_bytes(b"x")
+    draft = tmp_path / f".1.png.{killed_process()}"
+    draft.touch()
     write_figures([figure("1"), figure("2")], tmp_path, "detections")
+    assert not draft.exists()
     write_figures([figure("1-features")], tmp_path, "features")
     write_figures([figure("2"), figure("3")], tmp_path, "detections")
     names = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
