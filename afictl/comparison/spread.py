@@ -147,10 +147,11 @@ def _workers() -> Iterator[list[_Worker]]:
             deadline = time.monotonic() + _PATIENCE
             for worker in running:
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
-        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        except (KeyboardInterrupt, subprocess.TimeoutExpired) as error:
             for worker in running:
                 worker.process.kill()
-            raise
+            if isinstance(error, KeyboardInterrupt):  # else what ended the comparison is told, not this
+                raise
         finally:
             for worker in running:
                 worker.output.close()
