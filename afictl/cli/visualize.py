@@ -31,6 +31,7 @@ app = typer.Typer(
 
 @app.command()
 def detections(
+    context: typer.Context,
     weights: sources.Weights,
     data: sources.Data = None,
     split: sources.Split = "val",
@@ -60,7 +61,7 @@ def detections(
 
     if only_different and len(weights) < 2:
         raise UserError("--only-different compares detectors: give --weights twice or more")
-    source = sources.source_of(data, split, images, weights[0])
+    source = sources.source_of(context, data, split, images, weights[0])
     folder = sources.output_of(output, weights[0], "detections")
     limit = sources.limit_of(source, limit)
     device = launch(Hardware(devices="1")).device
@@ -81,6 +82,7 @@ def detections(
 
 @app.command()
 def features(
+    context: typer.Context,
     guide: Annotated[Path, typer.Option("--guide", help="Detector whose features are enlarged: run or checkpoint.")],
     interpolators: Annotated[
         list[str] | None,
@@ -113,7 +115,7 @@ def features(
     from afictl.visualization import feature_figures, named_interpolators
     from afictl.weights import load_detector
 
-    source = sources.source_of(data, split, images, guide)
+    source = sources.source_of(context, data, split, images, guide)
     folder = sources.output_of(output, guide, "features")
     detector = load_detector(guide).detector.to(launch(Hardware(devices="1")).device)
     kinds = interpolators or ([] if weights else ["nearest", "bilinear", "bicubic"])
@@ -126,6 +128,7 @@ def features(
 
 @app.command()
 def gradcam(
+    context: typer.Context,
     weights: sources.Weights,
     data: sources.Data = None,
     split: sources.Split = "val",
@@ -146,7 +149,7 @@ def gradcam(
     from afictl.training import Hardware, launch
     from afictl.visualization import gradcam_figures, load_contenders, run_names
 
-    source = sources.source_of(data, split, images, weights[0])
+    source = sources.source_of(context, data, split, images, weights[0])
     folder = sources.output_of(output, weights[0], "gradcam")
     device = launch(Hardware(devices="1")).device
     named = dict(zip(run_names(weights), weights, strict=True))

@@ -59,18 +59,23 @@ Format = Annotated[
 ]
 
 
-def source_of(data: Path | None, split: str, images: Sequence[Path] | None, run: Path) -> CocoIndex | list[Picture]:
+def source_of(
+    context: typer.Context, data: Path | None, split: str, images: Sequence[Path] | None, run: Path
+) -> CocoIndex | list[Picture]:
     """The images that ``--data`` or ``--images`` names, or those of the data set of ``run``.
 
     Raises:
-        UserError: both are given, or nothing is there.
+        UserError: both are given, or a split of ``--images``, or nothing is there.
     """
     from afictl.data import load_coco
     from afictl.visualization import file_pictures
 
     if data and images:
         raise UserError("pass --data DIR or --images PATH, not both")
-    return file_pictures(images) if images else load_coco(data or data_of(run), split)
+    if images:
+        options.refuse(context, "with --images, which have no splits", "--split")
+        return file_pictures(images)
+    return load_coco(data or data_of(run), split)
 
 
 def pictures_of(source: CocoIndex | list[Picture], limit: int | None = None) -> list[Picture]:

@@ -228,6 +228,14 @@ def test_mistakes_are_one_line(untrained_run, tmp_path, shapes):
 
 
 @pytest.mark.parametrize("command", ["detections", "gradcam", "features"])
+def test_a_split_of_image_files_is_refused(untrained_run, shapes, command):
+    weights = ("--guide" if command == "features" else "--weights", untrained_run)
+    images = ("--images", shapes / "val2017")
+    with pytest.raises(UserError, match="--split has no effect with --images"):
+        call(command, *weights, *images, "--split", "val")
+
+
+@pytest.mark.parametrize("command", ["detections", "gradcam", "features"])
 def test_what_can_be_known_before_is_told_before(untrained_run, tmp_path, monkeypatch, command):
     monkeypatch.setattr("afictl.weights.load_detector", lambda *_, **__: pytest.fail("something was loaded already"))
     run = ("--guide" if command == "features" else "--weights", untrained_run)

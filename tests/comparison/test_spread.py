@@ -58,9 +58,14 @@ def test_processes_that_do_not_leave_are_ended_and_the_cause_is_told(monkeypatch
     monkeypatch.setattr("afictl.comparison.spread._PATIENCE", 0.1)
     command = [sys.executable, "-c", "import time; print('started', flush=True); time.sleep(600)"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with pytest.raises(KeyboardInterrupt), _workers() as running:
-        running.append(_Worker(None, 0, process, process.stdout))
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with _workers() as running:
+            running.append(_Worker(None, 0, process, process.stdout))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert process.wait(timeout=60) == -signal.SIGKILL
 
 
