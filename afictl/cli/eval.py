@@ -100,7 +100,7 @@ def evaluate(
     writes = fabric is None or fabric.is_global_zero
     console = Console(soft_wrap=True, quiet=not writes)
     index = load_coco(data or data_of(sources[0]), split)
-    job = Job(index, split, limit, evaluator, batch_size, views, settings or [], partial, curves, score)
+    job = Job(sources, index, split, limit, evaluator, batch_size, views, settings or [], partial, curves, score)
     if job.is_submission:
         without = f"without objects: {index.annotation_file} lists images alone"
         options.refuse(context, without, "--curves", "--confusion", "--evaluator")
@@ -122,7 +122,7 @@ def evaluate(
     elif results:
         console.print(comparison_table(results))
         if output:  # else it is beside the results of the first, which are new
-            remove_earlier(output)
+            remove_earlier(output, keep=sources)
         write_comparison(output or next(iter(folders.values())), results)
 
 

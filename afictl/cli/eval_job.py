@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Job:
     """What is asked of every source alike."""
 
+    sources: list[Path]
+    """All of them; none is removed as a result of an earlier evaluation."""
     index: CocoIndex
     split: str
     limit: int | None
@@ -113,7 +115,7 @@ def submit(job: Job, file: Path, folder: Path, name: str, console: Console) -> N
     if job.limit:
         console.print(f"note: only the first {job.limit} images; the server scores all of them")
     written = write_submission(file, job.index.annotation_file, folder, tidy(name))
-    remove_earlier(folder, keep=[file, *written])
+    remove_earlier(folder, keep=[*job.sources, file, *written])
     for path in written:
         console.print(f"to upload: {path}", markup=False, highlight=False)
 
@@ -132,7 +134,7 @@ def keep(job: Job, result: Evaluation, source: Path, file: Path, folder: Path, c
         "evaluator": job.evaluator,
         "tta": asdict(job.tta) if job.tta else None,
     }
-    remove_earlier(folder, keep=[file])
+    remove_earlier(folder, keep=[*job.sources, file])
     write_metrics(folder, result, details)
     if job.curves:
         write_curves(folder, result)

@@ -178,6 +178,16 @@ def test_nothing_of_an_earlier_evaluation_lies_beside_the_new_one(untrained_run,
     assert (out / "predictions.json").read_text() == "mine"
 
 
+@pytest.mark.parametrize("place", ["out", "out/other"])  # of the table, and of the results of the first
+def test_no_source_is_removed_as_an_earlier_result(untrained_run, shapes, tmp_path, place):
+    first, second = tmp_path / "other.json", tmp_path / place / "predictions.json"
+    call("--weights", untrained_run, "--output", second.parent)
+    shutil.copyfile(second, first)
+    call("--predictions", first, "--predictions", second, "--data", shapes, "--output", tmp_path / "out")
+    assert second.is_file()
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())[-1]["name"] == "predictions"
+
+
 def test_without_recorded_data(untrained_run):
     (untrained_run / "config.yaml").unlink()
     with pytest.raises(UserError, match="give --data"):
