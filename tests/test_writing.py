@@ -71,7 +71,7 @@ def test_a_full_disk_is_told_with_the_file_and_costs_nothing(tmp_path, name):
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert path.read_text() == "old"
     WRITERS[name](path)  # there is space again
-    assert {file.name for file in tmp_path.iterdir()} - {f".afictl-{path.stem}"} == {name}
+    assert {file.name for file in tmp_path.iterdir()} - {f".afictl-{path.stem}-{path.suffix[1:]}"} == {name}
     assert path.read_bytes() != b"old"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from afictl.comparison.cells import describe_failure, is_finished, read_result, train_cell
+from afictl.comparison.cells import RESULT, describe_failure, is_finished, read_result, train_cell
 from afictl.comparison.contents import digests, what_changed
 from afictl.comparison.specification import Grid, Job
 from afictl.comparison.spread import train_spread
@@ -40,6 +40,11 @@ def train_grid(fabric: Fabric, grid: Grid, spread: int = 1) -> dict[str, str]:
         UserError: data, weights, output or an interpolator that do not fit; before anything is trained.
     """
     todo = check_grid(fabric, grid)
+    done = len(grid.jobs()) - len(todo)
+    if done:
+        fabric.print(f"{done} of {len(grid.jobs())} runs are finished already")
+    if others := _other_cells(grid):
+        fabric.print(f"left out are finished runs that this command does not name: {', '.join(others)}")
     if spread > 1:
         return train_spread(grid, todo, spread, str(describe(fabric)["precision"]))
     failures = {}
@@ -52,6 +57,13 @@ def train_grid(fabric: Fabric, grid: Grid, spread: int = 1) -> dict[str, str]:
             fabric.print(f"{job} failed: {problem}")
             failures[str(job)] = problem
     return failures
+
+
+def _other_cells(grid: Grid) -> list[str]:
+    """Finished cells of other methods or seeds in the same folder."""
+    named = {job.folder for job in grid.jobs()}
+    found = sorted(file.parent for file in grid.output.glob(f"*/seed*/{RESULT}") if file.parent not in named)
+    return [str(folder.relative_to(grid.output)) for folder in found]
 
 
 def _attempt(fabric: Fabric, grid: Grid, job: Job) -> str:

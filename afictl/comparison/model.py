@@ -92,6 +92,15 @@ class Comparison:
     again."""
 
     @property
+    def rests_on_two(self) -> bool:
+        """Whether an interval comes from two seeds only, whose differences may be close to each other by luck."""
+        return any(
+            found.seeds == 2 and found.low is not None
+            for method in self.methods
+            for found in method.difference.values()
+        )
+
+    @property
     def judged(self) -> int:
         """How many methods have a difference with an interval; of several, chance could favour one."""
         return sum(any(found.low is not None for found in method.difference.values()) for method in self.methods)

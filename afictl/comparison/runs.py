@@ -14,7 +14,7 @@ import yaml
 from afictl.comparison.conditions import NOT_THE_SAME, conditions_in_words, unequal
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
-from afictl.training.run import CONFIG, LAST
+from afictl.training.run import CONFIG, LAST, runs_inside
 from afictl.weights import read_checkpoint
 
 _EVALUATION = (
@@ -61,7 +61,7 @@ def read_run(path: Path) -> FinishedRun:
         known = dict(config) if config["command"] == "finetune" else {}
         hardware = known["hardware"]["precision"]
     except OSError:
-        raise UserError(f"--runs {path}: no run folder; there is no {file}") from None
+        raise UserError(f"--runs {path}: no run folder; there is no {file}{runs_inside(folder)}") from None
     except (KeyError, TypeError, ValueError, UnicodeDecodeError, yaml.YAMLError):
         raise UserError(
             f"--runs {path}: {CONFIG} is not that of a run of 'afictl finetune' or 'afictl compare'"

@@ -27,6 +27,11 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
+TWO_SEEDS = (
+    "Two seeds judge the spread by a single number, which luck can make small: add seeds before relying on a claim."
+)
+
+
 def notes(comparison: Comparison) -> list[str]:
     """What stands under the tables: conditions that were not equal, the verdicts, and how they were reached."""
     lines = [f"{key}: {value}" for key, value in comparison.conditions.items() if key.startswith(NOT_THE_SAME)]
@@ -39,6 +44,8 @@ def notes(comparison: Comparison) -> list[str]:
             f"Intervals: 95 %, Student's t, paired by seed; claimed (*): at 5 %{rule}, each metric by itself."
             " They cover chance in training, not in the choice of the images."
         )
+    if comparison.rests_on_two:
+        lines.append(TWO_SEEDS)
     return lines
 
 

@@ -60,12 +60,34 @@ class PseudoLabelReport:
     unreadable: list[str] = field(default_factory=list)
     """One line for each file that was skipped."""
     examples: list[tuple[Path, list[dict[str, Any]]]] = field(default_factory=list)
-    """A few images spread over all, with their annotations."""
+    """A few of the labelled images, spread over all of them, with their annotations."""
 
     @property
     def kept(self) -> int:
         """Pseudo labels of all classes."""
         return sum(count.kept for count in self.classes.values())
+
+
+class _Spread:
+    """Up to ``count`` things of a stream of unknown length, evenly spread over it."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._stride, self._seen = count, 1, 0
+        self._kept: list[Any] = []
+
+    def add(self, thing: Any) -> None:
+        """See the next one."""
+        if self._seen % self._stride == 0:
+            self._kept.append(thing)
+        self._seen += 1
+        if len(self._kept) > 2 * self._count:
+            del self._kept[1::2]
+            self._stride *= 2
+
+    def chosen(self) -> list[Any]:
+        """In the order of the stream."""
+        count = min(self._count, len(self._kept))
+        return [self._kept[k * len(self._kept) // count] for k in range(count)]
 
 
 def class_thresholds(classes: Sequence[str], threshold: float, own: Mapping[str, float]) -> list[float]:
@@ -118,14 +140,14 @@ def write_pseudo_labels(
         device: where to detect.
         autocast: makes the context in which the detector runs, e.g. ``fabric.autocast``.
         workers: reading processes.
-        examples: how many images to report, evenly spread.
+        examples: how many labelled images to report, evenly spread.
         progress: called with the number of images done and of all images.
 
     Raises:
         UserError: not one image could be read, or nothing reaches its threshold; nothing is written then.
     """
     report = PseudoLabelReport(_classes(teacher, thresholds))
-    shown = {k * len(files) // examples for k in range(examples)}
+    shown = _Spread(examples)
     views = read_files(files, partial(_view, None if tta else teacher.detector.input), workers)
     with CocoWriter(output) as writer, torch.no_grad():
         for k, (file, view) in enumerate(zip(files, views, strict=True)):
@@ -138,10 +160,11 @@ def write_pseudo_labels(
                 image = _image_record(report.images, file.relative_to(folder), view.size_hw)
                 annotations = list(_annotations(teacher, kept, image, report))
                 writer.add(image, annotations)
-                if k in shown:
-                    report.examples.append((file, annotations))
+                if annotations:
+                    shown.add((file, annotations))
             if progress is not None:
                 progress(k + 1, len(files))
+        report.examples = shown.chosen()
         _require_some(report, folder)
         categories = [{"id": count.category_id, "name": count.name} for count in report.classes.values()]
         places = {

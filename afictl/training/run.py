@@ -173,6 +173,13 @@ def _step_of(line: str) -> int:
     return -1
 
 
+def runs_inside(folder: Path) -> str:
+    """The end of an error about a folder that is no run: a few of the runs that are one or two folders down."""
+    inside = sorted(str(found.parent) for depth in ("*", "*/*") for found in folder.glob(f"{depth}/{CONFIG}"))
+    more = ", ..." if len(inside) > 5 else ""
+    return f"; there are runs in it: {', '.join(inside[:5])}{more}" if inside else ""
+
+
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Dotted names of the settings that differ and may change what is computed."""
     if isinstance(old, dict) and isinstance(new, dict):

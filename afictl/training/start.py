@@ -19,6 +19,7 @@ from afictl.tensor_files import check_file
 from afictl.training.hardware import resolved
 from afictl.training.run import BEST, INTERPOLATOR, LAST
 from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
+from afictl.weights.arithmetic import other_anchors
 from afictl.weights.checkpoint import find_checkpoint
 
 
@@ -103,7 +104,8 @@ def load_start(detector: Detector, start: Start) -> list[str]:
             tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
         report = load_tensors(detector, tensors)
         _check(detector, report, start, checkpoint.metadata)
-        return [f"{start.weights}: {report}", *_replaced(detector, report, start)]
+        note = other_anchors(detector.preset, checkpoint)
+        return [f"{start.weights}: {report}", *([note] if note else []), *_replaced(detector, report, start)]
     if start.backbone_weights:
         report = load_backbone_weights(detector.backbone, start.backbone_weights, detector.input)
         return [f"{start.backbone_weights}: {report}", _origin(detector, start)]

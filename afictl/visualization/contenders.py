@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from afictl.training.start import resolve_interpolator
 from afictl.visualization.pictures import Picture, distinct
 from afictl.weights import LoadedDetector, load_detector
 
+_SEED = re.compile(r"seed\d+")
 _OF_A_RUN = ("best", "last", "interpolator")
 
 
@@ -104,7 +106,8 @@ def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequen
 def run_names(paths: Sequence[Path]) -> list[str]:
     """A unique name for each run folder or file: the last part of its path, with as much before it as it takes.
 
-    A file that every run has is called as its folder, unless other files of that are named too.
+    A file that every run has is called as its folder, unless other files of that are named too. A run of a comparison
+    is called by its method too.
     """
     tails = [_parts(path.resolve()) for path in paths]
     tails = [
@@ -122,7 +125,7 @@ def _parts(path: Path) -> tuple[str, ...]:
 
 def _shortest(tail: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
     """The fewest last parts that none of the others ends in."""
-    length = 1
+    length = 2 if _SEED.fullmatch(tail[-1]) else 1
     while length < len(tail) and any(other[-length:] == tail[-length:] for other in others):
         length += 1
     return "/".join(tail[-length:])

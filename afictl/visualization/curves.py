@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from afictl.errors import UserError
+from afictl.training.run import runs_inside
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.style import class_color
 from afictl.writing import whole
@@ -49,9 +50,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / METRICS
     if not path.is_file():
-        inside = sorted(str(found.parent) for depth in ("*", "*/*") for found in folder.glob(f"{depth}/{METRICS}"))
-        advice = f"; there are runs in it: {', '.join(inside[:5])}" if inside else ""
-        raise UserError(f"{folder} holds no {METRICS}, so it is no run{advice}")
+        raise UserError(f"{folder} holds no {METRICS}, so it is no run{runs_inside(folder)}")
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError):

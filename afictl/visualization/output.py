@@ -26,8 +26,9 @@ def write_figures(
 ) -> list[Path]:
     """Write each figure as ``output/NAME.png``, or all as ``output/KIND.html``, and return the files.
 
-    Figures are made and written one by one. What an earlier call of the same ``kind`` left in the folder is removed
-    once the new files are there, so that a folder shows the answer to one question. Without any figure nothing changes.
+    Figures are made and written one by one. What an earlier call of the same ``kind`` and ``form`` left in the folder
+    is removed once the new files are there, so that it shows the answer to one question. Without any figure nothing
+    changes.
     A failure on the way leaves whole files, which the next call replaces, or no folder if there were none.
 
     Args:
@@ -50,7 +51,10 @@ def write_figures(
             write_page(counted, path, title or kind.capitalize())
             files = [path]
         else:
-            files = [_save(figure.draw(), output / f"{figure.name}.png", output / _record(kind)) for figure in counted]
+            files = [
+                _save(figure.draw(), output / f"{figure.name}.png", output / _record(kind, ".png"))
+                for figure in counted
+            ]
         replace_earlier(output, kind, files)
     return files
 
@@ -70,19 +74,20 @@ def _folder(output: Path) -> Iterator[None]:
 
 
 def replace_earlier(output: Path, kind: str, files: Iterable[Path]) -> None:
-    """Remove the files in ``output`` that an earlier call of this ``kind`` wrote and this one did not, and drafts."""
+    """Remove what an earlier call of this ``kind`` and form wrote to ``output`` and this one did not, and drafts."""
     remove_drafts(output)
-    record = output / _record(kind)
     new = [file.name for file in files]
+    form = Path(new[0]).suffix
+    record = output / _record(kind, form)
     if record.is_file():
         for name in record.read_text(encoding="utf-8").splitlines():
-            if name not in new and Path(name).name == name and Path(name).suffix in (".png", ".svg", ".html"):
+            if name not in new and Path(name).name == name and Path(name).suffix == form:
                 (output / name).unlink(missing_ok=True)
     write_text(record, "\n".join(new) + "\n")
 
 
-def _record(kind: str) -> str:
-    return f".afictl-{kind}"
+def _record(kind: str, form: str) -> str:
+    return f".afictl-{kind}-{form.removeprefix('.')}"
 
 
 def _save(picture: Image.Image, path: Path, record: Path) -> Path:

@@ -87,7 +87,8 @@ def _refuse_pretraining(folder: Path) -> None:
     if (folder / _PRETRAINED).is_file() or (folder / "stage1").is_dir():
         stage2 = folder / "stage2"
         detector = f", or {stage2} as a detector" if any((stage2 / name).is_file() for name in _IN_RUN) else ""
-        raise UserError(f"{folder}: is a run of pretrain; use --interpolator {folder}{detector}")
+        file = f" (the file is {folder / _PRETRAINED})" if (folder / _PRETRAINED).is_file() else ""
+        raise UserError(f"{folder}: is a run of pretrain; use --interpolator {folder}{file}{detector}")
 
 
 def _refuse_grid(folder: Path) -> None:

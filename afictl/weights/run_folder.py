@@ -22,6 +22,8 @@ def recorded_data(path: str | Path) -> Path:
     file = (path if path.is_dir() else path.parent) / _CONFIG
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: nothing there says which data set it belongs to; give --data") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise UserError(f"{file}: cannot be read, so the data set is not known; give --data") from None
     if not isinstance(config, dict) or not config.get("data"):

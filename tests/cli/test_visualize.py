@@ -255,7 +255,8 @@ def test_training_of_what_cannot_be_drawn(tmp_path):
     run = tmp_path / "grid" / "afi" / "seed0"
     run.mkdir(parents=True)
     (run / "metrics.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(UserError, match="neither losses nor accuracies were recorded yet: seed0"):
+    (run / "config.yaml").touch()
+    with pytest.raises(UserError, match="neither losses nor accuracies were recorded yet: afi/seed0"):
         call("training", run)
     with pytest.raises(UserError, match=f"so it is no run; there are runs in it: {run}"):
         call("training", tmp_path / "grid")

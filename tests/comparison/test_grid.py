@@ -146,9 +146,18 @@ def test_within_a_seed_all_see_the_same_images_in_the_same_order(fabric, grid, m
     assert seen[0:2] == seen[2:4] != seen[4:6] == seen[6:8]
 
 
-def test_the_same_command_again_trains_nothing(finished, fabric, preset, contenders, shapes_dir, monkeypatch):
+def test_the_same_command_again_trains_nothing(finished, fabric, preset, contenders, shapes_dir, monkeypatch, capsys):
     monkeypatch.setattr("afictl.comparison.cells.finetune", refuse)
     assert train_grid(fabric, Grid(preset, shapes_dir, finished, tuple(contenders), (0, 1))) == {}
+    assert "4 of 4 runs are finished already\n" in capsys.readouterr().out
+
+
+def test_what_a_command_leaves_out_of_its_answer_is_told(finished, fabric, preset, contenders, shapes_dir, capsys):
+    assert train_grid(fabric, Grid(preset, shapes_dir, finished, tuple(contenders[:1]), (1,))) == {}
+    printed = capsys.readouterr().out
+    assert (
+        "left out are finished runs that this command does not name: afi/seed0, afi/seed1, nearest/seed0\n" in printed
+    )
 
 
 def test_methods_and_seeds_are_added_and_the_rest_is_kept(fabric, grid, monkeypatch):

@@ -110,6 +110,11 @@ def test_runs_that_cannot_be_compared(trained, fabric, tmp_path, changes, messag
 def test_a_folder_that_is_no_run(fabric, tmp_path):
     with pytest.raises(UserError, match=r"--runs .*: no run folder; there is no .*config\.yaml"):
         compare_runs(fabric, [tmp_path], tmp_path / "out")
+    run = tmp_path / "grid" / "afi" / "seed0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    with pytest.raises(UserError, match=f"there are runs in it: {run}$"):
+        compare_runs(fabric, [tmp_path / "grid"], tmp_path / "out")
 
 
 def test_the_folder_of_a_grid_is_not_overwritten(trained, fabric, contenders):

@@ -1,9 +1,11 @@
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from afictl.comparison import Comparison, comparison_tables, notes
 from afictl.comparison.model import Cell, Difference, Method, Price
+from afictl.comparison.table import TWO_SEEDS
 
 
 def method(name, aps, price, **further):
@@ -54,6 +56,13 @@ def test_notes_tell_verdicts_and_how_they_were_reached():
     assert lines[0] == "afi is good"
     assert lines[1].startswith("Intervals: 95 %")
     assert "Holm" not in lines[1]  # one method is compared
+
+
+@pytest.mark.parametrize(("seeds", "warned"), [(2, True), (3, False)])
+def test_two_seeds_are_warned_about(seeds, warned):
+    found = comparison()
+    judged = replace(found.methods[1], difference={"box/AP": Difference(1.5, 1.3, 1.7, seeds, True)})
+    assert (TWO_SEEDS in notes(replace(found, methods=(found.methods[0], judged)))) == warned
 
 
 def test_conditions_that_differ_stand_first():

@@ -1,6 +1,7 @@
 """Which detections become pseudo labels, and the file that holds them."""
 
 import json
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from afictl.data.coco import load_index
 from afictl.detectors.masks import paste_masks
 from afictl.errors import UserError
 from afictl.evaluation import tta
-from afictl.evaluation.pseudo_labels import class_thresholds, write_pseudo_labels
+from afictl.evaluation.pseudo_labels import _Spread, class_thresholds, write_pseudo_labels
 from afictl.presets import InputConfig
 
 CLASSES = ("cat", "N/A", "dog")
@@ -139,10 +140,22 @@ def test_a_checkpoint_without_ids_gets_its_classes_numbered(images, tmp_path):
         assert categories == [{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}]
 
 
-@pytest.mark.parametrize(("number", "shown"), [(2, {"a.png": 3}), (8, {"a.png": 3, "b.png": 0, "c.png": 3})])
-def test_examples_are_spread_over_the_images(images, tmp_path, number, shown):
-    report = write(images, tmp_path / "pseudo.json", examples=number)  # of two, broken.png would be the other
+@pytest.mark.parametrize(("number", "shown"), [(1, {"a.png": 3}), (8, {"a.png": 3, "c.png": 3})])
+def test_examples_are_labelled_images(images, tmp_path, number, shown):
+    report = write(images, tmp_path / "pseudo.json", examples=number)
     assert {file.name: len(records) for file, records in report.examples} == shown
+
+
+@pytest.mark.parametrize("seen", [0, 1, 7, 8, 9, 17, 1000])
+def test_examples_are_spread_over_a_stream_of_any_length(seen):
+    spread = _Spread(8)
+    for thing in range(seen):
+        spread.add(thing)
+    chosen = spread.chosen()
+    assert len(chosen) == min(8, seen)
+    gaps = [b - a for a, b in pairwise([*chosen, seen])]
+    assert chosen[:1] == list(range(seen))[:1]
+    assert not gaps or max(gaps) <= 2 * seen / len(chosen)
 
 
 def test_nothing_is_written_where_nothing_is_sure(images, tmp_path):

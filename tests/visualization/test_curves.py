@@ -77,6 +77,7 @@ def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path):
 
 def test_what_is_no_run(tmp_path):
     run(tmp_path / "grid" / "nearest")
+    (tmp_path / "grid" / "nearest" / "config.yaml").touch()
     with pytest.raises(UserError, match=r"holds no metrics.jsonl, so it is no run; there are runs in it: .*nearest"):
         read_metrics(tmp_path / "grid")
     (tmp_path / "empty").mkdir()

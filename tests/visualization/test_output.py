@@ -78,14 +78,14 @@ def test_what_an_earlier_call_left_is_replaced_and_nothing_else(tmp_path):
     assert names == ["1-features.png", "2.png", "3.png", "mine.png"]
     write_figures([figure("2")], tmp_path, "detections", form="html")
     names = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
-    assert names == ["1-features.png", "detections.html", "mine.png"]
+    assert names == ["1-features.png", "2.png", "3.png", "detections.html", "mine.png"]  # another form stays
 
 
 def test_a_record_does_not_reach_outside_its_folder(tmp_path):
     (tmp_path / "keep.png").write_bytes(b"x")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "keep.txt").write_text("x")
-    (tmp_path / "out" / ".afictl-kind").write_text("../keep.png\nkeep.txt\n\n")
+    (tmp_path / "out" / ".afictl-kind-png").write_text("../keep.png\nkeep.txt\n\n")
     write_figures([figure("a")], tmp_path / "out", "kind")
     assert (tmp_path / "keep.png").exists()
     assert (tmp_path / "out" / "keep.txt").exists()
@@ -100,7 +100,7 @@ def test_a_failure_on_the_way_leaves_no_half_file(tmp_path, form):
     with pytest.raises(RuntimeError):
         write_figures(failing(), tmp_path, "kind", form=form)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ([] if form == "html" else [".afictl-kind", "a.png"])
+    assert left == ([] if form == "html" else [".afictl-kind-png", "a.png"])
 
 
 def test_what_a_failed_call_left_is_replaced_too(tmp_path):
@@ -114,4 +114,4 @@ def test_what_a_failed_call_left_is_replaced_too(tmp_path):
     with pytest.raises(RuntimeError):
         write_figures(failing(), tmp_path, "kind")
     write_figures([figure("b")], tmp_path, "kind")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".afictl-kind", "b.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".afictl-kind-png", "b.png"]

@@ -76,7 +76,8 @@ def test_wrong_paths(tmp_path):
         (["x/afi/seed0", "y/afi/seed0", "x/nearest/seed0"], ["x/afi/seed0", "y/afi/seed0", "nearest/seed0"]),
         (["x/afi", "x/afi/last.safetensors"], ["afi", "afi/last"]),
         (["x/afi", "x/afi"], ["afi", "afi-2"]),
-        (["x/afi", "x/afi/seed0"], ["afi", "seed0"]),
+        (["x/afi", "x/afi/seed0"], ["afi", "afi/seed0"]),
+        (["x/afi/seed0"], ["afi/seed0"]),
         (["x/model_final.pth", "y/model_final.pth"], ["x/model_final", "y/model_final"]),
     ],
 )

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from afictl import UserError, load_preset
-from afictl.weights.arithmetic import require_same_arithmetic
+from afictl.weights.arithmetic import other_anchors, require_same_arithmetic
 from afictl.weights.checkpoint import Checkpoint
 
 SWIN = "cascade-rcnn-swin-t-bifpn"
@@ -42,3 +42,19 @@ def test_several_at_once_and_what_does_not_matter():
     others = ("neck.fusion=raw", "detector.anchor_sizes=[8,16,32,64,128]", "input.test_size=600", "train.lr=1")
     require_same_arithmetic(load_preset("mask-rcnn-r50-fpn"), checkpoint("mask-rcnn-r50-fpn", *others))
     require_same_arithmetic(load_preset("mask-rcnn-r50-fpn"), Checkpoint(Path("plain.pth"), {}, {}))
+
+
+@pytest.mark.parametrize(
+    ("preset", "setting"),
+    [
+        ("mask-rcnn-r50-fpn", "detector.anchor_sizes=[8.0,16.0,32.0,64.0,128.0]"),
+        ("mask-rcnn-r50-fpn", "detector.anchor_ratios=[0.5,1.0]"),
+        ("fcos-r50-fpn", "detector.size_ranges=[32.0,64.0,128.0,256.0]"),
+    ],
+)
+def test_other_anchors_are_noted(preset, setting):
+    note = other_anchors(load_preset(preset), checkpoint(preset, setting))
+    assert note.startswith(f"note: best.safetensors was trained with another {setting.partition('=')[0]}")
+    assert f"--set {setting} keeps" in note
+    assert other_anchors(load_preset(preset, [setting]), checkpoint(preset, setting)) == ""
+    assert other_anchors(load_preset(preset), Checkpoint(Path("plain.pth"), {}, {})) == ""

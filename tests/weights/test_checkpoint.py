@@ -38,11 +38,12 @@ def training_state():
 
 def test_a_run_of_pretrain_says_what_it_is_for(tmp_path):
     (tmp_path / "interpolator.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=f"is a run of pretrain; use --interpolator {tmp_path}$"):
+    file = rf" \(the file is {tmp_path / 'interpolator.safetensors'}\)"
+    with pytest.raises(UserError, match=f"is a run of pretrain; use --interpolator {tmp_path}{file}$"):
         read_checkpoint(tmp_path)
     (tmp_path / "stage2").mkdir()
     (tmp_path / "stage2" / "best.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=f"--interpolator {tmp_path}, or {tmp_path / 'stage2'} as a detector$"):
+    with pytest.raises(UserError, match=f"--interpolator {tmp_path}{file}, or {tmp_path / 'stage2'} as a detector$"):
         read_checkpoint(tmp_path)
 
 

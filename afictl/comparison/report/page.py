@@ -20,6 +20,7 @@ from afictl.comparison.report.pictures import THRESHOLD, Gallery, draw_gallery
 from afictl.comparison.report.scatter import scatter_panes
 from afictl.comparison.report.style import dash, hue, marker, style_sheet
 from afictl.comparison.report.table import class_tables, method_tables
+from afictl.comparison.table import TWO_SEEDS
 from afictl.writing import write_text
 
 _PAGE_BYTES = 9_500_000
@@ -48,6 +49,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "commands": commands(comparison),
         "cells": cell_table(comparison, path.parent),
         "threshold": THRESHOLD,
+        "two_seeds": TWO_SEEDS,
     }
     bare = _render(content, Gallery(None, (), ()))
     budget = min(_PICTURE_BYTES, _PAGE_BYTES - len(bare.encode()))
