@@ -162,6 +162,8 @@ def _compare_settings(grid: Grid, settings: dict[str, Any]) -> tuple[str, dict[s
     now = digests(grid)
     if path.is_file():
         held = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(held, dict):
+            return f"{path}: holds no settings of a comparison; choose another --output", {}
         before = held.pop(_DIGESTS, {})
         changed = differences(held, settings)
         if changed:

@@ -82,7 +82,7 @@ def prices_of_runs(
 def _basis(fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex) -> dict[str, Any]:
     """What prices depend on, as plain values; a detector's file holds its preset, sizes and interpolator too."""
     device = fabric.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {platform.platform()}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.node()}, {platform.platform()}"
     return {
         "detectors": {method: file_digest(folder / LAST) for method, folder in folders.items()},
         "images": str(index.annotation_file.resolve()),

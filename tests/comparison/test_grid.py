@@ -117,6 +117,17 @@ def test_another_seed_starts_otherwise(preset):
     assert not [name for name in drawn if torch.equal(ours[name], theirs[name])]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [("[]", "holds no settings of a comparison"), ("{", "Expecting property name")]
+)
+def test_settings_that_are_none_are_refused_and_kept(fabric, grid, content, message):
+    grid.output.mkdir()
+    (grid.output / "compare.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        train_grid(fabric, grid)
+    assert [file.read_text() for file in grid.output.iterdir()] == [content]
+
+
 def test_every_cell_starts_with_a_fresh_scaler_of_16_bit_gradients(fabric, grid, monkeypatch):
     precision = MixedPrecision("16-mixed", "cpu")
     monkeypatch.setattr(fabric.strategy, "_precision", precision)
