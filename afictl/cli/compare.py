@@ -44,7 +44,12 @@ def compare(
     ] = None,
     runs: Annotated[
         list[Path] | None,
-        typer.Option("--runs", metavar="RUN...", help="Train nothing: compare these runs of finetune or compare."),
+        typer.Option(
+            "--runs",
+            metavar="RUN...",
+            help="Train nothing: compare these runs of finetune or compare. NAME=RUN names a run's method, for runs of "
+            "one interpolator that differ in something else.",
+        ),
     ] = None,
     only_cost: Annotated[
         bool,
@@ -73,10 +78,11 @@ def compare(
     Exit code 0: all runs are finished. 1: some failed, which the same command tries again; the others are compared.
     2: a mistake, told before anything is trained.
     """
-    existing = _existing(runs or [], more or [])
+    existing, called = _existing(runs or [], more or [])
     if existing:
         options.refuse(context, "with --runs, whose runs are trained", *_OF_TRAINING, "--only-cost")
-        _compare_runs(existing, output or Path("runs") / "compare-runs", data, precision, baseline)
+        output = output or Path("runs") / "compare-runs"
+        _compare_runs(existing, output, precision, names=called, data=data, baseline=baseline)
         return
     if preset is None:
         raise UserError("give --preset and --data, or --runs with runs that exist; see 'afictl compare --help'")
@@ -102,12 +108,25 @@ def compare(
     )
 
 
-def _existing(runs: list[Path], more: list[Path]) -> list[Path]:
-    """The folders of ``--runs A B C``, of which the parser sees B and C as arguments, or of ``--runs A,B,C``."""
+def _existing(runs: list[Path], more: list[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The folders of ``--runs A B C``, of which the parser sees B and C as arguments, or of ``--runs A,B,C``.
+
+    And what the user calls the methods of some of them, with ``NAME=A``.
+    """
     if more and not runs:
         raise UserError(f"'{more[0]}' belongs to no option; runs that exist are compared with --runs {more[0]} ...")
-    paths = [*runs, *more]
-    return [Path(part) for path in paths for part in ([path] if path.exists() else str(path).split(","))]
+    folders, names = [], {}
+    for path in [*runs, *more]:
+        for part in [str(path)] if path.exists() else str(path).split(","):
+            if "=" not in part or Path(part).exists():
+                folders.append(Path(part))
+                continue
+            name, _, folder = part.partition("=")
+            if not name.strip():
+                raise UserError(f"--runs {part}: write NAME=RUN, with a name")
+            folders.append(Path(folder))
+            names[folders[-1]] = name
+    return folders, names
 
 
 def _train(
@@ -150,13 +169,13 @@ def _train(
         raise typer.Exit(1)
 
 
-def _compare_runs(folders: list[Path], output: Path, data: Path | None, precision: str, baseline: str | None) -> None:
+def _compare_runs(folders: list[Path], output: Path, precision: str, **arguments: Any) -> None:
     from afictl.comparison import compare_runs
     from afictl.training import Hardware, launch
 
     require_writable(output, "--output")
     fabric = launch(Hardware(devices="1", precision=precision))
-    _show(compare_runs(fabric, folders, output, data=data, baseline=baseline, meter=_meter()), output)
+    _show(compare_runs(fabric, folders, output, meter=_meter(), **arguments), output)
 
 
 def _list_prices(

@@ -116,7 +116,7 @@ def write_confusion(folder: Path, confusion: Confusion) -> None:
 
     note = f"IoU from 0.5, score from {confusion.score:g}"
     plot_confusion(confusion.counts, confusion.classes, folder / "confusion.png", note=note)
-    names = [*confusion.classes, "nothing"]
+    names = [*confusion.classes, "background"]
     rows = ([name, *counts] for name, counts in zip(names, confusion.counts.tolist(), strict=True))
     _write_csv(folder / "confusion.csv", ("object", *confusion.classes, "missed"), rows)
 

@@ -49,7 +49,8 @@ def detections(
 ) -> None:
     """Draw ground truth and detections side by side.
 
-    One PNG an image, with a panel for each of the weights, named by image id, or with --images by file name.
+    One PNG an image, with a panel for each of the weights, named by image id, or with --images by file name. A star
+    and a wider outline mark what one of the weights finds and another does not.
     With --only-different the names begin with the rank. The default folder is detections/ in the run of the first
     weights.
     """

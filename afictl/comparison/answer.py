@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -99,6 +99,7 @@ def compare_runs(
     folders: Sequence[Path],
     output: Path,
     *,
+    names: Mapping[Path, str] | None = None,
     data: Path | None = None,
     baseline: str | None = None,
     meter: Meter = silent,
@@ -112,15 +113,17 @@ def compare_runs(
         fabric: where to measure, on one process.
         folders: runs of ``finetune`` or of a grid.
         output: folder; absent, empty, or of another comparison of runs.
+        names: folder -> what its method is called, for runs whose interpolators do not tell them apart.
         data: where the data set of the runs is now, also where they had it in different places.
         baseline: as for ``compare``.
         meter: shows how far the measuring has come.
 
     Raises:
-        UserError: no finished run, two runs of one method and seed, or runs with other data or another evaluation.
+        UserError: no finished run, two runs of one method and seed, one name for two interpolators, or runs with
+            other data or another evaluation.
     """
     require_place(output)
-    methods = methods_of([read_run(folder) for folder in folders])
+    methods = methods_of([read_run(folder, (names or {}).get(folder)) for folder in folders])
     choose_baseline(list(methods), baseline)
     conditions, differing = conditions_of(methods, data)
     conditions["prices"] = how_measured(fabric)

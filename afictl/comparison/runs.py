@@ -36,6 +36,8 @@ class FinishedRun:
     preset: Preset
     config: Mapping[str, Any]
     """As ``config.yaml``, its preset complete; with ``precision``."""
+    method: str | None = None
+    """What the user calls its method."""
 
     @property
     def seed(self) -> int:
@@ -48,8 +50,8 @@ class FinishedRun:
         return str(self.config["interpolator"] or self.preset.interpolator.kind)
 
 
-def read_run(path: Path) -> FinishedRun:
-    """The run in a folder, or the one that a file belongs to.
+def read_run(path: Path, method: str | None = None) -> FinishedRun:
+    """The run in a folder, or the one that a file belongs to; ``method`` is what the user calls its method.
 
     Raises:
         UserError: no run of ``finetune``, or one that has not come to its end.
@@ -74,39 +76,46 @@ def read_run(path: Path) -> FinishedRun:
         raise UserError(
             f"--runs {path}: the run has come to step {step} of {preset.train.steps}; continue it with --resume first"
         )
-    return FinishedRun(folder, preset, known | {"preset": preset.model_dump(mode="json"), "precision": hardware})
+    config = known | {"preset": preset.model_dump(mode="json"), "precision": hardware}
+    return FinishedRun(folder, preset, config, method)
 
 
 def methods_of(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """The runs of each method, by its name, in the order of their seeds.
 
-    A method is a kind of interpolator with its options, or the run or file that it comes from. It is called as its
-    kind; those of one kind also as the run or file.
+    A method is what the user calls so, or else a kind of interpolator with its options, or the run or file that it
+    comes from. The latter are called as their kind; those of one kind also as the run or file.
 
     Raises:
-        UserError: two runs of one method and seed.
+        UserError: two runs of one method and seed, or two interpolators that the user calls the same.
     """
-    groups: dict[str, list[FinishedRun]] = {}
+    groups: dict[tuple[str | None, str], list[FinishedRun]] = {}
     for run in runs:
-        groups.setdefault(json.dumps([run.source, run.preset.interpolator.options], sort_keys=True), []).append(run)
-    kinds = [group[0].preset.interpolator.kind for group in groups.values()]
+        known = (
+            "" if run.method is not None else json.dumps([run.source, run.preset.interpolator.options], sort_keys=True)
+        )
+        groups.setdefault((run.method, known), []).append(run)
+    kinds = [group[0].preset.interpolator.kind for (method, _), group in groups.items() if method is None]
+    taken = {method for method, _ in groups}
     named: dict[str, list[FinishedRun]] = {}
-    for kind, group in zip(kinds, groups.values(), strict=True):
-        source = group[0].source
-        name = kind if kinds.count(kind) == 1 or source == kind else f"{kind}-{Path(source).stem}"
-        while name in named:
+    for (method, _), group in groups.items():
+        kind, source = group[0].preset.interpolator.kind, group[0].source
+        name = method or (kind if kinds.count(kind) == 1 or source == kind else f"{kind}-{Path(source).stem}")
+        while method is None and name in taken | named.keys():
             name += "-2"
-        named[name] = sorted(group, key=lambda run: run.seed)
-        _refuse_doubles(name, named[name])
+        named[name] = _by_seed(name, group)
     return named
 
 
-def _refuse_doubles(name: str, runs: Sequence[FinishedRun]) -> None:
-    for first, second in pairwise(runs):
+def _by_seed(name: str, runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    ordered = sorted(runs, key=lambda run: run.seed)
+    for first, second in pairwise(ordered):
+        both = f"--runs: {first.folder} and {second.folder} are both {name}"
+        if first.preset.interpolator != second.preset.interpolator:
+            raise UserError(f"{both}, but of different interpolators; give them different names")
         if first.seed == second.seed:
-            raise UserError(
-                f"--runs: {first.folder} and {second.folder} are both {name} with seed {first.seed}; name one of them"
-            )
+            raise UserError(f"{both} with seed {first.seed}; tell them apart with NAME={second.folder}")
+    return ordered
 
 
 def conditions_of(

@@ -13,7 +13,7 @@ from afictl.data import CocoIndex
 from afictl.data.transforms import resize_image
 from afictl.visualization.contenders import Contenders, load_contenders
 from afictl.visualization.detections import GROUND_TRUTH, comparison, drawn_size
-from afictl.visualization.disagreement import Found, disagreement
+from afictl.visualization.disagreement import Found, disagreement, lacking
 from afictl.visualization.figure import Figure
 from afictl.visualization.output import write_figures
 from afictl.visualization.pictures import Picture, data_pictures
@@ -50,7 +50,10 @@ def draw_comparisons(
 
 
 def comparison_figures(contenders: Contenders, pictures: Sequence[Picture], threshold: float) -> Iterator[Figure]:
-    """Ground truth, where known, and the detections from ``threshold`` on, image by image."""
+    """Ground truth, where known, and the detections from ``threshold`` on, image by image.
+
+    Of several contenders, detections without a partner (see ``disagreement``) in one of the others are marked.
+    """
     for picture in pictures:
         image = picture.read()
         size = drawn_size((image.shape[1], image.shape[2]))
@@ -58,7 +61,9 @@ def comparison_figures(contenders: Contenders, pictures: Sequence[Picture], thre
             small, drawn_hw = resize_image(image, size), size
         else:
             small, drawn_hw = image, (image.shape[1], image.shape[2])
-        found = {name: contenders.find(name, image, threshold, drawn_hw) for name in contenders.detectors}
+        found = _marked(
+            {name: contenders.find(name, image, threshold / 2, drawn_hw) for name in contenders.detectors}, threshold
+        )
         truth = picture.ground_truth(drawn_hw)
         known = {} if truth is None else {GROUND_TRUTH: truth}
         yield comparison(picture.name, small, {**known, **found}, contenders.classes, picture.title)
@@ -92,6 +97,17 @@ def most_different(
         )
         for rank, i in enumerate(order, start=1)
     ]
+
+
+def _marked(found: Mapping[str, Mapping[str, Tensor]], threshold: float) -> dict[str, dict[str, Tensor]]:
+    """The detections from ``threshold`` on, and which of them another contender lacks."""
+    counts = lacking([_found(detection) for detection in found.values()], threshold)
+    marked = {}
+    for (name, detection), missing in zip(found.items(), counts, strict=True):
+        unshared = {"unshared": torch.from_numpy(missing > 0)} if len(found) > 1 else {}
+        shown = detection["scores"] >= threshold
+        marked[name] = {key: values[shown] for key, values in {**detection, **unshared}.items()}
+    return marked
 
 
 def _found(detection: Mapping[str, Tensor]) -> Found:

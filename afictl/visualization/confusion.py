@@ -34,7 +34,7 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, no
     totals = counts.sum(axis=1, keepdims=True)
     parts = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     image = axis.imshow(parts, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # so that rare confusions show
-    names = [*classes, "nothing"]
+    names = [*classes, "background"]
     size = 9 if few else 7
     axis.set_xticks(range(len(names)), [*classes, "missed"], rotation=90, fontsize=size)
     axis.set_yticks(range(len(names)), names, fontsize=size)

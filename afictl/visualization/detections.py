@@ -17,6 +17,7 @@ from afictl.visualization.style import INK, PAPER, Color, class_colors, font, te
 GROUND_TRUTH = "Ground truth"
 _LONG_SIDE = (960, 1600)  # pixels: smaller images are enlarged, so that text has room; larger ones are reduced
 _MASK_OPACITY = 0.45
+_UNSHARED = "*"
 _CROWDED = 12  # with more objects than this in a panel, labels are written smaller
 
 Detection = Mapping[str, Tensor]
@@ -28,7 +29,8 @@ def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str],
     Args:
         image: uint8 (3,H,W) RGB.
         detection: ``boxes`` (N,4) xyxy in pixels of the image and ``labels`` (N,) 1..K; where there are any,
-            ``scores`` (N,), ``masks`` (N,H,W) bool and, for ground truth, ``crowd`` (N,) bool.
+            ``scores`` (N,), ``masks`` (N,H,W) bool, ``unshared`` (N,) bool: which another detector lacks, so that
+            they are marked, and for ground truth ``crowd`` (N,) bool.
         classes: class names in label order.
         title: name of the picture; the number of objects is put beside it.
     """
@@ -94,13 +96,19 @@ def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:
 def outlined(picture: Image.Image, box: Sequence[float]) -> Image.Image:
     """A copy of ``picture`` with one ``box``, xyxy in its pixels, in the colour that heat maps leave free."""
     canvas = picture.copy()
-    _draw_boxes(canvas, [([*box], PAPER)])
+    _draw_boxes(canvas, [([*box], PAPER, 1)])
     return canvas
 
 
 def _count(detection: Detection) -> str:
     count, noun = len(detection["boxes"]), "detection" if "scores" in detection else "object"
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    marked = sum(_unshared(detection))
+    told = f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{told}, {marked} not found by all ({_UNSHARED})" if marked else told
+
+
+def _unshared(detection: Detection) -> list[bool]:
+    return detection["unshared"].tolist() if "unshared" in detection else [False] * len(detection["boxes"])
 
 
 def _draw(
@@ -116,7 +124,8 @@ def _draw(
     order = _small_last(detection)
     if "masks" in detection:
         canvas = _draw_masks(canvas, [(detection["masks"][i], inks[i]) for i in order])
-    _draw_boxes(canvas, [(boxes[i], inks[i]) for i in order])
+    unshared = _unshared(detection)
+    _draw_boxes(canvas, [(boxes[i], inks[i], 2 if unshared[i] else 1) for i in order])
     font_size = max(14, round(max(canvas.size) / (56 if crowded else 46)))
     _draw_labels(canvas, boxes, inks, _texts(detection, classes), font_size)
     return canvas
@@ -174,20 +183,20 @@ def _rim(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]
     return inside & ~core
 
 
-def _draw_boxes(canvas: Image.Image, boxes: Sequence[tuple[list[float], Color]]) -> None:
+def _draw_boxes(canvas: Image.Image, boxes: Sequence[tuple[list[float], Color, int]]) -> None:
     """Outlines in the class colour inside a thin dark edge, which shows them on any background.
 
-    A side on the border of the picture, or beyond it, is drawn just inside.
+    Each has its width in usual lines. A side on the border of the picture, or beyond it, is drawn just inside.
     """
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(canvas.size) / 300))
-    for (x0, y0, x1, y1), color in boxes:
+    for (x0, y0, x1, y1), color, lines in boxes:
         x0, y0 = (min(max(low, 0), side - 1) for low, side in zip((x0, y0), canvas.size, strict=True))
         right, bottom = (
             max(min(high, side - 1), low) for high, side, low in zip((x1, y1), canvas.size, (x0, y0), strict=True)
         )
         pen.rectangle((x0 - 1, y0 - 1, right + 1, bottom + 1), outline=INK)
-        pen.rectangle((x0, y0, right, bottom), outline=color, width=line)
+        pen.rectangle((x0, y0, right, bottom), outline=color, width=lines * line)
 
 
 def _draw_labels(
@@ -216,7 +225,9 @@ def _texts(detection: Detection, classes: Sequence[str]) -> list[tuple[str, ...]
     names = [classes[label - 1] for label in detection["labels"].tolist()]
     if "scores" in detection:
         scores = [f"{score:.2f}" for score in detection["scores"].tolist()]
-        return [(f"{name} {score}", score) for name, score in zip(names, scores, strict=True)]
+        marks = [_UNSHARED if alone else "" for alone in _unshared(detection)]
+        forms = zip(marks, names, scores, strict=True)
+        return [(f"{mark}{name} {score}", f"{mark}{score}") for mark, name, score in forms]
     if "crowd" in detection:
         crowd = detection["crowd"].tolist()
         return [(f"{name} (crowd)" if many else name,) for name, many in zip(names, crowd, strict=True)]

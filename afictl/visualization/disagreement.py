@@ -69,18 +69,24 @@ def disagreement(methods: Sequence[Found], threshold: float) -> float:
     """
     if len(methods) < 2:
         raise ValueError("one method cannot disagree with itself; give two or more")
+    missing = sum(int(counts.sum()) for counts in lacking(methods, threshold))
+    return 2 * missing / (len(methods) * (len(methods) - 1))
+
+
+def lacking(methods: Sequence[Found], threshold: float) -> list[npt.NDArray[np.int64]]:
+    """For each of ``methods`` (n,): in how many others a detection has no partner; 0 where it is not shown."""
     boxes, labels, scores = (np.concatenate(field) for field in zip(*methods, strict=True))
     owner = np.repeat(np.arange(len(methods)), [len(found.scores) for found in methods])
     able = scores >= threshold * _LENIENCE
     shown = scores >= threshold
-    alone = 0
+    counts = np.zeros(len(scores), dtype=np.int64)
     for label in np.unique(labels[shown]):
         mine = labels == label
         partners = _iou(boxes[shown & mine], boxes[able & mine]) >= _IOU
         columns = owner[able & mine]
-        having = sum((partners[:, columns == method].any(axis=1).sum() for method in range(len(methods))), start=0)
-        alone += len(methods) * len(partners) - int(having)
-    return 2 * alone / (len(methods) * (len(methods) - 1))
+        having = [partners[:, columns == method].any(axis=1) for method in range(len(methods))]
+        counts[shown & mine] = len(methods) - np.sum(having, axis=0)  # each is its own partner
+    return np.split(counts, np.cumsum([len(found.scores) for found in methods])[:-1])
 
 
 def _by_image(table: npt.NDArray[np.float64], methods: int) -> Iterator[list[Found]]:

@@ -16,7 +16,7 @@ TINY = "faster-rcnn-r18-fpn-tiny"
 def run(afictl, monkeypatch):
     """The command, with what it would have compared instead of comparing."""
     seen = []
-    monkeypatch.setattr(module, "_compare_runs", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(module, "_compare_runs", lambda *arguments, **named: seen.append((*arguments, named)))
     monkeypatch.setattr(module, "_train", lambda *arguments, **named: seen.append((arguments, named)))
 
     def call(*words):
@@ -47,6 +47,15 @@ def test_a_folder_with_a_comma_in_its_name_is_one_run(run, tmp_path, monkeypatch
     assert run("--runs", "lr0,1", "B")[2][0][0] == [Path("lr0,1"), Path("B")]
 
 
+def test_runs_with_names(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").mkdir()
+    *_, seen = run("--runs", "deep=A,B", "lr=0.1", "low rate=lr=0.1/C")
+    folders, *_, named = seen[0]
+    assert folders == [Path("A"), Path("B"), Path("lr=0.1"), Path("lr=0.1/C")]
+    assert named["names"] == {Path("A"): "deep", Path("lr=0.1/C"): "low rate"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -63,6 +72,8 @@ def test_a_folder_with_a_comma_in_its_name_is_one_run(run, tmp_path, monkeypatch
             "--backbone-weights has no effect with --only-cost",
         ),
         (("--runs", "nowhere"), "--runs nowhere: no run folder"),
+        (("--runs", "mine=nowhere"), "--runs nowhere: no run folder"),
+        (("--runs", "=A"), "--runs =A: write NAME=RUN, with a name"),
         (("--runs", "A", "--devices", "2", "--seed", "0"), "--seed, --devices have no effect with --runs"),
         (("--runs", "A", "--only-cost"), "--only-cost has no effect with --runs"),
         (("--only-cost", "--preset", TINY, "--nodes", "1"), "--nodes has no effect with --only-cost"),
@@ -119,7 +130,7 @@ def test_existing_runs_are_measured_in_the_precision_that_is_asked_for(monkeypat
 
     monkeypatch.setattr(comparison, "compare_runs", compare_runs)
     monkeypatch.setattr(module, "_show", lambda *_: None)
-    module._compare_runs([Path("A")], tmp_path, None, "bf16-mixed", None)
+    module._compare_runs([Path("A")], tmp_path, "bf16-mixed")
     assert seen == ["bf16-mixed"]
 
 

@@ -286,7 +286,7 @@ def test_pictures_and_their_numbers(untrained_run):
     assert report["box/AP50"] == (pytest.approx(100 * sum(points) / 101) if points else None)
     with (folder / "confusion.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert [row["object"] for row in table] == ["disc", "square", "triangle", "cross", "nothing"]
+    assert [row["object"] for row in table] == ["disc", "square", "triangle", "cross", "background"]
     assert call("--weights", untrained_run, "--curves").exit_code == 0
     assert (folder / "pr_curves.png").is_file()
     assert not list(folder.glob("confusion.*"))  # of another evaluation

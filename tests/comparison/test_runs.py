@@ -55,6 +55,26 @@ def test_runs_are_grouped_by_interpolator_and_paired_by_seed(trained, fabric, tm
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["baseline"] == "nearest"
 
 
+def test_names_tell_runs_of_one_interpolator_apart(trained, fabric, tmp_path):
+    """And put runs together whose interpolators were trained apart."""
+    plain, afi, fresh = (trained / name / "seed0" for name in ("nearest", "afi", "fresh"))
+    slow = copy(plain, tmp_path / "slow", preset__train__lr=0.01)
+    options = yaml.safe_load((afi / "config.yaml").read_text())["preset"]["interpolator"]["options"]
+    other = copy(fresh, tmp_path / "other", seed=1, preset__interpolator__options=options)
+    names = {slow: "slow", afi: "nearest", other: "nearest"}
+    found = compare_runs(fabric, [slow, plain, afi, other], tmp_path / "out", names=names)
+    assert [(each.name, [cell.folder for cell in each.cells]) for each in found.methods] == [
+        ("nearest", [afi, other]),
+        ("slow", [slow]),
+        ("nearest-2", [plain]),
+    ]
+    assert found.conditions["NOT THE SAME, train.lr"].startswith("0.01: slow seed 0; 0.001: nearest-2 seed 0, nearest")
+    with pytest.raises(UserError, match=r"are both x, but of different interpolators; give them different names$"):
+        compare_runs(fabric, [plain, afi], tmp_path / "out", names={plain: "x", afi: "x"})
+    with pytest.raises(UserError, match=rf"are both nearest with seed 0; tell them apart with NAME={slow}$"):
+        compare_runs(fabric, [plain, slow], tmp_path / "out")
+
+
 def test_a_run_without_predictions_detects_again(trained, fabric, tmp_path):
     run = copy(trained / "nearest" / "seed0", tmp_path / "run")
     kept = (run / "predictions.json").read_text()

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from afictl.visualization.disagreement import Found, disagreement, rank_by_disagreement
+from afictl.visualization.disagreement import Found, disagreement, lacking, rank_by_disagreement
 
 BOX = [10, 10, 40, 40]
 NEAR = [12, 10, 40, 40]  # IoU 0.905
@@ -85,6 +85,17 @@ def test_against_a_plain_loop():
     ((_, score),) = rank_by_disagreement(dict(zip("abcd", methods, strict=True)), threshold=0.4)
     assert score == pytest.approx(sum(pairs) / len(pairs))
     assert score > 0
+
+
+def test_what_others_lack():
+    """The second box of the first method has partners, of which one is below the threshold; the third is not shown."""
+
+    def found(*scores):
+        boxes = np.array([[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]], dtype=float)[: len(scores)]
+        return Found(boxes, np.ones(len(scores)), np.array(scores))
+
+    counts = lacking([found(0.9, 0.8, 0.4), found(0.1, 0.3), found(0.2, 0.9)], 0.5)
+    assert [each.tolist() for each in counts] == [[2, 0, 0], [0, 0], [0, 0]]
 
 
 def test_one_method_alone_is_a_mistake():
