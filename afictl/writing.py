@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from safetensors import SafetensorError
 
 from afictl.errors import is_full
 
-_DRAFT = re.compile(r"\..+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safetensors)\.(\d+)")
+_MACHINE = re.sub(r"\W", "-", platform.node())
+"""Part of a draft's name: a folder may be shared by machines, where numbers of processes mean nothing to the others."""
+_DRAFT = re.compile(rf"\..+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safetensors)\.{_MACHINE}\.(\d+)")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,7 +60,7 @@ def is_special(path: Path) -> bool:
 
 def draft_of(path: Path) -> Path:
     """The name under which this process writes what is to become ``path``; see ``remove_drafts``."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    return path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}")
 
 
 def put_in_place(draft: Path, path: Path) -> None:
@@ -68,7 +71,7 @@ def put_in_place(draft: Path, path: Path) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove the drafts in ``folder`` whose processes were killed; nothing where there is no such folder."""
+    """Remove the drafts in ``folder`` of this machine's killed processes; nothing where there is no such folder."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():

@@ -16,8 +16,8 @@ def fill_disk_for(path: Path) -> None:
     draft_of(path).symlink_to("/dev/full")
 
 
-def killed_process() -> int:
-    """The number of a process that is gone, as drafts bear it."""
+def killed_draft(path: Path) -> Path:
+    """The name of a draft of ``path`` whose process is gone."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    return gone.pid
+    return draft_of(path).with_suffix(f".{gone.pid}")

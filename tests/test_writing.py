@@ -1,7 +1,6 @@
 """Writing to a full disk: one error that names the file, and what was there stays."""
 
 import errno
-import os
 import shutil
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from afictl.visualization.confusion import plot_confusion
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.output import write_figures
 from afictl.visualization.pr_curves import plot_precision_recall
-from afictl.writing import naming, remove_drafts, whole, write_text
-from tests.full_disk import fill_disk_for, killed_process, needs_dev_full
+from afictl.writing import draft_of, naming, remove_drafts, whole, write_text
+from tests.full_disk import fill_disk_for, killed_draft, needs_dev_full
 
 
 def torch_file(path):
@@ -111,14 +110,16 @@ def test_a_parent_that_is_a_file_is_told_with_the_name_that_was_asked_for(tmp_pa
 
 
 def test_only_drafts_of_processes_that_are_gone_are_removed(tmp_path):
-    gone = killed_process()
     names = ("predictions.json", "last.safetensors", "detections_test_results.zip", "image.png")
-    stale = [*(f".{name}.{gone}" for name in names), f".state.pt.{9**30}"]
+    own = draft_of(tmp_path / "predictions.json").name
+    stale = [killed_draft(tmp_path / name).name for name in names]
+    stale.append(Path(own).with_suffix(f".{9**30}").name)
     kept = [
-        f".predictions.json.{os.getpid()}",
+        own,
+        own.replace("json.", "json.another-"),
         "predictions.json",
         ".notes.7",
-        f"predictions.json.{gone}",
+        stale[0].removeprefix("."),
         ".json.x",
     ]
     for name in stale + kept:

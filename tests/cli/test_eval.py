@@ -16,7 +16,7 @@ from afictl.cli.tables import METRICS, class_table, comparison_table
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, Evaluation
 from afictl.tensor_files import read_tensors, save_tensors
-from tests.full_disk import killed_process
+from tests.full_disk import killed_draft
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -162,7 +162,7 @@ def test_nothing_of_an_earlier_evaluation_lies_beside_the_new_one(untrained_run,
     call("--weights", untrained_run, "--output", out, "--curves")
     alone = {"metrics.json", "per_class.csv", "predictions.json"}
     assert names() == alone | {"pr_curves.png", "pr_curves.csv"}
-    draft = out / "bbox" / f".detections_test_results.zip.{killed_process()}"
+    draft = killed_draft(out / "bbox" / "detections_test_results.zip")
     draft.parent.mkdir()
     draft.touch()
     fewer.write_text(json.dumps(json.loads((out / "predictions.json").read_text())[:9]))

@@ -9,7 +9,7 @@ from afictl.comparison import compare
 from afictl.comparison.answer import write_answer
 from afictl.comparison.price import measure_prices
 from tests.comparison.comparisons import make_comparison
-from tests.full_disk import killed_process
+from tests.full_disk import killed_draft
 
 
 def test_accuracy_and_price_of_every_method(fabric, preset, contenders, shapes_dir, tmp_path, monkeypatch):
@@ -64,9 +64,9 @@ def test_an_unknown_baseline_is_refused_before_anything_is_trained(fabric, prese
     assert not (tmp_path / "out").exists()
 
 
-def test_what_killed_processes_left_is_removed(shapes_dir, tmp_path):
+def test_what_killed_draftes_left_is_removed(shapes_dir, tmp_path):
     found = make_comparison(shapes_dir, tmp_path / "runs", seeds=1)
-    draft = tmp_path / "out" / f".report.html.{killed_process()}"
+    draft = killed_draft(tmp_path / "out" / "report.html")
     draft.parent.mkdir()
     draft.touch()
     write_answer(found, draft.parent)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.output import write_figures
-from tests.full_disk import killed_process
+from tests.full_disk import killed_draft
 
 HOSTILE = "<script>alert(1)</script>\"' onload=x"
 
@@ -68,7 +68,7 @@ def test_a_page_is_whole_in_itself_and_escapes_everything(tmp_path):
 
 def test_what_an_earlier_call_left_is_replaced_and_nothing_else(tmp_path):
     (tmp_path / "mine.png").write_bytes(b"x")
-    draft = tmp_path / f".1.png.{killed_process()}"
+    draft = killed_draft(tmp_path / "1.png")
     draft.touch()
     write_figures([figure("1"), figure("2")], tmp_path, "detections")
     assert not draft.exists()
