@@ -45,11 +45,11 @@ def class_table(result: Evaluation) -> Table:
 
 
 def comparison_table(results: Mapping[str, Evaluation]) -> Table:
-    """AP of several, one below the other, with their differences to the first."""
+    """AP of several, one below the other, each with its difference to the first."""
     from rich.markup import escape
 
     first, *_ = results.values()
-    table = _table("Average precision, points of 100 (difference to the first)", ("", "of", *METRICS))
+    table = _table("Average precision, points of 100; below it the difference to the first", ("", "of", *METRICS))
     for kind in kinds(first):
         table.add_section()
         for name, result in results.items():
@@ -88,4 +88,4 @@ def _points(value: float | None) -> str:
 
 
 def _change(value: float | None) -> str:
-    return "" if value is None else f" ({value:+.1f})"
+    return "" if value is None else f"\n{value:+.1f}"
