@@ -186,6 +186,45 @@ def test_an_unexpected_error_is_one_line_and_code_1(afictl, monkeypatch):
     assert afictl("model", "list") == (1, "", line)
 
 
+class OutOfMemoryError(RuntimeError):
+    """Called as torch's."""
+
+
+CUDA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 7.79 GiB of which 1 GiB is free."
+CPU = (
+    "[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"
+)
+LESS = "; a smaller batch_size or max_size (--set) or --precision bf16-mixed takes less"
+KILLED = "a process that loads images was killed{}, as where memory or shared memory runs out"
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "line"),
+    [
+        ("finetune", OutOfMemoryError(CUDA), f"the memory of the GPU is too small (tried to allocate 2.50 GiB){LESS}"),
+        ("eval", OutOfMemoryError(CUDA), "the memory of the GPU is too small (tried to allocate 2.50 GiB)"),
+        ("compare", RuntimeError(CPU), f"the memory is too small (tried to allocate 9 bytes){LESS}"),
+        (
+            "eval",
+            MemoryError("Unable to allocate 7.28 TiB for an array"),
+            "the memory is too small (unable to allocate 7.28 TiB)",
+        ),
+        ("eval", MemoryError(), "the memory is too small"),
+        (
+            "finetune",
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"),
+            f"{KILLED.format(' (Bus error)')}; fewer take less: --set loader.workers=N;"
+            " the same command with --resume goes on",
+        ),
+        ("eval", RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), KILLED.format("")),
+    ],
+)
+def test_where_memory_ran_out(monkeypatch, capsys, command, error, line):
+    monkeypatch.setattr("sys.argv", ["afictl", command])
+    assert failures.tell(error) == 1
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
 def test_debug_shows_where_the_error_was_raised():
     result = process("model", "show", "nothing", "--debug")
     assert result.returncode == 1
