@@ -10,7 +10,7 @@ from rich.table import Table
 from afictl.comparison.conditions import NOT_THE_SAME
 from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method
-from afictl.comparison.verdict import signed
+from afictl.comparison.verdict import overview, signed
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -33,10 +33,11 @@ TWO_SEEDS = (
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What stands under the tables: conditions that were not equal, the verdicts, and how they were reached."""
+    """What stands under the tables: unequal conditions, the verdicts on all and on each, how they were reached."""
     lines = [f"{key}: {value}" for key, value in comparison.conditions.items() if key.startswith(NOT_THE_SAME)]
     if len(comparison.methods) == 1:
         lines.append(f"{comparison.methods[0].name} alone: nothing is compared")
+    lines += overview(comparison)
     lines += [method.verdict for method in comparison.methods if method.verdict]
     if judged := comparison.judged:
         rule = f" by Holm's rule over {judged} methods" if judged > 1 else ""

@@ -1,10 +1,13 @@
-"""What a comparison allows to be said, in one sentence a method."""
+"""What a comparison allows to be said: in one sentence a method, and of many methods together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afictl.comparison.model import Difference, Method
+from afictl.comparison.conditions import NOT_THE_SAME
+from afictl.comparison.model import Comparison, Difference, Method
+
+_MANY = 3  # methods whose verdicts are easier read after one sentence about all of them
 
 
 def verdict(method: Method, baseline: Method, compared: int, differing: Sequence[str] = ()) -> str:
@@ -26,6 +29,35 @@ def verdict(method: Method, baseline: Method, compared: int, differing: Sequence
     if differing:
         said += f"; but the runs differ in {', '.join(differing)} too, which may be the cause"
     return f"{method.name}{' ' if next(iter(found.values())).claimed else ': '}{said}"
+
+
+def overview(comparison: Comparison) -> list[str]:
+    """One sentence about all methods for boxes and one for masks; none where the methods are few.
+
+    It names those whose difference to the baseline is claimed, and counts those of which that cannot be said.
+    """
+    if comparison.judged < _MANY:
+        return []
+    alike = not any(key.startswith(NOT_THE_SAME) for key in comparison.conditions)
+    sentences = []
+    for kind in ("box", "mask"):
+        named = {method.name: method.difference.get(f"{kind}/AP") for method in comparison.methods}
+        found = {name: difference for name, difference in named.items() if difference and difference.low is not None}
+        if not found:
+            continue
+        better = [name for name, difference in found.items() if difference.claimed and difference.mean > 0]
+        worse = [name for name, difference in found.items() if difference.claimed and difference.mean <= 0]
+        rest = len(found) - len(better) - len(worse)
+        if rest == len(found):
+            said = "no difference can be claimed"
+        else:
+            said = "; ".join(
+                [f"{word}: {', '.join(names)}" for word, names in (("better", better), ("worse", worse)) if names]
+                + ([f"no difference can be claimed of the other {rest}"] if rest else [])
+            )
+        doubt = "" if alike else "; the runs differ in more than the interpolator"
+        sentences.append(f"{kind} AP of {len(found)} methods against {comparison.baseline}: {said}{doubt}")
+    return sentences
 
 
 def signed(points: float) -> str:

@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from afictl.comparison.model import Difference, Method, Price
-from afictl.comparison.verdict import verdict
+from afictl.comparison.model import Comparison, Difference, Method, Price
+from afictl.comparison.verdict import overview, verdict
 
 
 def method(name, multiply_adds=1000, **differences):
@@ -81,3 +82,40 @@ def test_verdicts(differences, work, compared, expected):
 def test_conditions_that_differ_are_part_of_the_verdict():
     said = verdict(method("afi", 1900, box_AP=CLAIMED), method("nearest"), 1, ["train.lr", "weights"])
     assert said.endswith("multiply-adds; but the runs differ in train.lr, weights too, which may be the cause")
+
+
+WORSE = Difference(-1.8, -2.7, -0.9, 3, True)
+ALONE = Difference(9.0, None, None, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([OPEN, OPEN], []),  # two verdicts are read as fast
+        ([OPEN, OPEN, ALONE], []),
+        ([OPEN, OPEN, OPEN], ["box AP of 3 methods against nearest: no difference can be claimed"]),
+        (
+            [CLAIMED, OPEN, WORSE, CLAIMED, OPEN, ALONE],
+            [
+                "box AP of 5 methods against nearest: better: m0, m3; worse: m2; no difference can be claimed of the"
+                " other 2"
+            ],
+        ),
+        ([WORSE] * 3, ["box AP of 3 methods against nearest: worse: m0, m1, m2"]),
+    ],
+)
+def test_many_verdicts_in_one_sentence(found, expected):
+    methods = (method("nearest"), *(method(f"m{k}", box_AP=each) for k, each in enumerate(found)))
+    comparison = Comparison("preset", Path("a.json"), Path("images"), "nearest", {"seeds": "3"}, methods)
+    assert overview(comparison) == expected
+    doubted = replace(comparison, conditions={"NOT THE SAME, train.lr": "0.1: a; 0.2: b"})
+    assert overview(doubted) == [f"{text}; the runs differ in more than the interpolator" for text in expected]
+
+
+def test_boxes_and_masks_have_a_sentence_each():
+    methods = (method("nearest"), *(method(f"m{k}", box_AP=OPEN, mask_AP=CLAIMED) for k in range(3)))
+    comparison = Comparison("preset", Path("a.json"), Path("images"), "nearest", {}, methods)
+    assert overview(comparison) == [
+        "box AP of 3 methods against nearest: no difference can be claimed",
+        "mask AP of 3 methods against nearest: better: m0, m1, m2",
+    ]

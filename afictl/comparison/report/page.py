@@ -21,6 +21,7 @@ from afictl.comparison.report.scatter import scatter_panes
 from afictl.comparison.report.style import dash, hue, marker, style_sheet
 from afictl.comparison.report.table import class_tables, method_tables
 from afictl.comparison.table import TWO_SEEDS
+from afictl.comparison.verdict import overview
 from afictl.writing import write_text
 
 _PAGE_BYTES = 9_500_000
@@ -40,6 +41,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
     content = {
         "comparison": comparison,
         "conditions": conditions(comparison, path.parent),
+        "overview": overview(comparison),
         "verdicts": verdicts(comparison, path.parent),
         "tables": method_tables(comparison, path.parent),
         "panes": scatter_panes(comparison),

@@ -13,6 +13,8 @@ from PIL import Image
 
 from afictl.comparison.model import Cell, Comparison, Method
 from afictl.comparison.report import write_report
+from afictl.comparison.table import notes
+from afictl.comparison.verdict import overview
 from afictl.data import make_shapes
 from tests.comparison.comparisons import NAMES, make_comparison, make_price
 
@@ -63,6 +65,13 @@ def test_paths_are_named_from_the_report_or_the_current_folder(comparison, tmp_p
         assert part in text
     assert " afi/interpolator.safetensors " in text
     assert f"{tmp_path}/" not in text.replace(f"/elsewhere{tmp_path}/", "")
+
+
+def test_a_sentence_about_many_methods_stands_above_their_verdicts(data, tmp_path):
+    found = make_comparison(data, tmp_path / "runs", NAMES[:4], masks=False)
+    (sentence,) = overview(found)
+    assert f" {sentence}. bilinear" in words(written(found, tmp_path))
+    assert notes(found)[0] == sentence
 
 
 def test_the_page_says_what_was_found(page, comparison):
