@@ -1,4 +1,4 @@
-"""What the files hold that a grid starts from: one that is trained again in place keeps its path, not its content."""
+"""What the files hold that a grid is made of: one that is written again in place keeps its path, not its content."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from afictl.comparison.specification import Grid
 from afictl.data.digest import file_digest
+from afictl.data.files import find_files
 from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
 from afictl.training.hardware import resolved
@@ -20,12 +21,12 @@ _EVERY = "*"
 
 
 def digests(grid: Grid) -> dict[str, str]:
-    """The digest of each file that the grid starts from, by its path; of those that are there."""
+    """The digest of each file that the grid is made of, by its path; of those that are there."""
     return {resolved(file): file_digest(file) for _, _, file in _files(grid) if file.is_file()}
 
 
 def what_changed(grid: Grid, before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Why cells that are trained and those to come would start from other things; empty where they do not.
+    """Why cells that are trained and those to come would be made of other things; empty where they would not.
 
     A path of which ``before`` knows nothing is not judged.
     """
@@ -34,15 +35,18 @@ def what_changed(grid: Grid, before: Mapping[str, str], now: Mapping[str, str]) 
         for cell in _begun(grid.output, name) if resolved(file) in changed else ():
             another = f"give the new one another name, NAME={source}, or remove {cell.parent}"
             advice = "choose another --output" if name == _EVERY else another
-            return f"{file}: its content is not that which {cell} was trained from; {advice}"
+            return f"{file}: its content is not what it was when {cell} was trained; {advice}"
     return ""
 
 
 def _files(grid: Grid) -> Iterator[tuple[str, str | Path, Path]]:
-    """The interpolator whose cells start from it, what the user calls it, and the file that is read of that.
+    """The interpolator whose cells are made of it, what the user calls it, and the file that is read of that.
 
-    A run may stand here twice, with its detector and with its interpolator.
+    Of data sets these are the annotations. A run may stand here twice, with its detector and with its interpolator.
     """
+    for split in ("train", "val"):
+        with suppress(UserError):
+            yield _EVERY, grid.data, find_files(grid.data, split)[0]
     for weights in (grid.weights, grid.backbone_weights):
         if weights:
             with suppress(UserError):

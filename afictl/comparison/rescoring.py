@@ -12,23 +12,45 @@ from afictl.comparison.runs import FinishedRun
 from afictl.data import CocoIndex
 from afictl.errors import UserError
 from afictl.evaluation import Evaluation, evaluate, score_predictions
+from afictl.evaluation.classes import match_categories
 from afictl.training.run import LAST, PREDICTIONS
 from afictl.visualization.curves import read_metrics
 from afictl.weights import load_detector
 
+_SAME = 0.01
+"""Points of 100: more than the evaluators differ by."""
+
 
 def measure_run(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: Meter = silent) -> Cell:
-    """What the run found on the held-out images; it detects again where it has not kept that.
+    """What the run found on the held-out images; it detects again, and keeps that, where it has not kept it.
 
     Raises:
-        UserError: what it kept does not belong to these images.
+        UserError: what it kept does not belong to these images, or to other objects or classes.
     """
-    masks = run.preset.detector.masks
-    if (run.folder / PREDICTIONS).is_file():
-        result = score_predictions(run.folder / PREDICTIONS, index.annotation_file, masks=masks)
-    else:
-        result = _detect(fabric, run, index, meter)
+    kept = (run.folder / PREDICTIONS).is_file()
+    result = _score(run, index) if kept else _detect(fabric, run, index, meter)
     return Cell(run.seed, run.folder, result.metrics, result.per_class, _training_seconds(run.folder))
+
+
+def _score(run: FinishedRun, index: CocoIndex) -> Evaluation:
+    """The score of what the run kept; it is that which the run recorded, unless the data are not the same."""
+    classes, ids = run.metadata.get("classes"), run.metadata.get("category_ids")
+    own = match_categories(classes, index.classes, index.category_ids, known_to=str(run.folder), source=_of(index))
+    if ids is not None and list(own) != list(ids):
+        raise UserError(f"{run.folder}: its classes have other ids than in {_of(index)}")
+    result = score_predictions(run.folder / PREDICTIONS, index.annotation_file, masks=run.preset.detector.masks)
+    recorded, found = (metrics.get("box/AP") for metrics in (run.metadata.get("metrics") or {}, result.metrics))
+    if recorded is not None and (found is None or abs(found - recorded) > _SAME):
+        now = "none" if found is None else f"{found:.1f}"
+        raise UserError(
+            f"{run.folder}: its box AP was {recorded:.1f} when it was trained and is {now} on {_of(index)}, so that the"
+            " data are not the same; 'afictl eval --weights' compares detectors on other data"
+        )
+    return result
+
+
+def _of(index: CocoIndex) -> str:
+    return str(index.annotation_file)
 
 
 def _detect(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: Meter) -> Evaluation:

@@ -36,6 +36,8 @@ class FinishedRun:
     preset: Preset
     config: Mapping[str, Any]
     """As ``config.yaml``, its preset complete; with ``precision``."""
+    metadata: Mapping[str, Any]
+    """Of its last checkpoint: ``classes``, ``category_ids``, ``metrics``."""
     method: str | None = None
     """What the user calls its method."""
 
@@ -71,13 +73,14 @@ def read_run(path: Path, method: str | None = None) -> FinishedRun:
     preset = parse_preset(known["preset"], source=str(file))
     if not (folder / LAST).is_file():
         raise UserError(f"--runs {path}: the run has no {LAST}; let it end first")
-    step = read_checkpoint(folder / LAST).metadata.get("step")
+    metadata = read_checkpoint(folder / LAST).metadata
+    step = metadata.get("step")
     if step != preset.train.steps:
         raise UserError(
             f"--runs {path}: the run has come to step {step} of {preset.train.steps}; continue it with --resume first"
         )
     config = known | {"preset": preset.model_dump(mode="json"), "precision": hardware}
-    return FinishedRun(folder, preset, config, method)
+    return FinishedRun(folder, preset, config, metadata, method)
 
 
 def methods_of(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:

@@ -1,7 +1,5 @@
 """Which cells are told to have started from other files."""
 
-from pathlib import Path
-
 import pytest
 
 from afictl.comparison import Contender
@@ -20,7 +18,10 @@ def grid(preset, tmp_path):
         (tmp_path / "out" / name / "seed0").mkdir(parents=True)
         (tmp_path / "out" / name / "seed0" / "config.yaml").touch()
     contenders = (Contender("nearest", "nearest"), Contender("afi", str(trained)))
-    return Grid(preset, Path("data"), tmp_path / "out", contenders, weights=trained)
+    for name in ("annotations/instances_train.json", "annotations/instances_val.json", "train/1.jpg", "val/2.jpg"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).touch()
+    return Grid(preset, tmp_path / "data", tmp_path / "out", contenders, weights=trained)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,18 @@ def test_detector_and_interpolator_of_one_run_are_told_apart(grid, changed, cell
     file = grid.weights / f"{changed}.safetensors"
     file.write_text("trained again")
     told = what_changed(grid, before, digests(grid))
-    assert told.startswith(f"{file}: its content is not that which {grid.output / cell} was trained from; ")
+    assert told.startswith(f"{file}: its content is not what it was when {grid.output / cell} was trained; ")
     assert told.endswith(advice.format(run=grid.weights, output=grid.output))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_annotations_concern_every_cell(grid, split):
+    before = digests(grid)
+    file = grid.data / "annotations" / f"instances_{split}.json"
+    file.write_text("corrected")
+    told = what_changed(grid, before, digests(grid))
+    assert told.startswith(f"{file}: its content is not what it was when {grid.output / 'afi' / 'seed0'} was trained")
+    assert told.endswith("choose another --output")
 
 
 def test_start_weights_concern_every_cell(grid):

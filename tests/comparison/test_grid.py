@@ -277,16 +277,19 @@ def _grid_with_files(grid, finished, tmp_path):
     [
         (
             "interpolator",
-            r"interpolator\.safetensors: its content is not that which .*afi/seed0 was trained from; give",
+            r"interpolator\.safetensors: its content is not what it was when .*afi/seed0 was trained; give",
         ),
-        ("start", r"start\.safetensors: its content is not that which .*afi/seed0 was .*; choose another --output"),
+        (
+            "start",
+            r"start\.safetensors: its content is not what it was when .*afi/seed0 was .*; choose another --output",
+        ),
     ],
 )
 def test_a_file_that_was_trained_again_in_place_is_noticed(fabric, grid, finished, tmp_path, name, message):
     whole, file, start = _grid_with_files(grid, finished, tmp_path)
     assert train_grid(fabric, whole) == {}  # a grid of which no digests are known goes on
     kept = json.loads((grid.output / "compare.json").read_text())["contents"]
-    assert set(kept) == {str(file), str(start)}
+    assert {str(file), str(start)} < set(kept)
     torch.manual_seed(987)  # not the state in which the fixture may have drawn the first one
     AFInterpolator(16, blocks=1, growth=4).save(tmp_path / f"{name}.safetensors")
     with pytest.raises(UserError, match=message) as error:

@@ -9,6 +9,7 @@ from afictl import UserError
 from afictl.comparison import Contender, compare_runs
 from afictl.comparison.grid import train_grid
 from afictl.comparison.specification import Grid
+from afictl.weights import load_detector, read_checkpoint, save_detector
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,56 @@ def test_runs_that_cannot_be_compared(trained, fabric, tmp_path, changes, messag
     with pytest.raises(UserError, match=message):
         compare_runs(fabric, [trained / "nearest" / "seed0", other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def change(data, target, edit):
+    """A copy of a data set with other held-out annotations."""
+    shutil.copytree(data, target)
+    file = target / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+    return target
+
+
+def test_kept_detections_are_not_scored_against_other_data(trained, fabric, shapes_dir, tmp_path):
+    run = copy(trained / "nearest" / "seed0", tmp_path / "run")
+    content = json.loads((shapes_dir / "annotations" / "instances_val2017.json").read_text())
+    found = [  # what the run is to have found, all of it right
+        {key: item[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+        for item in content["annotations"]
+    ]
+    (run / "predictions.json").write_text(json.dumps(found))
+    save_metadata(run / "last.safetensors", metrics={"box/AP": 100.0})
+    compare_runs(fabric, [run], tmp_path / "same", data=shapes_dir)
+
+    def fewer(content):
+        content["annotations"] = content["annotations"][1:]
+
+    def renamed(content):
+        content["categories"][0]["name"] = "dog"
+
+    def renumbered(content):
+        for item in (*content["categories"], *content["annotations"]):
+            key = "id" if "name" in item else "category_id"
+            item[key] += 100
+
+    for edit, message in (
+        (
+            fewer,
+            r"run: its box AP was 100\.0 when it was trained and is \d+\.\d on .*same; 'afictl eval --weights'",
+        ),
+        (renamed, r"the 4 classes of .*run are not the 4 of .*does not know 'dog'"),
+        (renumbered, r"run: its classes have other ids than in .*instances_val2017\.json"),
+    ):
+        data = change(shapes_dir, tmp_path / edit.__name__, edit)
+        with pytest.raises(UserError, match=message):
+            compare_runs(fabric, [run], tmp_path / "out", data=data)
+
+
+def save_metadata(path, **changes):
+    file = read_checkpoint(path)
+    save_detector(path, load_detector(path).detector, {**file.metadata, **changes})
 
 
 def test_a_folder_that_is_no_run(fabric, tmp_path):
