@@ -2,10 +2,13 @@
 
 import difflib
 import errno
+import re
 from collections.abc import Sequence
 
 _MOST_NAMES = 20
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_WANTED = re.compile(r"(?:tried|[Uu]nable) to allocate [\d.]+ \w+", re.IGNORECASE)
+_LOST_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)")
 
 
 class UserError(ValueError):
@@ -26,6 +29,27 @@ def in_words(error: Exception) -> str:
         return " ".join(str(error).split())
     hint = "; free some" if is_full(error) else ""
     return f"{f'{error.filename}: ' if error.filename is not None else ''}{error.strerror}{hint}"
+
+
+def lack_of_memory(error: BaseException) -> tuple[str, str]:
+    """What is said where memory ran out, which every library tells in its own way, and what takes less of it.
+
+    Both are empty where an error is about something else.
+    """
+    text = " ".join(str(error).split())
+    worker = _LOST_WORKER.search(text)
+    if worker:
+        how = f"was killed ({worker[1].strip()})" if worker[1] else "was killed"
+        said = f"a process that loads images {how}, as where memory or shared memory runs out"
+        return said, "fewer take less: --set loader.workers=N"
+    lacking = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)  # the first is torch's
+    if not lacking and "can't allocate memory" not in text:
+        return "", ""
+    place = "of the GPU " if text.startswith("CUDA") else ""
+    wanted = _WANTED.search(text)
+    detail = f" ({wanted[0][0].lower()}{wanted[0][1:]})" if wanted else ""
+    less = "a smaller batch_size or max_size (--set) or --precision bf16-mixed takes less"
+    return f"the memory {place}is too small{detail}", less
 
 
 def did_you_mean(word: str, known: Sequence[str], *, listed_by: str = "") -> str:

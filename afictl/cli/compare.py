@@ -122,10 +122,13 @@ def _existing(runs: list[Path], more: list[Path]) -> tuple[list[Path], dict[Path
                 folders.append(Path(part))
                 continue
             name, _, folder = part.partition("=")
-            if not name.strip():
-                raise UserError(f"--runs {part}: write NAME=RUN, with a name")
+            if not name.strip() or not folder:
+                raise UserError(f"--runs {part}: write NAME=RUN, with a name and a run")
             folders.append(Path(folder))
-            names[folders[-1]] = name
+            names[folders[-1]] = name.strip()
+    twice = [folder for folder in folders if folders.count(folder) > 1]
+    if twice:
+        raise UserError(f"--runs: {twice[0]} is given twice")
     return folders, names
 
 

@@ -1,7 +1,6 @@
 """What ends a command early, told in one line."""
 
 import os
-import re
 import sys
 import time
 from difflib import get_close_matches
@@ -9,7 +8,7 @@ from typing import Any
 
 import typer
 
-from afictl.errors import UserError, in_words, is_full
+from afictl.errors import UserError, in_words, is_full, lack_of_memory
 
 # Newer typer carries its own copy of click, so these are reached through what both kinds of typer offer.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -20,8 +19,6 @@ INTERRUPTED = 130
 _RESUMABLE = ("pretrain", "finetune")
 _REPEATABLE = ("compare", "demo")
 _SETTABLE = (*_RESUMABLE, "compare")
-_WANTED = re.compile(r"(?:tried|[Uu]nable) to allocate [\d.]+ \w+", re.IGNORECASE)
-_LOST_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)")
 _PATIENCE = 5.0
 """Seconds in which rank 0 fails too where the fault is common to all."""
 
@@ -69,9 +66,12 @@ def _describe(error: BaseException) -> tuple[str, int]:
         return error.format_message(), 2
     if isinstance(error, OSError):
         return _system(error), 2
-    short = _memory(error)
-    if short:
-        return short, 1
+    lacking, less = lack_of_memory(error)
+    if lacking:
+        if "".join(sys.argv[1:2]) not in _SETTABLE:
+            return lacking, 1
+        on = _advice() if "loader." in less else ""  # other settings are not changed by --resume
+        return f"{lacking}; {less}{on}", 1
     what = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     return f"unexpected {what}; run again with --debug for the traceback", 1
 
@@ -97,24 +97,6 @@ def _system(error: OSError) -> str:
     if str(error.strerror).startswith("No usable temporary directory"):
         return f"{error.strerror}: they are full or cannot be written to; free some, or name another with TMPDIR"
     return f"{type(error).__name__}: {error}; run again with --debug for the traceback"
-
-
-def _memory(error: BaseException) -> str:
-    """What is said where memory ran out, which every library tells in its own way; empty where it is something else."""
-    text, settable = " ".join(str(error).split()), "".join(sys.argv[1:2]) in _SETTABLE
-    worker = _LOST_WORKER.search(text)
-    if worker:
-        how = f"was killed ({worker[1].strip()})" if worker[1] else "was killed"
-        fewer = "; fewer take less: --set loader.workers=N" if settable else ""
-        return f"a process that loads images {how}, as where memory or shared memory runs out{fewer}{_advice()}"
-    lacking = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)  # the first is torch's
-    if not lacking and "can't allocate memory" not in text:
-        return ""
-    place = "of the GPU " if text.startswith("CUDA") else ""
-    wanted = _WANTED.search(text)
-    detail = f" ({wanted[0][0].lower()}{wanted[0][1:]})" if wanted else ""
-    less = "; a smaller batch_size or max_size (--set) or --precision bf16-mixed takes less" if settable else ""
-    return f"the memory {place}is too small{detail}{less}"
 
 
 def _rank() -> str:

@@ -88,4 +88,6 @@ def _points(value: float | None) -> str:
 
 
 def _change(value: float | None) -> str:
-    return "" if value is None else f"\n{value:+.1f}"
+    from afictl.comparison.verdict import signed
+
+    return "" if value is None else f"\n{signed(value)}"

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from afictl.comparison.model import Cell
 from afictl.comparison.specification import Job
 from afictl.data import load_coco
-from afictl.errors import UserError, in_words, is_full
+from afictl.errors import UserError, in_words, is_full, lack_of_memory
 from afictl.evaluation import score_predictions
 from afictl.evaluation.ranks import on_first
 from afictl.presets import Preset
@@ -22,6 +22,7 @@ from afictl.training.run import CONFIG, PREDICTIONS, STATE
 from afictl.writing import write_text
 
 RESULT = "result.json"
+_OF_A_RESULT = {"interpolator", "seed", "metrics", "per_class", "seconds"}
 UNTOLD = 120
 """The exit code of a process that cannot write its last words; Python's own where they were still buffered."""
 
@@ -64,6 +65,9 @@ def describe_failure(error: Exception, folder: Path) -> str:
         return str(error)
     if is_full(error):
         return in_words(error)
+    lacking, less = lack_of_memory(error)
+    if lacking:
+        return f"{lacking}; {less}"
     with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as file:
         file.write(traceback.format_exc())
     return f"unexpected {type(error).__name__}: {in_words(error)}"
@@ -81,7 +85,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged.
     """
+    problem = "something is missing in it"
     try:
-        return dict(json.loads((folder / RESULT).read_text(encoding="utf-8")))
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        if isinstance(result, dict) and result.keys() >= _OF_A_RESULT:
+            return result
     except ValueError as error:
-        raise UserError(f"{folder / RESULT}: cannot be read ({error}); remove it to measure this cell again") from None
+        problem = str(error)
+    raise UserError(f"{folder / RESULT}: cannot be read ({problem}); remove it to measure this cell again")

@@ -62,7 +62,9 @@ def comparison_figures(contenders: Contenders, pictures: Sequence[Picture], thre
         else:
             small, drawn_hw = image, (image.shape[1], image.shape[2])
         found = _marked(
-            {name: contenders.find(name, image, threshold / 2, drawn_hw) for name in contenders.detectors}, threshold
+            {name: contenders.find(name, image, threshold / 2, drawn_hw) for name in contenders.detectors},
+            [[contenders.classes.index(name) + 1 for name in each.classes] for each in contenders.detectors.values()],
+            threshold,
         )
         truth = picture.ground_truth(drawn_hw)
         known = {} if truth is None else {GROUND_TRUTH: truth}
@@ -99,9 +101,11 @@ def most_different(
     ]
 
 
-def _marked(found: Mapping[str, Mapping[str, Tensor]], threshold: float) -> dict[str, dict[str, Tensor]]:
-    """The detections from ``threshold`` on, and which of them another contender lacks."""
-    counts = lacking([_found(detection) for detection in found.values()], threshold)
+def _marked(
+    found: Mapping[str, Mapping[str, Tensor]], known: Sequence[Sequence[int]], threshold: float
+) -> dict[str, dict[str, Tensor]]:
+    """The detections from ``threshold`` on, and which of them another contender lacks that knows the class."""
+    counts = lacking([_found(detection) for detection in found.values()], threshold, known)
     marked = {}
     for (name, detection), missing in zip(found.items(), counts, strict=True):
         unshared = {"unshared": torch.from_numpy(missing > 0)} if len(found) > 1 else {}

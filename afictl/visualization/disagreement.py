@@ -73,8 +73,13 @@ def disagreement(methods: Sequence[Found], threshold: float) -> float:
     return 2 * missing / (len(methods) * (len(methods) - 1))
 
 
-def lacking(methods: Sequence[Found], threshold: float) -> list[npt.NDArray[np.int64]]:
-    """For each of ``methods`` (n,): in how many others a detection has no partner; 0 where it is not shown."""
+def lacking(
+    methods: Sequence[Found], threshold: float, known: Sequence[Sequence[int]] | None = None
+) -> list[npt.NDArray[np.int64]]:
+    """For each of ``methods`` (n,): in how many others a detection has no partner; 0 where it is not shown.
+
+    With ``known``, the labels that each method can give, those others do not count that do not know the class.
+    """
     boxes, labels, scores = (np.concatenate(field) for field in zip(*methods, strict=True))
     owner = np.repeat(np.arange(len(methods)), [len(found.scores) for found in methods])
     able = scores >= threshold * _LENIENCE
@@ -85,7 +90,8 @@ def lacking(methods: Sequence[Found], threshold: float) -> list[npt.NDArray[np.i
         partners = _iou(boxes[shown & mine], boxes[able & mine]) >= _IOU
         columns = owner[able & mine]
         having = [partners[:, columns == method].any(axis=1) for method in range(len(methods))]
-        counts[shown & mine] = len(methods) - np.sum(having, axis=0)  # each is its own partner
+        able_to = sum(label in labels_of for labels_of in known) if known else len(methods)
+        counts[shown & mine] = able_to - np.sum(having, axis=0)  # each is its own partner
     return np.split(counts, np.cumsum([len(found.scores) for found in methods])[:-1])
 
 

@@ -147,8 +147,7 @@ def _figure(contenders: Contenders, picture: Picture, image: Tensor, target: Tar
     score = "" if target.score is None else f" {target.score:.2f}"
     panels = [Panel(outlined(small, box), f"{target.label}{score}", target.source)]
     panels += [
-        Panel(outlined(_veiled(small, heat.values / highest), box), name, f"logit {heat.logit:.2f}")
-        for name, heat in heats.items()
+        Panel(outlined(_veiled(small, heat.values / highest), box), name, _note(heat)) for name, heat in heats.items()
     ]
     title = f"{picture.name}: Grad-CAM of '{target.label}' at {level}"
     stride = next(iter(contenders.detectors.values())).detector.neck.strides[level]
@@ -158,6 +157,11 @@ def _figure(contenders: Contenders, picture: Picture, image: Tensor, target: Tar
     )
     strip = scale_strip(text_size(small.size), highest, "Grad-CAM")
     return Figure(f"{picture.name}-gradcam", panels, title, text, strip=strip)
+
+
+def _note(heat: Heat) -> str:
+    nothing = "" if heat.values.any() else ", nothing speaks for it"
+    return f"logit {heat.logit:.2f}{nothing}"
 
 
 def _heats(contenders: Contenders, image: Tensor, target: Target) -> tuple[str, dict[str, Heat]]:

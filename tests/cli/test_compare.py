@@ -50,7 +50,7 @@ def test_a_folder_with_a_comma_in_its_name_is_one_run(run, tmp_path, monkeypatch
 def test_runs_with_names(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=0.1").mkdir()
-    *_, seen = run("--runs", "deep=A,B", "lr=0.1", "low rate=lr=0.1/C")
+    *_, seen = run("--runs", " deep =A,B", "lr=0.1", "low rate=lr=0.1/C")
     folders, *_, named = seen[0]
     assert folders == [Path("A"), Path("B"), Path("lr=0.1"), Path("lr=0.1/C")]
     assert named["names"] == {Path("A"): "deep", Path("lr=0.1/C"): "low rate"}
@@ -73,7 +73,9 @@ def test_runs_with_names(run, tmp_path, monkeypatch):
         ),
         (("--runs", "nowhere"), "--runs nowhere: no run folder"),
         (("--runs", "mine=nowhere"), "--runs nowhere: no run folder"),
-        (("--runs", "=A"), "--runs =A: write NAME=RUN, with a name"),
+        (("--runs", "=A"), "--runs =A: write NAME=RUN, with a name and a run"),
+        (("--runs", "a=", "B"), "--runs a=: write NAME=RUN, with a name and a run"),
+        (("--runs", "a=A", "b=A"), "--runs: A is given twice"),
         (("--runs", "A", "--devices", "2", "--seed", "0"), "--seed, --devices have no effect with --runs"),
         (("--runs", "A", "--only-cost"), "--only-cost has no effect with --runs"),
         (("--only-cost", "--preset", TINY, "--nodes", "1"), "--nodes has no effect with --only-cost"),

@@ -271,6 +271,13 @@ def test_names_are_whole_in_a_narrow_terminal():
     assert "\u2026" not in shown.getvalue()
 
 
+def test_differences_stand_below_the_values_and_nothing_has_no_sign():
+    values = {"first": 41.3, "same": 41.28, "better": 42.5}
+    results = {name: Evaluation({"box/AP": value}, [], {}) for name, value in values.items()}
+    table = comparison_table(results)
+    assert list(table.columns[2].cells) == ["41.3", "41.3\n0.0", "42.5\n+1.2"]
+
+
 def test_pictures_and_their_numbers(untrained_run):
     result = call("--weights", untrained_run, "--curves", "--confusion", "--confusion-score", 0)
     assert result.exit_code == 0

@@ -18,7 +18,7 @@ class Found:
     classes = ("cell",)
 
     def __init__(self, **scores):
-        self.detectors = dict.fromkeys(scores)
+        self.detectors = dict.fromkeys(scores, self)
         self.scores = scores
 
     def find(self, name, image, threshold, drawn_hw):

@@ -96,6 +96,8 @@ def test_what_others_lack():
 
     counts = lacking([found(0.9, 0.8, 0.4), found(0.1, 0.3), found(0.2, 0.9)], 0.5)
     assert [each.tolist() for each in counts] == [[2, 0, 0], [0, 0], [0, 0]]
+    counts = lacking([found(0.9, 0.8), found(0.1, 0.3), found()], 0.5, [[1], [2, 1], [2]])
+    assert [each.tolist() for each in counts] == [[1, 0], [0, 0], []]
 
 
 def test_one_method_alone_is_a_mistake():

@@ -16,7 +16,7 @@ from afictl.errors import UserError
 from afictl.presets import load_preset
 from afictl.visualization import file_pictures, gradcam_figures
 from afictl.visualization.contenders import Contenders
-from afictl.visualization.gradcam import explain
+from afictl.visualization.gradcam import Heat, explain
 
 CLASSES = ("cell", "platelet", "<b>red</b>")
 BOX = torch.tensor([10.0, 8.0, 60.0, 50.0])
@@ -157,6 +157,13 @@ def test_without_a_detection_the_largest_object_is_explained(faster, pictures):
     (figure,) = gradcam_figures(contenders(a=faster), [picture], threshold=1.0)
     assert figure.title == "cells: Grad-CAM of '<b>red</b>' at p2"
     assert (figure.panels[0].title, figure.panels[0].note) == ("<b>red</b>", "from the ground truth")
+
+
+def test_a_map_in_which_nothing_is_positive_says_so(faster, pictures, monkeypatch):
+    heats = iter([torch.zeros(8, 8), torch.eye(8)])
+    monkeypatch.setattr("afictl.visualization.gradcam.explain", lambda *_: ("p2", Heat(next(heats), 1.5)))
+    (figure,) = gradcam_figures(contenders(a=faster, b=faster), [with_object(pictures[0], BOX.tolist())], threshold=1.0)
+    assert [panel.note for panel in figure.panels[1:]] == ["logit 1.50, nothing speaks for it", "logit 1.50"]
 
 
 def test_images_without_a_detection_are_left_out(faster, pictures):
