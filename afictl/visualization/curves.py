@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,11 @@ from afictl.writing import whole
 
 METRICS = "metrics.jsonl"
 _HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines on white, far apart first
-_DASHES = ("-", "--", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 4)))
+_OF_A_SEED = re.compile(r"(.+)/seed\d+")
+_MARKS = 8  # of a curve that has a value at many steps
+_ROWS = 14  # of a legend in the height of a plot
 _COLUMNS = 3
 _POINTS = 120  # records from which losses are shown as running means, of a sixtieth of them
 _WORDS = {"rpn": "RPN", "reg": "regression", "l1": "L1", "iou": "IoU"}
@@ -77,28 +82,23 @@ def plot_training(runs: Mapping[str, Path], path: Path) -> None:
     rows = -(-len(curves) // _COLUMNS)
     figure, axes = _figure(min(_COLUMNS, len(curves)), rows)
     for axis in axes[len(curves) :]:
-        axis.set_visible(False)
+        axis.set_axis_off()
     for axis, curve in zip(axes, curves, strict=False):
         _plot(axis, curve, records)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    figure.suptitle(_alike(records))
+    _write_legend(figure, axes[len(curves) :], records)
     _save(figure, path)
 
 
 def training_panels(runs: Mapping[str, Path]) -> Figure:
     """The same curves as panels of one figure, for a page, and the runs' last accuracies in words."""
     records = {name: read_metrics(folder) for name, folder in runs.items()}
-    panels = []
+    panels = [Panel(_rendered(_legend_alone(records)), "Runs", _alike(records))]
     for curve in _curves(records):
         figure, (axis,) = _figure(1, 1)
         _plot(axis, curve, records)
         axis.set_title("")
         panels.append(Panel(_rendered(figure), curve.title, curve.unit))
-    figure, (axis,) = _figure(1, 1)
-    lines = [axis.plot([], [], label=_label(name), **style)[0] for name, style in _styled(records)]
-    axis.set_axis_off()
-    axis.legend(handles=lines, loc="center", frameon=False)
-    panels.append(Panel(_rendered(figure), "Runs", ", ".join(records)))
     return Figure("training", panels, "Training", ". ".join(_summary(*run) for run in records.items()) + ".", columns=3)
 
 
@@ -162,21 +162,71 @@ def _values(curve: _Curve, records: Sequence[Mapping[str, Any]]) -> tuple[list[i
 def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     for name, style in _styled(records):
         steps, values = _values(curve, records[name])
-        marker = "o" if curve.key in _ACCURACY else None
-        axis.plot(steps, values, label=_label(name), marker=marker, markersize=4, **style)
+        if curve.key not in _ACCURACY:
+            first = {"marker": None} if style["marker"] == _MARKERS[0] else {}
+            style = {**style, **first, "markevery": max(1, len(steps) // _MARKS)}
+        axis.plot(steps, values, label=_label(name), **style)
     axis.set(title=curve.title, xlabel="step", ylabel=curve.unit)
     # From 0 to the last step of any run, so that the curves of one run stand below one another.
     axis.set_xlim(0, _MARGIN * max(run[-1]["step"] for run in records.values()) or None)
-    if curve.unit == "points":
-        axis.set_ylim(0, _MARGIN * max(axis.dataLim.y1, 1))
+    low, high = axis.dataLim.intervaly
+    if curve.unit == "points" and high - low < 1:  # a smaller difference shall not look like a large one
+        axis.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
 
 
 def _styled(records: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    styles = cycle(product(_DASHES, _colours()))
-    return [
-        (name, {"color": colour, "linestyle": dash, "linewidth": 1.6})
-        for name, (dash, colour) in zip(records, styles, strict=False)
-    ]
+    """Colour and marker tell methods apart, dashes the seeds of one, as far as the names of runs speak of seeds."""
+    colours = _colours()
+    members: dict[str, int] = {}
+    looks: dict[tuple[str, int], int] = {}
+    styles = []
+    for name in records:
+        found = _OF_A_SEED.fullmatch(name)
+        method = found[1] if found else name
+        seed = members[method] = members.get(method, -1) + 1
+        look = looks.setdefault((method, seed // len(_DASHES)), len(looks))
+        style = {
+            "color": colours[look % len(colours)],
+            "marker": _MARKERS[look // len(colours) % len(_MARKERS)],
+            "markersize": 4,
+            "linestyle": _DASHES[seed % len(_DASHES)],
+            "linewidth": 1.6,
+        }
+        styles.append((name, style))
+    return styles
+
+
+def _alike(records: Mapping[str, Any]) -> str:
+    """What a reader has to know of runs that look the same; nothing where all differ."""
+    looks = [tuple(style.values()) for _, style in _styled(records)]
+    alike = sum(looks.count(look) > 1 for look in looks)
+    return f"{alike} of {len(looks)} runs look like another: fewer can be told apart" if alike else ""
+
+
+def _handles(axis: Any, records: Mapping[str, Any]) -> list[Any]:
+    return [axis.plot([], [], label=_label(name), **style)[0] for name, style in _styled(records)]
+
+
+def _write_legend(figure: Any, free: Sequence[Any], records: Mapping[str, Any]) -> None:
+    """In the panels that no curve takes, where there is room, or below all."""
+    columns = -(-len(records) // _ROWS)
+    handles = _handles(figure.axes[0], records)
+    if columns <= len(free):
+        legend = free[0].legend(handles=handles, loc="upper left", ncols=columns, frameon=False)
+        legend.set_in_layout(False)  # it may reach over the next free panel
+    else:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+
+
+def _legend_alone(records: Mapping[str, Any]) -> Any:
+    """A figure of the size of a plot, or larger where the legend needs it."""
+    figure, (axis,) = _figure(1, 1)
+    axis.set_axis_off()
+    columns = min(3, -(-len(records) // _ROWS))
+    legend = axis.legend(handles=_handles(axis, records), loc="upper left", ncols=columns, frameon=False, fontsize=11)
+    needed = legend.get_window_extent(_canvas(figure).get_renderer()).size / figure.dpi + 0.2
+    figure.set_size_inches(np.maximum(figure.get_size_inches(), needed))
+    return figure
 
 
 def _label(name: str) -> str:
@@ -210,10 +260,14 @@ def _figure(columns: int, rows: int = 1) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _rendered(figure: Any) -> Image.Image:
+def _canvas(figure: Any) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    return FigureCanvasAgg(figure)
+
+
+def _rendered(figure: Any) -> Image.Image:
+    canvas = _canvas(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
