@@ -28,6 +28,7 @@ _OF_A_SEED = re.compile(r"(.+)/seed\d+")
 _MARKS = 8  # of a curve that has a value at many steps
 _ROWS = 14  # of a legend in the height of a plot
 _COLUMNS = 3
+_PLOT = (5.0, 3.6)  # inches
 _POINTS = 120  # records from which losses are shown as running means, of a sixtieth of them
 _WORDS = {"rpn": "RPN", "reg": "regression", "l1": "L1", "iou": "IoU"}
 _MARGIN = 1.05
@@ -170,7 +171,7 @@ def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, 
     # From 0 to the last step of any run, so that the curves of one run stand below one another.
     axis.set_xlim(0, _MARGIN * max(run[-1]["step"] for run in records.values()) or None)
     low, high = axis.dataLim.intervaly
-    if curve.unit == "points" and high - low < 1:  # a smaller difference shall not look like a large one
+    if curve.unit == "points" and 0 <= high - low < 1:  # a smaller difference shall not look like a large one
         axis.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
 
 
@@ -200,7 +201,7 @@ def _alike(records: Mapping[str, Any]) -> str:
     """What a reader has to know of runs that look the same; nothing where all differ."""
     looks = [tuple(style.values()) for _, style in _styled(records)]
     alike = sum(looks.count(look) > 1 for look in looks)
-    return f"{alike} of {len(looks)} runs look like another: fewer can be told apart" if alike else ""
+    return f"Too many runs to tell apart: {alike} of {len(looks)} are drawn like another one" if alike else ""
 
 
 def _handles(axis: Any, records: Mapping[str, Any]) -> list[Any]:
@@ -211,11 +212,13 @@ def _write_legend(figure: Any, free: Sequence[Any], records: Mapping[str, Any]) 
     """In the panels that no curve takes, where there is room, or below all."""
     columns = -(-len(records) // _ROWS)
     handles = _handles(figure.axes[0], records)
-    if columns <= len(free):
+    entry = 0.6 + 0.085 * max(map(len, records))  # inches, of a wide name
+    if columns * entry < len(free) * _PLOT[0]:
         legend = free[0].legend(handles=handles, loc="upper left", ncols=columns, frameon=False)
         legend.set_in_layout(False)  # it may reach over the next free panel
     else:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+        columns = min(4, len(records), max(1, int(figure.get_figwidth() / entry)))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _legend_alone(records: Mapping[str, Any]) -> Any:
@@ -251,7 +254,7 @@ def _colours() -> list[tuple[float, float, float]]:
 def _figure(columns: int, rows: int = 1) -> tuple[Any, Any]:
     from matplotlib.figure import Figure as Canvas  # without pyplot: no display, no global state
 
-    figure = Canvas(figsize=(5 * columns, 3.6 * rows), layout="constrained", dpi=150)
+    figure = Canvas(figsize=(_PLOT[0] * columns, _PLOT[1] * rows), layout="constrained", dpi=150)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -155,7 +155,9 @@ def _draw_shot(index: CocoIndex, i: int, found: Mapping[str, Rows], score: float
     here = {method: _rows_of(rows, index.image_id(i), labels) for method, rows in found.items()}
     detections = {method: _detection(rows, labels, size_hw, seen_hw, scale) for method, rows in here.items()}
     name = str(index.image_path(i).relative_to(index.image_dir))
-    figure = comparison(name, _resized(image, seen_hw), {GROUND_TRUTH: truth, **marked(detections, THRESHOLD)}, index.classes)
+    figure = comparison(
+        name, _resized(image, seen_hw), {GROUND_TRUTH: truth, **marked(detections, THRESHOLD)}, index.classes
+    )
     sources = _encoded([panel.picture for panel in figure.panels], share)
     drawings = tuple(
         Drawing(source, *panel.picture.size, panel.title, panel.note)
