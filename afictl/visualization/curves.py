@@ -71,6 +71,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def plot_training(runs: Mapping[str, Path], path: Path) -> None:
     """Every loss, their sum, the learning rate and the accuracy over steps, a line for each named run folder.
 
+    Runs called ``NAME/seedK`` share a colour and a marker. Where more are given than can be told apart, a note says so.
+
     Args:
         runs: run folder by the name in the legend.
         path: picture to write; its suffix, ``.png`` or ``.svg``, is its format.
