@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import cycle
@@ -16,15 +15,11 @@ from PIL import Image
 
 from afictl.errors import UserError
 from afictl.training.run import runs_inside
+from afictl.visualization.curve_styles import MARKERS, alike, colours, styled
 from afictl.visualization.figure import Figure, Panel
-from afictl.visualization.style import class_color
 from afictl.writing import whole
 
 METRICS = "metrics.jsonl"
-_HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines on white, far apart first
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 4)))
-_OF_A_SEED = re.compile(r"(.+)/seed\d+")
 _MARKS = 8  # of a curve that has a value at many steps
 _ROWS = 14  # of a legend in the height of a plot
 _COLUMNS = 3
@@ -88,7 +83,7 @@ def plot_training(runs: Mapping[str, Path], path: Path) -> None:
         axis.set_axis_off()
     for axis, curve in zip(axes, curves, strict=False):
         _plot(axis, curve, records)
-    figure.suptitle(_alike(records))
+    figure.suptitle(alike(records))
     _write_legend(figure, axes[len(curves) :], records)
     _save(figure, path)
 
@@ -96,7 +91,7 @@ def plot_training(runs: Mapping[str, Path], path: Path) -> None:
 def training_panels(runs: Mapping[str, Path]) -> Figure:
     """The same curves as panels of one figure, for a page, and the runs' last accuracies in words."""
     records = {name: read_metrics(folder) for name, folder in runs.items()}
-    panels = [Panel(_rendered(_legend_alone(records)), "Runs", _alike(records))]
+    panels = [Panel(_rendered(_legend_alone(records)), "Runs", alike(records))]
     for curve in _curves(records):
         figure, (axis,) = _figure(1, 1)
         _plot(axis, curve, records)
@@ -115,7 +110,7 @@ def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float
         (("l1", "L1 distance, lower is better"), ("cosine", "Cosine similarity, higher is better")),
         strict=True,
     ):
-        for place, ((method, values), colour) in enumerate(zip(distance.items(), cycle(_colours()), strict=False)):
+        for place, ((method, values), colour) in enumerate(zip(distance.items(), cycle(colours()), strict=False)):
             at = [x + (place - (len(distance) - 1) / 2) * width for x in range(len(levels))]
             axis.bar(at, [values[level][measure] for level in levels], width, label=method, color=colour)
         axis.set_xticks(range(len(levels)), levels)
@@ -163,10 +158,10 @@ def _values(curve: _Curve, records: Sequence[Mapping[str, Any]]) -> tuple[list[i
 
 
 def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    for name, style in _styled(records):
+    for name, style in styled(records):
         steps, values = _values(curve, records[name])
         if curve.key not in _ACCURACY:
-            first = {"marker": None} if style["marker"] == _MARKERS[0] else {}
+            first = {"marker": None} if style["marker"] == MARKERS[0] else {}
             style = {**style, **first, "markevery": max(1, len(steps) // _MARKS)}
         axis.plot(steps, values, label=_label(name), **style)
     axis.set(title=curve.title, xlabel="step", ylabel=curve.unit)
@@ -177,37 +172,8 @@ def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, 
         axis.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
 
 
-def _styled(records: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Colour and marker tell methods apart, dashes the seeds of one, as far as the names of runs speak of seeds."""
-    colours = _colours()
-    members: dict[str, int] = {}
-    looks: dict[tuple[str, int], int] = {}
-    styles = []
-    for name in records:
-        found = _OF_A_SEED.fullmatch(name)
-        method = found[1] if found else name
-        seed = members[method] = members.get(method, -1) + 1
-        look = looks.setdefault((method, seed // len(_DASHES)), len(looks))
-        style = {
-            "color": colours[look % len(colours)],
-            "marker": _MARKERS[look // len(colours) % len(_MARKERS)],
-            "markersize": 4,
-            "linestyle": _DASHES[seed % len(_DASHES)],
-            "linewidth": 1.6,
-        }
-        styles.append((name, style))
-    return styles
-
-
-def _alike(records: Mapping[str, Any]) -> str:
-    """What a reader has to know of runs that look the same; nothing where all differ."""
-    looks = [tuple(style.values()) for _, style in _styled(records)]
-    alike = sum(looks.count(look) > 1 for look in looks)
-    return f"Too many runs to tell apart: {alike} of {len(looks)} are drawn like another one" if alike else ""
-
-
 def _handles(axis: Any, records: Mapping[str, Any]) -> list[Any]:
-    return [axis.plot([], [], label=_label(name), **style)[0] for name, style in _styled(records)]
+    return [axis.plot([], [], label=_label(name), **style)[0] for name, style in styled(records)]
 
 
 def _write_legend(figure: Any, free: Sequence[Any], records: Mapping[str, Any]) -> None:
@@ -247,10 +213,6 @@ def _summary(name: str, records: Sequence[Mapping[str, Any]]) -> str:
         if values:
             last += f", {title.split(',')[0].lower().replace('ap', 'AP')} {values[-1]:.3g}"
     return last
-
-
-def _colours() -> list[tuple[float, float, float]]:
-    return [(r / 255, g / 255, b / 255) for r, g, b in map(class_color, _HUES)]
 
 
 def _figure(columns: int, rows: int = 1) -> tuple[Any, Any]:

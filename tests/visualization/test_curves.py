@@ -14,7 +14,6 @@ from afictl.visualization.curves import (
     _legend_alone,
     _plot,
     _rendered,
-    _styled,
     _values,
     read_metrics,
     training_panels,
@@ -42,25 +41,6 @@ def test_titles_and_names_are_in_the_picture(tmp_path, count):
     assert "Memory" not in text
     plot_training(runs, tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").width > 2000
-
-
-def looks(names):
-    return [tuple(style.values()) for _, style in _styled(dict.fromkeys(names))]
-
-
-@pytest.mark.parametrize("count", [11, 36])
-def test_many_runs_are_told_apart(count):
-    assert len(set(looks(f"run {k}" for k in range(count)))) == count
-
-
-def test_seeds_of_a_method_share_colour_and_marker_and_differ_in_dashes():
-    names = [f"method {k}/seed{seed}" for k in range(12) for seed in range(6)]
-    styles = dict(_styled(dict.fromkeys(names)))
-    assert len(set(looks(names))) == len(names)
-    for k in range(12):
-        shared = {(styles[f"method {k}/seed{s}"]["color"], styles[f"method {k}/seed{s}"]["marker"]) for s in range(6)}
-        assert len(shared) == 1
-    assert len(set(looks(f"one/seed{k}" for k in range(40)))) == 40
 
 
 def test_the_picture_says_where_runs_look_alike(tmp_path):
