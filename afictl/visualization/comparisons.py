@@ -61,10 +61,10 @@ def comparison_figures(contenders: Contenders, pictures: Sequence[Picture], thre
             small, drawn_hw = resize_image(image, size), size
         else:
             small, drawn_hw = image, (image.shape[1], image.shape[2])
-        found = _marked(
+        found = marked(
             {name: contenders.find(name, image, threshold / 2, drawn_hw) for name in contenders.detectors},
-            [[contenders.classes.index(name) + 1 for name in each.classes] for each in contenders.detectors.values()],
             threshold,
+            [[contenders.classes.index(name) + 1 for name in each.classes] for each in contenders.detectors.values()],
         )
         truth = picture.ground_truth(drawn_hw)
         known = {} if truth is None else {GROUND_TRUTH: truth}
@@ -101,17 +101,27 @@ def most_different(
     ]
 
 
-def _marked(
-    found: Mapping[str, Mapping[str, Tensor]], known: Sequence[Sequence[int]], threshold: float
+def marked(
+    found: Mapping[str, Mapping[str, Tensor]], threshold: float, known: Sequence[Sequence[int]] | None = None
 ) -> dict[str, dict[str, Tensor]]:
-    """The detections from ``threshold`` on, and which of them another contender lacks that knows the class."""
+    """The detections from ``threshold`` on of each contender, and which of them at least one other lacks.
+
+    Args:
+        found: what each finds in one image from half the threshold on (see ``disagreement``); as ``draw_detections``
+            takes it.
+        threshold: score from which a detection is drawn.
+        known: the labels that each can give, where they are not the same: who does not know a class lacks nothing.
+
+    Returns:
+        The same with ``unshared`` (N,) bool where there are several contenders.
+    """
     counts = lacking([_found(detection) for detection in found.values()], threshold, known)
-    marked = {}
+    result = {}
     for (name, detection), missing in zip(found.items(), counts, strict=True):
         unshared = {"unshared": torch.from_numpy(missing > 0)} if len(found) > 1 else {}
         shown = detection["scores"] >= threshold
-        marked[name] = {key: values[shown] for key, values in {**detection, **unshared}.items()}
-    return marked
+        result[name] = {key: values[shown] for key, values in {**detection, **unshared}.items()}
+    return result
 
 
 def _found(detection: Mapping[str, Tensor]) -> Found:

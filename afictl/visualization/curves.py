@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +15,15 @@ from PIL import Image
 
 from afictl.errors import UserError
 from afictl.training.run import runs_inside
+from afictl.visualization.curve_styles import MARKERS, alike, colours, styled
 from afictl.visualization.figure import Figure, Panel
-from afictl.visualization.style import class_color
 from afictl.writing import whole
 
 METRICS = "metrics.jsonl"
-_HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines on white, far apart first
-_DASHES = ("-", "--", ":")
+_MARKS = 8  # of a curve that has a value at many steps
+_ROWS = 14  # of a legend in the height of a plot
 _COLUMNS = 3
+_PLOT = (5.0, 3.6)  # inches
 _POINTS = 120  # records from which losses are shown as running means, of a sixtieth of them
 _WORDS = {"rpn": "RPN", "reg": "regression", "l1": "L1", "iou": "IoU"}
 _MARGIN = 1.05
@@ -65,6 +66,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def plot_training(runs: Mapping[str, Path], path: Path) -> None:
     """Every loss, their sum, the learning rate and the accuracy over steps, a line for each named run folder.
 
+    Runs called ``NAME/seedK`` share a colour and a marker. Where more are given than can be told apart, a note says so.
+
     Args:
         runs: run folder by the name in the legend.
         path: picture to write; its suffix, ``.png`` or ``.svg``, is its format.
@@ -77,28 +80,23 @@ def plot_training(runs: Mapping[str, Path], path: Path) -> None:
     rows = -(-len(curves) // _COLUMNS)
     figure, axes = _figure(min(_COLUMNS, len(curves)), rows)
     for axis in axes[len(curves) :]:
-        axis.set_visible(False)
+        axis.set_axis_off()
     for axis, curve in zip(axes, curves, strict=False):
         _plot(axis, curve, records)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    figure.suptitle(alike(records))
+    _write_legend(figure, axes[len(curves) :], records)
     _save(figure, path)
 
 
 def training_panels(runs: Mapping[str, Path]) -> Figure:
     """The same curves as panels of one figure, for a page, and the runs' last accuracies in words."""
     records = {name: read_metrics(folder) for name, folder in runs.items()}
-    panels = []
+    panels = [Panel(_rendered(_legend_alone(records)), "Runs", alike(records))]
     for curve in _curves(records):
         figure, (axis,) = _figure(1, 1)
         _plot(axis, curve, records)
         axis.set_title("")
         panels.append(Panel(_rendered(figure), curve.title, curve.unit))
-    figure, (axis,) = _figure(1, 1)
-    lines = [axis.plot([], [], label=_label(name), **style)[0] for name, style in _styled(records)]
-    axis.set_axis_off()
-    axis.legend(handles=lines, loc="center", frameon=False)
-    panels.append(Panel(_rendered(figure), "Runs", ", ".join(records)))
     return Figure("training", panels, "Training", ". ".join(_summary(*run) for run in records.items()) + ".", columns=3)
 
 
@@ -112,7 +110,7 @@ def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float
         (("l1", "L1 distance, lower is better"), ("cosine", "Cosine similarity, higher is better")),
         strict=True,
     ):
-        for place, ((method, values), colour) in enumerate(zip(distance.items(), cycle(_colours()), strict=False)):
+        for place, ((method, values), colour) in enumerate(zip(distance.items(), cycle(colours()), strict=False)):
             at = [x + (place - (len(distance) - 1) / 2) * width for x in range(len(levels))]
             axis.bar(at, [values[level][measure] for level in levels], width, label=method, color=colour)
         axis.set_xticks(range(len(levels)), levels)
@@ -160,23 +158,46 @@ def _values(curve: _Curve, records: Sequence[Mapping[str, Any]]) -> tuple[list[i
 
 
 def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    for name, style in _styled(records):
+    for name, style in styled(records):
         steps, values = _values(curve, records[name])
-        marker = "o" if curve.key in _ACCURACY else None
-        axis.plot(steps, values, label=_label(name), marker=marker, markersize=4, **style)
+        if curve.key not in _ACCURACY:
+            first = {"marker": None} if style["marker"] == MARKERS[0] else {}
+            style = {**style, **first, "markevery": max(1, len(steps) // _MARKS)}
+        axis.plot(steps, values, label=_label(name), **style)
     axis.set(title=curve.title, xlabel="step", ylabel=curve.unit)
     # From 0 to the last step of any run, so that the curves of one run stand below one another.
     axis.set_xlim(0, _MARGIN * max(run[-1]["step"] for run in records.values()) or None)
-    if curve.unit == "points":
-        axis.set_ylim(0, _MARGIN * max(axis.dataLim.y1, 1))
+    low, high = axis.dataLim.intervaly
+    if curve.unit == "points" and 0 <= high - low < 1:  # a smaller difference shall not look like a large one
+        axis.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
 
 
-def _styled(records: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    styles = cycle(product(_DASHES, _colours()))
-    return [
-        (name, {"color": colour, "linestyle": dash, "linewidth": 1.6})
-        for name, (dash, colour) in zip(records, styles, strict=False)
-    ]
+def _handles(axis: Any, records: Mapping[str, Any]) -> list[Any]:
+    return [axis.plot([], [], label=_label(name), **style)[0] for name, style in styled(records)]
+
+
+def _write_legend(figure: Any, free: Sequence[Any], records: Mapping[str, Any]) -> None:
+    """In the panels that no curve takes, where there is room, or below all."""
+    columns = -(-len(records) // _ROWS)
+    handles = _handles(figure.axes[0], records)
+    entry = 0.6 + 0.085 * max(map(len, records))  # inches, of a wide name
+    if columns * entry < len(free) * _PLOT[0]:
+        legend = free[0].legend(handles=handles, loc="upper left", ncols=columns, frameon=False)
+        legend.set_in_layout(False)  # it may reach over the next free panel
+    else:
+        columns = min(4, len(records), max(1, int(figure.get_figwidth() / entry)))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _legend_alone(records: Mapping[str, Any]) -> Any:
+    """A figure of the size of a plot, or larger where the legend needs it."""
+    figure, (axis,) = _figure(1, 1)
+    axis.set_axis_off()
+    columns = min(3, -(-len(records) // _ROWS))
+    legend = axis.legend(handles=_handles(axis, records), loc="upper left", ncols=columns, frameon=False, fontsize=11)
+    needed = legend.get_window_extent(_canvas(figure).get_renderer()).size / figure.dpi + 0.2
+    figure.set_size_inches(np.maximum(figure.get_size_inches(), needed))
+    return figure
 
 
 def _label(name: str) -> str:
@@ -194,14 +215,10 @@ def _summary(name: str, records: Sequence[Mapping[str, Any]]) -> str:
     return last
 
 
-def _colours() -> list[tuple[float, float, float]]:
-    return [(r / 255, g / 255, b / 255) for r, g, b in map(class_color, _HUES)]
-
-
 def _figure(columns: int, rows: int = 1) -> tuple[Any, Any]:
     from matplotlib.figure import Figure as Canvas  # without pyplot: no display, no global state
 
-    figure = Canvas(figsize=(5 * columns, 3.6 * rows), layout="constrained", dpi=150)
+    figure = Canvas(figsize=(_PLOT[0] * columns, _PLOT[1] * rows), layout="constrained", dpi=150)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -210,10 +227,14 @@ def _figure(columns: int, rows: int = 1) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _rendered(figure: Any) -> Image.Image:
+def _canvas(figure: Any) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    return FigureCanvasAgg(figure)
+
+
+def _rendered(figure: Any) -> Image.Image:
+    canvas = _canvas(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 

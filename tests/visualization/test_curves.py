@@ -8,7 +8,16 @@ from PIL import Image
 
 from afictl.errors import UserError
 from afictl.visualization import plot_training
-from afictl.visualization.curves import read_metrics, training_panels
+from afictl.visualization.curves import (
+    _curves,
+    _figure,
+    _legend_alone,
+    _plot,
+    _rendered,
+    _values,
+    read_metrics,
+    training_panels,
+)
 
 
 def run(folder, steps=20, offset=0.0, last=""):
@@ -34,16 +43,48 @@ def test_titles_and_names_are_in_the_picture(tmp_path, count):
     assert Image.open(tmp_path / "curves.png").width > 2000
 
 
-def test_eleven_runs_are_told_apart(tmp_path):
-    from afictl.visualization.curves import _styled
+def test_the_picture_says_where_runs_look_alike(tmp_path):
+    one = run(tmp_path / "one")
+    said = "Too many runs to tell apart: 4 of 38 are drawn like another one"
+    runs = {f"run {k}": one for k in range(38)}
+    plot_training(runs, tmp_path / "many.svg")
+    plot_training(dict(list(runs.items())[:36]), tmp_path / "some.svg")
+    assert f"<!-- {said} -->" in (tmp_path / "many.svg").read_text()
+    assert "Too many" not in (tmp_path / "some.svg").read_text()
+    assert training_panels(runs).panels[0].note == said
 
-    styles = {tuple(sorted(style.items())) for _, style in _styled({str(k): None for k in range(11)})}
-    assert len(styles) == 11
+
+@pytest.mark.parametrize(("values", "least"), [([50.6, 52.9], 2.3), ([40.0, 40.01], 1), ([0.0], 1), ([0.0, 30.0], 30)])
+def test_the_axis_of_accuracy_fits_its_values(values, least):
+    records = {str(k): [{"step": 10, "box/AP": value}] for k, value in enumerate(values)}
+    _, (axis,) = _figure(1)
+    _plot(axis, _curves(records)[0], records)
+    low, high = axis.get_ylim()
+    assert low < min(values)
+    assert high > max(values)
+    assert least <= high - low < 1.3 * least
+
+
+@pytest.mark.parametrize(("count", "length"), [(2, 5), (22, 20), (60, 8), (9, 90)])
+def test_no_name_of_a_legend_is_cut_off(tmp_path, monkeypatch, count, length):
+    """Neither in the picture, where it stands in the free panel or below, nor in the first panel of a page."""
+    one = run(tmp_path / "one")
+    runs = {f"{k:02}{'m' * (length - 2)}": one for k in range(count)}
+    figures = []
+    monkeypatch.setattr("afictl.visualization.curves._save", lambda figure, path: figures.append(figure))
+    plot_training(runs, tmp_path / "curves.png")
+    for figure in (figures[0], _legend_alone(dict.fromkeys(runs))):
+        _rendered(figure)
+        ((legend),) = [*figure.legends, *filter(None, (axis.get_legend() for axis in figure.axes))]
+        assert [text.get_text() for text in legend.get_texts()] == list(runs)
+        (x0, y0), (x1, y1) = legend.get_window_extent().get_points()
+        assert x0 >= 0
+        assert y0 >= 0
+        assert x1 <= figure.bbox.width
+        assert y1 <= figure.bbox.height
 
 
 def test_a_line_goes_through_the_recorded_values(tmp_path):
-    from afictl.visualization.curves import _curves, _values
-
     records = read_metrics(run(tmp_path / "run", steps=8))
     curves = {curve.key: curve for curve in _curves({"run": records})}
     assert _values(curves["box/AP"], records) == ([8], [30.0])
@@ -67,7 +108,7 @@ def test_names_that_matplotlib_would_take_for_something_else(tmp_path):
 def test_panels_for_a_page_say_in_words_what_came_out(tmp_path):
     figure = training_panels({"a": run(tmp_path / "a"), "b": run(tmp_path / "b", offset=5.0)})
     assert figure.text == "a: 20 steps, box AP 30. b: 20 steps, box AP 35."
-    assert [panel.title for panel in figure.panels][-1] == "Runs"
+    assert [panel.title for panel in figure.panels][:2] == ["Runs", "Box AP, held out"]
     assert len({panel.picture.size for panel in figure.panels}) == 1
 
 

@@ -54,8 +54,8 @@ def commands(comparison: Comparison) -> list[str]:
     for record in _records(comparison):
         words = record.get("command")
         if isinstance(words, list) and words:
-            name, *rest = map(str, words)
-            found[shlex.join([os.path.basename(name), *(nearby(word, Path.cwd()) for word in rest)])] = None
+            program, *rest = map(str, words)
+            found[shlex.join([_command_name(program), *(nearby(word, Path.cwd()) for word in rest)])] = None
     return list(found)[:_COMMANDS]
 
 
@@ -74,6 +74,12 @@ def cell_table(comparison: Comparison, beside: Path) -> Table | None:
             rows.append(Row(method.name, "", entries, series))
     heads = (("Method", ""), ("Seed", ""), ("Box AP", "points"), ("Training", "minutes"), ("Folder", ""))
     return Table("Runs", heads, tuple(rows)) if rows else None
+
+
+def _command_name(program: str) -> str:
+    """What a shell finds: ``python -m afictl`` is recorded as the file ``afictl/__main__.py``."""
+    folder, name = os.path.split(program)
+    return os.path.basename(folder) if name == "__main__.py" else name
 
 
 def _seeds(comparison: Comparison) -> str:

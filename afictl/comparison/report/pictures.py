@@ -21,6 +21,7 @@ from afictl.data.masks import Segmentation, draw_segmentation, normalize_segment
 from afictl.errors import UserError
 from afictl.evaluation.predictions import iter_results
 from afictl.training.run import PREDICTIONS
+from afictl.visualization.comparisons import marked
 from afictl.visualization.detections import GROUND_TRUTH, comparison
 from afictl.visualization.disagreement import rank_by_disagreement
 from afictl.visualization.style import Color
@@ -151,10 +152,12 @@ def _draw_shot(index: CocoIndex, i: int, found: Mapping[str, Rows], score: float
     truth = {"boxes": objects.boxes * scale, "labels": objects.labels, "crowd": objects.crowd}
     truth |= _masks(objects.segmentations, size_hw, seen_hw)
     labels = {category: label for label, category in enumerate(index.category_ids, start=1)}
-    shown = {method: _shown(rows, index.image_id(i), labels) for method, rows in found.items()}
-    detections = {method: _detection(rows, labels, size_hw, seen_hw, scale) for method, rows in shown.items()}
+    here = {method: _rows_of(rows, index.image_id(i), labels) for method, rows in found.items()}
+    detections = {method: _detection(rows, labels, size_hw, seen_hw, scale) for method, rows in here.items()}
     name = str(index.image_path(i).relative_to(index.image_dir))
-    figure = comparison(name, _resized(image, seen_hw), {GROUND_TRUTH: truth, **detections}, index.classes)
+    figure = comparison(
+        name, _resized(image, seen_hw), {GROUND_TRUTH: truth, **marked(detections, THRESHOLD)}, index.classes
+    )
     sources = _encoded([panel.picture for panel in figure.panels], share)
     drawings = tuple(
         Drawing(source, *panel.picture.size, panel.title, panel.note)
@@ -163,12 +166,8 @@ def _draw_shot(index: CocoIndex, i: int, found: Mapping[str, Rows], score: float
     return Shot(name, score, drawings, tuple((each, _hex(color)) for each, color in figure.legend))
 
 
-def _shown(rows: Rows, image_id: int, labels: Mapping[int, int]) -> Rows:
-    return [
-        row
-        for row in rows
-        if row["image_id"] == image_id and row["score"] >= THRESHOLD and row["category_id"] in labels
-    ]
+def _rows_of(rows: Rows, image_id: int, labels: Mapping[int, int]) -> Rows:
+    return [row for row in rows if row["image_id"] == image_id and row["category_id"] in labels]
 
 
 def _detection(

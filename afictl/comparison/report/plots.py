@@ -156,7 +156,7 @@ def _marker(point: tuple[float, float]) -> Rectangle:
 
 def _around(x: float, y: float, width: float) -> Iterable[Rectangle]:
     """Places for a label at growing distance from a point, in twelve directions."""
-    height = TEXT + 2
+    height = TEXT + 4
     for radius in (10, 16, 24, 34, 46, 60, 76, 95, 120, 150, 190):
         for angle in range(0, 360, 30):
             cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))

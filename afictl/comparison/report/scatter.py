@@ -31,6 +31,9 @@ COSTS: tuple[tuple[str, str, Callable[[Price], float]], ...] = (
 _MOST_STRETCH = 2.0
 """An interval widens the plot up to this many times the spread of the means; longer ones end in an arrow."""
 
+_SIGN = 20
+"""Pixels of a label beside its name: for the marker in front of it and for an edge."""
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -48,6 +51,7 @@ class Mark:
     """Whether its difference is claimed."""
     label: str
     place: Rectangle | None
+    """Of the label, in which the marker stands again before the name; None where there is no room."""
     leader: tuple[float, float] | None
     """Where the line to the label ends, where it is so far away that it needs one."""
 
@@ -114,7 +118,7 @@ def _scatter(points: Sequence[_Point], width: float, titles: tuple[str, str]) ->
         if low is not None and high is not None
     ]
     canvas = (axes.left + 2, axes.top, axes.right, axes.bottom)
-    places = label_places(at, [text_width(label) for label in labels], bars, canvas)
+    places = label_places(at, [_SIGN + text_width(label) for label in labels], bars, canvas)
     marks = [
         Mark(point.series, point.method.name, px, py, *span, point.claimed, label, place, _leader((px, py), place))
         for point, (px, py), span, label, place in zip(points, at, spans, labels, places, strict=True)

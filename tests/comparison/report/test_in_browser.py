@@ -232,7 +232,7 @@ def test_labels_of_eleven_methods_do_not_overlap(open_page, width, section):
             const b = label.getBoundingClientRect(), p = plot.getBoundingClientRect();
             return [b.left - p.left, b.top - p.top, b.right - p.left, b.bottom - p.top, p.width];
         }};
-        return plots.map(plot => [...plot.querySelectorAll('.label')].map(label => box(label, plot)));
+        return plots.map(plot => [...plot.querySelectorAll('.label, .tag')].map(label => box(label, plot)));
     """)
     assert len(boxes) in (2, 3)
     for plot in boxes:
@@ -240,6 +240,21 @@ def test_labels_of_eleven_methods_do_not_overlap(open_page, width, section):
         assert all(left >= 0 and right <= width for left, _, right, _, width in plot)
         for a, b in combinations(plot, 2):
             assert min(a[2], b[2]) - max(a[0], b[0]) < 1 or min(a[3], b[3]) - max(a[1], b[1]) < 3
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_label_of_the_cost_plot_holds_its_name(open_page, width):
+    browser = open_page("eleven", width)
+    outside = browser.execute_script("""
+        const tags = [...document.querySelectorAll('#cost .tag')].filter(tag => tag.checkVisibility());
+        const over = tag => {
+            const t = tag.getBoundingClientRect(), name = tag.parentNode.querySelector('text').getBoundingClientRect();
+            return [name.right - t.right, t.left - name.left];
+        };
+        return tags.map(over);
+    """)
+    assert len(outside) in (11, 22)
+    assert all(right < 1 and left < 0 for right, left in outside)
 
 
 def test_without_javascript_it_can_be_read_and_switched(browser, pages):

@@ -93,6 +93,36 @@ def test_sections_come_in_the_order_of_the_questions(page):
     assert sections == ["verdict", "table", "cost", "curves", "classes", "images", "reproduce"]
 
 
+def test_in_front_of_a_label_stands_the_marker_of_its_point(page, comparison):
+    section = page[page.index('<section id="cost"') : page.index('<section id="curves"')]
+    groups = re.findall(r'<g class="(mark [^"]*)">(.*?)</g>', section, flags=re.DOTALL)
+    assert groups
+    for _, group in groups:
+        point, sign = re.findall(r'<path(?: class="sign")? d="([^"]+)"', group)
+        assert point == sign
+        sign_x = float(re.search(r'class="sign".*?translate\(([\d.]+),', group)[1])
+        assert 6 < float(re.search(r'<text x="([\d.]+)"', group)[1]) - sign_x < 12
+    names = [re.search(r"<title>(.*?)</title>", group)[1] for _, group in groups]
+    count = len(comparison.methods)
+    for first in range(0, len(names), count):  # the baseline is drawn over all others
+        assert names[first + count - 1] == comparison.baseline
+        assert sorted(names[first : first + count]) == sorted(method.name for method in comparison.methods)
+
+
+def test_the_way_from_a_curve_to_its_name_looks_like_no_curve(page):
+    section = page[page.index('<section id="curves"') : page.index('<section id="classes"')]
+    leaders = re.findall(r'<path class="([^"]*leader[^"]*)"', section)
+    assert set(leaders) == {"leader dots"}
+    assert re.search(r"\.leader\.dots \{[^}]*stroke-dasharray: 0 5;[^}]*\}", page)
+    assert "grey dots only leads from a curve" in words(page)
+
+
+def test_the_page_says_what_a_star_at_a_detection_means(page, comparison, tmp_path):
+    said = "A star before its label and a wider outline mark a detection that at least one of the other methods lacks."
+    assert said in words(page)
+    assert said not in words(written(replace(comparison, image_dir=tmp_path / "nowhere"), tmp_path))
+
+
 def test_the_file_holds_all_it_needs(page):
     sources = re.findall(r'\b(?:src|href)="([^"]*)"', page)
     assert sum(source.startswith("data:image/") for source in sources) == 2 * 4  # images, ground truth and methods

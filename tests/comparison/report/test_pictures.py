@@ -37,6 +37,31 @@ def test_the_image_with_the_most_differences_comes_first(comparison, tmp_path):
     assert gallery.choices == ["Ground truth", "nearest", "bilinear", "bicubic"]
     assert gallery.shots[0].drawings[2].note == "0 detections"
     assert not gallery.notes
+    notes = {drawing.choice: drawing.note for drawing in gallery.shots[1].drawings}
+    count = sum(row["image_id"] == 1 for row in whole)
+    assert notes["nearest"] == notes["bicubic"] == f"{count} detections, 1 not found by all (*)"
+    assert notes["bilinear"] == f"{count - 1} detections"
+    assert "*" not in notes["Ground truth"]
+
+
+def test_what_a_method_finds_with_less_confidence_is_not_marked(comparison, tmp_path):
+    """Of image 1 ``bilinear`` finds one object below the threshold and lacks another."""
+    rows = json.loads((comparison.methods[0].cells[0].folder / "predictions.json").read_text())
+    rows = [{**row, "score": 0.9} for row in rows]
+    weak = next(row for row in rows if row["image_id"] == 1)
+    gone = next(row for row in rows if row["image_id"] == 1 and row is not weak)
+    less = [{**row, "score": 0.3} if row is weak else row for row in rows if row is not gone]
+    methods = []
+    for method, found in zip(comparison.methods[:2], (rows, less), strict=True):
+        (tmp_path / method.name).mkdir()
+        (tmp_path / method.name / "predictions.json").write_text(json.dumps(found))
+        methods.append(replace(method, cells=(replace(method.cells[0], folder=tmp_path / method.name),)))
+    (shot,) = draw_gallery(replace(comparison, methods=tuple(methods)), 1_000_000).shots
+    count = sum(row["image_id"] == 1 for row in rows)
+    assert [drawing.note for drawing in shot.drawings[1:]] == [
+        f"{count} detections, 1 not found by all (*)",
+        f"{count - 2} detection{'s' * (count != 3)}",
+    ]
 
 
 @pytest.mark.parametrize("budget", [120_000, 400_000, 7_000_000])

@@ -1,0 +1,26 @@
+"""What the report says of how to have it again."""
+
+import json
+
+import pytest
+
+from afictl.comparison.report.facts import commands
+from tests.comparison.comparisons import make_comparison
+
+
+@pytest.mark.parametrize(
+    ("program", "shown"),
+    [
+        ("/usr/lib/python3/site-packages/afictl/__main__.py", "afictl"),  # python -m afictl
+        ("afictl/__main__.py", "afictl"),
+        ("/opt/venv/bin/afictl", "afictl"),
+        ("afictl", "afictl"),
+        ("/home/me/study.py", "study.py"),
+    ],
+)
+def test_a_command_starts_with_what_a_shell_finds(shapes_dir, tmp_path, program, shown):
+    comparison = make_comparison(shapes_dir, tmp_path, seeds=1, masks=False)
+    for method in comparison.methods:
+        record = {"command": [program, "compare", "--set", "a b=1"]}
+        (method.cells[0].folder / "versions.json").write_text(json.dumps(record))
+    assert commands(comparison) == [f"{shown} compare --set 'a b=1'"]
