@@ -15,9 +15,9 @@ from PIL import Image
 
 from afictl.errors import UserError
 from afictl.training.run import runs_inside
+from afictl.visualization.charts import legend_name, names_as_written, save
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.style import class_color
-from afictl.writing import whole
 
 METRICS = "metrics.jsonl"
 _HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines on white, far apart first
@@ -75,35 +75,42 @@ def plot_training(runs: Mapping[str, Path], path: Path) -> None:
     records = {name: read_metrics(folder) for name, folder in runs.items()}
     curves = _curves(records)
     rows = -(-len(curves) // _COLUMNS)
-    figure, axes = _figure(min(_COLUMNS, len(curves)), rows)
-    for axis in axes[len(curves) :]:
-        axis.set_visible(False)
-    for axis, curve in zip(axes, curves, strict=False):
-        _plot(axis, curve, records)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
-    _save(figure, path)
+    with names_as_written(records):
+        figure, axes = _figure(min(_COLUMNS, len(curves)), rows)
+        for axis in axes[len(curves) :]:
+            axis.set_visible(False)
+        for axis, curve in zip(axes, curves, strict=False):
+            _plot(axis, curve, records)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+        save(figure, path)
 
 
 def training_panels(runs: Mapping[str, Path]) -> Figure:
     """The same curves as panels of one figure, for a page, and the runs' last accuracies in words."""
     records = {name: read_metrics(folder) for name, folder in runs.items()}
     panels = []
-    for curve in _curves(records):
+    with names_as_written(records):
+        for curve in _curves(records):
+            figure, (axis,) = _figure(1, 1)
+            _plot(axis, curve, records)
+            axis.set_title("")
+            panels.append(Panel(_rendered(figure), curve.title, curve.unit))
         figure, (axis,) = _figure(1, 1)
-        _plot(axis, curve, records)
-        axis.set_title("")
-        panels.append(Panel(_rendered(figure), curve.title, curve.unit))
-    figure, (axis,) = _figure(1, 1)
-    lines = [axis.plot([], [], label=_label(name), **style)[0] for name, style in _styled(records)]
-    axis.set_axis_off()
-    axis.legend(handles=lines, loc="center", frameon=False)
-    panels.append(Panel(_rendered(figure), "Runs", ", ".join(records)))
+        lines = [axis.plot([], [], label=legend_name(name), **style)[0] for name, style in _styled(records)]
+        axis.set_axis_off()
+        axis.legend(handles=lines, loc="center", frameon=False)
+        panels.append(Panel(_rendered(figure), "Runs", ", ".join(records)))
     return Figure("training", panels, "Training", ". ".join(_summary(*run) for run in records.items()) + ".", columns=3)
 
 
 def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
     """Bars of L1 and cosine for each level and method, as stage 1 measured them on held-out images."""
+    with names_as_written(distance):
+        save(_distance_bars(distance), path)
+
+
+def _distance_bars(distance: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Any:
     figure, axes = _figure(2)
     levels = list(next(iter(distance.values())))
     width = 0.8 / len(distance)
@@ -114,11 +121,11 @@ def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float
     ):
         for place, ((method, values), colour) in enumerate(zip(distance.items(), cycle(_colours()), strict=False)):
             at = [x + (place - (len(distance) - 1) / 2) * width for x in range(len(levels))]
-            axis.bar(at, [values[level][measure] for level in levels], width, label=method, color=colour)
+            axis.bar(at, [values[level][measure] for level in levels], width, label=legend_name(method), color=colour)
         axis.set_xticks(range(len(levels)), levels)
         axis.set(title=title, xlabel="pyramid level")
     axes[0].legend()
-    _save(figure, path)
+    return figure
 
 
 def _curves(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[_Curve]:
@@ -163,7 +170,7 @@ def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, 
     for name, style in _styled(records):
         steps, values = _values(curve, records[name])
         marker = "o" if curve.key in _ACCURACY else None
-        axis.plot(steps, values, label=_label(name), marker=marker, markersize=4, **style)
+        axis.plot(steps, values, label=legend_name(name), marker=marker, markersize=4, **style)
     axis.set(title=curve.title, xlabel="step", ylabel=curve.unit)
     # From 0 to the last step of any run, so that the curves of one run stand below one another.
     axis.set_xlim(0, _MARGIN * max(run[-1]["step"] for run in records.values()) or None)
@@ -177,12 +184,6 @@ def _styled(records: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         (name, {"color": colour, "linestyle": dash, "linewidth": 1.6})
         for name, (dash, colour) in zip(records, styles, strict=False)
     ]
-
-
-def _label(name: str) -> str:
-    """A name as matplotlib draws it: dollars would be mathematics, and a leading underscore hides a line."""
-    shown = name.replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _summary(name: str, records: Sequence[Mapping[str, Any]]) -> str:
@@ -216,10 +217,3 @@ def _rendered(figure: Any) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def _save(figure: Any, path: Path) -> None:
-    """A whole picture or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as draft:
-        figure.savefig(draft, format=path.suffix.removeprefix("."))
