@@ -90,10 +90,12 @@ def _is_placeholder(face: FT2Font) -> bool:
 
 
 def _known_family(file: str) -> str:
-    """The family of a font file, made known to matplotlib."""
-    from matplotlib.font_manager import fontManager
-    from matplotlib.ft2font import FT2Font
+    """A family that for matplotlib consists of this font file alone.
 
-    if all(entry.fname != file for entry in fontManager.ttflist):
-        fontManager.addfont(file)
-    return FT2Font(file).family_name
+    Its own name and weight would not do: another file of the family could be taken, or its weight complained about.
+    """
+    from matplotlib.font_manager import FontEntry, fontManager
+
+    if all(entry.name != file for entry in fontManager.ttflist):
+        fontManager.ttflist.append(FontEntry(fname=file, name=file))
+    return file

@@ -30,7 +30,7 @@ def install(monkeypatch) -> Iterator[Callable[..., None]]:
 def squares(tmp_path) -> Callable[..., Path]:
     """Builds fonts that draw each of their characters as a black square of a whole em."""
 
-    def build(characters: str, family: str = "Squares", style: str = "Regular") -> Path:
+    def build(characters: str, family: str = "Squares", style: str = "Regular", weight: int = 400) -> Path:
         pen = TTGlyphPen(None)
         for move, point in zip(
             [pen.moveTo] + [pen.lineTo] * 3, [(0, 0), (0, 800), (1000, 800), (1000, 0)], strict=True
@@ -47,7 +47,7 @@ def squares(tmp_path) -> Callable[..., Path]:
         builder.setupNameTable(
             {"familyName": family, "styleName": style, "psName": f"{family}-{style}".replace(" ", "")}
         )
-        builder.setupOS2()
+        builder.setupOS2(usWeightClass=weight)
         builder.setupPost()
         path = tmp_path / f"{family}-{style}.ttf"
         builder.save(path)

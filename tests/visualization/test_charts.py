@@ -18,9 +18,9 @@ def titled(name, path):
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_a_name_beyond_the_plain_font(tmp_path, squares, install, installed):
+def test_a_name_beyond_the_plain_font(tmp_path, squares, install, installed, caplog):
     if installed:
-        install(squares("红"))
+        install(squares("红", weight=500))
     before = dict(matplotlib.rcParams)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -28,6 +28,7 @@ def test_a_name_beyond_the_plain_font(tmp_path, squares, install, installed):
         titled("红 cell", tmp_path / "chart.png")
     assert ("Squares" in svg) is installed
     assert "DejaVuSans" in svg
+    assert not caplog.records
     assert dict(matplotlib.rcParams) == before
 
 
