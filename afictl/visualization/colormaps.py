@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from afictl.visualization.style import INK, PAPER, font
+from afictl.visualization.style import INK, PAPER, text_width, write
 
 _HEAT = "viridis"
 _LIGHTNESS = (0.35, 0.93)
@@ -55,7 +55,7 @@ def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
     height = size[1]
     text = max(12, min(18, height // 9))
     label = f"{highest:.3g} and more"
-    width = max(size[0], round(font(text).getlength(label) + 3 * text + 14))
+    width = max(size[0], round(text_width(label, text) + 3 * text + 14))
     picture = Image.new("RGB", (width, height), PAPER)
     if height < 5 * text:
         picture.paste(scale_strip(text, highest, ""), (0, 0))
@@ -67,19 +67,19 @@ def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
     picture.paste(Image.fromarray(ramp), (left, top))
     for value, y in ((label, top), (f"{highest / 2:.3g}", (top + bottom) / 2), ("0", bottom)):
         pen.line((left + thick, y, left + thick + text // 3, y), fill=INK)
-        pen.text((left + thick + text * 0.7, y), value, fill=INK, font=font(text), anchor="lm")
+        write(pen, (left + thick + text * 0.7, y), value, text, INK)
     return picture
 
 
 def scale_strip(size: int, highest: float, meaning: str) -> Image.Image:
     """The heat scale from 0 to ``highest`` in one line of text of ``size`` pixels, with what it measures."""
     parts = (f"{meaning}  0".strip(), f"{highest:.3g}")
-    before, after = (round(font(size).getlength(part)) for part in parts)
+    before, after = (round(text_width(part, size)) for part in parts)
     ramp, gap, height = 14 * size, size // 2, round(1.5 * size)
     picture = Image.new("RGB", (before + ramp + after + 2 * gap, height), PAPER)
     pen = ImageDraw.Draw(picture)
-    pen.text((0, height / 2), parts[0], fill=INK, font=font(size), anchor="lm")
+    write(pen, (0, height / 2), parts[0], size, INK)
     colors = heat_colors(np.linspace(0, 1, ramp))[None].repeat(size, axis=0)
     picture.paste(Image.fromarray(colors), (before + gap, (height - size) // 2))
-    pen.text((before + ramp + 2 * gap, height / 2), parts[1], fill=INK, font=font(size), anchor="lm")
+    write(pen, (before + ramp + 2 * gap, height / 2), parts[1], size, INK)
     return picture

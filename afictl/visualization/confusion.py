@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from afictl.visualization.charts import names_as_written, save
 from afictl.visualization.style import INK, PAPER
-from afictl.writing import whole
 
 _WRITTEN = 25  # classes up to which every cell shows its count
 _CELL, _SMALL_CELL = 0.42, 0.17  # inches
@@ -24,6 +25,11 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, no
         path: the picture's.
         note: a line below the title.
     """
+    with names_as_written([*classes, note]):
+        save(_square(counts, classes, note), path)
+
+
+def _square(counts: np.ndarray, classes: Sequence[str], note: str) -> Any:
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
@@ -47,6 +53,4 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, no
             text = f"{counts[row, column]}"
             axis.text(column, row, text, ha="center", va="center", fontsize=7, color=[v / 255 for v in colour])
     figure.colorbar(image, label="part of the row", shrink=0.7, aspect=30, fraction=0.04)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as draft:
-        figure.savefig(draft, format=path.suffix.removeprefix("."))
+    return figure

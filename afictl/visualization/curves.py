@@ -15,9 +15,9 @@ from PIL import Image
 
 from afictl.errors import UserError
 from afictl.training.run import runs_inside
+from afictl.visualization.charts import legend_name, names_as_written, save
 from afictl.visualization.curve_styles import MARKERS, alike, colours, styled
 from afictl.visualization.figure import Figure, Panel
-from afictl.writing import whole
 
 METRICS = "metrics.jsonl"
 _MARKS = 8  # of a curve that has a value at many steps
@@ -78,30 +78,37 @@ def plot_training(runs: Mapping[str, Path], path: Path) -> None:
     records = {name: read_metrics(folder) for name, folder in runs.items()}
     curves = _curves(records)
     rows = -(-len(curves) // _COLUMNS)
-    figure, axes = _figure(min(_COLUMNS, len(curves)), rows)
-    for axis in axes[len(curves) :]:
-        axis.set_axis_off()
-    for axis, curve in zip(axes, curves, strict=False):
-        _plot(axis, curve, records)
-    figure.suptitle(alike(records))
-    _write_legend(figure, axes[len(curves) :], records)
-    _save(figure, path)
+    with names_as_written(records):
+        figure, axes = _figure(min(_COLUMNS, len(curves)), rows)
+        for axis in axes[len(curves) :]:
+            axis.set_axis_off()
+        for axis, curve in zip(axes, curves, strict=False):
+            _plot(axis, curve, records)
+        figure.suptitle(alike(records))
+        _write_legend(figure, axes[len(curves) :], records)
+        save(figure, path)
 
 
 def training_panels(runs: Mapping[str, Path]) -> Figure:
     """The same curves as panels of one figure, for a page, and the runs' last accuracies in words."""
     records = {name: read_metrics(folder) for name, folder in runs.items()}
-    panels = [Panel(_rendered(_legend_alone(records)), "Runs", alike(records))]
-    for curve in _curves(records):
-        figure, (axis,) = _figure(1, 1)
-        _plot(axis, curve, records)
-        axis.set_title("")
-        panels.append(Panel(_rendered(figure), curve.title, curve.unit))
+    with names_as_written(records):
+        panels = [Panel(_rendered(_legend_alone(records)), "Runs", alike(records))]
+        for curve in _curves(records):
+            figure, (axis,) = _figure(1, 1)
+            _plot(axis, curve, records)
+            axis.set_title("")
+            panels.append(Panel(_rendered(figure), curve.title, curve.unit))
     return Figure("training", panels, "Training", ". ".join(_summary(*run) for run in records.items()) + ".", columns=3)
 
 
 def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
     """Bars of L1 and cosine for each level and method, as stage 1 measured them on held-out images."""
+    with names_as_written(distance):
+        save(_distance_bars(distance), path)
+
+
+def _distance_bars(distance: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Any:
     figure, axes = _figure(2)
     levels = list(next(iter(distance.values())))
     width = 0.8 / len(distance)
@@ -112,11 +119,11 @@ def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float
     ):
         for place, ((method, values), colour) in enumerate(zip(distance.items(), cycle(colours()), strict=False)):
             at = [x + (place - (len(distance) - 1) / 2) * width for x in range(len(levels))]
-            axis.bar(at, [values[level][measure] for level in levels], width, label=method, color=colour)
+            axis.bar(at, [values[level][measure] for level in levels], width, label=legend_name(method), color=colour)
         axis.set_xticks(range(len(levels)), levels)
         axis.set(title=title, xlabel="pyramid level")
     axes[0].legend()
-    _save(figure, path)
+    return figure
 
 
 def _curves(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[_Curve]:
@@ -163,7 +170,7 @@ def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, 
         if curve.key not in _ACCURACY:
             first = {"marker": None} if style["marker"] == MARKERS[0] else {}
             style = {**style, **first, "markevery": max(1, len(steps) // _MARKS)}
-        axis.plot(steps, values, label=_label(name), **style)
+        axis.plot(steps, values, label=legend_name(name), **style)
     axis.set(title=curve.title, xlabel="step", ylabel=curve.unit)
     # From 0 to the last step of any run, so that the curves of one run stand below one another.
     axis.set_xlim(0, _MARGIN * max(run[-1]["step"] for run in records.values()) or None)
@@ -173,7 +180,7 @@ def _plot(axis: Any, curve: _Curve, records: Mapping[str, Sequence[Mapping[str, 
 
 
 def _handles(axis: Any, records: Mapping[str, Any]) -> list[Any]:
-    return [axis.plot([], [], label=_label(name), **style)[0] for name, style in styled(records)]
+    return [axis.plot([], [], label=legend_name(name), **style)[0] for name, style in styled(records)]
 
 
 def _write_legend(figure: Any, free: Sequence[Any], records: Mapping[str, Any]) -> None:
@@ -198,12 +205,6 @@ def _legend_alone(records: Mapping[str, Any]) -> Any:
     needed = legend.get_window_extent(_canvas(figure).get_renderer()).size / figure.dpi + 0.2
     figure.set_size_inches(np.maximum(figure.get_size_inches(), needed))
     return figure
-
-
-def _label(name: str) -> str:
-    """A name as matplotlib draws it: dollars would be mathematics, and a leading underscore hides a line."""
-    shown = name.replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _summary(name: str, records: Sequence[Mapping[str, Any]]) -> str:
@@ -237,10 +238,3 @@ def _rendered(figure: Any) -> Image.Image:
     canvas = _canvas(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def _save(figure: Any, path: Path) -> None:
-    """A whole picture or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as draft:
-        figure.savefig(draft, format=path.suffix.removeprefix("."))

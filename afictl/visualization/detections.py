@@ -12,7 +12,7 @@ from torch import Tensor
 from afictl.data.transforms import move_boxes
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.labels import place_labels
-from afictl.visualization.style import INK, PAPER, Color, class_colors, font, text_color
+from afictl.visualization.style import INK, PAPER, Color, class_colors, font, text_color, text_width, write
 
 GROUND_TRUTH = "Ground truth"
 _LONG_SIDE = (960, 1600)  # pixels: smaller images are enlarged, so that text has room; larger ones are reduced
@@ -210,14 +210,14 @@ def _draw_labels(
     pen = ImageDraw.Draw(canvas)
     padding = size // 4
     height = sum(font(size).getmetrics()) + padding
-    sizes = [[(font(size).getlength(text) + 2 * padding, height) for text in options] for options in texts]
+    sizes = [[(text_width(text, size) + 2 * padding, height) for text in options] for options in texts]
     places = place_labels([(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes], sizes, canvas.size)
     for color, options, place in zip(inks, texts, places, strict=True):
         if place is not None:
             option, (x0, y0, x1, y1) = place
             pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=color)
             middle = (x0 + padding, (y0 + y1) / 2)
-            pen.text(middle, options[option], fill=text_color(color), font=font(size), anchor="lm")
+            write(pen, middle, options[option], size, text_color(color))
 
 
 def _texts(detection: Detection, classes: Sequence[str]) -> list[tuple[str, ...]]:

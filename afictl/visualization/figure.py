@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from afictl.visualization.style import INK, MUTED, PAPER, Color, fit_text, font
+from afictl.visualization.style import INK, MUTED, PAPER, Color, fit_text, text_width, write
 
 _COLUMNS = 4
 _CAPTION = 20  # of the text's height: to this width a column grows beyond its pictures where its captions need it
@@ -70,7 +69,7 @@ def assemble(
     size = text_size((width, height))
     gap = size
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
-    captions = max(font(size).getlength(words) for panel in panels for words in (panel.title, panel.note))
+    captions = max(text_width(words, size) for panel in panels for words in (panel.title, panel.note))
     cell = max(width, round(min(captions, _CAPTION * size)))
     lines = [2 if any(_is_wide(panel, size, cell) for panel in row) else 1 for row in rows]
     heads = [round((0.6 + 1.3 * count) * size) for count in lines]
@@ -97,8 +96,7 @@ def assemble(
 
 def _heading(title: str, text: str, size: int, width: int) -> Image.Image | None:
     """A large title and a wrapped text below it; None where there is neither."""
-    letter = font(size).getlength("the quick brown fox jumps") / 25
-    lines = textwrap.wrap(text, max(20, int(width / letter * 0.95))) if text else []
+    lines = _wrapped(text, size, width)
     if not title and not lines:
         return None
     line, large = round(1.45 * size), round(1.35 * size)
@@ -108,13 +106,24 @@ def _heading(title: str, text: str, size: int, width: int) -> Image.Image | None
     if title:
         _write_bold(pen, fit_text(title, large, width), (0, 1.05 * large), large)
     for number, words in enumerate(lines):
-        pen.text((0, start + (number + 0.5) * line), words, fill=MUTED, font=font(size), anchor="lm")
+        write(pen, (0, start + (number + 0.5) * line), fit_text(words, size, width), size, MUTED)
     return heading
+
+
+def _wrapped(text: str, size: int, width: float) -> list[str]:
+    """``text`` in lines of up to ``width`` pixels; a longer word has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and text_width(f"{lines[-1]} {word}", size) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def _is_wide(panel: Panel, size: int, width: int) -> bool:
     """Whether title and note do not fit one line above a picture of ``width``."""
-    return bool(panel.note) and font(size).getlength(f"{panel.title}   {panel.note}") > width
+    return bool(panel.note) and text_width(f"{panel.title}   {panel.note}", size) > width
 
 
 def _write_title(
@@ -128,13 +137,13 @@ def _write_title(
     x, y = left_middle
     title = fit_text(panel.title, size, width)
     _write_bold(pen, title, (x, y), size)
-    place = (x, y + 1.3 * size) if two_lines else (x + font(size).getlength(f"{title}   "), y)
-    pen.text(place, fit_text(panel.note, size, width), fill=MUTED, font=font(size), anchor="lm")
+    place = (x, y + 1.3 * size) if two_lines else (x + text_width(f"{title}   ", size), y)
+    write(pen, place, fit_text(panel.note, size, width), size, MUTED)
 
 
 def _write_bold(pen: ImageDraw.ImageDraw, text: str, left_middle: tuple[float, float], size: int) -> None:
-    for shift in (0, 1):  # the built-in font has no bold face
-        pen.text((left_middle[0] + shift, left_middle[1]), text, fill=INK, font=font(size), anchor="lm")
+    for shift in (0, 1):  # twice, a pixel apart: a bold face is wider, and not every installed font has one
+        write(pen, (left_middle[0] + shift, left_middle[1]), text, size, INK)
 
 
 def _legend_rows(legend: Sequence[tuple[str, Color]], size: int, width: float) -> list[list[tuple[str, Color]]]:
@@ -160,9 +169,9 @@ def _write_legend(
     x, y = left_middle
     for name, color in entries:
         pen.rounded_rectangle((x, y - size * 0.4, x + size * 0.8, y + size * 0.4), radius=size // 6, fill=color)
-        pen.text((x + size * 1.2, y), name, fill=INK, font=font(size), anchor="lm")
+        write(pen, (x + size * 1.2, y), name, size, INK)
         x += _entry_width(name, size)
 
 
 def _entry_width(name: str, size: int) -> float:
-    return font(size).getlength(name) + 2.4 * size
+    return text_width(name, size) + 2.4 * size

@@ -21,7 +21,7 @@ def place_labels(
     Args:
         boxes: in order of importance.
         sizes: for each box its possible labels, best first (a long and a short text, say).
-        canvas: of the picture.
+        canvas: of the picture; no label that is wider or higher is chosen.
 
     Returns:
         For each box which of its labels to draw and where, or None where none fits without covering another label
@@ -47,13 +47,15 @@ def place_labels(
 def _places(box: Rectangle, size: Size, canvas: Size) -> Iterator[Rectangle]:
     """Above the box, inside it where it is large enough, below it; each at the left, then at the right."""
     (x0, y0, x1, y1), (width, height) = box, size
+    if width > canvas[0]:
+        return
     heights = [y0 - height, y1]
     if y1 - y0 > 3 * height and x1 - x0 > width:
         heights[1:1] = [y0, y1 - height]
     for y in heights:
         if 0 <= y <= canvas[1] - height:
             for x in (x0, x1 - width):
-                left = min(max(x, 0.0), max(canvas[0] - width, 0.0))
+                left = min(max(x, 0.0), canvas[0] - width)
                 yield left, y, left + width, y + height
 
 

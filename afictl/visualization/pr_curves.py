@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from afictl.visualization.charts import legend_name, names_as_written, save
 from afictl.visualization.style import INK, MUTED, class_color
-from afictl.writing import whole
 
 _HUES = (5, 1, 3, 6, 2, 7)  # of the palette, the ones that read as thin lines on white
 _PLURAL = {"box": "Boxes", "mask": "Masks"}
@@ -30,15 +30,14 @@ def plot_precision_recall(precision: Mapping[str, np.ndarray], classes: Sequence
     """
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-    figure = Figure(figsize=(10.6, 4.2 * len(precision)), layout="constrained", dpi=150)
-    grid = figure.subplots(len(precision), 2, squeeze=False)
-    for (kind, values), (mean, each) in zip(precision.items(), grid, strict=True):
-        curves = np.where(values[..., 0] < 0, np.nan, values[..., 0])
-        _plot_means(mean, curves, kind)
-        _plot_classes(each, curves[0], classes, kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as draft:
-        figure.savefig(draft, format=path.suffix.removeprefix("."))
+    with names_as_written(classes):
+        figure = Figure(figsize=(10.6, 4.2 * len(precision)), layout="constrained", dpi=150)
+        grid = figure.subplots(len(precision), 2, squeeze=False)
+        for (kind, values), (mean, each) in zip(precision.items(), grid, strict=True):
+            curves = np.where(values[..., 0] < 0, np.nan, values[..., 0])
+            _plot_means(mean, curves, kind)
+            _plot_classes(each, curves[0], classes, kind)
+        save(figure, path)
 
 
 def _plot_means(axis: Any, curves: np.ndarray, kind: str) -> None:
@@ -59,7 +58,7 @@ def _plot_classes(axis: Any, curves: np.ndarray, classes: Sequence[str], kind: s
         if k not in named:
             axis.plot(_RECALLS, curves[:, k], color=_rgb(MUTED), alpha=0.25, linewidth=0.8)
     for k, hue in zip(named, _HUES, strict=False):
-        label = f"{classes[k]}: {_points(curves[:, k])}"
+        label = legend_name(f"{classes[k]}: {_points(curves[:, k])}")
         axis.plot(_RECALLS, curves[:, k], color=_rgb(class_color(hue)), label=label)
     which = "each class" if len(named) == len(present) else f"best and worst three of {len(present)} classes"
     _finish(axis, f"{_PLURAL[kind]}, {which} at IoU 0.50")

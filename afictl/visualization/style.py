@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from PIL import ImageFont
+from PIL import ImageDraw, ImageFont
+
+from afictl.visualization.fonts import one_line, parts_by_font, plain_font
 
 Color = tuple[int, int, int]
 
@@ -59,16 +61,31 @@ def text_color(background: Color) -> Color:
     return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 115 else PAPER
 
 
-@lru_cache(maxsize=16)
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own scalable font, which every installation has; ``size`` in pixels."""
-    return ImageFont.load_default(size)  # type: ignore[return-value]
+@lru_cache(maxsize=64)
+def font(size: int, file: str | None = None) -> ImageFont.FreeTypeFont:
+    """A font, without ``file`` DejaVu Sans, which every installation has; ``size`` in pixels."""
+    return ImageFont.truetype(file or plain_font(), size)
+
+
+def text_width(text: str, size: int) -> float:
+    """Pixels that ``write`` takes for ``text``."""
+    return sum(font(size, file).getlength(part) for file, part in parts_by_font(one_line(text)))
+
+
+def write(pen: ImageDraw.ImageDraw, left_middle: tuple[float, float], text: str, size: int, color: Color) -> None:
+    """One line of text from a point at its left, in the middle of its height, in the fonts that have its characters."""
+    x, y = left_middle
+    ascent, descent = font(size).getmetrics()
+    baseline = round(y + (ascent - descent) / 2)  # of all fonts of the line
+    for file, part in parts_by_font(one_line(text)):
+        pen.text((x, baseline), part, fill=color, font=font(size, file), anchor="ls")
+        x += font(size, file).getlength(part)
 
 
 def fit_text(text: str, size: int, width: float) -> str:
     """``text``, its middle replaced by an ellipsis where it is wider than ``width`` pixels."""
     kept, shown = len(text), text
-    while font(size).getlength(shown) > width and kept > 2:
+    while text_width(shown, size) > width and kept > 2:
         kept -= 1
         shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
     return shown

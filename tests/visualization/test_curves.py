@@ -15,9 +15,11 @@ from afictl.visualization.curves import (
     _plot,
     _rendered,
     _values,
+    plot_feature_distance,
     read_metrics,
     training_panels,
 )
+from tests.visualization.drawn import drawn_texts
 
 
 def run(folder, steps=20, offset=0.0, last=""):
@@ -71,7 +73,7 @@ def test_no_name_of_a_legend_is_cut_off(tmp_path, monkeypatch, count, length):
     one = run(tmp_path / "one")
     runs = {f"{k:02}{'m' * (length - 2)}": one for k in range(count)}
     figures = []
-    monkeypatch.setattr("afictl.visualization.curves._save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("afictl.visualization.curves.save", lambda figure, path: figures.append(figure))
     plot_training(runs, tmp_path / "curves.png")
     for figure in (figures[0], _legend_alone(dict.fromkeys(runs))):
         _rendered(figure)
@@ -98,11 +100,11 @@ def test_a_line_goes_through_the_recorded_values(tmp_path):
 
 
 def test_names_that_matplotlib_would_take_for_something_else(tmp_path):
-    names = {"$\\frac{1}$": run(tmp_path / "a"), "_hidden": run(tmp_path / "b"), "<script>": run(tmp_path / "c")}
-    plot_training(names, tmp_path / "curves.svg")
-    text = (tmp_path / "curves.svg").read_text()
-    assert "_hidden" in text
-    assert "<script>" not in text.replace("<!-- <script> -->", "")
+    runs = {"$\\foo{1}$": run(tmp_path / "a"), "_hidden": run(tmp_path / "b"), "<red> 红": run(tmp_path / "c")}
+    assert set(runs) <= set(drawn_texts(lambda path: plot_training(runs, path), tmp_path))
+    assert all(f"{name}: " in training_panels(runs).text for name in runs)
+    distance = {name: {"$p_2$": {"l1": 0.5, "cosine": 0.5}} for name in runs}
+    assert {*runs, "$p_2$"} <= set(drawn_texts(lambda path: plot_feature_distance(distance, path), tmp_path))
 
 
 def test_panels_for_a_page_say_in_words_what_came_out(tmp_path):

@@ -38,6 +38,11 @@ def test_second_label_gives_way_and_a_third_is_shortened():
 
 def test_label_larger_than_the_picture_is_left_out():
     assert place_labels([(10, 10, 20, 20)], [[(30, 500)]], CANVAS) == [None]
+    assert place_labels([(10, 40, 20, 50)], [[(201, 12)]], CANVAS) == [None]
+
+
+def test_label_wider_than_the_picture_is_shortened():
+    assert place_labels([(10, 40, 20, 50)], [[(201, 12), (30, 12)]], CANVAS) == [(1, (10, 28, 40, 40))]
 
 
 def test_a_label_does_not_hide_a_small_object():

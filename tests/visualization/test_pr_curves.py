@@ -1,11 +1,11 @@
-"""The pictures of an evaluation are drawn for few and many classes, with and without objects."""
+"""Precision over recall is drawn for few and many classes, with and without objects, under their own names."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from afictl.visualization.confusion import plot_confusion
 from afictl.visualization.pr_curves import plot_precision_recall
+from tests.visualization.drawn import drawn_texts
 
 
 def curves(classes, seed=0):
@@ -26,10 +26,9 @@ def test_curves(tmp_path, classes, kinds):
     assert len(colours) > 20
 
 
-@pytest.mark.parametrize("classes", [1, 5, 80])
-def test_confusion(tmp_path, classes):
-    counts = np.random.default_rng(0).integers(0, 9, (classes + 1, classes + 1))
-    counts[0] = 0
-    plot_confusion(counts, [f"class {k}" for k in range(classes)], tmp_path / "confusion.png", note="score from 0.3")
-    with Image.open(tmp_path / "confusion.png") as picture:
-        assert max(picture.size) < 3000
+def test_class_names_stand_in_the_legend_as_they_are_written(tmp_path):
+    names = ["$\\foo$", "_hidden", "a_b $5", "红细胞"]
+    texts = drawn_texts(lambda path: plot_precision_recall({"box": curves(5)}, [*names, "none"], path), tmp_path)
+    assert [next((name for name in names if text.startswith(f"{name}: ")), None) for text in texts].count(None) == (
+        len(texts) - len(names)
+    )

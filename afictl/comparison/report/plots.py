@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from afictl.visualization.style import fit_text, font
+from afictl.visualization import style
 
 MINUS = "\N{MINUS SIGN}"
 TEXT = 12
@@ -92,13 +92,13 @@ def padded(values: Iterable[float], share: float = 0.08, least: float = 1.0) -> 
 
 
 def text_width(text: str) -> float:
-    """An upper estimate for the sans-serif faces of browsers, which differ by a few percent."""
-    return 1.12 * float(font(TEXT).getlength(text))
+    """An estimate for the sans-serif faces of browsers, of which few are wider than that of the pictures."""
+    return style.text_width(text, TEXT)
 
 
 def fitted(text: str, width: float) -> str:
     """``text``, its middle left out where it would be wider than ``width`` pixels."""
-    return fit_text(text, TEXT, width / 1.12)
+    return style.fit_text(text, TEXT, width)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
