@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from os.path import commonpath
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def require_sources(weights: list[Path] | None, predictions: list[Path] | None) 
     for source in predictions or ():
         if source.is_dir():
             raise UserError(f"--predictions {source}: is a folder; name the JSON file in it")
+        if zipfile.is_zipfile(source):
+            raise UserError(f"--predictions {source}: is a zip file; unpack it and name the JSON file in it")
     return weights or predictions or []
 
 

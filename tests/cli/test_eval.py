@@ -310,3 +310,10 @@ def test_a_submission_for_images_without_objects(untrained_run, shapes, tmp_path
     other = "detections_test-dev2017_other_results.zip"
     assert other in "".join(again.output.split())
     assert [path.name for path in folder.rglob("*.zip")] == [other, other]
+    zipped = folder / "segm" / other
+    with pytest.raises(UserError, match=r"is a zip file; unpack it and name the JSON file in it"):
+        call("--predictions", zipped, "--data", shapes)
+    shutil.unpack_archive(zipped, tmp_path)
+    assert call("--predictions", tmp_path / other.replace(".zip", ".json"), "--data", shapes).exit_code == 0
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"box/AP", "mask/AP"} <= report["metrics"].keys()
