@@ -89,6 +89,9 @@ def test_training_takes_the_file(untrained_run, shapes_dir, unlabelled, tmp_path
     assert config["pseudo"] == {"file": str(output), "weight": 2.0, "ratio": 3.0}
     with pytest.raises(UserError, match="a batch of 4 cannot be shared so"):
         call(*common, *settings, "--pseudo", output, "--pseudo-ratio", 2)
+    with pytest.raises(UserError, match="is split into 1 labelled and 3 pseudo-labelled images, and 2 devices must"):
+        call(*common, *settings, "--pseudo", output, "--pseudo-ratio", 3, "--devices", 2, "--output", tmp_path / "two")
+    assert not (tmp_path / "two").exists()
     with pytest.raises(UserError, match="--pseudo-weight has no effect without --pseudo FILE"):
         call(*common, *settings, "--pseudo-weight", 2)
 
