@@ -182,8 +182,8 @@ def _require_images(index: CocoIndex, masks: bool) -> None:
     drawn = [names[k] for k in index.training_images(masks)]
     if absent := absent_files(index.image_dir, drawn):
         raise UserError(
-            f"{index.annotation_file}: {len(absent)} of its {len(drawn)} labelled images are not in {index.image_dir}, "
-            f"the first {absent[0]}; bring them back, or mend 'info.image_folder' in the file"
+            f"{index.annotation_file}: {len(absent)} of its {len(drawn)} labelled images cannot be found in "
+            f"{index.image_dir}, the first {absent[0]}; bring them back, or mend 'info.image_folder' in the file"
         )
 
 

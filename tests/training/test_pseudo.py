@@ -245,7 +245,9 @@ def test_images_that_are_not_there_are_told_before_the_run_begins(fabric, preset
     assert pseudo.load(load_coco(shapes_dir, "train"), preset, masks=True)
     (images / "inside" / "moved.jpg").unlink()
     (images / second["file_name"]).unlink()
-    message = rf"pseudo\.json: 2 of its {count} labelled images are not in {images}, the first {second['file_name']};"
+    message = (
+        rf"pseudo\.json: 2 of its {count} labelled images cannot be found in {images}, the first {second['file_name']};"
+    )
     with pytest.raises(UserError, match=message):
         finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=pseudo)
     assert not (tmp_path / "run").exists()
