@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,30 +13,15 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from afictl.data.annotations import FIELDS, Field, record_fault
 from afictl.data.files import read_json
-from afictl.data.masks import normalize_segmentation
 from afictl.data.run_lengths import run_length_areas
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
 from afictl.evaluation.mask_file import MaskFile
+from afictl.evaluation.prediction_faults import require_results
 
 _PIECE = 2**17  # bytes of a file that are parsed at once
 _LOT = 1024  # results of a list that are taken at once
-
-_NUMBER = Field("a number", lambda value: isinstance(value, int | float))
-_ID = FIELDS["annotations"]["image_id"]
-_ID_OF_RESULT = _ID._replace(
-    is_valid=lambda value: _ID.is_valid(value) or (type(value) is float and value.is_integer())
-)
-_RESULT = {
-    "image_id": _ID_OF_RESULT,
-    "category_id": _ID_OF_RESULT,
-    "bbox": FIELDS["annotations"]["bbox"]._replace(optional=True),
-    "score": _NUMBER,
-    "mask_score": _NUMBER._replace(optional=True),
-}
-
 
 Box = tuple[float, float, float, float]
 
@@ -110,7 +94,7 @@ def read_predictions(source: list[dict[str, Any]] | Path, ground_truth: GroundTr
     else:
         results = source
     named = f"predictions {source}" if isinstance(source, Path) else "predictions"
-    _check(results, named, ground_truth, restricted)
+    require_results(results, named, ground_truth, restricted)
     return _collect(_in_lots(results), ground_truth, restricted)
 
 
@@ -255,53 +239,3 @@ def _compress(counts: list[int], size_hw: tuple[int, int]) -> str:
         raise _UnusualError
     runs = {"size": [height, width], "counts": counts}
     return str(coco_mask.frPyObjects(runs, height, width)["counts"], "ascii")
-
-
-def _check(predictions: Any, source: str, ground_truth: GroundTruth, restricted: bool) -> None:
-    """Raise ``UserError`` at the first entry that cannot be scored."""
-    if not isinstance(predictions, list):
-        raise UserError(f"{source}: predictions are a JSON list of COCO results, not {type(predictions).__name__}")
-    sizes = dict(zip(ground_truth.image_ids.tolist(), ground_truth.sizes_hw.tolist(), strict=True))
-    categories = set(ground_truth.category_ids)
-    for number, prediction in enumerate(predictions):
-        problem = _malformed(prediction)
-        if not problem and prediction["category_id"] not in categories:
-            problem = f"category {prediction['category_id']} is not in the annotation file"
-        if not problem and prediction["image_id"] in sizes:
-            problem = _mask_problem(prediction, sizes[prediction["image_id"]])
-        elif not problem and not restricted:
-            problem = f"image {prediction['image_id']} is not in the annotation file"
-        if problem:
-            raise UserError(f"{source}: entry {number}: {problem}")
-
-
-def _malformed(prediction: Any) -> str:
-    """What keeps an entry from being a COCO result, or an empty string."""
-    if not isinstance(prediction, dict):
-        return "is not a mapping"
-    if prediction.get("bbox") == []:  # in pycocotools it is none
-        prediction = {**prediction, "bbox": None}
-    box = prediction.get("bbox")
-    missing = {"image_id", "category_id", "score"} - prediction.keys()
-    if box is None and not prediction.get("segmentation"):
-        missing.add("bbox")
-    if missing:
-        return f"has no {', '.join(sorted(missing))}"
-    if fault := record_fault(prediction, _RESULT):
-        return fault
-    if not all(map(math.isfinite, (*(box or ()), prediction["score"]))):
-        return "'bbox' and 'score' must be finite"
-    mask_score = prediction.get("mask_score")
-    return "" if mask_score is None or math.isfinite(mask_score) else "'mask_score' must be finite"
-
-
-def _mask_problem(prediction: dict[str, Any], size_hw: list[int]) -> str:
-    """What keeps an entry's mask, where it has one, from being scored, or an empty string."""
-    value = prediction.get("segmentation")
-    if not value:
-        return ""
-    if not isinstance(value, dict):
-        return "'segmentation' is not a run-length mask, a mapping of 'size' and 'counts'"
-    if normalize_segmentation(value, (size_hw[0], size_hw[1])) is None:
-        return f"the 'segmentation' is no run-length mask of its image's size [height, width] {size_hw}"
-    return ""
