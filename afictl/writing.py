@@ -16,7 +16,7 @@ from afictl.errors import is_full
 
 _MACHINE = re.sub(r"\W", "-", platform.node())
 """Part of a draft's name: a folder may be shared by machines, where numbers of processes mean nothing to the others."""
-_DRAFT = re.compile(rf"\..+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safetensors)\.{_MACHINE}\.(\d+)")
+_DRAFT = re.compile(rf"\.(.+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safetensors|afictl-index))\.{_MACHINE}\.(\d+)")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,13 +70,16 @@ def put_in_place(draft: Path, path: Path) -> None:
     os.replace(draft, path)
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove the drafts in ``folder`` of this machine's killed processes; nothing where there is no such folder."""
+def remove_drafts(folder: Path, of: str | None = None) -> None:
+    """Remove the drafts in ``folder`` of this machine's killed processes; nothing where there is no such folder.
+
+    With ``of`` only those of the file of this name, in a folder that is not the program's own.
+    """
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         found = _DRAFT.fullmatch(path.name)
-        if found and not _is_running(int(found[1])):
+        if found and of in (None, found[1]) and not _is_running(int(found[2])):
             path.unlink(missing_ok=True)
 
 

@@ -110,7 +110,7 @@ def test_a_parent_that_is_a_file_is_told_with_the_name_that_was_asked_for(tmp_pa
 
 
 def test_only_drafts_of_processes_that_are_gone_are_removed(tmp_path):
-    names = ("predictions.json", "last.safetensors", "detections_test_results.zip", "image.png")
+    names = ("predictions.json", "last.safetensors", "detections_test_results.zip", "image.png", "a.json.afictl-index")
     own = draft_of(tmp_path / "predictions.json").name
     stale = [killed_draft(tmp_path / name).name for name in names]
     stale.append(Path(own).with_suffix(f".{9**30}").name)
@@ -127,3 +127,11 @@ def test_only_drafts_of_processes_that_are_gone_are_removed(tmp_path):
     remove_drafts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
     remove_drafts(tmp_path / "nowhere")
+
+
+def test_in_a_folder_of_others_only_drafts_of_one_file_are_removed(tmp_path):
+    drafts = [killed_draft(tmp_path / name) for name in ("a.json", "b.json", "a.json.json", "ba.json")]
+    for draft in drafts:
+        draft.touch()
+    remove_drafts(tmp_path, of="a.json")
+    assert [draft.exists() for draft in drafts] == [False, True, True, True]

@@ -77,7 +77,13 @@ def evaluate(
 
     from afictl.cli.eval_files import remove_earlier, require_no_grid, write_comparison
     from afictl.cli.eval_job import PREDICTIONS, Job, find, keep, submit
-    from afictl.cli.eval_sources import named_sources, part_of_data, require_sources, result_folders
+    from afictl.cli.eval_sources import (
+        named_sources,
+        part_of_data,
+        require_classes,
+        require_sources,
+        result_folders,
+    )
     from afictl.cli.outputs import require_writable
     from afictl.cli.runs import data_of, name_of
     from afictl.cli.tables import class_table, comparison_table, overall_table
@@ -106,6 +112,8 @@ def evaluate(
         options.refuse(context, without, "--curves", "--confusion", "--evaluator")
     else:
         options.refuse(context, f"here: it is for a submission, and {index.annotation_file} has objects", "--name")
+    if fabric and len(sources) > 1:
+        require_classes(sources, index)
     results = {}
     for called, source in named.items():
         folder = folders[called]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
 from os.path import commonpath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afictl.cli.runs import folder_of, name_of, tidy
 from afictl.errors import UserError
+
+if TYPE_CHECKING:
+    from afictl.data import CocoIndex
 
 
 def require_sources(weights: list[Path] | None, predictions: list[Path] | None) -> list[Path]:
@@ -27,7 +32,25 @@ def require_sources(weights: list[Path] | None, predictions: list[Path] | None) 
     for source in predictions or ():
         if source.is_dir():
             raise UserError(f"--predictions {source}: is a folder; name the JSON file in it")
+        if zipfile.is_zipfile(source):
+            raise UserError(f"--predictions {source}: is a zip file; unpack it and name the JSON file in it")
     return weights or predictions or []
+
+
+def require_classes(weights: list[Path], index: CocoIndex) -> None:
+    """Hold the classes of several detectors against the data set's before hours go into the first of them.
+
+    Raises:
+        UserError: one has others, or is no detector.
+    """
+    from afictl.evaluation.classes import match_categories
+    from afictl.weights import detector_classes
+
+    for source in weights:
+        classes = detector_classes(source)
+        match_categories(
+            classes, index.classes, index.category_ids, known_to=str(source), source=str(index.annotation_file)
+        )
 
 
 def named_sources(sources: list[Path]) -> dict[str, Path]:

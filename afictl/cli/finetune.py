@@ -70,9 +70,9 @@ def finetune(
     require_free(folder, resume)
     weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
     labels = PseudoLabels(pseudo, weight, ratio) if pseudo else None
-    batch_size = resolved.train.batch_size
-    shares = labels.shares(batch_size) if labels else [batch_size]
-    fabric = launch(Hardware(devices, nodes, precision), shares)
+    hardware, batch_size = Hardware(devices, nodes, precision), resolved.train.batch_size
+    shares = labels.shares(batch_size, hardware.processes) if labels else [batch_size]
+    fabric = launch(hardware, shares)
     start = Start(interpolator, weights, backbone_weights, partial)
     finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume, pseudo=labels)
     if fabric.is_global_zero:

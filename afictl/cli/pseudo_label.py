@@ -67,7 +67,7 @@ def pseudo_label(
 
     if output.suffix != ".json":
         raise UserError(f"--output {output}: name a file that ends in .json")
-    own = dict(map(_class_threshold, class_threshold or ()))
+    own = _class_thresholds(class_threshold or [])
     augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
     if exclude:
         require_data_folder(exclude)
@@ -101,6 +101,15 @@ def pseudo_label(
     _draw(report, loaded, output.with_suffix(".png"))
     typer.echo(f"pseudo labels: {output}")
     typer.echo(f"examples: {output.with_suffix('.png')}")
+
+
+def _class_thresholds(texts: list[str]) -> dict[str, float]:
+    own: dict[str, float] = {}
+    for name, score in map(_class_threshold, texts):
+        if name in own:
+            raise UserError(f"--class-threshold {name}={score:g}: '{name}' has {own[name]:g} already; give it once")
+        own[name] = score
+    return own
 
 
 def _class_threshold(text: str) -> tuple[str, float]:

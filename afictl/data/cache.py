@@ -11,12 +11,13 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
 from afictl.data.digest import file_digest
 from afictl.data.index_file import IndexContents, read_index_file, write_index_file
+from afictl.writing import remove_drafts
 
 try:
     import fcntl
@@ -82,6 +83,8 @@ def _build_and_keep(file: Path, source: str, places: list[Path], build: Callable
     if file_digest(file) != source:  # written to while it was read
         return contents
     for place in places:
+        with suppress(OSError):  # of a process that was killed here, whose index was never found: it is made again now
+            remove_drafts(place.parent, of=place.name)
         try:
             write_index_file(place, source, contents)
         except OSError:

@@ -7,6 +7,7 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,12 @@ class CocoIndex:
         """Annotated height and width of image ``i``."""
         height, width = self.arrays["sizes_hw"][i].tolist()
         return height, width
+
+    @property
+    def file_names(self) -> list[str]:
+        """The file of each image, from ``image_dir``."""
+        text, ends = self.arrays["names"].numpy().tobytes(), self.arrays["name_ends"].tolist()
+        return [text[start:end].decode() for start, end in pairwise(ends)]
 
     def image_path(self, i: int) -> Path:
         """The file of image ``i``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,23 +13,17 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from afictl.data.annotations import FIELDS, Field, record_fault
 from afictl.data.files import read_json
-from afictl.data.masks import normalize_segmentation
 from afictl.data.run_lengths import run_length_areas
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
 from afictl.evaluation.mask_file import MaskFile
+from afictl.evaluation.prediction_faults import require_results
 
 _PIECE = 2**17  # bytes of a file that are parsed at once
 _LOT = 1024  # results of a list that are taken at once
 
-_NUMBER = Field("a number", lambda value: isinstance(value, int | float))
-_RESULT = {
-    **{name: FIELDS["annotations"][name] for name in ("image_id", "category_id", "bbox")},
-    "score": _NUMBER,
-    "mask_score": _NUMBER._replace(optional=True),
-}
+Box = tuple[float, float, float, float]
 
 
 class RunLengths(msgspec.Struct, gc=False):
@@ -41,13 +34,14 @@ class RunLengths(msgspec.Struct, gc=False):
 
 
 class Result(msgspec.Struct, gc=False):
-    """One COCO result."""
+    """One COCO result, with a box or a mask at least."""
 
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    """xywh in pixels of the original image."""
+    image_id: int | float
+    category_id: int | float
+    """Whole numbers, which pandas writes as 206.0 where one of a column is missing."""
     score: float
+    bbox: Box | None = None
+    """xywh in pixels of the original image."""
     mask_score: float | None = None
     """Ranks the mask instead of ``score`` where a detector judges it apart from the box."""
     segmentation: RunLengths | None = None
@@ -62,7 +56,7 @@ class Predictions:
     categories: np.ndarray
     """(k,) int64, position of the category."""
     boxes: np.ndarray
-    """(k,4) float64 xywh."""
+    """(k,4) float64 xywh; the box around the mask where a result has none of its own."""
     scores: np.ndarray
     mask_scores: np.ndarray
     """(k,) float64 each."""
@@ -100,7 +94,7 @@ def read_predictions(source: list[dict[str, Any]] | Path, ground_truth: GroundTr
     else:
         results = source
     named = f"predictions {source}" if isinstance(source, Path) else "predictions"
-    _check(results, named, ground_truth, restricted)
+    require_results(results, named, ground_truth, restricted)
     return _collect(_in_lots(results), ground_truth, restricted)
 
 
@@ -108,11 +102,14 @@ def iter_results(path: Path) -> Iterator[Result]:
     """The results of a JSON file, one by one, without having all in memory.
 
     Raises:
-        UserError: a file that cannot be read, or an entry that is no result.
+        UserError: a file that cannot be read, or an entry that is no result, or one without a box.
     """
     try:
         for piece in _in_pieces(path):
-            yield from piece
+            for result in piece:
+                if result.bbox is None:
+                    raise UserError(f"predictions {path}: a result of image {result.image_id} has no bbox")
+                yield result
     except OSError as error:
         raise UserError(f"predictions {path}: {error.strerror or error}") from None
     except ValueError as error:
@@ -157,29 +154,32 @@ def _as_result(item: dict[str, Any]) -> Result:
     if mask:
         counts = mask["counts"]
         mask = RunLengths(tuple(mask["size"]), counts.decode("ascii") if isinstance(counts, bytes) else counts)
-    image, category, box, score = (item[name] for name in ("image_id", "category_id", "bbox", "score"))
-    return Result(image, category, box, score, item.get("mask_score"), mask)
+    image, category, score = (item[name] for name in ("image_id", "category_id", "score"))
+    return Result(image, category, score, item.get("bbox") or None, item.get("mask_score"), mask)
 
 
 def _collect(lots: Iterable[list[Result]], ground_truth: GroundTruth, restricted: bool) -> Predictions:
     """Columns of all results.
 
     Raises:
-        _UnusualError: a result that is not for this ground truth, is not finite or has no sound mask.
+        _UnusualError: a result that is not for this ground truth, is not finite, has no sound mask, or neither a box
+            nor a mask.
     """
-    place = {image: k for k, image in enumerate(ground_truth.image_ids.tolist())}
-    column = {category: k for k, category in enumerate(ground_truth.category_ids)}
+    place: dict[float, int] = {image: k for k, image in enumerate(ground_truth.image_ids.tolist())}
+    column: dict[float, int] = {category: k for k, category in enumerate(ground_truth.category_ids)}
     numbers, positions, masks = array("d"), array("q"), MaskFile()
     for lot in lots:
-        if any(item.category_id not in column for item in lot):
+        if any(item.category_id not in column or (item.bbox is None and item.segmentation is None) for item in lot):
             raise _UnusualError
         kept = [item for item in lot if item.image_id in place]
-        if len(kept) < len(lot) and not restricted:
+        if len(kept) < len(lot) and (not restricted or any(item.image_id % 1 for item in lot)):
             raise _UnusualError
         images = [place[item.image_id] for item in kept]
-        areas = _keep_masks(kept, ground_truth.sizes_hw[images], masks)
+        packed = _packed(kept)
+        areas = _keep_masks(kept, packed, ground_truth.sizes_hw[images], masks)
         positions.extend(chain.from_iterable(zip(images, [column[item.category_id] for item in kept], strict=True)))
-        rows = [(*item.bbox, item.score, _mask_score(item), area) for item, area in zip(kept, areas, strict=True)]
+        each = zip(kept, _boxes(kept, packed), areas, strict=True)
+        rows = [(*box, item.score, _mask_score(item), area) for item, box, area in each]
         numbers.extend(chain.from_iterable(rows))
     table = np.frombuffer(numbers, dtype=np.float64).reshape(-1, 7)
     where = np.frombuffer(positions, dtype=np.int64).reshape(-1, 2)
@@ -204,20 +204,32 @@ def _mask_score(result: Result) -> float:
     return result.score if result.mask_score is None else result.mask_score
 
 
-def _keep_masks(results: list[Result], sizes_hw: np.ndarray, masks: MaskFile) -> list[int]:
-    """Put the masks of results into the file; returns their areas in pixels, 0 of one without a mask."""
+def _packed(results: list[Result]) -> list[str]:
+    """The compressed run lengths of each, an empty text of one without a mask."""
     found = [item.segmentation for item in results]
-    texts = ["" if m is None else m.counts if isinstance(m.counts, str) else _compress(m.counts, m.size) for m in found]
+    return ["" if m is None else m.counts if isinstance(m.counts, str) else _compress(m.counts, m.size) for m in found]
+
+
+def _keep_masks(results: list[Result], texts: list[str], sizes_hw: np.ndarray, masks: MaskFile) -> list[int]:
+    """Put the masks of results into the file; returns their areas in pixels, 0 of one without a mask."""
     packed, sizes = "".join(texts).encode("ascii"), np.array(list(map(len, texts)), dtype=np.int64)
     masks.add(packed, sizes.tolist())
-    there = np.array([mask is not None for mask in found], dtype=bool)
+    stated = [item.segmentation.size for item in results if item.segmentation is not None]
     areas = np.zeros(len(results), dtype=np.int64)
-    if there.any():
-        stated = np.array([mask.size for mask in found if mask is not None])
+    if stated:
+        there = np.array([item.segmentation is not None for item in results], dtype=bool)
         areas[there] = run_length_areas(packed, sizes[there], sizes_hw[there].prod(axis=1))
-        if (stated != sizes_hw[there]).any() or (areas < 0).any():
+        if (np.array(stated) != sizes_hw[there]).any() or (areas < 0).any():
             raise _UnusualError
     return areas.tolist()
+
+
+def _boxes(results: list[Result], packed: list[str]) -> list[Box]:
+    """The box of each; of one without, that around its sound mask, as pycocotools' ``loadRes`` makes it."""
+    bare = [k for k, item in enumerate(results) if item.bbox is None]
+    runs = [{"size": mask.size, "counts": packed[k]} for k in bare if (mask := results[k].segmentation)]
+    around = iter(coco_mask.toBbox(runs).tolist() if runs else ())
+    return [item.bbox or next(around) for item in results]
 
 
 def _compress(counts: list[int], size_hw: tuple[int, int]) -> str:
@@ -227,48 +239,3 @@ def _compress(counts: list[int], size_hw: tuple[int, int]) -> str:
         raise _UnusualError
     runs = {"size": [height, width], "counts": counts}
     return str(coco_mask.frPyObjects(runs, height, width)["counts"], "ascii")
-
-
-def _check(predictions: Any, source: str, ground_truth: GroundTruth, restricted: bool) -> None:
-    """Raise ``UserError`` at the first entry that cannot be scored."""
-    if not isinstance(predictions, list):
-        raise UserError(f"{source}: predictions are a JSON list of COCO results, not {type(predictions).__name__}")
-    sizes = dict(zip(ground_truth.image_ids.tolist(), ground_truth.sizes_hw.tolist(), strict=True))
-    categories = set(ground_truth.category_ids)
-    for number, prediction in enumerate(predictions):
-        problem = _malformed(prediction)
-        if not problem and prediction["category_id"] not in categories:
-            problem = f"category {prediction['category_id']} is not in the annotation file"
-        if not problem and prediction["image_id"] in sizes:
-            problem = _mask_problem(prediction, sizes[prediction["image_id"]])
-        elif not problem and not restricted:
-            problem = f"image {prediction['image_id']} is not in the annotation file"
-        if problem:
-            raise UserError(f"{source}: entry {number}: {problem}")
-
-
-def _malformed(prediction: Any) -> str:
-    """What keeps an entry from being a COCO result, or an empty string."""
-    if not isinstance(prediction, dict):
-        return "is not a mapping"
-    missing = {"image_id", "category_id", "bbox", "score"} - prediction.keys()
-    if missing:
-        return f"has no {', '.join(sorted(missing))}"
-    if fault := record_fault(prediction, _RESULT):
-        return fault
-    if not all(map(math.isfinite, (*prediction["bbox"], prediction["score"]))):
-        return "'bbox' and 'score' must be finite"
-    mask_score = prediction.get("mask_score")
-    return "" if mask_score is None or math.isfinite(mask_score) else "'mask_score' must be finite"
-
-
-def _mask_problem(prediction: dict[str, Any], size_hw: list[int]) -> str:
-    """What keeps an entry's mask, where it has one, from being scored, or an empty string."""
-    value = prediction.get("segmentation")
-    if not value:
-        return ""
-    if not isinstance(value, dict):
-        return "'segmentation' is not a run-length mask, a mapping of 'size' and 'counts'"
-    if normalize_segmentation(value, (size_hw[0], size_hw[1])) is None:
-        return f"the 'segmentation' is no run-length mask of its image's size [height, width] {size_hw}"
-    return ""

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.distributed.nn import functional as collectives
+from torch import Tensor, distributed, nn
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of all ranks' values on each of them, through which gradients flow back to every rank.
+
+    ``torch.distributed.nn.functional.all_reduce`` does the same and is deprecated, in favour of a private module.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Each rank's loss depends on these values through its own copy of the sum."""
+        return _SumOverRanks.apply(gradient)
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
@@ -21,13 +40,13 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         values = input.float()
         dims = (0, 2, 3)
         count = torch.full((1,), values.numel() / values.shape[1], device=values.device)
-        total = collectives.all_reduce(torch.cat([values.sum(dims), count]))
+        total = _SumOverRanks.apply(torch.cat([values.sum(dims), count]))
         if total[-1] == 0:  # a head may have no region on any rank
             return (values * self.weight[:, None, None] + self.bias[:, None, None]).to(input.dtype)
         count = total[-1].detach()
         mean = total[:-1] / count
         centred = values - mean[:, None, None]
-        variance = collectives.all_reduce(centred.square().sum(dims)) / count
+        variance = _SumOverRanks.apply(centred.square().sum(dims)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)

@@ -11,6 +11,7 @@ RetinaNet divides its losses by, so that its steps are not quite those of labell
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from afictl.data import CocoIndex, TrainBatch
 from afictl.data.coco import load_index
-from afictl.data.files import read_json
+from afictl.data.files import absent_files, read_json
 from afictl.data.order import second_seed
 from afictl.detectors import Detector
 from afictl.errors import UserError
@@ -51,12 +52,24 @@ class PseudoLabels:
         """What a run records of them."""
         return {"file": resolved(self.file), "weight": self.weight, "ratio": self.ratio}
 
-    def shares(self, batch_size: int) -> tuple[int, int]:
+    def shares(self, batch_size: int, processes: int = 1) -> tuple[int, int]:
         """How many images of a batch are labelled, and how many pseudo-labelled.
 
         Raises:
-            UserError: no whole numbers have this ratio; names those next to it.
+            UserError: no whole numbers have this ratio, and names those next to it; or ``processes`` cannot share
+                each of them evenly.
         """
+        labelled, pseudo = shares = self._split(batch_size)
+        common = math.gcd(*shares)
+        if common % processes:
+            needed = batch_size * processes // math.gcd(common, processes)
+            raise UserError(
+                f"a batch of {batch_size} is split into {labelled} labelled and {pseudo} pseudo-labelled images, and "
+                f"{processes} devices must share each of the two evenly; --set train.batch_size={needed} would do"
+            )
+        return shares
+
+    def _split(self, batch_size: int) -> tuple[int, int]:
         splits = [(labelled, batch_size - labelled) for labelled in range(1, batch_size)]
         nearest = sorted(splits, key=lambda split: abs(split[1] / split[0] - self.ratio))[:2]
         if nearest and abs(nearest[0][1] / nearest[0][0] - self.ratio) <= _ROUNDING * self.ratio:
@@ -65,12 +78,12 @@ class PseudoLabels:
         advice = f"choose {possible}, or another train.batch_size" if splits else "it takes two at least"
         raise UserError(f"--pseudo-ratio {self.ratio:g}: a batch of {batch_size} cannot be shared so; {advice}")
 
-    def load(self, labelled: CocoIndex, preset: Preset, masks: bool) -> Mixture:
+    def load(self, labelled: CocoIndex, preset: Preset, masks: bool, processes: int = 1) -> Mixture:
         """The images beside those of ``labelled``, with labels as that numbers them.
 
         Raises:
-            UserError: a file that cannot be read, other classes, no image folder, no masks where they are needed, or
-                a ratio that a batch cannot have.
+            UserError: a file that cannot be read, other classes, no labels, no masks where they are needed, no image
+                folder, an image that is not there, or a ratio that a batch cannot have, or not with these processes.
         """
         index = load_index(self.file, Path())
         index = replace(index, image_dir=_image_folder(self.file))
@@ -81,12 +94,17 @@ class PseudoLabels:
             known_to=str(labelled.annotation_file),
             source=str(self.file),
         )
+        if not index.training_images():
+            raise UserError(
+                f"{self.file}: holds no label to train on; make it with a lower --threshold or of more images"
+            )
         if masks and not index.has_masks:
             raise UserError(
                 f"{self.file}: no pseudo label has a mask, which {preset.name} trains on; "
                 "make them with a teacher that has masks"
             )
-        shares = self.shares(preset.train.batch_size)
+        shares = self.shares(preset.train.batch_size, processes)
+        _require_images(index, masks)
         return Mixture((labelled, index.in_label_order(labelled.classes)), shares, self.weight, masks)
 
 
@@ -156,6 +174,17 @@ def _image_folder(file: Path) -> Path:
         if folder.is_dir():
             return folder
     raise UserError(f"{file}: its image folder {recorded} does not exist; mend 'info.image_folder' in the file")
+
+
+def _require_images(index: CocoIndex, masks: bool) -> None:
+    """Look for the images that will be drawn, of which a missing one would end the training when its turn comes."""
+    names = index.file_names
+    drawn = [names[k] for k in index.training_images(masks)]
+    if absent := absent_files(index.image_dir, drawn):
+        raise UserError(
+            f"{index.annotation_file}: {len(absent)} of its {len(drawn)} labelled images cannot be found in "
+            f"{index.image_dir}, the first {absent[0]}; bring them back, or mend 'info.image_folder' in the file"
+        )
 
 
 def _info(file: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def finetune(
     start.check(resumes)
     splits = _in_order_of(start, load_splits(data))
     masks = uses_masks(preset, splits)
-    mixture = pseudo.load(splits[0], preset, masks) if pseudo else None
+    mixture = pseudo.load(splits[0], preset, masks, fabric.world_size) if pseudo else None
     preset, interpolator = resolve_interpolator(preset, start.interpolator, seed)
     detector = start_detector(preset, interpolator, len(splits[0].classes), seed)
     config = {

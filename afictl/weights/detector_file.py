@@ -69,6 +69,15 @@ def load_detector(
     return detector_of(to_ours(read_checkpoint(path)), interpolator, partial=partial)
 
 
+def detector_classes(path: str | Path) -> tuple[str, ...]:
+    """The classes of what ``load_detector`` would load, without building it.
+
+    Raises:
+        UserError: unreadable, or not a detector file.
+    """
+    return _described_classes(to_ours(read_checkpoint(path)))
+
+
 def detector_of(
     checkpoint: Checkpoint, interpolator: str | nn.Module | None = None, *, partial: bool = False
 ) -> LoadedDetector:

@@ -15,6 +15,7 @@ from afictl.cli.eval_sources import named_sources
 from afictl.cli.tables import METRICS, class_table, comparison_table
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, Evaluation
+from afictl.interpolators import AFInterpolator
 from afictl.tensor_files import read_tensors, save_tensors
 from tests.full_disk import killed_draft
 
@@ -110,6 +111,23 @@ def test_a_part_of_a_detector_is_measured_only_when_asked_for(untrained_run, sha
     assert f"part.safetensors: {len(tensors)} tensors loaded; 1 missing (head.roi_heads.box_head.fc7.bias)" in "".join(
         result.output.splitlines()
     )
+
+
+@pytest.mark.parametrize("kind", ["detector", "interpolator"])
+def test_another_ones_classes_are_told_before_the_first_is_evaluated(untrained_run, shapes, tmp_path, kind):
+    other = tmp_path / "other.safetensors"
+    if kind == "interpolator":
+        AFInterpolator(8, blocks=1, growth=4).save(other)
+        message = r"other\.safetensors: holds an? .*interpolator.*, not a detector"
+    else:
+        tensors, description = read_tensors(untrained_run / "best.safetensors")
+        save_tensors(other, tensors, description | {"classes": ["disc", "square", "triangle", "star"]})
+        data = shapes / "annotations" / "instances_val2017.json"
+        message = rf"the 4 classes of {other} are not the 4 of {data}; {other} does not know 'cross'; .* have 'star'"
+    with pytest.raises(UserError, match=message) as error:
+        call("--weights", untrained_run, "--weights", other, "--data", shapes)
+    assert "\n" not in str(error.value)
+    assert not (untrained_run / "eval").exists()
 
 
 @pytest.mark.parametrize(
@@ -317,3 +335,10 @@ def test_a_submission_for_images_without_objects(untrained_run, shapes, tmp_path
     other = "detections_test-dev2017_other_results.zip"
     assert other in "".join(again.output.split())
     assert [path.name for path in folder.rglob("*.zip")] == [other, other]
+    zipped = folder / "segm" / other
+    with pytest.raises(UserError, match=r"is a zip file; unpack it and name the JSON file in it"):
+        call("--predictions", zipped, "--data", shapes)
+    shutil.unpack_archive(zipped, tmp_path)
+    assert call("--predictions", tmp_path / other.replace(".zip", ".json"), "--data", shapes).exit_code == 0
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"box/AP", "mask/AP"} <= report["metrics"].keys()

@@ -89,6 +89,9 @@ def test_training_takes_the_file(untrained_run, shapes_dir, unlabelled, tmp_path
     assert config["pseudo"] == {"file": str(output), "weight": 2.0, "ratio": 3.0}
     with pytest.raises(UserError, match="a batch of 4 cannot be shared so"):
         call(*common, *settings, "--pseudo", output, "--pseudo-ratio", 2)
+    with pytest.raises(UserError, match="is split into 1 labelled and 3 pseudo-labelled images, and 2 devices must"):
+        call(*common, *settings, "--pseudo", output, "--pseudo-ratio", 3, "--devices", 2, "--output", tmp_path / "two")
+    assert not (tmp_path / "two").exists()
     with pytest.raises(UserError, match="--pseudo-weight has no effect without --pseudo FILE"):
         call(*common, *settings, "--pseudo-weight", 2)
 
@@ -100,6 +103,10 @@ def test_training_takes_the_file(untrained_run, shapes_dir, unlabelled, tmp_path
         (["--images", "EMPTY"], "holds no image"),
         (["--output", "pseudo.txt"], "--output pseudo.txt: name a file that ends in .json"),
         (["--class-threshold", "disc"], "--class-threshold disc: write NAME=VALUE with a score of 0 to 1"),
+        (
+            ["--class-threshold", "disc=0.4", "--class-threshold", "cross=1", "--class-threshold", "disc=0.9"],
+            "--class-threshold disc=0.9: 'disc' has 0.4 already; give it once",
+        ),
         (["--class-threshold", "disk=0.5"], "no class 'disk'; did you mean 'disc'"),
         (["--exclude", "nowhere"], "data folder nowhere does not exist"),
         (["--tta-sizes", "64"], "--tta-sizes has no effect without --tta"),
@@ -111,8 +118,10 @@ def test_mistakes_are_one_line_and_write_nothing(untrained_run, unlabelled, tmp_
     (tmp_path / "here" / "empty").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     words = {"--weights": untrained_run, "--images": unlabelled, "--output": "pseudo.json"}
-    words |= dict([["empty" if word == "EMPTY" else word for word in arguments]])
+    for name in arguments[::2]:
+        words.pop(name, None)
+    given = ["empty" if word == "EMPTY" else word for word in arguments]
     with pytest.raises(UserError, match=message) as error:
-        call("pseudo-label", *(word for pair in words.items() for word in pair))
+        call("pseudo-label", *(word for pair in words.items() for word in pair), *given)
     assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["empty"]

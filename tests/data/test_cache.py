@@ -12,6 +12,8 @@ from afictl.data import cache, load_coco
 from afictl.data.cache import cache_places
 from afictl.data.index_file import MappedArrays, read_index_file
 from afictl.tensor_files import read_tensors, save_tensors
+from afictl.writing import draft_of
+from tests.full_disk import killed_draft
 
 WIDE = [[1, 1, 60, 1, 60, 40, 1, 40], [2, 2, 9, 2, 9, 7]]
 
@@ -222,6 +224,45 @@ def test_a_folder_that_cannot_be_written_to_has_its_cache_at_home(data, monkeypa
     places[2].unlink()
     refused.add(places[2])
     assert_same(load_coco(data, "train"), first)  # without any cache
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_killed_process_leaves_no_draft_for_ever(data, monkeypatch, place):
+    """Where the index is written next; other drafts there are another one's business."""
+    places = cache_places(annotations(data))
+    real = cache.write_index_file
+
+    def write(path, *args):
+        if path in places[:place]:
+            raise PermissionError(13, "Permission denied")
+        real(path, *args)
+
+    monkeypatch.setattr(cache, "write_index_file", write)
+    folder = places[place].parent
+    folder.mkdir(exist_ok=True)
+    left = killed_draft(places[place])
+    kept = {
+        draft_of(places[place]),  # of a process that runs
+        killed_draft(folder / "instances_other.json.afictl-index"),
+        killed_draft(folder / "notes.json"),
+        left.with_name(left.name.replace("index.", "index.another-")),  # of another machine
+        left.with_name(left.name.removeprefix(".")),
+    }
+    for path in kept | {left}:
+        path.touch()
+    load_coco(data, "train")
+    assert isinstance(load_coco(data, "train").arrays, MappedArrays)
+    assert not left.exists()
+    assert {path for path in kept if path.exists()} == kept - {draft_of(places[place])}  # which became the index
+
+
+def test_a_folder_whose_drafts_cannot_be_removed_still_gets_its_index(data, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache, "remove_drafts", refuse)
+    load_coco(data, "train")
+    assert beside(data).exists()
 
 
 def test_a_temporary_folder_of_somebody_else_is_not_trusted(data, tmp_path, monkeypatch):

@@ -203,7 +203,7 @@ def test_resuming_with_other_pseudo_labels_is_refused(
         ({"info": {"image_folder": "/nowhere"}}, "its image folder /nowhere does not exist"),
         ({"categories": [{"id": 1, "name": "coin"}], "annotations": []}, r"does not know 'coin'"),
         ({"images": "none"}, r"pseudo\.json: 'images' must be a list"),
-        ({"annotations": []}, "no pseudo label has a mask, which mask-rcnn-r18-fpn-tiny trains on"),
+        ({"annotations": []}, r"pseudo\.json: holds no label to train on; make it with a lower --threshold"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(fabric, preset, shapes_dir, tmp_path, changes, message):
@@ -212,6 +212,69 @@ def test_a_file_that_cannot_be_used_is_named(fabric, preset, shapes_dir, tmp_pat
         finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=PseudoLabels(file))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_labels_without_masks_do_not_train_masks(fabric, preset, shapes_dir, pseudo_file, tmp_path):
+    annotations = json.loads(pseudo_file.read_text())["annotations"]
+    boxes = [{name: value for name, value in item.items() if name != "segmentation"} for item in annotations]
+    pseudo = PseudoLabels(write_pseudo(tmp_path / "pseudo.json", shapes_dir, annotations=boxes))
+    with pytest.raises(UserError, match="no pseudo label has a mask, which mask-rcnn-r18-fpn-tiny trains on"):
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=pseudo)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_not_there_are_told_before_the_run_begins(fabric, preset, shapes_dir, tmp_path):
+    """Of those that would be drawn: an image without a label may be gone."""
+    images = shutil.copytree(shapes_dir / "val2017", tmp_path / "images")
+    content = json.loads((shapes_dir / "annotations" / "instances_val2017.json").read_text())
+    first, second, last = (content["images"][k] for k in (0, 2, -1))
+    (images / "inside").mkdir()
+    (images / last["file_name"]).rename(images / "inside" / "moved.jpg")
+    last["file_name"] = "inside/moved.jpg"
+    annotations = [item for item in content["annotations"] if item["image_id"] != first["id"]]
+    info = {"image_folder": str(images)}
+    changes = {
+        "info": info,
+        "images": content["images"],
+        "annotations": annotations,
+        "categories": content["categories"],
+    }
+    pseudo = PseudoLabels(write_pseudo(tmp_path / "pseudo.json", shapes_dir, **changes))
+    count = len({item["image_id"] for item in annotations})
+    (images / first["file_name"]).unlink()
+    assert pseudo.load(load_coco(shapes_dir, "train"), preset, masks=True)
+    (images / "inside" / "moved.jpg").unlink()
+    (images / second["file_name"]).unlink()
+    message = (
+        rf"pseudo\.json: 2 of its {count} labelled images cannot be found in {images}, the first {second['file_name']};"
+    )
+    with pytest.raises(UserError, match=message):
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=pseudo)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "ratio", "processes", "message"),
+    [
+        (2, 1, 2, r"a batch of 2 is split into 1 labelled and 1 pseudo-labelled images, and 2 devices must .*=4 would"),
+        (4, 3, 2, r"into 1 labelled and 3 pseudo-labelled .*--set train\.batch_size=8 would do"),
+        (16, 1.667, 4, r"into 6 labelled and 10 pseudo-labelled .*--set train\.batch_size=32 would do"),
+    ],
+)
+def test_both_parts_of_a_batch_are_shared_by_the_devices(batch_size, ratio, processes, message):
+    pseudo = PseudoLabels("", ratio=ratio)
+    with pytest.raises(UserError, match=message) as error:
+        pseudo.shares(batch_size, processes)
+    advised = int(str(error.value).rpartition("=")[2].split()[0])
+    assert all(share % processes == 0 for share in pseudo.shares(advised, processes))
+
+
+def test_devices_that_cannot_share_leave_no_run(preset, shapes_dir, pseudo_file, tmp_path):
+    class Two:
+        world_size = 2
+
+    with pytest.raises(UserError, match="2 devices must share each of the two evenly"):
+        finetune(Two(), preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=PseudoLabels(pseudo_file))
 
 
 def test_a_file_that_was_moved_with_its_images_finds_them(shapes_dir, tmp_path):

@@ -1,0 +1,27 @@
+"""Where the files of a data set are."""
+
+from afictl.data import files
+from afictl.data.files import absent_files
+
+
+def test_absent_files_are_named_in_their_order(tmp_path):
+    for name in ("a.jpg", "in/b.jpg", "in/deep/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "broken.jpg").symlink_to("nowhere")
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    there = ["a.jpg", "in/b.jpg", "in/deep/c.jpg", "in/../a.jpg", "link.jpg", str(tmp_path / "a.jpg")]
+    absent = ["z.jpg", "in/a.jpg", "none/a.jpg", "folder.jpg", "broken.jpg", "/a.jpg"]
+    assert absent_files(tmp_path, there) == []
+    assert absent_files(tmp_path, [name for pair in zip(there, absent, strict=True) for name in pair]) == absent
+    assert absent_files(tmp_path / "nowhere", ["a.jpg"]) == ["a.jpg"]
+
+
+def test_a_folder_that_cannot_be_listed_is_asked_for_each_file(tmp_path, monkeypatch):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.os, "scandir", refuse)
+    (tmp_path / "a.jpg").touch()
+    assert absent_files(tmp_path, ["a.jpg", "b.jpg"]) == ["b.jpg"]

@@ -1,0 +1,147 @@
+"""COCO results of others: without boxes, and with numbers as pandas writes them."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from afictl.errors import UserError
+from afictl.evaluation import EVALUATORS, predictions, score_predictions
+from afictl.evaluation.predictions import iter_results
+from tests.evaluation.test_metric import random_predictions, random_set, rle_of_box
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@pytest.fixture
+def truth(tmp_path):
+    dataset = random_set(np.random.default_rng(5))
+    for item in dataset["annotations"]:
+        item["id"] += 1  # to pycocotools an object of id 0 is none
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(dataset))
+    return path
+
+
+@pytest.fixture
+def results(truth):
+    return random_predictions(np.random.default_rng(6), json.loads(truth.read_text()))
+
+
+def without_boxes(results):
+    return [{key: value for key, value in item.items() if key != "bbox"} for item in results]
+
+
+def with_boxes_of_masks(results):
+    return [{**item, "bbox": coco_mask.toBbox(item["segmentation"]).tolist()} for item in results]
+
+
+def as_file(path, results):
+    path.write_text(json.dumps(results))
+    return path
+
+
+def by_pycocotools(truth, file, kind):
+    """What pycocotools prints for a file of results; boxes go into size ranges by their own area."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        objects = COCO(str(truth))
+        found = objects.loadRes(str(file))
+        if kind == "bbox":
+            for item in found.anns.values():
+                item["area"] = item["bbox"][2] * item["bbox"][3]
+        scorer = COCOeval(objects, found, kind)
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    return [100 * value for value in scorer.stats[:6]]
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_masks_alone_are_scored_as_by_pycocotools(truth, results, tmp_path, monkeypatch, evaluator):
+    monkeypatch.setattr(predictions, "_PIECE", 700)
+    monkeypatch.setattr(predictions, "read_json", None)  # would be called where the pieces are not understood
+    file = as_file(tmp_path / "masks.json", without_boxes(results))
+    metrics = score_predictions(file, truth, evaluator=evaluator).metrics
+    for name, kind in (("box", "bbox"), ("mask", "segm")):
+        found = [metrics[f"{name}/{metric}"] for metric in METRICS]
+        assert min(found) > 1
+        assert found == pytest.approx(by_pycocotools(truth, file, kind), abs=1e-9)
+
+
+def test_masks_with_and_without_boxes_may_be_mixed(truth, results, tmp_path):
+    """The second half has boxes other than those of its masks, which count."""
+    half = len(results) // 2
+    for item in results[half:]:
+        item["bbox"] = (np.array(item["bbox"]) * 1.1).tolist()
+    mixed = without_boxes(results[:half]) + results[half:]
+    whole = with_boxes_of_masks(results[:half]) + results[half:]
+    expected = score_predictions(as_file(tmp_path / "whole.json", whole), truth)
+    assert score_predictions(as_file(tmp_path / "mixed.json", mixed), truth) == expected
+    assert score_predictions(mixed, truth) == expected
+    assert "bbox" not in mixed[0]
+    assert score_predictions(without_boxes(results), truth).metrics["box/AP"] != expected.metrics["box/AP"]
+
+
+@pytest.mark.parametrize("none", [[], None])
+@pytest.mark.parametrize("counts", ["compressed", "runs"])
+def test_a_box_that_is_there_and_empty_is_none(truth, results, tmp_path, none, counts):
+    mask, other = rle_of_box([10, 20, 30, 40]), rle_of_box([0, 0, 5, 5])
+    if counts == "runs":
+        drawn = coco_mask.decode(mask).flatten(order="F")
+        ends = np.flatnonzero(np.diff(drawn, append=2)) + 1
+        mask = {"size": mask["size"], "counts": np.diff(ends, prepend=0).tolist()}
+    item = {**results[0], "bbox": none, "segmentation": mask, "score": 0.9}
+    kept = {**results[1], "bbox": [0, 0, 5, 5], "segmentation": other}
+    whole = [{**item, "bbox": coco_mask.toBbox(rle_of_box([10, 20, 30, 40])).tolist()}, kept]
+    expected = score_predictions(whole, truth)
+    assert score_predictions(as_file(tmp_path / "found.json", [item, kept]), truth) == expected
+    assert score_predictions([item, kept], truth) == expected
+
+
+@pytest.mark.parametrize("change", [{}, {"bbox": None}, {"bbox": []}, {"segmentation": {}}, {"segmentation": None}])
+def test_a_result_without_box_and_mask_is_refused(truth, results, tmp_path, change):
+    bare = {name: results[1][name] for name in ("image_id", "category_id", "score")}
+    file = as_file(tmp_path / "found.json", [results[0], {**bare, **change}])
+    for ids in (None, [results[0]["image_id"]]):
+        with pytest.raises(UserError, match=r"found\.json: entry 1: has no bbox$"):
+            score_predictions(file, truth, image_ids=ids)
+
+
+def test_who_needs_boxes_is_told_of_a_result_without(results, tmp_path):
+    file = as_file(tmp_path / "found.json", [results[0], *without_boxes(results[1:2])])
+    found = iter_results(file)
+    assert next(found).bbox == tuple(results[0]["bbox"])
+    with pytest.raises(UserError, match=rf"found\.json: a result of image {results[1]['image_id']} has no bbox"):
+        next(found)
+
+
+def test_whole_numbers_may_be_written_as_pandas_does(truth, results, tmp_path, monkeypatch):
+    expected = score_predictions(results, truth)
+    floats = [{**item, **{name: float(item[name]) for name in ("image_id", "category_id")}} for item in results]
+    assert score_predictions(floats, truth) == expected
+    file = as_file(tmp_path / "found.json", floats)
+    assert '"image_id": 10.0' in file.read_text()
+    monkeypatch.setattr(predictions, "read_json", None)
+    assert score_predictions(file, truth) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 10.5}, "'image_id' is 10.5, not a whole number"),
+        ({"category_id": 1.5}, "'category_id' is 1.5, not a whole number"),
+        ({"image_id": float("inf")}, "'image_id' is inf, not a whole number"),
+        ({"image_id": True}, "'image_id' is True, not a whole number"),
+        ({"category_id": 7.0}, "category 7.0 is not in the annotation file"),
+    ],
+)
+def test_other_numbers_are_refused(truth, results, tmp_path, change, message):
+    file = as_file(tmp_path / "found.json", [{**results[0], **change}])
+    for source, ids in ((file, None), (file, [10]), (json.loads(file.read_text()), None)):
+        with pytest.raises(UserError, match=message):
+            score_predictions(source, truth, image_ids=ids)
