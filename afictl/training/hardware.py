@@ -1,5 +1,6 @@
 """Where training runs: devices, machines, number format and the seed, as Lightning Fabric takes them."""
 
+import atexit
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import distributed
 
 from afictl.data.loader import require_even_share
 from afictl.errors import UserError
@@ -52,10 +54,21 @@ def launch(hardware: Hardware = Hardware(), batch_sizes: Iterable[int] = ()) -> 
         fabric = Fabric(devices=count, num_nodes=hardware.nodes, precision=hardware.precision)
         _end_with_the_first()
         fabric.launch()
+        atexit.register(leave_group)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--devices {hardware.devices} --precision {hardware.precision}: {reason}") from None
     return fabric
+
+
+def leave_group() -> None:
+    """Take this process out of the group of ranks, if there is one.
+
+    A process that ends within a group on CPUs (gloo) is aborted now and then, with all its work done. Fabric sees to
+    the groups on GPUs.
+    """
+    if distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def _end_with_the_first() -> None:

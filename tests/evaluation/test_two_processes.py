@@ -13,6 +13,7 @@ from afictl.errors import UserError
 from afictl.evaluation import evaluate
 from afictl.evaluation.ranks import share
 from afictl.presets import load_preset
+from tests.ranks import on_two_ranks
 
 IMAGES = 11
 
@@ -57,7 +58,6 @@ def broken_image(fabric, data, folder):
 
 def both(fabric, data, broken, folder):
     """In one start of two processes, which takes longer than all they do."""
-    torch.set_num_threads(1)
     for batch_size in (1, 2):
         measured(fabric, data, folder / f"{batch_size}-{fabric.global_rank}", batch_size)
     broken_image(fabric, broken, folder / "broken")
@@ -70,8 +70,7 @@ def test_every_image_counts_once_and_a_broken_one_ends_all(data, tmp_path):
     image.write_bytes(b"no image")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "predictions.json").write_text("[]")
-    # Spawned: hotcoco's threads do not live on in a fork.
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(both, data, broken, tmp_path)
+    on_two_ranks(both, data, broken, tmp_path)
     for batch_size in (1, 2):
         alone = tmp_path / f"alone-{batch_size}"
         measured(Fabric(accelerator="cpu", devices=1), data, alone, batch_size)

@@ -1,4 +1,4 @@
-"""Processes of a training that outlive the one that started them."""
+"""How the processes of a training end."""
 
 import os
 import subprocess
@@ -20,6 +20,23 @@ further = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env={**os.enviro
                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 print(further.pid, further.stdout.readline(), flush=True)
 """
+
+LEAVES = """
+import atexit
+from torch import distributed
+atexit.register(lambda: print(seen, distributed.is_initialized(), flush=True))  # the last to be called
+from afictl.training import Hardware, launch
+fabric = launch(Hardware("2"))
+seen = fabric.global_rank, distributed.is_initialized()
+"""
+
+
+def test_a_process_leaves_the_group_before_it_ends(tmp_path):
+    """Else it is aborted now and then with its work done."""
+    (tmp_path / "script.py").write_text(LEAVES)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout
+    assert sorted(said.splitlines()) == ["(0, True) False", "(1, True) False"]
 
 
 def test_a_further_process_ends_soon_after_the_first():

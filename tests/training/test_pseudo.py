@@ -15,6 +15,7 @@ from afictl.training import PseudoLabels, Start, finetune
 from afictl.training.norms import synchronize_norms
 from afictl.training.pseudo import Mixed
 from afictl.training.step import update
+from tests.ranks import on_two_ranks
 from tests.training.conftest import SMALL
 from tests.training.test_finetune import with_steps
 
@@ -316,13 +317,12 @@ def train(fabric, folder, shapes_dir):
 
 
 def half(fabric, folder, shapes_dir):
-    torch.set_num_threads(1)
     torch.save(train(fabric, folder, shapes_dir), folder / f"{fabric.global_rank}.pt")
 
 
 def test_two_processes_train_as_one(shapes_dir, tmp_path):
     write_pseudo(tmp_path / "pseudo.json", shapes_dir)
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(half, tmp_path, shapes_dir)
+    on_two_ranks(half, tmp_path, shapes_dir)
     whole = train(Fabric(accelerator="cpu", devices=1), tmp_path, shapes_dir)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert ranks[0].keys() == whole.keys()

@@ -14,6 +14,7 @@ from afictl.training.adversarial import (
 from afictl.training.norms import synchronize_norms
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import update
+from tests.ranks import on_two_ranks
 
 RECIPE = AdversarialRecipe(steps=2, batch_size=4, lr=0.05, warmup_steps=0, adversarial_weight=0.5)
 EXTENTS = [(8, 8), (5, 8), (8, 3), (7, 7)]  # the last three images are padded, by different amounts
@@ -36,13 +37,12 @@ def train(fabric, rows):
 
 
 def half(fabric, path):
-    torch.set_num_threads(1)
     weights = train(fabric, slice(2 * fabric.global_rank, 2 * fabric.global_rank + 2))
     torch.save(weights, path / f"{fabric.global_rank}.pt")
 
 
 def test_the_adversarial_stages_equal_one_process(tmp_path):
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(half, tmp_path)
+    on_two_ranks(half, tmp_path)
     whole = train(Fabric(accelerator="cpu", devices=1), slice(0, 4))
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert ranks[0].keys() == whole.keys()

@@ -1,0 +1,17 @@
+"""Two processes on a machine without GPUs."""
+
+import torch
+from lightning_fabric import Fabric
+
+from afictl.training.hardware import leave_group
+
+
+def on_two_ranks(function, *arguments):
+    """Call ``function(fabric, *arguments)`` in two new processes; not forks, in which hotcoco's threads are dead."""
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(_call, function, *arguments)
+
+
+def _call(fabric, function, *arguments):
+    torch.set_num_threads(1)
+    function(fabric, *arguments)
+    leave_group()
