@@ -10,7 +10,7 @@ from rich.table import Table
 from afictl.comparison.conditions import NOT_THE_SAME
 from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method
-from afictl.comparison.verdict import overview, signed
+from afictl.comparison.verdict import overview, signed, tenths
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -87,10 +87,11 @@ def _difference_table(methods: Sequence[Method], kinds: Sequence[str]) -> Table:
 def _difference(difference: Difference | None) -> str:
     if difference is None:
         return "-"
-    if difference.low is None:
+    if difference.low is None or difference.high is None:
         return signed(difference.mean)
     return (
-        f"{signed(difference.mean)} ({difference.low:.1f} to {difference.high:.1f}){'*' if difference.claimed else ''}"
+        f"{signed(difference.mean)} ({tenths(difference.low)} to {tenths(difference.high)})"
+        f"{'*' if difference.claimed else ''}"
     )
 
 

@@ -66,11 +66,17 @@ def signed(points: float) -> str:
     return text if float(text) else "0.0"
 
 
+def tenths(points: float) -> str:
+    """Points to one tenth; what rounds to nothing has no sign."""
+    text = f"{points:.1f}"
+    return text if float(text) else "0.0"
+
+
 def _said(kind: str, difference: Difference, baseline: str, compared: int) -> str:
     amount = signed(difference.mean)
     if difference.low is None or difference.high is None:
         return f"nothing can be claimed from one seed ({amount} {kind} AP)"
-    interval = f"95 % interval {difference.low:.1f} to {difference.high:.1f}, {difference.seeds} seeds"
+    interval = f"95 % interval {tenths(difference.low)} to {tenths(difference.high)}, {difference.seeds} seeds"
     if difference.claimed:
         return f"{amount} {kind} AP {'over' if difference.mean > 0 else 'against'} {baseline} ({interval})"
     alone = difference.low > 0 or difference.high < 0

@@ -61,10 +61,10 @@ OPEN = Difference(0.3, -0.9, 1.5, 3, False)
         ),
         ({}, 1900, 1, "AFI: nothing can be claimed, as no seed has an AP of both it and nearest"),
         (
-            {"box_AP": Difference(-0.03, -3.4, 3.4, 2, False)},  # no "-0.0"
+            {"box_AP": Difference(-0.03, -0.04, 3.4, 2, False)},  # no "-0.0"
             None,
             1,
-            "AFI: no difference in box AP to nearest can be claimed (0.0, 95 % interval -3.4 to 3.4, 2 seeds)",
+            "AFI: no difference in box AP to nearest can be claimed (0.0, 95 % interval 0.0 to 3.4, 2 seeds)",
         ),
         (
             {"box_AP": Difference(0.8, 0.8, 0.8, 2, False)},
