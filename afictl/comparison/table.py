@@ -10,7 +10,8 @@ from rich.table import Table
 from afictl.comparison.conditions import NOT_THE_SAME
 from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method
-from afictl.comparison.verdict import overview, signed, tenths
+from afictl.comparison.verdict import overview
+from afictl.evaluation.points import signed, tenths
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

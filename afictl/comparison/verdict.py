@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from afictl.comparison.conditions import NOT_THE_SAME
 from afictl.comparison.model import Comparison, Difference, Method
+from afictl.evaluation.points import signed, tenths
 
 _MANY = 3  # methods whose verdicts are easier read after one sentence about all of them
 
@@ -58,18 +59,6 @@ def overview(comparison: Comparison) -> list[str]:
         doubt = "" if alike else "; the runs differ in more than the interpolator"
         sentences.append(f"{kind} AP of {len(found)} methods against {comparison.baseline}: {said}{doubt}")
     return sentences
-
-
-def signed(points: float) -> str:
-    """A difference to one tenth with its sign; what rounds to nothing has none."""
-    text = f"{points:+.1f}"
-    return text if float(text) else "0.0"
-
-
-def tenths(points: float) -> str:
-    """Points to one tenth; what rounds to nothing has no sign."""
-    text = f"{points:.1f}"
-    return text if float(text) else "0.0"
 
 
 def _said(kind: str, difference: Difference, baseline: str, compared: int) -> str:

@@ -1,0 +1,11 @@
+import pytest
+
+from afictl.evaluation.points import signed, tenths
+
+
+@pytest.mark.parametrize(
+    ("points", "value", "difference"),
+    [(41.26, "41.3", "+41.3"), (-1.25, "-1.2", "-1.2"), (0.04, "0.0", "0.0"), (-0.04, "0.0", "0.0")],
+)
+def test_what_rounds_to_nothing_has_no_sign(points, value, difference):
+    assert (tenths(points), signed(points)) == (value, difference)
