@@ -18,25 +18,30 @@ class UserError(ValueError):
     """
 
 
-def is_full(error: BaseException) -> bool:
+def one_line(text: object) -> str:
+    """The text of an error or message with all line breaks and runs of spaces folded to one space."""
+    return " ".join(str(text).split())
+
+
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that a disk is full or a quota used up."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
-def in_words(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """What an error says, in one line; of the system's: the file, the reason and, where a disk is full, what to do."""
     if not isinstance(error, OSError) or not error.strerror:
-        return " ".join(str(error).split())
-    hint = "; free some" if is_full(error) else ""
+        return one_line(error)
+    hint = "; free some" if is_disk_full(error) else ""
     return f"{f'{error.filename}: ' if error.filename is not None else ''}{error.strerror}{hint}"
 
 
-def lack_of_memory(error: BaseException) -> tuple[str, str]:
+def describe_out_of_memory(error: BaseException) -> tuple[str, str]:
     """What is said where memory ran out, which every library tells in its own way, and what takes less of it.
 
     Both are empty where an error is about something else.
     """
-    text = " ".join(str(error).split())
+    text = one_line(error)
     worker = _LOST_WORKER.search(text)
     if worker:
         how = f"was killed ({worker[1].strip()})" if worker[1] else "was killed"

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from afictl.errors import UserError
-from afictl.writing import whole
+from afictl.errors import UserError, one_line
+from afictl.files import atomic_write
 
 _KEY = "afictl"
 _MAX_FILE = 8 * 2**30
@@ -30,7 +30,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: M
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         save_file(plain, draft, metadata={_KEY: json.dumps(description)})
         _share_as_usual(draft)
 
@@ -76,7 +76,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:  # PyTorch has its own
-        reason = ascii(" ".join(str(error).split())[:160])[1:-1]
+        reason = ascii(one_line(error)[:160])[1:-1]
         raise UserError(f"{path}: not a readable safetensors file ({reason}); copy or make it again") from None
     return tensors, _parse(metadata.get(_KEY), path)
 

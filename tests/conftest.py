@@ -22,3 +22,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def fabric():
+    from lightning_fabric import Fabric
+
+    return Fabric(accelerator="cpu", devices=1)
+
+
+@pytest.fixture(scope="session")
+def guide_run(tmp_path_factory: pytest.TempPathFactory, fabric, shapes_dir: Path) -> Path:
+    """A run of four steps of a Mask R-CNN; not to be written to."""
+    from afictl import load_preset
+    from afictl.training import Start, finetune
+    from tests.helpers.tiny_runs import SMALL
+
+    folder = tmp_path_factory.mktemp("runs") / "guide"
+    finetune(fabric, load_preset("mask-rcnn-r18-fpn-tiny", SMALL), shapes_dir, folder, Start("nearest"))
+    return folder

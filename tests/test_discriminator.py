@@ -3,7 +3,7 @@ import torch
 
 from afictl import PatchDiscriminator
 from afictl.weights.layouts.detectron2_names import discriminator_key
-from tests.golden_files import apply_rule_h, assert_golden, golden_input
+from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_input
 
 
 def test_outputs_and_running_statistics_equal_reference():

@@ -14,7 +14,7 @@ from timm.models import FeatureListNet, get_pretrained_cfg
 from torch import Tensor, nn
 
 from afictl.backbones.norms import freeze_batch_norm
-from afictl.errors import UserError, did_you_mean
+from afictl.errors import UserError, did_you_mean, one_line
 from afictl.presets import BackboneConfig
 
 LEVELS = ("res2", "res3", "res4", "res5")
@@ -101,7 +101,7 @@ def create_net(
     except Exception as error:  # a bad value can fail anywhere in timm's constructors
         if not config.options:
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"backbone.options: {config.options} do not make a {config.name} ({reason:.200})") from None
 
 

@@ -11,7 +11,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from afictl.backbones.backbone import Backbone
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
 from afictl.tensor_files import read_tensors
 
 _FILE = "model.safetensors"
@@ -66,7 +66,7 @@ def _locate(name: str, repository: str) -> str:
     try:
         return hf_hub_download(repository, _FILE)
     except Exception as error:  # what it raises depends on its version and its HTTP client
-        raise _failure(name, " ".join(str(error).split())[:200]) from None
+        raise _failure(name, one_line(error)[:200]) from None
 
 
 def _require_reachable(name: str, url: str) -> None:

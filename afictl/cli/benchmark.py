@@ -83,9 +83,9 @@ def interpolators(
 
     from rich.console import Console
 
-    from afictl.cli.progress import show_progress
     from afictl.comparison.benchmarks.interpolators import benchmark_interpolators, table
     from afictl.interpolators import interpolator_kinds
+    from afictl.progress import show_progress
 
     console = Console()
     chosen = [kind.strip() for kind in kinds.split(",")] if kinds else interpolator_kinds()

@@ -13,10 +13,11 @@ from afictl.cli.outputs import require_writable
 from afictl.cli.runs import tidy
 from afictl.cli.tables import roomy_console
 from afictl.errors import UserError
+from afictl.run_folder import COMPARISON, COMPARISON_CSV, REPORT, RUNS_CSV
 
 if TYPE_CHECKING:
     from afictl.comparison import Comparison
-    from afictl.comparison.meter import Meter
+    from afictl.progress import ProgressDisplay
 
 _INTERPOLATORS = "nearest,bilinear,bicubic,afi"
 _OF_A_GRID = ("--backbone-weights", "--seeds", "--seed", "--spread", "--devices", "--nodes")
@@ -206,10 +207,10 @@ def _list_prices(
     _show(prices, output)
 
 
-def _meter() -> Meter:
+def _meter() -> ProgressDisplay:
     from rich.console import Console
 
-    from afictl.cli.progress import show_progress
+    from afictl.progress import show_progress
 
     return partial(show_progress, Console(soft_wrap=True))
 
@@ -221,7 +222,7 @@ def _show(comparison: Comparison, folder: Path | None) -> None:
     for line in notes(comparison):
         typer.echo(line)
     if folder:
-        tables = ("comparison.json", "comparison.csv", "runs.csv")
+        tables = (COMPARISON, COMPARISON_CSV, RUNS_CSV)
         typer.echo(f"tables: {', '.join(str(folder / name) for name in tables if (folder / name).is_file())}")
-        if (folder / "report.html").is_file():
+        if (folder / REPORT).is_file():
             typer.echo(f"report: {folder / 'report.html'}")

@@ -112,8 +112,8 @@ def check(
 
 
 def _check_split(data: Path, split: str, images: bool, console: Console) -> SplitReport:
-    from afictl.cli.progress import show_progress
     from afictl.data.check import check_split
+    from afictl.progress import show_progress
 
     if not images:
         return check_split(data, split, images=False)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afictl.cli.outputs import write_json
 from afictl.cli.tables import difference
 from afictl.errors import UserError
-from afictl.writing import remove_drafts, write_text
+from afictl.files import remove_temporary_files, write_csv
+from afictl.run_folder import COMPARISON, COMPARISON_CSV, COMPARISON_SETTINGS, EVALUATION, PER_CLASS, PREDICTIONS
 
 if TYPE_CHECKING:
     from afictl.evaluation import Evaluation
     from afictl.evaluation.confusion import Confusion
 
-PREDICTIONS = "predictions.json"
 _IOUS = {"50": 0, "75": 5}
-_COMPARISON = ("comparison.json", "comparison.csv")
-_METRICS = "metrics.json"
-_TABLE = "per_class.csv"
+_COMPARISON = (COMPARISON, COMPARISON_CSV)
 _PICTURES = ("pr_curves.png", "pr_curves.csv", "confusion.png", "confusion.csv")
 _ZIPS = "detections_*_results.zip"
-_OF_COMPARE = "compare.json"
 
 
 def require_no_grid(folder: Path) -> None:
@@ -35,7 +30,7 @@ def require_no_grid(folder: Path) -> None:
         UserError: it is one.
     """
     table = folder / _COMPARISON[0]
-    if (folder / _OF_COMPARE).exists() or (table.is_file() and not _is_ours(table)):
+    if (folder / COMPARISON_SETTINGS).exists() or (table.is_file() and not _is_ours(table)):
         raise UserError(f"{folder}: holds a comparison of 'afictl compare'; choose another --output")
 
 
@@ -44,12 +39,12 @@ def remove_earlier(folder: Path, keep: Collection[Path] = ()) -> None:
 
     A file of predictions is removed only where an earlier evaluation made it.
     """
-    remove_drafts(folder)
-    stale = [folder / name for name in (_METRICS, _TABLE, *_PICTURES)]
+    remove_temporary_files(folder)
+    stale = [folder / name for name in (EVALUATION, PER_CLASS, *_PICTURES)]
     if _is_ours(folder / _COMPARISON[0]):
         stale += [folder / name for name in _COMPARISON]
     for kind in ("bbox", "segm"):
-        remove_drafts(folder / kind)
+        remove_temporary_files(folder / kind)
         stale += (folder / kind).glob(_ZIPS)
     if _has_detected(folder):
         stale.append(folder / PREDICTIONS)
@@ -67,7 +62,7 @@ def _is_ours(table: Path) -> bool:
 def _has_detected(folder: Path) -> bool:
     """Whether the metrics there say that they are of a detector, not of a file of predictions."""
     try:
-        source = json.loads((folder / _METRICS).read_text(encoding="utf-8"))["source"]
+        source = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["source"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return not str(source).endswith(".json")
@@ -76,8 +71,8 @@ def _has_detected(folder: Path) -> bool:
 def write_metrics(folder: Path, result: Evaluation, details: Mapping[str, Any]) -> None:
     """``metrics.json`` with ``details`` in front, and ``per_class.csv``."""
     content = {**details, "metrics": result.metrics, "per_class": result.per_class}
-    write_json(folder / _METRICS, content)
-    _write_csv(folder / _TABLE, list(result.per_class[0]), (row.values() for row in result.per_class))
+    write_json(folder / EVALUATION, content)
+    write_csv(folder / PER_CLASS, list(result.per_class[0]), (row.values() for row in result.per_class))
 
 
 def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
@@ -91,7 +86,7 @@ def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
     heads = ("name", "metric", "value", "difference")
     records = [dict(zip(heads, row, strict=True)) for row in rows]
     write_json(folder / _COMPARISON[0], records)
-    _write_csv(folder / _COMPARISON[1], heads, rows)
+    write_csv(folder / _COMPARISON[1], heads, rows)
 
 
 def write_curves(folder: Path, result: Evaluation) -> None:
@@ -107,7 +102,7 @@ def write_curves(folder: Path, result: Evaluation) -> None:
         for recall in range(values.shape[1])
     ]
     heads = ("of", "class", "recall", *(f"precision at IoU 0.{iou}" for iou in _IOUS))
-    _write_csv(folder / "pr_curves.csv", heads, rows)
+    write_csv(folder / "pr_curves.csv", heads, rows)
 
 
 def write_confusion(folder: Path, confusion: Confusion) -> None:
@@ -118,13 +113,4 @@ def write_confusion(folder: Path, confusion: Confusion) -> None:
     plot_confusion(confusion.counts, confusion.classes, folder / "confusion.png", note=note)
     names = [*confusion.classes, "background"]
     rows = ([name, *counts] for name, counts in zip(names, confusion.counts.tolist(), strict=True))
-    _write_csv(folder / "confusion.csv", ("object", *confusion.classes, "missed"), rows)
-
-
-def _write_csv(path: Path, heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, table.getvalue())
+    write_csv(folder / "confusion.csv", ("object", *confusion.classes, "missed"), rows)

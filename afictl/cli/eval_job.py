@@ -62,8 +62,8 @@ def find(job: Job, source: Path, folder: Path, fabric: Fabric | None, console: C
 
 def _detect(job: Job, source: Path, file: Path, fabric: Fabric, console: Console) -> Evaluation | None:
     """Detect on the images, on every rank with its share, and score what was found."""
-    from afictl.cli.progress import show_progress
     from afictl.evaluation import detect, evaluate
+    from afictl.progress import show_progress
 
     loaded = _load(source, job.settings, job.partial)
     console.print(f"{source}: {loaded.report}", markup=False, highlight=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from afictl.errors import UserError, in_words, is_full, lack_of_memory
+from afictl.errors import UserError, describe_out_of_memory, format_error, is_disk_full, one_line
 
 # Newer typer carries its own copy of click, so these are reached through what both kinds of typer offer.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -38,7 +38,7 @@ def tell(error: BaseException) -> int:
         raise error
     line, code = _describe(error)
     if not _told_by_rank_0(error):
-        typer.echo(f"error: {' '.join(line.split())}", err=True)
+        typer.echo(f"error: {one_line(line)}", err=True)
     return code
 
 
@@ -66,7 +66,7 @@ def _describe(error: BaseException) -> tuple[str, int]:
         return error.format_message(), 2
     if isinstance(error, OSError):
         return _system(error), 2
-    lacking, less = lack_of_memory(error)
+    lacking, less = describe_out_of_memory(error)
     if lacking:
         if "".join(sys.argv[1:2]) not in _SETTABLE:
             return lacking, 1
@@ -90,10 +90,10 @@ def _usage(error: Any) -> str:
 
 
 def _system(error: OSError) -> str:
-    if is_full(error):
-        return in_words(error) + _advice().replace(";", ", and", 1)
+    if is_disk_full(error):
+        return format_error(error) + _advice().replace(";", ", and", 1)
     if error.filename is not None:
-        return in_words(error)
+        return format_error(error)
     if str(error.strerror).startswith("No usable temporary directory"):
         return f"{error.strerror}: they are full or cannot be written to; free some, or name another with TMPDIR"
     return f"{type(error).__name__}: {error}; run again with --debug for the traceback"
@@ -110,7 +110,7 @@ def _told_by_rank_0(error: BaseException) -> bool:
     """
     if _rank() == "0":
         return False
-    if getattr(error, "met_by_all", False):
+    if getattr(error, "raised_on_all_ranks", False):
         return True
     starter, deadline = os.getppid(), time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:

@@ -34,7 +34,7 @@ def output_file(parameter: typer.CallbackParam, value: Path | None) -> Path | No
     if value is not None:
         if value.is_dir():
             raise UserError(f"{value} is a folder; {_name(parameter)} is a file")
-        from afictl.writing import is_special
+        from afictl.files import is_special
 
         if not is_special(value):
             require_writable(value.parent, _name(parameter))
@@ -59,7 +59,7 @@ def require_writable(folder: Path, option: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file whole or not at all, with the folders that it is in."""
-    from afictl.writing import write_text
+    from afictl.files import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=2) + "\n")

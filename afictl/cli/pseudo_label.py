@@ -58,10 +58,10 @@ def pseudo_label(
     """
     from rich.console import Console
 
-    from afictl.cli.progress import show_progress
     from afictl.data.files import require_data_folder
     from afictl.data.unlabeled import image_files
     from afictl.evaluation.pseudo_labels import class_thresholds, write_pseudo_labels
+    from afictl.progress import show_progress
     from afictl.training import Hardware, launch
     from afictl.weights import load_detector
 
@@ -170,11 +170,11 @@ def _print(report: PseudoLabelReport) -> None:
 def _draw(report: PseudoLabelReport, loaded: LoadedDetector, path: Path) -> None:
     """Write a sheet of the examples."""
     from afictl.data import read_image
+    from afictl.files import atomic_write
     from afictl.visualization import contact_sheet
     from afictl.visualization.pictures import annotated
-    from afictl.writing import whole
 
     labels = {count.category_id: label for label, count in report.classes.items()}
     pictures = [(file.name, read_image(file), annotated(records, labels)) for file, records in report.examples]
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         contact_sheet(pictures, loaded.classes).save(draft, format="PNG")

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from afictl.errors import UserError
+from afictl.run_folder import INTERPOLATOR, is_run, recorded_data
 
 _FILES = (".safetensors", ".pt", ".pth", ".json")
-_INTERPOLATOR = "interpolator.safetensors"  # beside the runs stage1 and stage2, or in a run
 
 
 def folder_of(source: Path) -> Path:
@@ -26,8 +26,6 @@ def data_of(source: Path) -> Path:
     Raises:
         UserError: nothing is there, or it records no data set.
     """
-    from afictl.weights import recorded_data
-
     return recorded_data(folder_of(source))
 
 
@@ -42,7 +40,7 @@ def name_of(source: str | Path) -> str:
     path = path.resolve()
     if path.is_dir():
         return tidy(path.name)
-    if path.name == _INTERPOLATOR or (path.parent / "config.yaml").is_file():
+    if path.name == INTERPOLATOR or is_run(path.parent):
         return tidy(path.parent.name)
     return tidy(path.stem if path.suffix in _FILES else path.name)
 

@@ -88,6 +88,6 @@ def _points(value: float | None) -> str:
 
 
 def _change(value: float | None) -> str:
-    from afictl.evaluation.points import signed
+    from afictl.evaluation.number_format import signed
 
     return "" if value is None else f"\n{signed(value)}"

@@ -56,7 +56,7 @@ def detections(
     """
     from rich.console import Console
 
-    from afictl.cli.progress import show_progress
+    from afictl.progress import show_progress
     from afictl.training import Hardware, launch
     from afictl.visualization import comparison_figures, load_contenders, most_different, run_names
 

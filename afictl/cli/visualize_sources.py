@@ -121,7 +121,7 @@ def write(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: 
     """Write the figures with a bar of their progress, say where they are if there are any, and return their number."""
     from rich.console import Console
 
-    from afictl.cli.progress import show_progress
+    from afictl.progress import show_progress
     from afictl.visualization.output import write_figures
 
     count = 0

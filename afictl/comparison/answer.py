@@ -10,9 +10,8 @@ from lightning_fabric import Fabric
 
 from afictl.comparison.cells import is_finished, read_cell
 from afictl.comparison.conditions import conditions_in_words
-from afictl.comparison.files import TABLE, write_comparison
-from afictl.comparison.grid import SETTINGS, describe_grid, train_grid
-from afictl.comparison.meter import Meter, silent
+from afictl.comparison.files import write_comparison
+from afictl.comparison.grid import describe_grid, train_grid
 from afictl.comparison.model import Comparison
 from afictl.comparison.price_list import how_measured, prices_of_runs
 from afictl.comparison.report import write_report
@@ -22,8 +21,10 @@ from afictl.comparison.runs import conditions_of, methods_of, read_run
 from afictl.comparison.specification import Contender, Grid
 from afictl.data import load_coco
 from afictl.errors import UserError
+from afictl.files import remove_temporary_files
 from afictl.presets import Preset
-from afictl.writing import remove_drafts
+from afictl.progress import ProgressDisplay, no_progress
+from afictl.run_folder import COMPARISON, COMPARISON_SETTINGS, REPORT
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def compare(
     weights: Path | None = None,
     backbone_weights: Path | None = None,
     spread: int = 1,
-    meter: Meter = silent,
+    meter: ProgressDisplay = no_progress,
 ) -> Answer:
     """Fine-tune ``preset`` once for each interpolator and seed, and measure accuracy and price.
 
@@ -86,7 +87,7 @@ def compare(
         return Answer(None, failures)
     index = load_coco(data, "val")
     folders = {each.name: found[0].folder for each, found in finished.items()}
-    prices, basis = prices_of_runs(fabric, folders, index, meter, earlier=output / TABLE)
+    prices, basis = prices_of_runs(fabric, folders, index, meter, earlier=output / COMPARISON)
     entries = [Entry(each.name, each.source, found, prices[each.name]) for each, found in finished.items()]
     conditions = conditions_in_words(preset, describe_grid(fabric, grid)) | {"prices": how_measured(fabric)}
     comparison = replace(conclude(preset.name, index, entries, conditions, baseline), price_basis=basis)
@@ -102,7 +103,7 @@ def compare_runs(
     names: Mapping[Path, str] | None = None,
     data: Path | None = None,
     baseline: str | None = None,
-    meter: Meter = silent,
+    meter: ProgressDisplay = no_progress,
 ) -> Comparison:
     """Compare runs that exist, and write ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``.
 
@@ -131,7 +132,7 @@ def compare_runs(
     index = load_coco(data or Path(first.config["data"]), "val")
     cells = {name: tuple(measure_run(fabric, run, index, meter) for run in runs) for name, runs in methods.items()}
     firsts = {name: runs[0].folder for name, runs in methods.items()}
-    prices, basis = prices_of_runs(fabric, firsts, index, meter, earlier=output / TABLE)
+    prices, basis = prices_of_runs(fabric, firsts, index, meter, earlier=output / COMPARISON)
     entries = [Entry(name, runs[0].source, cells[name], prices[name]) for name, runs in methods.items()]
     presets = dict.fromkeys(run.preset.name for runs in methods.values() for run in runs)
     concluded = conclude(" / ".join(presets), index, entries, conditions, baseline, differing)
@@ -146,9 +147,9 @@ def require_place(output: Path) -> None:
     Raises:
         UserError: it does.
     """
-    table = output / TABLE
+    table = output / COMPARISON
     ours = table.is_file() and table.read_bytes()[:1] == b"{"  # that of 'afictl eval' is a list
-    if (output / SETTINGS).exists() or (not ours and output.exists() and any(output.iterdir())):
+    if (output / COMPARISON_SETTINGS).exists() or (not ours and output.exists() and any(output.iterdir())):
         raise UserError(
             f"{output}: holds something else than a comparison of runs or a list of prices; choose another --output"
         )
@@ -157,6 +158,6 @@ def require_place(output: Path) -> None:
 def write_answer(comparison: Comparison, folder: Path) -> None:
     """Write ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``."""
     folder.mkdir(parents=True, exist_ok=True)
-    remove_drafts(folder)
+    remove_temporary_files(folder)
     write_comparison(comparison, folder)
-    write_report(comparison, folder / "report.html")
+    write_report(comparison, folder / REPORT)

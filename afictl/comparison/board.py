@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
+
+from afictl.progress import progress_bar
+from afictl.run_folder import METRICS
 
 _LOOK, _LINE = 1.0, 300.0
 """Seconds between two looks at the runs, and between two lines where there is no terminal."""
@@ -62,17 +65,14 @@ class Board:
 def board(cells: int, steps: int) -> Iterator[Board]:
     """A board for ``cells`` runs of ``steps`` steps."""
     console = Console(highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=console, transient=True, auto_refresh=False)
-    bar.disable = not console.is_terminal
-    with bar:
+    with progress_bar(console, elapsed=True) as bar:
         yield Board(console, bar, cells, steps)
 
 
 def _last_step(folder: Path) -> int:
     """The last step that a run has recorded."""
     try:
-        with (folder / "metrics.jsonl").open("rb") as file:
+        with (folder / METRICS).open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL))
             return int(json.loads(file.read().splitlines()[-1])["step"])
     except (OSError, ValueError, IndexError, KeyError):

@@ -13,15 +13,14 @@ from lightning_fabric import Fabric
 from afictl.comparison.model import Cell
 from afictl.comparison.specification import Job
 from afictl.data import load_coco
-from afictl.errors import UserError, in_words, is_full, lack_of_memory
+from afictl.distributed import run_on_rank_zero
+from afictl.errors import UserError, describe_out_of_memory, format_error, is_disk_full
 from afictl.evaluation import score_predictions
-from afictl.evaluation.ranks import on_first
+from afictl.files import write_text
 from afictl.presets import Preset
+from afictl.run_folder import CONFIG, LOG, PREDICTIONS, RESULT, STATE
 from afictl.training import finetune
-from afictl.training.run import CONFIG, PREDICTIONS, STATE
-from afictl.writing import write_text
 
-RESULT = "result.json"
 _OF_A_RESULT = {"interpolator", "seed", "metrics", "per_class", "seconds"}
 UNTOLD = 120
 """The exit code of a process that cannot write its last words; Python's own where they were still buffered."""
@@ -56,21 +55,21 @@ def train_cell(fabric: Fabric, preset: Preset, data: Path, job: Job) -> None:
         write_text(job.folder / RESULT, json.dumps(result, indent=2))
         (job.folder / STATE).unlink(missing_ok=True)
 
-    on_first(measure, fabric.global_rank, fabric.world_size)
+    run_on_rank_zero(measure, fabric.global_rank, fabric.world_size)
 
 
 def describe_failure(error: Exception, folder: Path) -> str:
     """One line for an error; the traceback of an unexpected one goes to the log of the run in ``folder``."""
     if isinstance(error, UserError):
         return str(error)
-    if is_full(error):
-        return in_words(error)
-    lacking, less = lack_of_memory(error)
+    if is_disk_full(error):
+        return format_error(error)
+    lacking, less = describe_out_of_memory(error)
     if lacking:
         return f"{lacking}; {less}"
-    with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as file:
+    with suppress(OSError), (folder / LOG).open("a", encoding="utf-8") as file:
         file.write(traceback.format_exc())
-    return f"unexpected {type(error).__name__}: {in_words(error)}"
+    return f"unexpected {type(error).__name__}: {format_error(error)}"
 
 
 def read_cell(folder: Path) -> Cell:

@@ -11,8 +11,8 @@ from afictl.data.digest import file_digest
 from afictl.data.files import find_files
 from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
+from afictl.run_folder import CONFIG
 from afictl.training.hardware import resolved
-from afictl.training.run import CONFIG
 from afictl.training.start import interpolator_file
 from afictl.weights.checkpoint import find_checkpoint
 

@@ -14,8 +14,8 @@ from afictl.data import load_coco
 from afictl.data.shapes import make_shapes
 from afictl.errors import UserError
 from afictl.presets import load_preset
+from afictl.run_folder import FEATURE_DISTANCE
 from afictl.training import Start, finetune, pretrain
-from afictl.training.stage1 import DISTANCE
 from afictl.visualization import draw_comparisons
 from afictl.visualization.curves import plot_feature_distance, plot_training
 
@@ -69,7 +69,7 @@ def demo(fabric: Fabric, output: Path, seed: int = 0) -> Comparison:
     _title(fabric, "4/4  Pictures")
     runs = {contender.name: output / "compare" / contender.name / f"seed{seed}" for contender in contenders}
     plot_training({"guide": output / "guide", **runs}, output / "plots" / "training.png")
-    distance = json.loads((output / "pretrain" / "stage1" / DISTANCE).read_text())
+    distance = json.loads((output / "pretrain" / "stage1" / FEATURE_DISTANCE).read_text())
     plot_feature_distance(distance, output / "plots" / "features.png")
     draw_comparisons(runs, load_coco(data, "val"), output / "detections", limit=_DRAWN)
     return answer.comparison

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from afictl.comparison.model import Comparison, Method
-from afictl.writing import write_text
-
-TABLE = "comparison.json"
+from afictl.files import write_csv, write_text
+from afictl.run_folder import COMPARISON, COMPARISON_CSV, RUNS_CSV
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write ``comparison.json``, ``comparison.csv`` and, where there are runs, ``runs.csv``."""
-    write_text(folder / TABLE, json.dumps(asdict(comparison), indent=2, default=str))
-    _write_csv(folder / "comparison.csv", [_method_row(each) for each in comparison.methods])
+    write_text(folder / COMPARISON, json.dumps(asdict(comparison), indent=2, default=str))
+    _write_rows(folder / COMPARISON_CSV, [_method_row(each) for each in comparison.methods])
     runs = [row for each in comparison.methods for row in _run_rows(each)]
     if runs:
-        _write_csv(folder / "runs.csv", runs)
+        _write_rows(folder / RUNS_CSV, runs)
     else:
-        (folder / "runs.csv").unlink(missing_ok=True)
+        (folder / RUNS_CSV).unlink(missing_ok=True)
 
 
 def _method_row(method: Method) -> dict[str, Any]:
@@ -60,10 +57,7 @@ def _run_rows(method: Method) -> list[dict[str, Any]]:
     ]
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV of ``rows`` with a column for each key of any of them."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_csv(path, names, ([row.get(name, "") for name in names] for row in rows))

@@ -7,19 +7,19 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from afictl.comparison.cells import RESULT, describe_failure, is_finished, read_result, train_cell
+from afictl.comparison.cells import describe_failure, is_finished, read_result, train_cell
 from afictl.comparison.contents import digests, what_changed
 from afictl.comparison.specification import Grid, Job
 from afictl.comparison.spread import train_spread
-from afictl.errors import UserError, in_words
+from afictl.errors import UserError, format_error
+from afictl.files import write_text
+from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, RESULT, STATE
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import DivergedError
-from afictl.training.run import CONFIG, STATE, differences
+from afictl.training.run import differences
 from afictl.training.start import load_start, resolve_interpolator, start_detector
 from afictl.training.step import load_splits, uses_masks
-from afictl.writing import write_text
 
-SETTINGS = "compare.json"
 _DIGESTS = "contents"
 """Where it keeps what its files held, by their paths; not there in grids of earlier versions."""
 
@@ -100,7 +100,7 @@ def check_grid(fabric: Fabric, grid: Grid) -> list[Job]:
         _check_start(grid, todo[0])
     if fabric.is_global_zero:
         grid.output.mkdir(parents=True, exist_ok=True)
-        write_text(grid.output / SETTINGS, json.dumps(settings, indent=2))
+        write_text(grid.output / COMPARISON_SETTINGS, json.dumps(settings, indent=2))
     return todo
 
 
@@ -147,9 +147,9 @@ def _check_settings(fabric: Fabric, grid: Grid) -> dict[str, Any]:
         try:
             problem, settings = _compare_settings(grid, json.loads(json.dumps(describe_grid(fabric, grid))))
         except OSError as error:
-            problem = in_words(error)
+            problem = format_error(error)
         except ValueError as error:
-            problem = f"{grid.output}: {in_words(error)}"
+            problem = f"{grid.output}: {format_error(error)}"
     problem = fabric.broadcast(problem)
     if problem:
         raise UserError(problem)
@@ -158,7 +158,7 @@ def _check_settings(fabric: Fabric, grid: Grid) -> dict[str, Any]:
 
 def _compare_settings(grid: Grid, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """What speaks against going on with these settings, and what to keep of them."""
-    output, path = grid.output, grid.output / SETTINGS
+    output, path = grid.output, grid.output / COMPARISON_SETTINGS
     now = digests(grid)
     if path.is_file():
         held = json.loads(path.read_text(encoding="utf-8"))

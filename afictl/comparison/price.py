@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,6 +18,7 @@ from afictl.comparison.stopwatch import now
 from afictl.data import CocoIndex, eval_batches
 from afictl.detectors import Detector, model_cost
 from afictl.presets import InputConfig
+from afictl.progress import ProgressCallback
 
 _IMAGES = 8
 _ROUNDS = 3
@@ -50,7 +51,7 @@ def price_images(config: InputConfig, index: CocoIndex | None = None) -> list[Te
 def measure_prices(
     detectors: Mapping[str, Detector],
     images: Sequence[Tensor],
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Price]:
     """Measure every detector, one image at a time, and put it into eval mode.
 
@@ -104,7 +105,7 @@ def _peaks(detector: Detector, image: Tensor) -> tuple[int, int]:
 
 
 def _take_turns(
-    detectors: Mapping[str, Detector], images: Sequence[Tensor], progress: Callable[[int, int], None] | None
+    detectors: Mapping[str, Detector], images: Sequence[Tensor], progress: ProgressCallback | None
 ) -> dict[str, _Times]:
     times = {name: _Times() for name in detectors}
     rounds = max(_ROUNDS, math.ceil(_LEAST_PASSES / len(images)))

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from afictl.comparison.meter import Meter, silent
 from afictl.comparison.model import Comparison, Price
 from afictl.comparison.price import measure_prices, price_images
 from afictl.comparison.results import Entry, choose_baseline, conclude
@@ -21,8 +20,10 @@ from afictl.data import CocoIndex, load_coco
 from afictl.data.digest import file_digest
 from afictl.detectors import Detector
 from afictl.presets import Preset
+from afictl.progress import ProgressDisplay, no_progress
+from afictl.run_folder import LAST
 from afictl.training.hardware import describe
-from afictl.training.run import LAST, differences
+from afictl.training.run import differences
 from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector
 
@@ -35,7 +36,7 @@ def price_list(
     data: Path | None = None,
     weights: Path | None = None,
     baseline: str | None = None,
-    meter: Meter = silent,
+    meter: ProgressDisplay = no_progress,
 ) -> Comparison:
     """The prices of ``preset`` with each interpolator, without training.
 
@@ -64,7 +65,7 @@ def price_list(
 
 
 def prices_of_runs(
-    fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex, meter: Meter, earlier: Path | None = None
+    fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex, meter: ProgressDisplay, earlier: Path | None = None
 ) -> tuple[dict[str, Price], dict[str, Any]]:
     """The prices of trained detectors, by the name of the folder of each, and what they depend on.
 
@@ -113,7 +114,7 @@ def how_measured(fabric: Fabric, images: str = "the first held-out images") -> s
 
 
 def _prices(
-    fabric: Fabric, detectors: Mapping[str, Detector], index: CocoIndex | None, meter: Meter
+    fabric: Fabric, detectors: Mapping[str, Detector], index: CocoIndex | None, meter: ProgressDisplay
 ) -> dict[str, Price]:
     for detector in detectors.values():
         fabric.to_device(detector)

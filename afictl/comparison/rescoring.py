@@ -6,14 +6,14 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from afictl.comparison.meter import Meter, silent
 from afictl.comparison.model import Cell
 from afictl.comparison.runs import FinishedRun
 from afictl.data import CocoIndex
 from afictl.errors import UserError
 from afictl.evaluation import Evaluation, evaluate, score_predictions
 from afictl.evaluation.classes import match_categories
-from afictl.training.run import LAST, PREDICTIONS
+from afictl.progress import ProgressDisplay, no_progress
+from afictl.run_folder import LAST, PREDICTIONS
 from afictl.visualization.curves import read_metrics
 from afictl.weights import load_detector
 
@@ -21,7 +21,7 @@ _SAME = 0.01
 """Points of 100: more than the evaluators differ by."""
 
 
-def measure_run(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: Meter = silent) -> Cell:
+def measure_run(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: ProgressDisplay = no_progress) -> Cell:
     """What the run found on the held-out images; it detects again, and keeps that, where it has not kept it.
 
     Raises:
@@ -53,7 +53,7 @@ def _of(index: CocoIndex) -> str:
     return str(index.annotation_file)
 
 
-def _detect(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: Meter) -> Evaluation:
+def _detect(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: ProgressDisplay) -> Evaluation:
     loaded = load_detector(run.folder / LAST)
     with meter("images") as show:
         return evaluate(

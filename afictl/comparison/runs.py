@@ -14,7 +14,7 @@ import yaml
 from afictl.comparison.conditions import NOT_THE_SAME, conditions_in_words, unequal
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
-from afictl.training.run import CONFIG, LAST, runs_inside
+from afictl.run_folder import CONFIG, LAST, list_runs_below
 from afictl.weights import read_checkpoint
 
 _EVALUATION = (
@@ -65,7 +65,7 @@ def read_run(path: Path, method: str | None = None) -> FinishedRun:
         known = dict(config) if config["command"] == "finetune" else {}
         hardware = known["hardware"]["precision"]
     except OSError:
-        raise UserError(f"--runs {path}: no run folder; there is no {file}{runs_inside(folder)}") from None
+        raise UserError(f"--runs {path}: no run folder; there is no {file}{list_runs_below(folder)}") from None
     except (KeyError, TypeError, ValueError, UnicodeDecodeError, yaml.YAMLError):
         raise UserError(
             f"--runs {path}: {CONFIG} is not that of a run of 'afictl finetune' or 'afictl compare'"

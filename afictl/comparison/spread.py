@@ -18,7 +18,7 @@ import torch
 from afictl.comparison.board import board
 from afictl.comparison.cells import UNTOLD
 from afictl.comparison.specification import Grid, Job
-from afictl.errors import UserError, in_words
+from afictl.errors import UserError, format_error
 
 _POLL = 0.5
 """Seconds between two looks at the processes."""
@@ -72,7 +72,7 @@ def train_spread(grid: Grid, jobs: Sequence[Job], at_once: int, precision: str) 
                 try:
                     worker = _start(grid, job, free[0], at_once, precision)
                 except OSError as error:  # such as a full disk; what runs may still come to its end
-                    failures[str(job)] = in_words(error)
+                    failures[str(job)] = format_error(error)
                     shown.say(f"{job}: failed: {failures[str(job)]}")
                     continue
                 running.append(worker)

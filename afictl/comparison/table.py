@@ -11,7 +11,7 @@ from afictl.comparison.conditions import NOT_THE_SAME
 from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method
 from afictl.comparison.verdict import overview
-from afictl.evaluation.points import signed, tenths
+from afictl.evaluation.number_format import signed, tenths
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

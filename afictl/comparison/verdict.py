@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from afictl.comparison.conditions import NOT_THE_SAME
 from afictl.comparison.model import Comparison, Difference, Method
-from afictl.evaluation.points import signed, tenths
+from afictl.evaluation.number_format import signed, tenths
 
 _MANY = 3  # methods whose verdicts are easier read after one sentence about all of them
 

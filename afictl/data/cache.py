@@ -17,7 +17,7 @@ from pathlib import Path
 
 from afictl.data.digest import file_digest
 from afictl.data.index_file import IndexContents, read_index_file, write_index_file
-from afictl.writing import remove_drafts
+from afictl.files import remove_temporary_files
 
 try:
     import fcntl
@@ -84,7 +84,7 @@ def _build_and_keep(file: Path, source: str, places: list[Path], build: Callable
         return contents
     for place in places:
         with suppress(OSError):  # of a process that was killed here, whose index was never found: it is made again now
-            remove_drafts(place.parent, of=place.name)
+            remove_temporary_files(place.parent, of=place.name)
         try:
             write_index_file(place, source, contents)
         except OSError:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from afictl.data.annotations import FIELDS, ids_by_repeated, record_fault
-from afictl.data.check_images import Progress, check_images
+from afictl.data.check_images import check_images
 from afictl.data.check_splits import compare_with_train
 from afictl.data.coco import MIN_SIDE, clip_boxes, fates
 from afictl.data.files import SPLITS, annotation_names, find_files, read_instances, require_data_folder
 from afictl.data.findings import Place, SplitReport
 from afictl.data.masks import normalize_segmentation
 from afictl.errors import UserError
+from afictl.progress import ProgressCallback
 
 Record = dict[str, Any]
 _FATE_RULES = {1: "crowd", 2: "box-without-area", 3: "box-outside"}
@@ -38,7 +39,7 @@ def splits_to_check(data_dir: Path, split: str) -> list[str]:
 
 
 def check_split(
-    data_dir: str | Path, split: str, *, images: bool = True, progress: Progress | None = None
+    data_dir: str | Path, split: str, *, images: bool = True, progress: ProgressCallback | None = None
 ) -> SplitReport:
     """Check one split; what is wrong with it is reported, not raised.
 

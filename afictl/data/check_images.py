@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,9 @@ from PIL import Image
 
 from afictl.data.findings import Place, SplitReport
 from afictl.data.images import UNREADABLE, is_rotated, read_image, shown_size
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
+from afictl.progress import ProgressCallback
 
-Progress = Callable[[int, int], None]
 _CHUNK = 16
 _MODES = {"1": "grey", "L": "grey", "LA": "grey", "CMYK": "cmyk", "P": "palette", "PA": "palette"}
 
@@ -23,7 +23,7 @@ def check_images(
     image_dir: Path,
     sizes_hw: Sequence[tuple[str, tuple[int, int]]],
     report: SplitReport,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Decode every file of ``sizes_hw``, pairs of file name and annotated size, and note what is found."""
     report.images_checked = True
@@ -49,7 +49,7 @@ def image_findings(image_dir: Path, item: tuple[str, tuple[int, int]]) -> list[t
             stored, shown = (image.height, image.width), shown_size(image)
             findings = [*_rotation(image, size_hw), *_colours(image)]
     except UNREADABLE as error:
-        return [("unreadable-file", " ".join(str(error).split()))]
+        return [("unreadable-file", one_line(error))]
     if size_hw not in (stored, shown):
         detail = f"{shown[1]}x{shown[0]} pixels, annotated {size_hw[1]}x{size_hw[0]}"
         return [("wrong-size", detail), *findings]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
 
 _ORIENTATION = 0x0112
 
@@ -46,7 +46,7 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
     except UserError as error:
         raise UserError(f"image {path} {error}") from None
     except UNREADABLE as error:
-        raise UserError(f"image {path} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"image {path} cannot be read: {one_line(error)}") from None
     return pixels
 
 

@@ -19,7 +19,7 @@ from afictl.data import transforms
 from afictl.data.bitmaps import Bitmaps
 from afictl.data.coco import CocoIndex
 from afictl.data.images import read_image
-from afictl.data.order import batches_of
+from afictl.data.sampler import batches_of
 from afictl.data.shared_images import Packed, Packer
 from afictl.data.sharing import require_room, send_reasons
 from afictl.errors import UserError

@@ -10,7 +10,7 @@ import multiprocessing
 from multiprocessing.queues import Queue
 from typing import Any
 
-from afictl.errors import UserError, is_full
+from afictl.errors import UserError, is_disk_full, one_line
 
 _ADVICE = "free some space there, or read without further processes: --set loader.workers=0"
 
@@ -24,7 +24,7 @@ def require_room() -> None:
     try:
         multiprocessing.Lock()
     except OSError as error:
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
         raise UserError(f"/dev/shm: {error.strerror} for the reading processes; {_ADVICE}") from None
 
@@ -36,6 +36,6 @@ def send_reasons() -> None:
 
 def _send_reason(queue: Queue[Any], error: Exception, answer: Any) -> None:
     """``answer`` is the number of a batch and its samples."""
-    what = " ".join(str(error).split())
+    what = one_line(error)
     reason = UserError(f"a reading process cannot send its images ({what}); {_ADVICE}")
     queue.put((answer[0], [reason]))

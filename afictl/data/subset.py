@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from afictl.data.annotations import FIELDS, check_records
 from afictl.data.files import SPLITS, find_files, read_instances
 from afictl.errors import UserError
-from afictl.writing import naming
+from afictl.files import name_file_in_errors
 
 UNLABELED = "unlabeled"
 """The folder of the images whose labels were left out."""
@@ -54,7 +54,7 @@ def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, 
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     try:
-        with naming(out_dir):
+        with name_file_in_errors(out_dir):
             parts = _write(data_dir, partial, fraction, seed, copy)
         partial.chmod(0o755)  # mkdtemp's folders are private
         os.replace(partial, out_dir)

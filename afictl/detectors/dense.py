@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
 
 from afictl.detectors.rpn import nonempty
@@ -61,18 +61,6 @@ def flat(value: Tensor, width: int) -> Tensor:
     """A map (N, A * width, H, W) as (N, H * W * A, width), position-major as anchors are."""
     n, _, h, w = value.shape
     return value.view(n, -1, width, h, w).permute(0, 3, 4, 1, 2).reshape(n, -1, width)
-
-
-def mean_over_devices(value: Tensor) -> Tensor:
-    """The mean of a number over all training processes, so that losses divide by the same everywhere.
-
-    Gradients are averaged over processes: a sum divided by this mean trains as the whole batch on one device.
-    """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    total = value.detach().clone()
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size()
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 import afictl.integrations.detectron2  # noqa: F401  # its backbones may be named in a configuration
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.detectors.detectron2_views import BottomUpView, DenseView, PyramidView, RegionView
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
 from afictl.integrations import substitute_interpolator
 from afictl.integrations.detectron2_pyramids import NeckBackbone
 from afictl.presets import Preset
@@ -58,7 +58,7 @@ def _build(cfg: CfgNode, name: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # a wrong value can fail anywhere in detectron2's constructors
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{name}: detectron2 cannot build it: {type(error).__name__}: {reason:.200}") from error
 
 

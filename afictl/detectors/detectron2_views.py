@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from afictl.backbones.detectron2_names import resnet_key
 from afictl.detectors.adapter import full_precision
+from afictl.detectors.class_logits import anchor_answers, evidence, region_evidence
 from afictl.detectors.dense import flat
 from afictl.detectors.detector import HeadPart, ImageBatch
-from afictl.detectors.evidence import anchor_answers, evidence, region_evidence
 from afictl.detectors.targets import Target, check_targets
 from afictl.presets import InputConfig
 

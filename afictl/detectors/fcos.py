@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from afictl.detectors.class_logits import evidence, point_answers
 from afictl.detectors.dense import (
     Candidates,
     best,
     class_loss,
     flat,
     initialise,
-    mean_over_devices,
     suppress,
     tower,
 )
 from afictl.detectors.detector import HeadPart, ImageBatch
-from afictl.detectors.evidence import evidence, point_answers
 from afictl.detectors.points import Points, assign, centerness, giou_loss, sides_to_boxes
 from afictl.detectors.targets import Target, check_targets
+from afictl.distributed import all_reduce_mean
 from afictl.presets import DetectorConfig
 
 
@@ -117,8 +117,8 @@ class FCOSHead(nn.Module):
         positive = labels > 0
         wanted = wanted[positive]
         weight = centerness(wanted)
-        count = mean_over_devices(positive.sum().float()).clamp(min=1)
-        total = mean_over_devices(weight.sum()).clamp(min=1e-6)
+        count = all_reduce_mean(positive.sum().float()).clamp(min=1)
+        total = all_reduce_mean(weight.sum()).clamp(min=1e-6)
         center_loss = F.binary_cross_entropy_with_logits(centers[..., 0][positive], weight, reduction="sum")
         return {
             "loss_classifier": class_loss(logits, labels) / count,

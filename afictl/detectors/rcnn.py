@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from afictl.detectors.class_logits import region_evidence
 from afictl.detectors.detector import HeadPart, ImageBatch
-from afictl.detectors.evidence import region_evidence
 from afictl.detectors.roi_heads import RegionHeads
 from afictl.detectors.rpn import ProposalNetwork
 from afictl.detectors.targets import Target, check_targets

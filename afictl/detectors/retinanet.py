@@ -15,19 +15,19 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
 
 from afictl.detectors.anchors import FixedStrideAnchors
+from afictl.detectors.class_logits import anchor_answers, evidence
 from afictl.detectors.dense import (
     Candidates,
     best,
     class_loss,
     flat,
     initialise,
-    mean_over_devices,
     suppress,
     tower,
 )
 from afictl.detectors.detector import HeadPart, ImageBatch
-from afictl.detectors.evidence import anchor_answers, evidence
 from afictl.detectors.targets import Target, check_targets
+from afictl.distributed import all_reduce_mean
 from afictl.presets import DetectorConfig
 
 _MOMENTUM = 0.9
@@ -128,7 +128,7 @@ class RetinaNetHead(nn.Module):
 
     @torch.no_grad()
     def _update_normalizer(self, positives: Tensor) -> Tensor:
-        count = mean_over_devices(positives.float()).clamp(min=1)
+        count = all_reduce_mean(positives.float()).clamp(min=1)
         mean = _MOMENTUM * self.normalizer + (1 - _MOMENTUM) * count
         self.normalizer.copy_(mean)
         return mean

@@ -20,8 +20,8 @@ from torchvision.models.detection.roi_heads import maskrcnn_inference, paste_mas
 from torchvision.ops import FeaturePyramidNetwork
 
 from afictl.detectors.adapter import AdaptedDetector, full_precision
+from afictl.detectors.class_logits import anchor_answers, evidence, point_answers, region_evidence
 from afictl.detectors.detector import HeadPart, ImageBatch
-from afictl.detectors.evidence import anchor_answers, evidence, point_answers, region_evidence
 from afictl.detectors.rcnn import region_parts
 from afictl.detectors.targets import Target, check_targets
 

@@ -13,14 +13,16 @@ import torch
 from torch import nn
 
 from afictl.data import CocoIndex
+from afictl.distributed import all_gather, run_on_rank_zero
 from afictl.errors import UserError
 from afictl.evaluation.answers import answers
 from afictl.evaluation.classes import match_categories
 from afictl.evaluation.metric import Evaluation, score_predictions
-from afictl.evaluation.ranks import on_first, share
 from afictl.evaluation.results import coco_results
 from afictl.evaluation.results_file import encode, write_results
 from afictl.evaluation.tta import TestTimeAugmentation, require_multi_scale
+from afictl.progress import ProgressCallback
+from afictl.run_folder import PREDICTIONS
 
 
 def evaluate(
@@ -52,14 +54,14 @@ def evaluate(
         UserError: see ``detect``.
     """
     with tempfile.TemporaryDirectory() if predictions is None else nullcontext() as folder:
-        path = Path(folder) / "predictions.json" if folder else Path(predictions or "")
+        path = Path(folder) / PREDICTIONS if folder else Path(predictions or "")
         masks = detect(detector, index, path, limit=limit, rank=rank, world_size=world_size, **options)
 
         def score() -> Evaluation:
             ids = index.image_ids[:limit]
             return score_predictions(path, index.annotation_file, image_ids=ids, evaluator=evaluator, masks=masks)
 
-        return on_first(score, rank, world_size)
+        return run_on_rank_zero(score, rank, world_size)
 
 
 def detect(
@@ -74,7 +76,7 @@ def detect(
     classes: Sequence[str] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     tta: TestTimeAugmentation | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> bool:
@@ -137,7 +139,7 @@ def detect(
     # not inference_mode: a cache filled here may serve training
     with _in_eval_mode(detector), torch.no_grad():
         write_results(predictions, found(), rank=rank, world_size=world_size, progress=done)
-    return any(share(lambda: has_masks, world_size))
+    return any(all_gather(lambda: has_masks, world_size))
 
 
 def _categories(detector: nn.Module, classes: Sequence[str] | None, index: CocoIndex) -> tuple[int | None, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from afictl.writing import naming, whole
+from afictl.files import atomic_write, name_file_in_errors
 
 
 class CocoWriter:
@@ -40,12 +40,12 @@ class CocoWriter:
         for name, records in (("images", [image]), ("annotations", annotations)):
             file = self._lists[name]
             for record in records:
-                with naming(self.path):
+                with name_file_in_errors(self.path):
                     file.write((b",\n" if file.tell() else b"\n") + json.dumps(record).encode())
 
     def finish(self, **head: Any) -> None:
         """Write the file: the keys of ``head`` first, then the lists."""
-        with whole(self.path) as draft, draft.open("wb") as file:
+        with atomic_write(self.path) as draft, draft.open("wb") as file:
             opening = b"{"
             for name, value in head.items():
                 file.write(opening + f'"{name}": {json.dumps(value)}'.encode())

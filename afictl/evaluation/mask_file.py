@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from afictl.writing import naming
+from afictl.files import name_file_in_errors
 
 
 class MaskFile:
@@ -25,7 +25,7 @@ class MaskFile:
 
     def add(self, packed: bytes, sizes: Iterable[int]) -> None:
         """Append masks of ``sizes`` bytes, one behind the other; 0 stands for an object without a mask."""
-        with naming(tempfile.gettempdir()):
+        with name_file_in_errors(tempfile.gettempdir()):
             self._file.seek(0, os.SEEK_END)
             self._file.write(packed)
         self._ends.extend(accumulate(sizes, initial=self._ends.pop()))
@@ -44,6 +44,6 @@ class MaskFile:
         return [together[ends[k] - start : ends[k + 1] - start] for k in rows]
 
     def _between(self, start: int, end: int) -> bytes:
-        with naming(tempfile.gettempdir()):  # seeking writes what is buffered
+        with name_file_in_errors(tempfile.gettempdir()):  # seeking writes what is buffered
             self._file.seek(start)  # Windows has no pread
             return self._file.read(end - start)

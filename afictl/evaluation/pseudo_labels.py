@@ -27,6 +27,7 @@ from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.results import coco_results
 from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented
 from afictl.presets import InputConfig
+from afictl.progress import ProgressCallback
 from afictl.weights import LoadedDetector
 
 SOURCE = "pseudo"
@@ -119,7 +120,7 @@ def write_pseudo_labels(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     workers: int = 2,
     examples: int = 8,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> PseudoLabelReport:
     """Detect in ``files`` and write what reaches its class's threshold to ``output``; memory does not grow with them.
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from afictl.evaluation.ranks import share
-from afictl.writing import draft_of, naming, put_in_place
+from afictl.distributed import all_gather
+from afictl.files import name_file_in_errors, replace_file, temporary_path
 
 _IMAGES = 4  # of each process between two meetings
 
@@ -26,23 +26,23 @@ class ResultsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._draft = draft_of(path)
+        self._draft = temporary_path(path)
         self._file = self._draft.open("wb")
         self._before = b"["
 
     def add(self, results: bytes) -> None:
         """Append encoded results."""
         if results:
-            with naming(self.path):
+            with name_file_in_errors(self.path):
                 self._file.write(self._before + b"\n" + results)
             self._before = b","
 
     def finish(self) -> None:
         """Put the file in its place."""
-        with naming(self.path):
+        with name_file_in_errors(self.path):
             self._file.write(b"[]\n" if self._before == b"[" else b"\n]\n")
             self._file.close()
-            put_in_place(self._draft, self.path)
+            replace_file(self._draft, self.path)
 
     def discard(self) -> None:
         """Remove what is not finished."""
@@ -67,7 +67,7 @@ def write_results(
         progress: called by rank 0 at each image that is written.
 
     Raises:
-        Exception: what ``images`` of any rank raises, see ``share``; the file is then as it was before.
+        Exception: what ``images`` of any rank raises, see ``all_gather``; the file is then as it was before.
     """
     file: ResultsFile | None = None
     received: list[list[bytes]] = []
@@ -89,11 +89,11 @@ def write_results(
             file.finish()
 
     try:
-        share(start, world_size)
-        received = share(go_on, world_size)
+        all_gather(start, world_size)
+        received = all_gather(go_on, world_size)
         while any(received):
-            received = share(go_on, world_size)
-        share(end, world_size)
+            received = all_gather(go_on, world_size)
+        all_gather(end, world_size)
     finally:
         if file is not None:
             file.discard()

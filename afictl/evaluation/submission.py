@@ -18,7 +18,7 @@ import numpy as np
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth, read_ground_truth
 from afictl.evaluation.predictions import Predictions, read_predictions
-from afictl.writing import whole
+from afictl.files import atomic_write
 
 _MOST = 100
 """Detections of an image that the server looks at."""
@@ -65,7 +65,7 @@ def _write(path: Path, results: Iterator[dict[str, Any]]) -> Path:
     """A zip with the JSON file of the same name, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        whole(path) as draft,
+        atomic_write(path) as draft,
         zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open(path.with_suffix(".json").name, "w", force_zip64=True) as file,
     ):

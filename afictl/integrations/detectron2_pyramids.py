@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from afictl.errors import UserError
-from afictl.integrations.place import Place
+from afictl.integrations.sites import UpsamplingSite
 from afictl.necks import build_neck, input_levels
 from afictl.necks.enlarge import enlarge_to
 from afictl.presets import NeckConfig
@@ -122,7 +122,7 @@ def _channels(bottom_up: Backbone, levels: tuple[str, ...]) -> dict[str, int]:
     return {level: shapes[level].channels for level in levels}
 
 
-def detectron2_places(model: nn.Module) -> Iterator[Place]:
+def detectron2_places(model: nn.Module) -> Iterator[UpsamplingSite]:
     """Every feature pyramid of detectron2 in ``model``, and every neck of ours in one of its backbones.
 
     Raises:
@@ -131,9 +131,9 @@ def detectron2_places(model: nn.Module) -> Iterator[Place]:
     for module in model.modules():
         if isinstance(module, NeckBackbone):
             neck = module.neck
-            yield Place(neck, neck.channels, neck.enlargements, next(neck.parameters()), type(neck))
+            yield UpsamplingSite(neck, neck.channels, neck.enlargements, next(neck.parameters()), type(neck))
         if isinstance(module, FPN):
             if type(module) not in (FPN, InterpolatedFPN):
                 raise UserError(f"{type(module).__name__} has a way of its own to be an FPN; left alone")
             weight = module.lateral_convs[0].weight
-            yield Place(module, len(weight), len(module.lateral_convs) - 1, weight, InterpolatedFPN)
+            yield UpsamplingSite(module, len(weight), len(module.lateral_convs) - 1, weight, InterpolatedFPN)

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from afictl.errors import UserError
-from afictl.integrations.place import Place
+from afictl.integrations.sites import UpsamplingSite
 from afictl.integrations.torchvision import torchvision_places
 
 
@@ -64,12 +64,12 @@ def _is_detector(module: nn.Module) -> bool:
     return all(hasattr(module, name) for name in ("preset", "neck", "head"))
 
 
-def _places(model: nn.Module) -> Iterator[Place]:
+def _places(model: nn.Module) -> Iterator[UpsamplingSite]:
     for module in model.modules():
         # The neck of an adapted detector is no module; the pyramid that it shows is found below.
         if _is_detector(module) and isinstance(neck := cast(Any, module).neck, nn.Module):
             neck = cast(Any, neck)
-            yield Place(neck, neck.channels, neck.enlargements, next(neck.parameters()), type(neck))
+            yield UpsamplingSite(neck, neck.channels, neck.enlargements, next(neck.parameters()), type(neck))
     yield from torchvision_places(model)
     # A model of detectron2 exists only where that module is loaded already.
     if "detectron2.modeling.backbone.fpn" in sys.modules:
@@ -84,7 +84,7 @@ def _require_description(interpolator: Any) -> None:
         raise UserError(f"{type(interpolator).__name__} has no {', no '.join(missing)}: a preset cannot name it")
 
 
-def _check_width(place: Place, interpolator: nn.Module) -> None:
+def _check_width(place: UpsamplingSite, interpolator: nn.Module) -> None:
     width = getattr(interpolator, "channels", place.channels)
     if width != place.channels:
         raise UserError(

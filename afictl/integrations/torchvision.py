@@ -18,7 +18,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork
 
 from afictl.errors import UserError
-from afictl.integrations.place import Place
+from afictl.integrations.sites import UpsamplingSite
 from afictl.necks.enlarge import enlarge_to
 
 
@@ -47,7 +47,7 @@ class InterpolatedFPN(FeaturePyramidNetwork):
         return OrderedDict(zip(names, outputs, strict=True))
 
 
-def torchvision_places(model: nn.Module) -> Iterator[Place]:
+def torchvision_places(model: nn.Module) -> Iterator[UpsamplingSite]:
     """Every feature pyramid of torchvision in ``model``.
 
     Raises:
@@ -62,7 +62,7 @@ def torchvision_places(model: nn.Module) -> Iterator[Place]:
                     f"{type(module).__name__} has a way of its own to be a FeaturePyramidNetwork; left alone"
                 )
             weight = module.inner_blocks[0][0].weight
-            yield Place(module, len(weight), len(module.inner_blocks) - 1, weight, InterpolatedFPN)
+            yield UpsamplingSite(module, len(weight), len(module.inner_blocks) - 1, weight, InterpolatedFPN)
 
 
 def _check_strides(backbone: BackboneWithFPN) -> None:

@@ -17,7 +17,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
 from afictl.interpolators.hub import CARD, WEIGHTS, find_pretrained, read_config
 from afictl.tensor_files import read_tensors, save_tensors
 
@@ -177,7 +177,7 @@ class AFInterpolator(
             interpolator.load_state_dict(tensors, assign=True)
             interpolator.float()
         except (TypeError, RuntimeError, UserError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(f"{source}: weights and configuration do not fit ({reason:.200}); make it again") from None
         return interpolator
 

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import HfHubHTTPError
 
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
 
 WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
 
@@ -58,7 +58,7 @@ def find_pretrained(name: str | Path, **download: Any) -> tuple[Path, Path]:
     try:
         config, weights = (Path(hf_hub_download(str(name), file, **download)) for file in wanted)
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(
             f"'{name}': no such folder here, and not readable on the Hugging Face Hub ({reason:.200})"
         ) from error

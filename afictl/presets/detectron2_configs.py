@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from afictl.errors import UserError, did_you_mean
+from afictl.errors import UserError, did_you_mean, one_line
 
 INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 
@@ -60,7 +60,7 @@ def read_config(source: str) -> CfgNode:
         try:
             values = _plain_yaml(source)
         except (yaml.YAMLError, RecursionError) as error:
-            raise UserError(f"detector.source: not readable as YAML: {' '.join(str(error).split()):.200}") from None
+            raise UserError(f"detector.source: not readable as YAML: {one_line(error):.200}") from None
         _merge(cfg.merge_from_other_cfg, "detector.source", values)
     else:
         path = _zoo_file(source)
@@ -143,7 +143,7 @@ def _merge(merge: Any, where: str, values: Any) -> None:
     except yaml.constructor.ConstructorError as error:
         raise UserError(f"{where}: calls Python, which afictl does not run ({error.problem}); write values") from None
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{where}: not a configuration of detectron2 {detectron2.__version__}: {reason:.200}") from None
 
 

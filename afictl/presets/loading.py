@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from afictl.errors import UserError, did_you_mean
+from afictl.errors import UserError, did_you_mean, one_line
 from afictl.presets.problems import explain
 from afictl.presets.schema import Preset
 
@@ -114,7 +114,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a preset is a mapping of keys to values")
     base = values.pop("extends", None)

@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from afictl.distributed import all_reduce_mean, world_size
 from afictl.presets import AdversarialRecipe
 
 Pyramid = dict[str, Tensor]
@@ -53,7 +52,7 @@ class Pair:
     def judged(self) -> bool:
         """False where batch norm has one value a channel, which it cannot normalise."""
         n, _, h, w = self.fake.shape
-        return n * h * w > 1 or _world_size() > 1
+        return n * h * w > 1 or world_size() > 1
 
 
 def make_pairs(
@@ -144,11 +143,5 @@ def _cross_entropy(fabric: Fabric, logits: Tensor, target: float, mask: Tensor) 
 
 def _masked_mean(fabric: Fabric, values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the masked positions of all ranks, scaled so that DDP's average of gradients is its gradient."""
-    count: Any = mask.sum()
-    if _world_size() > 1:
-        count = fabric.all_reduce(count, reduce_op="mean")
+    count = all_reduce_mean(mask.sum())
     return (values * mask).sum() / (count * values.shape[1])
-
-
-def _world_size() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from afictl.data import CocoIndex, eval_batches
 from afictl.detectors import Detector
 from afictl.interpolators import build_interpolator
+from afictl.progress import ProgressCallback
 from afictl.training.adversarial import Pair, extent, make_pairs, sizes_of
 
 Distance = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -27,7 +28,7 @@ def feature_distance(
     *,
     limit: int | None,
     workers: int,
-    progress: Callable[[int, int], None],
+    progress: ProgressCallback,
 ) -> Distance:
     """Compare an interpolator with fixed ones on held-out images.
 

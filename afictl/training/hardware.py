@@ -16,7 +16,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
 from afictl.data.loader import require_even_share
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
 
 _LOOK, _GRACE = 1.0, 10.0  # seconds
 
@@ -56,7 +56,7 @@ def launch(hardware: Hardware = Hardware(), batch_sizes: Iterable[int] = ()) -> 
         fabric.launch()
         atexit.register(leave_group)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"--devices {hardware.devices} --precision {hardware.precision}: {reason}") from None
     return fabric
 

@@ -18,18 +18,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from afictl.data import TrainBatch
-from afictl.errors import UserError
-from afictl.evaluation.ranks import on_first
+from afictl.distributed import all_reduce_mean, run_on_rank_zero
+from afictl.errors import UserError, one_line
 from afictl.presets import Recipe
-from afictl.training.clock import Clock
+from afictl.progress import ProgressCallback
+from afictl.run_folder import BEST, LAST
 from afictl.training.hardware import seed_step
-from afictl.training.run import BEST, LAST, Run
-from afictl.training.schedule import doubts, learning_rate, set_learning_rate
+from afictl.training.logger import TrainingLogger
+from afictl.training.run import Run
+from afictl.training.schedule import learning_rate, schedule_warnings, set_learning_rate
 
 Metrics = Mapping[str, "float | None"]
 _ONE_VALUE = "more than 1 value per channel"  # how torch's batch norm says that a batch is too small
-Progress = Callable[[int, int], None]
-"""Called with the number of images done and of all images."""
 
 
 class DivergedError(UserError):
@@ -51,7 +51,7 @@ class Stage:
     optimizers: Mapping[str, Optimizer]
     step: Callable[[TrainBatch], Mapping[str, Tensor]]
     batches: Callable[[int], Iterator[TrainBatch]]
-    evaluate: Callable[[Progress], Metrics]
+    evaluate: Callable[[ProgressCallback], Metrics]
     judge: Callable[[Metrics], float]
     export: Callable[[Path, int, Metrics], None]
 
@@ -83,10 +83,10 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
     if run.state_file.is_file():
         _restore(fabric, run, state)
     run.forget_after(state["step"])
-    for line in doubts(recipe) if state["step"] == 0 else ():
+    for line in schedule_warnings(recipe) if state["step"] == 0 else ():
         run.say(f"note: {stage.name} has {line}")
     batches = stage.batches(state["step"])
-    with Clock(run, recipe.steps, state["step"], fabric.device) as clock, _leave_on_signal(fabric) as leaving:
+    with TrainingLogger(run, recipe.steps, state["step"], fabric.device) as clock, _leave_on_signal(fabric) as leaving:
         if 0 < state["step"] != state["measured"]:  # perhaps stopped before or in its evaluation
             _round_off(fabric, run, recipe, stage, state, clock, leaving)
         for step in range(state["step"], recipe.steps):
@@ -104,7 +104,7 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
 def _step(fabric: Fabric, recipe: Recipe, stage: Stage, batch: TrainBatch, number: int) -> dict[str, float]:
     """The losses of one step, or the mistake that stopped it in the user's words."""
     try:
-        return _to_floats(fabric, stage.step(batch))
+        return _to_floats(stage.step(batch))
     except FloatingPointError as error:
         ids = ", ".join(map(str, batch.image_ids))
         hint = "lower the learning rate" + (" or set clip_norm" if recipe.clip_norm is None else "")
@@ -122,7 +122,7 @@ def _round_off(
     recipe: Recipe,
     stage: Stage,
     state: dict[str, Any],
-    clock: Clock,
+    clock: TrainingLogger,
     leaving: threading.Event,
 ) -> None:
     """Save and evaluate where that is due behind a step, and leave where a signal asked for it.
@@ -189,7 +189,7 @@ def _restore(fabric: Fabric, run: Run, state: dict[str, Any]) -> None:
     try:
         fabric.load(str(run.state_file), state, weights_only=True)
     except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{run.state_file}: cannot be resumed: {reason:.200}") from None
     if state["stage"] != expected:
         raise UserError(f"{run.state_file}: belongs to {state['stage']}, not to {expected}")
@@ -205,10 +205,12 @@ def _save(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any]) -> None
         measured = state["metrics"] if state["measured"] == state["step"] else {}
         stage.export(run.folder / LAST, state["step"], measured)
 
-    on_first(write, fabric.global_rank, fabric.world_size)
+    run_on_rank_zero(write, fabric.global_rank, fabric.world_size)
 
 
-def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clock: Clock, progress: Progress) -> None:
+def _evaluate(
+    fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clock: TrainingLogger, progress: ProgressCallback
+) -> None:
     """Measure, and keep the weights when they are as good as the best so far."""
     metrics = dict(stage.evaluate(progress))
     clock.restart()
@@ -220,19 +222,17 @@ def _evaluate(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clo
     if score >= state["best"]:
         state["best"] = score
         best = run.folder / BEST
-        on_first(lambda: stage.export(best, state["step"], metrics), fabric.global_rank, fabric.world_size)
+        run_on_rank_zero(lambda: stage.export(best, state["step"], metrics), fabric.global_rank, fabric.world_size)
 
 
-def _to_floats(fabric: Fabric, losses: Mapping[str, Tensor]) -> dict[str, float]:
+def _to_floats(losses: Mapping[str, Tensor]) -> dict[str, float]:
     """Losses as numbers, the mean over all ranks, with one transfer from the device.
 
     Raises:
         FloatingPointError: one is not finite.
     """
-    stacked: Any = torch.stack([value.detach().float().reshape(()) for value in losses.values()])
-    if fabric.world_size > 1:  # so that all ranks stop together at a loss that is not finite
-        stacked = fabric.all_reduce(stacked, reduce_op="mean")
-    values = stacked.tolist()
+    stacked = torch.stack([value.detach().float().reshape(()) for value in losses.values()])
+    values = all_reduce_mean(stacked).tolist()  # so that all ranks stop together at a loss that is not finite
     for name, value in zip(losses, values, strict=True):
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} became {value}")

@@ -11,12 +11,13 @@ from lightning_fabric import Fabric
 
 from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
-from afictl.errors import UserError
-from afictl.evaluation.ranks import on_first
+from afictl.distributed import run_on_rank_zero
+from afictl.errors import UserError, one_line
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset, parse_preset
+from afictl.run_folder import INTERPOLATOR, STATE
 from afictl.training.hardware import describe, resolved
-from afictl.training.run import INTERPOLATOR, STATE, Run
+from afictl.training.run import Run
 from afictl.training.stage1 import stage1
 from afictl.training.stage2 import build_student, stage2
 from afictl.training.step import Splits, in_label_order, load_splits, uses_masks
@@ -83,7 +84,9 @@ def pretrain(
             student = build_student(guide, preset, interpolator)
             stage2(fabric, run, guide, student, discriminator, splits, seed)
     result = output / f"stage{stages[-1]}" / INTERPOLATOR
-    on_first(lambda: AFInterpolator.load(result).save(output / INTERPOLATOR), fabric.global_rank, fabric.world_size)
+    run_on_rank_zero(
+        lambda: AFInterpolator.load(result).save(output / INTERPOLATOR), fabric.global_rank, fabric.world_size
+    )
     return output / INTERPOLATOR
 
 
@@ -136,7 +139,7 @@ def _load_stage1(folder: Path, preset: Preset, interpolator: AFInterpolator, dis
         for name, network in networks.items():
             network.load_state_dict({key.removeprefix("module."): value for key, value in state[name].items()})
     except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: is not the state of this stage 1: {' '.join(str(error).split()):.200}") from None
+        raise UserError(f"{path}: is not the state of this stage 1: {one_line(error):.200}") from None
     if steps < preset.stage1.steps:
         raise UserError(
             f"{folder}: stage 1 stopped at step {steps} of {preset.stage1.steps}; finish it with --stages 1,2 --resume"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from afictl.data import CocoIndex, TrainBatch
 from afictl.data.coco import load_index
 from afictl.data.files import absent_files, read_json
-from afictl.data.order import second_seed
+from afictl.data.sampler import second_seed
 from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.evaluation.classes import match_categories

@@ -17,17 +17,10 @@ import yaml
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from afictl.errors import UserError, in_words
-from afictl.writing import naming, remove_drafts, whole, write_text
+from afictl.errors import UserError, format_error
+from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, write_text
+from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records
 
-CONFIG = "config.yaml"
-STATE = "state.pt"
-BEST = "best.safetensors"
-LAST = "last.safetensors"
-INTERPOLATOR = "interpolator.safetensors"
-"""The AF interpolator of the best weights."""
-PREDICTIONS = "predictions.json"
-"""COCO results of the latest evaluation."""
 _MAY_DIFFER = ("preset.loader.", "hardware.processes.")  # do not change what is computed
 
 
@@ -54,9 +47,9 @@ class Run:
             try:
                 problem = self._prepare(config, resume)
             except OSError as error:
-                problem = in_words(error)
+                problem = format_error(error)
             except yaml.YAMLError as error:
-                problem = f"{self.folder}: {in_words(error)}"
+                problem = f"{self.folder}: {format_error(error)}"
         problem = fabric.broadcast(problem)
         if problem:
             raise UserError(problem)
@@ -71,10 +64,10 @@ class Run:
     def _prepare(self, config: Mapping[str, Any], resume: bool) -> str:
         config = json.loads(json.dumps(dict(config), default=str))  # tuples and paths become what YAML gives back
         kept = self.folder / CONFIG
-        remove_drafts(self.folder)
+        remove_temporary_files(self.folder)
         if problem := why_occupied(self.folder, resume):
             return problem
-        if kept.is_file() and not _has_begun(self.folder):
+        if kept.is_file() and not has_records(self.folder):
             self._clear()
         elif kept.is_file():
             changed = differences(yaml.safe_load(kept.read_text()), config)
@@ -83,28 +76,28 @@ class Run:
             return ""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(kept, yaml.safe_dump(config, sort_keys=False))  # first: it tells a run from any other folder
-        write_text(self.folder / "versions.json", json.dumps(_versions(), indent=2))
+        write_text(self.folder / VERSIONS, json.dumps(_versions(), indent=2))
         return ""
 
     def _clear(self) -> None:
         """Remove what a run wrote that ended before its first record, as by an image that cannot be read."""
-        for name in (CONFIG, "log.txt", "versions.json"):
+        for name in (CONFIG, LOG, VERSIONS):
             (self.folder / name).unlink(missing_ok=True)
 
     def say(self, text: str) -> None:
         """Print a line and keep it in ``log.txt``."""
         self.console.print(text, markup=False)
         if self._writes:
-            _append(self.folder / "log.txt", text)
+            _append(self.folder / LOG, text)
 
     def record(self, step: int, values: Mapping[str, float | None]) -> None:
         """Add the values of a step to ``metrics.jsonl`` and to TensorBoard."""
         if not self._writes:
             return
-        _append(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}))
+        _append(self.folder / METRICS, json.dumps({"step": step, **values}))
         for name, value in values.items():
             if value is not None:
-                with naming(self.folder):
+                with name_file_in_errors(self.folder):
                     self._writer(step).add_scalar(name, value, step)
 
     def keep(self, state: Mapping[str, Any]) -> None:
@@ -112,12 +105,12 @@ class Run:
 
         Through a file of Python's: in its own, torch does not tell why it cannot write.
         """
-        with whole(self.state_file) as draft, draft.open("wb") as file:
+        with atomic_write(self.state_file) as draft, draft.open("wb") as file:
             torch.save(dict(state), file)
 
     def forget_after(self, step: int) -> None:
         """Drop recorded values later than ``step``, which a resumed run will compute again."""
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS
         if self._writes and path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(path, "".join(line for line in lines if 0 <= _step_of(line) <= step))
@@ -125,7 +118,7 @@ class Run:
     def close(self) -> None:
         """Flush what is still buffered."""
         if self._events is not None:
-            with naming(self.folder):
+            with name_file_in_errors(self.folder):
                 self._events.close()
 
     def _writer(self, step: int) -> Any:
@@ -139,7 +132,7 @@ class Run:
 def why_occupied(folder: Path, resume: bool) -> str:
     """Why no run can be written to ``folder``, whatever its settings; empty where one can."""
     if (folder / CONFIG).is_file():
-        if _has_begun(folder) and not resume:
+        if has_records(folder) and not resume:
             return f"{folder} already holds a run: choose another --output, or continue it with --resume"
     elif folder.exists() and any(folder.iterdir()):
         return f"{folder} is not empty and holds no run: choose another --output"
@@ -156,13 +149,8 @@ def require_free(folder: Path, resume: bool) -> None:
         raise UserError(problem)
 
 
-def _has_begun(folder: Path) -> bool:
-    """Whether the run in ``folder`` has come to its first record."""
-    return any((folder / name).exists() for name in ("metrics.jsonl", STATE, BEST, LAST))
-
-
 def _append(path: Path, line: str) -> None:
-    with naming(path), path.open("a", encoding="utf-8") as file:
+    with name_file_in_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
@@ -171,13 +159,6 @@ def _step_of(line: str) -> int:
     with contextlib.suppress(ValueError):
         return int(json.loads(line)["step"])
     return -1
-
-
-def runs_inside(folder: Path) -> str:
-    """The end of an error about a folder that is no run: a few of the runs that are one or two folders down."""
-    inside = sorted(str(found.parent) for depth in ("*", "*/*") for found in folder.glob(f"{depth}/{CONFIG}"))
-    more = ", ..." if len(inside) > 5 else ""
-    return f"; there are runs in it: {', '.join(inside[:5])}{more}" if inside else ""
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

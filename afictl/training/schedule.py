@@ -21,7 +21,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return float(recipe.lr * warmup * 0.1 ** sum(step >= milestone for milestone in recipe.milestones))
 
 
-def doubts(recipe: Recipe) -> list[str]:
+def schedule_warnings(recipe: Recipe) -> list[str]:
     """What about the length of a recipe its schedule was not made for, in words; usually nothing."""
     lines = []
     if recipe.warmup_steps >= recipe.steps:

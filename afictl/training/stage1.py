@@ -14,19 +14,20 @@ from torch import Tensor
 from afictl.data import TrainBatch
 from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
-from afictl.evaluation.ranks import on_first
+from afictl.distributed import run_on_rank_zero
+from afictl.files import write_text
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset
+from afictl.progress import ProgressCallback
+from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
 from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses
 from afictl.training.feature_distance import as_metrics, describe, enlarged_pairs, feature_distance
-from afictl.training.loop import Metrics, Progress, Stage, fit
+from afictl.training.loop import Metrics, Stage, fit
 from afictl.training.norms import synchronize_norms
-from afictl.training.run import BEST, INTERPOLATOR, Run
+from afictl.training.run import Run
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, update
-from afictl.writing import write_text
 
-DISTANCE = "feature_distance.json"
 _HELD_OUT = 200  # images for the distance report; more would not change what it says
 
 
@@ -60,18 +61,18 @@ def stage1(
         update(fabric, generator, optimizer, losses, recipe)
         return {**losses, "loss_discriminator": loss_d}
 
-    def distances(progress: Progress) -> Metrics:
+    def distances(progress: ProgressCallback) -> Metrics:
         workers = preset.loader.workers
         with fabric.autocast():
             distance = feature_distance(
                 guide, interpolator, data[1], limit=_HELD_OUT, workers=workers, progress=progress
             )
-        write_text(run.folder / DISTANCE, json.dumps(distance, indent=2))
+        write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
         run.say(describe(distance))
         return as_metrics(distance)
 
-    def evaluate(progress: Progress) -> Metrics:
-        return on_first(lambda: distances(progress), fabric.global_rank, fabric.world_size)
+    def evaluate(progress: ProgressCallback) -> Metrics:
+        return run_on_rank_zero(lambda: distances(progress), fabric.global_rank, fabric.world_size)
 
     def export(path: Path, step: int, metrics: Metrics) -> None:
         interpolator.save(path)

@@ -13,11 +13,12 @@ from afictl.data import TrainBatch
 from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.presets import Preset
+from afictl.run_folder import STATE
 from afictl.training.hardware import describe, resolved
 from afictl.training.loop import Metrics, Outcome, Stage, fit
 from afictl.training.norms import synchronize_norms
 from afictl.training.pseudo import Mixture, PseudoLabels
-from afictl.training.run import STATE, Run
+from afictl.training.run import Run
 from afictl.training.schedule import build_optimizer
 from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
 from afictl.training.step import (

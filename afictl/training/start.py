@@ -15,12 +15,12 @@ from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator, interpolator_kinds
 from afictl.presets import Preset, parse_preset
+from afictl.run_folder import BEST, INTERPOLATOR, LAST
 from afictl.tensor_files import check_file
 from afictl.training.hardware import resolved
-from afictl.training.run import BEST, INTERPOLATOR, LAST
 from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
-from afictl.weights.arithmetic import other_anchors
 from afictl.weights.checkpoint import find_checkpoint
+from afictl.weights.compatibility import other_anchors
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from afictl.evaluation import evaluate
 from afictl.evaluation.classes import match_categories
 from afictl.interpolators import AFInterpolator
 from afictl.presets import InputConfig, LoaderConfig, Preset, Recipe
-from afictl.training.loop import Metrics, Progress
-from afictl.training.run import BEST, INTERPOLATOR, PREDICTIONS
+from afictl.progress import ProgressCallback
+from afictl.run_folder import BEST, INTERPOLATOR, PREDICTIONS
+from afictl.training.loop import Metrics
 from afictl.weights import save_detector
 
 Splits = tuple[CocoIndex, CocoIndex]
@@ -117,13 +118,13 @@ def uses_masks(preset: Preset, data: Splits) -> bool:
     return True
 
 
-def measure(fabric: Fabric, detector: Detector, data: Splits, folder: Path) -> Callable[[Progress], Metrics]:
+def measure(fabric: Fabric, detector: Detector, data: Splits, folder: Path) -> Callable[[ProgressCallback], Metrics]:
     """A function that evaluates the detector as it then is on the held-out images, of which each rank takes a share.
 
     What it found there is kept in ``folder``, as COCO results.
     """
 
-    def metrics(progress: Progress) -> Metrics:
+    def metrics(progress: ProgressCallback) -> Metrics:
         result = evaluate(
             detector,
             data[1],

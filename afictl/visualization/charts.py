@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from afictl.files import atomic_write
 from afictl.visualization.fonts import font_families
-from afictl.writing import whole
 
 
 @contextmanager
@@ -42,5 +42,5 @@ def legend_name(name: str) -> str:
 def save(figure: Any, path: Path) -> None:
     """Write a matplotlib figure, in the format of the path's suffix: a whole picture or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         figure.savefig(draft, format=path.suffix.removeprefix("."))

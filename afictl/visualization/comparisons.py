@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from afictl.data import CocoIndex
 from afictl.data.transforms import resize_image
+from afictl.progress import ProgressCallback
 from afictl.visualization.contenders import Contenders, load_contenders
 from afictl.visualization.detections import GROUND_TRUTH, comparison, drawn_size
 from afictl.visualization.disagreement import Found, disagreement, lacking
@@ -27,7 +28,7 @@ def draw_comparisons(
     limit: int | None = 8,
     threshold: float = 0.5,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Path]:
     """Write ``output/NAME.png`` for each image and return the files.
 
@@ -76,7 +77,7 @@ def most_different(
     pictures: Sequence[Picture],
     threshold: float,
     limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Picture]:
     """The pictures on which the contenders disagree, most first, named by their rank and titled with the measure.
 

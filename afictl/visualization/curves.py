@@ -14,12 +14,11 @@ import numpy as np
 from PIL import Image
 
 from afictl.errors import UserError
-from afictl.training.run import runs_inside
+from afictl.run_folder import METRICS, list_runs_below
 from afictl.visualization.charts import legend_name, names_as_written, save
 from afictl.visualization.curve_styles import MARKERS, alike, colours, styled
 from afictl.visualization.figure import Figure, Panel
 
-METRICS = "metrics.jsonl"
 _MARKS = 8  # of a curve that has a value at many steps
 _ROWS = 14  # of a legend in the height of a plot
 _COLUMNS = 3
@@ -51,7 +50,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / METRICS
     if not path.is_file():
-        raise UserError(f"{folder} holds no {METRICS}, so it is no run{runs_inside(folder)}")
+        raise UserError(f"{folder} holds no {METRICS}, so it is no run{list_runs_below(folder)}")
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from PIL import Image
 
+from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, write_text
+from afictl.progress import ProgressCallback
 from afictl.visualization.figure import Figure
 from afictl.visualization.page import write_page
-from afictl.writing import naming, remove_drafts, whole, write_text
 
 
 def write_figures(
@@ -22,7 +23,7 @@ def write_figures(
     form: str = "png",
     title: str = "",
     total: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Path]:
     """Write each figure as ``output/NAME.png``, or all as ``output/KIND.html``, and return the files.
 
@@ -75,7 +76,7 @@ def _folder(output: Path) -> Iterator[None]:
 
 def replace_earlier(output: Path, kind: str, files: Iterable[Path]) -> None:
     """Remove what an earlier call of this ``kind`` and form wrote to ``output`` and this one did not, and drafts."""
-    remove_drafts(output)
+    remove_temporary_files(output)
     new = [file.name for file in files]
     form = Path(new[0]).suffix
     record = output / _record(kind, form)
@@ -92,16 +93,14 @@ def _record(kind: str, form: str) -> str:
 
 def _save(picture: Image.Image, path: Path, record: Path) -> Path:
     """Write a whole file or none, and note its name in ``record``, from which the next call knows what to replace."""
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         picture.save(draft, format="PNG")
-        with naming(record), record.open("a", encoding="utf-8") as names:
+        with name_file_in_errors(record), record.open("a", encoding="utf-8") as names:
             names.write(f"{path.name}\n")
     return path
 
 
-def _counted(
-    figures: Iterable[Figure], total: int | None, progress: Callable[[int, int], None] | None
-) -> Iterator[Figure]:
+def _counted(figures: Iterable[Figure], total: int | None, progress: ProgressCallback | None) -> Iterator[Figure]:
     for done, figure in enumerate(figures, start=1):
         yield figure
         if progress is not None and total is not None:

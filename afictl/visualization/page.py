@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from afictl.files import atomic_write
 from afictl.visualization.figure import Figure
-from afictl.writing import whole
 
 _QUALITY = 90
 
@@ -26,7 +26,7 @@ def write_page(figures: Iterable[Figure], path: Path, title: str) -> None:
     loader = PackageLoader("afictl.visualization")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     pieces = environment.get_template("page.html").generate(title=title, figures=_described(figures))
-    with whole(path) as draft, draft.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as draft, draft.open("w", encoding="utf-8") as file:
         file.writelines(pieces)
 
 

@@ -19,7 +19,7 @@ from afictl.data.images import UNREADABLE
 from afictl.data.masks import draw_segmentation
 from afictl.data.transforms import move_boxes
 from afictl.data.unlabeled import image_files
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -126,4 +126,4 @@ def _require_image(file: Path) -> None:
         with Image.open(file):
             pass
     except UNREADABLE as error:
-        raise UserError(f"image {file} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"image {file} cannot be read: {one_line(error)}") from None

@@ -4,7 +4,6 @@ from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.detector_file import LoadedDetector, detector_classes, load_detector, save_detector
 from afictl.weights.interpolator_file import load_interpolator
 from afictl.weights.loading import LoadReport, load_backbone_weights, load_tensors, load_weights, read_weights
-from afictl.weights.run_folder import recorded_data
 
 __all__ = [
     "Checkpoint",
@@ -18,6 +17,5 @@ __all__ = [
     "load_weights",
     "read_checkpoint",
     "read_weights",
-    "recorded_data",
     "save_detector",
 ]

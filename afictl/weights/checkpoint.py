@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from afictl.errors import UserError
+from afictl.run_folder import BEST, COMPARISON_SETTINGS, INTERPOLATOR, LAST
 from afictl.tensor_files import check_file, read_tensors
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError
 from afictl.weights.pickled_arrays import ARRAYS, PickledArray
@@ -20,9 +21,7 @@ from afictl.weights.pickles import read_pickle
 from afictl.weights.stored_tensors import DTYPES, StoredTensor
 from afictl.weights.torch_files import OLD_START, Fill, open_old, open_zip
 
-_IN_RUN = ("best.safetensors", "last.safetensors")
-_PRETRAINED = "interpolator.safetensors"
-_GRID = "compare.json"
+_IN_RUN = (BEST, LAST)
 _NESTED = ("model", "state_dict", "blobs")
 _MOMENTUM = "_momentum"  # optimizer's state among the blobs of Caffe2
 _NAME_LENGTH = 1024
@@ -84,17 +83,17 @@ def find_checkpoint(path: Path) -> Path:
 
 def _refuse_pretraining(folder: Path) -> None:
     """Say what a run of ``pretrain`` is for: it holds an interpolator, and in a folder of stage 2 a detector."""
-    if (folder / _PRETRAINED).is_file() or (folder / "stage1").is_dir():
+    if (folder / INTERPOLATOR).is_file() or (folder / "stage1").is_dir():
         stage2 = folder / "stage2"
         detector = f", or {stage2} as a detector" if any((stage2 / name).is_file() for name in _IN_RUN) else ""
-        file = f" (the file is {folder / _PRETRAINED})" if (folder / _PRETRAINED).is_file() else ""
+        file = f" (the file is {folder / INTERPOLATOR})" if (folder / INTERPOLATOR).is_file() else ""
         raise UserError(f"{folder}: is a run of pretrain; use --interpolator {folder}{file}{detector}")
 
 
 def _refuse_grid(folder: Path) -> None:
     """Say which runs the folder of a comparison holds."""
     runs = sorted(file.parent for file in folder.glob(f"*/seed*/{_IN_RUN[1]}"))
-    if (folder / _GRID).is_file() or runs:
+    if (folder / COMPARISON_SETTINGS).is_file() or runs:
         run = runs[0] if runs else folder / "NAME" / "seed0"
         raise UserError(
             f"{folder}: is a comparison of several runs; name one of them, such as {run},"

@@ -23,7 +23,7 @@ from afictl.weights.detector_file import described_preset, detector_of, save_det
 from afictl.weights.layouts import to_ours
 from afictl.weights.layouts.detectron2 import in_rgb
 from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
-from afictl.weights.planning import planning
+from afictl.weights.meta_device import building_on_meta_device
 
 _NETWORKS: dict[str, type[nn.Module]] = {INTERPOLATOR: AFInterpolator, DISCRIMINATOR: PatchDiscriminator}
 _SHOWN = 3
@@ -106,7 +106,7 @@ def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> li
 
 def _convert_network(network: type[nn.Module], checkpoint: Checkpoint, target: Path) -> list[str]:
     config = _config(checkpoint)
-    with planning(checkpoint.path):
+    with building_on_meta_device(checkpoint.path):
         report = compare_tensors(network(**config), checkpoint.tensors)
     if not report.complete:
         raise UserError(f"{checkpoint.path}: is not whole: {report}")

@@ -18,7 +18,7 @@ from afictl.weights.content import held
 from afictl.weights.description import DETECTOR, VERSION, describe_detector
 from afictl.weights.layouts import to_ours
 from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
-from afictl.weights.planning import planning, require_modest
+from afictl.weights.meta_device import building_on_meta_device, require_modest
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def detector_of(
     """``load_detector`` for a checkpoint already read and in our names."""
     classes, preset = _described_classes(checkpoint), described_preset(checkpoint)
     # A detector that fits its file is as large as that.
-    with planning(checkpoint.path):
+    with building_on_meta_device(checkpoint.path):
         planned = build_detector(preset, num_classes=len(classes))
     _check_fit(compare_tensors(planned, checkpoint.tensors), checkpoint, preset, partial)
     detector = build_detector(preset, num_classes=len(classes), interpolator=interpolator)

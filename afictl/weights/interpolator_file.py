@@ -17,7 +17,7 @@ from afictl.weights.description import DETECTOR, INTERPOLATOR
 from afictl.weights.detector_file import described_preset
 from afictl.weights.layouts import to_ours
 from afictl.weights.loading import compare_tensors, load_tensors
-from afictl.weights.planning import planning
+from afictl.weights.meta_device import building_on_meta_device
 
 
 def load_interpolator(path: str | Path) -> Any:
@@ -45,7 +45,7 @@ def load_interpolator(path: str | Path) -> Any:
 
 def _inside(checkpoint: Checkpoint) -> nn.Module:
     preset = described_preset(checkpoint)
-    with planning(checkpoint.path):
+    with building_on_meta_device(checkpoint.path):
         prefix = build_detector(preset).interpolator_prefix
     tensors = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
     if not tensors:
@@ -59,7 +59,7 @@ def _inside(checkpoint: Checkpoint) -> nn.Module:
 
 
 def _filled(make: Callable[[], nn.Module], tensors: dict[str, Tensor], checkpoint: Checkpoint) -> nn.Module:
-    with planning(checkpoint.path):
+    with building_on_meta_device(checkpoint.path):
         report = compare_tensors(make(), tensors)
     if not report.complete:
         raise UserError(f"{checkpoint.path}: its interpolator is not whole: {report}")

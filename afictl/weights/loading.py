@@ -17,8 +17,8 @@ from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator
 from afictl.presets import InputConfig
-from afictl.weights.arithmetic import require_same_arithmetic
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
+from afictl.weights.compatibility import require_same_arithmetic
 from afictl.weights.content import held
 from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR
 from afictl.weights.layouts import to_ours, without_wrapper

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from afictl import UserError
-from tests.backbones.builders import NARROW, SWIN, build, build_swin
+from tests.helpers.backbones import NARROW, SWIN, build, build_swin
 
 SMALL = [("resnet18", {}), ("resnest14d", {}), (SWIN, NARROW)]
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from tests.backbones.builders import NARROW, SWIN, build
+from tests.helpers.backbones import NARROW, SWIN, build
 
 SMALL = [("resnet18", {}), ("resnest14d", {}), (SWIN, {**NARROW, "drop_path_rate": 0.5})]
 IDS = ["resnet", "resnest", "swin"]

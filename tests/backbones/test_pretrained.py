@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from afictl import UserError
 from afictl.backbones import build_backbone, load_pretrained
 from afictl.presets import BackboneConfig
-from tests.backbones.builders import NARROW, SWIN, build, build_swin
+from tests.helpers.backbones import NARROW, SWIN, build, build_swin
 
 
 def forbidden(*_, **__):

@@ -4,8 +4,8 @@ import torch
 import torchvision
 
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP, resnest_key
-from tests.backbones.builders import build
-from tests.golden_files import read_keys
+from tests.helpers.backbones import build
+from tests.helpers.golden_files import read_keys
 
 
 def train_step(backbone):

@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional as F
 
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP, swin_key
-from tests.backbones.builders import SWIN, build, build_swin
-from tests.golden_files import apply_rule_h, assert_golden, golden_image, read_keys
+from tests.helpers.backbones import SWIN, build, build_swin
+from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_image, read_keys
 
 READ = ("res3", "res4", "res5")
 

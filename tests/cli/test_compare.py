@@ -7,7 +7,7 @@ import pytest
 from afictl import comparison, training
 from afictl.cli import compare as module
 from afictl.comparison.answer import Answer
-from tests.training.conftest import SMALL
+from tests.helpers.tiny_runs import SMALL
 
 TINY = "faster-rcnn-r18-fpn-tiny"
 

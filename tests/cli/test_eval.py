@@ -17,7 +17,7 @@ from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, Evaluation
 from afictl.interpolators import AFInterpolator
 from afictl.tensor_files import read_tensors, save_tensors
-from tests.full_disk import killed_draft
+from tests.helpers.full_disk import killed_draft
 
 app = typer.Typer()
 app.command()(evaluate)

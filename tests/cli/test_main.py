@@ -10,7 +10,7 @@ import pytest
 from afictl import __version__
 from afictl.cli import failures
 from afictl.data import make_shapes
-from tests.training.conftest import SMALL
+from tests.helpers.tiny_runs import SMALL
 
 COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "pseudo-label", "compare", "visualize")
 SUBCOMMANDS = ("data check", "data subset", "data shapes", "model list", "model show", "visualize detections")

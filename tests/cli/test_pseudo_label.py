@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from afictl.cli.finetune import finetune
 from afictl.cli.pseudo_label import pseudo_label
 from afictl.errors import UserError
-from tests.training.conftest import SMALL
+from tests.helpers.tiny_runs import SMALL
 
 app = typer.Typer()
 app.command("pseudo-label")(pseudo_label)

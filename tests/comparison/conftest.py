@@ -2,9 +2,7 @@ import pytest
 
 from afictl import AFInterpolator, load_preset
 from afictl.comparison import Contender
-from tests.training.conftest import SMALL, fabric, guide_run
-
-__all__ = ["fabric", "guide_run"]
+from tests.helpers.tiny_runs import SMALL
 
 
 @pytest.fixture(scope="session")

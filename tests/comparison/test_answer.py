@@ -8,8 +8,8 @@ from afictl import UserError
 from afictl.comparison import compare
 from afictl.comparison.answer import write_answer
 from afictl.comparison.price import measure_prices
-from tests.comparison.comparisons import make_comparison
-from tests.full_disk import killed_draft
+from tests.helpers.comparisons import make_comparison
+from tests.helpers.full_disk import killed_draft
 
 
 def test_accuracy_and_price_of_every_method(fabric, preset, contenders, shapes_dir, tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ from afictl.comparison.specification import Grid
 from afictl.training import step as step_module
 from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
 from afictl.weights import read_checkpoint
-from tests.full_disk import fill_disk_for, needs_dev_full
-from tests.training.conftest import SMALL
+from tests.helpers.full_disk import fill_disk_for, needs_dev_full
+from tests.helpers.tiny_runs import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_a_stopped_grid_goes_on_in_the_middle_of_a_cell(fabric, preset, contende
         return 0.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.clock.Clock.stepped", interrupt)
+        patch.setattr("afictl.training.logger.Clock.stepped", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train_grid(fabric, short)
     assert (short.output / "nearest" / "seed0" / "result.json").is_file()

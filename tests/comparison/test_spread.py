@@ -13,8 +13,8 @@ from afictl.comparison.grid import train_grid
 from afictl.comparison.specification import Contender, Grid
 from afictl.comparison.spread import _Worker, _workers, require_devices, train_spread
 from afictl.weights import read_checkpoint
-from tests.full_disk import needs_dev_full
-from tests.training.conftest import SMALL
+from tests.helpers.full_disk import needs_dev_full
+from tests.helpers.tiny_runs import SMALL
 
 
 def test_cells_side_by_side_equal_cells_one_after_another(fabric, preset, shapes_dir, tmp_path, capfd):

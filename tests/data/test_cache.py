@@ -11,9 +11,9 @@ import torch
 from afictl.data import cache, load_coco
 from afictl.data.cache import cache_places
 from afictl.data.index_file import MappedArrays, read_index_file
+from afictl.files import temporary_path
 from afictl.tensor_files import read_tensors, save_tensors
-from afictl.writing import draft_of
-from tests.full_disk import killed_draft
+from tests.helpers.full_disk import killed_draft
 
 WIDE = [[1, 1, 60, 1, 60, 40, 1, 40], [2, 2, 9, 2, 9, 7]]
 
@@ -242,7 +242,7 @@ def test_a_killed_process_leaves_no_draft_for_ever(data, monkeypatch, place):
     folder.mkdir(exist_ok=True)
     left = killed_draft(places[place])
     kept = {
-        draft_of(places[place]),  # of a process that runs
+        temporary_path(places[place]),  # of a process that runs
         killed_draft(folder / "instances_other.json.afictl-index"),
         killed_draft(folder / "notes.json"),
         left.with_name(left.name.replace("index.", "index.another-")),  # of another machine
@@ -253,7 +253,7 @@ def test_a_killed_process_leaves_no_draft_for_ever(data, monkeypatch, place):
     load_coco(data, "train")
     assert isinstance(load_coco(data, "train").arrays, MappedArrays)
     assert not left.exists()
-    assert {path for path in kept if path.exists()} == kept - {draft_of(places[place])}  # which became the index
+    assert {path for path in kept if path.exists()} == kept - {temporary_path(places[place])}  # which became the index
 
 
 def test_a_folder_whose_drafts_cannot_be_removed_still_gets_its_index(data, monkeypatch):

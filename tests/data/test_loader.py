@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from afictl.data import eval_batches, load_coco, loader, train_batches
-from afictl.data.order import batches_of
+from afictl.data.sampler import batches_of
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 

@@ -10,7 +10,7 @@ from afictl.detectors.cascade_rcnn import CascadeHeads, cascade_mask_rcnn_head
 from afictl.presets import load_preset
 from afictl.weights.layouts.detectron2_names import rcnn_key
 from tests.detectors.conftest import nothing
-from tests.golden_files import read_keys
+from tests.helpers.golden_files import read_keys
 
 Build = Callable[..., Detector]
 Targets = list[dict[str, Tensor]]

@@ -9,7 +9,7 @@ from afictl import AFInterpolator, UserError, build_detector, load_preset, predi
 from afictl.detectors import model_cost
 from afictl.interpolators import interpolator_kinds
 from afictl.weights import load_weights
-from tests.detectors.detectron2_presets import ZOO, small_preset
+from tests.helpers.detectron2_presets import ZOO, small_preset
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")

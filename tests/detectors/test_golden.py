@@ -8,8 +8,8 @@ from torch import Tensor
 
 from afictl.detectors import Detector
 from afictl.detectors.roi_heads import RegionHeads
-from tests.detectors.golden_detectors import REFERENCES, Reference
-from tests.golden_files import TOLERANCE, assert_golden, golden_names, read_golden
+from tests.helpers.golden_detectors import REFERENCES, Reference
+from tests.helpers.golden_files import TOLERANCE, assert_golden, golden_names, read_golden
 
 
 @pytest.fixture(scope="module", params=REFERENCES, ids=lambda reference: reference.file)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from afictl.detectors import Detector
-from tests.detectors.golden_detectors import MSRA, NEAREST, Reference
-from tests.golden_files import TOLERANCE, assert_golden, read_golden
+from tests.helpers.golden_detectors import MSRA, NEAREST, Reference
+from tests.helpers.golden_files import TOLERANCE, assert_golden, read_golden
 
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
 

@@ -7,8 +7,8 @@ from afictl.data.transforms import resize_for, view
 from afictl.detectors import build_detector, to_original
 from afictl.evaluation.tta import TestTimeAugmentation as Recipe
 from afictl.evaluation.tta import detect_augmented
-from tests.detectors.detectron2_presets import ZOO, small_preset
 from tests.evaluation.test_tta import photo
+from tests.helpers.detectron2_presets import ZOO, small_preset
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from afictl import UserError
 from afictl.interpolators import AFInterpolator
 from afictl.weights.layouts.detectron2_names import generator_key
-from tests.golden_files import apply_rule_h, assert_golden, golden_input, golden_names, read_golden
+from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_input, golden_names, read_golden
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from afictl import UserError, build_interpolator
 from afictl.comparison.memory import LiveBytes
-from tests.interpolators import loops
+from tests.helpers import reference_loops as loops
 
 
 @pytest.mark.parametrize("options", [{}, {"up_kernel": 3, "encoder_kernel": 1, "compressed_channels": 4}])

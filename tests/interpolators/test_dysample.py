@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from afictl import UserError, build_interpolator
-from tests.interpolators import loops
+from tests.helpers import reference_loops as loops
 
 BOTH = pytest.mark.parametrize("kind", ["dysample", "dysample-plus"])
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from afictl import UserError, build_interpolator
-from tests.interpolators import loops
+from tests.helpers import reference_loops as loops
 
 SIZES = pytest.mark.parametrize("fine_hw", [(6, 8), (5, 7), (6, 7)], ids=str)
 

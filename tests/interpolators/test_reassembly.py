@@ -4,7 +4,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from afictl.interpolators.reassembly import reassemble, similarities, to_planes
-from tests.interpolators import loops
+from tests.helpers import reference_loops as loops
 
 
 def random(*shape, dtype=torch.float64):

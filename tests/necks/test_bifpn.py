@@ -7,8 +7,8 @@ from afictl.necks import BiFPN, build_neck
 from afictl.necks.bifpn import FusionNode, halve
 from afictl.presets import NeckConfig
 from afictl.weights.layouts.detectron2_names import bifpn_key
-from tests.golden_files import apply_rule_h, assert_golden, golden_names, read_keys
-from tests.necks.backbone_maps import NARROW, SWIN_L, features
+from tests.helpers.backbone_maps import NARROW, SWIN_L, features
+from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_names, read_keys
 
 AFI_GAN = NeckConfig(kind="bifpn", fusion="raw", skips="input", blocks="separable", repeats=7)
 

@@ -9,8 +9,8 @@ from afictl.necks import build_neck
 from afictl.necks.enlarge import enlarge_to
 from afictl.presets import NeckConfig
 from afictl.weights.layouts.detectron2_names import fpn_key
-from tests.golden_files import apply_rule_h, assert_golden
-from tests.necks.backbone_maps import NARROW, RESNET50, features
+from tests.helpers.backbone_maps import NARROW, RESNET50, features
+from tests.helpers.golden_files import apply_rule_h, assert_golden
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from afictl import UserError
 from afictl.interpolators import build_interpolator, interpolator_kinds
 from afictl.necks import build_neck, input_levels
 from afictl.presets import NeckConfig
-from tests.necks.backbone_maps import NARROW, features
+from tests.helpers.backbone_maps import NARROW, features
 
 AFI_GAN = {"kind": "bifpn", "fusion": "raw", "skips": "input", "blocks": "separable"}
 SETTINGS = [

@@ -6,8 +6,8 @@ from afictl.interpolators import build_interpolator
 from afictl.necks import PAFPN, build_neck
 from afictl.presets import NeckConfig
 from afictl.weights.layouts.detectron2_names import pafpn_key
-from tests.golden_files import apply_rule_h, assert_golden
-from tests.necks.backbone_maps import NARROW, RESNET50, features
+from tests.helpers.backbone_maps import NARROW, RESNET50, features
+from tests.helpers.golden_files import apply_rule_h, assert_golden
 
 
 @pytest.mark.parametrize(

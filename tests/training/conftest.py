@@ -1,45 +1,10 @@
 import pytest
-from lightning_fabric import Fabric
 
 from afictl import load_preset
-from afictl.training import Start, finetune
-
-SMALL = (
-    "backbone.name=resnet18",
-    "neck.channels=16",
-    "detector.fc_width=16",
-    "detector.rpn_batch=16",
-    "detector.roi_batch=16",
-    "detector.mask_width=8",
-    "input.min_sizes=[64]",
-    "input.test_size=64",
-    "interpolator.options={blocks: 1, growth: 4}",
-    "loader.workers=0",
-    *(f"{stage}.{key}" for stage in ("train", "stage1", "stage2") for key in ("steps=4", "batch_size=2")),
-    *(f"{stage}.eval_every=4" for stage in ("train", "stage1", "stage2")),
-)
-
-
-def drop_states(folder):
-    """Make room: a resumable state is three times as large as its weights, and nobody goes on with it here."""
-    for state in folder.rglob("state.pt"):
-        state.unlink()
-
-
-@pytest.fixture(scope="session")
-def fabric():
-    return Fabric(accelerator="cpu", devices=1)
+from tests.helpers.tiny_runs import SMALL
 
 
 @pytest.fixture
 def preset():
     """A Mask R-CNN that trains in a second."""
     return load_preset("mask-rcnn-r18-fpn-tiny", SMALL)
-
-
-@pytest.fixture(scope="session")
-def guide_run(tmp_path_factory, fabric, shapes_dir):
-    """A run of four steps; not to be written to."""
-    folder = tmp_path_factory.mktemp("runs") / "guide"
-    finetune(fabric, load_preset("mask-rcnn-r18-fpn-tiny", SMALL), shapes_dir, folder, Start("nearest"))
-    return folder

@@ -18,7 +18,7 @@ from afictl.training.adversarial import (
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import update
 from afictl.weights.layouts.detectron2_names import discriminator_key, generator_key
-from tests.golden_files import FOLDER, TOLERANCE, apply_rule_h, golden_input, read_golden
+from tests.helpers.golden_files import FOLDER, TOLERANCE, apply_rule_h, golden_input, read_golden
 
 PUBLISHED = AdversarialRecipe(steps=2, batch_size=2, lr=1e-3, weight_decay=1e-4, warmup_steps=0, adversarial_weight=0)
 # The reference numbers were made with the discriminator at 1e-3 and the generator at its first warm-up rate.

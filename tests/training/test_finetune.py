@@ -8,11 +8,11 @@ import yaml
 
 from afictl import AFInterpolator, UserError, build_detector, load_preset
 from afictl.training import Start, finetune
-from afictl.training.clock import Clock
+from afictl.training.logger import TrainingLogger
 from afictl.training.start import load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector, read_checkpoint
-from tests.training.conftest import SMALL
-from tests.weights.layouts.foreign import to_detectron2
+from tests.helpers.foreign_checkpoints import to_detectron2
+from tests.helpers.tiny_runs import SMALL
 
 FILES = {"config.yaml", "versions.json", "log.txt", "metrics.jsonl", "state.pt", "best.safetensors", "last.safetensors"}
 
@@ -47,7 +47,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(fabric, preset, s
 
     preset = with_steps(preset, checkpoint_every=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.clock.Clock.loaded", explode)
+        patch.setattr("afictl.training.logger.Clock.loaded", explode)
         with pytest.raises(KeyboardInterrupt):
             finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
@@ -69,7 +69,7 @@ def test_an_evaluation_that_was_cut_short_is_done_first_on_resume(fabric, preset
     preset = with_steps(preset, checkpoint_every=2, eval_every=2)
     finetune(fabric, preset, shapes_dir, tmp_path / "whole", Start("nearest"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Clock, "evaluated", stop)
+        patch.setattr(TrainingLogger, "evaluated", stop)
         with pytest.raises(MemoryError if kind == "kill" else KeyboardInterrupt):
             finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
     assert not (tmp_path / "run" / "best.safetensors").exists()
@@ -286,7 +286,7 @@ def test_half_an_interpolator_is_no_start(preset, tmp_path):
 
 
 def test_a_signal_saves_the_state_before_the_end(fabric, preset, shapes_dir, guide_run, tmp_path, monkeypatch):
-    loaded = Clock.loaded
+    loaded = TrainingLogger.loaded
     calls = []
 
     def interrupt(clock):
@@ -295,7 +295,7 @@ def test_a_signal_saves_the_state_before_the_end(fabric, preset, shapes_dir, gui
             signal.raise_signal(signal.SIGINT)
         loaded(clock)
 
-    monkeypatch.setattr(Clock, "loaded", interrupt)
+    monkeypatch.setattr(TrainingLogger, "loaded", interrupt)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))

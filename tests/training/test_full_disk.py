@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from afictl.errors import UserError, in_words
+from afictl.errors import UserError, format_error
+from afictl.files import write_text
 from afictl.training import Start, finetune
-from afictl.training.clock import Clock
+from afictl.training.logger import TrainingLogger
 from afictl.training.run import Run
 from afictl.weights import read_checkpoint
-from afictl.writing import write_text
-from tests.full_disk import fill_disk_for, needs_dev_full
+from tests.helpers.full_disk import fill_disk_for, needs_dev_full
 from tests.training.test_finetune import with_steps
 
 pytestmark = needs_dev_full
@@ -22,7 +22,7 @@ def out_of_space(fabric, preset, shapes_dir, tmp_path):
     """A run of four steps, two of which are saved; there was no space behind them."""
     folder = tmp_path / "run"
     preset = with_steps(preset, checkpoint_every=2)
-    loaded = Clock.loaded
+    loaded = TrainingLogger.loaded
 
     def fill(clock):
         loaded(clock)
@@ -30,10 +30,10 @@ def out_of_space(fabric, preset, shapes_dir, tmp_path):
             fill_disk_for(folder / "state.pt")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Clock, "loaded", fill)
+        patch.setattr(TrainingLogger, "loaded", fill)
         with pytest.raises(OSError, match="No space left") as error:
             finetune(fabric, preset, shapes_dir, folder, Start("nearest"))
-    assert in_words(error.value) == f"{folder / 'state.pt'}: No space left on device; free some"
+    assert format_error(error.value) == f"{folder / 'state.pt'}: No space left on device; free some"
     return folder, preset
 
 

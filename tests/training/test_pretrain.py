@@ -100,7 +100,7 @@ def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(pretrained, f
 
     folder, overrides = tmp_path / "run", ["stage1.checkpoint_every=2"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.clock.Clock.stepped", explode)
+        patch.setattr("afictl.training.logger.Clock.stepped", explode)
         with pytest.raises(KeyboardInterrupt):
             pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,), overrides=overrides)
     pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,), overrides=overrides, resume=True)

@@ -15,8 +15,8 @@ from afictl.training import PseudoLabels, Start, finetune
 from afictl.training.norms import synchronize_norms
 from afictl.training.pseudo import Mixed
 from afictl.training.step import update
-from tests.ranks import on_two_ranks
-from tests.training.conftest import SMALL
+from tests.helpers.ranks import on_two_ranks
+from tests.helpers.tiny_runs import SMALL
 from tests.training.test_finetune import with_steps
 
 BOXES_ONLY = (*SMALL, "detector.kind=faster-rcnn")
@@ -165,7 +165,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(fabric, preset, shapes_dir, p
     pseudo = PseudoLabels(pseudo_file, 0.5)
     preset = with_steps(preset, checkpoint_every=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.clock.Clock.loaded", stop)
+        patch.setattr("afictl.training.logger.Clock.loaded", stop)
         with pytest.raises(MemoryError):
             finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=pseudo)
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2

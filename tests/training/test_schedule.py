@@ -3,7 +3,7 @@ from torch import nn
 
 from afictl import build_detector
 from afictl.presets import Recipe
-from afictl.training.schedule import build_optimizer, doubts, learning_rate
+from afictl.training.schedule import build_optimizer, learning_rate, schedule_warnings
 
 
 @pytest.mark.parametrize(
@@ -61,4 +61,4 @@ def test_only_norms_are_not_decayed(kind):
 )
 def test_a_schedule_for_another_length_is_told(change, doubt):
     values = {"steps": 270_000, "batch_size": 16, "lr": 0.02, "milestones": (210_000, 250_000)}
-    assert doubts(Recipe(**{**values, **change})) == ([doubt] if doubt else [])
+    assert schedule_warnings(Recipe(**{**values, **change})) == ([doubt] if doubt else [])

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from afictl.visualization.confusion import plot_confusion
-from tests.visualization.drawn import drawn_texts
+from tests.helpers.images import drawn_texts
 
 
 @pytest.mark.parametrize("classes", [1, 5, 80])

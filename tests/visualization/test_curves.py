@@ -19,7 +19,7 @@ from afictl.visualization.curves import (
     read_metrics,
     training_panels,
 )
-from tests.visualization.drawn import drawn_texts
+from tests.helpers.images import drawn_texts
 
 
 def run(folder, steps=20, offset=0.0, last=""):

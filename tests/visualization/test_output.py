@@ -10,7 +10,7 @@ from PIL import Image
 
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.output import write_figures
-from tests.full_disk import killed_draft
+from tests.helpers.full_disk import killed_draft
 
 HOSTILE = "<script>alert(1)</script>\"' onload=x"
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from afictl.visualization.pr_curves import plot_precision_recall
-from tests.visualization.drawn import drawn_texts
+from tests.helpers.images import drawn_texts
 
 
 def curves(classes, seed=0):

@@ -12,7 +12,7 @@ from afictl.backbones.detectron2_names import resnet_key
 from afictl.presets import BackboneConfig
 from afictl.weights import load_backbone_weights
 from afictl.weights.convert import convert
-from tests.weights.layouts.foreign import save_pkl
+from tests.helpers.foreign_checkpoints import save_pkl
 
 
 def features(path, name, **changes):

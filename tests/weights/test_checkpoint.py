@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from afictl import UserError
 from afictl.weights import read_checkpoint
-from tests.weights import hostile_files
+from tests.helpers import hostile_files
 
 TENSORS = {"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.ones(2)}
 

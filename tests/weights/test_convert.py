@@ -11,8 +11,8 @@ from afictl.cli.main import app
 from afictl.tensor_files import read_tensors
 from afictl.weights import load_detector
 from afictl.weights.layouts.detectron2_names import discriminator_key
-from tests.golden_files import reference_tensors
-from tests.weights.layouts.foreign import to_detectron2
+from tests.helpers.foreign_checkpoints import to_detectron2
+from tests.helpers.golden_files import reference_tensors
 
 SMALL = ["neck.channels=16", "detector.fc_width=16", "interpolator.options={blocks: 1, growth: 4}"]
 

@@ -14,8 +14,8 @@ import torch
 
 from afictl import UserError
 from afictl.weights import read_checkpoint
-from tests.weights import hostile_files
-from tests.weights.hostile_files import BIG, BUSY
+from tests.helpers import hostile_files
+from tests.helpers.hostile_files import BIG, BUSY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and measured as Linux does it")
 GRANTED = 512 * 2**20

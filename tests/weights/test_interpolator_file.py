@@ -6,8 +6,8 @@ import torch
 from afictl import AFInterpolator, PatchDiscriminator, UserError, build_detector, load_preset, load_weights
 from afictl.weights import load_interpolator, save_detector
 from afictl.weights.layouts.detectron2_names import discriminator_key, generator_key
-from tests.golden_files import apply_rule_h, reference_tensors
-from tests.weights.layouts.foreign import to_detectron2
+from tests.helpers.foreign_checkpoints import to_detectron2
+from tests.helpers.golden_files import apply_rule_h, reference_tensors
 
 SMALL = ["neck.channels=16", "detector.fc_width=16", "interpolator.options={blocks: 2, growth: 4}"]
 

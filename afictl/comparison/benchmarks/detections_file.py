@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from afictl.writing import naming, write_text
+from afictl.files import name_file_in_errors, write_text
 
 IMAGES, DETECTIONS = 5000, 100
 """As many images as in COCO's validation set, and as many detections of each as its metric takes."""
@@ -35,7 +35,7 @@ def write_detections(folder: Path, images: int, masks: bool, seed: int = 0) -> t
     ids = np.sort(generator.choice(120 * images, images, replace=False)) + 1
     truth, found = folder / "instances.json", folder / "predictions.json"
     annotations: list[str] = []
-    with naming(found), open(found, "w", encoding="ascii", newline="\n") as out:
+    with name_file_in_errors(found), open(found, "w", encoding="ascii", newline="\n") as out:
         for k, image in enumerate(ids.tolist()):
             usual = generator.choice(_CATEGORIES, 4, p=popularity) + 1
             count = int(generator.negative_binomial(1.2, 1.2 / (1.2 + 7.3)))

@@ -15,6 +15,7 @@ from afictl.comparison.memory import peak_bytes
 from afictl.comparison.stopwatch import now
 from afictl.detectors import interpolator_cost
 from afictl.interpolators import build_interpolator
+from afictl.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def benchmark_interpolators(
     channels: int,
     coarse_hw: tuple[int, int],
     rounds: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Figures]:
     """Measure fresh interpolators on noise, one image in float32, on the first GPU where there is one.
 

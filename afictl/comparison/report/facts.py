@@ -12,6 +12,7 @@ from typing import Any
 from afictl.comparison.model import Comparison
 from afictl.comparison.report.paths import nearby
 from afictl.comparison.report.table import NONE, Entry, Row, Table
+from afictl.run_folder import VERSIONS
 
 _NO_VERSION = ("command", "started")
 _COMMANDS = 3
@@ -100,7 +101,7 @@ def _records(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for method in comparison.methods:
         for cell in method.cells:
             try:
-                record = json.loads((cell.folder / "versions.json").read_text(encoding="utf-8"))
+                record = json.loads((cell.folder / VERSIONS).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
             if isinstance(record, dict):

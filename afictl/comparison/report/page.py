@@ -22,7 +22,7 @@ from afictl.comparison.report.style import dash, hue, marker, style_sheet
 from afictl.comparison.report.table import class_tables, method_tables
 from afictl.comparison.table import TWO_SEEDS
 from afictl.comparison.verdict import overview
-from afictl.writing import write_text
+from afictl.files import write_text
 
 _PAGE_BYTES = 9_500_000
 _PICTURE_BYTES = 7_000_000

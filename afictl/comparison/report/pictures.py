@@ -20,7 +20,7 @@ from afictl.data.coco import load_index
 from afictl.data.masks import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.errors import UserError
 from afictl.evaluation.predictions import iter_results
-from afictl.training.run import PREDICTIONS
+from afictl.run_folder import PREDICTIONS
 from afictl.visualization.comparisons import marked
 from afictl.visualization.detections import GROUND_TRUTH, comparison
 from afictl.visualization.disagreement import rank_by_disagreement

@@ -11,7 +11,7 @@ from afictl.comparison.files import training_seconds
 from afictl.comparison.model import Comparison, Difference, Method, Price
 from afictl.comparison.report.paths import nearby
 from afictl.comparison.report.plots import MINUS
-from afictl.evaluation import points
+from afictl.evaluation import number_format
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _CLASSES_SHOWN = 20
@@ -121,7 +121,7 @@ def class_tables(comparison: Comparison) -> tuple[list[Table], int]:
 
 def signed(value: float) -> str:
     """One decimal and a real minus; no sign before a zero."""
-    return points.signed(value).replace("-", MINUS)
+    return number_format.signed(value).replace("-", MINUS)
 
 
 def _source(method: Method) -> str:

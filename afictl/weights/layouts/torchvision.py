@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from afictl.detectors import build_detector
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
 from afictl.presets import Preset, load_preset
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.description import describe_foreign
@@ -108,7 +108,7 @@ def _present_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: i
     try:
         unexpected = set(model.load_state_dict(tensors, strict=False, assign=True).unexpected_keys)
     except RuntimeError as error:
-        reason = " ".join(str(error).split()).partition(": ")[2]
+        reason = one_line(error).partition(": ")[2]
         raise UserError(f"not the weights of a {preset.detector.source} of torchvision: {reason:.200}") from None
     held = {f"model.{name}": value for name, value in model.state_dict().items() if not value.is_meta}
     return held | {name: tensors[name] for name in unexpected}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from afictl.comparison.report.curves import curve_plots, mean_curve
-from tests.comparison.comparisons import make_comparison
+from tests.helpers.comparisons import make_comparison
 
 
 def test_few_points_are_averaged_step_by_step():

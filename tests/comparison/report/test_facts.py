@@ -5,7 +5,7 @@ import json
 import pytest
 
 from afictl.comparison.report.facts import commands
-from tests.comparison.comparisons import make_comparison
+from tests.helpers.comparisons import make_comparison
 
 
 @pytest.mark.parametrize(

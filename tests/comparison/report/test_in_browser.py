@@ -9,8 +9,8 @@ import pytest
 
 from afictl.comparison.report import write_report
 from afictl.data import make_shapes
-from tests.comparison.comparisons import NAMES, make_comparison
 from tests.comparison.report.test_page import hostile
+from tests.helpers.comparisons import NAMES, make_comparison
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

@@ -16,7 +16,7 @@ from afictl.comparison.report import write_report
 from afictl.comparison.table import notes
 from afictl.comparison.verdict import overview
 from afictl.data import make_shapes
-from tests.comparison.comparisons import NAMES, make_comparison, make_price
+from tests.helpers.comparisons import NAMES, make_comparison, make_price
 
 HOSTILE = "<img src=x onerror=alert(1)></script><script>window.injected=1</script>\"'&{{ 7 * 7 }}"
 

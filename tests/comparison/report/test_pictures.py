@@ -10,7 +10,7 @@ from PIL import Image
 
 from afictl.comparison.report.pictures import draw_gallery
 from afictl.data import make_shapes
-from tests.comparison.comparisons import make_comparison
+from tests.helpers.comparisons import make_comparison
 
 
 @pytest.fixture(scope="module")

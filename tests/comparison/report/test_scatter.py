@@ -7,7 +7,7 @@ import pytest
 
 from afictl.comparison.report.plots import text_width
 from afictl.comparison.report.scatter import scatter_panes
-from tests.comparison.comparisons import NAMES, make_comparison, make_price
+from tests.helpers.comparisons import NAMES, make_comparison, make_price
 
 
 @pytest.fixture(scope="module")

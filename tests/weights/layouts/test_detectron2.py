@@ -13,7 +13,7 @@ from afictl.weights.detector_file import detector_of
 from afictl.weights.layouts import to_ours
 from afictl.weights.layouts.detectron2 import in_rgb
 from afictl.weights.loading import compare_tensors
-from tests.weights.layouts.foreign import as_checkpoint, cell_anchors, shapes_only, to_detectron2
+from tests.helpers.foreign_checkpoints import as_checkpoint, cell_anchors, shapes_only, to_detectron2
 
 MASK_RCNN = "d2_mask_rcnn_R50_FPN_3x"
 STEM = "backbone.bottom_up.stem.conv1.weight"

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from afictl.weights import load_detector
-from tests.detectors.golden_detectors import REFERENCES
-from tests.golden_files import H_FULL, TOLERANCE, assert_golden, reference_tensors
-from tests.weights.layouts.foreign import save_pkl
+from tests.helpers.foreign_checkpoints import save_pkl
+from tests.helpers.golden_detectors import REFERENCES
+from tests.helpers.golden_files import H_FULL, TOLERANCE, assert_golden, reference_tensors
 
 CASES = {"mask_rcnn_r50_fpn": ".pkl", "mask_rcnn_r50_pafpn_afi": ".pth"}
 

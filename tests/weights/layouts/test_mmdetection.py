@@ -9,7 +9,7 @@ from afictl.detectors import build_detector
 from afictl.presets import parse_preset
 from afictl.weights.layouts import to_ours
 from afictl.weights.loading import compare_tensors
-from tests.weights.layouts.foreign import as_checkpoint
+from tests.helpers.foreign_checkpoints import as_checkpoint
 
 
 def layer(name, *shape):

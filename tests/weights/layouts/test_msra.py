@@ -11,7 +11,7 @@ from afictl.backbones import build_backbone
 from afictl.backbones.detectron2_names import resnet_key
 from afictl.presets import BackboneConfig, InputConfig
 from afictl.weights import load_backbone_weights
-from tests.weights.layouts.foreign import MEAN, save_pkl
+from tests.helpers.foreign_checkpoints import MEAN, save_pkl
 
 NAME = "resnet26"  # the smallest with bottlenecks
 BRANCHES = {"shortcut": "branch1", "conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c"}

@@ -10,7 +10,7 @@ from afictl.weights import load_backbone_weights, load_detector, read_checkpoint
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.convert import convert
 from afictl.weights.layouts import to_ours
-from tests.weights.torchvision_files import build_torchvision, old_names, save_torchvision
+from tests.helpers.torchvision_files import build_torchvision, old_names, save_torchvision
 
 NAMES = [name.partition(":")[2] for name in list_torchvision_presets()]
 FIRST = [name for name in NAMES if not name.endswith("_v2")]

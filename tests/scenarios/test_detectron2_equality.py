@@ -1,7 +1,7 @@
 """Same photographs, same weights: the detections of detectron2's models, of detectors that afictl makes of these
 models, and of afictl's own detectors with the imported weights.
 
-The weights are those of the reference numbers (``tests.golden_files``), which spread the scores.
+The weights are those of the reference numbers (``tests.helpers.golden_files``), which spread the scores.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from afictl.data import load_coco
 from afictl.data.images import read_image
 from afictl.presets import parse_preset
 from afictl.weights import load_detector
-from tests.golden_files import H_FULL, apply_rule_h
+from tests.helpers.golden_files import H_FULL, apply_rule_h
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")

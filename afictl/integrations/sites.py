@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 
-class Place(NamedTuple):
+class UpsamplingSite(NamedTuple):
     """A pyramid, and what substitution has to know about it."""
 
     pyramid: nn.Module

@@ -9,7 +9,7 @@ from afictl.detectors import model_cost
 from afictl.necks import build_neck, input_levels
 from afictl.presets import NeckConfig
 from afictl.weights import load_detector, load_interpolator, save_detector
-from tests.necks.backbone_maps import NARROW, features
+from tests.helpers.backbone_maps import NARROW, features
 
 # A width, kernel or count of each kind that is not the default.
 OPTIONS = {

@@ -1,6 +1,6 @@
 import pytest
 
-from afictl.evaluation.points import signed, tenths
+from afictl.evaluation.number_format import signed, tenths
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from afictl.training.adversarial import (
 from afictl.training.norms import synchronize_norms
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import update
-from tests.ranks import on_two_ranks
+from tests.helpers.ranks import on_two_ranks
 
 RECIPE = AdversarialRecipe(steps=2, batch_size=4, lr=0.05, warmup_steps=0, adversarial_weight=0.5)
 EXTENTS = [(8, 8), (5, 8), (8, 3), (7, 7)]  # the last three images are padded, by different amounts

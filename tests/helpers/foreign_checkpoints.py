@@ -10,7 +10,7 @@ from torch import Tensor
 from afictl.detectors import Detector
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.layouts.detectron2_names import detector_key
-from tests.golden_files import read_keys
+from tests.helpers.golden_files import read_keys
 
 MEAN = torch.tensor([123.675, 116.28, 103.53])
 

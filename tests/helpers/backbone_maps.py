@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from tests.golden_files import golden_input
+from tests.helpers.golden_files import golden_input
 
 RESNET50 = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
 SWIN_L = {"res3": 384, "res4": 768, "res5": 1536}

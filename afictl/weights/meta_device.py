@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from afictl.errors import UserError
+from afictl.errors import UserError, one_line
 
 _MAX_PARAMETERS = 20_000
 """The largest real detectors have some 2,000."""
@@ -18,7 +18,7 @@ _MAX_NUMBER = 2**16
 
 
 @contextmanager
-def planning(path: Path) -> Iterator[None]:
+def building_on_meta_device(path: Path) -> Iterator[None]:
     """Modules made inside have shapes alone (PyTorch's meta device), and only so many that it takes seconds.
 
     Raises:
@@ -39,7 +39,7 @@ def planning(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except (RuntimeError, TypeError, ValueError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{path}: what it describes cannot be built ({reason:.200}); make the file again") from None
     finally:
         counting.remove()

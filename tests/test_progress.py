@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from afictl.cli.progress import show_progress
+from afictl.progress import show_progress
 
 
 @pytest.mark.parametrize(("total", "count"), [(1, 0), (12, 2), (25, 4), (1001, 10)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from afictl.training import clock as module
+from afictl.training import logger as module
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 TOLERANCE = 2e-5
 """Largest allowed difference, in standard deviations of the reference tensor."""
 

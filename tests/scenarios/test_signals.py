@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from tests.training.conftest import SMALL
+from tests.helpers.tiny_runs import SMALL
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

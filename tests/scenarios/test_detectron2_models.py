@@ -11,7 +11,7 @@ from afictl.evaluation import evaluate
 from afictl.training import Start, finetune, pretrain
 from afictl.visualization import draw_comparisons
 from afictl.weights import load_detector, read_checkpoint
-from tests.detectors.detectron2_presets import small_preset
+from tests.helpers.detectron2_presets import small_preset
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")

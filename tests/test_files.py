@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from afictl.errors import in_words
+from afictl.errors import format_error
 from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.results_file import ResultsFile
+from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, temporary_path, write_text
 from afictl.visualization.confusion import plot_confusion
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.output import write_figures
 from afictl.visualization.pr_curves import plot_precision_recall
-from afictl.writing import draft_of, naming, remove_drafts, whole, write_text
-from tests.full_disk import fill_disk_for, killed_draft, needs_dev_full
+from tests.helpers.full_disk import fill_disk_for, killed_draft, needs_dev_full
 
 
 def torch_file(path):
-    with whole(path) as draft, draft.open("wb") as file:
+    with atomic_write(path) as draft, draft.open("wb") as file:
         torch.save({"weights": torch.zeros(1000)}, file)
 
 
@@ -66,7 +66,7 @@ def test_a_full_disk_is_told_with_the_file_and_costs_nothing(tmp_path, name):
     fill_disk_for(path)
     with pytest.raises(OSError, match="No space left") as error:
         WRITERS[name](path)
-    assert in_words(error.value) == f"{path}: No space left on device; free some"
+    assert format_error(error.value) == f"{path}: No space left on device; free some"
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert path.read_text() == "old"
     WRITERS[name](path)  # there is space again
@@ -97,21 +97,21 @@ def test_a_device_is_written_to_and_stays():
     ],
 )
 def test_an_error_names_its_file(raised, told):
-    with pytest.raises((OSError, RuntimeError)) as error, naming("there"):
+    with pytest.raises((OSError, RuntimeError)) as error, name_file_in_errors("there"):
         raise raised
-    assert in_words(error.value).startswith(told)
+    assert format_error(error.value).startswith(told)
 
 
 def test_a_parent_that_is_a_file_is_told_with_the_name_that_was_asked_for(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError) as error:
         write_text(tmp_path / "file" / "out.json", "text")
-    assert in_words(error.value) == f"{tmp_path / 'file' / 'out.json'}: Not a directory"
+    assert format_error(error.value) == f"{tmp_path / 'file' / 'out.json'}: Not a directory"
 
 
 def test_only_drafts_of_processes_that_are_gone_are_removed(tmp_path):
     names = ("predictions.json", "last.safetensors", "detections_test_results.zip", "image.png", "a.json.afictl-index")
-    own = draft_of(tmp_path / "predictions.json").name
+    own = temporary_path(tmp_path / "predictions.json").name
     stale = [killed_draft(tmp_path / name).name for name in names]
     stale.append(Path(own).with_suffix(f".{9**30}").name)
     kept = [
@@ -124,14 +124,14 @@ def test_only_drafts_of_processes_that_are_gone_are_removed(tmp_path):
     ]
     for name in stale + kept:
         (tmp_path / name).touch()
-    remove_drafts(tmp_path)
+    remove_temporary_files(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
-    remove_drafts(tmp_path / "nowhere")
+    remove_temporary_files(tmp_path / "nowhere")
 
 
 def test_in_a_folder_of_others_only_drafts_of_one_file_are_removed(tmp_path):
     drafts = [killed_draft(tmp_path / name) for name in ("a.json", "b.json", "a.json.json", "ba.json")]
     for draft in drafts:
         draft.touch()
-    remove_drafts(tmp_path, of="a.json")
+    remove_temporary_files(tmp_path, of="a.json")
     assert [draft.exists() for draft in drafts] == [False, True, True, True]

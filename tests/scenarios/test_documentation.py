@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from afictl.cli.main import app
 from afictl.data import make_shapes
-from tests.training.conftest import SMALL, drop_states
+from tests.helpers.tiny_runs import SMALL, drop_states
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part for part in README.split("\n## ")}
 
 

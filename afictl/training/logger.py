@@ -11,14 +11,14 @@ from datetime import timedelta
 from types import TracebackType
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from afictl.progress import progress_bar
 from afictl.training.run import Run
 
 _QUIET_SECONDS = 30.0
 
 
-class Clock:
+class TrainingLogger:
     """Losses, times and memory of the steps, each interval as a line and a record of the run.
 
     Args:
@@ -30,16 +30,13 @@ class Clock:
 
     def __init__(self, run: Run, steps: int, start: int, device: torch.device) -> None:
         self.run, self.steps, self.device = run, steps, device
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # Drawn by hand: a refreshing thread must not run while reading processes are forked.
-        self.bar = Progress(*columns, console=run.console, transient=True, auto_refresh=False)
-        self.bar.disable = not run.console.is_terminal
+        self.bar = progress_bar(run.console)
         self.task = self.bar.add_task(run.folder.name, total=steps, completed=start)
         self.images = self.bar.add_task("evaluation", total=None, visible=False)
         self.every = max(1, min(20, steps // 10))
         self.restart()
 
-    def __enter__(self) -> Clock:
+    def __enter__(self) -> TrainingLogger:
         self.bar.start()
         return self
 

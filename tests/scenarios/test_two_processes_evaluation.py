@@ -9,11 +9,11 @@ from lightning_fabric import Fabric
 
 from afictl.data import load_coco, make_shapes
 from afictl.detectors import build_detector
+from afictl.distributed import all_gather
 from afictl.errors import UserError
 from afictl.evaluation import evaluate
-from afictl.evaluation.ranks import share
 from afictl.presets import load_preset
-from tests.ranks import on_two_ranks
+from tests.helpers.ranks import on_two_ranks
 
 IMAGES = 11
 
@@ -112,9 +112,9 @@ def failing(fabric, folder, fault):
         return fabric.global_rank
 
     try:
-        share(action, fabric.world_size)
+        all_gather(action, fabric.world_size)
     except Exception as error:
-        told = f"{type(error).__name__}: {error}" if getattr(error, "met_by_all", False) else "alone"
+        told = f"{type(error).__name__}: {error}" if getattr(error, "raised_on_all_ranks", False) else "alone"
         (folder / str(fabric.global_rank)).write_text(told)
 
 

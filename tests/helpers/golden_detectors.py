@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from afictl.detectors import Detector, build_detector
 from afictl.presets import load_preset
 from afictl.weights.layouts.detectron2_names import detector_key
-from tests.golden_files import H_FULL, apply_rule_h, golden_image
+from tests.helpers.golden_files import H_FULL, apply_rule_h, golden_image
 
 # detectron2's MSRA weights: BGR 0..255, mean subtracted, stride in the bottlenecks' first convolution.
 MSRA = (

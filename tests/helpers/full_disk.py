@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from afictl.writing import draft_of
+from afictl.files import temporary_path
 
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 
 
 def fill_disk_for(path: Path) -> None:
     """Let this process find no space when it writes ``path`` anew: the draft becomes a link to Linux's full device."""
-    draft_of(path).symlink_to("/dev/full")
+    temporary_path(path).symlink_to("/dev/full")
 
 
 def killed_draft(path: Path) -> Path:
     """The name of a draft of ``path`` whose process is gone."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    return draft_of(path).with_suffix(f".{gone.pid}")
+    return temporary_path(path).with_suffix(f".{gone.pid}")

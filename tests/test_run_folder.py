@@ -1,7 +1,7 @@
 import pytest
 
 from afictl import UserError
-from afictl.weights import recorded_data
+from afictl.run_folder import recorded_data
 
 
 def test_folder_and_file_in_it_tell_the_data(tmp_path):

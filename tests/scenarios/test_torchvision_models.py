@@ -15,8 +15,8 @@ from afictl.training import Start, finetune, pretrain
 from afictl.training.stage2 import build_student
 from afictl.visualization import draw_comparisons
 from afictl.weights import load_detector, read_checkpoint
-from tests.training.conftest import drop_states
-from tests.weights.torchvision_files import COCO, save_torchvision
+from tests.helpers.tiny_runs import drop_states
+from tests.helpers.torchvision_files import COCO, save_torchvision
 
 TINY = (
     "backbone.pretrained=false",

@@ -1,7 +1,7 @@
 """Make the files of ``golden/`` from full reference files.
 
-python -m tests.trim_golden results SOURCE.safetensors NAME --only PREFIX --only PREFIX
-python -m tests.trim_golden keys SOURCE.txt NAME
+python -m tests.helpers.trim_golden results SOURCE.safetensors NAME --only PREFIX --only PREFIX
+python -m tests.helpers.trim_golden keys SOURCE.txt NAME
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from tests.golden_files import FOLDER
+from tests.helpers.golden_files import FOLDER
 
 _KEEP_WHOLE = 4096
 # Prime and no divisor of a map's height, width or channels: the kept elements wander over all positions.

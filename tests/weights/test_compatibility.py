@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from afictl import UserError, load_preset
-from afictl.weights.arithmetic import other_anchors, require_same_arithmetic
 from afictl.weights.checkpoint import Checkpoint
+from afictl.weights.compatibility import other_anchors, require_same_arithmetic
 
 SWIN = "cascade-rcnn-swin-t-bifpn"
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from afictl.errors import is_full
+from afictl.errors import is_disk_full
 
 _MACHINE = re.sub(r"\W", "-", platform.node())
 """Part of a draft's name: a folder may be shared by machines, where numbers of processes mean nothing to the others."""
@@ -25,12 +27,26 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: naming ``path``; what was there before stays.
     """
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table as CSV, whole or not at all, with the folders that it is in.
+
+    Raises:
+        OSError: naming ``path``; what was there before stays.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, table.getvalue())
+
+
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """The name of a draft beside ``path``, which takes its place at the end and is removed after a failure.
 
     The draft is on its disk before it gets the name, so that a power failure leaves the old file or the new one.
@@ -40,14 +56,14 @@ def whole(path: Path) -> Iterator[Path]:
         OSError: naming ``path``, also for what libraries raise in its stead inside.
     """
     if is_special(path):
-        with naming(path):
+        with name_file_in_errors(path):
             yield path
         return
-    draft = draft_of(path)
+    draft = temporary_path(path)
     try:
-        with naming(path, draft):
+        with name_file_in_errors(path, draft):
             yield draft
-            put_in_place(draft, path)
+            replace_file(draft, path)
     finally:
         with suppress(OSError):  # what came first counts, such as a parent that is a file
             draft.unlink(missing_ok=True)
@@ -58,19 +74,19 @@ def is_special(path: Path) -> bool:
     return path.is_symlink() or (path.exists() and not path.is_file())
 
 
-def draft_of(path: Path) -> Path:
-    """The name under which this process writes what is to become ``path``; see ``remove_drafts``."""
+def temporary_path(path: Path) -> Path:
+    """The name under which this process writes what is to become ``path``; see ``remove_temporary_files``."""
     return path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}")
 
 
-def put_in_place(draft: Path, path: Path) -> None:
+def replace_file(draft: Path, path: Path) -> None:
     """Give a finished draft its name, once it is on its disk."""
     with open(draft, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(draft, path)
 
 
-def remove_drafts(folder: Path, of: str | None = None) -> None:
+def remove_temporary_files(folder: Path, of: str | None = None) -> None:
     """Remove the drafts in ``folder`` of this machine's killed processes; nothing where there is no such folder.
 
     With ``of`` only those of the file of this name, in a folder that is not the program's own.
@@ -84,7 +100,7 @@ def remove_drafts(folder: Path, of: str | None = None) -> None:
 
 
 @contextmanager
-def naming(path: Path | str, draft: Path | None = None) -> Iterator[None]:
+def name_file_in_errors(path: Path | str, draft: Path | None = None) -> Iterator[None]:
     """Let an error of the system inside say that it was about ``path``, also where it names the ``draft`` of it.
 
     A write names no file; safetensors and shutil have errors of their own; torch reports the position in a file where
@@ -97,7 +113,7 @@ def naming(path: Path | str, draft: Path | None = None) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         found = _system_error(error)
-        if found is None or (found.filename not in (None, str(draft)) and not is_full(found)):
+        if found is None or (found.filename not in (None, str(draft)) and not is_disk_full(found)):
             raise
         raise OSError(found.errno, found.strerror or os.strerror(found.errno or 0), str(path)) from error
 

@@ -1,0 +1,78 @@
+"""Names of the files in a run folder and in the folders of evaluations and comparisons, and how to find them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from afictl.errors import UserError
+
+CONFIG = "config.yaml"
+"""The resolved preset and all other settings of the run."""
+LOG = "log.txt"
+METRICS = "metrics.jsonl"
+"""One JSON object a line: losses, learning rate and times of a step, or the metrics of an evaluation."""
+VERSIONS = "versions.json"
+"""Command line, package versions and devices."""
+STATE = "state.pt"
+"""What ``--resume`` continues from."""
+BEST = "best.safetensors"
+LAST = "last.safetensors"
+INTERPOLATOR = "interpolator.safetensors"
+"""The learned interpolator of the best weights."""
+PREDICTIONS = "predictions.json"
+"""COCO results of the latest evaluation."""
+FEATURE_DISTANCE = "feature_distance.json"
+"""Stage 1: distance of enlarged features to the guide's, by method and level."""
+
+RESULT = "result.json"
+"""A run of a comparison: its metrics; written last, so that it marks the run as finished."""
+COMPARISON_SETTINGS = "compare.json"
+COMPARISON = "comparison.json"
+COMPARISON_CSV = "comparison.csv"
+RUNS_CSV = "runs.csv"
+REPORT = "report.html"
+
+EVALUATION = "metrics.json"
+"""An evaluation: its settings and metrics."""
+PER_CLASS = "per_class.csv"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` holds a run."""
+    return (folder / CONFIG).is_file()
+
+
+def has_records(folder: Path) -> bool:
+    """Whether the run in ``folder`` has recorded at least one step or saved weights."""
+    return any((folder / name).exists() for name in (METRICS, STATE, BEST, LAST))
+
+
+def recorded_data(path: str | Path) -> Path:
+    """The data set that a run was trained on.
+
+    Args:
+        path: run folder, or a file in it.
+
+    Raises:
+        UserError: the run's ``config.yaml`` is absent, unreadable or names no data set.
+    """
+    import yaml  # the command line starts without it
+
+    path = Path(path)
+    file = (path if path.is_dir() else path.parent) / CONFIG
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no {CONFIG} there names its data set; give --data") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise UserError(f"{file}: cannot be read, so the data set is not known; give --data") from None
+    if not isinstance(config, dict) or not config.get("data"):
+        raise UserError(f"{file}: names no data set; give --data")
+    return Path(config["data"])
+
+
+def list_runs_below(folder: Path) -> str:
+    """The end of an error about a folder that is no run: up to five runs one or two folders below it."""
+    runs = sorted(str(file.parent) for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{CONFIG}"))
+    more = ", ..." if len(runs) > 5 else ""
+    return f"; there are runs in it: {', '.join(runs[:5])}{more}" if runs else ""

@@ -1,0 +1,22 @@
+"""Settings of detectors that train in a second, and what their runs leave."""
+
+SMALL = (
+    "backbone.name=resnet18",
+    "neck.channels=16",
+    "detector.fc_width=16",
+    "detector.rpn_batch=16",
+    "detector.roi_batch=16",
+    "detector.mask_width=8",
+    "input.min_sizes=[64]",
+    "input.test_size=64",
+    "interpolator.options={blocks: 1, growth: 4}",
+    "loader.workers=0",
+    *(f"{stage}.{key}" for stage in ("train", "stage1", "stage2") for key in ("steps=4", "batch_size=2")),
+    *(f"{stage}.eval_every=4" for stage in ("train", "stage1", "stage2")),
+)
+
+
+def drop_states(folder):
+    """Make room: a resumable state is three times as large as its weights, and nobody goes on with it here."""
+    for state in folder.rglob("state.pt"):
+        state.unlink()
