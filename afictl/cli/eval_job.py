@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from afictl.cli.eval_files import PREDICTIONS, remove_earlier, write_confusion, write_curves, write_metrics
 from afictl.cli.runs import tidy
@@ -50,41 +50,42 @@ class Job:
 
 
 def find(job: Job, source: Path, folder: Path, fabric: Fabric | None, console: Console) -> Evaluation | None:
-    """The metrics of one source, None where there are none; the results of a detector are then in ``folder``."""
+    """Return the metrics of one source, None for a submission; results of a detector are written to ``folder``."""
+    from afictl.distributed import run_on_rank_zero
     from afictl.evaluation import score_predictions
 
-    if fabric is not None:
-        return _detect(job, source, folder / PREDICTIONS, fabric, console)
+    rank, world_size = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    file, masks = (folder / PREDICTIONS, _detect(job, source, folder, fabric, console)) if fabric else (source, None)
     if job.is_submission:
         return None
-    return score_predictions(source, job.index.annotation_file, image_ids=job.image_ids, evaluator=job.evaluator)
+
+    def score() -> Evaluation:
+        annotations = job.index.annotation_file
+        return score_predictions(file, annotations, image_ids=job.image_ids, evaluator=job.evaluator, masks=masks)
+
+    return run_on_rank_zero(score, rank, world_size)
 
 
-def _detect(job: Job, source: Path, file: Path, fabric: Fabric, console: Console) -> Evaluation | None:
-    """Detect on the images, on every rank with its share, and score what was found."""
-    from afictl.evaluation import detect, evaluate
+def _detect(job: Job, source: Path, folder: Path, fabric: Fabric, console: Console) -> bool:
+    """Write the detections on the images, of which every rank takes a share; return whether they have masks."""
+    from afictl.distributed import Runtime
+    from afictl.evaluation import detect
     from afictl.progress import show_progress
 
     loaded = _load(source, job.settings, job.partial)
     console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
     with show_progress(console, "images") as progress:
-        how: dict[str, Any] = {
-            "limit": job.limit,
-            "batch_size": job.batch_size,
-            "workers": loaded.preset.loader.workers,
-            "device": fabric.device,
-            "classes": loaded.classes,
-            "autocast": fabric.autocast,
-            "tta": job.tta,
-            "progress": progress,
-            "rank": fabric.global_rank,
-            "world_size": fabric.world_size,
-        }
-        detector = fabric.to_device(loaded.detector)
-        if job.is_submission:
-            detect(detector, job.index, file, **how)
-            return None
-        return evaluate(detector, job.index, predictions=file, evaluator=job.evaluator, **how)
+        return detect(
+            fabric.to_device(loaded.detector),
+            job.index,
+            folder / PREDICTIONS,
+            Runtime.of_fabric(fabric, loaded.preset.loader.workers),
+            classes=loaded.classes,
+            limit=job.limit,
+            batch_size=job.batch_size,
+            tta=job.tta,
+            progress=progress,
+        )
 
 
 def _load(weights: Path, settings: list[str], partial: bool) -> LoadedDetector:

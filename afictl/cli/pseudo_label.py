@@ -60,6 +60,7 @@ def pseudo_label(
 
     from afictl.data.files import require_data_folder
     from afictl.data.unlabeled import image_files
+    from afictl.distributed import Runtime
     from afictl.evaluation.pseudo_labels import class_thresholds, write_pseudo_labels
     from afictl.progress import show_progress
     from afictl.training import Hardware, launch
@@ -90,11 +91,9 @@ def pseudo_label(
             images,
             output,
             thresholds,
+            Runtime.of_fabric(fabric, loaded.preset.loader.workers),
             info=info,
             tta=augmentation,
-            device=fabric.device,
-            autocast=fabric.autocast,
-            workers=loaded.preset.loader.workers,
             progress=progress,
         )
     _print(report)

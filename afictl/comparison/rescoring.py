@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from afictl.comparison.model import Cell
 from afictl.comparison.runs import FinishedRun
 from afictl.data import CocoIndex
+from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation import Evaluation, evaluate, score_predictions
 from afictl.evaluation.classes import match_categories
@@ -59,11 +60,9 @@ def _detect(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: ProgressD
         return evaluate(
             fabric.to_device(loaded.detector),
             index,
+            Runtime.of_fabric(fabric, run.preset.loader.workers),
             predictions=run.folder / PREDICTIONS,
             classes=loaded.classes,
-            workers=run.preset.loader.workers,
-            device=fabric.device,
-            autocast=fabric.autocast,
             progress=show,
         )
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from afictl.data import CocoIndex, EvalBatch, eval_batches, read_image
 from afictl.data.transforms import to_float
 from afictl.detectors import iter_pasted_masks, to_original
+from afictl.distributed import Runtime
 from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented
 
 Answer = tuple[dict[str, Tensor], Iterable[Tensor] | None]
@@ -21,34 +21,32 @@ Answer = tuple[dict[str, Tensor], Iterable[Tensor] | None]
 def answers(
     detector: Any,
     index: CocoIndex,
+    runtime: Runtime,
     *,
     limit: int | None,
     batch_size: int,
-    workers: int,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
     tta: TestTimeAugmentation | None,
-    rank: int,
-    world_size: int,
 ) -> Iterator[tuple[int, Answer]]:
     """Image id and answer of each image of this rank; the arguments are those of ``detect``."""
-    loading: Any = {"workers": workers, "limit": limit, "rank": rank, "world_size": world_size}
+    loading = partial(
+        eval_batches, index, workers=runtime.workers, limit=limit, rank=runtime.rank, world_size=runtime.world_size
+    )
     if tta is not None:
-        for batch in eval_batches(index, None, **loading):
+        for batch in loading(None):
             (image_id,), (image,), (size_hw,) = batch.image_ids, batch.images, batch.original_sizes
-            with autocast():
+            with runtime.autocast():
                 detection = detect_augmented(detector, image, tta)
             yield image_id, _our_answer(detector, detection, size_hw, size_hw)
     elif not hasattr(detector, "input"):
-        for i, image_id in list(enumerate(index.image_ids[:limit]))[rank::world_size]:
-            image = to_float(read_image(index.image_path(i), index.size_hw(i))).to(device)
-            with autocast():
+        for i, image_id in list(enumerate(index.image_ids[:limit]))[runtime.rank :: runtime.world_size]:
+            image = to_float(read_image(index.image_path(i), index.size_hw(i))).to(runtime.device)
+            with runtime.autocast():
                 (detection,) = detector([image])
             yield image_id, _convention_answer(detection)
     else:
-        for batch in eval_batches(index, detector.input, batch_size, **loading):
-            with autocast():
-                detections = detector.detect([image.to(device) for image in batch.images])
+        for batch in loading(detector.input, batch_size):
+            with runtime.autocast():
+                detections = detector.detect([image.to(runtime.device) for image in batch.images])
             for image_id, *sizes, detection in _zipped(batch, detections):
                 yield image_id, _our_answer(detector, detection, *sizes)
 

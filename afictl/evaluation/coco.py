@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import chain, count
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from afictl.data import CocoIndex
-from afictl.distributed import all_gather, run_on_rank_zero
+from afictl.distributed import Runtime, all_gather, run_on_rank_zero
 from afictl.errors import UserError
 from afictl.evaluation.answers import answers
 from afictl.evaluation.classes import match_categories
@@ -28,80 +27,78 @@ from afictl.run_folder import PREDICTIONS
 def evaluate(
     detector: nn.Module,
     index: CocoIndex,
+    runtime: Runtime,
     *,
     predictions: Path | None = None,
     evaluator: str = "hotcoco",
+    classes: Sequence[str] | None = None,
     limit: int | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    **options: Any,
+    batch_size: int = 1,
+    tta: TestTimeAugmentation | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Box and mask AP of a detector.
-
-    With several processes each detects on its share of the images, and all of them learn the metrics.
+    """Box and mask AP of a detector, returned on every rank.
 
     Args:
-        detector: see ``detect``, like all that is not named here.
+        detector: as in ``detect``, like all arguments that are not described here.
         index: the data set; its annotation file is the ground truth, crowds included.
-        predictions: where to keep the COCO results; None keeps none.
+        predictions: COCO results file to write; None writes to a temporary folder.
         evaluator: ``"hotcoco"``, or ``"pycocotools"``, the slow reference.
-        limit: use only the first images.
-        rank: of this process.
-        world_size: number of processes.
-        options: of ``detect``.
 
     Raises:
-        UserError: see ``detect``.
+        UserError: as ``detect``.
     """
     with tempfile.TemporaryDirectory() if predictions is None else nullcontext() as folder:
         path = Path(folder) / PREDICTIONS if folder else Path(predictions or "")
-        masks = detect(detector, index, path, limit=limit, rank=rank, world_size=world_size, **options)
+        masks = detect(
+            detector,
+            index,
+            path,
+            runtime,
+            classes=classes,
+            limit=limit,
+            batch_size=batch_size,
+            tta=tta,
+            progress=progress,
+        )
 
         def score() -> Evaluation:
             ids = index.image_ids[:limit]
             return score_predictions(path, index.annotation_file, image_ids=ids, evaluator=evaluator, masks=masks)
 
-        return run_on_rank_zero(score, rank, world_size)
+        return run_on_rank_zero(score, runtime.rank, runtime.world_size)
 
 
 def detect(
     detector: nn.Module,
     index: CocoIndex,
     predictions: Path,
+    runtime: Runtime,
     *,
+    classes: Sequence[str] | None = None,
     limit: int | None = None,
     batch_size: int = 1,
-    workers: int = 2,
-    device: torch.device | str | None = None,
-    classes: Sequence[str] | None = None,
-    autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     tta: TestTimeAugmentation | None = None,
     progress: ProgressCallback | None = None,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> bool:
-    """Write what a detector finds to a file of COCO results; returns whether it answers with masks.
+    """Write the detections of a detector to a file of COCO results; return whether they have masks.
 
     The file has category ids of the data set, ``bbox`` as xywh in pixels of the original image and masks as compressed
-    run lengths. Masks of a detector that scores them apart from the boxes have a ``mask_score``. The file takes its
-    place when all is found; until then, and after a failure, that of before stays.
+    run lengths. A detector that scores masks apart from boxes adds ``mask_score``. The file replaces an earlier one
+    once it is complete; a failure leaves the earlier one.
 
     Args:
-        detector: one of ours, which sees images resized as its ``input`` says, or any module with
-            torchvision's detection convention, which sees them in their original size.
+        detector: a ``Detector``, which gets images resized as its ``input`` config says, or any module with
+            torchvision's detection convention, which gets them in their original size. On ``runtime.device``.
         index: the data set.
-        predictions: the file; that of rank 0 counts.
+        predictions: the file; written by rank 0 alone.
+        runtime: each rank detects on every ``world_size``-th batch; all ranks must call this.
+        classes: the detector's class names in label order, matched to the data set's by name; None takes the order
+            of the data set.
         limit: use only the first images.
         batch_size: images detected at once.
-        workers: reading processes; 0 reads in this one.
-        device: where the detector is; None asks its parameters.
-        classes: its class names in label order, matched to the data set's by name; None takes the order of
-            the data set.
-        autocast: makes the context in which the detector runs, e.g. ``fabric.autocast``.
-        tta: look at each image in these views, which ``batch_size`` does not join with those of others.
+        tta: views of each image; with them one image is detected at a time.
         progress: called on rank 0 with the number of images done and of all images.
-        rank: of this process, which sees every ``world_size``-th batch.
-        world_size: number of processes; all of them must call this.
 
     Raises:
         UserError: the detector's classes are not those of the data set, ``tta`` for a module that is no ``Detector``,
@@ -110,36 +107,24 @@ def detect(
     if tta is not None:
         require_multi_scale(detector)
     categories = _categories(detector, classes, index)
-    device = _device_of(detector) if device is None else torch.device(device)
     numbers, total = count(1), len(index.image_ids[:limit])
     has_masks = False
 
-    def found() -> Iterator[bytes]:
+    def encoded_results() -> Iterator[bytes]:
         nonlocal has_masks
-        found_in = answers(
-            detector,
-            index,
-            limit=limit,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            autocast=autocast or nullcontext,
-            tta=tta,
-            rank=rank,
-            world_size=world_size,
-        )
-        for image_id, (detection, mask_chunks) in found_in:
+        detections = answers(detector, index, runtime, limit=limit, batch_size=batch_size, tta=tta)
+        for image_id, (detection, mask_chunks) in detections:
             has_masks = has_masks or mask_chunks is not None
             yield encode(coco_results(detection, mask_chunks, image_id, categories))
 
-    def done() -> None:
+    def report_progress() -> None:
         if progress is not None:
             progress(next(numbers), total)
 
     # not inference_mode: a cache filled here may serve training
     with _in_eval_mode(detector), torch.no_grad():
-        write_results(predictions, found(), rank=rank, world_size=world_size, progress=done)
-    return any(all_gather(lambda: has_masks, world_size))
+        write_results(predictions, encoded_results(), runtime, report_progress)
+    return any(all_gather(lambda: has_masks, runtime.world_size))
 
 
 def _categories(detector: nn.Module, classes: Sequence[str] | None, index: CocoIndex) -> tuple[int | None, ...]:
@@ -150,11 +135,6 @@ def _categories(detector: nn.Module, classes: Sequence[str] | None, index: CocoI
             "evaluate it on the data that it was trained for"
         )
     return match_categories(classes, index.classes, index.category_ids, source=str(index.annotation_file))
-
-
-def _device_of(detector: nn.Module) -> torch.device:
-    tensor = next(chain(detector.parameters(), detector.buffers()), None)
-    return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -21,6 +20,7 @@ from afictl import __version__
 from afictl.data.loader import read_files
 from afictl.data.transforms import shortest_edge, to_float, view
 from afictl.detectors import Detector, iter_pasted_masks, to_original
+from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation.classes import PLACEHOLDER
 from afictl.evaluation.coco_writer import CocoWriter
@@ -113,12 +113,10 @@ def write_pseudo_labels(
     folder: Path,
     output: Path,
     thresholds: Sequence[float],
+    runtime: Runtime,
     *,
     info: Mapping[str, Any],
     tta: TestTimeAugmentation | None = None,
-    device: torch.device | str = "cpu",
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    workers: int = 2,
     examples: int = 8,
     progress: ProgressCallback | None = None,
 ) -> PseudoLabelReport:
@@ -131,16 +129,14 @@ def write_pseudo_labels(
     skipped and counted.
 
     Args:
-        teacher: on ``device``, in eval mode.
+        teacher: on ``runtime.device``, in eval mode.
         files: images inside ``folder``.
         folder: where the names in the file start from.
         output: file to write; replaced at once at the end.
         thresholds: score of each label 1..K from which it is kept; see ``class_thresholds``.
+        runtime: of one rank.
         info: further entries of ``info``.
         tta: detect at several scales; None sees each image as the preset says.
-        device: where to detect.
-        autocast: makes the context in which the detector runs, e.g. ``fabric.autocast``.
-        workers: reading processes.
         examples: how many labelled images to report, evenly spread.
         progress: called with the number of images done and of all images.
 
@@ -149,14 +145,14 @@ def write_pseudo_labels(
     """
     report = PseudoLabelReport(_classes(teacher, thresholds))
     shown = _Spread(examples)
-    views = read_files(files, partial(_view, None if tta else teacher.detector.input), workers)
+    views = read_files(files, partial(_view, None if tta else teacher.detector.input), runtime.workers)
     with CocoWriter(output) as writer, torch.no_grad():
         for k, (file, view) in enumerate(zip(files, views, strict=True)):
             if isinstance(view, UserError):
                 report.unreadable.append(str(view))
             else:
-                with autocast():
-                    detection = _detect(teacher.detector, view, tta, device)
+                with runtime.autocast():
+                    detection = _detect(teacher.detector, view, tta, runtime.device)
                 kept = _select(detection, report)
                 image = _image_record(report.images, file.relative_to(folder), view.size_hw)
                 annotations = list(_annotations(teacher, kept, image, report))
@@ -211,7 +207,7 @@ def _category_ids(teacher: LoadedDetector) -> list[int | None]:
 
 
 def _detect(
-    detector: Detector, view: _View, tta: TestTimeAugmentation | None, device: torch.device | str
+    detector: Detector, view: _View, tta: TestTimeAugmentation | None, device: torch.device
 ) -> dict[str, Tensor]:
     """The detection in original pixels."""
     image = view.image.to(device)

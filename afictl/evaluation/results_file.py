@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from afictl.distributed import all_gather
+from afictl.distributed import Runtime, all_gather
 from afictl.files import name_file_in_errors, replace_file, temporary_path
 
 _IMAGES = 4  # of each process between two meetings
@@ -56,14 +56,13 @@ def encode(results: list[dict[str, Any]]) -> bytes:
     return b",\n".join(msgspec.json.encode(item) for item in results)
 
 
-def write_results(
-    path: Path, images: Iterator[bytes], *, rank: int, world_size: int, progress: Callable[[], None]
-) -> None:
-    """Write the encoded results of all images to one file, which the first process keeps.
+def write_results(path: Path, images: Iterator[bytes], runtime: Runtime, progress: Callable[[], None]) -> None:
+    """Write the encoded results of all images to one file, on rank 0.
 
     Args:
         path: of the file; used by rank 0 alone.
         images: the encoded results of each image of this rank.
+        runtime: all its ranks must call this.
         progress: called by rank 0 at each image that is written.
 
     Raises:
@@ -74,7 +73,7 @@ def write_results(
 
     def start() -> None:
         nonlocal file
-        file = ResultsFile(path) if rank == 0 else None
+        file = ResultsFile(path) if runtime.is_main_process else None
 
     def go_on() -> list[bytes]:
         """Write what came last, and find the next few."""
@@ -89,11 +88,11 @@ def write_results(
             file.finish()
 
     try:
-        all_gather(start, world_size)
-        received = all_gather(go_on, world_size)
+        all_gather(start, runtime.world_size)
+        received = all_gather(go_on, runtime.world_size)
         while any(received):
-            received = all_gather(go_on, world_size)
-        all_gather(end, world_size)
+            received = all_gather(go_on, runtime.world_size)
+        all_gather(end, runtime.world_size)
     finally:
         if file is not None:
             file.discard()

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from afictl.data import CocoIndex, TrainBatch, load_coco, train_batches
 from afictl.detectors import Detector
+from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation import evaluate
 from afictl.evaluation.classes import match_categories
@@ -128,14 +129,10 @@ def measure(fabric: Fabric, detector: Detector, data: Splits, folder: Path) -> C
         result = evaluate(
             detector,
             data[1],
+            Runtime.of_fabric(fabric, detector.preset.loader.workers),
             predictions=folder / PREDICTIONS,
             classes=data[0].classes,
             progress=progress,
-            workers=detector.preset.loader.workers,
-            device=fabric.device,
-            autocast=fabric.autocast,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
         )
         return result.metrics
 

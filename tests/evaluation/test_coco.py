@@ -11,6 +11,7 @@ from afictl.data import load_coco, read_image
 from afictl.data.masks import draw_segmentation
 from afictl.data.shapes import make_shapes
 from afictl.detectors import build_detector, paste_masks
+from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, detect, evaluate, score_predictions
 from afictl.evaluation.tta import TestTimeAugmentation as Recipe
@@ -18,6 +19,7 @@ from afictl.evaluation.tta import detect_augmented
 from afictl.presets import InputConfig, load_preset
 
 IMAGES = 5
+RUNTIME = Runtime(workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ class ResizedOracle(Oracle):
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_torchvision_convention_with_perfect_answers(index, tmp_path, evaluator, probabilities):
     path = tmp_path / "predictions.json"
-    result = evaluate(Oracle(index, probabilities), index, predictions=path, evaluator=evaluator, workers=0)
+    result = evaluate(Oracle(index, probabilities), index, RUNTIME, predictions=path, evaluator=evaluator)
     assert result.metrics["box/AP"] == pytest.approx(100)
     assert result.metrics["mask/AP"] == pytest.approx(100)
     assert sum(row["objects"] for row in result.per_class) == len(results_of(path))
@@ -100,7 +102,7 @@ def test_torchvision_convention_with_perfect_answers(index, tmp_path, evaluator,
 @pytest.mark.parametrize(("batch_size", "size"), [(1, 96), (2, 160), (3, 61)])
 def test_our_convention_maps_back_to_the_original_pixels(index, tmp_path, batch_size, size):
     path = tmp_path / "predictions.json"
-    result = evaluate(ResizedOracle(index, size), index, predictions=path, batch_size=batch_size, workers=0)
+    result = evaluate(ResizedOracle(index, size), index, RUNTIME, predictions=path, batch_size=batch_size)
     assert result.metrics["box/AP"] == pytest.approx(100)
     assert 0 < result.metrics["mask/AP"] < 100  # full boxes as masks of round and cross-shaped objects
     for prediction in results_of(path):
@@ -111,7 +113,7 @@ def test_our_convention_maps_back_to_the_original_pixels(index, tmp_path, batch_
 
 def test_predictions_are_coco_results(index, tmp_path):
     path = tmp_path / "new" / "folder" / "predictions.json"
-    result = evaluate(Oracle(index), index, predictions=path, workers=0)
+    result = evaluate(Oracle(index), index, RUNTIME, predictions=path)
     assert score_predictions(path, index.annotation_file).metrics == result.metrics
     reread = results_of(path)
     assert score_predictions(reread, index.annotation_file).metrics == result.metrics
@@ -128,7 +130,7 @@ def test_mask_scores_become_part_of_the_results(index, tmp_path, detector):
     name = "detect" if hasattr(oracle, "detect") else "forward"
     answer = getattr(oracle, name)
     setattr(oracle, name, lambda images: [{**a, "mask_scores": a["scores"] / 2} for a in answer(images)])
-    evaluate(oracle, index, predictions=tmp_path / "predictions.json", workers=0)
+    evaluate(oracle, index, RUNTIME, predictions=tmp_path / "predictions.json")
     for result in results_of(tmp_path / "predictions.json"):
         assert result["mask_score"] == pytest.approx(result["score"] / 2)
 
@@ -136,7 +138,7 @@ def test_mask_scores_become_part_of_the_results(index, tmp_path, detector):
 def test_limit_restricts_both_sides_and_progress_counts_images(index, tmp_path):
     calls, path = [], tmp_path / "predictions.json"
     keep = {"predictions": path, "progress": lambda *at: calls.append(at)}
-    result = evaluate(Oracle(index), index, limit=2, workers=0, **keep)
+    result = evaluate(Oracle(index), index, RUNTIME, limit=2, **keep)
     assert calls == [(1, 2), (2, 2)]
     assert {item["image_id"] for item in results_of(path)} == set(index.image_ids[:2])
     assert result.metrics["box/AP"] == pytest.approx(100)
@@ -152,17 +154,17 @@ def test_classes_are_matched_by_name(index):
             answers = super().forward(images)
             return [{**a, "labels": len(index.classes) + 1 - a["labels"]} for a in answers]
 
-    assert evaluate(Reversed(index), index, classes=classes, workers=0).metrics["box/AP"] == pytest.approx(100)
-    assert evaluate(Reversed(index), index, workers=0).metrics["box/AP"] < 50
+    assert evaluate(Reversed(index), index, RUNTIME, classes=classes).metrics["box/AP"] == pytest.approx(100)
+    assert evaluate(Reversed(index), index, RUNTIME).metrics["box/AP"] < 50
 
 
 def test_other_classes_are_named(index):
     classes = ["disc", "square", "triangle", "zebra"]
     with pytest.raises(UserError, match=r"detector does not know 'cross'; .*instances_val.* does not have 'zebra'"):
-        evaluate(Oracle(index), index, classes=classes, workers=0)
+        evaluate(Oracle(index), index, RUNTIME, classes=classes)
     detector = build_detector("faster-rcnn-r18-fpn-tiny", num_classes=7, interpolator="nearest")
     with pytest.raises(UserError, match="the detector has 7 classes"):
-        evaluate(detector, index, workers=0)
+        evaluate(detector, index, RUNTIME)
 
 
 def test_label_beyond_the_data_set_is_an_error(index):
@@ -171,13 +173,13 @@ def test_label_beyond_the_data_set_is_an_error(index):
             return [{**a, "labels": a["labels"] + 80} for a in super().forward(images)]
 
     with pytest.raises(UserError, match="pass the detector's class names"):
-        evaluate(Wide(index), index, workers=0)
+        evaluate(Wide(index), index, RUNTIME)
 
 
 def test_every_module_gets_its_mode_back(index):
     detector = Oracle(index).train()
     detector.norm.eval()
-    evaluate(detector, index, limit=1, workers=0)
+    evaluate(detector, index, RUNTIME, limit=1)
     assert detector.training
     assert not detector.norm.training
 
@@ -189,7 +191,7 @@ def test_a_detector_that_finds_nothing(index, tmp_path):
 
     for evaluator in EVALUATORS:
         path = tmp_path / "predictions.json"
-        result = evaluate(Blind(index), index, predictions=path, evaluator=evaluator, workers=0)
+        result = evaluate(Blind(index), index, RUNTIME, predictions=path, evaluator=evaluator)
         assert results_of(path) == []
         assert result.metrics["box/AP"] == result.metrics["mask/AP"] == 0
 
@@ -200,7 +202,7 @@ def test_an_untrained_detector_of_ours(index, tmp_path, kind):
     preset = load_preset(f"{kind}-r18-fpn-tiny", settings)
     detector = build_detector(preset, num_classes=len(index.classes), interpolator="nearest")
     path = tmp_path / "predictions.json"
-    result = evaluate(detector, index, predictions=path, limit=2, workers=0, classes=index.classes)
+    result = evaluate(detector, index, RUNTIME, predictions=path, limit=2, classes=index.classes)
     assert results_of(path)
     assert ("mask/AP" in result.metrics) == (kind == "mask-rcnn")
     assert detector.training
@@ -210,7 +212,7 @@ def test_an_untrained_detector_of_ours(index, tmp_path, kind):
 def test_an_interrupted_evaluation_keeps_the_results_of_before(index, tmp_path, error):
     """Also where it stops behind the first images."""
     path = tmp_path / "predictions.json"
-    evaluate(Oracle(index), index, predictions=path, limit=1, workers=0)
+    evaluate(Oracle(index), index, RUNTIME, predictions=path, limit=1)
     before = path.read_bytes()
 
     class Stopping(Oracle):
@@ -220,7 +222,7 @@ def test_an_interrupted_evaluation_keeps_the_results_of_before(index, tmp_path, 
             return super().forward(images)
 
     with pytest.raises(type(error) if isinstance(error, Exception) else error):
-        evaluate(Stopping(index), index, predictions=path, workers=0)
+        evaluate(Stopping(index), index, RUNTIME, predictions=path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -245,7 +247,7 @@ def test_memory_does_not_hold_results(index, tmp_path):
         many = replace(index, arrays=arrays)
         many.__dict__["image_path"] = lambda i: index.image_path(0)
         tracemalloc.start()
-        detect(Busy(index), many, tmp_path / "predictions.json", workers=0)
+        detect(Busy(index), many, tmp_path / "predictions.json", RUNTIME)
         return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
 
     few, _ = peak(8)
@@ -264,11 +266,11 @@ def test_multi_scale_testing_of_every_image(index, tmp_path):
     calls = []
     path = tmp_path / "predictions.json"
     keep = {"predictions": path, "progress": lambda *at: calls.append(at)}
-    evaluate(detector, index, workers=1, tta=Recipe((64, 96)), **keep)
+    evaluate(detector, index, Runtime(workers=1), tta=Recipe((64, 96)), **keep)
     results = results_of(path)
     assert [item["image_id"] for item in results] == [image_id for image_id, _ in expected]
     assert [item["score"] for item in results] == pytest.approx([score for _, score in expected])
     assert all(item["segmentation"] for item in results)
     assert calls[-1] == (IMAGES, IMAGES)
     with pytest.raises(UserError, match="needs a detector built from a preset, not a Oracle"):
-        evaluate(Oracle(index), index, workers=0, tta=Recipe())
+        evaluate(Oracle(index), index, RUNTIME, tta=Recipe())

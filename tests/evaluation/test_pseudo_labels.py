@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from afictl.data.coco import load_index
 from afictl.detectors.masks import paste_masks
+from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation import tta
 from afictl.evaluation.pseudo_labels import _Spread, class_thresholds, write_pseudo_labels
@@ -70,9 +71,9 @@ def images(tmp_path):
 
 
 def write(images, output, thresholds=(0.7, 0.7, 0.6), workers=0, **options):
-    files = sorted(images.rglob("*.png"))
+    files, runtime = sorted(images.rglob("*.png")), Runtime(workers=workers)
     return write_pseudo_labels(
-        options.pop("teacher", teacher()), files, images, output, thresholds, info={}, workers=workers, **options
+        options.pop("teacher", teacher()), files, images, output, thresholds, runtime, info={}, **options
     )
 
 

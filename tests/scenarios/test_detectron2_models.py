@@ -7,6 +7,7 @@ import torch
 
 from afictl.comparison import compare, parse_contenders
 from afictl.data import load_coco, make_shapes
+from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
 from afictl.training import Start, finetune, pretrain
 from afictl.visualization import draw_comparisons
@@ -48,7 +49,7 @@ def test_a_run_holds_the_model_under_its_own_names(guide_run, data):
     loaded = load_detector(guide_run)
     assert loaded.classes == ("disc", "square", "triangle", "cross")
     index = load_coco(data, "val")
-    result = evaluate(loaded.detector, index, classes=loaded.classes, workers=0)
+    result = evaluate(loaded.detector, index, Runtime(workers=0), classes=loaded.classes)
     assert result.metrics == {key: value for key, value in records[-1].items() if key in result.metrics}
     assert "mask/AP" in result.metrics
 

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 
 from afictl.data import load_coco, make_shapes
 from afictl.detectors import build_detector
-from afictl.distributed import all_gather
+from afictl.distributed import Runtime, all_gather
 from afictl.errors import UserError
 from afictl.evaluation import evaluate
 from afictl.presets import load_preset
@@ -36,11 +36,9 @@ def measured(fabric, data, folder, batch_size):
     result = evaluate(
         detector_of(index),
         index,
+        Runtime.of_fabric(fabric, workers=0),
         predictions=folder / f"predictions-of-{fabric.global_rank}.json",
         batch_size=batch_size,
-        workers=0,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
         progress=lambda *at: seen.append(at),
     )
     told = {"metrics": result.metrics, "per_class": result.per_class, "seen": seen}
@@ -49,9 +47,9 @@ def measured(fabric, data, folder, batch_size):
 
 def broken_image(fabric, data, folder):
     index = load_coco(data, "val")
-    share_of = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    runtime = Runtime.of_fabric(fabric, workers=0)
     try:
-        evaluate(detector_of(index), index, predictions=folder / "predictions.json", workers=0, **share_of)
+        evaluate(detector_of(index), index, runtime, predictions=folder / "predictions.json")
     except UserError as error:
         (folder / f"told-{fabric.global_rank}").write_text(str(error))
 
