@@ -35,9 +35,9 @@ def fabric():
 def guide_run(tmp_path_factory: pytest.TempPathFactory, fabric, shapes_dir: Path) -> Path:
     """A run of four steps of a Mask R-CNN; not to be written to."""
     from afictl import load_preset
-    from afictl.training import Start, finetune
+    from afictl.training import InitialWeights, finetune
     from tests.helpers.tiny_runs import SMALL
 
     folder = tmp_path_factory.mktemp("runs") / "guide"
-    finetune(fabric, load_preset("mask-rcnn-r18-fpn-tiny", SMALL), shapes_dir, folder, Start("nearest"))
+    finetune(fabric, load_preset("mask-rcnn-r18-fpn-tiny", SMALL), shapes_dir, folder, InitialWeights("nearest"))
     return folder

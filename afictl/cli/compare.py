@@ -146,7 +146,7 @@ def _train(
     from afictl.comparison import compare, parse_contenders
     from afictl.comparison.spread import require_devices
     from afictl.presets import load_preset
-    from afictl.training import Hardware, launch
+    from afictl.training import HardwareSettings, launch
 
     devices, nodes, precision = hardware
     resolved = load_preset(preset, settings)
@@ -155,7 +155,7 @@ def _train(
     if spread and nodes > 1:
         raise UserError("--spread: runs are spread over the devices of one machine; leave --nodes out")
     at_once = require_devices(devices) if spread else 1
-    fabric = launch(Hardware("1" if spread else devices, nodes, precision), [resolved.train.batch_size])
+    fabric = launch(HardwareSettings("1" if spread else devices, nodes, precision), [resolved.train.batch_size])
     if len(contenders) == 1:
         fabric.print(f"{contenders[0].name} alone: it is trained and measured, and compared with nothing")
     answer = compare(
@@ -175,10 +175,10 @@ def _train(
 
 def _compare_runs(folders: list[Path], output: Path, precision: str, **arguments: Any) -> None:
     from afictl.comparison import compare_runs
-    from afictl.training import Hardware, launch
+    from afictl.training import HardwareSettings, launch
 
     require_writable(output, "--output")
-    fabric = launch(Hardware(devices="1", precision=precision))
+    fabric = launch(HardwareSettings(devices="1", precision=precision))
     _show(compare_runs(fabric, folders, output, meter=_meter(), **arguments), output)
 
 
@@ -195,12 +195,12 @@ def _list_prices(
     from afictl.comparison import parse_contenders, price_list
     from afictl.comparison.answer import require_place, write_answer
     from afictl.presets import load_preset
-    from afictl.training import Hardware, launch
+    from afictl.training import HardwareSettings, launch
 
     resolved, contenders = load_preset(preset, settings), parse_contenders(interpolators)
     if output:
         require_place(output)
-    fabric = launch(Hardware(devices="1", precision=precision))
+    fabric = launch(HardwareSettings(devices="1", precision=precision))
     prices = price_list(fabric, resolved, contenders, data=data, weights=weights, baseline=baseline, meter=_meter())
     if output:
         write_answer(prices, output)

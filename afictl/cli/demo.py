@@ -25,9 +25,9 @@ def demo(
 
     from afictl.comparison import comparison_tables, notes
     from afictl.comparison.demo import demo
-    from afictl.training import Hardware, launch
+    from afictl.training import HardwareSettings, launch
 
-    fabric = launch(Hardware(devices="1"))
+    fabric = launch(HardwareSettings(devices="1"))
     comparison = demo(fabric, output, seed=seed)
     console = Console()
     console.print(*comparison_tables(comparison))

@@ -89,7 +89,7 @@ def evaluate(
     from afictl.cli.tables import class_table, comparison_table, overall_table
     from afictl.data import load_coco
     from afictl.evaluation import EVALUATORS
-    from afictl.training import Hardware, launch
+    from afictl.training import HardwareSettings, launch
 
     _refuse_idle(context, scores_files=bool(predictions), tta=tta, confusion=confusion)
     sources = require_sources(weights, predictions)
@@ -102,7 +102,7 @@ def evaluate(
     for folder in [*folders.values(), *([output] if output else [])]:
         require_no_grid(folder)
         require_writable(folder, "--output")
-    fabric = launch(Hardware(devices, nodes, precision)) if weights else None
+    fabric = launch(HardwareSettings(devices, nodes, precision)) if weights else None
     writes = fabric is None or fabric.is_global_zero
     console = Console(soft_wrap=True, quiet=not writes)
     index = load_coco(data or data_of(sources[0]), split)

@@ -57,8 +57,8 @@ def finetune(
     of its own images, and the log shows the terms as they enter it.
     """
     from afictl.presets import load_preset
-    from afictl.training import Hardware, PseudoLabels, Start, finetune, launch
-    from afictl.training.run import require_free
+    from afictl.training import HardwareSettings, InitialWeights, PseudoLabels, finetune, launch
+    from afictl.training.run_writer import require_free_folder
 
     if pseudo is None:
         options.refuse(context, "without --pseudo FILE", "--pseudo-weight", "--pseudo-ratio")
@@ -67,13 +67,13 @@ def finetune(
     resolved = load_preset(preset, settings or ())
     kind = name_of(interpolator or resolved.interpolator.kind)
     folder = output or Path("runs") / f"{tidy(resolved.name)}-{kind}"
-    require_free(folder, resume)
+    require_free_folder(folder, resume)
     weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
     labels = PseudoLabels(pseudo, weight, ratio) if pseudo else None
-    hardware, batch_size = Hardware(devices, nodes, precision), resolved.train.batch_size
+    hardware, batch_size = HardwareSettings(devices, nodes, precision), resolved.train.batch_size
     shares = labels.shares(batch_size, hardware.processes) if labels else [batch_size]
     fabric = launch(hardware, shares)
-    start = Start(interpolator, weights, backbone_weights, partial)
+    start = InitialWeights(interpolator, weights, backbone_weights, partial)
     finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume, pseudo=labels)
     if fabric.is_global_zero:
         typer.echo(f"run: {folder}")

@@ -39,18 +39,18 @@ def pretrain(
         raise UserError(f"--stages {stages}: write 1, 2 or 1,2")
     from afictl.data.files import find_files
     from afictl.tensor_files import check_file
-    from afictl.training import Hardware, launch, pretrain
-    from afictl.training.run import require_free
+    from afictl.training import HardwareSettings, launch, pretrain
+    from afictl.training.run_writer import require_free_folder
     from afictl.weights.checkpoint import find_checkpoint
 
     numbers = [int(number) for number in stages.split(",")]
     folder = output or Path("runs") / f"pretrain-{name_of(guide)}"
     for number in numbers:
-        require_free(folder / f"stage{number}", resume)
+        require_free_folder(folder / f"stage{number}", resume)
     check_file(find_checkpoint(guide))
     source = data or data_of(guide)
     find_files(source, "train")
-    hardware = Hardware(devices, nodes, precision)
+    hardware = HardwareSettings(devices, nodes, precision)
     fabric = launch(hardware, _batch_sizes(guide, settings or [], numbers) if hardware.processes > 1 else ())
     result = pretrain(fabric, guide, source, folder, stages=numbers, overrides=settings or (), seed=seed, resume=resume)
     if fabric.is_global_zero:

@@ -63,7 +63,7 @@ def pseudo_label(
     from afictl.distributed import Runtime
     from afictl.evaluation.pseudo_labels import class_thresholds, write_pseudo_labels
     from afictl.progress import show_progress
-    from afictl.training import Hardware, launch
+    from afictl.training import HardwareSettings, launch
     from afictl.weights import load_detector
 
     if output.suffix != ".json":
@@ -80,7 +80,7 @@ def pseudo_label(
     if min(thresholds) < lowest:
         typer.echo(f"{weights}: has no detections below {lowest}, its detector.score_threshold")
     files = _unlabelled(files, images, exclude or _recorded(weights))[:limit]
-    fabric = launch(Hardware(devices="1", precision=precision))
+    fabric = launch(HardwareSettings(devices="1", precision=precision))
     fabric.to_device(loaded.detector)
     console = Console(soft_wrap=True)
     info = {"weights": str(weights.resolve()), "threshold": threshold, "class_thresholds": own}

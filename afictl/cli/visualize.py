@@ -57,7 +57,7 @@ def detections(
     from rich.console import Console
 
     from afictl.progress import show_progress
-    from afictl.training import Hardware, launch
+    from afictl.training import HardwareSettings, launch
     from afictl.visualization import comparison_figures, load_contenders, most_different, run_names
 
     if only_different and len(weights) < 2:
@@ -65,7 +65,7 @@ def detections(
     source = sources.source_of(context, data, split, images, weights[0])
     folder = sources.output_of(output, weights[0], "detections")
     limit = sources.limit_of(source, limit)
-    device = launch(Hardware(devices="1")).device
+    device = launch(HardwareSettings(devices="1")).device
     named = dict(zip(run_names(weights), weights, strict=True))
     contenders = load_contenders(named, source, device, sources.reader(threshold, partial))
     pictures = sources.pictures_of(source, None if only_different else limit)
@@ -112,13 +112,13 @@ def features(
     the image itself, level by level. Panels show principal components and errors, and the mean L1 and cosine.
     The default folder is features/ in the run of the guide.
     """
-    from afictl.training import Hardware, launch
+    from afictl.training import HardwareSettings, launch
     from afictl.visualization import feature_figures, named_interpolators
     from afictl.weights import load_detector
 
     source = sources.source_of(context, data, split, images, guide)
     folder = sources.output_of(output, guide, "features")
-    detector = load_detector(guide).detector.to(launch(Hardware(devices="1")).device)
+    detector = load_detector(guide).detector.to(launch(HardwareSettings(devices="1")).device)
     kinds = interpolators or ([] if weights else ["nearest", "bilinear", "bicubic"])
     named = named_interpolators(detector, kinds, weights or [])
     pictures = sources.pictures_of(source, sources.limit_of(source, limit))
@@ -147,12 +147,12 @@ def gradcam(
     pyramid level that it is found on, the same for all weights, on one colour scale.
     The default folder is gradcam/ in the run of the first weights.
     """
-    from afictl.training import Hardware, launch
+    from afictl.training import HardwareSettings, launch
     from afictl.visualization import gradcam_figures, load_contenders, run_names
 
     source = sources.source_of(context, data, split, images, weights[0])
     folder = sources.output_of(output, weights[0], "gradcam")
-    device = launch(Hardware(devices="1")).device
+    device = launch(HardwareSettings(devices="1")).device
     named = dict(zip(run_names(weights), weights, strict=True))
     contenders = load_contenders(named, source, device, sources.reader(threshold, partial))
     pictures = sources.pictures_of(source, sources.limit_of(source, limit))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afictl.presets import Preset
-from afictl.training.run import differences
+from afictl.training.run_writer import config_differences
 
 NOT_THE_SAME = "NOT THE SAME"
 """How the names of conditions begin in which runs differ."""
@@ -51,7 +51,7 @@ def unequal(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         configs: what each run records, by its name.
     """
     first = next(iter(configs.values()))
-    keys = {key: None for config in configs.values() for key in differences(first, config) if _matters(key)}
+    keys = {key: None for config in configs.values() for key in config_differences(first, config) if _matters(key)}
     found = {}
     for key in keys:
         holders: dict[str, list[str]] = {}

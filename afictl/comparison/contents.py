@@ -12,8 +12,8 @@ from afictl.data.files import find_files
 from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
 from afictl.run_folder import CONFIG
-from afictl.training.hardware import resolved
-from afictl.training.start import interpolator_file
+from afictl.training.hardware import absolute_path
+from afictl.training.initial_weights import find_interpolator_file
 from afictl.weights.checkpoint import find_checkpoint
 
 _EVERY = "*"
@@ -22,7 +22,7 @@ _EVERY = "*"
 
 def digests(grid: Grid) -> dict[str, str]:
     """The digest of each file that the grid is made of, by its path; of those that are there."""
-    return {resolved(file): file_digest(file) for _, _, file in _files(grid) if file.is_file()}
+    return {absolute_path(file): file_digest(file) for _, _, file in _files(grid) if file.is_file()}
 
 
 def what_changed(grid: Grid, before: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -32,7 +32,7 @@ def what_changed(grid: Grid, before: Mapping[str, str], now: Mapping[str, str]) 
     """
     changed = {path for path, digest in now.items() if before.get(path, digest) != digest}
     for name, source, file in _files(grid):
-        for cell in _begun(grid.output, name) if resolved(file) in changed else ():
+        for cell in _begun(grid.output, name) if absolute_path(file) in changed else ():
             another = f"give the new one another name, NAME={source}, or remove {cell.parent}"
             advice = "choose another --output" if name == _EVERY else another
             return f"{file}: its content is not what it was when {cell} was trained; {advice}"
@@ -54,7 +54,7 @@ def _files(grid: Grid) -> Iterator[tuple[str, str | Path, Path]]:
     for each in grid.contenders:
         if each.source not in interpolator_kinds():
             with suppress(UserError):  # gone since its cells were trained, which do not need it any more
-                yield each.name, each.source, interpolator_file(each.source)
+                yield each.name, each.source, find_interpolator_file(each.source)
 
 
 def _begun(output: Path, name: str) -> list[Path]:

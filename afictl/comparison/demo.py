@@ -15,7 +15,7 @@ from afictl.data.shapes import make_shapes
 from afictl.errors import UserError
 from afictl.presets import load_preset
 from afictl.run_folder import FEATURE_DISTANCE
-from afictl.training import Start, finetune, pretrain
+from afictl.training import InitialWeights, finetune, pretrain
 from afictl.visualization import draw_comparisons
 from afictl.visualization.curves import plot_feature_distance, plot_training
 
@@ -56,7 +56,9 @@ def demo(fabric: Fabric, output: Path, seed: int = 0) -> Comparison:
             raise UserError(f"{output} is not empty and holds no demo: choose another --output")
         make_shapes(data, **_IMAGES, size=_IMAGE, seed=seed)
     _title(fabric, "1/4  A guide: the detector with nearest interpolation, from scratch")
-    finetune(fabric, first, data, output / "guide", Start("nearest"), seed=seed, resume=(output / "guide").exists())
+    finetune(
+        fabric, first, data, output / "guide", InitialWeights("nearest"), seed=seed, resume=(output / "guide").exists()
+    )
     _title(fabric, "2/4  The AF interpolator, adversarially on the guide's features (stages 1 and 2)")
     interpolator = pretrain(
         fabric, output / "guide", data, output / "pretrain", seed=seed, resume=(output / "pretrain").exists()

@@ -14,10 +14,10 @@ from afictl.comparison.spread import train_spread
 from afictl.errors import UserError, format_error
 from afictl.files import write_text
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, RESULT, STATE
-from afictl.training.hardware import describe, resolved
+from afictl.training.hardware import absolute_path, hardware_record
+from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
 from afictl.training.loop import DivergedError
-from afictl.training.run import differences
-from afictl.training.start import load_start, resolve_interpolator, start_detector
+from afictl.training.run_writer import config_differences
 from afictl.training.step import load_splits, uses_masks
 
 _DIGESTS = "contents"
@@ -46,7 +46,7 @@ def train_grid(fabric: Fabric, grid: Grid, spread: int = 1) -> dict[str, str]:
     if others := _other_cells(grid):
         fabric.print(f"left out are finished runs that this command does not name: {', '.join(others)}")
     if spread > 1:
-        return train_spread(grid, todo, spread, str(describe(fabric)["precision"]))
+        return train_spread(grid, todo, spread, str(hardware_record(fabric)["precision"]))
     failures = {}
     scaler = fabric.strategy.precision.state_dict()  # of 16-bit gradients; no cell shall start with another's
     for job in todo:
@@ -125,17 +125,17 @@ def _check_start(grid: Grid, job: Job) -> None:
     splits = load_splits(grid.data)
     uses_masks(grid.preset, splits)
     preset, interpolator = resolve_interpolator(grid.preset, job.start.interpolator, job.seed)
-    load_start(start_detector(preset, interpolator, len(splits[0].classes), job.seed), job.start)
+    load_initial_weights(build_seeded_detector(preset, interpolator, len(splits[0].classes), job.seed), job.start)
 
 
 def describe_grid(fabric: Fabric, grid: Grid) -> dict[str, Any]:
     """The conditions that all cells share, as plain values."""
     return {
         "preset": grid.preset.model_dump(mode="json"),
-        "data": resolved(grid.data),
-        "weights": resolved(grid.weights),
-        "backbone_weights": resolved(grid.backbone_weights),
-        "precision": describe(fabric)["precision"],
+        "data": absolute_path(grid.data),
+        "weights": absolute_path(grid.weights),
+        "backbone_weights": absolute_path(grid.backbone_weights),
+        "precision": hardware_record(fabric)["precision"],
     }
 
 
@@ -165,7 +165,7 @@ def _compare_settings(grid: Grid, settings: dict[str, Any]) -> tuple[str, dict[s
         if not isinstance(held, dict):
             return f"{path}: holds no settings of a comparison; choose another --output", {}
         before = held.pop(_DIGESTS, {})
-        changed = differences(held, settings)
+        changed = config_differences(held, settings)
         if changed:
             said = f"holds a comparison under other conditions ({', '.join(changed)}); choose another --output"
             return f"{path}: {said}", {}

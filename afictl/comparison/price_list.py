@@ -22,9 +22,14 @@ from afictl.detectors import Detector
 from afictl.presets import Preset
 from afictl.progress import ProgressDisplay, no_progress
 from afictl.run_folder import LAST
-from afictl.training.hardware import describe
-from afictl.training.run import differences
-from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
+from afictl.training.hardware import hardware_record
+from afictl.training.initial_weights import (
+    InitialWeights,
+    build_seeded_detector,
+    load_initial_weights,
+    resolve_interpolator,
+)
+from afictl.training.run_writer import config_differences
 from afictl.weights import load_detector
 
 
@@ -53,9 +58,9 @@ def price_list(
     detectors = {}
     for each in contenders:
         own, interpolator = resolve_interpolator(preset, each.source, seed=0)
-        detector = start_detector(own, interpolator, len(index.classes) if index else 80, seed=0)
+        detector = build_seeded_detector(own, interpolator, len(index.classes) if index else 80, seed=0)
         if weights:
-            load_start(detector, Start(each.source, weights))
+            load_initial_weights(detector, InitialWeights(each.source, weights))
         detectors[each.name] = detector
     prices = _prices(fabric, detectors, index, meter)
     entries = [Entry(each.name, each.source, (), prices[each.name]) for each in contenders]
@@ -89,7 +94,7 @@ def _basis(fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex) -> dic
         "images": str(index.annotation_file.resolve()),
         "device": name,
         "threads": torch.get_num_threads(),
-        "precision": describe(fabric)["precision"],
+        "precision": hardware_record(fabric)["precision"],
         "versions": {package: version(package) for package in ("afictl", "torch", "torchvision", "timm")},
     }
 
@@ -99,7 +104,7 @@ def _known_prices(file: Path, basis: Mapping[str, Any]) -> dict[str, Price]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         before = content["price_basis"]
-        if differences(before | {"detectors": {}}, {**basis, "detectors": {}}):
+        if config_differences(before | {"detectors": {}}, {**basis, "detectors": {}}):
             return {}
         same = {name for name, digest in before["detectors"].items() if basis["detectors"].get(name) == digest}
         stored = {method["name"]: method["price"] for method in content["methods"] if method["name"] in same}
@@ -110,7 +115,7 @@ def _known_prices(file: Path, basis: Mapping[str, Any]) -> dict[str, Price]:
 
 def how_measured(fabric: Fabric, images: str = "the first held-out images") -> str:
     """What the prices hold for, in words; times mean nothing without it."""
-    return f"of {images}, on {fabric.device}, in {describe(fabric)['precision']}"
+    return f"of {images}, on {fabric.device}, in {hardware_record(fabric)['precision']}"
 
 
 def _prices(

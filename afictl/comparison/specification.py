@@ -9,7 +9,7 @@ from pathlib import Path
 from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
 from afictl.presets import Preset
-from afictl.training import Start
+from afictl.training import InitialWeights
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Job:
     name: str
     seed: int
     folder: Path
-    start: Start
+    start: InitialWeights
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"
@@ -45,9 +45,9 @@ class Grid:
     weights: Path | None = None
     backbone_weights: Path | None = None
 
-    def start(self, contender: Contender) -> Start:
+    def start(self, contender: Contender) -> InitialWeights:
         """Where the weights of a contender's detectors come from."""
-        return Start(contender.source, self.weights, self.backbone_weights)
+        return InitialWeights(contender.source, self.weights, self.backbone_weights)
 
     def folder(self, contender: Contender, seed: int) -> Path:
         """The run folder of a cell."""

@@ -17,7 +17,7 @@ from typing import Any
 from afictl.comparison.cells import UNTOLD, describe_failure, train_cell
 from afictl.comparison.specification import Job
 from afictl.presets import parse_preset
-from afictl.training import Hardware, Start, launch
+from afictl.training import HardwareSettings, InitialWeights, launch
 
 _STOPPED = 130
 
@@ -28,10 +28,10 @@ def main() -> int:
     sys.argv = order["command"]  # which the run records
     threading.Thread(target=_leave_with_the_stream, daemon=True).start()
     weights, backbone_weights = (Path(order[name]) if order[name] else None for name in ("weights", "backbone_weights"))
-    start = Start(order["interpolator"], weights, backbone_weights)
+    start = InitialWeights(order["interpolator"], weights, backbone_weights)
     job = Job(order["name"], order["seed"], Path(order["folder"]), start)
     try:
-        fabric = launch(Hardware(devices="1", precision=order["precision"]))
+        fabric = launch(HardwareSettings(devices="1", precision=order["precision"]))
         train_cell(fabric, parse_preset(order["preset"], source=order["name"]), Path(order["data"]), job)
     except KeyboardInterrupt:
         return _STOPPED

@@ -4,10 +4,10 @@
 detector on half-size images, ``stage3`` trains any detector that holds it. Each hands a step to the one ``loop``.
 """
 
-from afictl.training.hardware import Hardware, launch
+from afictl.training.hardware import HardwareSettings, launch
+from afictl.training.initial_weights import InitialWeights
 from afictl.training.pretrain import pretrain
 from afictl.training.pseudo import PseudoLabels
 from afictl.training.stage3 import finetune
-from afictl.training.start import Start
 
-__all__ = ["Hardware", "PseudoLabels", "Start", "finetune", "launch", "pretrain"]
+__all__ = ["HardwareSettings", "InitialWeights", "PseudoLabels", "finetune", "launch", "pretrain"]

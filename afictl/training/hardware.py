@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ _LOOK, _GRACE = 1.0, 10.0  # seconds
 
 
 @dataclass(frozen=True)
-class Hardware:
+class HardwareSettings:
     """What ``--devices``, ``--nodes`` and ``--precision`` say."""
 
     devices: str = "auto"
@@ -35,7 +34,7 @@ class Hardware:
         return max(1, int(self.devices) * self.nodes) if self.devices.isdigit() else 1
 
 
-def launch(hardware: Hardware = Hardware(), batch_sizes: Iterable[int] = ()) -> Fabric:
+def launch(hardware: HardwareSettings = HardwareSettings(), batch_sizes: Iterable[int] = ()) -> Fabric:
     """Start one process for each device and return its ``Fabric``.
 
     ``batch_sizes`` are checked first: each must be a multiple of the number of processes that was asked for.
@@ -54,14 +53,14 @@ def launch(hardware: Hardware = Hardware(), batch_sizes: Iterable[int] = ()) -> 
         fabric = Fabric(devices=count, num_nodes=hardware.nodes, precision=hardware.precision)
         _end_with_the_first()
         fabric.launch()
-        atexit.register(leave_group)
+        atexit.register(leave_process_group)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         reason = one_line(error)
         raise UserError(f"--devices {hardware.devices} --precision {hardware.precision}: {reason}") from None
     return fabric
 
 
-def leave_group() -> None:
+def leave_process_group() -> None:
     """Take this process out of the group of ranks, if there is one.
 
     A process that ends within a group on CPUs (gloo) is aborted now and then, with all its work done. Fabric sees to
@@ -88,14 +87,9 @@ def _follow(starter: int) -> None:
     os._exit(1)
 
 
-def describe(fabric: Fabric) -> dict[str, Any]:
+def hardware_record(fabric: Fabric) -> dict[str, Any]:
     """What a run records of its hardware."""
     return {"precision": fabric.strategy.precision.precision, "processes": fabric.world_size}
-
-
-def resolved(path: str | Path | None) -> str:
-    """A path as a run records it: the same wherever the command is given; empty for none."""
-    return str(Path(path).resolve()) if path else ""
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -25,7 +25,7 @@ from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, LAST
 from afictl.training.hardware import seed_step
 from afictl.training.logger import TrainingLogger
-from afictl.training.run import Run
+from afictl.training.run_writer import RunWriter
 from afictl.training.schedule import learning_rate, schedule_warnings, set_learning_rate
 
 Metrics = Mapping[str, "float | None"]
@@ -41,7 +41,7 @@ class Stage:
     """What one stage hands to the loop.
 
     ``step`` performs one optimisation step and returns its losses as scalars; ``batches(k)`` gives the endless
-    batches from step k on; ``evaluate`` returns metrics, the same on every rank, of which ``judge`` makes the one
+    batches from step k on; ``evaluate`` returns metrics, the same on every rank, of which ``score`` makes the one
     number that decides what is best (larger is better); ``export`` writes weights with the metrics that belong to
     them, if they were measured.
     """
@@ -52,19 +52,19 @@ class Stage:
     step: Callable[[TrainBatch], Mapping[str, Tensor]]
     batches: Callable[[int], Iterator[TrainBatch]]
     evaluate: Callable[[ProgressCallback], Metrics]
-    judge: Callable[[Metrics], float]
+    score: Callable[[Metrics], float]
     export: Callable[[Path, int, Metrics], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """What a finished training has to say: the last metrics, and the seconds spent in steps."""
 
     metrics: dict[str, float | None]
     seconds: float
 
 
-def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Outcome:
+def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int) -> TrainingOutcome:
     """Train ``stage`` for ``recipe.steps`` steps.
 
     A run that has a saved state continues behind it. Everything that decides the next step is in that state: modules,
@@ -82,23 +82,23 @@ def fit(fabric: Fabric, run: Run, recipe: Recipe, stage: Stage, seed: int) -> Ou
     state.update({**stage.modules, **{f"{name}_optimizer": o for name, o in stage.optimizers.items()}})
     if run.state_file.is_file():
         _restore(fabric, run, state)
-    run.forget_after(state["step"])
+    run.truncate_metrics(state["step"])
     for line in schedule_warnings(recipe) if state["step"] == 0 else ():
-        run.say(f"note: {stage.name} has {line}")
+        run.log(f"note: {stage.name} has {line}")
     batches = stage.batches(state["step"])
-    with TrainingLogger(run, recipe.steps, state["step"], fabric.device) as clock, _leave_on_signal(fabric) as leaving:
+    with TrainingLogger(run, recipe.steps, state["step"], fabric.device) as logger, _leave_on_signal(fabric) as leaving:
         if 0 < state["step"] != state["measured"]:  # perhaps stopped before or in its evaluation
-            _round_off(fabric, run, recipe, stage, state, clock, leaving)
+            _checkpoint_and_evaluate(fabric, run, recipe, stage, state, logger, leaving)
         for step in range(state["step"], recipe.steps):
             batch = next(batches)
-            clock.loaded()
+            logger.mark_batch_loaded()
             set_learning_rate(stage.optimizers.values(), learning_rate(recipe, step))
             seed_step(seed, step, fabric.global_rank)
             losses = _step(fabric, recipe, stage, batch, step + 1)
             state["step"] = step + 1
-            state["seconds"] += clock.stepped(step + 1, losses, learning_rate(recipe, step))
-            _round_off(fabric, run, recipe, stage, state, clock, leaving)
-    return Outcome(dict(state["metrics"]), state["seconds"])
+            state["seconds"] += logger.log_step(step + 1, losses, learning_rate(recipe, step))
+            _checkpoint_and_evaluate(fabric, run, recipe, stage, state, logger, leaving)
+    return TrainingOutcome(dict(state["metrics"]), state["seconds"])
 
 
 def _step(fabric: Fabric, recipe: Recipe, stage: Stage, batch: TrainBatch, number: int) -> dict[str, float]:
@@ -116,13 +116,13 @@ def _step(fabric: Fabric, recipe: Recipe, stage: Stage, batch: TrainBatch, numbe
         raise UserError(f"step {number}: batch norm got a single value a channel; {hint}") from None
 
 
-def _round_off(
+def _checkpoint_and_evaluate(
     fabric: Fabric,
-    run: Run,
+    run: RunWriter,
     recipe: Recipe,
     stage: Stage,
     state: dict[str, Any],
-    clock: TrainingLogger,
+    logger: TrainingLogger,
     leaving: threading.Event,
 ) -> None:
     """Save and evaluate where that is due behind a step, and leave where a signal asked for it.
@@ -135,18 +135,18 @@ def _round_off(
     def leave_if_asked() -> None:
         if leaving.is_set():
             _save(fabric, run, stage, state)
-            run.say(f"stopped behind step {step}, which is saved")
+            run.log(f"stopped behind step {step}, which is saved")
             raise KeyboardInterrupt
 
     def progress(done: int, total: int) -> None:
-        clock.evaluated(done, total)
+        logger.log_evaluation(done, total)
         leave_if_asked()
 
     leave_if_asked()
     if saving:
         _save(fabric, run, stage, state)
     if _due(step, recipe.eval_every, recipe.steps):
-        _evaluate(fabric, run, stage, state, clock, progress)
+        _evaluate(fabric, run, stage, state, logger, progress)
         if saving:
             _save(fabric, run, stage, state)
     leave_if_asked()
@@ -184,7 +184,7 @@ def _leave_on_signal(fabric: Fabric) -> Iterator[threading.Event]:
         restore()
 
 
-def _restore(fabric: Fabric, run: Run, state: dict[str, Any]) -> None:
+def _restore(fabric: Fabric, run: RunWriter, state: dict[str, Any]) -> None:
     expected = state["stage"]
     try:
         fabric.load(str(run.state_file), state, weights_only=True)
@@ -194,14 +194,16 @@ def _restore(fabric: Fabric, run: Run, state: dict[str, Any]) -> None:
     if state["stage"] != expected:
         raise UserError(f"{run.state_file}: belongs to {state['stage']}, not to {expected}")
     fabric.strategy.precision.load_state_dict(state["scaler"])
-    run.say(f"resumed at step {state['step']}")
+    run.log(f"resumed at step {state['step']}")
 
 
-def _save(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any]) -> None:
+def _save(fabric: Fabric, run: RunWriter, stage: Stage, state: dict[str, Any]) -> None:
     state["scaler"] = fabric.strategy.precision.state_dict()
 
     def write() -> None:
-        run.keep({name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in state.items()})
+        run.save_state(
+            {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in state.items()}
+        )
         measured = state["metrics"] if state["measured"] == state["step"] else {}
         stage.export(run.folder / LAST, state["step"], measured)
 
@@ -209,16 +211,21 @@ def _save(fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any]) -> None
 
 
 def _evaluate(
-    fabric: Fabric, run: Run, stage: Stage, state: dict[str, Any], clock: TrainingLogger, progress: ProgressCallback
+    fabric: Fabric,
+    run: RunWriter,
+    stage: Stage,
+    state: dict[str, Any],
+    logger: TrainingLogger,
+    progress: ProgressCallback,
 ) -> None:
     """Measure, and keep the weights when they are as good as the best so far."""
     metrics = dict(stage.evaluate(progress))
-    clock.restart()
+    logger.reset_interval()
     state.update(metrics=metrics, measured=state["step"])
-    run.record(state["step"], metrics)
+    run.log_metrics(state["step"], metrics)
     shown = [f"{name} {_show(value)}" for name, value in metrics.items() if name.count("/") == 1]
-    run.say(f"step {state['step']}: " + "  ".join(shown))
-    score = stage.judge(metrics)
+    run.log(f"step {state['step']}: " + "  ".join(shown))
+    score = stage.score(metrics)
     if score >= state["best"]:
         state["best"] = score
         best = run.folder / BEST

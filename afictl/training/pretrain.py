@@ -16,8 +16,8 @@ from afictl.errors import UserError, one_line
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE
-from afictl.training.hardware import describe, resolved
-from afictl.training.run import Run
+from afictl.training.hardware import absolute_path, hardware_record
+from afictl.training.run_writer import RunWriter
 from afictl.training.stage1 import stage1
 from afictl.training.stage2 import build_student, stage2
 from afictl.training.step import Splits, in_label_order, load_splits, uses_masks
@@ -67,17 +67,17 @@ def pretrain(
         config = {
             "command": f"pretrain, stage {number}",
             "preset": preset.model_dump(mode="json"),
-            "data": resolved(data),
-            "guide": resolved(guide_path),
+            "data": absolute_path(data),
+            "guide": absolute_path(guide_path),
             "seed": seed,
-            "hardware": describe(fabric),
+            "hardware": hardware_record(fabric),
         }
         folder = output / f"stage{number}"
         begun = number == stages[0] or folder.exists()  # else there is nothing to continue, as expected
-        run = Run(fabric, folder, config, resume and begun)
+        run = RunWriter(fabric, folder, config, resume and begun)
         if number == stages[0]:
             _introduce(run, loaded, guide_path)
-        run.say(f"stage {number} of {preset.name}: {len(splits[0])} training images, {len(splits[1])} held out")
+        run.log(f"stage {number} of {preset.name}: {len(splits[0])} training images, {len(splits[1])} held out")
         if number == 1:
             stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)
         else:
@@ -90,11 +90,11 @@ def pretrain(
     return output / INTERPOLATOR
 
 
-def _introduce(run: Run, loaded: LoadedDetector, path: Path) -> None:
-    run.say(f"guide {path}: {loaded.report}")
+def _introduce(run: RunWriter, loaded: LoadedDetector, path: Path) -> None:
+    run.log(f"guide {path}: {loaded.report}")
     held = loaded.preset.interpolator.kind
     if held != "nearest":
-        run.say(f"warning: the guide {path} interpolates with {held}; a guide in the paper with nearest")
+        run.log(f"warning: the guide {path} interpolates with {held}; a guide in the paper with nearest")
 
 
 def _rebuild(loaded: LoadedDetector, preset: Preset, path: Path) -> Detector:

@@ -30,7 +30,7 @@ from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.evaluation.classes import match_categories
 from afictl.presets import Preset
-from afictl.training.hardware import resolved
+from afictl.training.hardware import absolute_path
 from afictl.training.step import batch_source
 
 _ROUNDING = 0.02  # of a ratio that was written with few digits
@@ -50,7 +50,7 @@ class PseudoLabels:
 
     def describe(self) -> dict[str, Any]:
         """What a run records of them."""
-        return {"file": resolved(self.file), "weight": self.weight, "ratio": self.ratio}
+        return {"file": absolute_path(self.file), "weight": self.weight, "ratio": self.ratio}
 
     def shares(self, batch_size: int, processes: int = 1) -> tuple[int, int]:
         """How many images of a batch are labelled, and how many pseudo-labelled.

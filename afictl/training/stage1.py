@@ -24,7 +24,7 @@ from afictl.training.adversarial import PerLevel, discriminator_step, feature_lo
 from afictl.training.feature_distance import as_metrics, describe, enlarged_pairs, feature_distance
 from afictl.training.loop import Metrics, Stage, fit
 from afictl.training.norms import synchronize_norms
-from afictl.training.run import Run
+from afictl.training.run_writer import RunWriter
 from afictl.training.schedule import build_optimizer
 from afictl.training.step import Splits, batch_source, update
 
@@ -33,7 +33,7 @@ _HELD_OUT = 200  # images for the distance report; more would not change what it
 
 def stage1(
     fabric: Fabric,
-    run: Run,
+    run: RunWriter,
     guide: Detector,
     preset: Preset,
     interpolator: AFInterpolator,
@@ -68,7 +68,7 @@ def stage1(
                 guide, interpolator, data[1], limit=_HELD_OUT, workers=workers, progress=progress
             )
         write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
-        run.say(describe(distance))
+        run.log(describe(distance))
         return as_metrics(distance)
 
     def evaluate(progress: ProgressCallback) -> Metrics:
@@ -86,7 +86,7 @@ def stage1(
         step=step,
         batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True),
         evaluate=evaluate,
-        judge=lambda metrics: -float(metrics["l1/afi"] or 0),
+        score=lambda metrics: -float(metrics["l1/afi"] or 0),
         export=export,
     )
     fit(fabric, run, recipe, stage, seed)

@@ -30,9 +30,9 @@ from afictl.training.adversarial import (
 )
 from afictl.training.loop import Metrics, Stage, fit
 from afictl.training.norms import synchronize_norms
-from afictl.training.run import Run
+from afictl.training.run_writer import RunWriter
 from afictl.training.schedule import build_optimizer
-from afictl.training.step import Splits, batch_source, box_ap, measure, save_weights, update, uses_masks
+from afictl.training.step import Splits, batch_source, box_ap, detector_evaluator, save_weights, update, uses_masks
 
 
 class Extractor(nn.Module):
@@ -80,7 +80,7 @@ def build_student(guide: Detector, preset: Preset, interpolator: AFInterpolator)
 
 def stage2(
     fabric: Fabric,
-    run: Run,
+    run: RunWriter,
     guide: Detector,
     student: Detector,
     discriminator: PatchDiscriminator,
@@ -120,8 +120,8 @@ def stage2(
         optimizers={"student": optimizer, "discriminator": judge_optimizer},
         step=step,
         batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True, masks=masks),
-        evaluate=measure(fabric, student, data, run.folder),
-        judge=box_ap,
+        evaluate=detector_evaluator(fabric, student, data, run.folder),
+        score=box_ap,
         export=export,
     )
     fit(fabric, run, recipe, stage, seed)

@@ -14,20 +14,25 @@ from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.presets import Preset
 from afictl.run_folder import STATE
-from afictl.training.hardware import describe, resolved
-from afictl.training.loop import Metrics, Outcome, Stage, fit
+from afictl.training.hardware import absolute_path, hardware_record
+from afictl.training.initial_weights import (
+    InitialWeights,
+    build_seeded_detector,
+    load_initial_weights,
+    resolve_interpolator,
+)
+from afictl.training.loop import Metrics, Stage, TrainingOutcome, fit
 from afictl.training.norms import synchronize_norms
 from afictl.training.pseudo import Mixture, PseudoLabels
-from afictl.training.run import Run
+from afictl.training.run_writer import RunWriter
 from afictl.training.schedule import build_optimizer
-from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
 from afictl.training.step import (
     Splits,
     batch_source,
     box_ap,
+    detector_evaluator,
     in_label_order,
     load_splits,
-    measure,
     save_weights,
     update,
     uses_masks,
@@ -41,12 +46,12 @@ def finetune(
     preset: Preset,
     data: Path,
     output: Path,
-    start: Start | None = None,
+    start: InitialWeights | None = None,
     *,
     seed: int = 0,
     resume: bool = False,
     pseudo: PseudoLabels | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train a detector on ``data``, and on pseudo-labelled images where there are any, and write a run to ``output``.
 
     Returns its last metrics and its time.
@@ -54,48 +59,48 @@ def finetune(
     Raises:
         UserError: data, weights or output that do not fit.
     """
-    start = start or Start()
+    start = start or InitialWeights()
     resumes = resume and (output / STATE).is_file()
     start.check(resumes)
     splits = _in_order_of(start, load_splits(data))
     masks = uses_masks(preset, splits)
     mixture = pseudo.load(splits[0], preset, masks, fabric.world_size) if pseudo else None
     preset, interpolator = resolve_interpolator(preset, start.interpolator, seed)
-    detector = start_detector(preset, interpolator, len(splits[0].classes), seed)
+    detector = build_seeded_detector(preset, interpolator, len(splits[0].classes), seed)
     config = {
         "command": "finetune",
         "preset": preset.model_dump(mode="json"),
-        "data": resolved(data),
+        "data": absolute_path(data),
         **start.describe(),
         "pseudo": pseudo.describe() if pseudo else None,
         "seed": seed,
-        "hardware": describe(fabric),
+        "hardware": hardware_record(fabric),
     }
     # Before the run's folder is made, so that weights that do not fit leave nothing behind.
-    loaded = [] if resumes else load_start(detector, start)
-    run = Run(fabric, output, config, resume)
+    loaded = [] if resumes else load_initial_weights(detector, start)
+    run = RunWriter(fabric, output, config, resume)
     for line in loaded:
-        run.say(line)
-    run.say(
+        run.log(line)
+    run.log(
         f"{preset.name} with {preset.interpolator.kind}: {len(splits[0])} training images, {len(splits[1])} held out"
     )
-    run.say(f"index of the annotations: {sum(index.nbytes for index in splits) / 1e6:.1f} MB, shared by all workers")
+    run.log(f"index of the annotations: {sum(index.nbytes for index in splits) / 1e6:.1f} MB, shared by all workers")
     for reason, count in splits[0].left_out(masks).items():
-        run.say(f"left out of training: {count} {reason}; see 'afictl data check'")
+        run.log(f"left out of training: {count} {reason}; see 'afictl data check'")
     if mixture:
-        run.say(mixture.describe())
+        run.log(mixture.describe())
     return stage3(fabric, run, detector, splits, seed, masks, mixture)
 
 
 def stage3(
     fabric: Fabric,
-    run: Run,
+    run: RunWriter,
     detector: Detector,
     data: Splits,
     seed: int,
     masks: bool,
     mixture: Mixture | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train ``detector`` in place with the recipe ``train`` of its preset, on ``mixture`` instead of ``data`` alone."""
     preset, recipe = detector.preset, detector.preset.train
     synchronize_norms(fabric, detector)
@@ -119,14 +124,14 @@ def stage3(
         batches=mixture.batches(fabric, preset, seed)
         if mixture
         else batch_source(fabric, data[0], preset.input, recipe, preset.loader, seed, masks=masks),
-        evaluate=measure(fabric, detector, data, run.folder),
-        judge=box_ap,
+        evaluate=detector_evaluator(fabric, detector, data, run.folder),
+        score=box_ap,
         export=export,
     )
     return fit(fabric, run, recipe, stage, seed)
 
 
-def _in_order_of(start: Start, splits: Splits) -> Splits:
+def _in_order_of(start: InitialWeights, splits: Splits) -> Splits:
     """The splits with labels as the detector that is started from numbers them, if it has their classes.
 
     Its class layers then go on from what they know, also where it has placeholders between the classes.

@@ -119,7 +119,9 @@ def uses_masks(preset: Preset, data: Splits) -> bool:
     return True
 
 
-def measure(fabric: Fabric, detector: Detector, data: Splits, folder: Path) -> Callable[[ProgressCallback], Metrics]:
+def detector_evaluator(
+    fabric: Fabric, detector: Detector, data: Splits, folder: Path
+) -> Callable[[ProgressCallback], Metrics]:
     """A function that evaluates the detector as it then is on the held-out images, of which each rank takes a share.
 
     What it found there is kept in ``folder``, as COCO results.

@@ -15,7 +15,7 @@ from afictl.data.transforms import resize_for
 from afictl.detectors import Detector, to_original
 from afictl.evaluation.classes import match_categories
 from afictl.interpolators import interpolator_kinds
-from afictl.training.start import resolve_interpolator
+from afictl.training.initial_weights import resolve_interpolator
 from afictl.visualization.pictures import Picture, distinct
 from afictl.weights import LoadedDetector, load_detector
 

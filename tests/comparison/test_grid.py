@@ -14,7 +14,12 @@ from afictl.comparison import grid as grid_module
 from afictl.comparison.grid import train_grid
 from afictl.comparison.specification import Grid
 from afictl.training import step as step_module
-from afictl.training.start import Start, load_start, resolve_interpolator, start_detector
+from afictl.training.initial_weights import (
+    InitialWeights,
+    build_seeded_detector,
+    load_initial_weights,
+    resolve_interpolator,
+)
 from afictl.weights import read_checkpoint
 from tests.helpers.full_disk import fill_disk_for, needs_dev_full
 from tests.helpers.tiny_runs import SMALL
@@ -93,8 +98,8 @@ def test_a_finished_cell_without_its_result_is_measured_again(fabric, grid, fini
 
 def start(preset, source, weights=None, seed=3):
     preset, interpolator = resolve_interpolator(preset, source, seed)
-    detector = start_detector(preset, interpolator, 3, seed)
-    load_start(detector, Start(source, weights))
+    detector = build_seeded_detector(preset, interpolator, 3, seed)
+    load_initial_weights(detector, InitialWeights(source, weights))
     prefix = detector.interpolator_prefix
     return {name: value for name, value in detector.state_dict().items() if not name.startswith(prefix)}
 
@@ -201,7 +206,7 @@ def test_a_stopped_grid_goes_on_in_the_middle_of_a_cell(fabric, preset, contende
         return 0.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.logger.Clock.stepped", interrupt)
+        patch.setattr("afictl.training.logger.TrainingLogger.log_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train_grid(fabric, short)
     assert (short.output / "nearest" / "seed0" / "result.json").is_file()

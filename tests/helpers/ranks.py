@@ -3,7 +3,7 @@
 import torch
 from lightning_fabric import Fabric
 
-from afictl.training.hardware import leave_group
+from afictl.training.hardware import leave_process_group
 
 
 def on_two_ranks(function, *arguments):
@@ -14,4 +14,4 @@ def on_two_ranks(function, *arguments):
 def _call(fabric, function, *arguments):
     torch.set_num_threads(1)
     function(fabric, *arguments)
-    leave_group()
+    leave_process_group()

@@ -9,7 +9,7 @@ from afictl.comparison import compare, parse_contenders
 from afictl.data import load_coco, make_shapes
 from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
-from afictl.training import Start, finetune, pretrain
+from afictl.training import InitialWeights, finetune, pretrain
 from afictl.visualization import draw_comparisons
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.detectron2_presets import small_preset
@@ -37,7 +37,7 @@ def guide_run(tmp_path_factory, fabric, data):
     folder = tmp_path_factory.mktemp("runs")
     preset = small_preset(folder, "mask", *TINY)
     (folder / "mask.yaml").unlink()  # from here on the run has to know it
-    finetune(fabric, preset, data, folder / "guide", Start("nearest"))
+    finetune(fabric, preset, data, folder / "guide", InitialWeights("nearest"))
     return folder / "guide"
 
 
@@ -60,7 +60,9 @@ def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, dat
     assert student.preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
     anchors = next(iter(student.detector.model.proposal_generator.anchor_generator.cell_anchors))
     assert anchors[1].tolist() == [-8, -8, 8, 8]
-    finetune(fabric, load_detector(guide_run).preset, data, tmp_path / "run", Start(str(interpolator), guide_run))
+    finetune(
+        fabric, load_detector(guide_run).preset, data, tmp_path / "run", InitialWeights(str(interpolator), guide_run)
+    )
     held = load_detector(tmp_path / "run")
     assert held.preset.interpolator.kind == held.detector.neck.interpolator.kind == "afi"
     assert f"interpolator: {interpolator} (trained; " in (tmp_path / "run" / "log.txt").read_text()
@@ -76,7 +78,7 @@ def test_weights_of_detectron2_with_other_classes_are_a_start(fabric, data, tmp_
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)  # 80 classes
     torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")
-    finetune(fabric, preset, data, tmp_path / "run", Start("nearest", tmp_path / "model_final.pth"))
+    finetune(fabric, preset, data, tmp_path / "run", InitialWeights("nearest", tmp_path / "model_final.pth"))
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "layers of other classes start anew for 4: model.head.cls_score.weight, model.head.cls_score.bias" in log
     held = load_detector(tmp_path / "run").detector.model

@@ -12,7 +12,7 @@ from afictl.comparison import compare, parse_contenders
 from afictl.data import load_coco, make_shapes
 from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
-from afictl.training import Start, finetune, pretrain
+from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.stage2 import build_student
 from afictl.visualization import draw_comparisons
 from afictl.weights import load_detector, read_checkpoint
@@ -44,7 +44,7 @@ def data(tmp_path_factory):
 def guide_run(tmp_path_factory, fabric, data):
     folder = tmp_path_factory.mktemp("runs") / "guide"
     preset = load_preset("torchvision:maskrcnn_resnet50_fpn", TINY)
-    finetune(fabric, preset, data, folder, Start("nearest"))
+    finetune(fabric, preset, data, folder, InitialWeights("nearest"))
     drop_states(folder)
     return folder
 
@@ -70,7 +70,7 @@ def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, dat
     student = load_detector(tmp_path / "pretrain" / "stage2")
     assert student.preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
     assert student.detector.model.rpn.anchor_generator.sizes[0] == (16,)
-    finetune(fabric, student.preset, data, tmp_path / "run", Start(str(interpolator), weights=guide_run))
+    finetune(fabric, student.preset, data, tmp_path / "run", InitialWeights(str(interpolator), weights=guide_run))
     held = load_detector(tmp_path / "run")
     assert held.preset.interpolator.kind == held.detector.neck.interpolator.kind == "afi"
     assert f"interpolator: {interpolator} (trained; " in (tmp_path / "run" / "log.txt").read_text()
@@ -112,7 +112,7 @@ def test_labels_of_torchvision_s_coco_weights_stay_coco_s_ids(fabric, data, tmp_
         index.classes[label - 1] for label in index.arrays["labels"].tolist()
     }
     preset = load_preset("torchvision:fasterrcnn_resnet50_fpn", TINY)
-    finetune(fabric, preset, annotations, tmp_path / "run", Start(weights=tmp_path / "coco.pth"))
+    finetune(fabric, preset, annotations, tmp_path / "run", InitialWeights(weights=tmp_path / "coco.pth"))
     assert load_detector(tmp_path / "run").classes == loaded.classes
     drop_states(tmp_path)
     assert "start anew" not in (tmp_path / "run" / "log.txt").read_text()

@@ -7,9 +7,9 @@ import torch
 import yaml
 
 from afictl import AFInterpolator, UserError, build_detector, load_preset
-from afictl.training import Start, finetune
+from afictl.training import InitialWeights, finetune
+from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
 from afictl.training.logger import TrainingLogger
-from afictl.training.start import load_start, resolve_interpolator, start_detector
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.foreign_checkpoints import to_detectron2
 from tests.helpers.tiny_runs import SMALL
@@ -47,11 +47,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(fabric, preset, s
 
     preset = with_steps(preset, checkpoint_every=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.logger.Clock.loaded", explode)
+        patch.setattr("afictl.training.logger.TrainingLogger.mark_batch_loaded", explode)
         with pytest.raises(KeyboardInterrupt):
-            finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
+            finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"))
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
-    finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+    finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), resume=True)
     whole, resumed = (torch.load(run / "state.pt", weights_only=True) for run in (guide_run, tmp_path / "run"))
     for part in ("detector", "detector_optimizer", "best", "metrics", "step"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
@@ -67,13 +67,13 @@ def test_an_evaluation_that_was_cut_short_is_done_first_on_resume(fabric, preset
         signal.raise_signal(signal.SIGTERM)
 
     preset = with_steps(preset, checkpoint_every=2, eval_every=2)
-    finetune(fabric, preset, shapes_dir, tmp_path / "whole", Start("nearest"))
+    finetune(fabric, preset, shapes_dir, tmp_path / "whole", InitialWeights("nearest"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLogger, "evaluated", stop)
         with pytest.raises(MemoryError if kind == "kill" else KeyboardInterrupt):
-            finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
+            finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"))
     assert not (tmp_path / "run" / "best.safetensors").exists()
-    finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+    finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), resume=True)
     whole, resumed = (torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "run"))
     for part in ("detector", "detector_optimizer", "best", "metrics", "measured", "step"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
@@ -85,7 +85,7 @@ def test_an_evaluation_that_was_cut_short_is_done_first_on_resume(fabric, preset
 
 
 def test_resume_without_a_state_says_so(fabric, preset, shapes_dir, tmp_path):
-    finetune(fabric, with_steps(preset, steps=1), shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+    finetune(fabric, with_steps(preset, steps=1), shapes_dir, tmp_path / "run", InitialWeights("nearest"), resume=True)
     log = (tmp_path / "run" / "log.txt").read_text()
     assert f"nothing to continue from in {tmp_path / 'run'}: starting anew" in log
 
@@ -94,7 +94,7 @@ def test_everything_but_the_interpolator_starts_equal(preset):
     starts = {}
     for kind in ("nearest", "bilinear", "afi"):
         chosen, module = resolve_interpolator(preset, kind, seed=3)
-        state = start_detector(chosen, module, 4, seed=3).state_dict()
+        state = build_seeded_detector(chosen, module, 4, seed=3).state_dict()
         starts[kind] = {name: value for name, value in state.items() if not name.startswith("neck.interpolator.")}
     for kind in ("bilinear", "afi"):
         assert starts[kind].keys() == starts["nearest"].keys()
@@ -103,9 +103,9 @@ def test_everything_but_the_interpolator_starts_equal(preset):
 
 def test_a_detector_starts_from_another_with_its_own_interpolator(preset, guide_run):
     chosen, module = resolve_interpolator(preset, "afi", seed=1)
-    detector = start_detector(chosen, module, 4, seed=1)
+    detector = build_seeded_detector(chosen, module, 4, seed=1)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    load_start(detector, Start("afi", weights=guide_run))
+    load_initial_weights(detector, InitialWeights("afi", weights=guide_run))
     tensors = read_checkpoint(guide_run).tensors
     state = detector.state_dict()
     assert all(torch.equal(state[name], value) for name, value in tensors.items())
@@ -114,19 +114,21 @@ def test_a_detector_starts_from_another_with_its_own_interpolator(preset, guide_
 
 def test_the_interpolator_asked_for_wins_over_the_one_in_the_weights(fabric, preset, shapes_dir, tmp_path):
     one_step = with_steps(preset, steps=1, eval_every=1)
-    finetune(fabric, one_step, shapes_dir, tmp_path / "with-afi", Start("afi"))
+    finetune(fabric, one_step, shapes_dir, tmp_path / "with-afi", InitialWeights("afi"))
     trained = AFInterpolator(16, blocks=1, growth=4)
     trained.save(tmp_path / "interpolator.safetensors")
     for source, same in ((str(tmp_path / "interpolator.safetensors"), True), (None, False)):
         chosen, module = resolve_interpolator(preset, source, seed=1)
-        load_start(start_detector(chosen, module, 4, seed=1), Start(source, weights=tmp_path / "with-afi"))
+        load_initial_weights(
+            build_seeded_detector(chosen, module, 4, seed=1), InitialWeights(source, weights=tmp_path / "with-afi")
+        )
         assert torch.equal(module.head.weight, trained.head.weight) is same
 
 
 def test_heads_are_replaced_for_another_number_of_classes(preset, guide_run):
     chosen, module = resolve_interpolator(preset, "nearest", seed=1)
-    detector = start_detector(chosen, module, 7, seed=1)
-    loaded, replaced = load_start(detector, Start(weights=guide_run))
+    detector = build_seeded_detector(chosen, module, 7, seed=1)
+    loaded, replaced = load_initial_weights(detector, InitialWeights(weights=guide_run))
     assert str(guide_run) in loaded
     assert "box_predictor" in replaced
     tensors, state = read_checkpoint(guide_run).tensors, detector.state_dict()
@@ -138,27 +140,27 @@ def test_heads_are_replaced_for_another_number_of_classes(preset, guide_run):
 def test_weights_of_another_model_are_refused(fabric, preset, guide_run):
     wider = preset.model_copy(update={"neck": preset.neck.model_copy(update={"channels": 24})})
     chosen, module = resolve_interpolator(wider, "nearest", seed=0)
-    detector = start_detector(chosen, module, 4, seed=0)
+    detector = build_seeded_detector(chosen, module, 4, seed=0)
     with pytest.raises(UserError, match="another model"):
-        load_start(detector, Start(weights=guide_run))
+        load_initial_weights(detector, InitialWeights(weights=guide_run))
 
 
 def test_weights_of_another_preset_name_both(preset, guide_run):
     other = load_preset("fcos-r18-fpn-tiny", (*SMALL[:2], "interpolator.options={blocks: 1, growth: 4}"))
     chosen, module = resolve_interpolator(other, "nearest", seed=0)
-    detector = start_detector(chosen, module, 4, seed=0)
+    detector = build_seeded_detector(chosen, module, 4, seed=0)
     message = r"another model: it holds mask-rcnn-r18-fpn-tiny, this is fcos-r18-fpn-tiny \(\d+ tensors"
     with pytest.raises(UserError, match=message):
-        load_start(detector, Start(weights=guide_run))
+        load_initial_weights(detector, InitialWeights(weights=guide_run))
 
 
 def test_an_interpolator_is_no_detector(preset, tmp_path):
     AFInterpolator(16, blocks=1, growth=4).save(tmp_path / "interpolator.safetensors")
     chosen, module = resolve_interpolator(preset, "nearest", seed=0)
     with pytest.raises(UserError, match=r"holds an AF interpolator, for --interpolator .*, not a detector"):
-        load_start(
-            start_detector(chosen, module, 4, seed=0),
-            Start(weights=tmp_path / "interpolator.safetensors", partial=True),
+        load_initial_weights(
+            build_seeded_detector(chosen, module, 4, seed=0),
+            InitialWeights(weights=tmp_path / "interpolator.safetensors", partial=True),
         )
 
 
@@ -168,8 +170,10 @@ def test_the_source_of_the_interpolator_is_told(preset, guide_run, tmp_path):
     for source, origin in origins.items():
         for weights in (None, guide_run) if source != "nearest" else (None,):
             chosen, module = resolve_interpolator(preset, source, seed=0)
-            detector = start_detector(chosen, module, 4, seed=0)
-            assert load_start(detector, Start(source, weights=weights))[-1] == f"interpolator: {origin}"
+            detector = build_seeded_detector(chosen, module, 4, seed=0)
+            assert (
+                load_initial_weights(detector, InitialWeights(source, weights=weights))[-1] == f"interpolator: {origin}"
+            )
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +189,8 @@ def foreign(tmp_path_factory):
 def test_training_starts_from_a_detector_of_detectron2(preset, foreign):
     source, path = foreign
     chosen, module = resolve_interpolator(preset, None, seed=1)
-    detector = start_detector(chosen, module, 4, seed=1)
-    (line,) = load_start(detector, Start(weights=path))
+    detector = build_seeded_detector(chosen, module, 4, seed=1)
+    (line,) = load_initial_weights(detector, InitialWeights(weights=path))
     assert line == f"{path}: {len(load_detector(path).report.matched)} tensors loaded"
     names = (
         "neck.interpolator.head.weight",
@@ -195,8 +199,8 @@ def test_training_starts_from_a_detector_of_detectron2(preset, foreign):
     )
     for name in names:
         torch.testing.assert_close(detector.state_dict()[name], source.state_dict()[name])
-    other = start_detector(chosen, module, 7, seed=1)
-    loaded, replaced = load_start(other, Start(weights=path))
+    other = build_seeded_detector(chosen, module, 7, seed=1)
+    loaded, replaced = load_initial_weights(other, InitialWeights(weights=path))
     assert "mismatched" in loaded
     assert "layers of other classes start anew for 7" in replaced
 
@@ -213,7 +217,7 @@ def test_settings_under_which_weights_compute_something_else_are_refused(preset,
     other = preset.model_copy(update={"input": preset.input.model_copy(update={"std": (0.5, 0.5, 0.5)})})
     chosen, module = resolve_interpolator(other, None, seed=1)
     with pytest.raises(UserError, match=r"model_final\.pth.*add --set input\.std=\[0\.229,0\.224,0\.225\]"):
-        load_start(start_detector(chosen, module, 4, seed=1), Start(weights=path))
+        load_initial_weights(build_seeded_detector(chosen, module, 4, seed=1), InitialWeights(weights=path))
 
 
 def test_a_part_of_a_checkpoint_is_taken_only_when_asked_for(preset, foreign, tmp_path):
@@ -221,14 +225,14 @@ def test_a_part_of_a_checkpoint_is_taken_only_when_asked_for(preset, foreign, tm
     kept = {name: v for name, v in to_detectron2(source).items() if not name.startswith("roi_heads.box_predictor")}
     torch.save(kept, tmp_path / "part.pth")
     chosen, module = resolve_interpolator(preset, None, seed=1)
-    detector = start_detector(chosen, module, 4, seed=1)
+    detector = build_seeded_detector(chosen, module, 4, seed=1)
     with pytest.raises(UserError, match=r"another model .*4 missing .*--partial takes what fits"):
-        load_start(detector, Start(weights=tmp_path / "part.pth"))
-    (line,) = load_start(detector, Start(weights=tmp_path / "part.pth", partial=True))
+        load_initial_weights(detector, InitialWeights(weights=tmp_path / "part.pth"))
+    (line,) = load_initial_weights(detector, InitialWeights(weights=tmp_path / "part.pth", partial=True))
     assert "4 missing (head.roi_heads.box_predictor" in line
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="another model"):
-        load_start(detector, Start(weights=tmp_path / "other.pth", partial=True))
+        load_initial_weights(detector, InitialWeights(weights=tmp_path / "other.pth", partial=True))
 
 
 def test_an_interpolator_comes_from_a_kind_a_file_or_a_run(preset, tmp_path):
@@ -260,33 +264,33 @@ def test_unusable_interpolators_are_refused(preset, tmp_path, monkeypatch, sourc
 
 def test_a_run_is_never_overwritten(fabric, preset, shapes_dir, guide_run, tmp_path):
     with pytest.raises(UserError, match="--resume"):
-        finetune(fabric, preset, shapes_dir, guide_run, Start("nearest"))
+        finetune(fabric, preset, shapes_dir, guide_run, InitialWeights("nearest"))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
-        finetune(fabric, preset, shapes_dir, tmp_path, Start("nearest"))
+        finetune(fabric, preset, shapes_dir, tmp_path, InitialWeights("nearest"))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_weights_that_do_not_fit_leave_no_run_behind(fabric, preset, shapes_dir, guide_run, tmp_path):
     wider = preset.model_copy(update={"neck": preset.neck.model_copy(update={"channels": 24})})
     with pytest.raises(UserError, match="another model"):
-        finetune(fabric, wider, shapes_dir, tmp_path / "run", Start("nearest", weights=guide_run))
+        finetune(fabric, wider, shapes_dir, tmp_path / "run", InitialWeights("nearest", weights=guide_run))
     assert not (tmp_path / "run").exists()
 
 
 def test_half_an_interpolator_is_no_start(preset, tmp_path):
-    detector = start_detector(preset, AFInterpolator(preset.neck.channels), 4, seed=0)
+    detector = build_seeded_detector(preset, AFInterpolator(preset.neck.channels), 4, seed=0)
     tensors = detector.state_dict()
     half = {name: value for name, value in tensors.items() if ".interpolator.group.1." not in name}
     assert len(half) < len(tensors)
     torch.save(half, tmp_path / "half.pth")
     with pytest.raises(UserError, match=r"5 missing .*--partial"):
-        load_start(detector, Start(weights=tmp_path / "half.pth"))
-    load_start(detector, Start(weights=tmp_path / "half.pth", partial=True))
+        load_initial_weights(detector, InitialWeights(weights=tmp_path / "half.pth"))
+    load_initial_weights(detector, InitialWeights(weights=tmp_path / "half.pth", partial=True))
 
 
 def test_a_signal_saves_the_state_before_the_end(fabric, preset, shapes_dir, guide_run, tmp_path, monkeypatch):
-    loaded = TrainingLogger.loaded
+    loaded = TrainingLogger.mark_batch_loaded
     calls = []
 
     def interrupt(clock):
@@ -295,14 +299,14 @@ def test_a_signal_saves_the_state_before_the_end(fabric, preset, shapes_dir, gui
             signal.raise_signal(signal.SIGINT)
         loaded(clock)
 
-    monkeypatch.setattr(TrainingLogger, "loaded", interrupt)
+    monkeypatch.setattr(TrainingLogger, "mark_batch_loaded", interrupt)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"))
     assert signal.getsignal(signal.SIGINT) is handler
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 3
     assert read_checkpoint(tmp_path / "run" / "last.safetensors").metadata["metrics"] == {}
-    finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+    finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), resume=True)
     whole, resumed = (read_checkpoint(run / "last.safetensors").tensors for run in (guide_run, tmp_path / "run"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -312,7 +316,7 @@ def test_a_damaged_state_is_named(fabric, preset, shapes_dir, guide_run, tmp_pat
     shutil.copytree(guide_run, tmp_path / "run")
     (tmp_path / "run" / "state.pt").write_bytes(damage)
     with pytest.raises(UserError, match=r"state\.pt: cannot be resumed"):
-        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True)
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), resume=True)
 
 
 def test_records_that_a_crash_left_behind_are_dropped(fabric, preset, shapes_dir, guide_run, tmp_path):
@@ -320,7 +324,7 @@ def test_records_that_a_crash_left_behind_are_dropped(fabric, preset, shapes_dir
     run.mkdir()
     (run / "config.yaml").write_text((guide_run / "config.yaml").read_text())
     (run / "metrics.jsonl").write_text('{"step": 1, "lr": 9.0}\n{"step": 2, "l')
-    finetune(fabric, preset, shapes_dir, run, Start("nearest"), resume=True)
+    finetune(fabric, preset, shapes_dir, run, InitialWeights("nearest"), resume=True)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(record.get("lr") != 9.0 for record in records)
 
@@ -328,7 +332,7 @@ def test_records_that_a_crash_left_behind_are_dropped(fabric, preset, shapes_dir
 def test_splits_with_other_category_names_are_refused(fabric, preset, shapes_dir, tmp_path):
     copy = renamed(shapes_dir, tmp_path / "data", {"val2017"})
     with pytest.raises(UserError, match="instances_val2017"):
-        finetune(fabric, preset, copy, tmp_path / "run", Start("nearest"))
+        finetune(fabric, preset, copy, tmp_path / "run", InitialWeights("nearest"))
 
 
 def renamed(data, folder, splits):
@@ -349,22 +353,22 @@ def test_a_run_that_ended_before_its_first_record_gives_its_folder_back(
     run.mkdir()
     (run / "config.yaml").write_text((guide_run / "config.yaml").read_text().replace("seed: 0", "seed: 7"))
     (run / "log.txt").write_text("error\n")
-    finetune(fabric, with_steps(preset, steps=1, eval_every=1), shapes_dir, run, Start("nearest"))
+    finetune(fabric, with_steps(preset, steps=1, eval_every=1), shapes_dir, run, InitialWeights("nearest"))
     assert "error" not in (run / "log.txt").read_text()
     assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 0
 
 
 def test_resuming_with_other_settings_names_them(fabric, preset, shapes_dir, guide_run):
     with pytest.raises(UserError, match=r"preset\.train\.lr"):
-        finetune(fabric, with_steps(preset, lr=0.5), shapes_dir, guide_run, Start("nearest"), resume=True)
+        finetune(fabric, with_steps(preset, lr=0.5), shapes_dir, guide_run, InitialWeights("nearest"), resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(fabric, preset, shapes_dir, tmp_path):
     wild = with_steps(preset, lr=1e30, warmup_steps=0)
     with pytest.raises(UserError, match=r"(became nan|not finite).* at step \d \(images \d.*lower the learning rate$"):
-        finetune(fabric, wild, shapes_dir, tmp_path / "run", Start("nearest"))
+        finetune(fabric, wild, shapes_dir, tmp_path / "run", InitialWeights("nearest"))
     with pytest.raises(UserError, match=r"lower the learning rate or set clip_norm$"):
-        finetune(fabric, with_steps(wild, clip_norm=None), shapes_dir, tmp_path / "other", Start("nearest"))
+        finetune(fabric, with_steps(wild, clip_norm=None), shapes_dir, tmp_path / "other", InitialWeights("nearest"))
 
 
 def test_a_mask_detector_needs_masks(fabric, preset, shapes_dir, tmp_path):
@@ -379,7 +383,7 @@ def test_a_mask_detector_needs_masks(fabric, preset, shapes_dir, tmp_path):
             del annotation["segmentation"]
         (data / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="segmentation"):
-        finetune(fabric, preset, data, tmp_path / "run", Start("nearest"))
+        finetune(fabric, preset, data, tmp_path / "run", InitialWeights("nearest"))
     assert not (tmp_path / "run").exists()
 
 
@@ -387,4 +391,4 @@ def test_a_batch_too_small_for_batch_norm_is_told(fabric, shapes_dir, tmp_path):
     small = (*SMALL, "train.batch_size=1", "neck.kind=bifpn")  # p7 of a 64 px image is one position
     preset = load_preset("faster-rcnn-r18-fpn-tiny", small)
     with pytest.raises(UserError, match="step 1: batch norm got a single value a channel; train with more images"):
-        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"))
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"))

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 FURTHER_RANK = """
 import time
-from afictl.training import Hardware, hardware, launch
+from afictl.training import HardwareSettings, hardware, launch
 hardware._LOOK = hardware._GRACE = 0.1
-launch(Hardware("1"))
+launch(HardwareSettings("1"))
 print("ready", flush=True)
 time.sleep(600)  # as in a collective operation without the first
 """
@@ -25,8 +25,8 @@ LEAVES = """
 import atexit
 from torch import distributed
 atexit.register(lambda: print(seen, distributed.is_initialized(), flush=True))  # the last to be called
-from afictl.training import Hardware, launch
-fabric = launch(Hardware("2"))
+from afictl.training import HardwareSettings, launch
+fabric = launch(HardwareSettings("2"))
 seen = fabric.global_rank, distributed.is_initialized()
 """
 

@@ -18,14 +18,14 @@ from afictl.training import logger as module
     ],
 )
 def test_the_last_line_of_an_evaluation_is_its_total(monkeypatch, tmp_path, moments, lines):
-    said = []
-    run = SimpleNamespace(folder=tmp_path, console=Console(quiet=True), say=said.append, close=lambda: None)
+    messages = []
+    run = SimpleNamespace(folder=tmp_path, console=Console(quiet=True), log=messages.append, close=lambda: None)
     monkeypatch.setattr(module.time, "perf_counter", lambda: 0.0)
-    clock = module.Clock(run, steps=1, start=0, device=torch.device("cpu"))
+    logger = module.TrainingLogger(run, steps=1, start=0, device=torch.device("cpu"))
     for done, moment in enumerate(moments, start=1):
         monkeypatch.setattr(module.time, "perf_counter", lambda moment=moment: float(moment))
-        clock.evaluated(done, len(moments))
-    assert said == lines
-    clock.restart()
-    clock.evaluated(4, 4)
-    assert said == lines  # the next one is short
+        logger.log_evaluation(done, len(moments))
+    assert messages == lines
+    logger.reset_interval()
+    logger.log_evaluation(4, 4)
+    assert messages == lines  # the next one is short

@@ -9,7 +9,7 @@ import yaml
 from afictl import AFInterpolator, UserError
 from afictl.data import eval_batches, load_coco
 from afictl.detectors import Detector
-from afictl.training import Start, finetune, pretrain
+from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.feature_distance import feature_distance
 from afictl.weights import load_detector
 from tests.training.test_finetune import renamed
@@ -68,7 +68,7 @@ def test_stage_2_trains_a_detector_for_half_size_images(pretrained, guide_run):
 
 def test_a_guide_that_is_no_guide_of_the_paper_is_told(fabric, preset, shapes_dir, tmp_path, pretrained):
     one_step = preset.model_copy(update={"train": preset.train.model_copy(update={"steps": 1})})
-    finetune(fabric, one_step, shapes_dir, tmp_path / "guide", Start("bilinear"))
+    finetune(fabric, one_step, shapes_dir, tmp_path / "guide", InitialWeights("bilinear"))
     pretrain(fabric, tmp_path / "guide", shapes_dir, tmp_path / "out", stages=(1,), overrides=("stage1.steps=1",))
     log = (tmp_path / "out" / "stage1" / "log.txt").read_text()
     assert f"guide {tmp_path / 'guide'}: " in log
@@ -100,7 +100,7 @@ def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(pretrained, f
 
     folder, overrides = tmp_path / "run", ["stage1.checkpoint_every=2"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.logger.Clock.stepped", explode)
+        patch.setattr("afictl.training.logger.TrainingLogger.log_step", explode)
         with pytest.raises(KeyboardInterrupt):
             pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,), overrides=overrides)
     pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,), overrides=overrides, resume=True)
@@ -125,7 +125,7 @@ def test_stage_2_alone_goes_on_from_stage_1(pretrained, fabric, guide_run, shape
 
 def test_the_result_goes_into_a_detector(pretrained, fabric, preset, guide_run, shapes_dir, tmp_path):
     one_step = preset.model_copy(update={"train": preset.train.model_copy(update={"steps": 1, "warmup_steps": 0})})
-    start = Start(str(pretrained), weights=guide_run)
+    start = InitialWeights(str(pretrained), weights=guide_run)
     finetune(fabric, one_step, shapes_dir, tmp_path / "run", start)
     held, trained = load_detector(tmp_path / "run"), AFInterpolator.load(pretrained / "interpolator.safetensors")
     assert held.preset.interpolator.options == trained.options

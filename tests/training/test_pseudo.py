@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from afictl import UserError, load_preset
 from afictl.data import load_coco
-from afictl.training import PseudoLabels, Start, finetune
+from afictl.training import InitialWeights, PseudoLabels, finetune
 from afictl.training.norms import synchronize_norms
 from afictl.training.pseudo import Mixed
 from afictl.training.step import update
@@ -126,9 +126,9 @@ def test_the_losses_of_the_groups_are_averaged_by_their_weights(weight, box):
 def test_without_weight_the_detector_is_that_of_the_labelled_images_alone(fabric, shapes_dir, pseudo_file, tmp_path):
     plain = load_preset("faster-rcnn-r18-fpn-tiny", BOXES_ONLY)
     mixed = with_steps(plain, batch_size=6)
-    finetune(fabric, plain, shapes_dir, tmp_path / "plain", Start("nearest"))
+    finetune(fabric, plain, shapes_dir, tmp_path / "plain", InitialWeights("nearest"))
     pseudo = PseudoLabels(pseudo_file, weight=0, ratio=2)
-    finetune(fabric, mixed, shapes_dir, tmp_path / "mixed", Start("nearest"), pseudo=pseudo)
+    finetune(fabric, mixed, shapes_dir, tmp_path / "mixed", InitialWeights("nearest"), pseudo=pseudo)
     alone, beside = (
         torch.load(tmp_path / run / "state.pt", weights_only=True)["detector"] for run in ("plain", "mixed")
     )
@@ -143,7 +143,7 @@ def test_without_weight_the_detector_is_that_of_the_labelled_images_alone(fabric
 def mixed_run(tmp_path_factory, fabric, shapes_dir, pseudo_file):
     folder = tmp_path_factory.mktemp("runs") / "mixed"
     preset = load_preset("mask-rcnn-r18-fpn-tiny", SMALL)
-    finetune(fabric, preset, shapes_dir, folder, Start("nearest"), pseudo=PseudoLabels(pseudo_file, 0.5))
+    finetune(fabric, preset, shapes_dir, folder, InitialWeights("nearest"), pseudo=PseudoLabels(pseudo_file, 0.5))
     return folder
 
 
@@ -165,11 +165,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(fabric, preset, shapes_dir, p
     pseudo = PseudoLabels(pseudo_file, 0.5)
     preset = with_steps(preset, checkpoint_every=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.logger.Clock.loaded", stop)
+        patch.setattr("afictl.training.logger.TrainingLogger.mark_batch_loaded", stop)
         with pytest.raises(MemoryError):
-            finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=pseudo)
+            finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), pseudo=pseudo)
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
-    finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), resume=True, pseudo=pseudo)
+    finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), resume=True, pseudo=pseudo)
     whole, resumed = (torch.load(run / "state.pt", weights_only=True) for run in (mixed_run, tmp_path / "run"))
     for part in ("detector", "detector_optimizer", "metrics", "step"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
@@ -194,7 +194,7 @@ def test_resuming_with_other_pseudo_labels_is_refused(
             changes = {"file": shutil.copy(pseudo_file, tmp_path / "other.json")}
         other = PseudoLabels(**{"file": pseudo_file, "weight": 0.5, **changes})
     with pytest.raises(UserError, match=named):
-        finetune(fabric, wide, shapes_dir, mixed_run, Start("nearest"), resume=True, pseudo=other)
+        finetune(fabric, wide, shapes_dir, mixed_run, InitialWeights("nearest"), resume=True, pseudo=other)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_resuming_with_other_pseudo_labels_is_refused(
 def test_a_file_that_cannot_be_used_is_named(fabric, preset, shapes_dir, tmp_path, changes, message):
     file = write_pseudo(tmp_path / "pseudo.json", shapes_dir, **changes)
     with pytest.raises(UserError, match=message) as error:
-        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=PseudoLabels(file))
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), pseudo=PseudoLabels(file))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -220,7 +220,7 @@ def test_labels_without_masks_do_not_train_masks(fabric, preset, shapes_dir, pse
     boxes = [{name: value for name, value in item.items() if name != "segmentation"} for item in annotations]
     pseudo = PseudoLabels(write_pseudo(tmp_path / "pseudo.json", shapes_dir, annotations=boxes))
     with pytest.raises(UserError, match="no pseudo label has a mask, which mask-rcnn-r18-fpn-tiny trains on"):
-        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=pseudo)
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), pseudo=pseudo)
     assert not (tmp_path / "run").exists()
 
 
@@ -250,7 +250,7 @@ def test_images_that_are_not_there_are_told_before_the_run_begins(fabric, preset
         rf"pseudo\.json: 2 of its {count} labelled images cannot be found in {images}, the first {second['file_name']};"
     )
     with pytest.raises(UserError, match=message):
-        finetune(fabric, preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=pseudo)
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), pseudo=pseudo)
     assert not (tmp_path / "run").exists()
 
 
@@ -275,7 +275,9 @@ def test_devices_that_cannot_share_leave_no_run(preset, shapes_dir, pseudo_file,
         world_size = 2
 
     with pytest.raises(UserError, match="2 devices must share each of the two evenly"):
-        finetune(Two(), preset, shapes_dir, tmp_path / "run", Start("nearest"), pseudo=PseudoLabels(pseudo_file))
+        finetune(
+            Two(), preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"), pseudo=PseudoLabels(pseudo_file)
+        )
 
 
 def test_a_file_that_was_moved_with_its_images_finds_them(shapes_dir, tmp_path):

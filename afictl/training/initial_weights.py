@@ -17,14 +17,14 @@ from afictl.interpolators import build_interpolator, interpolator_kinds
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import BEST, INTERPOLATOR, LAST
 from afictl.tensor_files import check_file
-from afictl.training.hardware import resolved
+from afictl.training.hardware import absolute_path
 from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
 from afictl.weights.checkpoint import find_checkpoint
 from afictl.weights.compatibility import other_anchors
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """Where a detector's weights come from.
 
     ``interpolator`` is a kind, a run of ``pretrain`` or a file with an interpolator; ``weights`` a detector to start
@@ -41,9 +41,9 @@ class Start:
         """The sources as a run records them, the same from whichever folder they are named."""
         kind = self.interpolator is None or self.interpolator in interpolator_kinds()
         return {
-            "interpolator": (self.interpolator or "") if kind else resolved(self.interpolator),
-            "weights": resolved(self.weights),
-            "backbone_weights": resolved(self.backbone_weights),
+            "interpolator": (self.interpolator or "") if kind else absolute_path(self.interpolator),
+            "weights": absolute_path(self.weights),
+            "backbone_weights": absolute_path(self.backbone_weights),
         }
 
     def check(self, resumes: bool) -> None:
@@ -55,7 +55,7 @@ class Start:
         if self.weights and self.backbone_weights:
             raise UserError("--backbone-weights has no effect with --weights: the detector already brings its backbone")
         if self.interpolator and self.interpolator not in interpolator_kinds():
-            interpolator_file(self.interpolator)
+            find_interpolator_file(self.interpolator)
         for path in (self.weights, self.backbone_weights):
             if path and not resumes:
                 check_file(find_checkpoint(path))
@@ -74,7 +74,7 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
         options = preset.interpolator.options if kind == preset.interpolator.kind else {}
         module = build_interpolator(kind, channels, **options)
     else:
-        module = load_interpolator(interpolator_file(source))
+        module = load_interpolator(find_interpolator_file(source))
         kind, options = module.kind, module.options
         if module.channels != channels:
             raise UserError(
@@ -84,13 +84,13 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
     return preset.with_interpolator(kind, options), module
 
 
-def start_detector(preset: Preset, interpolator: nn.Module, num_classes: int, seed: int) -> Detector:
+def build_seeded_detector(preset: Preset, interpolator: nn.Module, num_classes: int, seed: int) -> Detector:
     """A detector whose random start depends on the seed alone, not on which interpolator it holds."""
     torch.manual_seed(seed)
     return build_detector(preset, num_classes, interpolator)
 
 
-def load_start(detector: Detector, start: Start) -> list[str]:
+def load_initial_weights(detector: Detector, start: InitialWeights) -> list[str]:
     """Load what ``start`` names into a fresh detector; returns a line for each load.
 
     Raises:
@@ -115,7 +115,7 @@ def load_start(detector: Detector, start: Start) -> list[str]:
     return [_origin(detector, start)]
 
 
-def _origin(detector: Detector, start: Start) -> str:
+def _origin(detector: Detector, start: InitialWeights) -> str:
     """Where the interpolator comes from when ``start.weights`` do not bring it."""
     interpolator = detector.neck.interpolator
     if start.interpolator and start.interpolator not in interpolator_kinds():
@@ -124,7 +124,7 @@ def _origin(detector: Detector, start: Start) -> str:
     return f"interpolator: {'fresh ' if learned else ''}{interpolator.kind}"
 
 
-def _replaced(detector: Detector, report: LoadReport, start: Start) -> list[str]:
+def _replaced(detector: Detector, report: LoadReport, start: InitialWeights) -> list[str]:
     """What did not come from the weights that were loaded, in words."""
     lines = []
     if any(name.startswith(detector.interpolator_prefix) for name in report.missing):
@@ -135,7 +135,7 @@ def _replaced(detector: Detector, report: LoadReport, start: Start) -> list[str]
     return lines
 
 
-def _check(detector: Detector, report: LoadReport, start: Start, metadata: Mapping[str, Any]) -> None:
+def _check(detector: Detector, report: LoadReport, start: InitialWeights, metadata: Mapping[str, Any]) -> None:
     """Only a whole interpolator, and class-dependent layers in their shape, may differ from what is started from."""
     if start.partial and report.matched:
         return
@@ -157,7 +157,7 @@ def _named(preset: Preset, metadata: Mapping[str, Any]) -> str:
     return f": it holds {theirs.name}, this is {preset.name}" if theirs.detector.kind != preset.detector.kind else ""
 
 
-def interpolator_file(source: str) -> Path:
+def find_interpolator_file(source: str) -> Path:
     """The file that ``--interpolator`` names, of a run the one that holds its interpolator.
 
     Raises:

@@ -24,7 +24,7 @@ from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records
 _MAY_DIFFER = ("preset.loader.", "hardware.processes.")  # do not change what is computed
 
 
-class Run:
+class RunWriter:
     """The folder of one training; only rank 0 writes.
 
     Args:
@@ -54,7 +54,7 @@ class Run:
         if problem:
             raise UserError(problem)
         if resume and not self.state_file.is_file():
-            self.say(f"nothing to continue from in {self.folder}: starting anew")
+            self.log(f"nothing to continue from in {self.folder}: starting anew")
 
     @property
     def state_file(self) -> Path:
@@ -70,7 +70,7 @@ class Run:
         if kept.is_file() and not has_records(self.folder):
             self._clear()
         elif kept.is_file():
-            changed = differences(yaml.safe_load(kept.read_text()), config)
+            changed = config_differences(yaml.safe_load(kept.read_text()), config)
             if changed:
                 return f"{kept}: --resume needs the same settings; these differ: {', '.join(changed)}"
             return ""
@@ -84,13 +84,13 @@ class Run:
         for name in (CONFIG, LOG, VERSIONS):
             (self.folder / name).unlink(missing_ok=True)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line and keep it in ``log.txt``."""
         self.console.print(text, markup=False)
         if self._writes:
             _append(self.folder / LOG, text)
 
-    def record(self, step: int, values: Mapping[str, float | None]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float | None]) -> None:
         """Add the values of a step to ``metrics.jsonl`` and to TensorBoard."""
         if not self._writes:
             return
@@ -100,7 +100,7 @@ class Run:
                 with name_file_in_errors(self.folder):
                     self._writer(step).add_scalar(name, value, step)
 
-    def keep(self, state: Mapping[str, Any]) -> None:
+    def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace the resumable state; until the new one is whole, the old one stays.
 
         Through a file of Python's: in its own, torch does not tell why it cannot write.
@@ -108,7 +108,7 @@ class Run:
         with atomic_write(self.state_file) as draft, draft.open("wb") as file:
             torch.save(dict(state), file)
 
-    def forget_after(self, step: int) -> None:
+    def truncate_metrics(self, step: int) -> None:
         """Drop recorded values later than ``step``, which a resumed run will compute again."""
         path = self.folder / METRICS
         if self._writes and path.is_file():
@@ -139,7 +139,7 @@ def why_occupied(folder: Path, resume: bool) -> str:
     return ""
 
 
-def require_free(folder: Path, resume: bool) -> None:
+def require_free_folder(folder: Path, resume: bool) -> None:
     """Refuse a folder before anything is loaded for a run in it.
 
     Raises:
@@ -161,11 +161,11 @@ def _step_of(line: str) -> int:
     return -1
 
 
-def differences(old: Any, new: Any, key: str = "") -> list[str]:
+def config_differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Dotted names of the settings that differ and may change what is computed."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [*old, *(name for name in new if name not in old)]
-        return [d for name in names for d in differences(old.get(name), new.get(name), f"{key}{name}.")]
+        return [d for name in names for d in config_differences(old.get(name), new.get(name), f"{key}{name}.")]
     return [] if old == new or key.startswith(_MAY_DIFFER) else [key.rstrip(".")]
 
 
