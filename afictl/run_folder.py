@@ -47,6 +47,11 @@ def has_records(folder: Path) -> bool:
     return any((folder / name).exists() for name in (METRICS, STATE, BEST, LAST))
 
 
+def absolute_path(path: str | Path | None) -> str:
+    """The path as a run records it, independent of the working directory; empty for None."""
+    return str(Path(path).resolve()) if path else ""
+
+
 def recorded_data(path: str | Path) -> Path:
     """The data set that a run was trained on.
 

@@ -11,8 +11,7 @@ from afictl.data.digest import file_digest
 from afictl.data.files import find_files
 from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
-from afictl.run_folder import CONFIG
-from afictl.training.hardware import absolute_path
+from afictl.run_folder import CONFIG, absolute_path
 from afictl.training.initial_weights import find_interpolator_file
 from afictl.weights.checkpoint import find_checkpoint
 

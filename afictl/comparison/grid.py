@@ -13,8 +13,8 @@ from afictl.comparison.specification import Grid, Job
 from afictl.comparison.spread import train_spread
 from afictl.errors import UserError, format_error
 from afictl.files import write_text
-from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, RESULT, STATE
-from afictl.training.hardware import absolute_path, hardware_record
+from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, RESULT, STATE, absolute_path
+from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
 from afictl.training.loop import DivergedError
 from afictl.training.run_writer import config_differences

@@ -15,9 +15,8 @@ from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator, interpolator_kinds
 from afictl.presets import Preset, parse_preset
-from afictl.run_folder import BEST, INTERPOLATOR, LAST
+from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
-from afictl.training.hardware import absolute_path
 from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
 from afictl.weights.checkpoint import find_checkpoint
 from afictl.weights.compatibility import other_anchors

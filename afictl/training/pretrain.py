@@ -15,8 +15,8 @@ from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, one_line
 from afictl.interpolators import AFInterpolator
 from afictl.presets import Preset, parse_preset
-from afictl.run_folder import INTERPOLATOR, STATE
-from afictl.training.hardware import absolute_path, hardware_record
+from afictl.run_folder import INTERPOLATOR, STATE, absolute_path
+from afictl.training.hardware import hardware_record
 from afictl.training.run_writer import RunWriter
 from afictl.training.stage1 import stage1
 from afictl.training.stage2 import build_student, stage2

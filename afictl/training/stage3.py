@@ -13,8 +13,8 @@ from afictl.data import TrainBatch
 from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.presets import Preset
-from afictl.run_folder import STATE
-from afictl.training.hardware import absolute_path, hardware_record
+from afictl.run_folder import STATE, absolute_path
+from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import (
     InitialWeights,
     build_seeded_detector,
