@@ -69,7 +69,7 @@ def test_an_evaluation_that_was_cut_short_is_done_first_on_resume(fabric, preset
     preset = with_steps(preset, checkpoint_every=2, eval_every=2)
     finetune(fabric, preset, shapes_dir, tmp_path / "whole", InitialWeights("nearest"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLogger, "evaluated", stop)
+        patch.setattr(TrainingLogger, "log_evaluation", stop)
         with pytest.raises(MemoryError if kind == "kill" else KeyboardInterrupt):
             finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"))
     assert not (tmp_path / "run" / "best.safetensors").exists()
