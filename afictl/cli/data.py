@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from afictl.data.findings import SplitReport
+    from afictl.data.check_report import SplitReport
 
 app = typer.Typer(
     name="data",
@@ -157,7 +157,7 @@ def _findings(report: SplitReport, every: bool) -> Table:
     from rich.markup import escape
     from rich.table import Column, Table
 
-    from afictl.data.findings import RULES
+    from afictl.data.check_report import RULES
 
     table = Table("Found", Column("Where", overflow="fold"), "What training does", show_lines=True)
     for key, rule in RULES.items():

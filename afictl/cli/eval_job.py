@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from rich.console import Console
 
-    from afictl.data import CocoIndex
+    from afictl.data import Dataset
     from afictl.evaluation import Evaluation
     from afictl.evaluation.tta import TestTimeAugmentation
     from afictl.weights import LoadedDetector
@@ -26,7 +26,7 @@ class Job:
 
     sources: list[Path]
     """All of them; none is removed as a result of an earlier evaluation."""
-    index: CocoIndex
+    index: Dataset
     split: str
     limit: int | None
     evaluator: str

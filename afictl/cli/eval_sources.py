@@ -11,7 +11,7 @@ from afictl.cli.runs import folder_of, name_of, tidy
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
-    from afictl.data import CocoIndex
+    from afictl.data import Dataset
 
 
 def require_sources(weights: list[Path] | None, predictions: list[Path] | None) -> list[Path]:
@@ -37,7 +37,7 @@ def require_sources(weights: list[Path] | None, predictions: list[Path] | None) 
     return weights or predictions or []
 
 
-def require_classes(weights: list[Path], index: CocoIndex) -> None:
+def require_classes(weights: list[Path], index: Dataset) -> None:
     """Hold the classes of several detectors against the data set's before hours go into the first of them.
 
     Raises:

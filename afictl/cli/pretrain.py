@@ -37,7 +37,7 @@ def pretrain(
     """
     if stages not in ("1", "2", "1,2"):
         raise UserError(f"--stages {stages}: write 1, 2 or 1,2")
-    from afictl.data.files import find_files
+    from afictl.data.folders import find_files
     from afictl.tensor_files import check_file
     from afictl.training import HardwareSettings, launch, pretrain
     from afictl.training.run_writer import require_free_folder

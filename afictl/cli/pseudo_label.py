@@ -58,7 +58,7 @@ def pseudo_label(
     """
     from rich.console import Console
 
-    from afictl.data.files import require_data_folder
+    from afictl.data.folders import require_data_folder
     from afictl.data.unlabeled import image_files
     from afictl.distributed import Runtime
     from afictl.evaluation.pseudo_labels import class_thresholds, write_pseudo_labels

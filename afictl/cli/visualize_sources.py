@@ -14,7 +14,7 @@ from afictl.cli.runs import data_of, folder_of
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
-    from afictl.data import CocoIndex
+    from afictl.data import Dataset
     from afictl.visualization import Picture
     from afictl.visualization.figure import Figure
     from afictl.weights import LoadedDetector
@@ -61,7 +61,7 @@ Format = Annotated[
 
 def source_of(
     context: typer.Context, data: Path | None, split: str, images: Sequence[Path] | None, run: Path
-) -> CocoIndex | list[Picture]:
+) -> Dataset | list[Picture]:
     """The images that ``--data`` or ``--images`` names, or those of the data set of ``run``.
 
     Raises:
@@ -78,15 +78,15 @@ def source_of(
     return load_coco(data or data_of(run), split)
 
 
-def pictures_of(source: CocoIndex | list[Picture], limit: int | None = None) -> list[Picture]:
+def pictures_of(source: Dataset | list[Picture], limit: int | None = None) -> list[Picture]:
     """The first ``limit`` images of ``source``."""
-    from afictl.data import CocoIndex
+    from afictl.data import Dataset
     from afictl.visualization import data_pictures
 
-    return data_pictures(source, limit) if isinstance(source, CocoIndex) else source[:limit]
+    return data_pictures(source, limit) if isinstance(source, Dataset) else source[:limit]
 
 
-def limit_of(source: CocoIndex | list[Picture], limit: int | None) -> int | None:
+def limit_of(source: Dataset | list[Picture], limit: int | None) -> int | None:
     """How many images to draw: as said, else some of a data set and all of named files."""
     return limit or (None if isinstance(source, list) else PICTURES)
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from afictl.comparison.specification import Grid
-from afictl.data.digest import file_digest
-from afictl.data.files import find_files
+from afictl.data.folders import find_files
+from afictl.data.hashing import file_digest
 from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
 from afictl.run_folder import CONFIG, absolute_path

@@ -15,7 +15,7 @@ from torch import Tensor
 from afictl.comparison.memory import peak_bytes
 from afictl.comparison.model import Price
 from afictl.comparison.stopwatch import now
-from afictl.data import CocoIndex, eval_batches
+from afictl.data import Dataset, eval_batches
 from afictl.detectors import Detector, model_cost
 from afictl.presets import InputConfig
 from afictl.progress import ProgressCallback
@@ -33,7 +33,7 @@ class _Times:
     interpolator: list[float] = field(default_factory=list)
 
 
-def price_images(config: InputConfig, index: CocoIndex | None = None) -> list[Tensor]:
+def price_images(config: InputConfig, index: Dataset | None = None) -> list[Tensor]:
     """What to measure prices on, float (3, H, W) in 0..1 as detectors are given it.
 
     The first eight images of ``index`` at the size of evaluation; without data one of noise, as large as an image can

@@ -16,8 +16,8 @@ from afictl.comparison.model import Comparison, Price
 from afictl.comparison.price import measure_prices, price_images
 from afictl.comparison.results import Entry, choose_baseline, conclude
 from afictl.comparison.specification import Contender
-from afictl.data import CocoIndex, load_coco
-from afictl.data.digest import file_digest
+from afictl.data import Dataset, load_coco
+from afictl.data.hashing import file_digest
 from afictl.detectors import Detector
 from afictl.presets import Preset
 from afictl.progress import ProgressDisplay, no_progress
@@ -70,7 +70,7 @@ def price_list(
 
 
 def prices_of_runs(
-    fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex, meter: ProgressDisplay, earlier: Path | None = None
+    fabric: Fabric, folders: Mapping[str, Path], index: Dataset, meter: ProgressDisplay, earlier: Path | None = None
 ) -> tuple[dict[str, Price], dict[str, Any]]:
     """The prices of trained detectors, by the name of the folder of each, and what they depend on.
 
@@ -85,7 +85,7 @@ def prices_of_runs(
     return _prices(fabric, detectors, index, meter), basis
 
 
-def _basis(fabric: Fabric, folders: Mapping[str, Path], index: CocoIndex) -> dict[str, Any]:
+def _basis(fabric: Fabric, folders: Mapping[str, Path], index: Dataset) -> dict[str, Any]:
     """What prices depend on, as plain values; a detector's file holds its preset, sizes and interpolator too."""
     device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.node()}, {platform.platform()}"
@@ -119,7 +119,7 @@ def how_measured(fabric: Fabric, images: str = "the first held-out images") -> s
 
 
 def _prices(
-    fabric: Fabric, detectors: Mapping[str, Detector], index: CocoIndex | None, meter: ProgressDisplay
+    fabric: Fabric, detectors: Mapping[str, Detector], index: Dataset | None, meter: ProgressDisplay
 ) -> dict[str, Price]:
     for detector in detectors.values():
         fabric.to_device(detector)

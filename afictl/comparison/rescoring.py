@@ -8,7 +8,7 @@ from lightning_fabric import Fabric
 
 from afictl.comparison.model import Cell
 from afictl.comparison.runs import FinishedRun
-from afictl.data import CocoIndex
+from afictl.data import Dataset
 from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation import Evaluation, evaluate, score_predictions
@@ -22,7 +22,7 @@ _SAME = 0.01
 """Points of 100: more than the evaluators differ by."""
 
 
-def measure_run(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: ProgressDisplay = no_progress) -> Cell:
+def measure_run(fabric: Fabric, run: FinishedRun, index: Dataset, meter: ProgressDisplay = no_progress) -> Cell:
     """What the run found on the held-out images; it detects again, and keeps that, where it has not kept it.
 
     Raises:
@@ -33,7 +33,7 @@ def measure_run(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: Progr
     return Cell(run.seed, run.folder, result.metrics, result.per_class, _training_seconds(run.folder))
 
 
-def _score(run: FinishedRun, index: CocoIndex) -> Evaluation:
+def _score(run: FinishedRun, index: Dataset) -> Evaluation:
     """The score of what the run kept; it is that which the run recorded, unless the data are not the same."""
     classes, ids = run.metadata.get("classes"), run.metadata.get("category_ids")
     own = match_categories(classes, index.classes, index.category_ids, known_to=str(run.folder), source=_of(index))
@@ -50,11 +50,11 @@ def _score(run: FinishedRun, index: CocoIndex) -> Evaluation:
     return result
 
 
-def _of(index: CocoIndex) -> str:
+def _of(index: Dataset) -> str:
     return str(index.annotation_file)
 
 
-def _detect(fabric: Fabric, run: FinishedRun, index: CocoIndex, meter: ProgressDisplay) -> Evaluation:
+def _detect(fabric: Fabric, run: FinishedRun, index: Dataset, meter: ProgressDisplay) -> Evaluation:
     loaded = load_detector(run.folder / LAST)
     with meter("images") as show:
         return evaluate(

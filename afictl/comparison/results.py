@@ -10,7 +10,7 @@ from pathlib import Path
 from afictl.comparison.model import Cell, Comparison, Difference, Method, Price
 from afictl.comparison.statistics import PairedDifference, claims, deviation, paired_difference
 from afictl.comparison.verdict import verdict
-from afictl.data import CocoIndex
+from afictl.data import Dataset
 from afictl.errors import UserError, did_you_mean
 
 
@@ -100,7 +100,7 @@ def _by_seed(entry: Entry, metric: str) -> Mapping[int, float]:
 
 def conclude(
     preset: str,
-    index: CocoIndex | None,
+    index: Dataset | None,
     entries: Sequence[Entry],
     conditions: Mapping[str, str],
     baseline: str | None,

@@ -1,12 +1,13 @@
 """COCO-format data: the index, transforms, batches, the check of a data set, and a generated one."""
 
-from afictl.data.coco import CocoIndex, Objects, load_coco
+from afictl.data.dataset import Dataset, Objects
+from afictl.data.formats.coco import load_coco
 from afictl.data.images import read_image
 from afictl.data.loader import EvalBatch, TrainBatch, eval_batches, train_batches
 from afictl.data.shapes import make_shapes
 
 __all__ = [
-    "CocoIndex",
+    "Dataset",
     "EvalBatch",
     "Objects",
     "TrainBatch",

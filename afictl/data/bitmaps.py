@@ -10,8 +10,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from afictl.data.masks import Segmentation, draw_segmentation, outline_runs
 from afictl.data.run_lengths import run_ends
+from afictl.data.segmentation import Segmentation, draw_segmentation, outline_runs
 
 
 class Bitmaps(NamedTuple):

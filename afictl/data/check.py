@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from afictl.data.annotations import FIELDS, ids_by_repeated, record_fault
 from afictl.data.check_images import check_images
+from afictl.data.check_report import Place, SplitReport
 from afictl.data.check_splits import compare_with_train
-from afictl.data.coco import MIN_SIDE, clip_boxes, fates
-from afictl.data.files import SPLITS, annotation_names, find_files, read_instances, require_data_folder
-from afictl.data.findings import Place, SplitReport
-from afictl.data.masks import normalize_segmentation
+from afictl.data.dataset import MIN_SIDE, clip_boxes, fates
+from afictl.data.folders import SPLITS, annotation_names, find_files, read_instances, require_data_folder
+from afictl.data.formats.coco_records import FIELDS, ids_by_repeated, record_fault
+from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.progress import ProgressCallback
 

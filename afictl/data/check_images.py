@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from afictl.data.findings import Place, SplitReport
+from afictl.data.check_report import Place, SplitReport
 from afictl.data.images import UNREADABLE, is_rotated, read_image, shown_size
 from afictl.errors import UserError, one_line
 from afictl.progress import ProgressCallback

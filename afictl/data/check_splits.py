@@ -6,9 +6,9 @@ import filecmp
 from pathlib import Path
 from typing import Any
 
-from afictl.data.annotations import FIELDS, record_fault
-from afictl.data.files import find_files, read_instances
-from afictl.data.findings import Place, SplitReport
+from afictl.data.check_report import Place, SplitReport
+from afictl.data.folders import find_files, read_instances
+from afictl.data.formats.coco_records import FIELDS, record_fault
 from afictl.errors import UserError
 
 

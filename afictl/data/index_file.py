@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from afictl.data.digest import tensor_digest
+from afictl.data.hashing import tensor_digest
 from afictl.errors import UserError
 from afictl.tensor_files import read_tensors, save_tensors
 
@@ -21,7 +21,7 @@ _FATES = 4
 
 
 class IndexContents(NamedTuple):
-    """What an annotation file says; see ``CocoIndex``."""
+    """What an annotation file says; see ``Dataset``."""
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]

@@ -13,15 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils import data
 
 from afictl.data import transforms
 from afictl.data.bitmaps import Bitmaps
-from afictl.data.coco import CocoIndex
+from afictl.data.dataset import Dataset
 from afictl.data.images import read_image
 from afictl.data.sampler import batches_of
-from afictl.data.shared_images import Packed, Packer
-from afictl.data.sharing import require_room, send_reasons
+from afictl.data.shared_memory import Packed, Packer, require_room, send_reasons
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 
@@ -59,7 +58,7 @@ class EvalBatch:
 
 
 def train_batches(
-    index: CocoIndex,
+    index: Dataset,
     config: InputConfig,
     batch_size: int,
     *,
@@ -115,7 +114,7 @@ def require_even_share(batch_size: int, world_size: int) -> None:
 
 
 def eval_batches(
-    index: CocoIndex,
+    index: Dataset,
     config: InputConfig | None,
     batch_size: int = 1,
     *,
@@ -160,7 +159,7 @@ def _prepared(prepare: Callable[[Tensor], Any], file: Path) -> Any:
 
 
 def _train_sample(
-    index: CocoIndex, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
+    index: Dataset, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
 ) -> dict[str, Any]:
     i, draw_seed = request
     choice = transforms.draw(config, torch.Generator().manual_seed(draw_seed))
@@ -199,7 +198,7 @@ def _to_float_on(device: torch.device | str, image: Tensor) -> Tensor:
     return transforms.to_float(image.to(device, non_blocking=image.is_pinned()))
 
 
-def _eval_sample(index: CocoIndex, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
+def _eval_sample(index: Dataset, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
     size_hw = index.size_hw(i)
     image = read_image(index.image_path(i), size_hw)
     if config is None:
@@ -227,7 +226,7 @@ def _unpack(target: dict[str, Any], device: torch.device | str) -> dict[str, Ten
     }
 
 
-class _Samples(Dataset):
+class _Samples(data.Dataset[Any]):
     """``make`` applied to requests; a user's mistake is returned, as workers wrap what is raised."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
@@ -258,11 +257,11 @@ class _Batches:
             yield samples
 
 
-def _loader(samples: _Samples, order: Any, workers: int, collate: Callable[[list[Any]], Any]) -> DataLoader[Any]:
+def _loader(samples: _Samples, order: Any, workers: int, collate: Callable[[list[Any]], Any]) -> data.DataLoader[Any]:
     """Gives ``collate`` of a list of samples for each list of requests in ``order``."""
     if workers:
         require_room()
-    return DataLoader(
+    return data.DataLoader(
         samples,
         batch_sampler=order,
         num_workers=workers,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from afictl.data.bitmaps import draw_bitmaps
-from afictl.data.coco import Objects
+from afictl.data.dataset import Objects
 from afictl.presets import InputConfig
 
 Size = tuple[int, int]

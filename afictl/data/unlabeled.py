@@ -6,8 +6,8 @@ import filecmp
 from collections.abc import Iterator
 from pathlib import Path
 
-from afictl.data.coco import load_coco
-from afictl.data.files import SPLITS, find_files
+from afictl.data.folders import SPLITS, find_files
+from afictl.data.formats.coco import load_coco
 from afictl.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from afictl.data import CocoIndex, EvalBatch, eval_batches, read_image
+from afictl.data import Dataset, EvalBatch, eval_batches, read_image
 from afictl.data.transforms import to_float
 from afictl.detectors import iter_pasted_masks, to_original
 from afictl.distributed import Runtime
@@ -20,7 +20,7 @@ Answer = tuple[dict[str, Tensor], Iterable[Tensor] | None]
 
 def answers(
     detector: Any,
-    index: CocoIndex,
+    index: Dataset,
     runtime: Runtime,
     *,
     limit: int | None,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from afictl.data import CocoIndex
+from afictl.data import Dataset
 from afictl.distributed import Runtime, all_gather, run_on_rank_zero
 from afictl.errors import UserError
 from afictl.evaluation.answers import answers
@@ -26,7 +26,7 @@ from afictl.run_folder import PREDICTIONS
 
 def evaluate(
     detector: nn.Module,
-    index: CocoIndex,
+    index: Dataset,
     runtime: Runtime,
     *,
     predictions: Path | None = None,
@@ -71,7 +71,7 @@ def evaluate(
 
 def detect(
     detector: nn.Module,
-    index: CocoIndex,
+    index: Dataset,
     predictions: Path,
     runtime: Runtime,
     *,
@@ -127,7 +127,7 @@ def detect(
     return any(all_gather(lambda: has_masks, runtime.world_size))
 
 
-def _categories(detector: nn.Module, classes: Sequence[str] | None, index: CocoIndex) -> tuple[int | None, ...]:
+def _categories(detector: nn.Module, classes: Sequence[str] | None, index: Dataset) -> tuple[int | None, ...]:
     known = getattr(detector, "num_classes", None)
     if classes is None and known not in (None, len(index.classes)):
         raise UserError(

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from afictl.data.annotations import FIELDS, check_records, record_fault
-from afictl.data.files import read_instances
-from afictl.data.masks import normalize_segmentation
+from afictl.data.folders import read_instances
+from afictl.data.formats.coco_records import FIELDS, check_records, record_fault
+from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.evaluation.mask_file import MaskFile
 

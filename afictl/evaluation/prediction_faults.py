@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from afictl.data.annotations import FIELDS, Field, record_fault
-from afictl.data.masks import normalize_segmentation
+from afictl.data.formats.coco_records import FIELDS, Field, record_fault
+from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afictl.data import CocoIndex, eval_batches
+from afictl.data import Dataset, eval_batches
 from afictl.detectors import Detector
 from afictl.interpolators import build_interpolator
 from afictl.progress import ProgressCallback
@@ -24,7 +24,7 @@ _BASELINES = ("nearest", "bilinear", "bicubic")
 def feature_distance(
     guide: Detector,
     interpolator: nn.Module,
-    index: CocoIndex,
+    index: Dataset,
     *,
     limit: int | None,
     workers: int,

@@ -22,9 +22,9 @@ import msgspec
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from afictl.data import CocoIndex, TrainBatch
-from afictl.data.coco import load_index
-from afictl.data.files import absent_files, read_json
+from afictl.data import Dataset, TrainBatch
+from afictl.data.folders import absent_files, read_json
+from afictl.data.formats.coco import load_coco_file
 from afictl.data.sampler import second_seed
 from afictl.detectors import Detector
 from afictl.errors import UserError
@@ -78,14 +78,14 @@ class PseudoLabels:
         advice = f"choose {possible}, or another train.batch_size" if splits else "it takes two at least"
         raise UserError(f"--pseudo-ratio {self.ratio:g}: a batch of {batch_size} cannot be shared so; {advice}")
 
-    def load(self, labelled: CocoIndex, preset: Preset, masks: bool, processes: int = 1) -> Mixture:
+    def load(self, labelled: Dataset, preset: Preset, masks: bool, processes: int = 1) -> Mixture:
         """The images beside those of ``labelled``, with labels as that numbers them.
 
         Raises:
             UserError: a file that cannot be read, other classes, no labels, no masks where they are needed, no image
                 folder, an image that is not there, or a ratio that a batch cannot have, or not with these processes.
         """
-        index = load_index(self.file, Path())
+        index = load_coco_file(self.file, Path())
         index = replace(index, image_dir=_image_folder(self.file))
         match_categories(
             labelled.classes,
@@ -112,7 +112,7 @@ class PseudoLabels:
 class Mixture:
     """Labelled and pseudo-labelled images, and how they are trained on together."""
 
-    parts: tuple[CocoIndex, CocoIndex]
+    parts: tuple[Dataset, Dataset]
     """Labelled, pseudo-labelled."""
     shares: tuple[int, int]
     """How many of each are in a batch."""
@@ -176,7 +176,7 @@ def _image_folder(file: Path) -> Path:
     raise UserError(f"{file}: its image folder {recorded} does not exist; mend 'info.image_folder' in the file")
 
 
-def _require_images(index: CocoIndex, masks: bool) -> None:
+def _require_images(index: Dataset, masks: bool) -> None:
     """Look for the images that will be drawn, of which a missing one would end the training when its turn comes."""
     names = index.file_names
     drawn = [names[k] for k in index.training_images(masks)]

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from afictl.data import CocoIndex, TrainBatch, load_coco, train_batches
+from afictl.data import Dataset, TrainBatch, load_coco, train_batches
 from afictl.detectors import Detector
 from afictl.distributed import Runtime
 from afictl.errors import UserError
@@ -25,13 +25,13 @@ from afictl.run_folder import BEST, INTERPOLATOR, PREDICTIONS
 from afictl.training.loop import Metrics
 from afictl.weights import save_detector
 
-Splits = tuple[CocoIndex, CocoIndex]
+Splits = tuple[Dataset, Dataset]
 """Images to train on, held-out images."""
 
 
 def batch_source(
     fabric: Fabric,
-    index: CocoIndex,
+    index: Dataset,
     view: InputConfig,
     recipe: Recipe,
     loader: LoaderConfig,
@@ -146,7 +146,7 @@ def box_ap(metrics: Metrics) -> float:
     return float(metrics["box/AP"] or 0.0)
 
 
-def save_weights(path: Path, detector: Detector, index: CocoIndex, step: int, metrics: Metrics) -> None:
+def save_weights(path: Path, detector: Detector, index: Dataset, step: int, metrics: Metrics) -> None:
     """Write the detector with everything needed to build and use it again, and the interpolator of the best alone."""
     metadata: dict[str, Any] = {
         "classes": list(index.classes),

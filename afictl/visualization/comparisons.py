@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from afictl.data import CocoIndex
+from afictl.data import Dataset
 from afictl.data.transforms import resize_image
 from afictl.progress import ProgressCallback
 from afictl.visualization.contenders import Contenders, load_contenders
@@ -22,7 +22,7 @@ from afictl.visualization.pictures import Picture, data_pictures
 
 def draw_comparisons(
     weights: Mapping[str, Path],
-    source: CocoIndex | Sequence[Picture],
+    source: Dataset | Sequence[Picture],
     output: Path,
     *,
     limit: int | None = 8,
@@ -44,7 +44,7 @@ def draw_comparisons(
     Raises:
         UserError: weights or an image that cannot be read, or a detector of other classes than the data set's.
     """
-    pictures = data_pictures(source, limit) if isinstance(source, CocoIndex) else source[:limit]
+    pictures = data_pictures(source, limit) if isinstance(source, Dataset) else source[:limit]
     contenders = load_contenders(weights, source, device)
     figures = comparison_figures(contenders, pictures, threshold)
     return write_figures(figures, output, "detections", total=len(pictures), progress=progress)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from afictl.data import CocoIndex
+from afictl.data import Dataset
 from afictl.data.transforms import resize_for
 from afictl.detectors import Detector, to_original
 from afictl.evaluation.classes import match_categories
@@ -59,7 +59,7 @@ class Contenders:
 
 def load_contenders(
     weights: Mapping[str, Path],
-    source: CocoIndex | Sequence[Picture],
+    source: Dataset | Sequence[Picture],
     device: torch.device | str = "cpu",
     load: Callable[[Path], LoadedDetector] = load_detector,
 ) -> Contenders:
@@ -68,9 +68,9 @@ def load_contenders(
     Raises:
         UserError: weights that cannot be read, or a detector of other classes than the data set's.
     """
-    names = source.classes if isinstance(source, CocoIndex) else ()
+    names = source.classes if isinstance(source, Dataset) else ()
     detectors = {name: load(path) for name, path in weights.items()}
-    if isinstance(source, CocoIndex):
+    if isinstance(source, Dataset):
         for loaded in detectors.values():
             match_categories(loaded.classes, names, source.category_ids, source=str(source.annotation_file))
     for loaded in detectors.values():

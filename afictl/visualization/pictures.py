@@ -14,9 +14,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from afictl.data import CocoIndex, Objects, read_image
+from afictl.data import Dataset, Objects, read_image
 from afictl.data.images import UNREADABLE
-from afictl.data.masks import draw_segmentation
+from afictl.data.segmentation import draw_segmentation
 from afictl.data.transforms import move_boxes
 from afictl.data.unlabeled import image_files
 from afictl.errors import UserError, one_line
@@ -61,7 +61,7 @@ class Picture:
         return truth
 
 
-def data_pictures(index: CocoIndex, limit: int | None = None) -> list[Picture]:
+def data_pictures(index: Dataset, limit: int | None = None) -> list[Picture]:
     """The first images of a data set, named by their image id, with the ground truth where it is known."""
     known = index.has_ground_truth
     return [

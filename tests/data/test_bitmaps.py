@@ -3,7 +3,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from afictl.data.bitmaps import draw_bitmaps
-from afictl.data.masks import draw_segmentation
+from afictl.data.segmentation import draw_segmentation
 
 FROM = (48, 64)
 

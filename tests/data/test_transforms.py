@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from afictl.data import load_coco, read_image
 from afictl.data import transforms as T
-from afictl.data.masks import draw_segmentation
+from afictl.data.segmentation import draw_segmentation
 from afictl.presets import InputConfig
 
 

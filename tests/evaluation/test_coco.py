@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from afictl.data import load_coco, read_image
-from afictl.data.masks import draw_segmentation
+from afictl.data.segmentation import draw_segmentation
 from afictl.data.shapes import make_shapes
 from afictl.detectors import build_detector, paste_masks
 from afictl.distributed import Runtime

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from afictl.comparison.benchmarks.detections_file import write_detections
-from afictl.data.files import find_files
+from afictl.data.folders import find_files
 from afictl.evaluation import predictions, score_predictions
 
 AREAS = (32.0**2, 96.0**2)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from afictl.data.coco import load_index
+from afictl.data.formats.coco import load_coco_file
 from afictl.detectors.masks import paste_masks
 from afictl.distributed import Runtime
 from afictl.errors import UserError
@@ -90,7 +90,7 @@ def test_what_reaches_the_threshold_of_its_class_is_kept_and_counted(images, tmp
 
 def test_the_file_is_read_as_any_annotation_file(images, tmp_path):
     write(images, tmp_path / "pseudo.json")
-    index = load_index(tmp_path / "pseudo.json", images)
+    index = load_coco_file(tmp_path / "pseudo.json", images)
     assert (index.classes, index.category_ids) == (("dog", "cat"), (3, 7))
     assert [index.image_path(i).relative_to(images).as_posix() for i in range(3)] == ["a.png", "b.png", "deep/c.png"]
     assert [index.size_hw(i) for i in range(3)] == [(64, 128)] * 3
@@ -130,7 +130,7 @@ def test_masks_are_run_lengths_and_one_without_pixels_is_none(images, tmp_path):
     assert drawn[:40, :20].sum() == drawn.sum() == first["area"]
     assert "segmentation" not in second
     assert second["area"] == 41 * 32
-    index = load_index(tmp_path / "pseudo.json", images)
+    index = load_coco_file(tmp_path / "pseudo.json", images)
     assert [len(index.training_objects(0, masks).boxes) for masks in (False, True)] == [3, 2]
 
 

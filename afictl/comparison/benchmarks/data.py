@@ -19,7 +19,7 @@ from rich.table import Column, Table
 
 from afictl.comparison.benchmarks import loading, reading
 from afictl.comparison.benchmarks.annotation_file import write_annotation_file
-from afictl.data.cache import SMALLEST, cache_places
+from afictl.data.index_cache import SMALLEST, cache_places
 from afictl.errors import UserError
 
 Say = Callable[[str], None]

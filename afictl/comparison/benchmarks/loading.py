@@ -45,7 +45,7 @@ def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[Any]:
     from torchvision.transforms import v2
 
     from afictl.data import load_coco
-    from afictl.data.files import find_files
+    from afictl.data.folders import find_files
 
     file, images = find_files(folder, split)
     steps = v2.Compose(
@@ -80,7 +80,7 @@ def _detectron2(folder: Path, split: str, masks: bool, mask_format: str = "polyg
     from detectron2.data import transforms as T
     from detectron2.data.datasets.coco import load_coco_json
 
-    from afictl.data.files import find_files
+    from afictl.data.folders import find_files
 
     file, images = find_files(folder, split)
     records = [record for record in load_coco_json(str(file), str(images), "measured") if record["annotations"]]

@@ -15,9 +15,9 @@ from PIL import Image, features
 from torch import Tensor
 
 from afictl.comparison.model import Comparison
-from afictl.data import CocoIndex, read_image
-from afictl.data.coco import load_index
-from afictl.data.masks import Segmentation, draw_segmentation, normalize_segmentation
+from afictl.data import Dataset, read_image
+from afictl.data.formats.coco import load_coco_file
+from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.errors import UserError
 from afictl.evaluation.predictions import iter_results
 from afictl.run_folder import PREDICTIONS
@@ -90,7 +90,7 @@ def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
     if len(found) < 2:
         return Gallery(seed, (), (*notes, "Detections of at least two methods are needed."))
     try:
-        index = load_index(comparison.annotation_file, comparison.image_dir)
+        index = load_coco_file(comparison.annotation_file, comparison.image_dir)
     except UserError as error:
         return Gallery(seed, (), (*notes, f"The ground truth cannot be read: {error}"))
     shots, missing = _draw_shots(index, found, budget)
@@ -119,7 +119,7 @@ def _read_rows(path: Path) -> Rows:
     return [msgspec.to_builtins(result) for result in iter_results(path) if result.score >= THRESHOLD / 2]
 
 
-def _draw_shots(index: CocoIndex, found: Mapping[str, Rows], budget: int) -> tuple[list[Shot], list[str]]:
+def _draw_shots(index: Dataset, found: Mapping[str, Rows], budget: int) -> tuple[list[Shot], list[str]]:
     positions = {image_id: i for i, image_id in enumerate(index.image_ids)}
     wanted = max(1, min(_IMAGES, budget // ((len(found) + 1) * _SMALLEST)))
     share = budget // wanted
@@ -143,7 +143,7 @@ def _draw_shots(index: CocoIndex, found: Mapping[str, Rows], budget: int) -> tup
     return shots, missing
 
 
-def _draw_shot(index: CocoIndex, i: int, found: Mapping[str, Rows], score: float, share: int) -> Shot:
+def _draw_shot(index: Dataset, i: int, found: Mapping[str, Rows], score: float, share: int) -> Shot:
     size_hw = index.size_hw(i)
     image = read_image(index.image_path(i), size_hw)
     scale = min(1.0, _LONG_SIDE / max(size_hw))

@@ -5,7 +5,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from afictl.comparison.benchmarks.annotation_file import IMAGES, POLYGONS, write_annotation_file
-from afictl.data.annotations import read_annotations
+from afictl.data.formats.coco_records import read_annotations
 from afictl.errors import UserError
 
 SCALE = 0.002

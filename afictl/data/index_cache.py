@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from afictl.data.digest import file_digest
+from afictl.data.hashing import file_digest
 from afictl.data.index_file import IndexContents, read_index_file, write_index_file
 from afictl.files import remove_temporary_files
 

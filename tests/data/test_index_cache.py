@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afictl.data import cache, load_coco
-from afictl.data.cache import cache_places
+from afictl.data import index_cache, load_coco
+from afictl.data.index_cache import cache_places
 from afictl.data.index_file import MappedArrays, read_index_file
 from afictl.files import temporary_path
 from afictl.tensor_files import read_tensors, save_tensors
@@ -21,10 +21,10 @@ WIDE = [[1, 1, 60, 1, 60, 40, 1, 40], [2, 2, 9, 2, 9, 7]]
 @pytest.fixture
 def data(write_coco, monkeypatch, tmp_path) -> Path:
     """A data set that is large enough for a cache, and a home of its own."""
-    monkeypatch.setattr(cache, "SMALLEST", 0)
+    monkeypatch.setattr(index_cache, "SMALLEST", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
-    monkeypatch.setattr(cache, "tempfile", SimpleNamespace(gettempdir=lambda: str(tmp_path / "home")))
+    monkeypatch.setattr(index_cache, "tempfile", SimpleNamespace(gettempdir=lambda: str(tmp_path / "home")))
     return write_coco([{"image_id": 2, "segmentation": WIDE}, {"area": 5}, {"iscrowd": 1}], images=[{}, {}])
 
 
@@ -40,7 +40,7 @@ def forbid_building(monkeypatch):
     def build(*_):
         raise AssertionError("the annotations were read again")
 
-    monkeypatch.setattr("afictl.data.coco.read_annotations", build)
+    monkeypatch.setattr("afictl.data.formats.coco.read_annotations", build)
 
 
 def assert_same(first, second):
@@ -50,10 +50,10 @@ def assert_same(first, second):
 
 
 def test_a_later_start_maps_what_the_first_one_kept(data, monkeypatch):
-    monkeypatch.setattr(cache, "SMALLEST", 2**20)
+    monkeypatch.setattr(index_cache, "SMALLEST", 2**20)
     plain = load_coco(data, "train")
     assert not beside(data).exists()  # a small file gets none
-    monkeypatch.setattr(cache, "SMALLEST", 0)
+    monkeypatch.setattr(index_cache, "SMALLEST", 0)
     first = load_coco(data, "train")
     assert set(os.listdir(data / "annotations")) == {"instances_train.json", "instances_val.json", beside(data).name}
     forbid_building(monkeypatch)
@@ -174,9 +174,9 @@ def test_an_index_outlives_its_cache(data):
 
 
 def start(folder, barrier, builds, queue):
-    from afictl.data import coco
+    from afictl.data.formats import coco
 
-    cache.SMALLEST = 0
+    index_cache.SMALLEST = 0
     read = coco.read_annotations
 
     def counted(file):
@@ -206,7 +206,7 @@ def test_eight_that_start_at_once_read_the_annotations_once(data):
 
 def test_a_folder_that_cannot_be_written_to_has_its_cache_at_home(data, monkeypatch):
     places = cache_places(annotations(data))
-    real = cache.write_index_file
+    real = index_cache.write_index_file
     refused = set(places[:1])
 
     def write(place, *args):
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_written_to_has_its_cache_at_home(data, monkeypa
             raise PermissionError(13, "Permission denied")
         real(place, *args)
 
-    monkeypatch.setattr(cache, "write_index_file", write)
+    monkeypatch.setattr(index_cache, "write_index_file", write)
     first = load_coco(data, "train")
     assert [place.exists() for place in places] == [False, True, False]
     places[1].unlink()
@@ -230,14 +230,14 @@ def test_a_folder_that_cannot_be_written_to_has_its_cache_at_home(data, monkeypa
 def test_a_killed_process_leaves_no_draft_for_ever(data, monkeypatch, place):
     """Where the index is written next; other drafts there are another one's business."""
     places = cache_places(annotations(data))
-    real = cache.write_index_file
+    real = index_cache.write_index_file
 
     def write(path, *args):
         if path in places[:place]:
             raise PermissionError(13, "Permission denied")
         real(path, *args)
 
-    monkeypatch.setattr(cache, "write_index_file", write)
+    monkeypatch.setattr(index_cache, "write_index_file", write)
     folder = places[place].parent
     folder.mkdir(exist_ok=True)
     left = killed_draft(places[place])
@@ -260,14 +260,14 @@ def test_a_folder_whose_drafts_cannot_be_removed_still_gets_its_index(data, monk
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(cache, "remove_drafts", refuse)
+    monkeypatch.setattr(index_cache, "remove_temporary_files", refuse)
     load_coco(data, "train")
     assert beside(data).exists()
 
 
 def test_a_temporary_folder_of_somebody_else_is_not_trusted(data, tmp_path, monkeypatch):
     assert len(cache_places(annotations(data))) == 3
-    monkeypatch.setattr(cache.os, "getuid", lambda: 12345)
+    monkeypatch.setattr(index_cache.os, "getuid", lambda: 12345)
     (tmp_path / "home" / "afictl-12345").mkdir()
     assert len(cache_places(annotations(data))) == 2
 
@@ -276,13 +276,13 @@ def test_a_machine_without_a_temporary_folder_has_one_place_less(data, monkeypat
     def missing():
         raise FileNotFoundError(2, "No usable temporary directory found")
 
-    monkeypatch.setattr(cache, "tempfile", SimpleNamespace(gettempdir=missing))
+    monkeypatch.setattr(index_cache, "tempfile", SimpleNamespace(gettempdir=missing))
     assert len(cache_places(annotations(data))) == 2
     assert isinstance(load_coco(data, "train").arrays, MappedArrays)
 
 
 def test_without_locks_everything_still_works(data, monkeypatch):
-    monkeypatch.setattr(cache, "fcntl", None)
+    monkeypatch.setattr(index_cache, "fcntl", None)
     assert isinstance(load_coco(data, "train").arrays, MappedArrays)
 
 

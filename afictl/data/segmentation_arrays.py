@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afictl.data.masks import FARTHEST, Segmentation, fills, normalize_segmentation
+from afictl.data.segmentation import FARTHEST, Segmentation, fills, normalize_segmentation
 from afictl.errors import UserError
 
 _CHUNK = 4096

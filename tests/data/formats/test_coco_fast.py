@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from afictl.data.annotations import read_annotations, read_carefully
-from afictl.data.coco import _contents
-from afictl.data.fast_annotations import read_fast
+from afictl.data.formats.coco import _contents
+from afictl.data.formats.coco_fast import read_fast
+from afictl.data.formats.coco_records import read_annotations, read_carefully
 from afictl.data.shapes import make_shapes
 from afictl.errors import UserError
 from tests.data.conftest import SQUARE

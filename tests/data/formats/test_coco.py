@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from afictl.data import load_coco
-from afictl.data.masks import normalize_segmentation
+from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from tests.data.conftest import SQUARE
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afictl.data.columns import Annotations
-from afictl.data.fast_annotations import read_fast
-from afictl.data.files import read_instances
+from afictl.data.folders import read_instances
+from afictl.data.formats.coco_fast import read_fast
 from afictl.errors import UserError
 
 

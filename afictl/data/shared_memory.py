@@ -1,16 +1,25 @@
-"""The images of a batch on their way from a worker: together in shared memory that is used again and again.
+"""Transfer of samples from loader workers: image batches in reused shared memory, and errors when there is no room.
 
-To take new memory costs more than to fill it, and every tensor that is sent costs a file descriptor and a connection
-between the two processes. A sample is a dict; every tensor in it is an image.
+Allocating memory costs more than filling it, and every tensor sent costs a file descriptor and a connection between the
+two processes. A sample is a dict; every tensor in it is an image.
+
+Tensors are sent as shared memory, whose descriptor passes through a socket in the temporary folder. Where either is
+full, the queue of a worker drops the samples with a traceback, and the receiver blocks without end.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
+from multiprocessing.queues import Queue
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from afictl.errors import UserError, is_disk_full, one_line
+
+_ADVICE = "free some space there, or read without further processes: --set loader.workers=0"
 
 
 class Place(NamedTuple):
@@ -72,3 +81,29 @@ def _replace(sample: Any, kind: type, change: Any) -> Any:
     if not isinstance(sample, dict):
         return sample
     return {name: change(value) if isinstance(value, kind) else value for name, value in sample.items()}
+
+
+def require_room() -> None:
+    """Look for room for the locks of reading processes, before a loader fails at them half-built.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise UserError(f"/dev/shm: {error.strerror} for the reading processes; {_ADVICE}") from None
+
+
+def send_reasons() -> None:
+    """Send a mistake in the place of samples that cannot be sent; for a process that a ``DataLoader`` has started."""
+    Queue._on_queue_feeder_error = _send_reason  # type: ignore[attr-defined]  # the one way to hear of it
+
+
+def _send_reason(queue: Queue[Any], error: Exception, answer: Any) -> None:
+    """``answer`` is the number of a batch and its samples."""
+    what = one_line(error)
+    reason = UserError(f"a reading process cannot send its images ({what}); {_ADVICE}")
+    queue.put((answer[0], [reason]))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afictl.data.annotations import Annotations, read_annotations
-from afictl.data.cache import cached
-from afictl.data.files import find_files
-from afictl.data.flat_masks import has_segmentation, read_segmentations, segmentation_arrays
-from afictl.data.index_file import IndexContents
-from afictl.data.masks import Segmentation
+from afictl.data.segmentation import Segmentation
+from afictl.data.segmentation_arrays import has_segmentation, read_segmentations
 
 MIN_SIDE = 0.01
 """Pixels. A thinner box counts as without area; the box losses take the log of a side."""
@@ -35,7 +30,7 @@ class Objects:
     boxes: Tensor
     """(n,4) float32, xyxy in pixels of the original image, clipped to it."""
     labels: Tensor
-    """(n,) int64, 1..K in the order of ``CocoIndex.classes``."""
+    """(n,) int64, 1..K in the order of ``Dataset.classes``."""
     crowd: Tensor
     """(n,) bool."""
     areas: Tensor
@@ -46,7 +41,7 @@ class Objects:
 
 
 @dataclass(frozen=True)
-class CocoIndex:
+class Dataset:
     """Images and objects of one split. ``arrays`` holds every number; nothing else grows with the data."""
 
     annotation_file: Path
@@ -79,7 +74,7 @@ class CocoIndex:
         """Whether any object that training uses has a segmentation."""
         return bool((has_segmentation(self.arrays) & (self.arrays["fate"] == 0)).any())
 
-    def in_label_order(self, classes: Sequence[str]) -> CocoIndex:
+    def in_label_order(self, classes: Sequence[str]) -> Dataset:
         """The same data for a detector of ``classes``, which hold all of ``self.classes``.
 
         Those that are not in the data get no object, and the category id 0.
@@ -150,64 +145,6 @@ class CocoIndex:
         names = ("boxes", "labels", "crowd", "areas", "ids")
         columns = {name: self.arrays[name][rows] for name in names}
         return Objects(**columns, segmentations=read_segmentations(self.arrays, rows.tolist(), self.size_hw(i)))
-
-
-def load_coco(data_dir: str | Path, split: str) -> CocoIndex:
-    """Index one split of a data set in COCO layout, with or without the year in its folder names.
-
-    Args:
-        data_dir: the folder that holds ``annotations/`` and the image folders.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-
-    Raises:
-        UserError: a file, folder or key is missing, not JSON, an unknown or duplicate id; names file, key
-            and id.
-    """
-    return load_index(*find_files(Path(data_dir), split))
-
-
-def load_index(annotation_file: Path, image_dir: Path) -> CocoIndex:
-    """Index one annotation file, whose file names start from ``image_dir``.
-
-    Raises:
-        UserError: see ``load_coco``.
-    """
-    return CocoIndex(annotation_file, image_dir, *cached(annotation_file, partial(_read, annotation_file)))
-
-
-def _read(file: Path) -> IndexContents:
-    collects = gc.isenabled()
-    gc.disable()  # it would walk the millions of lists of a file again and again, and none of them is garbage
-    try:
-        return _contents(read_annotations(file))
-    finally:
-        if collects:
-            gc.enable()
-
-
-def _contents(annotations: Annotations) -> IndexContents:
-    order = np.argsort(annotations.image_index, kind="stable")
-    image_index = annotations.image_index[order]
-    sizes = annotations.sizes_hw[image_index]
-    crowd = annotations.crowd[order]
-    boxes = clip_boxes(annotations.xywh[order], sizes)
-    names = [name.encode() for name in annotations.file_names]
-    arrays = {
-        "image_ids": annotations.image_ids,
-        "sizes_hw": annotations.sizes_hw,
-        "names": np.frombuffer(b"".join(names), dtype=np.uint8).copy(),
-        "name_ends": np.cumsum([0, *map(len, names)]),
-        "object_ends": np.searchsorted(image_index, np.arange(len(names) + 1)),
-        "boxes": boxes,
-        "labels": annotations.labels[order],
-        "crowd": crowd,
-        "areas": annotations.areas[order].astype(np.float32),
-        "ids": annotations.ids[order],
-        "fate": fates(annotations.xywh[order], boxes, crowd),
-    }
-    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
-    segmentations = segmentation_arrays([annotations.segmentations[k] for k in order.tolist()], sizes)
-    return IndexContents(annotations.classes, annotations.category_ids, tensors | segmentations)
 
 
 def clip_boxes(xywh: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:

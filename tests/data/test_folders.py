@@ -1,7 +1,7 @@
 """Where the files of a data set are."""
 
-from afictl.data import files
-from afictl.data.files import absent_files
+from afictl.data import folders
+from afictl.data.folders import absent_files
 
 
 def test_absent_files_are_named_in_their_order(tmp_path):
@@ -22,6 +22,6 @@ def test_a_folder_that_cannot_be_listed_is_asked_for_each_file(tmp_path, monkeyp
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files.os, "scandir", refuse)
+    monkeypatch.setattr(folders.os, "scandir", refuse)
     (tmp_path / "a.jpg").touch()
     assert absent_files(tmp_path, ["a.jpg", "b.jpg"]) == ["b.jpg"]

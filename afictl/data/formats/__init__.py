@@ -1,0 +1,1 @@
+"""Readers of annotation formats; each gives the record of ``afictl.data.dataset``."""
