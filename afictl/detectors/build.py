@@ -10,13 +10,13 @@ from torch import nn
 
 from afictl.backbones import build_backbone
 from afictl.detectors.adapter import AdaptedDetector
-from afictl.detectors.cascade_rcnn import cascade_mask_rcnn_head, cascade_rcnn_head
-from afictl.detectors.centermask import centermask_head
+from afictl.detectors.cascade_rcnn import build_cascade_mask_rcnn_head, build_cascade_rcnn_head
+from afictl.detectors.centermask import build_centermask_head
 from afictl.detectors.detector import Detector
-from afictl.detectors.faster_rcnn import faster_rcnn_head
-from afictl.detectors.fcos import fcos_head
-from afictl.detectors.mask_rcnn import mask_rcnn_head
-from afictl.detectors.retinanet import retinanet_head
+from afictl.detectors.faster_rcnn import build_faster_rcnn_head
+from afictl.detectors.fcos import build_fcos_head
+from afictl.detectors.mask_rcnn import build_mask_rcnn_head
+from afictl.detectors.retinanet import build_retinanet_head
 from afictl.detectors.torchvision_models import torchvision_detector
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator
@@ -24,13 +24,13 @@ from afictl.necks import build_neck, input_levels
 from afictl.presets import Preset, load_preset
 
 _HEADS: dict[str, Callable[..., nn.Module]] = {
-    "faster-rcnn": faster_rcnn_head,
-    "mask-rcnn": mask_rcnn_head,
-    "cascade-rcnn": cascade_rcnn_head,
-    "cascade-mask-rcnn": cascade_mask_rcnn_head,
-    "retinanet": retinanet_head,
-    "fcos": fcos_head,
-    "centermask": centermask_head,
+    "faster-rcnn": build_faster_rcnn_head,
+    "mask-rcnn": build_mask_rcnn_head,
+    "cascade-rcnn": build_cascade_rcnn_head,
+    "cascade-mask-rcnn": build_cascade_mask_rcnn_head,
+    "retinanet": build_retinanet_head,
+    "fcos": build_fcos_head,
+    "centermask": build_centermask_head,
 }
 
 

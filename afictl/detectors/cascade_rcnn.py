@@ -13,7 +13,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from afictl.detectors.faster_rcnn import POOLED, region_strides
-from afictl.detectors.mask_rcnn import mask_branch
+from afictl.detectors.mask_rcnn import build_mask_branch
 from afictl.detectors.rcnn import RCNNHead
 from afictl.detectors.region_layers import AlignedRoIPool, BoxPredictor, build_box_head
 from afictl.detectors.roi_heads import RegionHeads, Samples, box_losses
@@ -27,7 +27,7 @@ _WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0,
 """Of the box deltas of each stage: later ones are smaller and count more."""
 
 
-def cascade_rcnn_head(
+def build_cascade_rcnn_head(
     config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
 ) -> RCNNHead:
     """Head for maps of ``channels`` channels at ``strides``; regions are cut from all levels but the last.
@@ -35,21 +35,27 @@ def cascade_rcnn_head(
     ``mask_branch`` are the mask modules of ``RegionHeads``, given by Cascade Mask R-CNN.
     """
     roi_heads = CascadeHeads(
-        config,
         AlignedRoIPool(region_strides(strides), POOLED),
-        nn.ModuleList(build_box_head(config, channels, POOLED) for _ in _IOUS),
+        nn.ModuleList(
+            build_box_head(channels, POOLED, config.fc_width, kind=config.box_head, norm=config.head_norm)
+            for _ in _IOUS
+        ),
         nn.ModuleList(BoxPredictor(config.fc_width, num_classes, class_agnostic=True) for _ in _IOUS),
+        roi_batch=config.roi_batch,
+        score_threshold=config.score_threshold,
+        nms_threshold=config.nms_threshold,
+        max_detections=config.max_detections,
         **mask_branch,
     )
     return RCNNHead(build_rpn(config, channels, strides), roi_heads, num_classes)
 
 
-def cascade_mask_rcnn_head(
+def build_cascade_mask_rcnn_head(
     config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> RCNNHead:
-    """``cascade_rcnn_head`` with Mask R-CNN's mask branch."""
-    branch = mask_branch(config, channels, strides, num_classes)
-    return cascade_rcnn_head(config, channels, strides, num_classes, **branch)
+    """``build_cascade_rcnn_head`` with Mask R-CNN's mask branch."""
+    branch = build_mask_branch(config, channels, strides, num_classes)
+    return build_cascade_rcnn_head(config, channels, strides, num_classes, **branch)
 
 
 class CascadeHeads(RegionHeads):
@@ -66,13 +72,26 @@ class CascadeHeads(RegionHeads):
 
     def __init__(
         self,
-        config: DetectorConfig,
         box_roi_pool: AlignedRoIPool,
         box_head: nn.ModuleList,
         box_predictor: nn.ModuleList,
+        *,
+        roi_batch: int,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
         **mask_branch: nn.Module,
     ) -> None:
-        super().__init__(config, box_roi_pool, box_head, box_predictor, **mask_branch)
+        super().__init__(
+            box_roi_pool,
+            box_head,
+            box_predictor,
+            roi_batch=roi_batch,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_detections=max_detections,
+            **mask_branch,
+        )
         self.matchers = [Matcher(iou, iou, allow_low_quality_matches=False) for iou in _IOUS]
         self.box_coders = [BoxCoder(weights) for weights in _WEIGHTS]
 

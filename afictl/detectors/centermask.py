@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_area, box_iou
 
 from afictl.detectors.detector import HeadPart, ImageBatch
-from afictl.detectors.fcos import FCOSHead, fcos_head
+from afictl.detectors.fcos import FCOSHead, build_fcos_head
 from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss, visible_shares
 from afictl.detectors.masks import mask_loss, mask_targets
 from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
@@ -59,10 +60,13 @@ class CenterMaskHead(nn.Module):
     """FCOS, and on the regions that it finds a mask branch and the scoring of its masks.
 
     Args:
-        config: sizes and sampling of the mask branch.
         fcos: finds the regions.
         channels: of the pyramid.
-        strides: of the levels that regions are cut from.
+        strides: pixels a position of each level that regions are cut from.
+        roi_batch: regions sampled an image, a quarter of which may be objects to learn masks on.
+        mask_width: channels of the convolutions of the mask and scoring heads.
+        fc_width: hidden layers of the scoring head.
+        head_norm: after the convolutions of the mask head.
     """
 
     class_layers = (
@@ -71,15 +75,25 @@ class CenterMaskHead(nn.Module):
         "mask_scorer.iou.",
     )
 
-    def __init__(self, config: DetectorConfig, fcos: FCOSHead, channels: int, strides: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        fcos: FCOSHead,
+        channels: int,
+        strides: Mapping[str, int],
+        *,
+        roi_batch: int,
+        mask_width: int,
+        fc_width: int,
+        head_norm: Literal["none", "batch"],
+    ) -> None:
         super().__init__()
         self.fcos = fcos
         self.pool = RelativeRoIPool(strides, _POOLED)
-        self.mask_head = nn.Sequential(build_mask_head(config, channels), SpatialAttention())
-        self.mask_predictor = MaskPredictor(config.mask_width, fcos.num_classes)
-        self.mask_scorer = MaskScorer(channels, _POOLED, config.mask_width, config.fc_width, fcos.num_classes)
-        self.regions_train = int(config.roi_batch * _OBJECT_SHARE)
-        self.regions_test = config.max_detections
+        self.mask_head = nn.Sequential(build_mask_head(channels, mask_width, norm=head_norm), SpatialAttention())
+        self.mask_predictor = MaskPredictor(mask_width, fcos.num_classes)
+        self.mask_scorer = MaskScorer(channels, _POOLED, mask_width, fc_width, fcos.num_classes)
+        self.regions_train = int(roi_batch * _OBJECT_SHARE)
+        self.regions_test = fcos.max_detections
 
     def forward(
         self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
@@ -171,12 +185,20 @@ class CenterMaskHead(nn.Module):
         ]
 
 
-def centermask_head(
+def build_centermask_head(
     config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> CenterMaskHead:
     """Head for maps of ``channels`` channels at ``strides``; masks are cut from the three finest levels."""
-    fcos = fcos_head(config, channels, strides, num_classes)
-    return CenterMaskHead(config, fcos, channels, dict(islice(strides.items(), _LEVELS)))
+    fcos = build_fcos_head(config, channels, strides, num_classes)
+    return CenterMaskHead(
+        fcos,
+        channels,
+        dict(islice(strides.items(), _LEVELS)),
+        roi_batch=config.roi_batch,
+        mask_width=config.mask_width,
+        fc_width=config.fc_width,
+        head_norm=config.head_norm,
+    )
 
 
 def _of_class(values: Tensor, labels: Tensor) -> Tensor:

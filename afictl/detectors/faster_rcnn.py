@@ -16,7 +16,7 @@ POOLED = 7
 """Side of the grid that a region is pooled to for its class and box."""
 
 
-def faster_rcnn_head(
+def build_faster_rcnn_head(
     config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
 ) -> RCNNHead:
     """Head for maps of ``channels`` channels at ``strides``; regions are cut from all levels but the last.
@@ -24,10 +24,13 @@ def faster_rcnn_head(
     ``mask_branch`` are the mask modules of ``RegionHeads``, given by Mask R-CNN.
     """
     roi_heads = RegionHeads(
-        config,
         AlignedRoIPool(region_strides(strides), POOLED),
-        build_box_head(config, channels, POOLED),
+        build_box_head(channels, POOLED, config.fc_width, kind=config.box_head, norm=config.head_norm),
         BoxPredictor(config.fc_width, num_classes),
+        roi_batch=config.roi_batch,
+        score_threshold=config.score_threshold,
+        nms_threshold=config.nms_threshold,
+        max_detections=config.max_detections,
         **mask_branch,
     )
     return RCNNHead(build_rpn(config, channels, strides), roi_heads, num_classes)

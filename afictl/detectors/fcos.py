@@ -42,33 +42,62 @@ class DenseOutputs(NamedTuple):
     """(N, 1, h, w) logits."""
 
 
-def fcos_head(config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> FCOSHead:
+def build_fcos_head(config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> FCOSHead:
     """Head for maps of ``channels`` channels at ``strides``, level name to pixels."""
-    return FCOSHead(config, channels, strides, num_classes)
+    return FCOSHead(
+        channels,
+        strides,
+        num_classes,
+        size_ranges=config.size_ranges,
+        level_scales=config.level_scales,
+        candidates=config.candidates,
+        score_threshold=config.score_threshold,
+        nms_threshold=config.nms_threshold,
+        max_detections=config.max_detections,
+    )
 
 
 class FCOSHead(nn.Module):
     """Class, box and centerness of every point, behind the head interface of ``Detector``.
 
     Args:
-        config: which sizes a level serves, and selection.
         channels: of every level.
-        strides: of the levels to read.
+        strides: pixels a position of each level that is read.
         num_classes: K.
+        size_ranges: up to how many pixels from a point to the farthest side of its box each level but the last serves.
+        level_scales: whether each level has a learned factor on its distances.
+        candidates: points of a level that enter suppression, at most.
+        score_threshold: lowest class score of a detection.
+        nms_threshold: IoU from which the weaker of two boxes of a class is dropped.
+        max_detections: of an image.
     """
 
     class_layers: tuple[str, ...] = ("class_logits.",)
 
-    def __init__(self, config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        strides: Mapping[str, int],
+        num_classes: int,
+        *,
+        size_ranges: Sequence[float],
+        level_scales: bool,
+        candidates: int,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> None:
         super().__init__()
-        self.config, self.num_classes, self.strides = config, num_classes, dict(strides)
+        self.num_classes, self.strides, self.size_ranges = num_classes, dict(strides), tuple(size_ranges)
+        self.candidates, self.score_threshold = candidates, score_threshold
+        self.nms_threshold, self.max_detections = nms_threshold, max_detections
         self.class_tower = tower(channels, group_norm=True)
         self.box_tower = tower(channels, group_norm=True)
         self.class_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.box_distances = nn.Conv2d(channels, 4, 3, padding=1)
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
         initialise(self.children(), self.class_logits)
-        self.scales = nn.ParameterDict({level: torch.ones(1) for level in strides if config.level_scales})
+        self.scales = nn.ParameterDict({level: torch.ones(1) for level in strides if level_scales})
 
     def forward(
         self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
@@ -98,7 +127,7 @@ class FCOSHead(nn.Module):
 
     def points(self, maps: Sequence[Tensor]) -> list[Points]:
         """The points of each level's map (N, C, h, w), and the sizes of object that they serve."""
-        bounds = (0.0, *self.config.size_ranges, float("inf"))
+        bounds = (0.0, *self.size_ranges, float("inf"))
         levels = zip(maps, self.strides.values(), bounds[:-1], bounds[1:], strict=True)
         return [Points.of_map(*level) for level in levels]
 
@@ -143,8 +172,8 @@ class FCOSHead(nn.Module):
             suppress(
                 [self._candidates(p, s[i], d[i], c[i]) for p, s, d, c in levels],
                 size,
-                self.config.nms_threshold,
-                limit or self.config.max_detections,
+                self.nms_threshold,
+                limit or self.max_detections,
             )
             for i, size in enumerate(sizes)
         ]
@@ -152,9 +181,7 @@ class FCOSHead(nn.Module):
     def _candidates(self, points: Points, logits: Tensor, distances: Tensor, centers: Tensor) -> Candidates:
         """The best of one image and level, from class logits (P, K), distances (P, 4) and centerness (P, 1)."""
         scores = logits.sigmoid()
-        row, labels, product = best(
-            scores * centers.sigmoid(), scores > self.config.score_threshold, self.config.candidates
-        )
+        row, labels, product = best(scores * centers.sigmoid(), scores > self.score_threshold, self.candidates)
         sides = distances[row] * points.strides[row, None]
         return Candidates(sides_to_boxes(points.xy[row], sides), labels, product.sqrt())
 

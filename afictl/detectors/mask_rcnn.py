@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from afictl.detectors.faster_rcnn import faster_rcnn_head, region_strides
+from afictl.detectors.faster_rcnn import build_faster_rcnn_head, region_strides
 from afictl.detectors.rcnn import RCNNHead
 from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
 from afictl.presets import DetectorConfig
@@ -14,18 +14,20 @@ from afictl.presets import DetectorConfig
 _POOLED = 14
 
 
-def mask_rcnn_head(config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> RCNNHead:
+def build_mask_rcnn_head(
+    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+) -> RCNNHead:
     """Head for maps of ``channels`` channels at ``strides``; masks are 28 x 28 on each box."""
-    branch = mask_branch(config, channels, strides, num_classes)
-    return faster_rcnn_head(config, channels, strides, num_classes, **branch)
+    branch = build_mask_branch(config, channels, strides, num_classes)
+    return build_faster_rcnn_head(config, channels, strides, num_classes, **branch)
 
 
-def mask_branch(
+def build_mask_branch(
     config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> dict[str, nn.Module]:
     """The mask modules of ``RegionHeads``, by the name of its argument."""
     return {
         "mask_roi_pool": AlignedRoIPool(region_strides(strides), _POOLED),
-        "mask_head": build_mask_head(config, channels),
+        "mask_head": build_mask_head(channels, config.mask_width, norm=config.head_norm),
         "mask_predictor": MaskPredictor(config.mask_width, num_classes),
     }

@@ -6,6 +6,7 @@ Legend: R regions of a batch, K classes without background, M x M the mask grid.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,6 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPH
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
-
-from afictl.presets import DetectorConfig
 
 
 class AlignedRoIPool(MultiScaleRoIAlign):
@@ -86,16 +85,18 @@ class MaskPredictor(nn.Module):
         return self.logits(F.relu(self.deconv(x))).float()
 
 
-def build_box_head(config: DetectorConfig, channels: int, size: int) -> nn.Module:
+def build_box_head(
+    channels: int, size: int, fc_width: int, *, kind: Literal["2fc", "4conv1fc"], norm: Literal["none", "batch"]
+) -> nn.Module:
     """Hidden layers on a pooled region, (R, channels, size, size) -> (R, fc_width), initialised as detectron2's.
 
-    Two linear ones, or four 3x3 convolutions that keep the channels and a linear one.
+    Two linear layers (``2fc``), or four 3x3 convolutions that keep the channels and one linear layer (``4conv1fc``).
     """
     head: nn.Module
-    if config.box_head == "4conv1fc":
-        head = FastRCNNConvFCHead((channels, size, size), [channels] * 4, [config.fc_width], _norm_layer(config))
+    if kind == "4conv1fc":
+        head = FastRCNNConvFCHead((channels, size, size), [channels] * 4, [fc_width], _norm_layer(norm))
     else:
-        head = TwoMLPHead(channels * size**2, config.fc_width)
+        head = TwoMLPHead(channels * size**2, fc_width)
     for layer in head.modules():
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_uniform_(layer.weight, a=1)
@@ -103,13 +104,13 @@ def build_box_head(config: DetectorConfig, channels: int, size: int) -> nn.Modul
     return head
 
 
-def build_mask_head(config: DetectorConfig, channels: int) -> MaskRCNNHeads:
-    """Four 3x3 convolutions on a pooled region."""
-    return MaskRCNNHeads(channels, (config.mask_width,) * 4, dilation=1, norm_layer=_norm_layer(config))
+def build_mask_head(channels: int, width: int, *, norm: Literal["none", "batch"]) -> MaskRCNNHeads:
+    """Four 3x3 convolutions of ``width`` channels on a pooled region."""
+    return MaskRCNNHeads(channels, (width,) * 4, dilation=1, norm_layer=_norm_layer(norm))
 
 
-def _norm_layer(config: DetectorConfig) -> type[nn.BatchNorm2d] | None:
-    return nn.BatchNorm2d if config.head_norm == "batch" else None
+def _norm_layer(norm: Literal["none", "batch"]) -> type[nn.BatchNorm2d] | None:
+    return nn.BatchNorm2d if norm == "batch" else None
 
 
 def _zero_biases(module: nn.Module) -> None:

@@ -43,32 +43,60 @@ class AnchorOutputs(NamedTuple):
     """(N, A * 4, h, w) boxes relative to their anchors."""
 
 
-def retinanet_head(
+def build_retinanet_head(
     config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> RetinaNetHead:
     """Head for maps of ``channels`` channels at ``strides``, level name to pixels."""
-    return RetinaNetHead(config, channels, strides, num_classes)
+    return RetinaNetHead(
+        channels,
+        strides,
+        num_classes,
+        anchor_sizes=config.anchor_sizes,
+        anchor_ratios=config.anchor_ratios,
+        anchors_per_octave=config.anchors_per_octave,
+        candidates=config.candidates,
+        score_threshold=config.score_threshold,
+        nms_threshold=config.nms_threshold,
+        max_detections=config.max_detections,
+    )
 
 
 class RetinaNetHead(nn.Module):
     """Classes and boxes of every anchor, behind the head interface of ``Detector``.
 
     Args:
-        config: anchors and selection.
         channels: of every level.
-        strides: of the levels to read.
+        strides: pixels a position of each level that is read.
         num_classes: K.
+        anchor_sizes, anchor_ratios, anchors_per_octave: see ``FixedStrideAnchors``.
+        candidates: anchors of a level that enter suppression, at most.
+        score_threshold: lowest score of a detection.
+        nms_threshold: IoU from which the weaker of two boxes of a class is dropped.
+        max_detections: of an image.
     """
 
     class_layers = ("class_logits.",)
     normalizer: Tensor
 
-    def __init__(self, config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        strides: Mapping[str, int],
+        num_classes: int,
+        *,
+        anchor_sizes: Sequence[float],
+        anchor_ratios: Sequence[float],
+        anchors_per_octave: int,
+        candidates: int,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> None:
         super().__init__()
-        self.config, self.num_classes, self.levels = config, num_classes, tuple(strides)
-        self.anchors = FixedStrideAnchors(
-            config.anchor_sizes, config.anchor_ratios, list(strides.values()), config.anchors_per_octave
-        )
+        self.num_classes, self.levels = num_classes, tuple(strides)
+        self.candidates, self.score_threshold = candidates, score_threshold
+        self.nms_threshold, self.max_detections = nms_threshold, max_detections
+        self.anchors = FixedStrideAnchors(anchor_sizes, anchor_ratios, list(strides.values()), anchors_per_octave)
         per_position = self.anchors.num_anchors_per_location()[0]
         self.class_tower = tower(channels)
         self.box_tower = tower(channels)
@@ -142,15 +170,15 @@ class RetinaNetHead(nn.Module):
             suppress(
                 [self._candidates(a, s[i], d[i]) for a, s, d in zip(anchors, scores, deltas, strict=True)],
                 size,
-                self.config.nms_threshold,
-                self.config.max_detections,
+                self.nms_threshold,
+                self.max_detections,
             )
             for i, size in enumerate(sizes)
         ]
 
     def _candidates(self, anchors: Tensor, scores: Tensor, deltas: Tensor) -> Candidates:
         """The best of one image and level, from anchors (P, 4), scores (P, K) and deltas (P, 4)."""
-        row, labels, scores = best(scores, scores > self.config.score_threshold, self.config.candidates)
+        row, labels, scores = best(scores, scores > self.score_threshold, self.candidates)
         return Candidates(self.box_coder.decode_single(deltas[row], anchors[row]), labels, scores)
 
     def class_evidence(

@@ -17,7 +17,6 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from afictl.detectors.masks import mask_loss, mask_targets
 from afictl.detectors.region_layers import AlignedRoIPool
 from afictl.detectors.rpn import nonempty
-from afictl.presets import DetectorConfig
 
 
 def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
@@ -60,19 +59,26 @@ class RegionHeads(RoIHeads):
     ``forward`` answers ``(detections, losses)`` as torchvision's does, but without masks, which ``segment`` adds.
 
     Args:
-        config: sampling and selection.
         box_roi_pool: cuts the regions out.
         box_head: pooled regions -> (R, width).
         box_predictor: (R, width) -> class logits and box deltas.
+        roi_batch: regions sampled an image for the losses, a quarter of them objects.
+        score_threshold: lowest score of a detection.
+        nms_threshold: IoU from which the weaker of two boxes of a class is dropped.
+        max_detections: of an image.
         mask_branch: ``mask_roi_pool``, ``mask_head`` and ``mask_predictor``, or nothing.
     """
 
     def __init__(
         self,
-        config: DetectorConfig,
         box_roi_pool: AlignedRoIPool,
         box_head: nn.Module,
         box_predictor: nn.Module,
+        *,
+        roi_batch: int,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
         **mask_branch: nn.Module,
     ) -> None:
         super().__init__(
@@ -81,12 +87,12 @@ class RegionHeads(RoIHeads):
             box_predictor,
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=config.roi_batch,
+            batch_size_per_image=roi_batch,
             positive_fraction=0.25,
             bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
-            score_thresh=config.score_threshold,
-            nms_thresh=config.nms_threshold,
-            detections_per_img=config.max_detections,
+            score_thresh=score_threshold,
+            nms_thresh=nms_threshold,
+            detections_per_img=max_detections,
             **mask_branch,
         )
 

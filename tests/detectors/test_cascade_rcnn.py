@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from afictl.detectors import Detector, build_detector
-from afictl.detectors.cascade_rcnn import CascadeHeads, cascade_mask_rcnn_head
+from afictl.detectors.cascade_rcnn import CascadeHeads, build_cascade_mask_rcnn_head
 from afictl.presets import load_preset
 from afictl.weights.layouts.detectron2_names import rcnn_key
 from tests.detectors.conftest import nothing
@@ -276,7 +276,7 @@ def test_heads_of_the_published_resnest_detectors(neck: str) -> None:
     config = load_preset(f"cascade-rcnn-s101-{neck}").detector
     assert config.kind == "cascade-mask-rcnn"
     with torch.device("meta"):
-        head = cascade_mask_rcnn_head(config, 256, {f"p{i}": 2**i for i in range(2, 7)}, num_classes=80)
+        head = build_cascade_mask_rcnn_head(config, 256, {f"p{i}": 2**i for i in range(2, 7)}, num_classes=80)
     ours = {rcnn_key(name): tuple(value.shape) for name, value in head.state_dict().items()}
     keys = read_keys(f"afi_cascade_mask_ResNeSt101_{neck.upper()}")
     assert ours == {name: key.shape for name, key in keys.items() if not name.startswith("backbone.")}

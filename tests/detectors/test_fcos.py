@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afictl.detectors.fcos import DenseOutputs, FCOSHead, fcos_head
+from afictl.detectors.fcos import DenseOutputs, FCOSHead
 from afictl.detectors.points import Points, assign
-from afictl.presets import DetectorConfig
 
 CLASSES = 2
 STRIDES = {"p3": 8, "p4": 16}
 SIZES = ((4, 4), (2, 2))
-CONFIG = DetectorConfig(kind="fcos", size_ranges=(16,), nms_threshold=0.6)
+SETTINGS = {"size_ranges": (16,), "level_scales": False, "candidates": 1000}
+SETTINGS |= {"score_threshold": 0.05, "nms_threshold": 0.6, "max_detections": 100}
 TARGETS = [
     {"boxes": torch.tensor([[1.0, 2, 14, 12], [6, 8, 32, 30], [20, 1, 30, 9]]), "labels": torch.tensor([1, 2, 2])},
     {"boxes": torch.tensor([[3.0, 5, 27, 21]]), "labels": torch.tensor([2])},
@@ -20,7 +20,7 @@ TARGETS = [
 
 def small_head(**settings: object) -> FCOSHead:
     torch.manual_seed(0)
-    return fcos_head(CONFIG.model_copy(update=settings), 4, STRIDES, CLASSES)
+    return FCOSHead(4, STRIDES, CLASSES, **{**SETTINGS, **settings})
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_level_scales_multiply_distances_before_the_relu() -> None:
 
 
 def test_initial_weights() -> None:
-    head = fcos_head(CONFIG, 64, STRIDES, 80)
+    head = FCOSHead(64, STRIDES, 80, **SETTINGS)
     assert head.class_logits.bias.tolist() == pytest.approx([-math.log(99)] * 80)
     for layer in (head.class_tower[0], head.box_tower[9], head.class_logits, head.box_distances, head.centerness):
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.15)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from afictl.detectors import Detector, model_cost
+from afictl.detectors import Detector, build_detector, model_cost
 from tests.detectors.conftest import nothing
 
 Build = Callable[..., Detector]
@@ -109,9 +109,9 @@ def test_a_wrong_target_is_named(build: Build, images: list[Tensor], targets: Ta
 
 
 def test_only_class_layers_depend_on_the_number_of_classes(build: Build, kind: str) -> None:
-    one, other = build(kind).head, build(kind).head
-    rebuilt = type(one)(one.config, 16, build(kind).neck.strides, num_classes=5)
-    differing = {name for name, value in rebuilt.state_dict().items() if value.shape != other.state_dict()[name].shape}
+    one = build(kind).head
+    rebuilt = build_detector(build(kind).preset, num_classes=5).head
+    differing = {name for name, value in rebuilt.state_dict().items() if value.shape != one.state_dict()[name].shape}
     assert differing == {f"{prefix}{end}" for prefix in one.class_layers for end in ("weight", "bias")}
 
 

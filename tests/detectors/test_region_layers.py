@@ -12,7 +12,6 @@ from afictl.detectors.region_layers import (
     build_box_head,
     build_mask_head,
 )
-from afictl.presets import DetectorConfig
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
 
@@ -66,9 +65,9 @@ def test_no_region_at_all(maps: dict[str, torch.Tensor]) -> None:
 
 def test_initial_weights_are_detectron2s() -> None:
     torch.manual_seed(0)
-    config = DetectorConfig(fc_width=256, mask_width=64)
-    box, head, mask = BoxPredictor(256, 80), build_box_head(config, 16, 7), MaskPredictor(64, 80)
-    convs = build_mask_head(config, 64)
+    box, mask = BoxPredictor(256, 80), MaskPredictor(64, 80)
+    head = build_box_head(16, 7, 256, kind="2fc", norm="none")
+    convs = build_mask_head(64, 64, norm="none")
     assert box.cls_score.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert box.bbox_pred.weight.std().item() == pytest.approx(0.001, rel=0.05)
     assert mask.logits.weight.std().item() == pytest.approx(0.001, rel=0.05)
@@ -81,8 +80,8 @@ def test_initial_weights_are_detectron2s() -> None:
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_four_convolutions_and_one_linear_layer(norm: Literal["none", "batch"]) -> None:
     torch.manual_seed(0)
-    config = DetectorConfig(box_head="4conv1fc", head_norm=norm, fc_width=128, mask_width=48)
-    head, masks = build_box_head(config, 32, 7), build_mask_head(config, 32)
+    head = build_box_head(32, 7, 128, kind="4conv1fc", norm=norm)
+    masks = build_mask_head(32, 48, norm=norm)
     assert head(torch.randn(2, 32, 7, 7)).shape == (2, 128)
     linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     convs = [layer for layer in [*head.modules(), *masks.modules()] if isinstance(layer, nn.Conv2d)]

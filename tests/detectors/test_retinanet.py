@@ -6,12 +6,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from afictl.detectors.retinanet import AnchorOutputs, RetinaNetHead, retinanet_head
-from afictl.presets import DetectorConfig
+from afictl.detectors.retinanet import AnchorOutputs, RetinaNetHead
 
 CLASSES = 2
 STRIDES = {"p3": 8, "p4": 16}
-CONFIG = DetectorConfig(kind="retinanet", anchor_sizes=(12, 24), anchor_ratios=(0.5, 1.0), anchors_per_octave=2)
+SETTINGS = {"anchor_sizes": (12, 24), "anchor_ratios": (0.5, 1.0), "anchors_per_octave": 2, "candidates": 1000}
+SETTINGS |= {"score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 100}
 NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 
 
@@ -19,7 +19,7 @@ NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 def head() -> RetinaNetHead:
     """For maps of 4 x 4 and 2 x 2 positions with four anchors each."""
     torch.manual_seed(0)
-    return retinanet_head(CONFIG, 4, STRIDES, CLASSES)
+    return RetinaNetHead(4, STRIDES, CLASSES, **SETTINGS)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def target() -> dict[str, Tensor]:
 
 
 def test_initial_weights(head: RetinaNetHead) -> None:
-    wide = retinanet_head(CONFIG, 64, STRIDES, 80)
+    wide = RetinaNetHead(64, STRIDES, 80, **SETTINGS)
     assert wide.class_logits.bias.tolist() == pytest.approx([-math.log(99)] * 320)
     for layer in (wide.class_tower[0], wide.box_tower[6], wide.class_logits, wide.box_deltas):
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1)
@@ -110,7 +110,7 @@ def test_the_divisor_is_a_running_mean_that_is_saved(head: RetinaNetHead, output
     assert head.normalizer.item() == pytest.approx(81 + 0.19 * count, abs=1e-4)
     assert second["loss_box_reg"] > first["loss_box_reg"]
 
-    resumed = retinanet_head(CONFIG, 4, STRIDES, CLASSES)
+    resumed = RetinaNetHead(4, STRIDES, CLASSES, **SETTINGS)
     resumed.load_state_dict(head.state_dict())
     assert torch.equal(*(each.losses(outputs, [target, NONE])["loss_box_reg"] for each in (head, resumed)))
 

@@ -6,8 +6,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from afictl.detectors.fcos import fcos_head
-from afictl.detectors.retinanet import retinanet_head
+from afictl.detectors.fcos import build_fcos_head
+from afictl.detectors.retinanet import build_retinanet_head
 from afictl.presets import DetectorConfig
 
 CONFIG = DetectorConfig(anchor_sizes=(12, 24), size_ranges=(16,))
@@ -24,7 +24,7 @@ def losses(rows: slice) -> dict[str, Tensor]:
     """FCOS's for some images of the batch, and RetinaNet's running count of positives."""
     torch.manual_seed(2)
     features = {level: torch.randn(2, 4, *size)[rows] for level, size in (("p3", (4, 4)), ("p4", (2, 2)))}
-    points, anchors = fcos_head(CONFIG, 4, STRIDES, 2), retinanet_head(CONFIG, 4, STRIDES, 2)
+    points, anchors = build_fcos_head(CONFIG, 4, STRIDES, 2), build_retinanet_head(CONFIG, 4, STRIDES, 2)
     anchors.losses(anchors.outputs(features), TARGETS[rows])
     return {**points.losses(points.outputs(features), TARGETS[rows]), "normalizer": anchors.normalizer}
 
