@@ -218,7 +218,7 @@ def test_a_stopped_grid_goes_on_in_the_middle_of_a_cell(fabric, preset, contende
 
 
 def test_a_cell_that_diverges_does_not_stop_the_others(fabric, grid, monkeypatch):
-    def diverge(fabric, losses):
+    def diverge(losses):
         if not (grid.output / "afi").exists():
             raise FloatingPointError("loss_box_reg became nan")
         return {name: value.item() for name, value in losses.items()}

@@ -16,7 +16,8 @@ SMALL = (
 )
 
 
-def drop_states(folder):
-    """Make room: a resumable state is three times as large as its weights, and nobody goes on with it here."""
+def drop_states(folder, keep=None):
+    """Remove resumable states, which are three times as large as the weights; those below ``keep`` stay."""
     for state in folder.rglob("state.pt"):
-        state.unlink()
+        if keep is None or not state.is_relative_to(keep):
+            state.unlink()

@@ -22,9 +22,9 @@ print(further.pid, further.stdout.readline(), flush=True)
 """
 
 LEAVES = """
-import atexit
+import atexit, os
 from torch import distributed
-atexit.register(lambda: print(seen, distributed.is_initialized(), flush=True))  # the last to be called
+atexit.register(lambda: os.write(1, f"{seen} {distributed.is_initialized()}\\n".encode()))  # the last to be called
 from afictl.training import HardwareSettings, launch
 fabric = launch(HardwareSettings("2"))
 seen = fabric.global_rank, distributed.is_initialized()
