@@ -122,7 +122,6 @@ def test_a_mistake_in_its_own_process():
         (f"finetune --preset {TINY} --data . --interpolator nowhere", "--interpolator nowhere: neither a kind"),
         (f"compare --preset {TINY} --data nowhere --weights x --output {FULL}", f"{FULL} is not empty and holds no"),
         ("eval --weights nowhere --tta --batch-size 1", "--batch-size has no effect with --tta"),
-        ("benchmark data --count 3 --split val", "--split, --count have no effect without --data"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_code_2(afictl, here, arguments, message):

@@ -8,10 +8,10 @@ import pytest
 from afictl.cli.main import app
 from tests.cli.conftest import commands
 
-FILES = ("data check", "benchmark data", "benchmark interpolators", "benchmark metric", "pseudo-label", "convert")
+FILES = ("data check", "benchmark interpolators", "pseudo-label", "convert")
 FOLDERS = ("demo", "pretrain", "finetune", "eval", "compare", "visualize detections", "data shapes", "data subset")
-OPTION = {"data check": "--json", "convert": "OUT", "data shapes": "OUT", "data subset": "OUT"}
-OPTION |= dict.fromkeys(("benchmark data", "benchmark interpolators", "benchmark metric"), "--json")
+OPTION = dict.fromkeys(("data check", "benchmark interpolators"), "--json")
+OPTION |= dict.fromkeys(("convert", "data shapes", "data subset"), "OUT")
 NEEDED = {  # nothing of this is there: where to write is told first
     "data check": ["nowhere"],
     "data subset": ["nowhere"],

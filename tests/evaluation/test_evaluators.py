@@ -10,9 +10,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from afictl.comparison.benchmarks.detections_file import write_detections
 from afictl.data.folders import find_files
 from afictl.evaluation import predictions, score_predictions
+from benchmarks.detections_file import write_detections
 
 AREAS = (32.0**2, 96.0**2)
 

@@ -1,1 +1,1 @@
-"""Measurements of speed and memory against the libraries that users would take otherwise, each in the same run."""
+"""Measurements of speed and memory that help to choose an interpolator and hardware."""

@@ -1,9 +1,9 @@
-"""A process that loads images for training as one library does, with one worker, and tells how fast.
+"""A process that loads training images with one library and one worker, and prints images per second as JSON.
 
-All resize the short side to one of detectron2's six sizes, 640 to 800, at most 1333 the long one, flip every other
-image, and group what they read by four, shuffled. They differ in what they give: afictl floats 0..1 and bitmaps,
-torchvision the same (the transforms of its detection reference, on tensors, which are its faster kind), detectron2
-bytes and, as it is asked, bitmaps or its default, polygons. What the measured process itself does to a batch counts.
+All resize the short side to one of detectron2's six sizes, 640 to 800, with at most 1333 for the long side, flip every
+other image, shuffle, and batch by four. The batches differ: afictl gives floats in 0..1 and bitmaps, torchvision the
+same (the transforms of its detection reference on tensors, the faster kind), detectron2 bytes and either bitmaps or
+polygons, its default. Time that the main process spends on a batch counts.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-_SIZES, _LONGEST, _BATCH = (640, 672, 704, 736, 768, 800), 1333, 4
-_WARM_UP = 4
-"""Batches before the clock starts: the worker's start and what it reads ahead."""
+_SIZES, _MAX_SIZE, _BATCH_SIZE = (640, 672, 704, 736, 768, 800), 1333, 4
+_WARM_UP_BATCHES = 4
+"""Before the timer starts: the worker's start and its prefetched batches."""
 
 
 def loaders(masks: bool) -> list[str]:
-    """The loaders that can be measured here."""
-    others = ["detectron2 polygons", "detectron2 bitmaps"] if masks else ["detectron2"]
-    return [*(others if find_spec("detectron2") else []), "torchvision", "afictl"]
+    """The loaders of the installed libraries."""
+    detectron2 = ["detectron2 polygons", "detectron2 bitmaps"] if masks else ["detectron2"]
+    return [*(detectron2 if find_spec("detectron2") else []), "torchvision", "afictl"]
 
 
 def _afictl(folder: Path, split: str, masks: bool) -> Iterator[Any]:
     from afictl.data import load_coco, train_batches
     from afictl.presets import InputConfig
 
-    config = InputConfig(min_sizes=_SIZES, max_size=_LONGEST)
-    return train_batches(load_coco(folder, split), config, _BATCH, seed=0, masks=masks, workers=1)
+    config = InputConfig(min_sizes=_SIZES, max_size=_MAX_SIZE)
+    return train_batches(load_coco(folder, split), config, _BATCH_SIZE, seed=0, masks=masks, workers=1)
 
 
 def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[Any]:
@@ -48,10 +48,10 @@ def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[Any]:
     from afictl.data.folders import find_files
 
     file, images = find_files(folder, split)
-    steps = v2.Compose(
+    transforms = v2.Compose(
         [
             v2.ToImage(),
-            v2.RandomShortestSize(list(_SIZES), max_size=_LONGEST),
+            v2.RandomShortestSize(list(_SIZES), max_size=_MAX_SIZE),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
             v2.SanitizeBoundingBoxes(),
@@ -59,19 +59,15 @@ def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[Any]:
         ]
     )
     keys = ["boxes", "labels", *(["masks"] if masks else [])]
-    whole = wrap_dataset_for_transforms_v2(CocoDetection(images, file, transforms=steps), target_keys=keys)
-    used = Subset(whole, _sorted_positions(whole, load_coco(folder, split), masks))
+    dataset = wrap_dataset_for_transforms_v2(CocoDetection(images, file, transforms=transforms), target_keys=keys)
+    index = load_coco(folder, split)
+    training = {index.image_id(i) for i in index.training_images(masks)}
+    subset = Subset(dataset, [k for k, image_id in enumerate(dataset.ids) if image_id in training])
     while True:
-        yield from DataLoader(used, _BATCH, shuffle=True, num_workers=1, collate_fn=_as_lists, drop_last=True)
+        yield from DataLoader(subset, _BATCH_SIZE, shuffle=True, num_workers=1, collate_fn=_collate, drop_last=True)
 
 
-def _sorted_positions(whole: Any, index: Any, masks: bool) -> list[int]:
-    """Where torchvision, which sorts images by id, has those that training uses."""
-    used = {index.image_id(i) for i in index.training_images(masks)}
-    return [k for k, image_id in enumerate(whole.ids) if image_id in used]
-
-
-def _as_lists(samples: list[Any]) -> list[tuple[Any, ...]]:
+def _collate(samples: list[Any]) -> list[tuple[Any, ...]]:
     return list(zip(*samples, strict=True))
 
 
@@ -86,12 +82,12 @@ def _detectron2(folder: Path, split: str, masks: bool, mask_format: str = "polyg
     records = [record for record in load_coco_json(str(file), str(images), "measured") if record["annotations"]]
     mapper = DatasetMapper(
         is_train=True,
-        augmentations=[T.ResizeShortestEdge(_SIZES, _LONGEST, "choice"), T.RandomFlip()],
+        augmentations=[T.ResizeShortestEdge(_SIZES, _MAX_SIZE, "choice"), T.RandomFlip()],
         image_format="RGB",
         use_instance_mask=masks,
         instance_mask_format=mask_format,
     )
-    return iter(build_detection_train_loader(records, mapper=mapper, total_batch_size=_BATCH, num_workers=1))
+    return iter(build_detection_train_loader(records, mapper=mapper, total_batch_size=_BATCH_SIZE, num_workers=1))
 
 
 _LOADERS: dict[str, Callable[..., Iterator[Any]]] = {
@@ -104,17 +100,17 @@ _LOADERS: dict[str, Callable[..., Iterator[Any]]] = {
 
 
 def _main(library: str, folder: Path, split: str, masks: bool, images: int) -> None:
-    answers = sys.stdout
+    output = sys.stdout
     with redirect_stdout(sys.stderr):
         batches = _LOADERS[library](folder, split, masks)
-        for _ in islice(batches, _WARM_UP):
+        for _ in islice(batches, _WARM_UP_BATCHES):
             pass
-        began = time.perf_counter()
-        count = max(1, images // _BATCH)
+        start = time.perf_counter()
+        count = max(1, images // _BATCH_SIZE)
         for _ in islice(batches, count):
             pass
-        seconds = time.perf_counter() - began
-    print(json.dumps({"images_per_second": count * _BATCH / seconds}), file=answers, flush=True)
+        seconds = time.perf_counter() - start
+    print(json.dumps({"images_per_second": count * _BATCH_SIZE / seconds}), file=output, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""A process that reads an annotation file with one library and reports time and memory.
+
+It takes commands from standard input, so that several processes can be measured at once: ``load`` reads the file,
+``epoch`` visits the objects of this process's part of the images, ``memory`` does nothing. Each is answered by a line
+of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TextIO
+
+from benchmarks.process_memory import process_memory
+
+Load = Callable[[], Any]
+Visit = Callable[[Any, slice], None]
+
+
+def readers() -> list[str]:
+    """The installed libraries."""
+    return ["pycocotools", *(["detectron2"] if find_spec("detectron2") else []), "afictl"]
+
+
+def _pycocotools(file: Path) -> tuple[Load, Visit]:
+    from pycocotools.coco import COCO
+
+    def visit(coco: Any, part: slice) -> None:
+        for image_id in list(coco.imgs)[part]:
+            coco.loadAnns(coco.getAnnIds(imgIds=[image_id]))
+
+    return lambda: COCO(file), visit
+
+
+def _detectron2(file: Path) -> tuple[Load, Visit]:
+    from detectron2.data import DatasetFromList
+    from detectron2.data.datasets.coco import load_coco_json
+
+    def visit(records: Any, part: slice) -> None:
+        for k in range(len(records))[part]:
+            records[k]
+
+    # Copied into one array as its training loader does; the lists that it comes from are dropped there as here.
+    return lambda: DatasetFromList(load_coco_json(str(file), "")), visit
+
+
+def _afictl(file: Path) -> tuple[Load, Visit]:
+    from afictl.data import load_coco
+
+    def visit(index: Any, part: slice) -> None:
+        for k in range(len(index))[part]:
+            index.objects(k)
+
+    return lambda: load_coco(file.parents[1], "train"), visit
+
+
+_READERS = {"pycocotools": _pycocotools, "detectron2": _detectron2, "afictl": _afictl}
+
+
+def _main(library: str, file: Path, part: slice) -> None:
+    output = sys.stdout
+    with redirect_stdout(sys.stderr):  # pycocotools prints
+        load, visit = _READERS[library](file)
+        _write_line(output, {})
+        annotations: Any = None
+        for line in sys.stdin:
+            start, cpu_start = time.perf_counter(), time.process_time()
+            if line.strip() == "load":
+                annotations = load()
+            elif line.strip() == "epoch":
+                visit(annotations, part)
+            times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
+            _write_line(output, times)
+
+
+def _write_line(output: TextIO, times: dict[str, float]) -> None:
+    print(json.dumps(times | process_memory()), file=output, flush=True)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], Path(sys.argv[2]), slice(int(sys.argv[3]), None, int(sys.argv[4])))

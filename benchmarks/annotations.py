@@ -1,0 +1,234 @@
+"""Reading of annotations and loading of training images, beside pycocotools, torchvision and detectron2.
+
+Every measurement runs in a process of its own. The libraries take turns, in reverse order in every other round, and
+the best round of each counts: other load on the machine can only slow a library down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypedDict
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from afictl.data import load_coco
+from afictl.data.index_cache import SMALLEST, cache_places
+from afictl.errors import UserError
+from benchmarks import annotation_reader, image_loader
+from benchmarks.annotation_file import write_annotation_file
+from benchmarks.results import ROOT, run_benchmark, write_results
+
+Figures = Mapping[str, float]
+"""Seconds and megabytes by name."""
+
+_PROCESSES = 8
+"""Processes that read the file at once."""
+
+
+class Reading(TypedDict):
+    """Figures of reading by library, the best of all rounds and every round."""
+
+    file_megabytes: float
+    results: dict[str, Figures]
+    turns: dict[str, list[Figures]]
+
+
+def measure_reading(folder: Path, scale: float, rounds: int, console: Console) -> Reading:
+    """Read an annotation file of ``scale`` times COCO's size, generated below ``folder``, with each library.
+
+    Raises:
+        UserError: ``scale`` outside (0, 1], or a measured process that failed.
+    """
+    file = folder / "annotations" / "instances_train.json"
+    for path in (file.parent, folder / "train"):
+        path.mkdir()
+    write_annotation_file(file, scale)
+    console.print(f"generated annotations: {file.stat().st_size / 1e6:.0f} MB")
+    if file.stat().st_size < SMALLEST:
+        console.print(f"afictl caches no file below {SMALLEST / 1e6:.0f} MB: its later starts read this file again")
+    cache = cache_places(file)[0]
+    turns: dict[str, list[Figures]] = {}
+
+    def measure(name: str, library: str, processes: int = 1) -> None:
+        turns.setdefault(name, []).append(read_annotations(library, file, processes))
+        console.print(f"{name}: {turns[name][-1]['seconds']:.1f} s")
+
+    def measure_afictl() -> None:
+        for suffix, processes in (("", 1), (f", {_PROCESSES} at once", _PROCESSES)):
+            cache.unlink(missing_ok=True)
+            measure(f"afictl, first{suffix}", "afictl", processes)
+            measure(f"afictl, later{suffix}", "afictl", processes)
+
+    libraries = [lambda name=name: measure(name, name) for name in annotation_reader.readers() if name != "afictl"]
+    for number in range(rounds):
+        for turn in [*libraries, measure_afictl][:: -1 if number % 2 else 1]:
+            turn()
+    best = {name: min(figures, key=lambda turn: turn["seconds"]) for name, figures in turns.items()}
+    return {"file_megabytes": file.stat().st_size / 1e6, "results": best, "turns": turns}
+
+
+def read_annotations(library: str, file: Path, processes: int) -> Figures:
+    """Read ``file`` in several processes at once; the times and sizes of the slowest and largest.
+
+    Raises:
+        UserError: a process failed.
+    """
+    command = [sys.executable, "-m", annotation_reader.__name__, library, str(file.resolve())]
+    readers = [
+        subprocess.Popen(
+            [*command, str(rank), str(processes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(processes)
+    ]
+    try:
+        imports = [_receive(reader) for reader in readers]
+        load = _send(readers, "load")
+        before = _send(readers, "memory")
+        epoch, after = _send(readers, "epoch"), _send(readers, "memory")
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.communicate()
+    own_before, own_after = (max(figures["own"] for figures in replies) for replies in (before, after))
+    return {
+        "seconds": max(figures["seconds"] for figures in load),
+        "cpu_seconds": sum(figures["cpu_seconds"] for figures in load),
+        "epoch_seconds": max(figures["seconds"] for figures in epoch),
+        "peak": max(figures["peak"] for figures in load),
+        "own_before": max(figures["own"] for figures in imports),
+        "own": own_before,
+        "unshared": max(figures["unshared"] for figures in after),
+        "growth": own_after / own_before - 1 if own_before else 0.0,
+    }
+
+
+def _send(readers: Sequence[subprocess.Popen[str]], command: str) -> list[Figures]:
+    for reader in readers:
+        assert reader.stdin is not None
+        reader.stdin.write(f"{command}\n")
+        reader.stdin.flush()
+    return [_receive(reader) for reader in readers]
+
+
+def _receive(reader: subprocess.Popen[str]) -> Figures:
+    assert reader.stdout is not None
+    line = reader.stdout.readline()
+    if not line:
+        raise UserError(f"a measured process ended early; run it alone: {subprocess.list2cmdline(reader.args)}")  # type: ignore[arg-type]
+    figures: Figures = json.loads(line)
+    return figures
+
+
+def measure_loading(
+    folder: Path, split: str, kind: str, rounds: int, images: int, console: Console
+) -> dict[str, float]:
+    """Images per second of each loader; without libraries that cannot read the data.
+
+    Args:
+        folder: dataset in COCO layout.
+        split: the split that is read.
+        kind: ``boxes`` or ``masks``.
+        rounds: turns of each loader.
+        images: read by each loader in a turn.
+        console: shows the progress.
+
+    Raises:
+        UserError: afictl's loader failed.
+    """
+    speeds: dict[str, float] = {}
+    names = image_loader.loaders(kind == "masks")
+    for number in range(rounds):
+        for name in names[:: -1 if number % 2 else 1]:
+            arguments = [name, str(folder.resolve()), split, kind, str(images)]
+            command = [sys.executable, "-m", image_loader.__name__, *arguments]
+            process = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, check=False
+            )
+            if process.returncode and name == "afictl":
+                raise UserError(f"a measured loader failed; run it alone: {subprocess.list2cmdline(command)}")
+            if process.returncode:  # detectron2 takes no RLE for polygons
+                console.print(f"{name}, {kind}: failed and left out; alone: {subprocess.list2cmdline(command)}")
+                continue
+            speed = json.loads(process.stdout)["images_per_second"]
+            speeds[name] = max(speeds.get(name, 0.0), speed)
+            console.print(f"{name}, {kind}: {speed:.1f} images/s")
+    return speeds
+
+
+def reading_table(reading: Reading) -> Table:
+    """The best round of each library beside pycocotools'."""
+    table = Table(
+        Column(f"annotations, {reading['file_megabytes']:.0f} MB", no_wrap=True),
+        title="reading: seconds, and MB of a process",
+        caption="own: memory added by reading that can be neither shared nor dropped; growth: by an epoch of reads",
+    )
+    for header in ("s", "faster", "CPU s", "peak", "own", "growth"):
+        table.add_column(header, justify="right")
+    for name, figures in reading["results"].items():
+        table.add_row(
+            name,
+            f"{figures['seconds']:.2f}",
+            f"{reading['results']['pycocotools']['seconds'] / figures['seconds']:.1f}x",
+            f"{figures['cpu_seconds']:.2f}",
+            f"{figures['peak']:.0f}",
+            f"{figures['own'] - figures['own_before']:.0f}",
+            f"{100 * figures['growth']:.1f} %",
+        )
+    return table
+
+
+def loading_table(kind: str, speeds: Mapping[str, float]) -> Table:
+    """Images per second of each loader for ``kind``, ``boxes`` or ``masks``, and afictl's speed relative to it."""
+    table = Table(
+        f"loader, one worker, {kind}", title="loading: images per second, short side 640 to 800, random flips"
+    )
+    for header in ("images/s", "afictl is faster"):
+        table.add_column(header, justify="right")
+    for name, speed in speeds.items():
+        table.add_row(name, f"{speed:.1f}", f"{speeds['afictl'] / speed:.2f}x")
+    if not find_spec("detectron2"):
+        table.caption = "detectron2 is not installed, so it was not measured"
+    elif "detectron2 polygons" in speeds:
+        table.caption = "polygons, detectron2's default: rasterised later, in the training process; all others: bitmaps"
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print tables and write the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.annotations", description=__doc__)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="dataset in COCO layout; without it only reading")
+    parser.add_argument("--split", default="train", help="split of --data whose images are loaded")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the annotations as a fraction of COCO's")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each measurement; the best counts")
+    parser.add_argument("--count", type=int, default=200, help="images that each loader reads in a turn")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    options = parser.parse_args(arguments)
+    console = Console()
+    # A mistake in --data is an error before the long part.
+    masks = options.data is not None and load_coco(options.data, options.split).has_masks
+    with tempfile.TemporaryDirectory(prefix="afictl-benchmark-") as folder:
+        reading = measure_reading(Path(folder), options.scale, options.rounds, console)
+    loading = {
+        kind: measure_loading(options.data, options.split, kind, options.rounds, options.count, console)
+        for kind in (("boxes", "masks") if masks else ("boxes",))
+        if options.data is not None
+    }
+    console.print(reading_table(reading), *(loading_table(*item) for item in loading.items()))
+    write_results(options.json, {"reading": reading, "loading": loading})
+
+
+if __name__ == "__main__":
+    run_benchmark(main)

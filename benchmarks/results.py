@@ -1,0 +1,29 @@
+"""Shared by the benchmark scripts: one-line errors, and figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from afictl.errors import UserError
+from afictl.files import write_text
+
+ROOT = Path(__file__).parents[1]
+"""The checkout: measured processes start there, so that they find this package."""
+
+
+def run_benchmark(main: Callable[[], None]) -> None:
+    """Call ``main``; a ``UserError`` becomes one line on stderr and exit status 1."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def write_results(file: Path | None, results: object) -> None:
+    """Write ``results`` as JSON where a file is named."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(results, indent=2) + "\n")
