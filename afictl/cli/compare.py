@@ -143,14 +143,14 @@ def _train(
     spread: bool,
     **arguments: Any,
 ) -> None:
-    from afictl.comparison import compare, parse_contenders
-    from afictl.comparison.spread import require_devices
+    from afictl.comparison import compare, parse_methods
+    from afictl.comparison.experiment.parallel import require_devices
     from afictl.presets import load_preset
     from afictl.training import HardwareSettings, launch
 
     devices, nodes, precision = hardware
     resolved = load_preset(preset, settings)
-    contenders = parse_contenders(interpolators)
+    contenders = parse_methods(interpolators)
     folder = output or Path("runs") / f"compare-{tidy(resolved.name)}"
     if spread and nodes > 1:
         raise UserError("--spread: runs are spread over the devices of one machine; leave --nodes out")
@@ -159,7 +159,7 @@ def _train(
     if len(contenders) == 1:
         fabric.print(f"{contenders[0].name} alone: it is trained and measured, and compared with nothing")
     answer = compare(
-        fabric, resolved, contenders=contenders, output=folder, spread=at_once, meter=_meter(), **arguments
+        fabric, resolved, methods=contenders, output=folder, spread=at_once, progress=_meter(), **arguments
     )
     if answer.comparison is not None:
         _show(answer.comparison, folder)
@@ -179,7 +179,7 @@ def _compare_runs(folders: list[Path], output: Path, precision: str, **arguments
 
     require_writable(output, "--output")
     fabric = launch(HardwareSettings(devices="1", precision=precision))
-    _show(compare_runs(fabric, folders, output, meter=_meter(), **arguments), output)
+    _show(compare_runs(fabric, folders, output, progress=_meter(), **arguments), output)
 
 
 def _list_prices(
@@ -192,18 +192,18 @@ def _list_prices(
     precision: str,
     baseline: str | None,
 ) -> None:
-    from afictl.comparison import parse_contenders, price_list
-    from afictl.comparison.answer import require_place, write_answer
+    from afictl.comparison import list_costs, parse_methods
+    from afictl.comparison.pipeline import require_comparison_folder, write_comparison_folder
     from afictl.presets import load_preset
     from afictl.training import HardwareSettings, launch
 
-    resolved, contenders = load_preset(preset, settings), parse_contenders(interpolators)
+    resolved, contenders = load_preset(preset, settings), parse_methods(interpolators)
     if output:
-        require_place(output)
+        require_comparison_folder(output)
     fabric = launch(HardwareSettings(devices="1", precision=precision))
-    prices = price_list(fabric, resolved, contenders, data=data, weights=weights, baseline=baseline, meter=_meter())
+    prices = list_costs(fabric, resolved, contenders, data=data, weights=weights, baseline=baseline, progress=_meter())
     if output:
-        write_answer(prices, output)
+        write_comparison_folder(prices, output)
     _show(prices, output)
 
 
@@ -216,10 +216,10 @@ def _meter() -> ProgressDisplay:
 
 
 def _show(comparison: Comparison, folder: Path | None) -> None:
-    from afictl.comparison import comparison_tables, notes
+    from afictl.comparison import comparison_notes, comparison_tables
 
     roomy_console().print(*comparison_tables(comparison))
-    for line in notes(comparison):
+    for line in comparison_notes(comparison):
         typer.echo(line)
     if folder:
         tables = (COMPARISON, COMPARISON_CSV, RUNS_CSV)

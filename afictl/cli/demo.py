@@ -23,15 +23,15 @@ def demo(
     """
     from rich.console import Console
 
-    from afictl.comparison import comparison_tables, notes
-    from afictl.comparison.demo import demo
+    from afictl.comparison import comparison_notes, comparison_tables
+    from afictl.comparison.shapes_demo import run_demo
     from afictl.training import HardwareSettings, launch
 
     fabric = launch(HardwareSettings(devices="1"))
-    comparison = demo(fabric, output, seed=seed)
+    comparison = run_demo(fabric, output, seed=seed)
     console = Console()
     console.print(*comparison_tables(comparison))
-    for line in notes(comparison):
+    for line in comparison_notes(comparison):
         typer.echo(line)
     for name, what in (
         ("compare/report.html", "this table with plots and pictures, in a browser"),

@@ -1,19 +1,19 @@
 """Compare interpolators: the same training for each, then accuracy and price side by side."""
 
-from afictl.comparison.answer import Answer, compare, compare_runs
-from afictl.comparison.model import Comparison
-from afictl.comparison.price_list import price_list
-from afictl.comparison.specification import Contender, parse_contenders
-from afictl.comparison.table import comparison_tables, notes
+from afictl.comparison.analysis.screen_tables import comparison_notes, comparison_tables
+from afictl.comparison.cost.cost_list import list_costs
+from afictl.comparison.experiment.specification import Method, parse_methods
+from afictl.comparison.pipeline import ComparisonOutcome, compare, compare_runs
+from afictl.comparison.results import Comparison
 
 __all__ = [
-    "Answer",
     "Comparison",
-    "Contender",
+    "ComparisonOutcome",
+    "Method",
     "compare",
     "compare_runs",
+    "comparison_notes",
     "comparison_tables",
-    "notes",
-    "parse_contenders",
-    "price_list",
+    "list_costs",
+    "parse_methods",
 ]

@@ -1,119 +1,107 @@
-"""From finished runs to the answer: means over seeds, differences to the baseline, verdicts."""
+"""Results of a comparison: runs, means and differences of each method, and costs."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from afictl.comparison.model import Cell, Comparison, Difference, Method, Price
-from afictl.comparison.statistics import PairedDifference, claims, deviation, paired_difference
-from afictl.comparison.verdict import verdict
-from afictl.data import Dataset
-from afictl.errors import UserError, did_you_mean
+from typing import Any
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What is known of one interpolator before it is compared."""
+class Cost:
+    """Cost of one image for a detector, and for the interpolator in it."""
+
+    image_hw: tuple[int, int]
+    """Height and width in pixels of the image as the detector receives it."""
+    parameters: int
+    interpolator_parameters: int
+    multiply_adds: int
+    interpolator_multiply_adds: int
+    """Of all calls of the interpolator in one pass, reassembly and sampling included."""
+    milliseconds: float
+    interpolator_milliseconds: float
+    """Medians of a forward pass in eval mode."""
+    peak_bytes: int
+    interpolator_peak_bytes: int
+    """Peak memory beyond weights and input: of the whole detector, and of the interpolator's most expensive call."""
+
+
+@dataclass(frozen=True)
+class ComparisonRun:
+    """One finished training of a comparison: one method with one seed."""
+
+    seed: int
+    folder: Path
+    """The run folder, with ``metrics.jsonl``, ``config.yaml`` and the COCO results ``predictions.json``."""
+    metrics: Mapping[str, float | None]
+    """``box/AP``, ``box/AP50``, ... as ``Evaluation.metrics``; points of 100."""
+    per_class: Sequence[Mapping[str, Any]]
+    """As ``Evaluation.per_class``."""
+    training_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over seeds of a method minus the baseline of the same seed, in points of 100."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    """95 % interval of the mean; None with fewer than two seeds."""
+    seeds: int
+    claimed: bool
+    """Whether the test of significance rejects chance."""
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """Runs, statistics and cost of one method."""
 
     name: str
     source: str
-    cells: tuple[Cell, ...]
-    price: Price | None
+    """The kind, pre-training run or file of its interpolator."""
+    runs: tuple[ComparisonRun, ...]
+    """Ordered by seed; empty where only costs were measured."""
+    cost: Cost | None
+    mean: Mapping[str, float | None] = field(default_factory=dict)
+    """Mean over seeds by metric."""
+    deviation: Mapping[str, float | None] = field(default_factory=dict)
+    """Sample standard deviation over seeds by metric; None with fewer than two."""
+    difference: Mapping[str, Difference] = field(default_factory=dict)
+    """To the baseline by metric; empty for the baseline itself."""
+    verdict: str = ""
+    """One sentence; empty for the baseline."""
 
 
-def choose_baseline(names: Sequence[str], wanted: str | None) -> str:
-    """The method that the others are compared with: ``wanted``, or ``nearest``, or the first.
+@dataclass(frozen=True)
+class Comparison:
+    """All methods under the same settings."""
 
-    Raises:
-        UserError: ``wanted`` is not among ``names``.
-    """
-    if wanted is not None and wanted not in names:
-        raise UserError(f"--baseline: no method is called '{wanted}'{did_you_mean(wanted, names)}")
-    return wanted or ("nearest" if "nearest" in names else names[0])
+    preset: str
+    annotation_file: Path
+    """Of the held-out images."""
+    image_dir: Path
+    baseline: str
+    settings: Mapping[str, str]
+    """Settings that all methods share, as text, such as ``{"schedule": "800 steps of 4 images"}``."""
+    methods: tuple[MethodResult, ...]
+    """The baseline first."""
+    cost_basis: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that the costs of trained detectors depend on, as JSON values; equal values allow their reuse."""
 
+    @property
+    def has_two_seed_interval(self) -> bool:
+        """Whether an interval is computed from two seeds only."""
+        return any(
+            difference.seeds == 2 and difference.low is not None
+            for method in self.methods
+            for difference in method.difference.values()
+        )
 
-def summarize(entries: Sequence[Entry], baseline: str, differing: Sequence[str] = ()) -> tuple[Method, ...]:
-    """The methods, the baseline first.
-
-    A difference is claimed where Student's t over the seeds rejects chance at 5 %, by Holm's rule over the methods,
-    for each metric by itself.
-
-    Args:
-        entries: one for each interpolator.
-        baseline: the name of one of them.
-        differing: conditions that were not the same for all; every verdict names them.
-    """
-    base = next(entry for entry in entries if entry.name == baseline)
-    others = [entry for entry in entries if entry is not base]
-    paired = {entry.name: _differences(entry, base) for entry in others}
-    claimed = {
-        metric: claims({name: found[metric].p for name, found in paired.items() if metric in found})
-        for metric in _metrics([base])
-    }
-    judged = sum(any(each.low is not None for each in found.values()) for found in paired.values())
-    methods = [_method(base)]
-    for entry in others:
-        difference = {
-            metric: Difference(found.mean, found.low, found.high, found.count, entry.name in claimed[metric])
-            for metric, found in paired[entry.name].items()
-        }
-        method = replace(_method(entry), difference=difference)
-        said = verdict(method, methods[0], judged, differing) if entry.cells else ""
-        methods.append(replace(method, verdict=said))
-    return tuple(methods)
-
-
-def _method(entry: Entry) -> Method:
-    metrics = _metrics([entry])
-    values = {metric: [v for cell in entry.cells if (v := cell.metrics.get(metric)) is not None] for metric in metrics}
-    return Method(
-        entry.name,
-        entry.source,
-        entry.cells,
-        entry.price,
-        mean={metric: statistics.fmean(known) if known else None for metric, known in values.items()},
-        deviation={metric: deviation(known) for metric, known in values.items()},
-    )
-
-
-def _metrics(entries: Sequence[Entry]) -> list[str]:
-    return list(dict.fromkeys(metric for entry in entries for cell in entry.cells for metric in cell.metrics))
-
-
-def _differences(entry: Entry, base: Entry) -> dict[str, PairedDifference]:
-    """By metric, over the seeds that both have."""
-    found = {}
-    for metric in _metrics([base]):
-        ours, theirs = _by_seed(entry, metric), _by_seed(base, metric)
-        common = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-        if common:
-            found[metric] = paired_difference(common)
-    return found
-
-
-def _by_seed(entry: Entry, metric: str) -> Mapping[int, float]:
-    return {cell.seed: value for cell in entry.cells if (value := cell.metrics.get(metric)) is not None}
-
-
-def conclude(
-    preset: str,
-    index: Dataset | None,
-    entries: Sequence[Entry],
-    conditions: Mapping[str, str],
-    baseline: str | None,
-    differing: Sequence[str] = (),
-) -> Comparison:
-    """The comparison; a baseline of which nothing is known gives way to the usual one."""
-    present = [entry.name for entry in entries]
-    chosen = choose_baseline(present, baseline if baseline in present else None)
-    return Comparison(
-        preset=preset,
-        annotation_file=index.annotation_file if index else Path(),
-        image_dir=index.image_dir if index else Path(),
-        baseline=chosen,
-        conditions=conditions,
-        methods=summarize(entries, chosen, differing),
-    )
+    @property
+    def num_tested(self) -> int:
+        """Number of methods that have a difference with an interval."""
+        return sum(
+            any(difference.low is not None for difference in method.difference.values()) for method in self.methods
+        )

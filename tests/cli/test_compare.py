@@ -6,7 +6,7 @@ import pytest
 
 from afictl import comparison, training
 from afictl.cli import compare as module
-from afictl.comparison.answer import Answer
+from afictl.comparison.pipeline import ComparisonOutcome
 from tests.helpers.tiny_runs import SMALL
 
 TINY = "faster-rcnn-r18-fpn-tiny"
@@ -137,7 +137,9 @@ def test_existing_runs_are_measured_in_the_precision_that_is_asked_for(monkeypat
 
 
 def test_a_run_that_failed_ends_in_code_1_and_the_rest_is_told(afictl, tmp_path, shapes, monkeypatch):
-    monkeypatch.setattr(comparison, "compare", lambda *_, **__: Answer(None, {"afi seed 0": "loss became nan"}))
+    monkeypatch.setattr(
+        comparison, "compare", lambda *_, **__: ComparisonOutcome(None, {"afi seed 0": "loss became nan"})
+    )
     words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest,afi", "--output", tmp_path / "out")
     code, _, errors = afictl("compare", *words)
     assert (code, errors) == (1, "error: 1 run failed, the same command tries again: afi seed 0: loss became nan\n")
@@ -145,7 +147,7 @@ def test_a_run_that_failed_ends_in_code_1_and_the_rest_is_told(afictl, tmp_path,
 
 
 def test_one_alone_is_told_to_be_compared_with_nothing(afictl, tmp_path, shapes, monkeypatch):
-    monkeypatch.setattr(comparison, "compare", lambda *_, **__: Answer(None))
+    monkeypatch.setattr(comparison, "compare", lambda *_, **__: ComparisonOutcome(None))
     words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest", "--output", tmp_path / "out")
     expected = "nearest alone: it is trained and measured, and compared with nothing\n"
     assert afictl("compare", *words) == (0, expected, "")
@@ -166,6 +168,6 @@ def test_a_default_folder_that_cannot_be_made_is_told_before_runs_are_measured(a
 def test_one_alone_is_told_by_the_first_process_only(tmp_path, shapes, monkeypatch, capsys):
     further = SimpleNamespace(print=lambda *_: None, is_global_zero=False)
     monkeypatch.setattr(training, "launch", lambda *_: further)
-    monkeypatch.setattr(comparison, "compare", lambda *_, **__: Answer(None))
+    monkeypatch.setattr(comparison, "compare", lambda *_, **__: ComparisonOutcome(None))
     module._train(TINY, [], "nearest", tmp_path, hardware=("2", 1, "32-true"), spread=False, data=shapes)
     assert capsys.readouterr().out == ""

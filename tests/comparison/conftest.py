@@ -1,7 +1,7 @@
 import pytest
 
 from afictl import AFInterpolator, load_preset
-from afictl.comparison import Contender
+from afictl.comparison import Method
 from tests.helpers.tiny_runs import SMALL
 
 
@@ -12,7 +12,7 @@ def preset():
 
 
 @pytest.fixture(scope="session")
-def contenders(tmp_path_factory):
+def methods(tmp_path_factory):
     file = tmp_path_factory.mktemp("interpolator") / "interpolator.safetensors"
     AFInterpolator(16, blocks=1, growth=4).save(file)
-    return [Contender("nearest", "nearest"), Contender("afi", str(file))]
+    return [Method("nearest", "nearest"), Method("afi", str(file))]

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from afictl.comparison.model import Cell, Comparison, Price
-from afictl.comparison.results import Entry, conclude
+from afictl.comparison.analysis.summary import MeasuredMethod, build_comparison
+from afictl.comparison.results import Comparison, ComparisonRun, Cost
 from afictl.data import load_coco
 from afictl.evaluation import score_predictions
 
@@ -44,27 +44,27 @@ def make_comparison(
     annotation_file = data / "annotations" / "instances_val2017.json"
     truth = json.loads(annotation_file.read_text())
     cells = [
-        tuple(make_cell(runs / f"{k}-seed{seed}", truth, annotation_file, k, seed, masks) for seed in range(seeds))
+        tuple(make_run(runs / f"{k}-seed{seed}", truth, annotation_file, k, seed, masks) for seed in range(seeds))
         for k in range(len(names))
     ]
     entries = [
-        Entry(
+        MeasuredMethod(
             name,
             name if k < len(NAMES) - 1 else "runs/pretrain/afi",
             cells[k],
-            make_price(k) if priced else None,
+            make_cost(k) if priced else None,
         )
         for k, name in enumerate(names)
     ]
     conditions = {"schedule": "800 steps of 4 images", "start weights": "none", "precision": "32-true"}
     preset = "mask-rcnn-r18-fpn-tiny" if masks else "faster-rcnn-r18-fpn-tiny"
-    return conclude(preset, load_coco(data, "val"), entries, conditions, names[0])
+    return build_comparison(preset, load_coco(data, "val"), entries, conditions, names[0])
 
 
-def make_price(k: int) -> Price:
+def make_cost(k: int) -> Cost:
     """The price of the ``k``-th of ``NAMES``."""
     extra = _EXTRA[k % len(_EXTRA)]
-    return Price(
+    return Cost(
         image_hw=(480, 640),
         parameters=int(13.2e6 + extra * 1e5),
         interpolator_parameters=int(extra * 1e5),
@@ -77,9 +77,9 @@ def make_price(k: int) -> Price:
     )
 
 
-def make_cell(
+def make_run(
     folder: Path, truth: Mapping[str, Any], annotation_file: Path, k: int, seed: int, masks: bool = True
-) -> Cell:
+) -> ComparisonRun:
     """A run folder with predictions, curves and versions; method ``k`` finds a little more than the one before."""
     folder.mkdir(parents=True)
     random = np.random.default_rng((k // 2, seed))
@@ -89,7 +89,7 @@ def make_cell(
     write_curves(folder, evaluation.metrics, random)
     versions = {"command": ["afictl", "compare", "--seeds", "2"], "python": "3.11.7", "torch": "2.14.1"}
     (folder / "versions.json").write_text(json.dumps(versions))
-    return Cell(seed, folder, evaluation.metrics, evaluation.per_class, 840.0 + 30 * k + seed)
+    return ComparisonRun(seed, folder, evaluation.metrics, evaluation.per_class, 840.0 + 30 * k + seed)
 
 
 def write_curves(folder: Path, metrics: Mapping[str, float | None], random: np.random.Generator) -> None:

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from afictl import UserError, build_interpolator
-from afictl.comparison.memory import LiveBytes
+from afictl.comparison.cost.profiling import LiveMemory
 from tests.helpers import reference_loops as loops
 
 
@@ -36,7 +36,7 @@ def test_starts_as_a_mean_of_five_by_five():
 def test_needs_less_than_three_times_the_memory_of_its_output():
     carafe = build_interpolator("carafe", 256)
     coarse = torch.randn(1, 256, 100, 168)
-    with torch.no_grad(), LiveBytes() as memory:
+    with torch.no_grad(), LiveMemory() as memory:
         enlarged = carafe(coarse)
     assert memory.live == enlarged.nbytes
     assert enlarged.nbytes < memory.peak < 2 * enlarged.nbytes
@@ -45,7 +45,7 @@ def test_needs_less_than_three_times_the_memory_of_its_output():
 def test_training_keeps_no_product():
     carafe = build_interpolator("carafe", 128)
     coarse = nn.Parameter(torch.randn(1, 128, 25, 42))
-    with LiveBytes() as memory:
+    with LiveMemory() as memory:
         enlarged = carafe(coarse)
         kept = memory.live - enlarged.nbytes
         enlarged.backward(torch.ones_like(enlarged))

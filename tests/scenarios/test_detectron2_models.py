@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from afictl.comparison import compare, parse_contenders
+from afictl.comparison import compare, parse_methods
 from afictl.data import load_coco, make_shapes
 from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
@@ -102,9 +102,9 @@ def test_resumed_training_goes_on_as_if_never_stopped(fabric, data, tmp_path):
 
 def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
     preset = small_preset(tmp_path, "cascade", *TINY)
-    found = compare(fabric, preset, data, parse_contenders("nearest,bicubic"), tmp_path / "runs").comparison
+    found = compare(fabric, preset, data, parse_methods("nearest,bicubic"), tmp_path / "runs").comparison
     assert [method.name for method in found.methods] == ["nearest", "bicubic"]
-    prices = [method.price for method in found.methods]
+    prices = [method.cost for method in found.methods]
     assert prices[0].parameters == prices[1].parameters > 10e6
     assert prices[0].multiply_adds > 1e8
     files = draw_comparisons(

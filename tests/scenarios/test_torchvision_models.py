@@ -8,7 +8,7 @@ import torch
 from torchvision.models import detection
 
 from afictl import AFInterpolator, UserError, build_detector, load_preset
-from afictl.comparison import compare, parse_contenders
+from afictl.comparison import compare, parse_methods
 from afictl.data import load_coco, make_shapes
 from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
@@ -78,9 +78,9 @@ def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, dat
 
 def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
     preset = load_preset("torchvision:retinanet_resnet50_fpn_v2", TINY_DENSE)
-    found = compare(fabric, preset, data, parse_contenders("nearest,bicubic"), tmp_path / "runs").comparison
+    found = compare(fabric, preset, data, parse_methods("nearest,bicubic"), tmp_path / "runs").comparison
     assert [method.name for method in found.methods] == ["nearest", "bicubic"]
-    prices = [method.price for method in found.methods]
+    prices = [method.cost for method in found.methods]
     assert prices[0].parameters == prices[1].parameters > 30e6
     assert prices[0].multiply_adds > 5e8
     files = draw_comparisons(

@@ -11,8 +11,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from afictl.comparison.memory import peak_bytes
-from afictl.comparison.stopwatch import now
+from afictl.comparison.cost.profiling import peak_bytes, synchronized_time
 from afictl.detectors import interpolator_cost
 from afictl.interpolators import build_interpolator
 from afictl.progress import ProgressCallback
@@ -102,9 +101,9 @@ def _train(module: nn.Module, maps: list[Tensor]) -> None:
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    began = now(device)
+    began = synchronized_time(device)
     run()
-    return now(device) - began
+    return synchronized_time(device) - began
 
 
 def table(figures: Sequence[Figures], channels: int, coarse_hw: tuple[int, int]) -> Table:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afictl.comparison.model import Comparison
 from afictl.comparison.report.plots import TEXT, WIDTHS, Frame, Scale, fitted, frame, padded, spread
+from afictl.comparison.results import Comparison
 from afictl.errors import UserError
 from afictl.visualization.curves import read_metrics
 
@@ -51,7 +51,7 @@ class Curves:
 def curve_plots(comparison: Comparison) -> list[tuple[str, dict[str, Curves]]]:
     """Loss, box AP and mask AP, as far as the runs recorded them: title and plot by width."""
     records = {
-        series: [_records(cell.folder) for cell in method.cells] for series, method in enumerate(comparison.methods)
+        series: [_records(cell.folder) for cell in method.runs] for series, method in enumerate(comparison.methods)
     }
     names = [method.name for method in comparison.methods]
     plots = []

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from afictl.comparison.model import Comparison
 from afictl.comparison.report.paths import nearby
 from afictl.comparison.report.table import NONE, Entry, Row, Table
+from afictl.comparison.results import Comparison
 from afictl.run_folder import VERSIONS
 
 _NO_VERSION = ("command", "started")
@@ -20,9 +20,9 @@ _COMMANDS = 3
 
 def conditions(comparison: Comparison, beside: Path) -> list[tuple[str, str]]:
     """What was compared, as pairs of a term and its value; paths named from ``beside`` or the current folder."""
-    trained = any(method.cells for method in comparison.methods)
+    trained = any(method.runs for method in comparison.methods)
     files = [("held-out data", str(comparison.annotation_file)), ("images", str(comparison.image_dir))]
-    found = [*(files if trained else []), ("seeds", _seeds(comparison)), *comparison.conditions.items()]
+    found = [*(files if trained else []), ("seeds", _seeds(comparison)), *comparison.settings.items()]
     return [("preset", comparison.preset), *((term, nearby(value, beside, Path.cwd())) for term, value in found)]
 
 
@@ -64,7 +64,7 @@ def cell_table(comparison: Comparison, beside: Path) -> Table | None:
     """Every run with its folder, named from ``beside`` where it lies below that; None without runs."""
     rows = []
     for series, method in enumerate(comparison.methods):
-        for cell in method.cells:
+        for cell in method.runs:
             ap, seconds = cell.metrics.get("box/AP"), cell.training_seconds
             entries = (
                 Entry(str(cell.seed), key=cell.seed),
@@ -84,7 +84,7 @@ def _command_name(program: str) -> str:
 
 
 def _seeds(comparison: Comparison) -> str:
-    of_methods = {method.name: tuple(cell.seed for cell in method.cells) for method in comparison.methods}
+    of_methods = {method.name: tuple(cell.seed for cell in method.runs) for method in comparison.methods}
     if not any(of_methods.values()):
         return "none: only prices were measured"
     if len(set(of_methods.values())) == 1:
@@ -99,7 +99,7 @@ def _listed(seeds: tuple[int, ...]) -> str:
 def _records(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """The contents of ``versions.json`` of every run that has a sound one."""
     for method in comparison.methods:
-        for cell in method.cells:
+        for cell in method.runs:
             try:
                 record = json.loads((cell.folder / VERSIONS).read_text(encoding="utf-8"))
             except (OSError, ValueError):

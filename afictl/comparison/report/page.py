@@ -12,7 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from afictl.comparison.model import Comparison
+from afictl.comparison.analysis.screen_tables import TWO_SEEDS_NOTE
+from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.report.curves import curve_plots
 from afictl.comparison.report.facts import cell_table, commands, conditions, verdicts, versions
 from afictl.comparison.report.paths import nearby
@@ -20,8 +21,7 @@ from afictl.comparison.report.pictures import THRESHOLD, Gallery, draw_gallery
 from afictl.comparison.report.scatter import scatter_panes
 from afictl.comparison.report.style import dash, hue, marker, style_sheet
 from afictl.comparison.report.table import class_tables, method_tables
-from afictl.comparison.table import TWO_SEEDS
-from afictl.comparison.verdict import overview
+from afictl.comparison.results import Comparison
 from afictl.files import write_text
 
 _PAGE_BYTES = 9_500_000
@@ -41,7 +41,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
     content = {
         "comparison": comparison,
         "conditions": conditions(comparison, path.parent),
-        "overview": overview(comparison),
+        "overview": overview_sentences(comparison),
         "verdicts": verdicts(comparison, path.parent),
         "tables": method_tables(comparison, path.parent),
         "panes": scatter_panes(comparison),
@@ -51,7 +51,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "commands": commands(comparison),
         "cells": cell_table(comparison, path.parent),
         "threshold": THRESHOLD,
-        "two_seeds": TWO_SEEDS,
+        "two_seeds": TWO_SEEDS_NOTE,
     }
     bare = _render(content, Gallery(None, (), ()))
     budget = min(_PICTURE_BYTES, _PAGE_BYTES - len(bare.encode()))

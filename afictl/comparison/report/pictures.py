@@ -14,7 +14,7 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
-from afictl.comparison.model import Comparison
+from afictl.comparison.results import Comparison
 from afictl.data import Dataset, read_image
 from afictl.data.formats.coco import load_coco_file
 from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_segmentation
@@ -83,9 +83,9 @@ def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
     What is missing (predictions of a method, the annotations, an image file) is told in ``notes``.
     """
     baseline = comparison.methods[0]
-    if not baseline.cells:
+    if not baseline.runs:
         return Gallery(None, (), ("Nothing was trained, so there are no detections to show.",))
-    seed = baseline.cells[0].seed
+    seed = baseline.runs[0].seed
     found, notes = _read_predictions(comparison, seed)
     if len(found) < 2:
         return Gallery(seed, (), (*notes, "Detections of at least two methods are needed."))
@@ -104,7 +104,7 @@ def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, Rows
     found: dict[str, Rows] = {}
     notes = []
     for method in comparison.methods:
-        folders = [cell.folder for cell in method.cells if cell.seed == seed]
+        folders = [cell.folder for cell in method.runs if cell.seed == seed]
         try:
             if not folders:
                 raise UserError(f"no run with seed {seed}")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from afictl.comparison.model import Comparison, Method, Price
 from afictl.comparison.report.plots import (
     TEXT,
     WIDTHS,
@@ -21,8 +20,9 @@ from afictl.comparison.report.plots import (
     text_width,
 )
 from afictl.comparison.report.table import kinds_of
+from afictl.comparison.results import Comparison, Cost, MethodResult
 
-COSTS: tuple[tuple[str, str, Callable[[Price], float]], ...] = (
+COSTS: tuple[tuple[str, str, Callable[[Cost], float]], ...] = (
     ("Multiply-adds", "multiply-adds of the detector, G", lambda price: price.multiply_adds / 1e9),
     ("Forward time", "forward pass, ms", lambda price: price.milliseconds),
     ("Peak memory", "peak memory of a forward pass, MiB", lambda price: price.peak_bytes / 2**20),
@@ -69,7 +69,7 @@ class Scatter:
 @dataclass(frozen=True)
 class _Point:
     series: int
-    method: Method
+    method: MethodResult
     cost: float
     mean: float
     low: float | None
@@ -93,16 +93,16 @@ def scatter_panes(comparison: Comparison) -> list[tuple[str, list[tuple[str, dic
     return panes
 
 
-def _points(comparison: Comparison, metric: str, cost: Callable[[Price], float]) -> list[_Point]:
+def _points(comparison: Comparison, metric: str, cost: Callable[[Cost], float]) -> list[_Point]:
     points = []
     for series, method in enumerate(comparison.methods):
         mean, found = method.mean.get(metric), method.difference.get(metric)
-        if mean is None or method.price is None:
+        if mean is None or method.cost is None:
             continue
         low = high = None
         if found is not None and found.low is not None and found.high is not None:
             low, high = mean + found.low - found.mean, mean + found.high - found.mean
-        points.append(_Point(series, method, cost(method.price), mean, low, high, bool(found and found.claimed)))
+        points.append(_Point(series, method, cost(method.cost), mean, low, high, bool(found and found.claimed)))
     return points
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from afictl.comparison.files import training_seconds
-from afictl.comparison.model import Comparison, Difference, Method, Price
+from afictl.comparison.analysis.comparison_files import mean_training_seconds
 from afictl.comparison.report.paths import nearby
 from afictl.comparison.report.plots import MINUS
+from afictl.comparison.results import Comparison, Cost, Difference, MethodResult
 from afictl.evaluation import number_format
 
 _AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -82,8 +82,8 @@ def method_tables(comparison: Comparison, beside: Path) -> list[Table]:
             )
             for series, method in enumerate(comparison.methods)
         ]
-        titles = {"box": "Box AP and price", "mask": "Mask AP", "": "Price"}
-        columns = (("Method", ""), *accuracy, *(_PRICE_HEADS if priced else ()))
+        titles = {"box": "Box AP and price", "mask": "Mask AP", "": "Cost"}
+        columns = (("MethodResult", ""), *accuracy, *(_PRICE_HEADS if priced else ()))
         tables.append(Table(titles[kind], tuple(columns), tuple(rows)))
     return tables
 
@@ -95,10 +95,10 @@ def class_tables(comparison: Comparison) -> tuple[list[Table], int]:
     their largest difference; ties, and classes without any object, in that of the data.
     """
     baseline, others = comparison.methods[0], comparison.methods[1:]
-    others = tuple(method for method in others if method.cells)
-    if not baseline.cells or not others:
+    others = tuple(method for method in others if method.runs)
+    if not baseline.runs or not others:
         return [], 0
-    counts = {row["name"]: int(row["objects"]) for row in baseline.cells[0].per_class}
+    counts = {row["name"]: int(row["objects"]) for row in baseline.runs[0].per_class}
     found = [_class_differences(method, baseline) for method in others]
     order = sorted(counts, key=lambda name: -max(abs(values.get(name) or 0.0) for values in found))
     kept = order[: max(_CLASSES_SHOWN, _CLASS_ENTRIES // len(others))]
@@ -124,7 +124,7 @@ def signed(value: float) -> str:
     return number_format.signed(value).replace("-", MINUS)
 
 
-def _source(method: Method) -> str:
+def _source(method: MethodResult) -> str:
     return "" if method.source == method.name else method.source
 
 
@@ -137,12 +137,12 @@ def _accuracy_heads(kind: str, baseline: str) -> list[tuple[str, str]]:
     ]
 
 
-def _accuracy(method: Method, kind: str) -> list[Entry]:
+def _accuracy(method: MethodResult, kind: str) -> list[Entry]:
     first, *rest = (_mean(method, f"{kind}/{name}") for name in _AREAS)
     return [first, _difference(method.difference.get(f"{kind}/AP")), *rest]
 
 
-def _mean(method: Method, metric: str) -> Entry:
+def _mean(method: MethodResult, metric: str) -> Entry:
     mean, deviation = method.mean.get(metric), method.deviation.get(metric)
     if mean is None:
         return NONE
@@ -158,7 +158,7 @@ def _difference(found: Difference | None) -> Entry:
     return Entry(signed(found.mean), interval, found.mean, "claimed" if found.claimed else "")
 
 
-_Reading = Callable[[Price], float]
+_Reading = Callable[[Cost], float]
 _COSTS: tuple[tuple[str, str, float, str, str, _Reading, _Reading], ...] = (
     ("Parameters", "M", 1e6, ".2f", "of it", lambda p: p.parameters, lambda p: p.interpolator_parameters),
     ("Multiply-adds", "G", 1e9, ".2f", "of it", lambda p: p.multiply_adds, lambda p: p.interpolator_multiply_adds),
@@ -168,26 +168,26 @@ _COSTS: tuple[tuple[str, str, float, str, str, _Reading, _Reading], ...] = (
 _PRICE_HEADS = (*((title, unit) for title, unit, *_ in _COSTS), ("Training", "minutes"))
 
 
-def _price(method: Method) -> list[Entry]:
+def _price(method: MethodResult) -> list[Entry]:
     entries = [
         NONE
-        if method.price is None
+        if method.cost is None
         else Entry(
-            format(whole(method.price) / unit, digits),
-            f"{word} {part(method.price) / unit:{digits}}",
-            whole(method.price),
+            format(whole(method.cost) / unit, digits),
+            f"{word} {part(method.cost) / unit:{digits}}",
+            whole(method.cost),
         )
         for _, _, unit, digits, word, whole, part in _COSTS
     ]
-    seconds = training_seconds(method)
+    seconds = mean_training_seconds(method)
     return [*entries, NONE if seconds is None else Entry(f"{seconds / 60:.1f}", key=seconds)]
 
 
-def _class_differences(method: Method, baseline: Method) -> dict[str, float]:
+def _class_differences(method: MethodResult, baseline: MethodResult) -> dict[str, float]:
     """Mean over shared seeds by class name; without the classes that either of them has no AP of."""
-    references = {cell.seed: {row["name"]: row.get("box/AP") for row in cell.per_class} for cell in baseline.cells}
+    references = {cell.seed: {row["name"]: row.get("box/AP") for row in cell.per_class} for cell in baseline.runs}
     values: dict[str, list[float]] = {}
-    for cell in method.cells:
+    for cell in method.runs:
         for row in cell.per_class:
             reference, own = references.get(cell.seed, {}).get(row["name"]), row.get("box/AP")
             if reference is not None and own is not None:

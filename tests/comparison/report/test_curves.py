@@ -26,10 +26,10 @@ def test_many_points_become_sections_of_equal_length():
 
 def test_a_broken_record_is_left_out_and_the_rest_drawn(shapes_dir, tmp_path):
     comparison = make_comparison(shapes_dir, tmp_path, seeds=1, masks=False)
-    file = comparison.methods[1].cells[0].folder / "metrics.jsonl"
+    file = comparison.methods[1].runs[0].folder / "metrics.jsonl"
     strange = [json.dumps({"step": 30, "loss_a": float("nan"), "lr": 1}), "[]", json.dumps({"loss_a": 1, "lr": 1})]
     file.write_text("\n".join([*strange, file.read_text()]) + '{"step": 900, "loss_a"')
-    (comparison.methods[2].cells[0].folder / "metrics.jsonl").unlink()
+    (comparison.methods[2].runs[0].folder / "metrics.jsonl").unlink()
     plots = dict(curve_plots(comparison))
     assert list(plots) == ["Training loss", "Held-out box AP"]
     for drawings in plots.values():

@@ -22,5 +22,5 @@ def test_a_command_starts_with_what_a_shell_finds(shapes_dir, tmp_path, program,
     comparison = make_comparison(shapes_dir, tmp_path, seeds=1, masks=False)
     for method in comparison.methods:
         record = {"command": [program, "compare", "--set", "a b=1"]}
-        (method.cells[0].folder / "versions.json").write_text(json.dumps(record))
+        (method.runs[0].folder / "versions.json").write_text(json.dumps(record))
     assert commands(comparison) == [f"{shown} compare --set 'a b=1'"]

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afictl.comparison.model import Cell, Comparison, Method
+from afictl.comparison.analysis.screen_tables import comparison_notes
+from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.report import write_report
-from afictl.comparison.table import notes
-from afictl.comparison.verdict import overview
+from afictl.comparison.results import Comparison, ComparisonRun, MethodResult
 from afictl.data import make_shapes
-from tests.helpers.comparisons import NAMES, make_comparison, make_price
+from tests.helpers.comparisons import NAMES, make_comparison, make_cost
 
 HOSTILE = "<img src=x onerror=alert(1)></script><script>window.injected=1</script>\"'&{{ 7 * 7 }}"
 
@@ -59,7 +59,7 @@ def test_paths_are_named_from_the_report_or_the_current_folder(comparison, tmp_p
         "start weights": f"{tmp_path}/out/a / /elsewhere{tmp_path}/b",
         "here": str(tmp_path),
     }
-    changed = replace(comparison, methods=(*comparison.methods[:-1], afi), conditions=found, image_dir=tmp_path / "val")
+    changed = replace(comparison, methods=(*comparison.methods[:-1], afi), settings=found, image_dir=tmp_path / "val")
     text = words(written(changed, tmp_path / "out"))
     for part in (f"a / /elsewhere{tmp_path}/b", "start weights a /", "data data", "images val", f"here {tmp_path} "):
         assert part in text
@@ -69,9 +69,9 @@ def test_paths_are_named_from_the_report_or_the_current_folder(comparison, tmp_p
 
 def test_a_sentence_about_many_methods_stands_above_their_verdicts(data, tmp_path):
     found = make_comparison(data, tmp_path / "runs", NAMES[:4], masks=False)
-    (sentence,) = overview(found)
+    (sentence,) = overview_sentences(found)
     assert f" {sentence}. bilinear" in words(written(found, tmp_path))
-    assert notes(found)[0] == sentence
+    assert comparison_notes(found)[0] == sentence
 
 
 def test_the_page_says_what_was_found(page, comparison):
@@ -84,7 +84,7 @@ def test_the_page_says_what_was_found(page, comparison):
     assert "of it 0.13" not in text  # the price of an interpolator that is not there
     for part in ("800 steps of 4 images", "3 (0, 1, 2)", comparison.preset, str(comparison.annotation_file)):
         assert part in text
-    for part in ("Holm", "afictl compare --seeds 2", "2.14.1", str(comparison.methods[1].cells[2].folder)):
+    for part in ("Holm", "afictl compare --seeds 2", "2.14.1", str(comparison.methods[1].runs[2].folder)):
         assert part in text
 
 
@@ -169,12 +169,12 @@ def hostile(data, folder):
     comparison = make_comparison(folder / "hostile", folder / "runs", [HOSTILE, f"{HOSTILE} b", f"{HOSTILE} c"])
     methods = [replace(method, source=HOSTILE, verdict=HOSTILE) for method in comparison.methods]
     for method in methods:
-        (method.cells[0].folder / "versions.json").write_text(json.dumps({"command": [HOSTILE], HOSTILE: HOSTILE}))
-    return replace(comparison, preset=HOSTILE, conditions={HOSTILE: HOSTILE}, methods=tuple(methods))
+        (method.runs[0].folder / "versions.json").write_text(json.dumps({"command": [HOSTILE], HOSTILE: HOSTILE}))
+    return replace(comparison, preset=HOSTILE, settings={HOSTILE: HOSTILE}, methods=tuple(methods))
 
 
 def only_prices(comparison):
-    return [replace(Method(each.name, each.name, (), make_price(k))) for k, each in enumerate(comparison.methods)]
+    return [replace(MethodResult(each.name, each.name, (), make_cost(k))) for k, each in enumerate(comparison.methods)]
 
 
 def without_ap(comparison):
@@ -187,14 +187,14 @@ def without_ap(comparison):
                 metrics=nothing,
                 per_class=[{"name": "disc", "objects": 0, "box/AP": None, "box/AP50": None}],
             )
-            for cell in method.cells
+            for cell in method.runs
         )
-        methods.append(replace(method, cells=cells, mean=nothing, deviation=nothing, difference={}, verdict=""))
+        methods.append(replace(method, runs=cells, mean=nothing, deviation=nothing, difference={}, verdict=""))
     return methods
 
 
 def without_price(comparison):
-    return [replace(method, price=None) for method in comparison.methods]
+    return [replace(method, cost=None) for method in comparison.methods]
 
 
 def one_seed(comparison):
@@ -205,14 +205,14 @@ def one_seed(comparison):
             for name, found in method.difference.items()
         }
         nothing = dict.fromkeys(method.mean)
-        methods.append(replace(method, cells=method.cells[:1], deviation=nothing, difference=difference))
+        methods.append(replace(method, runs=method.runs[:1], deviation=nothing, difference=difference))
     return methods
 
 
 def without_files(comparison):
     """Runs of which nothing but the result is left."""
     return [
-        replace(method, cells=tuple(replace(cell, folder=cell.folder / "gone") for cell in method.cells))
+        replace(method, runs=tuple(replace(cell, folder=cell.folder / "gone") for cell in method.runs))
         for method in comparison.methods
     ]
 
@@ -254,8 +254,8 @@ def test_a_thousand_classes_and_large_photographs_stay_below_ten_megabytes(tmp_p
         folder.mkdir()
         (folder / "predictions.json").write_text(json.dumps([large_box(image, k) for image in (1, 2)]))
         rows = [{"name": each, "objects": 3, "box/AP": 40.0 + k * (i % 7)} for i, each in enumerate(classes)]
-        cell = Cell(0, folder, {"box/AP": 40.0}, rows, 60.0)
-        methods.append(Method(name, name, (cell,), make_price(k), mean={"box/AP": 40.0 + k}))
+        cell = ComparisonRun(0, folder, {"box/AP": 40.0}, rows, 60.0)
+        methods.append(MethodResult(name, name, (cell,), make_cost(k), mean={"box/AP": 40.0 + k}))
     comparison = Comparison("preset", annotation_file, images, NAMES[0], {}, tuple(methods))
     page = written(comparison, tmp_path)
     assert page.count("data:image/") == 2 * 12

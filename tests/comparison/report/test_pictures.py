@@ -22,7 +22,7 @@ def comparison(tmp_path_factory):
 
 def test_the_image_with_the_most_differences_comes_first(comparison, tmp_path):
     """Only ``bilinear`` differs: one object fewer in image 1, all in image 2."""
-    whole = json.loads((comparison.methods[0].cells[0].folder / "predictions.json").read_text())
+    whole = json.loads((comparison.methods[0].runs[0].folder / "predictions.json").read_text())
     whole = [{**row, "score": 0.9} for row in whole]
     first = next(row for row in whole if row["image_id"] == 1)
     less = [row for row in whole if row["image_id"] != 2 and row is not first]
@@ -30,8 +30,8 @@ def test_the_image_with_the_most_differences_comes_first(comparison, tmp_path):
     for method, rows in zip(comparison.methods, (whole, less, whole), strict=True):
         (tmp_path / method.name).mkdir()
         (tmp_path / method.name / "predictions.json").write_text(json.dumps(rows))
-        cell = replace(method.cells[0], folder=tmp_path / method.name)
-        methods.append(replace(method, cells=(cell,)))
+        cell = replace(method.runs[0], folder=tmp_path / method.name)
+        methods.append(replace(method, runs=(cell,)))
     gallery = draw_gallery(replace(comparison, methods=tuple(methods)), 1_000_000)
     assert [shot.name for shot in gallery.shots] == ["000002.jpg", "000001.jpg"]
     assert gallery.choices == ["Ground truth", "nearest", "bilinear", "bicubic"]
@@ -46,7 +46,7 @@ def test_the_image_with_the_most_differences_comes_first(comparison, tmp_path):
 
 def test_what_a_method_finds_with_less_confidence_is_not_marked(comparison, tmp_path):
     """Of image 1 ``bilinear`` finds one object below the threshold and lacks another."""
-    rows = json.loads((comparison.methods[0].cells[0].folder / "predictions.json").read_text())
+    rows = json.loads((comparison.methods[0].runs[0].folder / "predictions.json").read_text())
     rows = [{**row, "score": 0.9} for row in rows]
     weak = next(row for row in rows if row["image_id"] == 1)
     gone = next(row for row in rows if row["image_id"] == 1 and row is not weak)
@@ -55,7 +55,7 @@ def test_what_a_method_finds_with_less_confidence_is_not_marked(comparison, tmp_
     for method, found in zip(comparison.methods[:2], (rows, less), strict=True):
         (tmp_path / method.name).mkdir()
         (tmp_path / method.name / "predictions.json").write_text(json.dumps(found))
-        methods.append(replace(method, cells=(replace(method.cells[0], folder=tmp_path / method.name),)))
+        methods.append(replace(method, runs=(replace(method.runs[0], folder=tmp_path / method.name),)))
     (shot,) = draw_gallery(replace(comparison, methods=tuple(methods)), 1_000_000).shots
     count = sum(row["image_id"] == 1 for row in rows)
     assert [drawing.note for drawing in shot.drawings[1:]] == [
@@ -82,8 +82,8 @@ def test_what_is_missing_is_told(comparison, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "predictions.json").write_text('[{"image_id": 1}]')
-    cell = replace(comparison.methods[2].cells[0], folder=broken)
-    methods = (*comparison.methods[:2], replace(comparison.methods[2], cells=(cell,)))
+    cell = replace(comparison.methods[2].runs[0], folder=broken)
+    methods = (*comparison.methods[:2], replace(comparison.methods[2], runs=(cell,)))
     gallery = draw_gallery(replace(comparison, methods=methods), 1_000_000)
     assert gallery.choices == ["Ground truth", "nearest", "bilinear"]
     assert "bicubic is not shown" in gallery.notes[0]

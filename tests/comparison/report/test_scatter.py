@@ -7,7 +7,7 @@ import pytest
 
 from afictl.comparison.report.plots import text_width
 from afictl.comparison.report.scatter import scatter_panes
-from tests.helpers.comparisons import NAMES, make_comparison, make_price
+from tests.helpers.comparisons import NAMES, make_comparison, make_cost
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def crowd(shapes_dir, tmp_path_factory):
     """Eleven methods of nearly the same accuracy, ten of them at the same price."""
     comparison = make_comparison(shapes_dir, tmp_path_factory.mktemp("crowd"), NAMES, seeds=1, masks=False)
     methods = [
-        replace(method, mean={"box/AP": 52 + 0.1 * (k % 5)}, price=make_price(10 if k == 10 else 0))
+        replace(method, mean={"box/AP": 52 + 0.1 * (k % 5)}, cost=make_cost(10 if k == 10 else 0))
         for k, method in enumerate(comparison.methods)
     ]
     return replace(comparison, methods=tuple(methods))

@@ -1,0 +1,1 @@
+"""Statistics, verdicts and tables of a comparison, and its files."""

@@ -1,0 +1,1 @@
+"""Parameters, multiply-adds, time and memory of detectors and their interpolators."""

@@ -1,0 +1,1 @@
+"""Training of the runs of a comparison, one after another or in parallel."""
