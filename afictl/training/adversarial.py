@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from afictl.distributed import all_reduce_mean, world_size
 from afictl.presets import AdversarialRecipe
+from afictl.training.optimization import TrainableModule
 
 Pyramid = dict[str, Tensor]
 Sizes = Sequence[tuple[int, int]]
@@ -89,9 +88,7 @@ def _inside(sizes: Sizes, height: int, width: int, like: Tensor) -> Tensor:
     return mask
 
 
-def discriminator_step(
-    fabric: Fabric, discriminator: nn.Module, optimizer: Optimizer, pairs: Mapping[str, Pair]
-) -> Tensor:
+def discriminator_step(discriminator: TrainableModule, pairs: Mapping[str, Pair]) -> Tensor:
     """One update of the discriminator: real maps to 1, generated maps to 0; every level has the same weight.
 
     Returns:
@@ -101,24 +98,20 @@ def discriminator_step(
     for level, pair in _judged(pairs).items():
         maps[f"{level}.real"] = pair.real * pair.mask
         maps[f"{level}.fake"] = pair.fake.detach() * pair.mask
-    logits = discriminator(maps)
+    logits = discriminator.module(maps)
     terms = [
-        _cross_entropy(fabric, logits[f"{level}.{kind}"], target, pair.mask)
+        _cross_entropy(logits[f"{level}.{kind}"], target, pair.mask)
         for level, pair in _judged(pairs).items()
         for kind, target in (("real", 1.0), ("fake", 0.0))
     ]
-    loss = torch.stack(terms).sum()
-    optimizer.zero_grad()
-    fabric.backward(loss)
-    optimizer.step()
-    return loss.detach()
+    discriminator.backward(terms)
+    discriminator.optimizer_step()
+    return torch.stack(terms).sum().detach()
 
 
-def feature_losses(
-    fabric: Fabric, discriminator: nn.Module, pairs: Mapping[str, Pair], recipe: AdversarialRecipe
-) -> dict[str, Tensor]:
+def feature_losses(discriminator: nn.Module, pairs: Mapping[str, Pair], recipe: AdversarialRecipe) -> dict[str, Tensor]:
     """The generator's terms summed over levels: ``loss_l1`` and, unless its weight is 0, ``loss_adversarial``."""
-    l1 = [_masked_mean(fabric, (pair.fake.float() - pair.real.float()).abs(), pair.mask) for pair in pairs.values()]
+    l1 = [_masked_mean((pair.fake.float() - pair.real.float()).abs(), pair.mask) for pair in pairs.values()]
     losses = {"loss_l1": torch.stack(l1).sum()}
     if recipe.adversarial_weight:
         judged = _judged(pairs)
@@ -126,7 +119,7 @@ def feature_losses(
         discriminator.requires_grad_(False)
         logits = discriminator({f"{level}.fake": pair.fake * pair.mask for level, pair in judged.items()})
         discriminator.requires_grad_(True)
-        terms = [_cross_entropy(fabric, logits[f"{level}.fake"], 1.0, pair.mask) for level, pair in judged.items()]
+        terms = [_cross_entropy(logits[f"{level}.fake"], 1.0, pair.mask) for level, pair in judged.items()]
         losses["loss_adversarial"] = recipe.adversarial_weight * torch.stack(terms).sum()
     return losses
 
@@ -135,13 +128,13 @@ def _judged(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
     return {level: pair for level, pair in pairs.items() if pair.judged}
 
 
-def _cross_entropy(fabric: Fabric, logits: Tensor, target: float, mask: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, target: float, mask: Tensor) -> Tensor:
     logits = logits.float()
     values = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target), reduction="none")
-    return _masked_mean(fabric, values, mask)
+    return _masked_mean(values, mask)
 
 
-def _masked_mean(fabric: Fabric, values: Tensor, mask: Tensor) -> Tensor:
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the masked positions of all ranks, scaled so that DDP's average of gradients is its gradient."""
     count = all_reduce_mean(mask.sum())
     return (values * mask).sum() / (count * values.shape[1])

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.optim import Optimizer
 
 from afictl.data import TrainBatch
 from afictl.distributed import all_reduce_mean, run_on_rank_zero
@@ -25,8 +24,8 @@ from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, LAST
 from afictl.training.hardware import seed_step
 from afictl.training.logger import TrainingLogger
+from afictl.training.optimization import TrainableModule, learning_rate, schedule_warnings, set_learning_rate
 from afictl.training.run_writer import RunWriter
-from afictl.training.schedule import learning_rate, schedule_warnings, set_learning_rate
 
 Metrics = Mapping[str, "float | None"]
 _ONE_VALUE = "more than 1 value per channel"  # how torch's batch norm says that a batch is too small
@@ -47,8 +46,7 @@ class Stage:
     """
 
     name: str
-    modules: Mapping[str, torch.nn.Module]
-    optimizers: Mapping[str, Optimizer]
+    modules: Mapping[str, TrainableModule]
     step: Callable[[TrainBatch], Mapping[str, Tensor]]
     batches: Callable[[int], Iterator[TrainBatch]]
     evaluate: Callable[[ProgressCallback], Metrics]
@@ -79,7 +77,8 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
     """
     state: dict[str, Any] = {"version": 1, "stage": stage.name, "step": 0, "seconds": 0.0, "scaler": {}}
     state.update({"best": -math.inf, "metrics": {}, "measured": 0})
-    state.update({**stage.modules, **{f"{name}_optimizer": o for name, o in stage.optimizers.items()}})
+    for name, trainable in stage.modules.items():
+        state.update({name: trainable.module, f"{name}_optimizer": trainable.optimizer})
     if run.state_file.is_file():
         _restore(fabric, run, state)
     run.truncate_metrics(state["step"])
@@ -92,7 +91,7 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
         for step in range(state["step"], recipe.steps):
             batch = next(batches)
             logger.mark_batch_loaded()
-            set_learning_rate(stage.optimizers.values(), learning_rate(recipe, step))
+            set_learning_rate((m.optimizer for m in stage.modules.values()), learning_rate(recipe, step))
             seed_step(seed, step, fabric.global_rank)
             losses = _step(fabric, recipe, stage, batch, step + 1)
             state["step"] = step + 1

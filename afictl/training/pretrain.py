@@ -18,9 +18,9 @@ from afictl.presets import Preset, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path
 from afictl.training.hardware import hardware_record
 from afictl.training.run_writer import RunWriter
+from afictl.training.splits import Splits, in_label_order, load_splits, uses_masks
 from afictl.training.stage1 import stage1
 from afictl.training.stage2 import build_student, stage2
-from afictl.training.step import Splits, in_label_order, load_splits, uses_masks
 from afictl.weights import LoadedDetector, load_detector, load_tensors
 
 

@@ -31,7 +31,7 @@ from afictl.errors import UserError
 from afictl.evaluation.classes import match_categories
 from afictl.presets import Preset
 from afictl.run_folder import absolute_path
-from afictl.training.step import batch_source
+from afictl.training.splits import batch_source
 
 _ROUNDING = 0.02  # of a ratio that was written with few digits
 

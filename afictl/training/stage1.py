@@ -24,9 +24,9 @@ from afictl.training.adversarial import PerLevel, discriminator_step, feature_lo
 from afictl.training.feature_distance import as_metrics, describe, enlarged_pairs, feature_distance
 from afictl.training.loop import Metrics, Stage, fit
 from afictl.training.norms import synchronize_norms
+from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
-from afictl.training.schedule import build_optimizer
-from afictl.training.step import Splits, batch_source, update
+from afictl.training.splits import Splits, batch_source
 
 _HELD_OUT = 200  # images for the distance report; more would not change what it says
 
@@ -47,18 +47,19 @@ def stage1(
     """
     recipe = preset.stage1
     synchronize_norms(fabric, discriminator)
-    generator, optimizer = fabric.setup(PerLevel(interpolator), build_optimizer(interpolator, recipe))
-    judge, judge_optimizer = fabric.setup(PerLevel(discriminator), build_optimizer(discriminator, recipe))
+    generator = TrainableModule(fabric, PerLevel(interpolator), recipe, recipe.clip_norm)
+    trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), recipe)
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         moved: Any = fabric.to_device((batch.images, batch.half_images))
         full, half = moved
         with torch.no_grad(), fabric.autocast():
             real, coarse = guide.pyramid(full), guide.pyramid(half)
-        pairs = enlarged_pairs(guide, generator(coarse), real, full, half)
-        loss_d = discriminator_step(fabric, judge, judge_optimizer, pairs)
-        losses = feature_losses(fabric, judge, pairs, recipe)
-        update(fabric, generator, optimizer, losses, recipe)
+        pairs = enlarged_pairs(guide, generator.module(coarse), real, full, half)
+        loss_d = discriminator_step(trainable_discriminator, pairs)
+        losses = feature_losses(trainable_discriminator.module, pairs, recipe)
+        generator.backward(losses.values())
+        generator.optimizer_step()
         return {**losses, "loss_discriminator": loss_d}
 
     def distances(progress: ProgressCallback) -> Metrics:
@@ -81,8 +82,7 @@ def stage1(
 
     stage = Stage(
         name="stage1",
-        modules={"generator": generator, "discriminator": judge},
-        optimizers={"generator": optimizer, "discriminator": judge_optimizer},
+        modules={"generator": generator, "discriminator": trainable_discriminator},
         step=step,
         batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True),
         evaluate=evaluate,

@@ -6,7 +6,6 @@ Detection losses on half-size targets plus the feature losses of stage 1 (AFI-GA
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,11 +27,12 @@ from afictl.training.adversarial import (
     make_pairs,
     sizes_of,
 )
-from afictl.training.loop import Metrics, Stage, fit
+from afictl.training.detector_stages import build_detector_stage
+from afictl.training.loop import fit
 from afictl.training.norms import synchronize_norms
+from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
-from afictl.training.schedule import build_optimizer
-from afictl.training.step import Splits, batch_source, box_ap, detector_evaluator, save_weights, update, uses_masks
+from afictl.training.splits import Splits, batch_source, uses_masks
 
 
 class Extractor(nn.Module):
@@ -95,34 +95,32 @@ def stage2(
     preset, recipe = student.preset, student.preset.stage2
     for module in (student, discriminator):
         synchronize_norms(fabric, module)
-    extractor, optimizer = fabric.setup(Extractor(student), build_optimizer(student, recipe))
-    judge, judge_optimizer = fabric.setup(PerLevel(discriminator), build_optimizer(discriminator, recipe))
+    extractor = TrainableModule(fabric, Extractor(student), recipe, recipe.clip_norm)
+    trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), recipe)
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         moved: Any = fabric.to_device((batch.images, batch.half_images, batch.half_targets))
         full, half, targets = moved
         with torch.no_grad(), fabric.autocast():
             real = {level: value[..., ::2, ::2] for level, value in guide.pyramid(full).items()}
-        detection, features = extractor(half, targets)
+        detection, features = extractor.module(half, targets)
         pairs = _same_size_pairs(guide, features, real, full, half)
-        loss_d = discriminator_step(fabric, judge, judge_optimizer, pairs)
-        losses = {**detection, **feature_losses(fabric, judge, pairs, recipe)}
-        update(fabric, extractor, optimizer, losses, recipe)
+        loss_d = discriminator_step(trainable_discriminator, pairs)
+        losses = {**detection, **feature_losses(trainable_discriminator.module, pairs, recipe)}
+        extractor.backward(losses.values())
+        extractor.optimizer_step()
         return {**losses, "loss_discriminator": loss_d}
 
-    def export(path: Path, done: int, metrics: Metrics) -> None:
-        save_weights(path, student, data[0], done, metrics)
-
     masks = uses_masks(preset, data)
-    stage = Stage(
-        name="stage2",
-        modules={"student": extractor, "discriminator": judge},
-        optimizers={"student": optimizer, "discriminator": judge_optimizer},
+    stage = build_detector_stage(
+        fabric,
+        "stage2",
+        run.folder,
+        student,
+        data,
+        modules={"student": extractor, "discriminator": trainable_discriminator},
         step=step,
         batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True, masks=masks),
-        evaluate=detector_evaluator(fabric, student, data, run.folder),
-        score=box_ap,
-        export=export,
     )
     fit(fabric, run, recipe, stage, seed)
 

@@ -14,6 +14,7 @@ from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.presets import Preset
 from afictl.run_folder import STATE, absolute_path
+from afictl.training.detector_stages import build_detector_stage
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import (
     InitialWeights,
@@ -21,22 +22,12 @@ from afictl.training.initial_weights import (
     load_initial_weights,
     resolve_interpolator,
 )
-from afictl.training.loop import Metrics, Stage, TrainingOutcome, fit
+from afictl.training.loop import TrainingOutcome, fit
 from afictl.training.norms import synchronize_norms
+from afictl.training.optimization import TrainableModule
 from afictl.training.pseudo import Mixture, PseudoLabels
 from afictl.training.run_writer import RunWriter
-from afictl.training.schedule import build_optimizer
-from afictl.training.step import (
-    Splits,
-    batch_source,
-    box_ap,
-    detector_evaluator,
-    in_label_order,
-    load_splits,
-    save_weights,
-    update,
-    uses_masks,
-)
+from afictl.training.splits import Splits, batch_source, in_label_order, load_splits, uses_masks
 from afictl.weights import read_checkpoint
 from afictl.weights.layouts import to_ours
 
@@ -105,28 +96,26 @@ def stage3(
     preset, recipe = detector.preset, detector.preset.train
     synchronize_norms(fabric, detector)
     trained = mixture.module(fabric, detector) if mixture else detector
-    model, optimizer = fabric.setup(trained, build_optimizer(detector, recipe))
+    model = TrainableModule(fabric, trained, recipe, recipe.clip_norm)
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         moved: Any = fabric.to_device((batch.images, batch.targets))
-        losses: dict[str, Tensor] = model(*moved)
-        update(fabric, model, optimizer, losses, recipe)
+        losses: dict[str, Tensor] = model.module(*moved)
+        model.backward(losses.values())
+        model.optimizer_step()
         return losses
 
-    def export(path: Path, done: int, metrics: Metrics) -> None:
-        save_weights(path, detector, data[0], done, metrics)
-
-    stage = Stage(
-        name="stage3",
+    stage = build_detector_stage(
+        fabric,
+        "stage3",
+        run.folder,
+        detector,
+        data,
         modules={"detector": model},
-        optimizers={"detector": optimizer},
         step=step,
         batches=mixture.batches(fabric, preset, seed)
         if mixture
         else batch_source(fabric, data[0], preset.input, recipe, preset.loader, seed, masks=masks),
-        evaluate=detector_evaluator(fabric, detector, data, run.folder),
-        score=box_ap,
-        export=export,
     )
     return fit(fabric, run, recipe, stage, seed)
 

@@ -12,8 +12,7 @@ from afictl.training.adversarial import (
     make_pairs,
 )
 from afictl.training.norms import synchronize_norms
-from afictl.training.schedule import build_optimizer
-from afictl.training.step import update
+from afictl.training.optimization import TrainableModule
 from tests.helpers.ranks import on_two_ranks
 
 RECIPE = AdversarialRecipe(steps=2, batch_size=4, lr=0.05, warmup_steps=0, adversarial_weight=0.5)
@@ -27,13 +26,14 @@ def train(fabric, rows):
     coarse, real = torch.randn(4, 8, 4, 4)[rows], torch.randn(4, 8, 8, 8)[rows]
     extents = {"p2": EXTENTS[rows]}
     synchronize_norms(fabric, discriminator)
-    wrapped, optimizer = fabric.setup(PerLevel(generator), build_optimizer(generator, RECIPE))
-    judge, judge_optimizer = fabric.setup(PerLevel(discriminator), build_optimizer(discriminator, RECIPE))
+    upsampler = TrainableModule(fabric, PerLevel(generator), RECIPE)
+    trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), RECIPE)
     for _ in range(2):
-        pairs = make_pairs(wrapped({"p2": coarse}), {"p2": real}, extents, extents)
-        discriminator_step(fabric, judge, judge_optimizer, pairs)
-        update(fabric, wrapped, optimizer, feature_losses(fabric, judge, pairs, RECIPE), RECIPE)
-    return {**generator.state_dict(), **{f"judge.{k}": v for k, v in discriminator.state_dict().items()}}
+        pairs = make_pairs(upsampler.module({"p2": coarse}), {"p2": real}, extents, extents)
+        discriminator_step(trainable_discriminator, pairs)
+        upsampler.backward(feature_losses(trainable_discriminator.module, pairs, RECIPE).values())
+        upsampler.optimizer_step()
+    return {**generator.state_dict(), **{f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}}
 
 
 def half(fabric, path):

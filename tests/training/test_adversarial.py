@@ -15,8 +15,7 @@ from afictl.training.adversarial import (
     make_pairs,
     sizes_of,
 )
-from afictl.training.schedule import build_optimizer
-from afictl.training.step import update
+from afictl.training.optimization import TrainableModule
 from afictl.weights.layouts.detectron2_names import discriminator_key, generator_key
 from tests.helpers.golden_files import FOLDER, TOLERANCE, apply_rule_h, golden_input, read_golden
 
@@ -61,15 +60,15 @@ def test_two_steps_without_adversarial_weight_equal_the_public_code(fabric):
     apply_rule_h(discriminator, discriminator_key, "discriminator")
     real = {level: golden_input(2, 256, *size, seed=seed) for seed, (level, size) in enumerate(FULL.items(), 2)}
     coarse = {level: golden_input(2, 256, *size, seed=seed) for seed, (level, size) in enumerate(HALF.items(), 52)}
-    judge = PerLevel(discriminator)
-    optimizer = build_optimizer(generator, PUBLISHED.model_copy(update=GENERATOR_RATE))
-    judge_optimizer = build_optimizer(discriminator, PUBLISHED)
+    upsampler = TrainableModule(fabric, PerLevel(generator), PUBLISHED.model_copy(update=GENERATOR_RATE))
+    trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), PUBLISHED)
     for number in range(2):
-        fake = PerLevel(generator)(coarse)
+        fake = upsampler.module(coarse)
         pairs = make_pairs(fake, real, all_of(coarse, times=2), all_of(real))
-        loss_d = discriminator_step(fabric, judge, judge_optimizer, pairs)
-        losses = feature_losses(fabric, judge, pairs, PUBLISHED)
-        update(fabric, generator, optimizer, losses, PUBLISHED)
+        loss_d = discriminator_step(trainable_discriminator, pairs)
+        losses = feature_losses(trainable_discriminator.module, pairs, PUBLISHED)
+        upsampler.backward(losses.values())
+        upsampler.optimizer_step()
 
         loss_l1 = float(losses["loss_l1"].detach())
         assert float(loss_d) == pytest.approx(sum(INFO["losses"][2 * number].values()), rel=1e-5)
@@ -89,8 +88,7 @@ def test_the_discriminators_gradient_is_that_of_the_plain_formula(fabric):
     plain.load_state_dict(ours.state_dict())
     real, fake = ({level: torch.randn(2, 8, size, size) for level, size in (("p2", 6), ("p3", 3))} for _ in range(2))
     pairs = make_pairs(fake, real, all_of(fake), all_of(real))
-    judge = PerLevel(ours)
-    discriminator_step(fabric, judge, torch.optim.SGD(judge.parameters(), lr=0.0), pairs)
+    discriminator_step(TrainableModule(fabric, PerLevel(ours), PUBLISHED), pairs)
     loss = sum(
         F.binary_cross_entropy_with_logits(plain(maps[level]), torch.full((2, 1, *maps[level].shape[2:]), target))
         for level in ("p2", "p3")
@@ -113,7 +111,7 @@ def test_the_adversarial_gradient_reaches_the_generator(fabric):
     generator = AFInterpolator(8, blocks=1, growth=4)
     judge = PerLevel(PatchDiscriminator(8))
     recipe = AdversarialRecipe(steps=1, batch_size=2, lr=1e-3, adversarial_weight=0.1)
-    losses = feature_losses(fabric, judge, small_pairs(generator), recipe)
+    losses = feature_losses(judge, small_pairs(generator), recipe)
     losses["loss_adversarial"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in generator.parameters())
     assert all(p.grad is None and p.requires_grad for p in judge.parameters())
@@ -124,7 +122,7 @@ def test_the_discriminator_step_leaves_the_generator_alone(fabric):
     discriminator = PatchDiscriminator(8)
     before = {name: value.clone() for name, value in discriminator.state_dict().items()}
     recipe = AdversarialRecipe(steps=1, batch_size=2, lr=0.1)
-    discriminator_step(fabric, PerLevel(discriminator), build_optimizer(discriminator, recipe), small_pairs(generator))
+    discriminator_step(TrainableModule(fabric, PerLevel(discriminator), recipe), small_pairs(generator))
     assert all(p.grad is None for p in generator.parameters())
     assert all(not torch.equal(before[name], p) for name, p in discriminator.named_parameters() if "bias" not in name)
 
@@ -138,7 +136,7 @@ def test_padding_of_either_view_changes_no_loss(fabric):
 
     def losses():
         pairs = make_pairs(fake, real, fake_extent, real_extent)
-        return torch.stack(list(feature_losses(fabric, discriminator, pairs, recipe).values()))
+        return torch.stack(list(feature_losses(discriminator, pairs, recipe).values()))
 
     before = losses()
     fake["p2"][1, :, 6:] = 100.0  # outside the half view
@@ -159,7 +157,7 @@ def test_a_level_with_one_value_a_channel_is_not_judged(fabric):
     assert pairs["p5"].judged
     assert not pairs["p6"].judged
     recipe = AdversarialRecipe(steps=1, batch_size=1, lr=1e-3)
-    losses = feature_losses(fabric, PerLevel(PatchDiscriminator(8)), pairs, recipe)
+    losses = feature_losses(PerLevel(PatchDiscriminator(8)), pairs, recipe)
     assert torch.isfinite(losses["loss_adversarial"])
 
 

@@ -13,8 +13,8 @@ from afictl import UserError, load_preset
 from afictl.data import load_coco
 from afictl.training import InitialWeights, PseudoLabels, finetune
 from afictl.training.norms import synchronize_norms
+from afictl.training.optimization import TrainableModule
 from afictl.training.pseudo import Mixed
-from afictl.training.step import update
 from tests.helpers.ranks import on_two_ranks
 from tests.helpers.tiny_runs import SMALL
 from tests.training.test_finetune import with_steps
@@ -312,9 +312,11 @@ def train(fabric, folder, shapes_dir):
     torch.manual_seed(0)
     detector = Small()
     synchronize_norms(fabric, detector)
-    model, optimizer = fabric.setup(mixture.module(fabric, detector), torch.optim.SGD(detector.parameters(), lr=0.1))
+    recipe = preset.train.model_copy(update={"optimizer": "sgd", "lr": 0.1})
+    model = TrainableModule(fabric, mixture.module(fabric, detector), recipe, recipe.clip_norm)
     for batch in islice(mixture.batches(fabric, preset, 0)(0), 2):
-        update(fabric, model, optimizer, model(batch.images, batch.targets), preset.train)
+        model.backward(model.module(batch.images, batch.targets).values())
+        model.optimizer_step()
     return detector.state_dict()
 
 

@@ -18,7 +18,7 @@ from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
 from afictl.training.loop import DivergedError
 from afictl.training.run_writer import config_differences
-from afictl.training.step import load_splits, uses_masks
+from afictl.training.splits import load_splits, uses_masks
 
 _DIGESTS = "contents"
 """Where it keeps what its files held, by their paths; not there in grids of earlier versions."""

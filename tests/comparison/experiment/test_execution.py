@@ -13,7 +13,7 @@ from afictl.comparison import Method, compare
 from afictl.comparison.experiment import comparison_run, execution
 from afictl.comparison.experiment.execution import train_experiment
 from afictl.comparison.experiment.specification import ExperimentSettings
-from afictl.training import step as step_module
+from afictl.training import splits as splits_module
 from afictl.training.initial_weights import (
     InitialWeights,
     build_seeded_detector,
@@ -149,14 +149,14 @@ def test_every_cell_starts_with_a_fresh_scaler_of_16_bit_gradients(fabric, grid,
 
 def test_within_a_seed_all_see_the_same_images_in_the_same_order(fabric, grid, monkeypatch):
     seen = []
-    train_batches = step_module.train_batches
+    train_batches = splits_module.train_batches
 
     def spy(*args, **kwargs):
         for batch in train_batches(*args, **kwargs):
             seen.append((batch.image_ids, [float(image.sum()) for image in batch.images]))
             yield batch
 
-    monkeypatch.setattr(step_module, "train_batches", spy)
+    monkeypatch.setattr(splits_module, "train_batches", spy)
     train_experiment(fabric, replace(grid, seeds=(0, 1)))
     assert len(seen) == 8
     assert seen[0:2] == seen[2:4] != seen[4:6] == seen[6:8]

@@ -3,7 +3,7 @@ from torch import nn
 
 from afictl import build_detector
 from afictl.presets import Recipe
-from afictl.training.schedule import build_optimizer, learning_rate, schedule_warnings
+from afictl.training.optimization import build_optimizer, learning_rate, schedule_warnings
 
 
 @pytest.mark.parametrize(

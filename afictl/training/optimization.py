@@ -1,15 +1,59 @@
-"""Optimisers and the learning rate as a function of the step."""
+"""Optimizers, their steps, and the learning rate as a function of the step."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-from torch import nn
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, AdamW, Optimizer
 
 from afictl.presets import Recipe
 
 _WARMUP_START = 1e-3  # detectron2's warm-up factor
+
+
+class TrainableModule:
+    """A module with its optimizer, both set up by Fabric.
+
+    Every stage trains through this pair of methods; gradient accumulation would have its place here.
+
+    Args:
+        fabric: the launched Fabric.
+        module: on any device; parameters without ``requires_grad`` are not trained.
+        recipe: of the optimizer.
+        clip_norm: largest gradient norm; None does not clip.
+    """
+
+    def __init__(self, fabric: Fabric, module: nn.Module, recipe: Recipe, clip_norm: float | None = None) -> None:
+        self.module, self.optimizer = fabric.setup(module, build_optimizer(module, recipe))
+        self.clip_norm = clip_norm
+        self._fabric = fabric
+
+    def backward(self, losses: Iterable[Tensor]) -> None:
+        """Replace the gradients by those of the sum of ``losses``, scalars."""
+        self.optimizer.zero_grad()
+        self._fabric.backward(torch.stack(list(losses)).sum())
+
+    def optimizer_step(self) -> None:
+        """Clip the gradients and update the parameters.
+
+        Raises:
+            FloatingPointError: a gradient is not finite.
+        """
+        # The gradient scaler of float16 skips steps with gradients that are not finite.
+        strict = self._fabric.strategy.precision.precision != "16-mixed"
+        max_norm = self.clip_norm or math.inf
+        try:
+            self._fabric.clip_gradients(self.module, self.optimizer, max_norm=max_norm, error_if_nonfinite=strict)
+        except RuntimeError as error:
+            if "non-finite" not in str(error):
+                raise
+            raise FloatingPointError("the gradient is not finite any more") from None
+        self.optimizer.step()
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

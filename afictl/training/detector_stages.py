@@ -1,0 +1,68 @@
+"""Evaluation, score and checkpoints of the stages that train a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from afictl.data import Dataset, TrainBatch
+from afictl.detectors import Detector
+from afictl.distributed import Runtime
+from afictl.evaluation import evaluate
+from afictl.interpolators import AFInterpolator
+from afictl.progress import ProgressCallback
+from afictl.run_folder import BEST, INTERPOLATOR, PREDICTIONS
+from afictl.training.loop import Metrics, Stage
+from afictl.training.optimization import TrainableModule
+from afictl.training.splits import Splits
+from afictl.weights import save_detector
+
+
+def build_detector_stage(
+    fabric: Fabric,
+    name: str,
+    folder: Path,
+    detector: Detector,
+    data: Splits,
+    *,
+    modules: Mapping[str, TrainableModule],
+    step: Callable[[TrainBatch], Mapping[str, Tensor]],
+    batches: Callable[[int], Iterator[TrainBatch]],
+) -> Stage:
+    """A stage whose best weights have the highest box AP on the held-out images.
+
+    ``folder`` receives the COCO results of the latest evaluation.
+    """
+
+    runtime = Runtime.of_fabric(fabric, detector.preset.loader.workers)
+
+    def evaluate_detector(progress: ProgressCallback) -> Metrics:
+        predictions, classes = folder / PREDICTIONS, data[0].classes
+        return evaluate(detector, data[1], runtime, predictions=predictions, classes=classes, progress=progress).metrics
+
+    return Stage(
+        name=name,
+        modules=modules,
+        step=step,
+        batches=batches,
+        evaluate=evaluate_detector,
+        score=lambda metrics: float(metrics["box/AP"] or 0.0),
+        export=lambda path, step, metrics: _save(path, detector, data[0], step, metrics),
+    )
+
+
+def _save(path: Path, detector: Detector, index: Dataset, step: int, metrics: Metrics) -> None:
+    """Write the detector with everything needed to build and use it again, and the interpolator of the best alone."""
+    metadata: dict[str, Any] = {
+        "classes": list(index.classes),
+        "category_ids": list(index.category_ids),
+        "step": step,
+        "metrics": dict(metrics),
+    }
+    save_detector(path, detector, metadata)
+    if path.name == BEST and isinstance(detector.neck.interpolator, AFInterpolator):
+        detector.neck.interpolator.save(path.with_name(INTERPOLATOR))
