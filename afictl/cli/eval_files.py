@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from afictl.evaluation import Evaluation
     from afictl.evaluation.confusion import Confusion
 
-_IOUS = {"50": 0, "75": 5}
 _COMPARISON = (COMPARISON, COMPARISON_CSV)
 _PICTURES = ("pr_curves.png", "pr_curves.csv", "confusion.png", "confusion.csv")
 _ZIPS = "detections_*_results.zip"
@@ -91,17 +90,19 @@ def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
 
 def write_curves(folder: Path, result: Evaluation) -> None:
     """``pr_curves.png``, and its numbers as ``pr_curves.csv``; precision is empty where a class has no object."""
+    from afictl.evaluation.metrics import IOU_INDEX
     from afictl.visualization.pr_curves import plot_precision_recall
 
     classes = [row["name"] for row in result.per_class]
     plot_precision_recall(result.precision, classes, folder / "pr_curves.png")
     rows = [
-        (kind, name, recall / 100, *(None if p < 0 else float(p) for p in values[list(_IOUS.values()), recall, k, 0]))
+        (kind, name, recall / 100, *(None if p < 0 else float(p) for p in precision[recall]))
         for kind, values in result.precision.items()
         for k, name in enumerate(classes)
-        for recall in range(values.shape[1])
+        for precision in [values[list(IOU_INDEX.values()), :, k, 0].T]
+        for recall in range(len(precision))
     ]
-    heads = ("of", "class", "recall", *(f"precision at IoU 0.{iou}" for iou in _IOUS))
+    heads = ("of", "class", "recall", *(f"precision at IoU 0.{iou}" for iou in IOU_INDEX))
     write_csv(folder / "pr_curves.csv", heads, rows)
 
 

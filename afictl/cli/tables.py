@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from afictl.evaluation import Evaluation
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
 
 def roomy_console() -> Console:
     """Not narrower than the tables when the output is not a terminal."""
@@ -23,41 +21,49 @@ def roomy_console() -> Console:
 
 
 def overall_table(result: Evaluation) -> Table:
-    """AP over all classes, of boxes and of masks."""
-    table = _table("Average precision, points of 100", ("", *METRICS))
-    for kind in kinds(result):
-        table.add_row(kind, *(_points(result.metrics[f"{kind}/{name}"]) for name in METRICS))
+    """Every metric over all classes, of boxes and of masks."""
+    from afictl.evaluation.metrics import METRICS
+
+    table = _metric_table("", "")
+    for kind in result.kinds:
+        table.add_row(kind, *(metric.text(result.metrics[f"{kind}/{metric.key}"]) for metric in METRICS))
     return table
 
 
 def class_table(result: Evaluation) -> Table:
-    """AP and AP50 of every class that has objects."""
+    """The metrics by class of every class that has objects."""
     from rich.markup import escape
 
-    columns = [f"{kind}/{name}" for kind in kinds(result) for name in ("AP", "AP50")]
+    from afictl.evaluation.metrics import CLASS_METRICS
+
+    columns = [(kind, metric) for kind in result.kinds for metric in CLASS_METRICS]
     rows = [row for row in result.per_class if row["objects"]]
     absent = len(result.per_class) - len(rows)
     title = f"By class; {absent} without objects left out" if absent else "By class"
-    table = _table(title, ("class", "objects", *(column.replace("/", " ") for column in columns)))
+    table = _table(title, ("class", "objects", *(f"{kind} {metric.title}" for kind, metric in columns)))
     for row in rows:
-        table.add_row(escape(row["name"]), str(row["objects"]), *(_points(row[column]) for column in columns))
+        cells = (metric.text(row[f"{kind}/{metric.key}"]) for kind, metric in columns)
+        table.add_row(escape(row["name"]), str(row["objects"]), *cells)
     return table
 
 
 def comparison_table(results: Mapping[str, Evaluation]) -> Table:
-    """AP of several, one below the other, each with its difference to the first."""
+    """Every metric of several sources, with the difference to the first source below it."""
     from rich.markup import escape
 
+    from afictl.evaluation.metrics import METRICS, format_difference
+
     first, *_ = results.values()
-    table = _table("Average precision, points of 100; below it the difference to the first", ("", "of", *METRICS))
-    for kind in kinds(first):
+    table = _metric_table("; below it the difference to the first", "", "of")
+    for kind in first.kinds:
         table.add_section()
         for name, result in results.items():
-            cells = [
-                _points(result.metrics.get(f"{kind}/{m}"))
-                + ("" if result is first else _change(difference(result, first, f"{kind}/{m}")))
-                for m in METRICS
-            ]
+            cells = []
+            for metric in METRICS:
+                key = f"{kind}/{metric.key}"
+                change = None if result is first else difference(result, first, key)
+                below = "" if change is None else f"\n{format_difference(change)}"
+                cells.append(metric.text(result.metrics.get(key)) + below)
             table.add_row(escape(name), kind, *cells)
     return table
 
@@ -68,9 +74,11 @@ def difference(result: Evaluation, first: Evaluation, metric: str) -> float | No
     return None if value is None or reference is None else value - reference
 
 
-def kinds(result: Evaluation) -> list[str]:
-    """What was scored: ``box``, and ``mask`` where there are masks."""
-    return [kind for kind in ("box", "mask") if f"{kind}/AP" in result.metrics]
+def _metric_table(title: str, *headings: str) -> Table:
+    from afictl.evaluation.metrics import METRICS
+
+    units = ", ".join(dict.fromkeys(metric.unit for metric in METRICS))
+    return _table(f"Average precision, {units}{title}", (*headings, *(metric.title for metric in METRICS)))
 
 
 def _table(title: str, headings: tuple[str, ...]) -> Table:
@@ -81,13 +89,3 @@ def _table(title: str, headings: tuple[str, ...]) -> Table:
         # names go on in the next line where the terminal is narrow; cut off, all of them may look the same
         table.add_column(heading, justify="left" if heading in ("", "of", "class") else "right", overflow="fold")
     return table
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _change(value: float | None) -> str:
-    from afictl.evaluation.number_format import signed
-
-    return "" if value is None else f"\n{signed(value)}"

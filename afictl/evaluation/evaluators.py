@@ -12,12 +12,10 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from afictl.evaluation.ground_truth import GroundTruth, Outlines
+from afictl.evaluation.metrics import Precision
 from afictl.evaluation.predictions import Predictions
 
 _IMAGES = 64  # of which masks are in memory at once
-
-Precision = npt.NDArray[np.float64]
-"""(10 IoU thresholds from 0.5 on, 101 recalls, classes, 4 areas: all, small, medium, large); -1: nothing to find."""
 
 
 def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: Outlines | None) -> Precision:

@@ -19,11 +19,12 @@ from torch import Tensor
 from afictl import __version__
 from afictl.data.loader import read_files
 from afictl.data.transforms import shortest_edge, to_float, view
-from afictl.detectors import Detector, iter_pasted_masks, to_original
+from afictl.detectors import Detector, to_original
 from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation.classes import PLACEHOLDER
 from afictl.evaluation.coco_writer import CocoWriter
+from afictl.evaluation.inference import paste_in_original
 from afictl.evaluation.results import coco_results
 from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented
 from afictl.presets import InputConfig
@@ -242,10 +243,8 @@ def _annotations(
     teacher: LoadedDetector, kept: dict[str, Tensor], image: Mapping[str, Any], report: PseudoLabelReport
 ) -> Iterator[dict[str, Any]]:
     """COCO annotations of what was counted last; a mask without a single pixel is no mask."""
-    masks = None
-    if "mask_probs" in kept:
-        probabilities, size_hw = kept["mask_probs"].float(), (image["height"], image["width"])
-        masks = iter_pasted_masks(probabilities, kept["boxes"], size_hw, teacher.detector.paste_masks)
+    size_hw = (image["height"], image["width"])
+    masks = paste_in_original(teacher.detector, kept, size_hw) if "mask_probs" in kept else None
     results = coco_results(kept, masks, image["id"], _category_ids(teacher))
     for number, result in enumerate(results, start=report.kept - len(results) + 1):
         x, y, width, height = (round(value, 2) for value in result["bbox"])

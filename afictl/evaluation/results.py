@@ -1,14 +1,47 @@
-"""Detections on original pixels as COCO result dicts; masks leave as run-length strings at once."""
+"""COCO result dicts of an image, and the file that collects those of all images from all ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+from typing import TypedDict
 
+import msgspec
 import torch
 from torch import Tensor
 
+from afictl.distributed import Runtime, all_gather
 from afictl.errors import UserError
+from afictl.files import name_file_in_errors, replace_file, temporary_path
+
+_IMAGES_PER_EXCHANGE = 4
+"""Images of each rank between two collectives."""
+
+
+class EncodedMask(TypedDict):
+    """COCO's compressed run-length encoding of a mask."""
+
+    size: list[int]
+    """Height and width."""
+    counts: str
+
+
+class _BoxResult(TypedDict):
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    """xywh in pixels of the original image."""
+    score: float
+
+
+class CocoResult(_BoxResult, total=False):
+    """One prediction in COCO's result format."""
+
+    segmentation: EncodedMask
+    mask_score: float
+    """Score of the mask where the detector scores it apart from the box."""
 
 
 def coco_results(
@@ -16,55 +49,142 @@ def coco_results(
     mask_chunks: Iterable[Tensor] | None,
     image_id: int,
     categories: Sequence[int | None],
-) -> list[dict[str, Any]]:
-    """COCO result dicts of one image.
+) -> list[CocoResult]:
+    """COCO results of one image.
 
     Args:
-        detection: ``boxes`` (N,4) xyxy in original pixels, ``labels`` (N,) 1..K, ``scores`` (N,), and
-            ``mask_scores`` (N,) where masks are ranked by a score of their own: ``mask_score`` of a result.
-        mask_chunks: the N masks as bool tensors (n,H,W), a few at a time; None without masks.
-        image_id: of the annotation file.
+        detection: ``boxes`` (N,4) xyxy in original pixels, ``labels`` (N,) 1..K, ``scores`` (N,), and perhaps
+            ``mask_scores`` (N,).
+        mask_chunks: the N masks as bool tensors (n,H,W), in chunks; None without masks.
+        image_id: id in the annotation file.
         categories: category id of each label; detections of a label without one are dropped.
+
+    Raises:
+        UserError: a label outside 1..K.
     """
     boxes = detection["boxes"].detach().float().cpu()
     labels = detection["labels"].tolist()
     if labels and not (min(labels) >= 1 and max(labels) <= len(categories)):
         raise UserError(
-            f"the detector answers label {max(labels)}, the data set has {len(categories)} categories; "
+            f"the detector predicts label {max(labels)}, the data set has {len(categories)} categories; "
             "pass the detector's class names as classes"
         )
     xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
-    results = [
-        {"image_id": image_id, "category_id": categories[label - 1], "bbox": box, "score": score}
-        for label, box, score in zip(labels, xywh, detection["scores"].tolist(), strict=True)
-    ]
-    if mask_chunks is not None:
-        for result, segmentation in zip(results, _run_lengths(mask_chunks), strict=True):
+    segmentations = [None] * len(labels) if mask_chunks is None else _run_lengths(mask_chunks)
+    mask_scores = detection["mask_scores"].tolist() if "mask_scores" in detection else [None] * len(labels)
+    rows = zip(labels, xywh, detection["scores"].tolist(), segmentations, mask_scores, strict=True)
+    results = []
+    for label, box, score, segmentation, mask_score in rows:
+        if (category_id := categories[label - 1]) is None:
+            continue
+        result: CocoResult = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        if segmentation is not None:
             result["segmentation"] = segmentation
-    if "mask_scores" in detection:
-        for result, score in zip(results, detection["mask_scores"].tolist(), strict=True):
-            result["mask_score"] = score
-    return [result for result in results if result["category_id"] is not None]
+        if mask_score is not None:
+            result["mask_score"] = mask_score
+        results.append(result)
+    return results
 
 
-def _run_lengths(mask_chunks: Iterable[Tensor]) -> Iterator[dict[str, Any]]:
-    """COCO's compressed run lengths (``size`` (H, W), ``counts`` as str) of each mask."""
+def _run_lengths(mask_chunks: Iterable[Tensor]) -> Iterator[EncodedMask]:
     from pycocotools import mask as coco_mask
 
     for chunk in mask_chunks:
         for mask in chunk.cpu():
-            encoded = coco_mask.encode(_by_columns(mask).numpy().T)
+            encoded = coco_mask.encode(_transposed(mask).numpy().T)
             yield {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
 
 
-def _by_columns(mask: Tensor) -> Tensor:
+def _transposed(mask: Tensor) -> Tensor:
     """The mask (H,W) as uint8 (W,H), the order in which run lengths count.
 
-    Only the columns that the object reaches are transposed, which takes most of the time on a photograph.
+    Only the columns that the object covers are transposed, which takes most of the time on a photograph.
     """
     columns = torch.zeros(mask.shape[1], mask.shape[0], dtype=torch.uint8)
-    reached = mask.any(dim=0).nonzero()
-    if len(reached):
-        part = slice(int(reached[0]), int(reached[-1]) + 1)
+    covered = mask.any(dim=0).nonzero()
+    if len(covered):
+        part = slice(int(covered[0]), int(covered[-1]) + 1)
         columns[part] = mask[:, part].t()
     return columns
+
+
+class ResultsFile:
+    """A JSON list with one result a line, written to a draft that replaces ``path`` when it is complete.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._draft = temporary_path(path)
+        self._file = self._draft.open("wb")
+        self._separator = b"["
+
+    def add(self, results: bytes) -> None:
+        """Append encoded results."""
+        if results:
+            with name_file_in_errors(self.path):
+                self._file.write(self._separator + b"\n" + results)
+            self._separator = b","
+
+    def finish(self) -> None:
+        """Replace ``path`` by the complete draft."""
+        with name_file_in_errors(self.path):
+            self._file.write(b"[]\n" if self._separator == b"[" else b"\n]\n")
+            self._file.close()
+            replace_file(self._draft, self.path)
+
+    def discard(self) -> None:
+        """Remove an unfinished draft."""
+        with suppress(OSError):
+            self._file.close()
+        self._draft.unlink(missing_ok=True)
+
+
+def write_results(
+    path: Path, images: Iterator[list[CocoResult]], runtime: Runtime, progress: Callable[[int], None]
+) -> None:
+    """Write the results of all images of all ranks to one file, on rank 0.
+
+    Args:
+        path: the file; used by rank 0 alone.
+        images: results of each image of this rank; a few images are in memory at a time.
+        runtime: all its ranks must call this.
+        progress: called by rank 0 with the number of images written so far.
+
+    Raises:
+        Exception: raised by ``images`` of any rank, see ``all_gather``; an earlier file stays.
+    """
+    file: ResultsFile | None = None
+    written = 0
+    gathered: list[list[bytes]] = []
+
+    def start() -> None:
+        nonlocal file
+        file = ResultsFile(path) if runtime.is_main_process else None
+
+    def write_and_detect() -> list[bytes]:
+        """Write the gathered results; return the encoded results of the next few images of this rank."""
+        nonlocal written
+        if file is not None:
+            for results in chain.from_iterable(gathered):
+                file.add(results)
+                written += 1
+                progress(written)
+        return [b",\n".join(map(msgspec.json.encode, results)) for results in islice(images, _IMAGES_PER_EXCHANGE)]
+
+    def finish() -> None:
+        if file is not None:
+            file.finish()
+
+    try:
+        all_gather(start, runtime.world_size)
+        gathered = all_gather(write_and_detect, runtime.world_size)
+        while any(gathered):
+            gathered = all_gather(write_and_detect, runtime.world_size)
+        all_gather(finish, runtime.world_size)
+    finally:
+        if file is not None:
+            file.discard()

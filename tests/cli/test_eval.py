@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from afictl.cli.eval import evaluate
 from afictl.cli.eval_sources import named_sources
-from afictl.cli.tables import METRICS, class_table, comparison_table
+from afictl.cli.tables import class_table, comparison_table
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, Evaluation
+from afictl.evaluation.metrics import METRICS
 from afictl.interpolators import AFInterpolator
 from afictl.tensor_files import read_tensors, save_tensors
 from tests.helpers.full_disk import killed_draft
@@ -257,7 +258,7 @@ def test_paths_that_make_one_name_of_a_folder_are_refused(untrained_run, monkeyp
 
 def test_names_are_shown_as_they_are():
     row = {"name": "[/] sign", "objects": 3, "box/AP": 1.0, "box/AP50": 2.0}
-    metrics = dict.fromkeys((f"box/{name}" for name in METRICS), 1.0)
+    metrics = dict.fromkeys((f"box/{metric.key}" for metric in METRICS), 1.0)
     result = Evaluation(metrics, [row], {})
     console = Console(width=200, file=io.StringIO())
     console.print(class_table(result), comparison_table({"[red]": result, "b": result}))

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, predictions, score_predictions
 from afictl.evaluation.predictions import iter_results
-from tests.evaluation.test_metric import random_predictions, random_set, rle_of_box
+from tests.evaluation.test_scoring import random_predictions, random_set, rle_of_box
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

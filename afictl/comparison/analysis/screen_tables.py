@@ -11,9 +11,7 @@ from afictl.comparison.analysis.comparison_files import mean_training_seconds
 from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX
 from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.results import Comparison, Difference, MethodResult
-from afictl.evaluation.number_format import signed, tenths
-
-_AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+from afictl.evaluation.metrics import METRICS, format_difference, format_points
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -52,7 +50,11 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 
 def _accuracy_table(methods: Sequence[MethodResult], kind: str) -> Table:
-    names = [name for name in _AREAS if any(method.mean.get(f"{kind}/{name}") is not None for method in methods)]
+    names = [
+        metric.key
+        for metric in METRICS
+        if any(method.mean.get(f"{kind}/{metric.key}") is not None for method in methods)
+    ]
     several = any(value is not None for method in methods for value in method.deviation.values())
     title = f"{kind} AP, points of 100" + (": mean (standard deviation)" if several else "")
     table = _named(title)
@@ -89,9 +91,9 @@ def _difference(difference: Difference | None) -> str:
     if difference is None:
         return "-"
     if difference.low is None or difference.high is None:
-        return signed(difference.mean)
+        return format_difference(difference.mean)
     return (
-        f"{signed(difference.mean)} ({tenths(difference.low)} to {tenths(difference.high)})"
+        f"{format_difference(difference.mean)} ({format_points(difference.low)} to {format_points(difference.high)})"
         f"{'*' if difference.claimed else ''}"
     )
 

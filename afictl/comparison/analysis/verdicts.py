@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX
 from afictl.comparison.results import Comparison, Difference, MethodResult
-from afictl.evaluation.number_format import signed, tenths
+from afictl.evaluation.metrics import format_difference, format_points
 
 _MANY = 3  # methods whose verdicts are easier read after one sentence about all of them
 
@@ -62,10 +62,12 @@ def overview_sentences(comparison: Comparison) -> list[str]:
 
 
 def _said(kind: str, difference: Difference, baseline: str, compared: int) -> str:
-    amount = signed(difference.mean)
+    amount = format_difference(difference.mean)
     if difference.low is None or difference.high is None:
         return f"nothing can be claimed from one seed ({amount} {kind} AP)"
-    interval = f"95 % interval {tenths(difference.low)} to {tenths(difference.high)}, {difference.seeds} seeds"
+    interval = (
+        f"95 % interval {format_points(difference.low)} to {format_points(difference.high)}, {difference.seeds} seeds"
+    )
     if difference.claimed:
         return f"{amount} {kind} AP {'over' if difference.mean > 0 else 'against'} {baseline} ({interval})"
     alone = difference.low > 0 or difference.high < 0

@@ -11,9 +11,8 @@ from afictl.comparison.analysis.comparison_files import mean_training_seconds
 from afictl.comparison.report.paths import nearby
 from afictl.comparison.report.plots import MINUS
 from afictl.comparison.results import Comparison, Cost, Difference, MethodResult
-from afictl.evaluation import number_format
+from afictl.evaluation.metrics import METRICS, format_difference
 
-_AREAS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _CLASSES_SHOWN = 20
 _CLASS_ENTRIES = 30_000
 """Most numbers in the tables of classes, which keeps the page small with a thousand classes and many methods."""
@@ -121,7 +120,7 @@ def class_tables(comparison: Comparison) -> tuple[list[Table], int]:
 
 def signed(value: float) -> str:
     """One decimal and a real minus; no sign before a zero."""
-    return number_format.signed(value).replace("-", MINUS)
+    return format_difference(value).replace("-", MINUS)
 
 
 def _source(method: MethodResult) -> str:
@@ -129,7 +128,7 @@ def _source(method: MethodResult) -> str:
 
 
 def _accuracy_heads(kind: str, baseline: str) -> list[tuple[str, str]]:
-    first, *rest = _AREAS
+    first, *rest = (metric.title for metric in METRICS)
     return [
         (f"{kind.capitalize()} {first}", "points"),
         ("Difference", f"to {baseline}"),
@@ -138,7 +137,7 @@ def _accuracy_heads(kind: str, baseline: str) -> list[tuple[str, str]]:
 
 
 def _accuracy(method: MethodResult, kind: str) -> list[Entry]:
-    first, *rest = (_mean(method, f"{kind}/{name}") for name in _AREAS)
+    first, *rest = (_mean(method, f"{kind}/{metric.key}") for metric in METRICS)
     return [first, _difference(method.difference.get(f"{kind}/AP")), *rest]
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from afictl.data import load_coco, read_image
 from afictl.data.segmentation import draw_segmentation
 from afictl.data.shapes import make_shapes
-from afictl.detectors import build_detector, paste_masks
+from afictl.detectors import Detector, build_detector, paste_masks
 from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, detect, evaluate, score_predictions
@@ -47,7 +47,7 @@ class Oracle(nn.Module):
     """Torchvision's convention: sees original images and answers with the ground truth, in order."""
 
     def __init__(self, index, probabilities=False):
-        super().__init__()
+        nn.Module.__init__(self)
         self.norm = nn.BatchNorm2d(3)
         self.index, self.probabilities, self.seen = index, probabilities, []
 
@@ -67,7 +67,7 @@ class Oracle(nn.Module):
         return answers
 
 
-class ResizedOracle(Oracle):
+class ResizedOracle(Oracle, Detector):
     """Our convention: sees resized images in batches, answers in their pixels, masks on the boxes' grids."""
 
     paste_masks = staticmethod(paste_masks)

@@ -1,6 +1,6 @@
 import pytest
 
-from afictl.evaluation.number_format import signed, tenths
+from afictl.evaluation.metrics import format_difference, format_points
 
 
 @pytest.mark.parametrize(
@@ -8,4 +8,4 @@ from afictl.evaluation.number_format import signed, tenths
     [(41.26, "41.3", "+41.3"), (-1.25, "-1.2", "-1.2"), (0.04, "0.0", "0.0"), (-0.04, "0.0", "0.0")],
 )
 def test_what_rounds_to_nothing_has_no_sign(points, value, difference):
-    assert (tenths(points), signed(points)) == (value, difference)
+    assert (format_points(points), format_difference(points)) == (value, difference)

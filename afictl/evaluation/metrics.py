@@ -1,0 +1,72 @@
+"""The COCO metrics: key in files, heading, unit, number format and computation of each in one place.
+
+A new metric is one more ``Metric`` in ``METRICS``: the tables on screen, ``metrics.json``, ``per_class.csv`` and the
+comparison's tables take it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Precision = npt.NDArray[np.float64]
+"""(10 IoU thresholds 0.50, 0.55, ..., 0.95, 101 recalls, classes, 4 areas); -1 where there is no object."""
+
+KINDS = ("box", "mask")
+"""What can be scored; ``box/AP50`` is the full key of a metric."""
+IOU_INDEX = {"50": 0, "75": 5}
+"""Index of IoU 0.50 and 0.75 in ``Precision``."""
+_ALL, _SMALL, _MEDIUM, _LARGE = range(4)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of an evaluation, computed for boxes and for masks."""
+
+    key: str
+    title: str
+    """Column heading."""
+    unit: str
+    format: str
+    """Format specification, such as ``.1f``."""
+    getter: Callable[[Precision], float | None]
+    """Compute the value over the classes of a precision array; None without objects."""
+    per_class: bool = False
+    """Whether it is also reported for each class."""
+
+    def text(self, value: float | None) -> str:
+        """The value as in tables; ``-`` for None."""
+        return "-" if value is None else format(value, self.format)
+
+
+def mean_precision(precision: Precision) -> float | None:
+    """Mean of the defined values in points of 100; None if no value is defined."""
+    defined = precision[precision > -1]
+    return float(defined.mean() * 100) if defined.size else None
+
+
+POINTS = "points of 100"
+METRICS = (
+    Metric("AP", "AP", POINTS, ".1f", lambda p: mean_precision(p[..., _ALL]), per_class=True),
+    Metric("AP50", "AP50", POINTS, ".1f", lambda p: mean_precision(p[IOU_INDEX["50"], ..., _ALL]), per_class=True),
+    Metric("AP75", "AP75", POINTS, ".1f", lambda p: mean_precision(p[IOU_INDEX["75"], ..., _ALL])),
+    Metric("APs", "APs", POINTS, ".1f", lambda p: mean_precision(p[..., _SMALL])),
+    Metric("APm", "APm", POINTS, ".1f", lambda p: mean_precision(p[..., _MEDIUM])),
+    Metric("APl", "APl", POINTS, ".1f", lambda p: mean_precision(p[..., _LARGE])),
+)
+CLASS_METRICS = tuple(metric for metric in METRICS if metric.per_class)
+
+
+def format_points(points: float) -> str:
+    """A value with one decimal, such as ``41.3``; a rounded zero has no sign."""
+    text = f"{points:.1f}"
+    return text if float(text) else "0.0"
+
+
+def format_difference(points: float) -> str:
+    """A difference with its sign and one decimal, such as ``+1.2``; a rounded zero has no sign."""
+    text = f"{points:+.1f}"
+    return text if float(text) else "0.0"
