@@ -61,6 +61,27 @@ def all_reduce_mean(value: Tensor) -> Tensor:
     return total / world_size()
 
 
+class _AllReduceSum(torch.autograd.Function):
+    """``torch.distributed.nn.functional.all_reduce`` does the same, but is deprecated in favour of a private module."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The sum of the gradients: the loss of each rank depends on this value through its copy of the sum."""
+        return all_reduce_sum(gradient)
+
+
+def all_reduce_sum(value: Tensor) -> Tensor:
+    """Sum of ``value`` over all ranks, through which gradients flow back to every rank. Needs a process group."""
+    total: Tensor = _AllReduceSum.apply(value)
+    return total
+
+
 def all_gather(action: Callable[[], T], world_size: int) -> list[T]:
     """Run ``action`` on every rank and return its results in the order of the ranks, on all of them.
 

@@ -51,7 +51,7 @@ def pretrain(
     source = data or data_of(guide)
     find_files(source, "train")
     hardware = HardwareSettings(devices, nodes, precision)
-    fabric = launch(hardware, _batch_sizes(guide, settings or [], numbers) if hardware.processes > 1 else ())
+    fabric = launch(hardware, _batch_sizes(guide, settings or [], numbers) if hardware.num_processes > 1 else ())
     result = pretrain(fabric, guide, source, folder, stages=numbers, overrides=settings or (), seed=seed, resume=resume)
     if fabric.is_global_zero:
         typer.echo(f"interpolator: {result}")

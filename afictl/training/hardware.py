@@ -1,4 +1,4 @@
-"""Where training runs: devices, machines, number format and the seed, as Lightning Fabric takes them."""
+"""Devices, machines and number format of a training, and the launch of its processes with Lightning Fabric."""
 
 import atexit
 import os
@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import distributed
@@ -17,84 +16,79 @@ from torch import distributed
 from afictl.data.loader import require_even_share
 from afictl.errors import UserError, one_line
 
-_LOOK, _GRACE = 1.0, 10.0  # seconds
+_POLL_SECONDS = 1.0
+_EXIT_DELAY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class HardwareSettings:
-    """What ``--devices``, ``--nodes`` and ``--precision`` say."""
+    """Values of ``--devices``, ``--nodes`` and ``--precision``."""
 
     devices: str = "auto"
     nodes: int = 1
-    precision: Any = "32-true"
+    precision: str = "32-true"
 
     @property
-    def processes(self) -> int:
-        """Their number over all machines; 1 as long as it is left to the machine."""
+    def num_processes(self) -> int:
+        """Processes on all machines; 1 if the number of devices is left to Fabric."""
         return max(1, int(self.devices) * self.nodes) if self.devices.isdigit() else 1
 
 
-def launch(hardware: HardwareSettings = HardwareSettings(), batch_sizes: Iterable[int] = ()) -> Fabric:
+def launch(settings: HardwareSettings = HardwareSettings(), batch_sizes: Iterable[int] = ()) -> Fabric:
     """Start one process for each device and return its ``Fabric``.
 
-    ``batch_sizes`` are checked first: each must be a multiple of the number of processes that was asked for.
+    With several devices, Fabric starts the same command line again for the other ranks: nothing before this call may
+    write files or prompt.
 
-    With several devices the same command line is started again for the other ranks, so nothing before this call
-    may write files or ask questions.
+    Args:
+        settings: devices, machines and number format.
+        batch_sizes: each must be a multiple of the requested number of processes; checked before the launch.
 
     Raises:
-        UserError: devices or precision that do not exist here, or a batch that the devices cannot share.
+        UserError: devices or precision that this machine lacks, or a batch size that the processes cannot share evenly.
     """
-    for size in batch_sizes:
-        require_even_share(size, hardware.processes)
-    count: Any = int(hardware.devices) if hardware.devices.isdigit() else hardware.devices
+    for batch_size in batch_sizes:
+        require_even_share(batch_size, settings.num_processes)
+    devices = int(settings.devices) if settings.devices.isdigit() else settings.devices
+    precision: Any = settings.precision  # Fabric's type of it is a private union of literals
     warnings.filterwarnings("ignore", message="The .srun. command is available")
     try:
-        fabric = Fabric(devices=count, num_nodes=hardware.nodes, precision=hardware.precision)
-        _end_with_the_first()
+        fabric = Fabric(devices=devices, num_nodes=settings.nodes, precision=precision)
+        _exit_after_rank_zero()
         fabric.launch()
         atexit.register(leave_process_group)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         reason = one_line(error)
-        raise UserError(f"--devices {hardware.devices} --precision {hardware.precision}: {reason}") from None
+        raise UserError(f"--devices {settings.devices} --precision {settings.precision}: {reason}") from None
     return fabric
 
 
 def leave_process_group() -> None:
-    """Take this process out of the group of ranks, if there is one.
+    """Destroy the gloo process group, if there is one.
 
-    A process that ends within a group on CPUs (gloo) is aborted now and then, with all its work done. Fabric sees to
-    the groups on GPUs.
+    A process that exits within a gloo group occasionally aborts, with all its work done. Fabric destroys NCCL groups.
     """
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
 
 
-def _end_with_the_first() -> None:
-    """Let a process that was started for a further rank end soon after the one that started it.
+def _exit_after_rank_zero() -> None:
+    """In a process of another local rank, exit soon after the process of local rank 0, its parent.
 
-    The first tells the others of a mistake where it can. Where it cannot, as when it is killed, a GPU of another one
-    would wait in a collective operation for as long as that may take, half an hour by default.
+    A rank 0 that fails reports it to the other ranks where it can. Where it cannot, as after SIGKILL, they would block
+    in a collective until its timeout, half an hour by default.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_after, args=(os.getppid(),), daemon=True).start()
 
 
-def _follow(starter: int) -> None:
-    while os.getppid() == starter:
-        time.sleep(_LOOK)
-    time.sleep(_GRACE)  # in which it may tell what it met itself
+def _exit_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    time.sleep(_EXIT_DELAY_SECONDS)  # for the error messages of this process
     os._exit(1)
 
 
-def hardware_record(fabric: Fabric) -> dict[str, Any]:
-    """What a run records of its hardware."""
+def hardware_record(fabric: Fabric) -> dict[str, str | int]:
+    """The hardware settings that a run records."""
     return {"precision": fabric.strategy.precision.precision, "processes": fabric.world_size}
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make every random draw of a training step a function of seed, step and rank.
-
-    So a resumed run needs no saved generator states, and two runs that differ in one module draw the same numbers.
-    """
-    torch.manual_seed(((seed * 1_000_003 + step) * 65_536 + rank) % 2**63)

@@ -22,7 +22,6 @@ from afictl.errors import UserError, one_line
 from afictl.presets import Recipe
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, LAST
-from afictl.training.hardware import seed_step
 from afictl.training.logger import TrainingLogger
 from afictl.training.optimization import TrainableModule, learning_rate, schedule_warnings, set_learning_rate
 from afictl.training.run_writer import RunWriter
@@ -92,12 +91,20 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
             batch = next(batches)
             logger.mark_batch_loaded()
             set_learning_rate((m.optimizer for m in stage.modules.values()), learning_rate(recipe, step))
-            seed_step(seed, step, fabric.global_rank)
+            _seed_step(seed, step, fabric.global_rank)
             losses = _step(fabric, recipe, stage, batch, step + 1)
             state["step"] = step + 1
             state["seconds"] += logger.log_step(step + 1, losses, learning_rate(recipe, step))
             _checkpoint_and_evaluate(fabric, run, recipe, stage, state, logger, leaving)
     return TrainingOutcome(dict(state["metrics"]), state["seconds"])
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Make every random number of a training step a function of seed, step and rank.
+
+    So a resumed run needs no saved generator states, and two runs that differ in one module draw the same numbers.
+    """
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_536 + rank) % 2**63)
 
 
 def _step(fabric: Fabric, recipe: Recipe, stage: Stage, batch: TrainBatch, number: int) -> dict[str, float]:

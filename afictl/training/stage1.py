@@ -23,10 +23,10 @@ from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
 from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses
 from afictl.training.feature_distance import as_metrics, describe, enlarged_pairs, feature_distance
 from afictl.training.loop import Metrics, Stage, fit
-from afictl.training.norms import synchronize_norms
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source
+from afictl.training.sync_batch_norm import synchronize_batch_norms
 
 _HELD_OUT = 200  # images for the distance report; more would not change what it says
 
@@ -46,7 +46,7 @@ def stage1(
     Writes ``feature_distance.json`` beside the usual files of a run; best is the smallest L1 on held-out images.
     """
     recipe = preset.stage1
-    synchronize_norms(fabric, discriminator)
+    synchronize_batch_norms(fabric, discriminator)
     generator = TrainableModule(fabric, PerLevel(interpolator), recipe, recipe.clip_norm)
     trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), recipe)
 

@@ -29,10 +29,10 @@ from afictl.training.adversarial import (
 )
 from afictl.training.detector_stages import build_detector_stage
 from afictl.training.loop import fit
-from afictl.training.norms import synchronize_norms
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, uses_masks
+from afictl.training.sync_batch_norm import synchronize_batch_norms
 
 
 class Extractor(nn.Module):
@@ -94,7 +94,7 @@ def stage2(
     """
     preset, recipe = student.preset, student.preset.stage2
     for module in (student, discriminator):
-        synchronize_norms(fabric, module)
+        synchronize_batch_norms(fabric, module)
     extractor = TrainableModule(fabric, Extractor(student), recipe, recipe.clip_norm)
     trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), recipe)
 

@@ -23,11 +23,11 @@ from afictl.training.initial_weights import (
     resolve_interpolator,
 )
 from afictl.training.loop import TrainingOutcome, fit
-from afictl.training.norms import synchronize_norms
 from afictl.training.optimization import TrainableModule
 from afictl.training.pseudo import Mixture, PseudoLabels
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, in_label_order, load_splits, uses_masks
+from afictl.training.sync_batch_norm import synchronize_batch_norms
 from afictl.weights import read_checkpoint
 from afictl.weights.layouts import to_ours
 
@@ -94,7 +94,7 @@ def stage3(
 ) -> TrainingOutcome:
     """Train ``detector`` in place with the recipe ``train`` of its preset, on ``mixture`` instead of ``data`` alone."""
     preset, recipe = detector.preset, detector.preset.train
-    synchronize_norms(fabric, detector)
+    synchronize_batch_norms(fabric, detector)
     trained = mixture.module(fabric, detector) if mixture else detector
     model = TrainableModule(fabric, trained, recipe, recipe.clip_norm)
 

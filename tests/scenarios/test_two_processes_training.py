@@ -11,8 +11,8 @@ from afictl.training.adversarial import (
     feature_losses,
     make_pairs,
 )
-from afictl.training.norms import synchronize_norms
 from afictl.training.optimization import TrainableModule
+from afictl.training.sync_batch_norm import synchronize_batch_norms
 from tests.helpers.ranks import on_two_ranks
 
 RECIPE = AdversarialRecipe(steps=2, batch_size=4, lr=0.05, warmup_steps=0, adversarial_weight=0.5)
@@ -25,7 +25,7 @@ def train(fabric, rows):
     generator, discriminator = AFInterpolator(8, blocks=1, growth=4), PatchDiscriminator(8)
     coarse, real = torch.randn(4, 8, 4, 4)[rows], torch.randn(4, 8, 8, 8)[rows]
     extents = {"p2": EXTENTS[rows]}
-    synchronize_norms(fabric, discriminator)
+    synchronize_batch_norms(fabric, discriminator)
     upsampler = TrainableModule(fabric, PerLevel(generator), RECIPE)
     trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), RECIPE)
     for _ in range(2):

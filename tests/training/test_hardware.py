@@ -1,4 +1,4 @@
-"""How the processes of a training end."""
+"""Exit of the processes of a training."""
 
 import os
 import subprocess
@@ -6,58 +6,57 @@ import sys
 import time
 from contextlib import suppress
 
-FURTHER_RANK = """
+RANK_ONE = """
 import time
 from afictl.training import HardwareSettings, hardware, launch
-hardware._LOOK = hardware._GRACE = 0.1
+hardware._POLL_SECONDS = hardware._EXIT_DELAY_SECONDS = 0.1
 launch(HardwareSettings("1"))
 print("ready", flush=True)
-time.sleep(600)  # as in a collective operation without the first
+time.sleep(600)  # as in a collective that rank 0 never joins
 """
-FIRST_RANK = """
+RANK_ZERO = """
 import os, subprocess, sys
-further = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env={**os.environ, "LOCAL_RANK": "1"},
-                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-print(further.pid, further.stdout.readline(), flush=True)
+rank_one = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env={**os.environ, "LOCAL_RANK": "1"},
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+print(rank_one.pid, rank_one.stdout.readline(), flush=True)
 """
 
-LEAVES = """
-import atexit, os
+PRINTS_GROUP = """
+import atexit
 from torch import distributed
-atexit.register(lambda: os.write(1, f"{seen} {distributed.is_initialized()}\\n".encode()))  # the last to be called
+atexit.register(lambda: print(launched, distributed.is_initialized(), flush=True))  # called last
 from afictl.training import HardwareSettings, launch
 fabric = launch(HardwareSettings("2"))
-seen = fabric.global_rank, distributed.is_initialized()
+launched = fabric.global_rank, distributed.is_initialized()
 """
 
 
-def test_a_process_leaves_the_group_before_it_ends(tmp_path):
-    """Else it is aborted now and then with its work done."""
-    (tmp_path / "script.py").write_text(LEAVES)
+def test_a_process_leaves_its_group_before_it_exits(tmp_path):
+    (tmp_path / "script.py").write_text(PRINTS_GROUP)
     command = [sys.executable, str(tmp_path / "script.py")]
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout
-    assert sorted(said.splitlines()) == ["(0, True) False", "(1, True) False"]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout
+    assert sorted(output.splitlines()) == ["(0, True) False", "(1, True) False"]
 
 
-def test_a_further_process_ends_soon_after_the_first():
-    command = [sys.executable, "-c", FIRST_RANK, FURTHER_RANK]
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout.split()
-    number = int(said[0])
-    assert said[1:] == ["ready"]
+def test_the_other_ranks_exit_soon_after_rank_zero():
+    command = [sys.executable, "-c", RANK_ZERO, RANK_ONE]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout.split()
+    pid = int(output[0])
+    assert output[1:] == ["ready"]
     try:
         deadline = time.monotonic() + 30
-        while runs(number) and time.monotonic() < deadline:
+        while is_running(pid) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not runs(number)
+        assert not is_running(pid)
     finally:
         with suppress(ProcessLookupError):
-            os.kill(number, 9)
+            os.kill(pid, 9)
 
 
-def runs(number):
+def is_running(pid):
     try:
-        os.kill(number, 0)
-        with open(f"/proc/{number}/stat") as file:  # one that has ended may wait to be collected
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as file:  # a zombie has exited
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return not os.path.isdir("/proc")

@@ -12,9 +12,9 @@ from lightning_fabric import Fabric
 from afictl import UserError, load_preset
 from afictl.data import load_coco
 from afictl.training import InitialWeights, PseudoLabels, finetune
-from afictl.training.norms import synchronize_norms
 from afictl.training.optimization import TrainableModule
 from afictl.training.pseudo import Mixed
+from afictl.training.sync_batch_norm import synchronize_batch_norms
 from tests.helpers.ranks import on_two_ranks
 from tests.helpers.tiny_runs import SMALL
 from tests.training.test_finetune import with_steps
@@ -311,7 +311,7 @@ def train(fabric, folder, shapes_dir):
     mixture = PseudoLabels(folder / "pseudo.json", weight=0.5).load(load_coco(shapes_dir, "train"), preset, masks=False)
     torch.manual_seed(0)
     detector = Small()
-    synchronize_norms(fabric, detector)
+    synchronize_batch_norms(fabric, detector)
     recipe = preset.train.model_copy(update={"optimizer": "sgd", "lr": 0.1})
     model = TrainableModule(fabric, mixture.module(fabric, detector), recipe, recipe.clip_norm)
     for batch in islice(mixture.batches(fabric, preset, 0)(0), 2):
