@@ -121,7 +121,7 @@ def _cost_table(detector: Detector, costs: list[PartCost], image_hw: tuple[int, 
     total = sum(cost.multiply_adds for cost in costs)
     for cost in costs:
         share = f"{cost.multiply_adds / total:.1%}"
-        what = notes.get(cost.name, (cost.load, "", str(detector.neck.channels)))
+        what = notes.get(cost.name, (cost.workload, "", str(detector.neck.channels)))
         table.add_row(cost.name, *(() if narrow else what), _count(cost.parameters), _work(cost.multiply_adds), share)
     parameters = sum(cost.parameters for cost in costs)
     table.add_row("total", *(() if narrow else ("", "", "")), _count(parameters), _work(total), "100.0%", style="bold")

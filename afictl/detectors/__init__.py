@@ -2,12 +2,14 @@
 
 from afictl.detectors.build import build_detector
 from afictl.detectors.cost import PartCost, interpolator_cost, model_cost
-from afictl.detectors.detector import Detector, HeadPart, ImageBatch
+from afictl.detectors.detector import Detector
+from afictl.detectors.head import Head, HeadPart, ImageBatch
 from afictl.detectors.masks import iter_pasted_masks, paste_masks
 from afictl.detectors.predict import predict, to_original
 
 __all__ = [
     "Detector",
+    "Head",
     "HeadPart",
     "ImageBatch",
     "PartCost",

@@ -15,6 +15,7 @@ from afictl.detectors.centermask import build_centermask_head
 from afictl.detectors.detector import Detector
 from afictl.detectors.faster_rcnn import build_faster_rcnn_head
 from afictl.detectors.fcos import build_fcos_head
+from afictl.detectors.head import Head
 from afictl.detectors.mask_rcnn import build_mask_rcnn_head
 from afictl.detectors.retinanet import build_retinanet_head
 from afictl.detectors.torchvision_models import torchvision_detector
@@ -23,7 +24,7 @@ from afictl.interpolators import build_interpolator
 from afictl.necks import build_neck, input_levels
 from afictl.presets import Preset, load_preset
 
-_HEADS: dict[str, Callable[..., nn.Module]] = {
+_HEADS: dict[str, Callable[..., Head]] = {
     "faster-rcnn": build_faster_rcnn_head,
     "mask-rcnn": build_mask_rcnn_head,
     "cascade-rcnn": build_cascade_rcnn_head,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_area, box_iou
 
-from afictl.detectors.detector import HeadPart, ImageBatch
 from afictl.detectors.fcos import FCOSHead, build_fcos_head
+from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss, visible_shares
 from afictl.detectors.masks import mask_loss, mask_targets
+from afictl.detectors.rcnn import mask_part
 from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
-from afictl.detectors.targets import Target, check_targets
 from afictl.presets import DetectorConfig
 
 _POOLED = 14
@@ -69,7 +69,7 @@ class CenterMaskHead(nn.Module):
         head_norm: after the convolutions of the mask head.
     """
 
-    class_layers = (
+    class_layers: tuple[str, ...] = (
         *(f"fcos.{prefix}" for prefix in FCOSHead.class_layers),
         "mask_predictor.logits.",
         "mask_scorer.iou.",
@@ -95,18 +95,18 @@ class CenterMaskHead(nn.Module):
         self.regions_train = int(roi_batch * _OBJECT_SHARE)
         self.regions_test = fcos.max_detections
 
-    def forward(
-        self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections without masks in eval mode."""
-        if not self.training:
-            return self.fcos(batch, features)
-        targets = check_targets(targets, batch.sizes, self.fcos.num_classes, masks=True)
+    def losses(self, batch: ImageBatch, features: FeatureMaps, targets: Sequence[Target]) -> Losses:
+        """Losses of FCOS, and of masks and their scores on regions that it detects."""
         outputs = self.fcos.outputs(features)
         with torch.no_grad():
-            found = self.fcos.detections(outputs, batch.sizes, limit=_PROPOSALS)
-            regions = [self._regions(*pair) for pair in zip(found, targets, strict=True)]
-        return {**self.fcos.losses(outputs, targets), **self._mask_losses(features, regions, targets, batch.sizes)}
+            proposals = self.fcos.select_detections(outputs, batch.sizes, limit=_PROPOSALS)
+            regions = [self._regions(*pair) for pair in zip(proposals, targets, strict=True)]
+        losses = self.fcos.compute_losses(outputs, targets)
+        return {**losses, **self._mask_losses(features, regions, targets, batch.sizes)}
+
+    def detect(self, batch: ImageBatch, features: FeatureMaps) -> list[Detections]:
+        """Detections of FCOS."""
+        return self.fcos.detect(batch, features)
 
     def _regions(self, found: dict[str, Tensor], target: Target) -> tuple[Tensor, Tensor]:
         """An image's boxes to learn masks on, (r, 4), and the object of each, (r,).
@@ -124,11 +124,11 @@ class CenterMaskHead(nn.Module):
 
     def _mask_losses(
         self,
-        features: dict[str, Tensor],
+        features: FeatureMaps,
         regions: list[tuple[Tensor, Tensor]],
-        targets: list[Target],
+        targets: Sequence[Target],
         sizes: list[tuple[int, int]],
-    ) -> dict[str, Tensor]:
+    ) -> Losses:
         labels = torch.cat([target["labels"][matched] for (_, matched), target in zip(regions, targets, strict=True)])
         pooled = self.pool(features, [boxes for boxes, _ in regions], sizes)
         logits = self.mask_predictor(self.mask_head(pooled))
@@ -142,9 +142,7 @@ class CenterMaskHead(nn.Module):
             "loss_mask_iou": mask_score_loss(scores, mask_ious(own > 0, wanted, shares)),
         }
 
-    def segment(
-        self, batch: ImageBatch, features: dict[str, Tensor], detections: Sequence[dict[str, Tensor]]
-    ) -> list[dict[str, Tensor]]:
+    def segment(self, batch: ImageBatch, features: FeatureMaps, detections: Sequence[Detections]) -> list[Detections]:
         """The detections with ``mask_probs`` (n, M, M) and ``mask_scores`` (n,).
 
         A mask's score is the box's times the IoU that the mask seems to have.
@@ -160,25 +158,22 @@ class CenterMaskHead(nn.Module):
             for detection, prob, iou in zip(detections, probs.split(counts), ious.split(counts), strict=True)
         ]
 
-    def class_evidence(
-        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
-    ) -> dict[str, Tensor]:
-        """As of FCOS, which finds the boxes."""
-        return self.fcos.class_evidence(batch, features, box, label)
+    def box_class_logits(self, batch: ImageBatch, features: FeatureMaps, box: Tensor, label: int) -> dict[str, Tensor]:
+        """The logits of FCOS, which detects the boxes."""
+        return self.fcos.box_class_logits(batch, features, box, label)
 
-    def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
-        """The parts to measure: those of FCOS, then masks and their scores for the most detections of an image."""
+    def parts(self, features: FeatureMaps) -> list[HeadPart]:
+        """The parts of FCOS, then masks and their scores for the largest number of detections."""
         first = next(iter(features.values()))
         shape = (self.regions_test, first.shape[1], _POOLED, _POOLED)
         probs = (self.regions_test, 2 * _POOLED, 2 * _POOLED)
-        load = f"{self.regions_test} regions"
         mask_head = nn.Sequential(self.mask_head, self.mask_predictor)
         return [
             *self.fcos.parts(features),
-            HeadPart("mask head", load, lambda: mask_head(first.new_zeros(shape)), (mask_head,)),
+            mask_part(mask_head, mask_head, first, self.regions_test, (_POOLED, _POOLED)),
             HeadPart(
                 "mask scoring",
-                load,
+                f"{self.regions_test} regions",
                 lambda: self.mask_scorer(first.new_zeros(shape), first.new_zeros(probs)),
                 (self.mask_scorer,),
             ),

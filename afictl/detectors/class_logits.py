@@ -1,7 +1,7 @@
-"""Which class logits of a head answer for one given box.
+"""Class logits of a head for one given box, differentiable.
 
-Selection (proposals, the best thousand, suppression) has no gradient. Here the box is given instead: a two-stage head
-classifies it as a region, a one-stage head answers where it would be trained to. What comes out is differentiable.
+Selection (proposals, the best candidates, suppression) has no gradient. A two-stage head classifies the given box as a
+region; a one-stage head has logits at the anchors or points that training would assign to the box.
 Legend: P points or anchors of a level, K classes. Boxes are (x1, y1, x2, y2) in pixels of the batch.
 """
 
@@ -14,44 +14,44 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-_IOU = 0.5
-"""From which overlap with the box an anchor answers for it."""
+_MIN_IOU = 0.5
+"""Lowest overlap of an anchor that matches the box."""
 
 
-class Answers(NamedTuple):
-    """One level's logits of one class, and which of them are about the box."""
+class LevelLogits(NamedTuple):
+    """Logits of one class at all positions of a level, and which of the positions match the box."""
 
     logits: Tensor
     """(P,)"""
-    about: Tensor
+    matches: Tensor
     """(P,) bool."""
-    closeness: Tensor
-    """(P,), the larger the nearer to the box; comparable between levels."""
+    proximity: Tensor
+    """(P,), higher nearer to the box; comparable between levels."""
 
 
-def anchor_answers(logits: Tensor, anchors: Tensor, box: Tensor) -> Answers:
-    """Those of the anchors (P, 4) that overlap ``box`` (4,) by an IoU of at least 0.5."""
+def anchor_logits(logits: Tensor, anchors: Tensor, box: Tensor) -> LevelLogits:
+    """Logits (P,) of anchors (P, 4), of which those match that overlap ``box`` (4,) by an IoU of at least 0.5."""
     overlap = box_iou(anchors, box[None])[:, 0]
-    return Answers(logits, overlap >= _IOU, overlap)
+    return LevelLogits(logits, overlap >= _MIN_IOU, overlap)
 
 
-def point_answers(logits: Tensor, xy: Tensor, about: Tensor, box: Tensor) -> Answers:
-    """Those of the points ``xy`` (P, 2) that ``about`` (P,) names."""
-    return Answers(logits, about, -(xy - (box[:2] + box[2:]) / 2).norm(dim=1))
+def point_logits(logits: Tensor, xy: Tensor, matches: Tensor, box: Tensor) -> LevelLogits:
+    """Logits (P,) of points ``xy`` (P, 2), of which ``matches`` (P,) match ``box`` (4,)."""
+    return LevelLogits(logits, matches, -(xy - (box[:2] + box[2:]) / 2).norm(dim=1))
 
 
-def evidence(levels: Mapping[str, Answers]) -> dict[str, Tensor]:
-    """The logits about the box of each level that has any; where none has, the single nearest one."""
-    chosen = {level: answers.logits[answers.about] for level, answers in levels.items() if answers.about.any()}
-    if chosen:
-        return chosen
-    level = max(levels, key=lambda name: float(levels[name].closeness.max()))
-    nearest = levels[level].closeness.argmax()
-    return {level: levels[level].logits[nearest][None]}
+def matching_logits(levels: Mapping[str, LevelLogits]) -> dict[str, Tensor]:
+    """The matching logits of each level that has any; where no level has, the single nearest logit."""
+    matching = {name: level.logits[level.matches] for name, level in levels.items() if level.matches.any()}
+    if matching:
+        return matching
+    nearest = max(levels, key=lambda name: float(levels[name].proximity.max()))
+    index = levels[nearest].proximity.argmax()
+    return {nearest: levels[nearest].logits[index][None]}
 
 
-def region_evidence(
+def region_logits(
     pooled: Tensor, stages: Sequence[tuple[nn.Module, nn.Module]], column: int, level: str
 ) -> dict[str, Tensor]:
-    """For one region (1, C, h, w) column ``column`` of the logits of each of ``stages``, box head and predictor."""
+    """Column ``column`` of the class logits of one region (1, C, h, w), from each stage of box head and predictor."""
     return {level: torch.cat([predictor(head(pooled))[0][:, column] for head, predictor in stages])}

@@ -1,7 +1,7 @@
-"""What a detector costs, part by part, counted by torch's own flop counter without computing anything.
+"""Parameters and multiply-adds of each part of a detector, counted by torch's flop counter on the meta device.
 
-The counter knows convolutions and matrix products. In the interpolator also the rest of its arithmetic counts, which
-for some kinds is most of it: a value sampled bilinearly takes four multiply-adds, one sampled bicubically sixteen, and
+The counter covers convolutions and matrix products. In the interpolator all other products count too, which are most of
+the work of some kinds: a value sampled bilinearly takes four multiply-adds, one sampled bicubically sixteen, and
 each product of two maps one, such as that of a shifted map and a plane of predicted kernels. Left out, as is usual, are
 activations, norms and softmax, copies, and sums alone.
 """
@@ -12,21 +12,24 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from afictl.detectors.detector import Detector
+from afictl.detectors.head import FeatureMaps, HeadWithParts
+
+_Output = TypeVar("_Output")
 
 
 class PartCost(NamedTuple):
-    """Size and work of one part of a detector."""
+    """Parameters and multiply-adds of one part of a detector."""
 
     name: str
-    load: str
-    """For a part of the head, what it is run on; empty for the others."""
+    workload: str
+    """Input of a part of the head, such as ``1000 regions``; empty for the others."""
     parameters: int
     multiply_adds: int
     """For one image, padding counted as work: convolutions and matrix products; in the interpolator all products."""
@@ -42,65 +45,71 @@ _MULTIPLY_ADDS = {
     _ATEN.upsample_bilinear2d: 4,
     _ATEN.upsample_bicubic2d: 16,
 }
-"""For each value of the answer of an operation that torch's counter does not know."""
+"""Per value of the output of an operation that torch's counter leaves out."""
 
 
 def model_cost(detector: Detector, image_hw: tuple[int, int]) -> list[PartCost]:
     """Backbone, neck without its interpolator, interpolator (all its calls), then the parts of the head.
 
     Args:
-        detector: on any device; it is left as it is.
-        image_hw: height and width of the image as the detector is given it; it is padded as usual.
+        detector: on any device; not changed.
+        image_hw: height and width of the image before it is padded.
+
+    Raises:
+        ValueError: a head without ``parts``.
     """
     model = _on_meta(detector).eval()
+    if not isinstance(model.head, HeadWithParts):
+        raise ValueError(f"{type(model.head).__name__} has no method 'parts': its cost cannot be counted")
     batch = model.batch([torch.empty(3, *image_hw, device="meta")])
     with torch.no_grad():
         features, backbone = _count(lambda: model.backbone(batch.tensor))
         pyramid, neck, interpolator = _count_neck(model.neck, features)
         head = [(part, _count(part.run)[1]) for part in model.head.parts(pyramid)]
-    inside = _parameters([model.neck.interpolator])
+    interpolator_parameters = _parameters([model.neck.interpolator])
     return [
         PartCost("backbone", "", _parameters([model.backbone]), backbone),
-        PartCost("neck", "", _parameters([model.neck]) - inside, neck),
-        PartCost("interpolator", "", inside, interpolator),
-        *(PartCost(part.name, part.load, _parameters(part.modules), work) for part, work in head),
+        PartCost("neck", "", _parameters([model.neck]) - interpolator_parameters, neck),
+        PartCost("interpolator", "", interpolator_parameters, interpolator),
+        *(PartCost(part.name, part.workload, _parameters(part.modules), count) for part, count in head),
     ]
 
 
 def _on_meta(detector: Detector) -> Detector:
     """A copy without storage."""
-    shadows: dict[int, Any] = {id(value): value.to("meta") for value in detector.buffers()}
+    memo: dict[int, Any] = {id(value): value.to("meta") for value in detector.buffers()}
     for value in detector.parameters():
-        shadows[id(value)] = nn.Parameter(value.to("meta"), value.requires_grad)
-    return copy.deepcopy(detector, shadows)
+        memo[id(value)] = nn.Parameter(value.to("meta"), value.requires_grad)
+    return copy.deepcopy(detector, memo)
 
 
 def interpolator_cost(interpolator: nn.Module, *maps: Tensor) -> int:
     """Multiply-adds of one call ``interpolator(*maps)``; on maps and weights of the meta device nothing is computed."""
-    formulas = {operation: partial(_flops, each) for operation, each in _MULTIPLY_ADDS.items()}
+    formulas = {operation: partial(_flops, count) for operation, count in _MULTIPLY_ADDS.items()}
     return _count(lambda: interpolator(*maps), formulas)[1]
 
 
-def _flops(each: int, *_: Any, out_shape: torch.Size, **__: Any) -> int:
-    is_map = len(out_shape) >= 4  # not a row of coordinates, which are no work of each channel
-    return 2 * each * math.prod(out_shape) if is_map else 0
+def _flops(multiply_adds: int, *_: object, out_shape: torch.Size, **__: object) -> int:
+    is_map = len(out_shape) >= 4  # a row of coordinates is computed once for all channels
+    return 2 * multiply_adds * math.prod(out_shape) if is_map else 0
 
 
-def _count(run: Callable[[], Any], formulas: Mapping[Any, Any] | None = None) -> tuple[Any, int]:
+def _count(run: Callable[[], _Output], formulas: Mapping[Any, Callable[..., int]] | None = None) -> tuple[_Output, int]:
+    """The output of ``run``, and its multiply-adds."""
     with FlopCounterMode(display=False, custom_mapping=dict(formulas or {})) as counter:
-        answer = run()
-    return answer, counter.get_total_flops() // 2  # torch counts a multiply-add as two
+        output = run()
+    return output, counter.get_total_flops() // 2  # torch counts a multiply-add as two
 
 
-def _count_neck(neck: Any, features: dict[str, Tensor]) -> tuple[dict[str, Tensor], int, int]:
-    """The pyramid, the work of the neck without its interpolator, and of all the interpolator's calls."""
+def _count_neck(neck: Any, features: FeatureMaps) -> tuple[FeatureMaps, int, int]:
+    """The pyramid, and the multiply-adds of the neck without its interpolator and of all calls of the interpolator."""
     calls: list[tuple[Tensor, ...]] = []
     hook = neck.interpolator.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
     pyramid, total = _count(lambda: neck(features))
     hook.remove()
-    known = sum(_count(partial(neck.interpolator, *inputs))[1] for inputs in calls)
-    inside = sum(interpolator_cost(neck.interpolator, *inputs) for inputs in calls)
-    return pyramid, total - known, inside
+    counted = sum(_count(partial(neck.interpolator, *inputs))[1] for inputs in calls)
+    interpolator = sum(interpolator_cost(neck.interpolator, *inputs) for inputs in calls)
+    return pyramid, total - counted, interpolator
 
 
 def _parameters(modules: Iterable[nn.Module]) -> int:

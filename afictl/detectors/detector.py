@@ -1,4 +1,4 @@
-"""The shell that every detector shares: pixels -> backbone -> neck -> head.
+"""A detector: pixels -> backbone -> neck -> head.
 
 Legend: N images, H x W the batch after padding, K classes without background.
 """
@@ -6,41 +6,23 @@ Legend: N images, H x W the batch after padding, K classes without background.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from afictl.detectors.head import Detections, FeatureMaps, Head, HeadWithMasks, ImageBatch, Losses, Target
 from afictl.detectors.masks import paste_masks
+from afictl.detectors.targets import check_targets
 from afictl.presets import Preset
-
-
-class ImageBatch(NamedTuple):
-    """Normalised images in one tensor, and how much of it is image."""
-
-    tensor: Tensor
-    """(N, 3, H, W), zero where an image is padded on its right and bottom."""
-    sizes: list[tuple[int, int]]
-    """Height and width of each image without the padding."""
-
-
-class HeadPart(NamedTuple):
-    """One part of a head, to be measured alone."""
-
-    name: str
-    load: str
-    """What the part is run on for one image, such as ``1000 regions``."""
-    run: Callable[[], Any]
-    """Runs the part once on that."""
-    modules: tuple[nn.Module, ...]
 
 
 class Detector(nn.Module):
     """A detector in torchvision's convention.
 
-    In train mode ``detector(images, targets)`` gives a dict of named losses. In eval mode
-    ``detector(images)`` gives for each image a dict with ``boxes`` (n, 4) xyxy in the pixels of the given
+    In train mode ``detector(images, targets)`` returns a dict of named losses. In eval mode
+    ``detector(images)`` returns for each image a dict with ``boxes`` (n, 4) xyxy in the pixels of the given
     image, ``labels`` (n,) in 1..K, ``scores`` (n,) best first, for a detector with masks ``masks`` bool
     (n, h, w), and for one with mask scoring ``mask_scores`` (n,) in 0..1, which rank the masks.
 
@@ -50,32 +32,25 @@ class Detector(nn.Module):
         preset: what the parts were built from; ``preset.input`` holds mean and standard deviation.
         backbone: (N, 3, H, W) -> ``res2..res5``.
         neck: ``res2..res5`` -> pyramid; has ``interpolator``, ``strides`` and ``size_divisor``.
-        head: ``head(batch, pyramid, targets)`` -> losses in train mode; ``head(batch, pyramid)`` ->
-            detections without masks in eval mode; ``segment(batch, pyramid, detections)`` adds the masks, where
-            ``preset.detector.masks`` says that there are any; ``parts(pyramid)`` for the flop counter;
-            ``class_evidence(batch, pyramid, box, label)`` for Grad-CAM, the logits (n,) of class ``label`` that answer
-            for ``box`` (4,) in a batch of one image, by level; ``class_layers``, the prefixes of those of its
-            parameters that depend on the classes.
+        head: a ``HeadWithMasks`` where ``preset.detector.masks`` is true.
         num_classes: K.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, preset: Preset, backbone: Any, neck: Any, head: Any, num_classes: int) -> None:
+    def __init__(self, preset: Preset, backbone: Any, neck: Any, head: Head, num_classes: int) -> None:
         super().__init__()
         self.preset = preset
         self.input = preset.input
         self.num_classes = num_classes
         self.backbone: Any = backbone
         self.neck: Any = neck
-        self.head: Any = head
+        self.head = head
         for name, values in (("pixel_mean", self.input.mean), ("pixel_std", self.input.std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
-    def forward(
-        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Losses | list[Detections]:
         """Losses in train mode, detections in eval mode.
 
         Args:
@@ -85,45 +60,46 @@ class Detector(nn.Module):
         Raises:
             ValueError: an image or a target of the wrong shape, type or range; it is named by its index.
         """
-        if not self.training:
-            sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-            return [self._with_masks(*pair) for pair in zip(self.detect(images), sizes, strict=True)]
-        return self.losses_and_pyramid(images, targets)[0]
+        if self.training:
+            return self.losses_and_pyramid(images, targets)[0]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        return [self._paste(*pair) for pair in zip(self.detect(images), sizes, strict=True)]
 
     def losses_and_pyramid(
-        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None
+    ) -> tuple[Losses, FeatureMaps]:
         """In train mode: the losses, and the neck's maps that they were computed from."""
         batch = self.batch(images)
+        checked = check_targets(targets, batch.sizes, self.num_classes, self.has_masks)
         features = self._pyramid(batch)
-        return self.head(batch, features, targets), features
+        return self.head.losses(batch, features, checked), features
 
-    def detect(self, images: Sequence[Tensor], masks: bool = True) -> list[dict[str, Tensor]]:
-        """As in eval mode, with ``mask_probs`` (n, M, M) on each box's grid instead of pasted ``masks``.
+    def detect(self, images: Sequence[Tensor], masks: bool = True) -> list[Detections]:
+        """Detections in eval mode, with ``mask_probs`` (n, M, M) on the grid of each box instead of pasted ``masks``.
 
-        ``masks=False`` leaves them out, and what they cost.
+        ``masks=False`` leaves the masks out, and their computation.
         """
         self._require_eval_mode("detect")
         batch = self.batch(images)
         features = self._pyramid(batch)
-        detections = self.head(batch, features)
-        return self.head.segment(batch, features, detections) if masks and self.has_masks else detections
+        detections = self.head.detect(batch, features)
+        return self._mask_head().segment(batch, features, detections) if masks and self.has_masks else detections
 
-    def segment(self, images: Sequence[Tensor], detections: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Detections with the masks that a detector with masks sees in their boxes, wherever these come from.
+    def segment(self, images: Sequence[Tensor], detections: Sequence[Detections]) -> list[Detections]:
+        """Detections with masks, of boxes from any source; for a detector with masks.
 
         Args:
             images: as in ``forward``.
             detections: for each image ``boxes`` (n, 4) in its pixels, ``labels`` (n,) and ``scores`` (n,).
 
         Returns:
-            The same with ``mask_probs`` and, with mask scoring, ``mask_scores``, as ``detect`` answers.
+            The same with ``mask_probs`` and, with mask scoring, ``mask_scores``, as from ``detect``.
         """
         self._require_eval_mode("segment")
         batch = self.batch(images)
-        return self.head.segment(batch, self._pyramid(batch), detections)
+        return self._mask_head().segment(batch, self._pyramid(batch), detections)
 
-    def pyramid(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+    def pyramid(self, images: Sequence[Tensor]) -> FeatureMaps:
         """The neck's maps of the batch, ``p2`` (N, C, H/4, W/4) and coarser."""
         return self._pyramid(self.batch(images))
 
@@ -138,16 +114,16 @@ class Detector(nn.Module):
 
     @property
     def interpolator_prefix(self) -> str:
-        """How the names of the interpolator's tensors in the state dict begin."""
+        """Prefix of the names of the interpolator's tensors in the state dict."""
         return next(name for name, part in self.named_modules() if part is self.neck.interpolator) + "."
 
     @property
     def class_layers(self) -> tuple[str, ...]:
-        """How the names of the tensors in the state dict begin whose shapes depend on the classes."""
+        """Prefixes of the names of the tensors in the state dict whose shapes depend on the classes."""
         return tuple(f"head.{prefix}" for prefix in self.head.class_layers)
 
     def batch(self, images: Sequence[Tensor]) -> ImageBatch:
-        """Normalise ``images``, pad them to one size that the neck can halve, on the detector's device."""
+        """Normalised ``images``, padded to one multiple of the neck's ``size_divisor``, on the detector's device."""
         for index, image in enumerate(images):
             if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
                 raise ValueError(
@@ -165,11 +141,17 @@ class Detector(nn.Module):
         if self.training:
             raise ValueError(f"{method} works in eval mode; call detector.eval() first")
 
-    def _pyramid(self, batch: ImageBatch) -> dict[str, Tensor]:
+    def _mask_head(self) -> HeadWithMasks:
+        if not self.has_masks or not isinstance(self.head, HeadWithMasks):
+            raise ValueError(f"{self.preset.name}: a {self.preset.detector.kind} detector has no masks")
+        return self.head
+
+    def _pyramid(self, batch: ImageBatch) -> FeatureMaps:
         return self.neck(self.backbone(batch.tensor))
 
-    def _with_masks(self, detection: dict[str, Tensor], size_hw: tuple[int, int]) -> dict[str, Tensor]:
-        if "mask_probs" not in detection:
-            return detection
-        rest = {name: value for name, value in detection.items() if name != "mask_probs"}
-        return {**rest, "masks": self.paste_masks(detection["mask_probs"], detection["boxes"], size_hw)}
+    def _paste(self, detections: Detections, size_hw: tuple[int, int]) -> Detections:
+        """``detections`` with ``masks`` in place of ``mask_probs``, if there are any."""
+        if "mask_probs" not in detections:
+            return detections
+        rest = {name: value for name, value in detections.items() if name != "mask_probs"}
+        return {**rest, "masks": self.paste_masks(detections["mask_probs"], detections["boxes"], size_hw)}

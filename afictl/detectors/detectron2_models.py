@@ -11,10 +11,9 @@ from torch import nn
 
 import afictl.integrations.detectron2  # noqa: F401  # its backbones may be named in a configuration
 from afictl.detectors.adapter import AdaptedDetector
-from afictl.detectors.detectron2_views import BottomUpView, DenseView, PyramidView, RegionView
+from afictl.detectors.detectron2_parts import BottomUpView, Detectron2DenseHead, Detectron2RegionHead, PyramidView
 from afictl.errors import UserError, one_line
 from afictl.integrations import substitute_interpolator
-from afictl.integrations.detectron2_pyramids import NeckBackbone
 from afictl.presets import Preset
 from afictl.presets.detectron2_configs import read_config
 from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, changeable, model_values
@@ -38,18 +37,13 @@ def detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Modul
     _apply(preset, cfg, num_classes)
     model = _build(cfg, preset.name)
     enlargements = substitute_interpolator(model, interpolator)
-    backbone = model.backbone
-    pyramid = backbone.neck if isinstance(backbone, NeckBackbone) else backbone
-    levels = cfg.MODEL.FPN.IN_FEATURES
-    bottom_up = BottomUpView(
-        preset.backbone.name, backbone.bottom_up, levels, preset.input, bgr=cfg.INPUT.FORMAT != "RGB"
-    )
-    view = DenseView if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else RegionView
-    head = view(model, num_classes, preset.detector.segments)
-    neck = PyramidView(backbone, pyramid, enlargements)
-    detector = AdaptedDetector(preset, model, bottom_up, neck, head, num_classes)
-    detector.unsaved = tuple(f"model.{name}" for name in head.unsaved)
-    return detector
+    bottom_up, levels = model.backbone.bottom_up, cfg.MODEL.FPN.IN_FEATURES
+    backbone = BottomUpView(preset.backbone.name, bottom_up, levels, preset.input, bgr=cfg.INPUT.FORMAT != "RGB")
+    neck = PyramidView(model.backbone, enlargements)
+    head_type = Detectron2DenseHead if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else Detectron2RegionHead
+    head = head_type(model, num_classes, preset.detector.segments)
+    unsaved = tuple(f"model.{name}" for name in head.unsaved)
+    return AdaptedDetector(preset, model, backbone, neck, head, num_classes, unsaved)
 
 
 def _build(cfg: CfgNode, name: str) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afictl.detectors.class_logits import evidence, point_answers
+from afictl.detectors.class_logits import matching_logits, point_logits
 from afictl.detectors.dense import (
     Candidates,
     best,
@@ -24,9 +24,8 @@ from afictl.detectors.dense import (
     suppress,
     tower,
 )
-from afictl.detectors.detector import HeadPart, ImageBatch
+from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.detectors.points import Points, assign, centerness, giou_loss, sides_to_boxes
-from afictl.detectors.targets import Target, check_targets
 from afictl.distributed import all_reduce_mean
 from afictl.presets import DetectorConfig
 
@@ -58,7 +57,7 @@ def build_fcos_head(config: DetectorConfig, channels: int, strides: Mapping[str,
 
 
 class FCOSHead(nn.Module):
-    """Class, box and centerness of every point, behind the head interface of ``Detector``.
+    """Class, box and centerness of every point, as a ``Head``.
 
     Args:
         channels: of every level.
@@ -99,24 +98,23 @@ class FCOSHead(nn.Module):
         initialise(self.children(), self.class_logits)
         self.scales = nn.ParameterDict({level: torch.ones(1) for level in strides if level_scales})
 
-    def forward(
-        self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections in eval mode."""
-        if self.training:
-            targets = check_targets(targets, batch.sizes, self.num_classes)
-            return self.losses(self.outputs(features), targets)
-        return self.detections(self.outputs(features), batch.sizes)
+    def losses(self, batch: ImageBatch, features: FeatureMaps, targets: Sequence[Target]) -> Losses:
+        """Losses of the outputs for ``features``, see ``compute_losses``."""
+        return self.compute_losses(self.outputs(features), targets)
 
-    def outputs(self, features: dict[str, Tensor]) -> DenseOutputs:
+    def detect(self, batch: ImageBatch, features: FeatureMaps) -> list[Detections]:
+        """Detections of the outputs for ``features``, see ``select_detections``."""
+        return self.select_detections(self.outputs(features), batch.sizes)
+
+    def outputs(self, features: FeatureMaps) -> DenseOutputs:
         """Class logits, distances and centerness logits of all levels."""
         distances, centers = self._boxes(features)
         return DenseOutputs(self._classes(features), distances, centers)
 
-    def _classes(self, features: dict[str, Tensor]) -> list[Tensor]:
+    def _classes(self, features: FeatureMaps) -> list[Tensor]:
         return [self.class_logits(self.class_tower(features[level])).float() for level in self.strides]
 
-    def _boxes(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _boxes(self, features: FeatureMaps) -> tuple[list[Tensor], list[Tensor]]:
         distances, centers = [], []
         for level in self.strides:
             hidden = self.box_tower(features[level])
@@ -131,7 +129,7 @@ class FCOSHead(nn.Module):
         levels = zip(maps, self.strides.values(), bounds[:-1], bounds[1:], strict=True)
         return [Points.of_map(*level) for level in levels]
 
-    def losses(self, outputs: DenseOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def compute_losses(self, outputs: DenseOutputs, targets: Sequence[Target]) -> Losses:
         """Focal loss of all points; GIoU, weighted by centerness, and centerness of those on objects.
 
         Divided by the number of points on objects, the box loss by the sum of their centerness.
@@ -155,9 +153,9 @@ class FCOSHead(nn.Module):
             "loss_centerness": center_loss / count,
         }
 
-    def detections(
+    def select_detections(
         self, outputs: DenseOutputs, sizes: Sequence[tuple[int, int]], limit: int | None = None
-    ) -> list[dict[str, Tensor]]:
+    ) -> list[Detections]:
         """For each image of height and width ``sizes`` its boxes, labels and scores, best first.
 
         The score is the geometric mean of class score and centerness. ``limit`` replaces ``max_detections``.
@@ -185,22 +183,19 @@ class FCOSHead(nn.Module):
         sides = distances[row] * points.strides[row, None]
         return Candidates(sides_to_boxes(points.xy[row], sides), labels, product.sqrt())
 
-    def class_evidence(
-        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
-    ) -> dict[str, Tensor]:
+    def box_class_logits(self, batch: ImageBatch, features: FeatureMaps, box: Tensor, label: int) -> dict[str, Tensor]:
         """The logits of class ``label`` at the points near the centre of ``box`` (4,), whatever size a level serves."""
-        del batch  # other heads look at its sizes
         logits, target = self._classes(features), {"boxes": box[None], "labels": box.new_ones(1).long()}
-        answers = {}
+        levels = {}
         for level, value, points in zip(self.strides, logits, self.points(logits), strict=True):
             every_size = points._replace(low=torch.zeros_like(points.low), high=points.high + torch.inf)
-            about = assign(every_size, target)[0] > 0
-            own = flat(value, self.num_classes)[0, :, label - 1]
-            answers[level] = point_answers(own, points.xy, about, box)
-        return evidence(answers)
+            matches = assign(every_size, target)[0] > 0
+            column = flat(value, self.num_classes)[0, :, label - 1]
+            levels[level] = point_logits(column, points.xy, matches, box)
+        return matching_logits(levels)
 
-    def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
-        """The parts to measure, each on all of ``features``."""
+    def parts(self, features: FeatureMaps) -> list[HeadPart]:
+        """Class and box branch, each on all of ``features``."""
         classes = (self.class_tower, self.class_logits)
         boxes = (self.box_tower, self.box_distances, self.centerness, self.scales)
         return [

@@ -15,7 +15,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
 
 from afictl.detectors.anchors import FixedStrideAnchors
-from afictl.detectors.class_logits import anchor_answers, evidence
+from afictl.detectors.class_logits import anchor_logits, matching_logits
 from afictl.detectors.dense import (
     Candidates,
     best,
@@ -25,8 +25,7 @@ from afictl.detectors.dense import (
     suppress,
     tower,
 )
-from afictl.detectors.detector import HeadPart, ImageBatch
-from afictl.detectors.targets import Target, check_targets
+from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.distributed import all_reduce_mean
 from afictl.presets import DetectorConfig
 
@@ -62,7 +61,7 @@ def build_retinanet_head(
 
 
 class RetinaNetHead(nn.Module):
-    """Classes and boxes of every anchor, behind the head interface of ``Detector``.
+    """Classes and boxes of every anchor, as a ``Head``.
 
     Args:
         channels: of every level.
@@ -75,7 +74,7 @@ class RetinaNetHead(nn.Module):
         max_detections: of an image.
     """
 
-    class_layers = ("class_logits.",)
+    class_layers: tuple[str, ...] = ("class_logits.",)
     normalizer: Tensor
 
     def __init__(
@@ -108,26 +107,25 @@ class RetinaNetHead(nn.Module):
         # Saved with the weights: a resumed run divides by the same.
         self.register_buffer("normalizer", torch.tensor(100.0))
 
-    def forward(
-        self, batch: ImageBatch, features: dict[str, Tensor], targets: Sequence[Target] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections in eval mode."""
-        if self.training:
-            targets = check_targets(targets, batch.sizes, self.num_classes)
-            return self.losses(self.outputs(features), targets)
-        return self.detections(self.outputs(features), batch.sizes)
+    def losses(self, batch: ImageBatch, features: FeatureMaps, targets: Sequence[Target]) -> Losses:
+        """Losses of the outputs for ``features``, see ``compute_losses``."""
+        return self.compute_losses(self.outputs(features), targets)
 
-    def outputs(self, features: dict[str, Tensor]) -> AnchorOutputs:
+    def detect(self, batch: ImageBatch, features: FeatureMaps) -> list[Detections]:
+        """Detections of the outputs for ``features``, see ``select_detections``."""
+        return self.select_detections(self.outputs(features), batch.sizes)
+
+    def outputs(self, features: FeatureMaps) -> AnchorOutputs:
         """Class logits and box deltas of all levels."""
         return AnchorOutputs(self._classes(features), self._boxes(features))
 
-    def _classes(self, features: dict[str, Tensor]) -> list[Tensor]:
+    def _classes(self, features: FeatureMaps) -> list[Tensor]:
         return [self.class_logits(self.class_tower(features[level])).float() for level in self.levels]
 
-    def _boxes(self, features: dict[str, Tensor]) -> list[Tensor]:
+    def _boxes(self, features: FeatureMaps) -> list[Tensor]:
         return [self.box_deltas(self.box_tower(features[level])).float() for level in self.levels]
 
-    def losses(self, outputs: AnchorOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def compute_losses(self, outputs: AnchorOutputs, targets: Sequence[Target]) -> Losses:
         """Focal loss of all anchors but those between the thresholds, L1 of the positive ones.
 
         Both are sums, divided by a running mean of the number of positive anchors.
@@ -161,7 +159,7 @@ class RetinaNetHead(nn.Module):
         self.normalizer.copy_(mean)
         return mean
 
-    def detections(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
+    def select_detections(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """For each image of height and width ``sizes`` its boxes, labels and scores, best first."""
         anchors = self.anchors.levels(outputs.logits)
         scores = [flat(value, self.num_classes).sigmoid() for value in outputs.logits]
@@ -181,19 +179,16 @@ class RetinaNetHead(nn.Module):
         row, labels, scores = best(scores, scores > self.score_threshold, self.candidates)
         return Candidates(self.box_coder.decode_single(deltas[row], anchors[row]), labels, scores)
 
-    def class_evidence(
-        self, batch: ImageBatch, features: dict[str, Tensor], box: Tensor, label: int
-    ) -> dict[str, Tensor]:
+    def box_class_logits(self, batch: ImageBatch, features: FeatureMaps, box: Tensor, label: int) -> dict[str, Tensor]:
         """The logits of class ``label`` of the anchors that overlap ``box`` (4,) by an IoU of at least 0.5."""
-        del batch  # other heads look at its sizes
         logits = self._classes(features)
-        answers = {}
+        levels = {}
         for level, value, anchors in zip(self.levels, logits, self.anchors.levels(logits), strict=True):
-            answers[level] = anchor_answers(flat(value, self.num_classes)[0, :, label - 1], anchors, box)
-        return evidence(answers)
+            levels[level] = anchor_logits(flat(value, self.num_classes)[0, :, label - 1], anchors, box)
+        return matching_logits(levels)
 
-    def parts(self, features: dict[str, Tensor]) -> list[HeadPart]:
-        """The parts to measure, each on all of ``features``."""
+    def parts(self, features: FeatureMaps) -> list[HeadPart]:
+        """Class and box branch, each on all of ``features``."""
         classes, boxes = (self.class_tower, self.class_logits), (self.box_tower, self.box_deltas)
         return [
             HeadPart("class branch", "all levels", lambda: self._classes(features), classes),

@@ -15,7 +15,13 @@ from torchvision.ops.poolers import initLevelMapper
 
 from afictl.backbones.norms import freeze_batch_norm
 from afictl.detectors.adapter import AdaptedDetector
-from afictl.detectors.torchvision_views import BodyView, DenseView, FpnView, RegionView, TorchvisionDetector
+from afictl.detectors.torchvision_parts import (
+    FPNView,
+    ResNetView,
+    TorchvisionDenseHead,
+    TorchvisionDetector,
+    TorchvisionRegionHead,
+)
 from afictl.errors import UserError
 from afictl.integrations import substitute_interpolator
 from afictl.presets import BackboneConfig, DetectorConfig, Preset, load_preset
@@ -77,10 +83,10 @@ def torchvision_detector(preset: Preset, num_classes: int, interpolator: nn.Modu
         _fix_scales(model.roi_heads)
     _freeze(model.backbone.body, preset.backbone)
     substitute_interpolator(model, interpolator)
-    neck = FpnView(model.backbone.fpn, "p3" if dense else "p2")
-    body = BodyView(preset.backbone.name, model.backbone.body, model.backbone.fpn)
-    head = DenseView(model, num_classes) if dense else RegionView(model, num_classes)
-    return TorchvisionDetector(preset, model, body, neck, head, num_classes)
+    backbone = ResNetView(preset.backbone.name, model.backbone.body, model.backbone.fpn)
+    neck = FPNView(model.backbone.fpn, 3 if dense else 2)
+    head = TorchvisionDenseHead(model) if dense else TorchvisionRegionHead(model.rpn, model.roi_heads)
+    return TorchvisionDetector(preset, model, backbone, neck, head, num_classes)
 
 
 def _require_possible(preset: Preset, arguments: set[str]) -> None:

@@ -1,7 +1,7 @@
 """Grad-CAM of one detection for several detectors: where each looks, at the same pyramid level, on one colour scale.
 
 Grad-CAM (Selvaraju et al., https://arxiv.org/abs/1610.02391) is captum's. Its layer is what the neck hands to the head
-at one level, its score the mean of the class logits that answer for a fixed box at that level (``class_evidence``).
+at one level, its score the mean of the class logits that answer for a fixed box at that level (``box_class_logits``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from afictl.data.transforms import move_boxes, resize_for, resize_image
 from afictl.detectors import Detector, ImageBatch
+from afictl.detectors.head import HeadWithClassLogits
 from afictl.errors import UserError
 from afictl.visualization.colormaps import heat_colors, scale_strip
 from afictl.visualization.contenders import Contenders
@@ -47,7 +48,10 @@ class Probe(nn.Module):
         """The logits that answer for the box, by level, from (1, 3, H, W)."""
         maps = self.detector.neck(self.detector.backbone(images))
         tapped = {level: self.levels[level](value) for level, value in maps.items()}
-        return self.detector.head.class_evidence(ImageBatch(images, self.sizes), tapped, self.box, self.label)
+        head = self.detector.head
+        if not isinstance(head, HeadWithClassLogits):
+            raise UserError(f"{self.detector.preset.name}: Grad-CAM needs a head with class logits for a given box")
+        return head.box_class_logits(ImageBatch(images, self.sizes), tapped, self.box, self.label)
 
     def forward(self, images: Tensor, level: str) -> Tensor:
         """Mean logit at ``level``, (1,)."""

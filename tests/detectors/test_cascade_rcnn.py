@@ -256,7 +256,7 @@ def test_parts_count_all_three_box_heads(build: Build) -> None:
             parts = {part.name: part for part in detector.head.parts(detector.pyramid([torch.rand(3, 64, 64)]))}
         counts[kind] = parts["box head"]
     heads = [counts["cascade-rcnn"], counts["faster-rcnn"]]
-    assert [part.load for part in heads] == ["3 x 300 regions", "300 regions"]
+    assert [part.workload for part in heads] == ["3 x 300 regions", "300 regions"]
     sizes = [sum(value.numel() for module in part.modules for value in module.parameters()) for part in heads]
     shared = 3 * 4 * (32 + 1) - 3 * 3 * 4 * (32 + 1)  # one box, not one for each of three classes
     assert sizes[0] == 3 * sizes[1] + shared

@@ -190,7 +190,7 @@ def test_the_named_layers_are_those_that_depend_on_the_classes(build: Build) -> 
 def test_the_cost_covers_every_parameter_of_the_head(build: Build) -> None:
     detector = build("detector.max_detections=50")
     costs = model_cost(detector, (240, 320))
-    assert [(cost.name, cost.load) for cost in costs[-2:]] == [
+    assert [(cost.name, cost.workload) for cost in costs[-2:]] == [
         ("mask head", "50 regions"),
         ("mask scoring", "50 regions"),
     ]

@@ -87,7 +87,7 @@ def test_losses_equal_a_loop_over_points(outputs: DenseOutputs) -> None:
             center_sum -= weight * math.log(center) + (1 - weight) * math.log(1 - center)
             box_sum += weight * giou_loss(outputs.distances[level][image, :, y, x].tolist(), (left, top, right, bottom))
     assert count > 5
-    losses = head.losses(outputs, TARGETS)
+    losses = head.compute_losses(outputs, TARGETS)
     assert losses["loss_classifier"].item() == pytest.approx(class_sum / count, rel=1e-4)
     assert losses["loss_box_reg"].item() == pytest.approx(box_sum / weights, rel=1e-4)
     assert losses["loss_centerness"].item() == pytest.approx(center_sum / count, rel=1e-4)
@@ -110,10 +110,10 @@ def test_targets_as_outputs_have_no_box_loss_and_are_the_detections(outputs: Den
     labels, wanted = assign(Points.join(head.points(outputs.logits)), TARGETS[0])
     sure = torch.where(labels[:, None] == torch.arange(1, CLASSES + 1), 9.0, -9.0)
     perfect = DenseOutputs(as_maps(sure), as_maps(wanted), [value[:1] for value in outputs.centerness])
-    losses = head.losses(perfect, TARGETS[:1])
+    losses = head.compute_losses(perfect, TARGETS[:1])
     assert losses["loss_box_reg"].item() == pytest.approx(0, abs=1e-6)
     assert losses["loss_classifier"].item() < 1e-4
-    found = head.detections(perfect, [(32, 32)])[0]
+    found = head.select_detections(perfect, [(32, 32)])[0]
     order = found["boxes"][:, 0].argsort()
     torch.testing.assert_close(found["boxes"][order], TARGETS[0]["boxes"])
     assert found["labels"][order].tolist() == TARGETS[0]["labels"].tolist()
@@ -134,7 +134,7 @@ def test_scores_are_thresholded_before_centerness_and_are_geometric_means() -> N
     logits[0][0, 1, 1, 2], centers[0][0, 0, 1, 2] = kept, -2.0  # at (20, 12)
     logits[0][0, 0, 3, 3] = dropped
     logits[1][0, 0, 1, 1], centers[1][0, 0, 1, 1] = 1.0, 0.0  # at (24, 24)
-    answer = head.detections(DenseOutputs(logits, distances, centers), [(32, 30)])[0]
+    answer = head.select_detections(DenseOutputs(logits, distances, centers), [(32, 30)])[0]
     assert answer["labels"].tolist() == [1, 2]
     expected = [math.sqrt(0.5 / (1 + math.exp(-1))), math.sqrt(0.06 / (1 + math.exp(2)))]
     assert answer["scores"].tolist() == pytest.approx(expected, rel=1e-4)
@@ -144,8 +144,8 @@ def test_scores_are_thresholded_before_centerness_and_are_geometric_means() -> N
 def test_detections_in_train_mode_and_their_limit(outputs: DenseOutputs) -> None:
     head = small_head().train()
     with torch.no_grad():
-        everything = head.detections(outputs, [(32, 32)] * 2)
-        two = head.detections(outputs, [(32, 32)] * 2, limit=2)
+        everything = head.select_detections(outputs, [(32, 32)] * 2)
+        two = head.select_detections(outputs, [(32, 32)] * 2, limit=2)
     assert all(len(answer["boxes"]) > 2 for answer in everything)
     for answer, short in zip(everything, two, strict=True):
         assert all(torch.equal(short[name], answer[name][:2]) for name in answer)
@@ -153,4 +153,4 @@ def test_detections_in_train_mode_and_their_limit(outputs: DenseOutputs) -> None
 
 def test_a_pyramid_of_another_size_than_the_ranges_is_refused(outputs: DenseOutputs) -> None:
     with pytest.raises(ValueError, match="zip"):
-        small_head(size_ranges=(16.0, 32.0)).losses(outputs, TARGETS)
+        small_head(size_ranges=(16.0, 32.0)).compute_losses(outputs, TARGETS)

@@ -71,7 +71,7 @@ def test_proposals(
     select = rpn.filter_proposals
     monkeypatch.setattr(rpn, "filter_proposals", lambda *inputs: found.append(select(*inputs)) or found[0])
     with torch.no_grad():
-        detector.head(detector.batch([reference.image()]), pyramid)
+        detector.head.detect(detector.batch([reference.image()]), pyramid)
     [(boxes,), (logits,)] = found[0]
     check(reference, "proposal_boxes50", boxes[:50])
     check(reference, "proposal_logits50", logits[:50], tolerance=1e-4)  # the best 50 lie close together

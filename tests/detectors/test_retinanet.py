@@ -87,7 +87,7 @@ def box_loss(delta: Tensor, anchor: Tensor, box: Tensor) -> float:
 def test_losses_equal_a_loop_over_anchors(
     head: RetinaNetHead, outputs: AnchorOutputs, target: dict[str, Tensor]
 ) -> None:
-    losses = head.losses(outputs, [target, {**target, "boxes": target["boxes"].flip(0)}])
+    losses = head.compute_losses(outputs, [target, {**target, "boxes": target["boxes"].flip(0)}])
     sums = [
         by_hand(head, outputs, 0, target),
         by_hand(head, outputs, 1, {**target, "boxes": target["boxes"].flip(0)}),
@@ -103,20 +103,20 @@ def test_losses_equal_a_loop_over_anchors(
 def test_the_divisor_is_a_running_mean_that_is_saved(head: RetinaNetHead, outputs: AnchorOutputs) -> None:
     box = torch.tensor([[1.0, 2, 14, 12]])
     target = {"boxes": box, "labels": torch.tensor([1])}
-    first = head.losses(outputs, [target, NONE])
+    first = head.compute_losses(outputs, [target, NONE])
     count = (head.normalizer.item() - 90) / 0.1
     assert count == pytest.approx(by_hand(head, outputs, 0, target)["positive"], abs=1e-3)
-    second = head.losses(outputs, [target, NONE])
+    second = head.compute_losses(outputs, [target, NONE])
     assert head.normalizer.item() == pytest.approx(81 + 0.19 * count, abs=1e-4)
     assert second["loss_box_reg"] > first["loss_box_reg"]
 
     resumed = RetinaNetHead(4, STRIDES, CLASSES, **SETTINGS)
     resumed.load_state_dict(head.state_dict())
-    assert torch.equal(*(each.losses(outputs, [target, NONE])["loss_box_reg"] for each in (head, resumed)))
+    assert torch.equal(*(each.compute_losses(outputs, [target, NONE])["loss_box_reg"] for each in (head, resumed)))
 
 
 def test_a_batch_without_objects_counts_as_one_positive(head: RetinaNetHead, outputs: AnchorOutputs) -> None:
-    losses = head.losses(outputs, [NONE, NONE])
+    losses = head.compute_losses(outputs, [NONE, NONE])
     assert head.normalizer.item() == pytest.approx(90.1)
     assert losses["loss_box_reg"] == 0
     logits = torch.cat([level.flatten() for level in outputs.logits])
@@ -130,7 +130,7 @@ def test_detections_are_the_decoded_anchors_of_the_best_scores(head: RetinaNetHe
     logits[0][0, 2 * CLASSES + 1, 1, 2] = 2.0  # third anchor, second class, at x = 16, y = 8
     deltas[0][0, 2 * 4 : 2 * 4 + 2, 1, 2] = 0.1
     logits[1][0, 0, 1, 0] = 1.0  # first anchor, first class, at x = 0, y = 16
-    answer = head.detections(AnchorOutputs(logits, deltas), [(32, 32)])[0]
+    answer = head.select_detections(AnchorOutputs(logits, deltas), [(32, 32)])[0]
     assert answer["labels"].tolist() == [2, 1]
     assert answer["scores"].tolist() == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1))])
     height, width = 12 * 2**0.5 * 0.5**0.5, 12 * 2**0.5 / 0.5**0.5

@@ -25,8 +25,8 @@ def losses(rows: slice) -> dict[str, Tensor]:
     torch.manual_seed(2)
     features = {level: torch.randn(2, 4, *size)[rows] for level, size in (("p3", (4, 4)), ("p4", (2, 2)))}
     points, anchors = build_fcos_head(CONFIG, 4, STRIDES, 2), build_retinanet_head(CONFIG, 4, STRIDES, 2)
-    anchors.losses(anchors.outputs(features), TARGETS[rows])
-    return {**points.losses(points.outputs(features), TARGETS[rows]), "normalizer": anchors.normalizer}
+    anchors.compute_losses(anchors.outputs(features), TARGETS[rows])
+    return {**points.compute_losses(points.outputs(features), TARGETS[rows]), "normalizer": anchors.normalizer}
 
 
 def half(fabric: Fabric, path: Path) -> None:
