@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from afictl.errors import format_error
 from afictl.evaluation.coco_writer import CocoWriter
-from afictl.evaluation.results import ResultsFile
+from afictl.evaluation.prediction_writer import ResultsFile
 from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, temporary_path, write_text
 from afictl.visualization.confusion import plot_confusion
 from afictl.visualization.figure import Figure, Panel

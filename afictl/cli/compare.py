@@ -10,7 +10,7 @@ import typer
 
 from afictl.cli import options
 from afictl.cli.outputs import require_writable
-from afictl.cli.runs import tidy
+from afictl.cli.runs import slugify
 from afictl.cli.tables import roomy_console
 from afictl.errors import UserError
 from afictl.run_folder import COMPARISON, COMPARISON_CSV, REPORT, RUNS_CSV
@@ -81,7 +81,7 @@ def compare(
     """
     existing, called = _existing(runs or [], more or [])
     if existing:
-        options.refuse(context, "with --runs, whose runs are trained", *_OF_TRAINING, "--only-cost")
+        options.refuse_flags(context, "with --runs, whose runs are trained", *_OF_TRAINING, "--only-cost")
         output = output or Path("runs") / "compare-runs"
         _compare_runs(existing, output, precision, names=called, data=data, baseline=baseline)
         return
@@ -89,7 +89,7 @@ def compare(
         raise UserError("give --preset and --data, or --runs with runs that exist; see 'afictl compare --help'")
     names = interpolators or _INTERPOLATORS
     if only_cost:
-        options.refuse(context, "with --only-cost, which trains nothing and measures on one device", *_OF_A_GRID)
+        options.refuse_flags(context, "with --only-cost, which trains nothing and measures on one device", *_OF_A_GRID)
         _list_prices(preset, settings or [], names, data, weights, output, precision, baseline)
         return
     if data is None:
@@ -151,7 +151,7 @@ def _train(
     devices, nodes, precision = hardware
     resolved = load_preset(preset, settings)
     contenders = parse_methods(interpolators)
-    folder = output or Path("runs") / f"compare-{tidy(resolved.name)}"
+    folder = output or Path("runs") / f"compare-{slugify(resolved.name)}"
     if spread and nodes > 1:
         raise UserError("--spread: runs are spread over the devices of one machine; leave --nodes out")
     at_once = require_devices(devices) if spread else 1

@@ -96,7 +96,7 @@ def evaluate(
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
     score = (_CONFUSION_SCORE if confusion_score is None else confusion_score) if confusion else None
-    views = options.multi_scale(tta, tta_sizes, no_tta_flip)
+    views = options.parse_tta(tta, tta_sizes, no_tta_flip)
     named = named_sources(sources)
     folders = result_folders(named, output, part_of_data(split, limit, tta))
     for folder in [*folders.values(), *([output] if output else [])]:
@@ -109,9 +109,11 @@ def evaluate(
     job = Job(sources, index, split, limit, evaluator, batch_size, views, settings or [], partial, curves, score)
     if job.is_submission:
         without = f"without objects: {index.annotation_file} lists images alone"
-        options.refuse(context, without, "--curves", "--confusion", "--evaluator")
+        options.refuse_flags(context, without, "--curves", "--confusion", "--evaluator")
     else:
-        options.refuse(context, f"here: it is for a submission, and {index.annotation_file} has objects", "--name")
+        options.refuse_flags(
+            context, f"here: it is for a submission, and {index.annotation_file} has objects", "--name"
+        )
     if fabric and len(sources) > 1:
         require_classes(sources, index)
     results = {}
@@ -138,8 +140,8 @@ def _refuse_idle(context: typer.Context, *, scores_files: bool, tta: bool, confu
     """Refuse flags that the other flags leave without effect."""
     if scores_files:
         reason = "on --predictions FILE: the results are there, so give --weights RUN to detect anew"
-        options.refuse(context, reason, *_OF_DETECTION)
+        options.refuse_flags(context, reason, *_OF_DETECTION)
     if tta:
-        options.refuse(context, "with --tta, which looks at one image at a time", "--batch-size")
+        options.refuse_flags(context, "with --tta, which looks at one image at a time", "--batch-size")
     if not confusion:
-        options.refuse(context, "without --confusion", "--confusion-score")
+        options.refuse_flags(context, "without --confusion", "--confusion-score")

@@ -15,7 +15,7 @@ from afictl.run_folder import COMPARISON, COMPARISON_CSV, COMPARISON_SETTINGS, E
 
 if TYPE_CHECKING:
     from afictl.evaluation import Evaluation
-    from afictl.evaluation.confusion import Confusion
+    from afictl.evaluation.confusion_matrix import ConfusionMatrix
 
 _COMPARISON = (COMPARISON, COMPARISON_CSV)
 _PICTURES = ("pr_curves.png", "pr_curves.csv", "confusion.png", "confusion.csv")
@@ -106,7 +106,7 @@ def write_curves(folder: Path, result: Evaluation) -> None:
     write_csv(folder / "pr_curves.csv", heads, rows)
 
 
-def write_confusion(folder: Path, confusion: Confusion) -> None:
+def write_confusion(folder: Path, confusion: ConfusionMatrix) -> None:
     """``confusion.png``, and its numbers as ``confusion.csv``."""
     from afictl.visualization.confusion import plot_confusion
 

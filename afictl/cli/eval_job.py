@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afictl.cli.eval_files import PREDICTIONS, remove_earlier, write_confusion, write_curves, write_metrics
-from afictl.cli.runs import tidy
+from afictl.cli.runs import slugify
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def submit(job: Job, file: Path, folder: Path, name: str, console: Console) -> N
 
     if job.limit:
         console.print(f"note: only the first {job.limit} images; the server scores all of them")
-    written = write_submission(file, job.index.annotation_file, folder, tidy(name))
+    written = write_submission(file, job.index.annotation_file, folder, slugify(name))
     remove_earlier(folder, keep=[*job.sources, file, *written])
     for path in written:
         console.print(f"to upload: {path}", markup=False, highlight=False)
@@ -123,7 +123,7 @@ def submit(job: Job, file: Path, folder: Path, name: str, console: Console) -> N
 
 def keep(job: Job, result: Evaluation, source: Path, file: Path, folder: Path, console: Console) -> None:
     """Write the metrics, and the pictures that were asked for, of ``source``, whose results are in ``file``."""
-    from afictl.evaluation.confusion import confusion_of
+    from afictl.evaluation.confusion_matrix import compute_confusion
 
     details = {
         "source": str(source),
@@ -141,5 +141,5 @@ def keep(job: Job, result: Evaluation, source: Path, file: Path, folder: Path, c
         write_curves(folder, result)
     if (score := job.confusion_score) is not None:
         annotations = job.index.annotation_file
-        write_confusion(folder, confusion_of(file, annotations, image_ids=job.image_ids, score=score))
+        write_confusion(folder, compute_confusion(file, annotations, image_ids=job.image_ids, score=score))
     console.print(f"results: {folder}", markup=False, highlight=False)

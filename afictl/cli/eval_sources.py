@@ -7,7 +7,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afictl.cli.runs import folder_of, name_of, tidy
+from afictl.cli.runs import folder_of, name_of, slugify
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,14 +43,12 @@ def require_classes(weights: list[Path], index: Dataset) -> None:
     Raises:
         UserError: one has others, or is no detector.
     """
-    from afictl.evaluation.classes import match_categories
+    from afictl.evaluation.category_matching import match_categories
     from afictl.weights import detector_classes
 
     for source in weights:
         classes = detector_classes(source)
-        match_categories(
-            classes, index.classes, index.category_ids, known_to=str(source), source=str(index.annotation_file)
-        )
+        match_categories(classes, index, owner=str(source))
 
 
 def named_sources(sources: list[Path]) -> dict[str, Path]:
@@ -90,7 +88,7 @@ def result_folders(named: dict[str, Path], output: Path | None, part: str) -> di
     elif len(named) == 1:
         return dict.fromkeys(named, output)
     else:  # ../run and run are of one name
-        folders, advice = {called: output / tidy(called) for called in named}, "rename one, or give whole paths"
+        folders, advice = {called: output / slugify(called) for called in named}, "rename one, or give whole paths"
     if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise UserError(f"several of the sources would write to the same folder: {advice}")
     return folders

@@ -23,14 +23,14 @@ _PATIENCE = 5.0
 """Seconds in which rank 0 fails too where the fault is common to all."""
 
 
-def tell(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """Print the one line that ``error`` deserves on stderr; return the exit code.
 
     Raises:
         Exception: ``error`` itself when ``--debug`` is given and it is no mistake in the command line.
     """
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return tell_interrupt()
+        return report_interrupt()
     if type(error).__name__ == "NoArgsIsHelpError":  # click from 8.2 on
         typer.echo(str(error))
         return 0
@@ -42,7 +42,7 @@ def tell(error: BaseException) -> int:
     return code
 
 
-def tell_interrupt() -> int:
+def report_interrupt() -> int:
     """Say that the command was stopped, and how to go on; return the exit code."""
     if _rank() == "0":
         typer.echo(f"stopped{_advice()}", err=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from afictl.cli import options
-from afictl.cli.runs import name_of, tidy
+from afictl.cli.runs import name_of, slugify
 
 
 def finetune(
@@ -61,12 +61,12 @@ def finetune(
     from afictl.training.run_writer import require_free_folder
 
     if pseudo is None:
-        options.refuse(context, "without --pseudo FILE", "--pseudo-weight", "--pseudo-ratio")
+        options.refuse_flags(context, "without --pseudo FILE", "--pseudo-weight", "--pseudo-ratio")
     if weights is None:
-        options.refuse(context, "without --weights", "--partial")
+        options.refuse_flags(context, "without --weights", "--partial")
     resolved = load_preset(preset, settings or ())
     kind = name_of(interpolator or resolved.interpolator.kind)
-    folder = output or Path("runs") / f"{tidy(resolved.name)}-{kind}"
+    folder = output or Path("runs") / f"{slugify(resolved.name)}-{kind}"
     require_free_folder(folder, resume)
     weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
     labels = PseudoLabels(pseudo, weight, ratio) if pseudo else None

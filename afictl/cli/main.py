@@ -7,7 +7,7 @@ from afictl.cli.compare import compare
 from afictl.cli.convert import convert
 from afictl.cli.demo import demo
 from afictl.cli.eval import evaluate
-from afictl.cli.failures import INTERRUPTED, tell, tell_interrupt
+from afictl.cli.failures import INTERRUPTED, report_error, report_interrupt
 from afictl.cli.finetune import finetune
 from afictl.cli.pretrain import pretrain
 from afictl.cli.pseudo_label import pseudo_label
@@ -59,8 +59,8 @@ def main() -> None:
     try:
         code = app(prog_name="afictl", standalone_mode=False) or 0
     except (Exception, KeyboardInterrupt) as error:
-        code = tell(error)
+        code = report_error(error)
     else:
         if code == INTERRUPTED:  # typer catches Ctrl-C itself
-            tell_interrupt()
+            report_interrupt()
     raise SystemExit(code)

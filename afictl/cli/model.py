@@ -83,7 +83,7 @@ def show_model(
     from afictl.presets import load_preset
 
     if resolved:
-        options.refuse(context, "with --resolved: a preset has neither", "--size", "--classes")
+        options.refuse_flags(context, "with --resolved: a preset has neither", "--size", "--classes")
     loaded = load_preset(preset, settings or ())
     image_hw = _parse_size(size) if size else loaded.input.largest_hw
 

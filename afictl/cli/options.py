@@ -41,20 +41,20 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def given(context: typer.Context, *flags: str) -> list[str]:
+def flags_given(context: typer.Context, *flags: str) -> list[str]:
     """Those of ``flags`` that stand on the command line, be it with the value of their default."""
     named = {flag: parameter.name for parameter in context.command.params for flag in parameter.opts}
     sources = {flag: context.get_parameter_source(str(named[flag])) for flag in flags}
     return [flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
-def refuse(context: typer.Context, reason: str, *flags: str) -> None:
+def refuse_flags(context: typer.Context, reason: str, *flags: str) -> None:
     """Refuse those of ``flags`` that are given; ``reason`` says beside what they do nothing.
 
     Raises:
         UserError: there are some.
     """
-    idle = given(context, *flags)
+    idle = flags_given(context, *flags)
     if idle:
         raise UserError(f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect {reason}")
 
@@ -109,7 +109,7 @@ NoTtaFlip = Annotated[bool, typer.Option("--no-tta-flip", help="No mirrored view
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
 
 
-def multi_scale(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmentation | None:
+def parse_tta(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmentation | None:
     """The views that ``--tta``, ``--tta-sizes`` and ``--no-tta-flip`` ask for; None without ``--tta``.
 
     Raises:

@@ -69,7 +69,7 @@ def pseudo_label(
     if output.suffix != ".json":
         raise UserError(f"--output {output}: name a file that ends in .json")
     own = _class_thresholds(class_threshold or [])
-    augmentation = options.multi_scale(tta, tta_sizes, no_tta_flip)
+    augmentation = options.parse_tta(tta, tta_sizes, no_tta_flip)
     if exclude:
         require_data_folder(exclude)
     files = image_files(images)

@@ -36,15 +36,15 @@ def name_of(source: str | Path) -> str:
     """
     path = Path(source)
     if not path.exists():
-        return tidy(str(source))
+        return slugify(str(source))
     path = path.resolve()
     if path.is_dir():
-        return tidy(path.name)
+        return slugify(path.name)
     if path.name == INTERPOLATOR or is_run(path.parent):
-        return tidy(path.parent.name)
-    return tidy(path.stem if path.suffix in _FILES else path.name)
+        return slugify(path.parent.name)
+    return slugify(path.stem if path.suffix in _FILES else path.name)
 
 
-def tidy(name: str) -> str:
+def slugify(name: str) -> str:
     """``name`` with only letters, digits and ``._-``, so that it is one folder on every system."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"

@@ -73,7 +73,7 @@ def source_of(
     if data and images:
         raise UserError("pass --data DIR or --images PATH, not both")
     if images:
-        options.refuse(context, "with --images, which have no splits", "--split")
+        options.refuse_flags(context, "with --images, which have no splits", "--split")
         return file_pictures(images)
     return load_coco(data or data_of(run), split)
 

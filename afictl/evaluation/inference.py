@@ -17,8 +17,8 @@ from afictl.data.transforms import to_float
 from afictl.detectors import Detector, iter_pasted_masks, to_original
 from afictl.distributed import Runtime, all_gather, run_on_rank_zero
 from afictl.errors import UserError
-from afictl.evaluation.classes import match_categories
-from afictl.evaluation.results import CocoResult, coco_results, write_results
+from afictl.evaluation.category_matching import match_categories
+from afictl.evaluation.prediction_writer import CocoResult, coco_results, write_results
 from afictl.evaluation.scoring import Evaluation, score_predictions
 from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented, require_multi_scale
 from afictl.progress import ProgressCallback
@@ -195,7 +195,7 @@ def _categories(detector: nn.Module, classes: Sequence[str] | None, dataset: Dat
             f"the detector has {num_classes} classes, {dataset.annotation_file} has {len(dataset.classes)} categories; "
             "evaluate it on the data that it was trained for"
         )
-    return match_categories(classes, dataset.classes, dataset.category_ids, source=str(dataset.annotation_file))
+    return match_categories(classes, dataset)
 
 
 @contextmanager

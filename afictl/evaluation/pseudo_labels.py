@@ -22,10 +22,10 @@ from afictl.data.transforms import shortest_edge, to_float, view
 from afictl.detectors import Detector, to_original
 from afictl.distributed import Runtime
 from afictl.errors import UserError
-from afictl.evaluation.classes import PLACEHOLDER
+from afictl.evaluation.category_matching import PLACEHOLDER
 from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.inference import paste_in_original
-from afictl.evaluation.results import coco_results
+from afictl.evaluation.prediction_writer import coco_results
 from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented
 from afictl.presets import InputConfig
 from afictl.progress import ProgressCallback

@@ -28,7 +28,7 @@ from afictl.data.formats.coco import load_coco_file
 from afictl.data.sampler import second_seed
 from afictl.detectors import Detector
 from afictl.errors import UserError
-from afictl.evaluation.classes import match_categories
+from afictl.evaluation.category_matching import match_categories
 from afictl.presets import Preset
 from afictl.run_folder import absolute_path
 from afictl.training.splits import batch_source
@@ -87,13 +87,7 @@ class PseudoLabels:
         """
         index = load_coco_file(self.file, Path())
         index = replace(index, image_dir=_image_folder(self.file))
-        match_categories(
-            labelled.classes,
-            index.classes,
-            index.category_ids,
-            known_to=str(labelled.annotation_file),
-            source=str(self.file),
-        )
+        match_categories(labelled.classes, index, owner=str(labelled.annotation_file))
         if not index.training_images():
             raise UserError(
                 f"{self.file}: holds no label to train on; make it with a lower --threshold or of more images"

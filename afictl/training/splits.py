@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 
 from afictl.data import Dataset, TrainBatch, load_coco, train_batches
 from afictl.errors import UserError
-from afictl.evaluation.classes import match_categories
+from afictl.evaluation.category_matching import match_categories
 from afictl.presets import InputConfig, LoaderConfig, Preset, Recipe
 
 Splits = tuple[Dataset, Dataset]
@@ -54,8 +54,7 @@ def load_splits(folder: Path) -> Splits:
         UserError: a split that cannot be read, or whose categories have other names.
     """
     train, held_out = load_coco(folder, "train"), load_coco(folder, "val")
-    known_to, source = str(train.annotation_file), str(held_out.annotation_file)
-    match_categories(train.classes, held_out.classes, held_out.category_ids, known_to=known_to, source=source)
+    match_categories(train.classes, held_out, owner=str(train.annotation_file))
     return train, held_out
 
 
@@ -66,7 +65,7 @@ def in_label_order(data: Splits, classes: Sequence[str], source: str) -> Splits:
         UserError: the data have other classes than the detector of ``source``; placeholders of it do not count.
     """
     train, held_out = data
-    match_categories(classes, train.classes, train.category_ids, known_to=source, source=str(train.annotation_file))
+    match_categories(classes, train, owner=source)
     return train.in_label_order(classes), held_out
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from afictl.data import Dataset
 from afictl.data.transforms import resize_for
 from afictl.detectors import Detector, to_original
-from afictl.evaluation.classes import match_categories
+from afictl.evaluation.category_matching import match_categories
 from afictl.interpolators import interpolator_kinds
 from afictl.training.initial_weights import resolve_interpolator
 from afictl.visualization.pictures import Picture, distinct
@@ -72,7 +72,7 @@ def load_contenders(
     detectors = {name: load(path) for name, path in weights.items()}
     if isinstance(source, Dataset):
         for loaded in detectors.values():
-            match_categories(loaded.classes, names, source.category_ids, source=str(source.annotation_file))
+            match_categories(loaded.classes, source)
     for loaded in detectors.values():
         loaded.detector.to(device)
     classes = dict.fromkeys([*names, *(c for loaded in detectors.values() for c in loaded.classes)])

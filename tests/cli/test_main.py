@@ -220,7 +220,7 @@ KILLED = "a process that loads images was killed{}, as where memory or shared me
 )
 def test_where_memory_ran_out(monkeypatch, capsys, command, error, line):
     monkeypatch.setattr("sys.argv", ["afictl", command])
-    assert failures.tell(error) == 1
+    assert failures.report_error(error) == 1
     assert capsys.readouterr().err == f"error: {line}\n"
 
 

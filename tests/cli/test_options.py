@@ -54,10 +54,10 @@ def test_an_output_that_is_a_file_is_refused(tmp_path):
 def test_views_of_multi_scale_testing():
     from afictl.evaluation.tta import TestTimeAugmentation as Recipe
 
-    assert options.multi_scale(False, None, False) is None
-    assert options.multi_scale(True, None, False) == Recipe()
+    assert options.parse_tta(False, None, False) is None
+    assert options.parse_tta(True, None, False) == Recipe()
     assert Recipe() == Recipe((400, 500, 600, 700, 800, 900, 1000, 1100, 1200), 4000, flip=True)
-    assert options.multi_scale(True, "600, 800", True) == Recipe((600, 800), flip=False)
+    assert options.parse_tta(True, "600, 800", True) == Recipe((600, 800), flip=False)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_views_of_multi_scale_testing():
 )
 def test_mistakes_in_the_views_are_told(arguments, message):
     with pytest.raises(UserError) as caught:
-        options.multi_scale(*arguments)
+        options.parse_tta(*arguments)
     assert str(caught.value) == message
 
 

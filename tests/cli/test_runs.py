@@ -2,7 +2,7 @@
 
 import pytest
 
-from afictl.cli.runs import data_of, folder_of, name_of, tidy
+from afictl.cli.runs import data_of, folder_of, name_of, slugify
 from afictl.errors import UserError
 
 
@@ -35,8 +35,8 @@ def test_a_file_of_its_own_loses_only_the_ending_of_its_format(tmp_path):
 
 def test_a_kind_is_its_own_name():
     assert name_of("bilinear") == "bilinear"
-    assert tidy("../a b/c:d") == "a-b-c-d"
-    assert tidy("..") == "unnamed"
+    assert slugify("../a b/c:d") == "a-b-c-d"
+    assert slugify("..") == "unnamed"
 
 
 def test_data_and_folder_of_a_file_in_a_run(run):

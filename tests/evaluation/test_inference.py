@@ -160,7 +160,7 @@ def test_classes_are_matched_by_name(index):
 
 def test_other_classes_are_named(index):
     classes = ["disc", "square", "triangle", "zebra"]
-    with pytest.raises(UserError, match=r"detector does not know 'cross'; .*instances_val.* does not have 'zebra'"):
+    with pytest.raises(UserError, match=r"detector does not have 'cross'; .*instances_val.* does not have 'zebra'"):
         evaluate(Oracle(index), index, RUNTIME, classes=classes)
     detector = build_detector("faster-rcnn-r18-fpn-tiny", num_classes=7, interpolator="nearest")
     with pytest.raises(UserError, match="the detector has 7 classes"):

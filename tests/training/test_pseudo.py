@@ -202,7 +202,7 @@ def test_resuming_with_other_pseudo_labels_is_refused(
     [
         ({"info": {}}, r"pseudo\.json: key 'info\.image_folder' is missing"),
         ({"info": {"image_folder": "/nowhere"}}, "its image folder /nowhere does not exist"),
-        ({"categories": [{"id": 1, "name": "coin"}], "annotations": []}, r"does not know 'coin'"),
+        ({"categories": [{"id": 1, "name": "coin"}], "annotations": []}, r"does not have 'coin'"),
         ({"images": "none"}, r"pseudo\.json: 'images' must be a list"),
         ({"annotations": []}, r"pseudo\.json: holds no label to train on; make it with a lower --threshold"),
     ],

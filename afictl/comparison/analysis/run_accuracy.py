@@ -12,7 +12,7 @@ from afictl.data import Dataset
 from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation import Evaluation, evaluate, score_predictions
-from afictl.evaluation.classes import match_categories
+from afictl.evaluation.category_matching import match_categories
 from afictl.progress import ProgressDisplay, no_progress
 from afictl.run_folder import LAST, PREDICTIONS
 from afictl.visualization.curves import read_metrics
@@ -38,7 +38,7 @@ def evaluate_run(
 def _score(run: FinishedRun, index: Dataset) -> Evaluation:
     """The score of what the run kept; it is that which the run recorded, unless the data are not the same."""
     classes, ids = run.metadata.get("classes"), run.metadata.get("category_ids")
-    own = match_categories(classes, index.classes, index.category_ids, known_to=str(run.folder), source=_of(index))
+    own = match_categories(classes, index, owner=str(run.folder))
     if ids is not None and list(own) != list(ids):
         raise UserError(f"{run.folder}: its classes have other ids than in {_of(index)}")
     result = score_predictions(run.folder / PREDICTIONS, index.annotation_file, masks=run.preset.detector.masks)

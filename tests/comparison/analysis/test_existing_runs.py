@@ -165,7 +165,7 @@ def test_kept_detections_are_not_scored_against_other_data(trained, fabric, shap
             fewer,
             r"run: its box AP was 100\.0 when it was trained and is \d+\.\d on .*same; 'afictl eval --weights'",
         ),
-        (renamed, r"the 4 classes of .*run are not the 4 of .*does not know 'dog'"),
+        (renamed, r"the 4 classes of .*run are not the 4 of .*does not have 'dog'"),
         (renumbered, r"run: its classes have other ids than in .*instances_val2017\.json"),
     ):
         data = change(shapes_dir, tmp_path / edit.__name__, edit)

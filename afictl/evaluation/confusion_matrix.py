@@ -17,7 +17,7 @@ _MOST = 100  # detections of an image, as the metric takes
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusionMatrix:
     """Objects by their class and by the class of the detection that found them."""
 
     classes: tuple[str, ...]
@@ -29,9 +29,9 @@ class Confusion:
     """From which a detection counts."""
 
 
-def confusion_of(
+def compute_confusion(
     predictions: Path, annotation_file: Path, *, image_ids: Collection[int] | None = None, score: float = 0.3
-) -> Confusion:
+) -> ConfusionMatrix:
     """Match boxes of all classes at an IoU of 0.5.
 
     The best detection of an image chooses first, and takes the object that it overlaps most; of equal ones one of its
@@ -55,7 +55,7 @@ def confusion_of(
         np.add.at(counts, (background, labels[taken == -1]), 1)
         missed = np.setdiff1d(np.flatnonzero(~crowd), taken)
         np.add.at(counts, (wanted[missed], background), 1)
-    return Confusion(truth.classes, counts, score)
+    return ConfusionMatrix(truth.classes, counts, score)
 
 
 def _overlaps(found: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:

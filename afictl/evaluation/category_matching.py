@@ -1,0 +1,47 @@
+"""Category ids of a data set for the labels of a detector, matched by class name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afictl.data import Dataset
+from afictl.errors import UserError
+
+PLACEHOLDER = "N/A"
+"""Class name of labels that torchvision's COCO models keep for the ids that COCO does not use."""
+_MAX_NAMES = 5
+
+
+def match_categories(
+    classes: Sequence[str] | None, dataset: Dataset, *, owner: str = "the detector"
+) -> tuple[int | None, ...]:
+    """Return the category id of each label 1..K; None for a placeholder.
+
+    Args:
+        classes: class names in label order; None takes the data set's order.
+        dataset: the data set whose ids are returned.
+        owner: source of ``classes`` in the error, such as a checkpoint or the annotation file of another split.
+
+    Raises:
+        UserError: a class name that only one of the two has.
+    """
+    if classes is None or tuple(classes) == tuple(dataset.classes):
+        return tuple(dataset.category_ids)
+    source = dataset.annotation_file
+    names = [name for name in classes if name != PLACEHOLDER]
+    only_in_data = [name for name in dataset.classes if name not in names]
+    only_in_classes = [name for name in names if name not in dataset.classes]
+    if only_in_data or only_in_classes:
+        raise UserError(
+            f"the {len(names)} classes of {owner} are not the {len(dataset.classes)} of {source}"
+            f"{_missing(owner, only_in_data)}{_missing(source, only_in_classes)}"
+        )
+    ids = dict(zip(dataset.classes, dataset.category_ids, strict=True))
+    return tuple(ids.get(name) for name in classes)
+
+
+def _missing(source: object, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"; {source} does not have {', '.join(repr(name) for name in names[:_MAX_NAMES])}{more}"
