@@ -1,61 +1,49 @@
-"""Interpolators: modules that enlarge a feature map exactly twofold: ``interpolator(coarse, fine=None)``.
-
-Each has ``kind``, ``channels`` and ``options``; ``build_interpolator`` makes its like from these three.
-"""
+"""Interpolators: modules that enlarge a feature map exactly twofold, and their kinds."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
-from torch import nn
 
 from afictl.errors import UserError, did_you_mean
 from afictl.interpolators.afi import AFInterpolator
-from afictl.interpolators.carafe import Carafe
-from afictl.interpolators.dysample import DySample
-from afictl.interpolators.fade import Fade
-from afictl.interpolators.fixed import FixedInterpolator
+from afictl.interpolators.base import Interpolator
+from afictl.interpolators.carafe import CARAFE
+from afictl.interpolators.dysample import DySample, DySamplePlus
+from afictl.interpolators.fade import FADE
+from afictl.interpolators.fixed import Bicubic, Bilinear, Nearest
 from afictl.interpolators.pixel_shuffle import PixelShuffle
-from afictl.interpolators.sapa import Sapa
+from afictl.interpolators.sapa import SAPA
 from afictl.interpolators.transposed_conv import TransposedConv
 
-__all__ = [
-    "AFInterpolator",
-    "Carafe",
-    "DySample",
-    "Fade",
-    "FixedInterpolator",
-    "PixelShuffle",
-    "Sapa",
-    "TransposedConv",
-    "build_interpolator",
-    "interpolator_kinds",
-]
+__all__ = ["AFInterpolator", "Interpolator", "build_interpolator", "interpolator_kinds", "learned_kinds"]
 
-_KINDS: dict[str, Callable[..., nn.Module]] = {
-    "afi": AFInterpolator,
-    "nearest": partial(FixedInterpolator, "nearest"),
-    "bilinear": partial(FixedInterpolator, "bilinear"),
-    "bicubic": partial(FixedInterpolator, "bicubic"),
-    "transposed-conv": TransposedConv,
-    "pixel-shuffle": PixelShuffle,
-    "carafe": Carafe,
-    "dysample": partial(DySample, "dysample"),
-    "dysample-plus": partial(DySample, "dysample-plus"),
-    "sapa": Sapa,
-    "fade": Fade,
-}
+_CLASSES: tuple[type[Interpolator], ...] = (
+    AFInterpolator,
+    Nearest,
+    Bilinear,
+    Bicubic,
+    TransposedConv,
+    PixelShuffle,
+    CARAFE,
+    DySample,
+    DySamplePlus,
+    SAPA,
+    FADE,
+)
+_KINDS = {cls.kind: cls for cls in _CLASSES}
 
 
 def interpolator_kinds() -> list[str]:
-    """Every kind that ``build_interpolator`` knows."""
+    """Every kind that ``build_interpolator`` builds."""
     return list(_KINDS)
 
 
-def build_interpolator(kind: str, channels: int, **options: Any) -> nn.Module:
+def learned_kinds() -> list[str]:
+    """Kinds with parameters: those that can be pre-trained and saved."""
+    return [kind for kind, cls in _KINDS.items() if cls.learned]
+
+
+def build_interpolator(kind: str, channels: int, **options: float) -> Interpolator:
     """Build a fresh interpolator for maps (N, channels, H, W) -> (N, channels, 2H, 2W).
 
     Raises:
@@ -63,8 +51,8 @@ def build_interpolator(kind: str, channels: int, **options: Any) -> nn.Module:
     """
     if kind not in _KINDS:
         raise UserError(f"no interpolator is called '{kind}'{did_you_mean(kind, interpolator_kinds())}")
-    known = [name for name in inspect.signature(_KINDS[kind]).parameters if name not in ("kind", "channels")]
+    names = [name for name in inspect.signature(_KINDS[kind]).parameters if name != "channels"]
     for name in options:
-        if name not in known:
-            raise UserError(f"interpolator '{kind}' has no option '{name}'{did_you_mean(name, known)}")
+        if name not in names:
+            raise UserError(f"interpolator '{kind}' has no option '{name}'{did_you_mean(name, names)}")
     return _KINDS[kind](channels=channels, **options)

@@ -10,33 +10,30 @@ Shapes: N images, C channels, H x W the coarse map, G growth.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afictl.errors import UserError, one_line
+from afictl.interpolators.base import Interpolator
 from afictl.interpolators.hub import CARD, WEIGHTS, find_pretrained, read_config
-from afictl.tensor_files import read_tensors, save_tensors
+from afictl.tensor_files import read_tensors
 
 _PAPER = "https://doi.org/10.1016/j.patcog.2023.109365"
-_FORMAT = "afi-interpolator"
-_VERSION = 1
-_SLOPE = 0.2
+_NEGATIVE_SLOPE = 0.2
 _GROWING_CONVS = 4
 # Small weights start the branch at about 1e-4 of the bilinear part: a fresh interpolator is bilinear.
 _INIT_SCALE = 0.1
 
 
 def _activate(x: Tensor) -> Tensor:
-    # In place: the convolution before it does not need its own output for the backward pass.
-    return F.leaky_relu(x, _SLOPE, inplace=True)
+    # In place: the convolution before it does not need its output for the backward pass.
+    return F.leaky_relu(x, _NEGATIVE_SLOPE, inplace=True)
 
 
 class DenseBlock(nn.Module):
-    """Four 3x3 convolutions C -> G, each fed with all before it, merged to C and added to the input."""
+    """Four 3x3 convolutions with G outputs, each on the input and all outputs before it, merged to C; residual."""
 
     def __init__(self, channels: int, growth: int, residual_scale: float) -> None:
         super().__init__()
@@ -47,14 +44,14 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        grown = x
+        maps = x
         for conv in self.grow:
-            grown = torch.cat((grown, _activate(conv(grown))), dim=1)
-        return torch.add(x, self.merge(grown), alpha=self.residual_scale)
+            maps = torch.cat((maps, _activate(conv(maps))), dim=1)
+        return torch.add(x, self.merge(maps), alpha=self.residual_scale)
 
 
 class AFInterpolator(
-    nn.Module,
+    Interpolator,
     PyTorchModelHubMixin,
     library_name="afictl",
     tags=["feature-upsampling", "object-detection"],
@@ -77,12 +74,10 @@ class AFInterpolator(
     """
 
     kind = "afi"
+    real_options = ("residual_scale",)
 
     def __init__(self, channels: int = 256, blocks: int = 3, growth: int = 32, residual_scale: float = 0.2) -> None:
-        super().__init__()
-        self.channels = channels
-        self.options: dict[str, Any] = {"blocks": blocks, "growth": growth, "residual_scale": residual_scale}
-        _check(self.config)
+        super().__init__(channels, blocks=blocks, growth=growth, residual_scale=residual_scale)
         self.residual_scale = residual_scale
         self.head = nn.Conv2d(channels, channels, 3, padding=1)
         self.group = nn.Sequential(*(DenseBlock(channels, growth, residual_scale) for _ in range(blocks)))
@@ -91,37 +86,13 @@ class AFInterpolator(
         self.tail = nn.Conv2d(channels, channels, 3, padding=1)
         self.apply(_initialise)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The arguments that build an interpolator of this shape."""
-        return {"channels": self.channels, **self.options}
-
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
-        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is not looked at."""
+        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
         x = _activate(self.head(coarse))
         x = torch.add(x, self.group(x), alpha=self.residual_scale)
         x = _activate(self.fuse(x))
         x = _activate(self.enlarge(x))
         return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + self.tail(x)
-
-    def save(self, path: str | Path) -> None:
-        """Write weights and configuration to one safetensors file."""
-        save_tensors(path, self.state_dict(), {"format": _FORMAT, "version": _VERSION, "config": self.config})
-
-    @classmethod
-    def load(cls, path: str | Path) -> AFInterpolator:
-        """Read what ``save`` wrote.
-
-        Raises:
-            UserError: no such file, damaged, or not an AF interpolator of a version known here.
-        """
-        tensors, description = read_tensors(path)
-        if description.get("format") != _FORMAT:
-            held = description.get("format", "tensors without a description")
-            raise UserError(f"{path}: holds {held}, not an AF interpolator; give the file that 'afictl pretrain' made")
-        if description.get("version") != _VERSION:
-            raise UserError(f"{path}: AF interpolator file of version {description.get('version')}; update afictl")
-        return cls._assemble(description.get("config"), tensors, path)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # takes no arguments of the model: they are in config.json
@@ -134,14 +105,14 @@ class AFInterpolator(
         local_files_only: bool = False,
         revision: str | None = None,
     ) -> AFInterpolator:
-        """Read what ``save_pretrained`` or ``push_to_hub`` wrote: only JSON and safetensors, never a pickle.
+        """Read a folder of ``save_pretrained`` or a repository of ``push_to_hub``: JSON and safetensors, no pickle.
 
         Args:
             pretrained_model_name_or_path: folder, or ``owner/name`` on the Hugging Face Hub.
-            force_download: download again what the cache holds.
+            force_download: download files again that are in the cache.
             token: access token of the Hub; None takes the one of ``hf auth login``.
-            cache_dir: folder that keeps downloads.
-            local_files_only: take what was downloaded before; so does the environment's ``HF_HUB_OFFLINE=1``.
+            cache_dir: folder of downloads.
+            local_files_only: read earlier downloads only; so does the environment's ``HF_HUB_OFFLINE=1``.
             revision: branch, tag or commit.
 
         Returns:
@@ -149,7 +120,7 @@ class AFInterpolator(
 
         Raises:
             UserError: a file is missing or damaged, configuration and weights do not fit, no such repository, or
-                the Hub cannot be reached (found out after its retries, about 20 seconds).
+                the Hub cannot be reached (after its retries, about 20 seconds).
         """
         config, weights = find_pretrained(
             pretrained_model_name_or_path,
@@ -159,35 +130,10 @@ class AFInterpolator(
             local_files_only=local_files_only,
             revision=revision,
         )
-        return cls._assemble(read_config(config), read_tensors(weights)[0], weights.parent).eval()
+        return cls.from_tensors(cls.kind, read_config(config), read_tensors(weights)[0], weights.parent).eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory / WEIGHTS)  # so that ``load`` reads that file too
-
-    @classmethod
-    def _assemble(cls, config: Any, tensors: dict[str, Tensor], source: str | Path) -> AFInterpolator:
-        try:
-            # A description may claim any size: built of shapes alone, it costs what the tensors cost.
-            if isinstance(config, dict) and config.get("blocks", 0) > len(tensors):
-                raise UserError(f"{config['blocks']} blocks in {len(tensors)} tensors")
-            if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-                raise UserError("NaN or infinite weights")
-            with torch.device("meta"):
-                interpolator = cls(**config)
-            interpolator.load_state_dict(tensors, assign=True)
-            interpolator.float()
-        except (TypeError, RuntimeError, UserError) as error:
-            reason = one_line(error)
-            raise UserError(f"{source}: weights and configuration do not fit ({reason:.200}); make it again") from None
-        return interpolator
-
-
-def _check(config: dict[str, Any]) -> None:
-    for name, value in config.items():
-        whole = name != "residual_scale"
-        if type(value) not in ((int,) if whole else (int, float)) or not value > 0:
-            wanted = "whole number" if whole else "number"
-            raise UserError(f"AF interpolator: {name} is a positive {wanted}, not {value!r}")
 
 
 def _initialise(module: nn.Module) -> None:

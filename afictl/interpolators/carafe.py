@@ -6,24 +6,21 @@ Shapes: N images, C channels, H x W the coarse map, k the size of the predicted 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from afictl.interpolators.initialise import zero_biases
-from afictl.interpolators.options import check_options
+from afictl.interpolators.base import Interpolator, zero_biases
 from afictl.interpolators.reassembly import reassemble
 
 
-class Carafe(nn.Module):
+class CARAFE(Interpolator):
     """Learned twofold enlargement (N, C, H, W) -> (N, C, 2H, 2W), any H and W.
 
     A fresh one is close to a 5 x 5 mean, as published. Outside the map there are zeros.
 
-    Memory at 256 x 100 x 168, in units of the answer: at most 1.2 at once without gradients, the answer included. For
-    the backward pass 0.16 are kept beside the input: the compressed map and the kernels. That pass reaches 2.8, of
-    which 2 are the answer and its gradient.
+    Memory at 256 x 100 x 168, in units of the output: a peak of 1.2 without gradients, the output included. For the
+    backward pass 0.16 are saved beside the input: the compressed map and the kernels. That pass has a peak of 2.8, of
+    which 2 are the output and its gradient.
 
     Args:
         channels: C of the maps.
@@ -36,18 +33,14 @@ class Carafe(nn.Module):
     """
 
     kind = "carafe"
+    odd_options = ("up_kernel", "encoder_kernel")
 
     def __init__(
         self, channels: int, up_kernel: int = 5, encoder_kernel: int = 3, compressed_channels: int = 64
     ) -> None:
-        super().__init__()
-        self.channels = channels
-        self.options: dict[str, Any] = {
-            "up_kernel": up_kernel,
-            "encoder_kernel": encoder_kernel,
-            "compressed_channels": compressed_channels,
-        }
-        check_options(self.kind, self.options, odd=("up_kernel", "encoder_kernel"))
+        super().__init__(
+            channels, up_kernel=up_kernel, encoder_kernel=encoder_kernel, compressed_channels=compressed_channels
+        )
         self.compress = nn.Conv2d(channels, compressed_channels, 1)
         self.encode = nn.Conv2d(compressed_channels, 4 * up_kernel**2, encoder_kernel, padding=encoder_kernel // 2)
         nn.init.xavier_uniform_(self.compress.weight)
@@ -55,7 +48,7 @@ class Carafe(nn.Module):
         zero_biases(self)
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
-        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is not looked at."""
+        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
         return reassemble(coarse, self.kernels(coarse))
 
     def kernels(self, coarse: Tensor) -> Tensor:

@@ -1,31 +1,27 @@
-"""DySample: bilinear sampling of the coarse map at places that a 1x1 convolution moves.
+"""DySample: bilinear sampling of the coarse map at points that a 1x1 convolution moves.
 
 Liu et al., "Learning to upsample by learning to sample", https://arxiv.org/abs/2308.15085; of its forms the one that
-predicts offsets from the coarse map ("linear, then pixel shuffle"). DySample+ also predicts how far they may reach.
+predicts offsets from the coarse map ("linear, then pixel shuffle"). DySample+ also predicts the scope of the offsets.
 Shapes: N images, C channels, H x W the coarse map, G groups.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afictl.errors import UserError
-from afictl.interpolators.initialise import zero_biases
-from afictl.interpolators.options import check_options
+from afictl.interpolators.base import Interpolator, zero_biases
 
 # Offsets of up to one reach a quarter of a coarse pixel: half way to where the neighbouring fine pixel samples.
 _SCOPE = 0.25
 
 
-class DySample(nn.Module):
+class DySample(Interpolator):
     """Learned twofold enlargement (N, C, H, W) -> (N, C, 2H, 2W), any H and W; a fresh one is nearly bilinear.
 
     Args:
-        kind: ``dysample``, or ``dysample-plus`` with the learned reach.
         channels: C of the maps.
         groups: G; the channels of a group share their sampling points.
 
@@ -33,33 +29,28 @@ class DySample(nn.Module):
         UserError: ``groups`` is not a positive number that divides ``channels``.
     """
 
-    def __init__(self, kind: str, channels: int, groups: int = 4) -> None:
-        super().__init__()
-        self.kind = kind
-        self.channels = channels
-        self.options: dict[str, Any] = {"groups": groups}
-        check_options(kind, self.options)
+    kind = "dysample"
+
+    def __init__(self, channels: int, groups: int = 4) -> None:
+        super().__init__(channels, groups=groups)
+        self.groups = groups
         if channels % groups:
-            raise UserError(f"interpolator '{kind}': groups={groups} does not divide the {channels} channels")
+            raise UserError(f"interpolator '{self.kind}': groups={groups} does not divide the {channels} channels")
         # x and y for each group and each of the four fine pixels of a coarse one
         self.offset = nn.Conv2d(channels, 2 * groups * 4, 1)
         nn.init.normal_(self.offset.weight, std=0.001)
         zero_biases(self)
-        self.scope: nn.Conv2d | None = None
-        if kind == "dysample-plus":
-            self.scope = nn.Conv2d(channels, 2 * groups * 4, 1, bias=False)
-            nn.init.zeros_(self.scope.weight)
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
-        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is not looked at."""
+        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
         n, c, h, w = coarse.shape
         points = self.points(coarse)
-        groups = coarse.to(points.dtype).reshape(-1, c // self.options["groups"], h, w)
+        groups = coarse.to(points.dtype).reshape(-1, c // self.groups, h, w)
         sampled = F.grid_sample(groups, points, mode="bilinear", padding_mode="border", align_corners=False)
         return sampled.view(n, c, 2 * h, 2 * w).to(coarse.dtype)
 
     def points(self, coarse: Tensor) -> Tensor:
-        """Where each fine pixel samples: (N * G, 2H, 2W, 2), x and y from -1 to 1 between the borders of the map.
+        """Sampling point of each fine pixel: (N * G, 2H, 2W, 2), x and y from -1 to 1 between the borders of the map.
 
         float32 also under autocast: in bfloat16 a coordinate near 300 is good to one pixel only.
         """
@@ -71,11 +62,22 @@ class DySample(nn.Module):
 
     def _offset(self, coarse: Tensor) -> Tensor:
         """(N, 2 * G * 4, H, W) in coarse pixels, at least float32."""
+        return _SCOPE * self.offset(coarse).to(torch.promote_types(coarse.dtype, torch.float32))
+
+
+class DySamplePlus(DySample):
+    """DySample whose 1x1 convolution ``scope`` predicts how far each offset may reach."""
+
+    kind = "dysample-plus"
+
+    def __init__(self, channels: int, groups: int = 4) -> None:
+        super().__init__(channels, groups)
+        self.scope = nn.Conv2d(channels, 2 * groups * 4, 1, bias=False)
+        nn.init.zeros_(self.scope.weight)
+
+    def _offset(self, coarse: Tensor) -> Tensor:
         dtype = torch.promote_types(coarse.dtype, torch.float32)
-        offset = self.offset(coarse).to(dtype)
-        if self.scope is None:
-            return _SCOPE * offset
-        return 2 * _SCOPE * self.scope(coarse).to(dtype).sigmoid() * offset
+        return 2 * _SCOPE * self.scope(coarse).to(dtype).sigmoid() * self.offset(coarse).to(dtype)
 
 
 def _centres(count: int, like: Tensor) -> Tensor:

@@ -7,20 +7,16 @@ Shapes: N images, C channels, H x W the coarse map, k the size of the predicted 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afictl.interpolators.fine_maps import pad_fine, require_fine
-from afictl.interpolators.initialise import zero_biases
-from afictl.interpolators.options import check_options
+from afictl.interpolators.base import Interpolator, pad_fine, require_fine, zero_biases
 from afictl.interpolators.reassembly import reassemble, to_planes
 
 
-class Fade(nn.Module):
-    """Learned twofold enlargement (N, C, H, W) -> (N, C, 2H, 2W) that needs the fine map and answers a mix with it.
+class FADE(Interpolator):
+    """Learned twofold enlargement (N, C, H, W) -> (N, C, 2H, 2W) that needs the fine map and is mixed with it.
 
     Args:
         channels: C of both maps.
@@ -32,12 +28,11 @@ class Fade(nn.Module):
     """
 
     kind = "fade"
+    needs_fine = True
+    odd_options = ("up_kernel",)
 
     def __init__(self, channels: int, up_kernel: int = 5, compressed_channels: int = 64) -> None:
-        super().__init__()
-        self.channels = channels
-        self.options: dict[str, Any] = {"up_kernel": up_kernel, "compressed_channels": compressed_channels}
-        check_options(self.kind, self.options, odd=("up_kernel",))
+        super().__init__(channels, up_kernel=up_kernel, compressed_channels=compressed_channels)
         self.compress_fine = nn.Conv2d(channels, compressed_channels, 1)
         self.compress_coarse = nn.Conv2d(channels, compressed_channels, 1, bias=False)
         self.encode = nn.Conv2d(compressed_channels, up_kernel**2, 3, padding=1)
@@ -58,7 +53,7 @@ class Fade(nn.Module):
         fine = require_fine(self.kind, coarse, fine)
         kernels, gate = self.kernels(coarse, fine), self.gate(coarse).sigmoid()
         # (1 - gate) times a weighted sum is a sum with weights times (1 - gate), and there are fewer weights than
-        # channels: the sum itself is then nothing that the backward pass must keep.
+        # channels: the backward pass then need not save the sum itself.
         enlarged = reassemble(coarse, (1 - gate).to(kernels.dtype).unsqueeze(2) * kernels)
         gate = F.interpolate(gate, scale_factor=2.0, mode="nearest").to(enlarged.dtype)
         return enlarged.addcmul_(gate, pad_fine(fine, coarse).to(enlarged.dtype))
@@ -67,9 +62,9 @@ class Fade(nn.Module):
         """Both maps -> (N, k * k, 4, H, W), float32 and of sum one over the k * k neighbours.
 
         The paper's semi-shift convolution: the same 3x3 convolution slides over the fine map pixel by pixel and over
-        the coarse map, whose answer the four fine pixels of a coarse one share.
+        the coarse map, whose output the four fine pixels of a coarse one share.
         """
-        own = to_planes(pad_fine(self.encode(self.compress_fine(fine)), coarse))
-        shared = self.encode(self.compress_coarse(coarse)).unsqueeze(2)
-        logits = own + shared
+        fine_logits = to_planes(pad_fine(self.encode(self.compress_fine(fine)), coarse))
+        coarse_logits = self.encode(self.compress_coarse(coarse)).unsqueeze(2)
+        logits = fine_logits + coarse_logits
         return logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))

@@ -3,31 +3,45 @@
 Shapes: N images, C channels, H x W the coarse map.
 """
 
-from typing import Any
+from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from afictl.interpolators.base import Interpolator
 
-class FixedInterpolator(nn.Module):
-    """Enlarge (N, C, H, W) to (N, C, 2H, 2W) by PyTorch's rule of that name (corners not aligned).
+
+class FixedInterpolator(Interpolator):
+    """Enlarges (N, C, H, W) to (N, C, 2H, 2W) by PyTorch's rule of the name ``kind`` (corners not aligned).
 
     Args:
-        kind: ``nearest``, ``bilinear`` or ``bicubic``.
-        channels: C, kept for information; any map is accepted.
+        channels: C, for information; maps of any width are accepted.
     """
 
-    def __init__(self, kind: str, channels: int) -> None:
-        super().__init__()
-        self.kind = kind
-        self.channels = channels
-        self.options: dict[str, Any] = {}
-        self._align_corners = None if kind == "nearest" else False
+    learned = False
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
-        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is not looked at."""
-        return F.interpolate(coarse, scale_factor=2.0, mode=self.kind, align_corners=self._align_corners)
+        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
+        align_corners = None if self.kind == "nearest" else False
+        return F.interpolate(coarse, scale_factor=2.0, mode=self.kind, align_corners=align_corners)
 
-    def extra_repr(self) -> str:
-        """Shown by ``print``."""
-        return self.kind
+
+class Nearest(FixedInterpolator):
+    """Nearest neighbour."""
+
+    kind = "nearest"
+
+
+class Bilinear(FixedInterpolator):
+    """Bilinear."""
+
+    kind = "bilinear"
+
+
+class Bicubic(FixedInterpolator):
+    """Bicubic."""
+
+    kind = "bicubic"

@@ -1,4 +1,4 @@
-"""Where the files of a pretrained interpolator lie: in a folder, or in a repository of the Hugging Face Hub."""
+"""Files of a pretrained interpolator in a folder or in a repository of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ Method: {{ paper_url }}
 
 
 def find_pretrained(name: str | Path, **download: Any) -> tuple[Path, Path]:
-    """``config.json`` and the safetensors weights of a folder or, downloaded if need be, of a Hub repository.
+    """Find ``config.json`` and the safetensors weights in a folder, or download them from a Hub repository.
 
-    No other file is ever looked for: a pickle could run code when it is read.
+    No other file is ever read: a pickle could run code.
 
     Args:
         name: an existing folder, else ``owner/name`` on the Hub.
-        download: arguments of ``huggingface_hub.hf_hub_download``; without meaning for a folder.
+        download: arguments of ``huggingface_hub.hf_hub_download``; unused for a folder.
 
     Raises:
         UserError: a folder without one of the files, no such repository, or the Hub cannot be reached.
     """
-    wanted = (constants.CONFIG_NAME, WEIGHTS)
+    names = (constants.CONFIG_NAME, WEIGHTS)
     folder = Path(name)
     if folder.is_dir():
-        for file in wanted:
+        for file in names:
             if not (folder / file).is_file():
                 raise UserError(f"{folder}: has no {file}; give a folder written by save_pretrained")
-        return folder / wanted[0], folder / wanted[1]
+        return folder / names[0], folder / names[1]
     if folder.is_file():
         raise UserError(f"{folder}: a file; from_pretrained reads a folder or Hub repository, 'load' reads a file")
     try:
-        config, weights = (Path(hf_hub_download(str(name), file, **download)) for file in wanted)
+        config, weights = (Path(hf_hub_download(str(name), file, **download)) for file in names)
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = one_line(error)
         raise UserError(
@@ -66,7 +66,7 @@ def find_pretrained(name: str | Path, **download: Any) -> tuple[Path, Path]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file.
+    """Read the mapping in a JSON file.
 
     Raises:
         UserError: not JSON, or not a mapping.

@@ -1,26 +1,23 @@
-"""Sub-pixel convolution of Shi et al., https://arxiv.org/abs/1609.05158: four fine pixels as channels, then in place.
+"""Sub-pixel convolution of Shi et al., https://arxiv.org/abs/1609.05158: a convolution, then pixel shuffle.
 
 Shapes: N images, C channels, H x W the coarse map.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afictl.interpolators.border import repeat_border
-from afictl.interpolators.initialise import zero_biases
+from afictl.interpolators.base import Interpolator, replicate_border, zero_biases
 
 
-class PixelShuffle(nn.Module):
+class PixelShuffle(Interpolator):
     """Learned twofold enlargement (N, C, H, W) -> (N, C, 2H, 2W), any H and W; a fresh one is bilinear.
 
-    Random weights would differ between the four pixels and start with a checkerboard
-    (https://arxiv.org/abs/1707.02937). That paper starts from nearest instead; a 3x3 convolution can be bilinear too,
-    with which most other learned interpolators start. The border is padded with its own values, as bilinear does.
+    Random weights would differ between the four fine pixels of a coarse one and start with a checkerboard
+    (https://arxiv.org/abs/1707.02937). That paper starts from nearest interpolation; a 3x3 convolution can also start
+    from bilinear, as most other learned interpolators do. The border is replicated, as bilinear interpolation does.
 
     Args:
         channels: C of the maps.
@@ -29,9 +26,7 @@ class PixelShuffle(nn.Module):
     kind = "pixel-shuffle"
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.options: dict[str, Any] = {}
+        super().__init__(channels)
         self.conv = nn.Conv2d(channels, 4 * channels, 3)
         taps = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])
         nn.init.zeros_(self.conv.weight)
@@ -41,5 +36,5 @@ class PixelShuffle(nn.Module):
             pixels[range(channels), :, range(channels)] = torch.einsum("ay,bx->abyx", taps, taps).flatten(0, 1)
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
-        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is not looked at."""
-        return F.pixel_shuffle(self.conv(repeat_border(coarse)), 2)
+        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
+        return F.pixel_shuffle(self.conv(replicate_border(coarse)), 2)

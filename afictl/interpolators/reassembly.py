@@ -1,14 +1,14 @@
-"""Sums over coarse neighbours with a kernel of its own for each fine pixel: what CARAFE, FADE and SAPA share.
+"""Weighted sums of coarse neighbours with one kernel for each fine pixel, shared by CARAFE, FADE and SAPA.
 
-Fine pixel (y, x) belongs to coarse pixel (y // 2, x // 2) and looks at the k x k neighbours of that one; outside the
-map there are zeros. Written as a loop over the k * k shifts of the coarse map: copying every neighbourhood side by
-side (``F.unfold``) takes k * k times its memory. Backward passes are written out for the same reason: only the
-operands are kept, no product.
+Fine pixel (y, x) belongs to coarse pixel (y // 2, x // 2) and is computed from the k x k neighbours of that one; outside
+the map there are zeros. Written as a loop over the k * k shifts of the coarse map: a copy of all neighbourhoods
+(``F.unfold``) takes k * k times its memory. Backward passes are written out for the same reason: only the operands
+are saved, no product.
 
 Shapes: N images, C channels, H x W the coarse map, k the kernel size, K = k * k. A value for each of the 2H x 2W fine
-pixels and each of their neighbours is kept in four planes, (N, K, 4, H, W): plane ``2 * a + b`` holds the fine pixels
-(2i + a, 2j + b), which all stand in the same way to their neighbours. Neighbours are counted row by row.
-Sums run in float32 (float64 for such maps) whatever the precision of the maps.
+pixels and each of their neighbours is stored in four planes, (N, K, 4, H, W): plane ``2 * a + b`` holds the fine
+pixels (2i + a, 2j + b), which all have the same position relative to their neighbours. Neighbours are numbered row by
+row. Sums run in float32 (float64 for such maps) whatever the precision of the maps.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-# Channels that are worked on at a time: what is in float32 and in planes is never the whole map. Of a large map fewer,
-# so that a processor's cache keeps the planes over all shifts: twice as fast. A GPU wants few steps: not fewer still.
-_LEAST_CHANNELS, _MOST_CHANNELS = 16, 64
+# Channels computed at a time, so that only a part of the map is in float32 and in planes. Of a large map fewer, so that
+# the planes stay in a processor's cache over all shifts (twice as fast), but not too few: a GPU is fast with few steps.
+_MIN_CHANNELS, _MAX_CHANNELS = 16, 64
 _CACHED_VALUES = 2**20
 
 
@@ -68,19 +68,19 @@ class _Reassemble(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         coarse, kernels = ctx.saved_tensors
-        return _weighted_sums_back(grad, kernels), _products(grad, coarse, math.isqrt(kernels.shape[1]))
+        return _scatter_weighted_sums(grad, kernels), _dot_products(grad, coarse, math.isqrt(kernels.shape[1]))
 
 
 class _Similarities(Function):
     @staticmethod
     def forward(ctx: Any, fine: Tensor, coarse: Tensor, size: int) -> Tensor:
         ctx.save_for_backward(fine, coarse)
-        return _products(fine, coarse, size)
+        return _dot_products(fine, coarse, size)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         fine, coarse = ctx.saved_tensors
-        return _weighted_sums(coarse, grad), _weighted_sums_back(fine, grad), None
+        return _weighted_sums(coarse, grad), _scatter_weighted_sums(fine, grad), None
 
 
 def _weighted_sums(coarse: Tensor, kernels: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def _weighted_sums(coarse: Tensor, kernels: Tensor) -> Tensor:
     return fine
 
 
-def _products(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
+def _dot_products(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
     """kernels[s, y, x] = sum over c of fine[c, y, x] * coarse[c, neighbour s of (y, x)]."""
     n, _, h, w = coarse.shape
     dtype = torch.promote_types(coarse.dtype, torch.float32)
@@ -107,7 +107,7 @@ def _products(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
     return kernels
 
 
-def _weighted_sums_back(fine: Tensor, kernels: Tensor) -> Tensor:
+def _scatter_weighted_sums(fine: Tensor, kernels: Tensor) -> Tensor:
     """coarse[c, i, j] = sum over all fine pixels that have (i, j) as neighbour s of kernels[s] * fine[c]."""
     n, c, h, w = fine.shape[0], fine.shape[1], *kernels.shape[-2:]
     size = math.isqrt(kernels.shape[1])
@@ -123,7 +123,7 @@ def _weighted_sums_back(fine: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _shifts(coarse: Tensor, size: int) -> Iterator[Tensor]:
-    """(N, C, H, W) seen from each of its ``size`` x ``size`` neighbours, as views of one padded copy."""
+    """(N, C, H, W) shifted to each of its ``size`` x ``size`` neighbours, as views of one padded copy."""
     h, w = coarse.shape[-2:]
     padded = F.pad(coarse, (size // 2,) * 4)
     return (padded[:, :, dy : dy + h, dx : dx + w] for dy in range(size) for dx in range(size))
@@ -131,8 +131,10 @@ def _shifts(coarse: Tensor, size: int) -> Iterator[Tensor]:
 
 def _chunks(coarse: Tensor) -> list[slice]:
     n, c, h, w = coarse.shape
-    count = _LEAST_CHANNELS
-    while count < _MOST_CHANNELS and 2 * count * n * 4 * h * w <= _CACHED_VALUES:  # torch.compile sees three cases
+    count = _MIN_CHANNELS
+    while (
+        count < _MAX_CHANNELS and 2 * count * n * 4 * h * w <= _CACHED_VALUES
+    ):  # at most three sizes, for torch.compile
         count *= 2
     return [slice(start, start + count) for start in range(0, c, count)]
 

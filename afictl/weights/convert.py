@@ -12,6 +12,7 @@ from torch import nn
 from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator
+from afictl.meta_device import building_on_meta_device
 from afictl.presets import parse_preset
 from afictl.tensor_files import save_tensors
 from afictl.weights.backbone_file import as_backbone
@@ -23,7 +24,6 @@ from afictl.weights.detector_file import described_preset, detector_of, save_det
 from afictl.weights.layouts import to_ours
 from afictl.weights.layouts.detectron2 import in_rgb
 from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
-from afictl.weights.meta_device import building_on_meta_device
 
 _NETWORKS: dict[str, type[nn.Module]] = {INTERPOLATOR: AFInterpolator, DISCRIMINATOR: PatchDiscriminator}
 _SHOWN = 3

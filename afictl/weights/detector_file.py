@@ -11,6 +11,7 @@ from torch import nn
 
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
+from afictl.meta_device import building_on_meta_device, require_modest
 from afictl.presets import Preset, parse_preset
 from afictl.tensor_files import save_tensors
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
@@ -18,7 +19,6 @@ from afictl.weights.content import held
 from afictl.weights.description import DETECTOR, VERSION, describe_detector
 from afictl.weights.layouts import to_ours
 from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
-from afictl.weights.meta_device import building_on_meta_device, require_modest
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator, build_interpolator
+from afictl.meta_device import building_on_meta_device
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.content import held
 from afictl.weights.description import DETECTOR, INTERPOLATOR
 from afictl.weights.detector_file import described_preset
 from afictl.weights.layouts import to_ours
 from afictl.weights.loading import compare_tensors, load_tensors
-from afictl.weights.meta_device import building_on_meta_device
 
 
 def load_interpolator(path: str | Path) -> Any:

@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch.nn import functional as F
-
 from afictl.interpolators.border import repeat_border
+from torch.nn import functional as F
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 3)])

@@ -1,11 +1,10 @@
-"""Models that a stranger's file describes, built without memory first: a description may claim any size."""
+"""Modules built from the description in an untrusted file, on the meta device: the description may claim any size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -18,21 +17,21 @@ _MAX_NUMBER = 2**16
 
 
 @contextmanager
-def building_on_meta_device(path: Path) -> Iterator[None]:
-    """Modules made inside have shapes alone (PyTorch's meta device), and only so many that it takes seconds.
+def building_on_meta_device(path: str | Path) -> Iterator[None]:
+    """Build modules without memory (PyTorch's meta device), and stop after so many parameters that it takes seconds.
 
     Raises:
-        UserError: more parameters than any detector has, or the description makes no module.
+        UserError: more parameters than any detector has, or no module can be built from the description.
     """
-    made = 0
+    count = 0
 
-    def count(*_: Any) -> None:
-        nonlocal made
-        made += 1
-        if made > _MAX_PARAMETERS:
+    def count_parameter(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > _MAX_PARAMETERS:
             raise RuntimeError(f"more than {_MAX_PARAMETERS:,} parameters")
 
-    counting = register_module_parameter_registration_hook(count)
+    hook = register_module_parameter_registration_hook(count_parameter)
     try:
         with torch.device("meta"):
             yield
@@ -42,10 +41,10 @@ def building_on_meta_device(path: Path) -> Iterator[None]:
         reason = one_line(error) or type(error).__name__
         raise UserError(f"{path}: what it describes cannot be built ({reason:.200}); make the file again") from None
     finally:
-        counting.remove()
+        hook.remove()
 
 
-def require_modest(options: Mapping[str, Any], path: Path) -> None:
+def require_modest(options: Mapping[str, object], path: str | Path) -> None:
     """Refuse free options with numbers that no network has: some make lists of that length before any module.
 
     Raises:

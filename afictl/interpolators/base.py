@@ -1,0 +1,190 @@
+"""Base class of all interpolators, with its file format, and helpers of their implementations.
+
+Shapes: N images, C channels, H x W the coarse map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from afictl.errors import UserError, one_line
+from afictl.meta_device import building_on_meta_device, require_modest
+from afictl.tensor_files import read_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+AFI_FORMAT = "afi-interpolator"
+"""``format`` in the files of kind ``afi``, which came first and name no kind."""
+FORMAT = "interpolator"
+"""``format`` in the files of all other learned kinds."""
+_VERSION = 1
+
+
+class Interpolator(nn.Module):
+    """Enlarges a feature map exactly twofold: ``interpolator(coarse, fine)``, (N, C, H, W) -> (N, C, 2H, 2W).
+
+    A kind sets the class attributes, passes its options to ``__init__`` and implements ``forward``.
+
+    Attributes:
+        kind: name in presets, files and flags.
+        learned: False for kinds without parameters.
+        needs_fine: True for kinds that need the fine map.
+        channels: C of the maps.
+        options: the other arguments that build an interpolator of this shape.
+    """
+
+    kind: ClassVar[str]
+    learned: ClassVar[bool] = True
+    needs_fine: ClassVar[bool] = False
+    odd_options: ClassVar[tuple[str, ...]] = ()
+    """Options that must be odd, as kernel sizes are."""
+    real_options: ClassVar[tuple[str, ...]] = ()
+    """Options that need not be whole numbers."""
+
+    def __init__(self, channels: int, **options: float) -> None:
+        super().__init__()
+        self.channels = channels
+        self.options = options
+        for name, value in self.config.items():
+            self._check(name, value)
+
+    @property
+    def config(self) -> dict[str, float]:
+        """The arguments that build an interpolator of this shape."""
+        return {"channels": self.channels, **self.options}
+
+    def _check(self, name: str, value: float) -> None:
+        types = (int, float) if name in self.real_options else (int,)
+        odd = name in self.odd_options
+        if type(value) not in types or not value > 0 or (odd and value % 2 == 0):
+            number = "number" if name in self.real_options else "odd whole number" if odd else "whole number"
+            raise UserError(f"interpolator '{self.kind}': {name} must be a positive {number}, not {value!r}")
+
+    if TYPE_CHECKING:
+
+        def __call__(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
+            """Typed as ``forward``."""
+
+    def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
+        """Enlarge ``coarse`` twofold.
+
+        Args:
+            coarse: (N, C, H, W), any H and W.
+            fine: (N, C, 2H or 2H - 1, 2W or 2W - 1), the map that the enlarged one will be added to; unused by most
+                kinds.
+        """
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, kind and options to one safetensors file.
+
+        Raises:
+            UserError: a kind without parameters.
+        """
+        if not self.learned:
+            raise UserError(f"{path}: interpolator '{self.kind}' has no weights to save")
+        kind = {"format": AFI_FORMAT} if self.kind == "afi" else {"format": FORMAT, "kind": self.kind}
+        save_tensors(path, self.state_dict(), {**kind, "version": _VERSION, "config": self.config})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file of ``save``: an interpolator of the kind in the file, on the CPU.
+
+        Raises:
+            UserError: no such file, damaged, not an interpolator of a version known here, or not of this class.
+        """
+        tensors, description = read_tensors(path)
+        return cls.from_tensors(described_kind(description, path), description.get("config"), tensors, path)
+
+    @classmethod
+    def from_tensors(cls, kind: str, config: object, tensors: Mapping[str, Tensor], source: str | Path) -> Self:
+        """Build the interpolator of ``kind`` around ``tensors``, in float32, without drawing random numbers.
+
+        Args:
+            config: ``channels`` and options as a file claims them; validated.
+            source: file or folder to name in errors.
+
+        Raises:
+            UserError: configuration and weights do not fit, weights that are not finite, or not of this class.
+        """
+        from afictl.interpolators import build_interpolator  # here, for that module imports the kinds and they this one
+
+        try:
+            if not isinstance(config, dict):
+                raise UserError("no configuration in its description")
+            require_modest(config, source)
+            with building_on_meta_device(source):
+                interpolator = build_interpolator(kind, **config)
+            if not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise UserError("NaN or infinite weights")
+            interpolator.load_state_dict(tensors, assign=True)
+        except (TypeError, RuntimeError, UserError) as error:
+            reason = one_line(error).removeprefix(f"{source}: ")
+            raise UserError(f"{source}: weights and configuration do not fit ({reason:.200}); make it again") from None
+        if not isinstance(interpolator, cls):
+            raise UserError(f"{source}: holds the interpolator '{kind}', not '{cls.kind}'; use Interpolator.load")
+        return interpolator.float()
+
+
+def described_kind(description: Mapping[str, object], source: str | Path) -> str:
+    """Kind of the interpolator in a file with this ``description``.
+
+    Raises:
+        UserError: the file holds something else, or an interpolator of another version.
+    """
+    if description.get("format") not in (AFI_FORMAT, FORMAT):
+        content = description.get("format", "tensors without a description")
+        raise UserError(f"{source}: holds {content}, not an interpolator; give the file that 'afictl pretrain' made")
+    if description.get("version") != _VERSION:
+        raise UserError(f"{source}: interpolator file of version {description.get('version')}; update afictl")
+    return "afi" if description["format"] == AFI_FORMAT else str(description.get("kind"))
+
+
+def zero_biases(module: nn.Module) -> None:
+    """Set every bias in ``module`` to zero."""
+    for name, value in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(value)
+
+
+def replicate_border(maps: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, H + 2, W + 2), the border repeated once on every side.
+
+    Equals ``F.pad(maps, (1, 1, 1, 1), mode="replicate")``, whose backward pass fails under ``torch.compile`` when the
+    compiler prefers channels last (torch 2.14), and is not deterministic on CUDA.
+    """
+    maps = torch.cat((maps[..., :1, :], maps, maps[..., -1:, :]), dim=-2)
+    return torch.cat((maps[..., :1], maps, maps[..., -1:]), dim=-1)
+
+
+def require_fine(kind: str, coarse: Tensor, fine: Tensor | None) -> Tensor:
+    """Return ``fine`` (N, C, 2H or 2H - 1, 2W or 2W - 1) if it fits ``coarse`` (N, C, H, W).
+
+    Raises:
+        UserError: it is None or has another size.
+    """
+    if fine is None:
+        raise UserError(f"interpolator '{kind}' needs the fine map: call interpolator(coarse, fine)")
+    (h, w), (height, width) = coarse.shape[-2:], fine.shape[-2:]
+    if 2 * h - height not in (0, 1) or 2 * w - width not in (0, 1):
+        raise UserError(f"interpolator '{kind}' enlarges twofold, but the maps are {h}x{w} and {height}x{width}")
+    return fine
+
+
+def pad_fine(values: Tensor, coarse: Tensor) -> Tensor:
+    """Zero-pad ``values`` (N, c, 2H or 2H - 1, ...) below and right to twice the size of ``coarse`` (..., H, W).
+
+    A neck cuts the enlarged map to the size of the fine one. Pad values only after the last operation that mixes
+    neighbouring fine pixels, so that the part that remains does not depend on the padding.
+    """
+    (h, w), (height, width) = coarse.shape[-2:], values.shape[-2:]
+    if (height, width) == (2 * h, 2 * w):
+        return values  # F.pad would copy
+    return F.pad(values, (0, 2 * w - width, 0, 2 * h - height))
