@@ -20,7 +20,7 @@ from afictl.detectors.mask_rcnn import build_mask_rcnn_head
 from afictl.detectors.retinanet import build_retinanet_head
 from afictl.detectors.torchvision_models import torchvision_detector
 from afictl.errors import UserError
-from afictl.interpolators import build_interpolator
+from afictl.interpolators import Interpolator, build_interpolator
 from afictl.necks import build_neck, input_levels
 from afictl.presets import Preset, load_preset
 
@@ -35,7 +35,7 @@ _HEADS: dict[str, Callable[..., Head]] = {
 }
 
 
-def _detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Module) -> AdaptedDetector:
+def _detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpolator) -> AdaptedDetector:
     """A model of detectron2, which is optional: imported only for presets that ask for it."""
     importlib.import_module("afictl.presets.detectron2_configs")  # says where to get detectron2 if it is absent
     from afictl.detectors.detectron2_models import detectron2_detector
@@ -43,14 +43,14 @@ def _detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Modu
     return detectron2_detector(preset, num_classes, interpolator)
 
 
-_FOREIGN: dict[str, Callable[[Preset, int, nn.Module], AdaptedDetector]] = {
+_FOREIGN: dict[str, Callable[[Preset, int, Interpolator], AdaptedDetector]] = {
     "torchvision": torchvision_detector,
     "detectron2": _detectron2_detector,
 }
 
 
 def build_detector(
-    preset: str | Path | Preset, num_classes: int | None = None, interpolator: str | nn.Module | None = None
+    preset: str | Path | Preset, num_classes: int | None = None, interpolator: str | Interpolator | None = None
 ) -> Detector:
     """Build a detector with fresh weights; nothing is downloaded.
 
@@ -78,7 +78,7 @@ def build_detector(
     return Detector(preset, backbone, neck, head, num_classes)
 
 
-def _choose_interpolator(preset: Preset, chosen: str | nn.Module | None) -> tuple[Preset, nn.Module]:
+def _choose_interpolator(preset: Preset, chosen: str | Interpolator | None) -> tuple[Preset, Interpolator]:
     """The interpolator, and the preset as it is with that interpolator."""
     if isinstance(chosen, nn.Module):
         return preset.with_interpolator(str(chosen.kind), getattr(chosen, "options", {})), chosen

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from torch import nn
 
 import afictl.integrations.detectron2  # noqa: F401  # its backbones may be named in a configuration
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.detectors.detectron2_parts import BottomUpView, Detectron2DenseHead, Detectron2RegionHead, PyramidView
 from afictl.errors import UserError, one_line
 from afictl.integrations import substitute_interpolator
+from afictl.interpolators import Interpolator
 from afictl.presets import Preset
 from afictl.presets.detectron2_configs import read_config
 from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, changeable, model_values
@@ -22,7 +22,7 @@ from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, change
 _ALWAYS = {"backbone.name", "backbone.pretrained", "detector.source", "detector.anchor_sizes", "detector.size_ranges"}
 
 
-def detectron2_detector(preset: Preset, num_classes: int, interpolator: nn.Module) -> AdaptedDetector:
+def detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpolator) -> AdaptedDetector:
     """The model of ``preset.detector.source`` with random weights and ``interpolator`` in its pyramid.
 
     Args:

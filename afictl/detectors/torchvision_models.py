@@ -24,6 +24,7 @@ from afictl.detectors.torchvision_parts import (
 )
 from afictl.errors import UserError
 from afictl.integrations import substitute_interpolator
+from afictl.interpolators import Interpolator
 from afictl.presets import BackboneConfig, DetectorConfig, Preset, load_preset
 
 _STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
@@ -59,7 +60,7 @@ _CHANGEABLE = {
 """Keys that every model takes, beside its arguments."""
 
 
-def torchvision_detector(preset: Preset, num_classes: int, interpolator: nn.Module) -> AdaptedDetector:
+def torchvision_detector(preset: Preset, num_classes: int, interpolator: Interpolator) -> AdaptedDetector:
     """The model ``preset.detector.source`` with random weights and ``interpolator`` in its pyramid.
 
     Args:

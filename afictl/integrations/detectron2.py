@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from afictl.errors import UserError
-from afictl.interpolators import AFInterpolator, build_interpolator
+from afictl.interpolators import Interpolator, build_interpolator
 
 try:
     from detectron2.config import CfgNode
@@ -103,10 +103,10 @@ def _node(cfg: CfgNode) -> CfgNode:
     return defaults.MODEL.AFICTL
 
 
-def _interpolator(cfg: CfgNode) -> nn.Module:
+def _interpolator(cfg: CfgNode) -> Interpolator:
     node = _node(cfg)
     if node.INTERPOLATOR_FILE:
-        return AFInterpolator.load(node.INTERPOLATOR_FILE)
+        return Interpolator.load(node.INTERPOLATOR_FILE)
     return build_interpolator(node.INTERPOLATOR, cfg.MODEL.FPN.OUT_CHANNELS)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from afictl.errors import UserError
 from afictl.integrations.sites import UpsamplingSite
+from afictl.interpolators import Interpolator
 from afictl.necks import build_neck, input_levels
 from afictl.necks.enlarge import enlarge_to
 from afictl.presets import NeckConfig
@@ -35,9 +36,9 @@ class InterpolatedFPN(FPN):
         UserError: the interpolator is made for another number of channels than ``out_channels``.
     """
 
-    interpolator: nn.Module
+    interpolator: Interpolator
 
-    def __init__(self, interpolator: nn.Module, **fpn: Any) -> None:
+    def __init__(self, interpolator: Interpolator, **fpn: Any) -> None:
         super().__init__(**fpn)
         made_for, channels = getattr(interpolator, "channels", fpn["out_channels"]), fpn["out_channels"]
         if made_for != channels:
@@ -80,7 +81,7 @@ class NeckBackbone(Backbone):
             stride, or an interpolator of another width.
     """
 
-    def __init__(self, bottom_up: Backbone, interpolator: nn.Module, **neck: Any) -> None:
+    def __init__(self, bottom_up: Backbone, interpolator: Interpolator, **neck: Any) -> None:
         super().__init__()
         try:
             config = NeckConfig(**{"channels": interpolator.channels, **neck})

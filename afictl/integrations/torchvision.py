@@ -19,13 +19,14 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from afictl.errors import UserError
 from afictl.integrations.sites import UpsamplingSite
+from afictl.interpolators import Interpolator
 from afictl.necks.enlarge import enlarge_to
 
 
 class InterpolatedFPN(FeaturePyramidNetwork):
     """A ``FeaturePyramidNetwork`` whose top-down path enlarges with its part ``interpolator``."""
 
-    interpolator: nn.Module
+    interpolator: Interpolator
 
     def forward(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Maps (N, c_i, H_i, W_i), finest first, -> maps (N, C, H_i, W_i), then those of ``extra_blocks``.

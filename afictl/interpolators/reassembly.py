@@ -1,6 +1,6 @@
 """Weighted sums of coarse neighbours with one kernel for each fine pixel, shared by CARAFE, FADE and SAPA.
 
-Fine pixel (y, x) belongs to coarse pixel (y // 2, x // 2) and is computed from the k x k neighbours of that one; outside
+Fine pixel (y, x) belongs to coarse pixel (y // 2, x // 2) and is computed from the k x k neighbours of it; outside
 the map there are zeros. Written as a loop over the k * k shifts of the coarse map: a copy of all neighbourhoods
 (``F.unfold``) takes k * k times its memory. Backward passes are written out for the same reason: only the operands
 are saved, no product.

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from afictl.errors import UserError
+from afictl.interpolators import Interpolator
 from afictl.necks.bifpn import BiFPN
 from afictl.necks.fpn import FPN
 from afictl.necks.pafpn import PAFPN
@@ -28,7 +29,7 @@ def input_levels(config: NeckConfig) -> tuple[str, ...]:
     return tuple(f"res{i}" for i in range(finest, 6))
 
 
-def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator: nn.Module) -> nn.Module:
+def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator: Interpolator) -> nn.Module:
     """Build the neck that ``config`` describes around ``interpolator``.
 
     Args:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from afictl.interpolators import Interpolator
 from afictl.necks.convs import initialise
 from afictl.necks.enlarge import enlarge_to
 from afictl.presets import NeckConfig
@@ -37,7 +38,7 @@ class BiFPN(nn.Module):
 
     size_divisor = 128
 
-    def __init__(self, config: NeckConfig, in_channels: Mapping[str, int], interpolator: nn.Module) -> None:
+    def __init__(self, config: NeckConfig, in_channels: Mapping[str, int], interpolator: Interpolator) -> None:
         super().__init__()
         self.channels = config.channels
         self.strides = {f"p{i}": 2**i for i in range(3, 8)}
@@ -99,7 +100,7 @@ class BiFPNLayer(nn.Module):
             {level: FusionNode(config, 3 if level in _TOP_DOWN else 2) for level in _BOTTOM_UP}
         )
 
-    def forward(self, maps: Maps, skips: Maps, interpolator: nn.Module) -> Maps:
+    def forward(self, maps: Maps, skips: Maps, interpolator: Interpolator) -> Maps:
         """Maps p3..p7 (N, C, h, w) -> the same levels; the way up also sees ``skips`` p4..p7."""
         down = {"p7": maps["p7"]}
         for level, coarser in _TOP_DOWN.items():

@@ -1,9 +1,11 @@
 """The one step that all necks share: bring a coarse map to the size of the next finer one."""
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from afictl.interpolators import Interpolator
 
 
-def enlarge_to(interpolator: nn.Module, coarse: Tensor, fine: Tensor) -> Tensor:
+def enlarge_to(interpolator: Interpolator, coarse: Tensor, fine: Tensor) -> Tensor:
     """Enlarge ``coarse`` (N, C, h, w) to the height and width of ``fine`` (N, C, H, W).
 
     Strided convolutions round up, so an odd H has h = (H + 1) / 2: the enlarged map is one row too tall and

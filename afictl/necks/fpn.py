@@ -11,6 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from afictl.interpolators import Interpolator
 from afictl.necks.convs import make_conv
 from afictl.necks.enlarge import enlarge_to
 from afictl.presets import NeckConfig
@@ -27,7 +28,7 @@ class FPN(nn.Module):
 
     size_divisor = 32
 
-    def __init__(self, config: NeckConfig, in_channels: Mapping[str, int], interpolator: nn.Module) -> None:
+    def __init__(self, config: NeckConfig, in_channels: Mapping[str, int], interpolator: Interpolator) -> None:
         super().__init__()
         self.channels = config.channels
         self.interpolator = interpolator

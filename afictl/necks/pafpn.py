@@ -11,6 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from afictl.interpolators import Interpolator
 from afictl.necks.convs import make_conv
 from afictl.necks.fpn import FPN
 from afictl.presets import NeckConfig
@@ -19,7 +20,7 @@ from afictl.presets import NeckConfig
 class PAFPN(FPN):
     """As ``FPN``; before the output convolutions, each fused map also takes in the next finer one."""
 
-    def __init__(self, config: NeckConfig, in_channels: Mapping[str, int], interpolator: nn.Module) -> None:
+    def __init__(self, config: NeckConfig, in_channels: Mapping[str, int], interpolator: Interpolator) -> None:
         super().__init__(config, in_channels, interpolator)
         channels, norm = config.channels, config.norm == "batch"
         _, *coarser = self._sources

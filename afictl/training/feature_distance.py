@@ -41,7 +41,7 @@ def feature_distance(
     Returns:
         method -> level -> ``{"l1": mean absolute difference, "cosine": mean cosine of the channel vectors}``.
     """
-    methods = {kind: build_interpolator(kind, guide.neck.channels) for kind in _BASELINES}
+    methods: dict[str, nn.Module] = {kind: build_interpolator(kind, guide.neck.channels) for kind in _BASELINES}
     methods["afi"] = interpolator.eval()
     sums: dict[str, dict[str, Tensor]] = {name: {} for name in methods}
     device = next(guide.parameters()).device

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from afictl.backbones import load_pretrained
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
-from afictl.interpolators import build_interpolator, interpolator_kinds
+from afictl.interpolators import Interpolator, build_interpolator, interpolator_kinds
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
@@ -60,7 +59,7 @@ class InitialWeights:
                 check_file(find_checkpoint(path))
 
 
-def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple[Preset, nn.Module]:
+def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple[Preset, Interpolator]:
     """The interpolator that ``--interpolator`` names, and the preset that says so.
 
     Raises:
@@ -83,7 +82,7 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
     return preset.with_interpolator(kind, options), module
 
 
-def build_seeded_detector(preset: Preset, interpolator: nn.Module, num_classes: int, seed: int) -> Detector:
+def build_seeded_detector(preset: Preset, interpolator: Interpolator, num_classes: int, seed: int) -> Detector:
     """A detector whose random start depends on the seed alone, not on which interpolator it holds."""
     torch.manual_seed(seed)
     return build_detector(preset, num_classes, interpolator)

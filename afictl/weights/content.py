@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from afictl.interpolators.base import AFI_FORMAT, FORMAT
 from afictl.weights.checkpoint import Checkpoint
-from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR, INTERPOLATOR
+from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR
 from afictl.weights.layouts.msra import find_plain_resnet
 
 _OURS = {
     DETECTOR: "a detector",
-    INTERPOLATOR: "an AF interpolator, for --interpolator",
+    AFI_FORMAT: "an AF interpolator, for --interpolator",
+    FORMAT: "an interpolator, for --interpolator",
     DISCRIMINATOR: "a discriminator",
     BACKBONE: "an ImageNet backbone, for --backbone-weights",
 }

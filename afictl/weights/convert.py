@@ -11,7 +11,6 @@ from torch import nn
 
 from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
-from afictl.interpolators import AFInterpolator
 from afictl.meta_device import building_on_meta_device
 from afictl.presets import parse_preset
 from afictl.tensor_files import save_tensors
@@ -19,13 +18,13 @@ from afictl.weights.backbone_file import as_backbone
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.classes import Classes, read_classes
 from afictl.weights.content import held
-from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATOR
+from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATORS
 from afictl.weights.detector_file import described_preset, detector_of, save_detector
+from afictl.weights.interpolator_file import interpolator_of
 from afictl.weights.layouts import to_ours
 from afictl.weights.layouts.detectron2 import in_rgb
 from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
 
-_NETWORKS: dict[str, type[nn.Module]] = {INTERPOLATOR: AFInterpolator, DISCRIMINATOR: PatchDiscriminator}
 _SHOWN = 3
 
 
@@ -67,8 +66,11 @@ def convert(
         return _convert_detector(_adjusted(checkpoint, named, settings), target, partial)
     if named or settings or partial:
         raise UserError(f"{checkpoint.path}: --classes, --set and --partial are for detectors; this holds no detector")
-    if kind in _NETWORKS:
-        return _convert_network(_NETWORKS[kind], checkpoint, target)
+    if kind in INTERPOLATORS:
+        module: nn.Module = interpolator_of(checkpoint)
+        return _write_network(module, compare_tensors(module, checkpoint.tensors), checkpoint, target)
+    if kind == DISCRIMINATOR:
+        return _convert_discriminator(checkpoint, target)
     return _convert_backbone(checkpoint, target)
 
 
@@ -104,14 +106,18 @@ def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> li
     ]
 
 
-def _convert_network(network: type[nn.Module], checkpoint: Checkpoint, target: Path) -> list[str]:
+def _convert_discriminator(checkpoint: Checkpoint, target: Path) -> list[str]:
     config = _config(checkpoint)
     with building_on_meta_device(checkpoint.path):
-        report = compare_tensors(network(**config), checkpoint.tensors)
+        report = compare_tensors(PatchDiscriminator(**config), checkpoint.tensors)
     if not report.complete:
-        raise UserError(f"{checkpoint.path}: is not whole: {report}")
-    module = network(**config)
+        raise UserError(f"{checkpoint.path}: incomplete: {report}")
+    module = PatchDiscriminator(**config)
     load_tensors(module, checkpoint.tensors)
+    return _write_network(module, report, checkpoint, target)
+
+
+def _write_network(module: nn.Module, report: LoadReport, checkpoint: Checkpoint, target: Path) -> list[str]:
     save_tensors(target, module.state_dict(), checkpoint.metadata)
     return [_recognised(checkpoint, held(checkpoint)), _counts(report), f"written: {target}"]
 

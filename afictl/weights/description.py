@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afictl.interpolators.base import AFI_FORMAT, FORMAT
 from afictl.presets import Preset
 from afictl.weights.classes import usual_classes
 
 DETECTOR = "detector"
 """The ``format`` of a detector's file."""
-INTERPOLATOR = "afi-interpolator"
-"""That of ``AFInterpolator.save``."""
+INTERPOLATORS = (AFI_FORMAT, FORMAT)
+"""Those of ``Interpolator.save``."""
 DISCRIMINATOR = "discriminator"
 BACKBONE = "backbone"
 VERSION = 1

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
+from afictl.interpolators import Interpolator
 from afictl.meta_device import building_on_meta_device, require_modest
 from afictl.presets import Preset, parse_preset
 from afictl.tensor_files import save_tensors
@@ -54,7 +53,7 @@ def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, A
 
 
 def load_detector(
-    path: str | Path, interpolator: str | nn.Module | None = None, *, partial: bool = False
+    path: str | Path, interpolator: str | Interpolator | None = None, *, partial: bool = False
 ) -> LoadedDetector:
     """Build the detector of a file or run folder and load its weights; nothing is downloaded.
 
@@ -79,7 +78,7 @@ def detector_classes(path: str | Path) -> tuple[str, ...]:
 
 
 def detector_of(
-    checkpoint: Checkpoint, interpolator: str | nn.Module | None = None, *, partial: bool = False
+    checkpoint: Checkpoint, interpolator: str | Interpolator | None = None, *, partial: bool = False
 ) -> LoadedDetector:
     """``load_detector`` for a checkpoint already read and in our names."""
     classes, preset = _described_classes(checkpoint), described_preset(checkpoint)

@@ -2,67 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
 
 from afictl.detectors import build_detector
 from afictl.errors import UserError
-from afictl.interpolators import AFInterpolator, build_interpolator
+from afictl.interpolators import Interpolator
+from afictl.interpolators.base import described_kind
 from afictl.meta_device import building_on_meta_device
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.content import held
-from afictl.weights.description import DETECTOR, INTERPOLATOR
+from afictl.weights.description import DETECTOR, INTERPOLATORS
 from afictl.weights.detector_file import described_preset
 from afictl.weights.layouts import to_ours
-from afictl.weights.loading import compare_tensors, load_tensors
 
 
-def load_interpolator(path: str | Path) -> Any:
-    """The interpolator of a file or run folder, a module on the CPU with ``kind``, ``channels`` and ``options``.
+def load_interpolator(path: str | Path) -> Interpolator:
+    """Read the interpolator of a file or run folder, on the CPU.
 
     Args:
-        path: what ``AFInterpolator.save`` wrote, AFI-GAN's generator, or a detector, ours or not, with a learned
-            interpolator inside.
+        path: file of ``Interpolator.save``, AFI-GAN's generator, or a detector, of afictl or in another supported
+            layout, with a learned interpolator inside.
 
     Raises:
         UserError: unreadable, damaged, or without a learned interpolator.
     """
-    checkpoint = to_ours(read_checkpoint(path))
-    kind = checkpoint.metadata.get("format")
-    if kind == INTERPOLATOR and "origin" not in checkpoint.metadata:
-        return AFInterpolator.load(checkpoint.path)
-    if kind == INTERPOLATOR:
-        return _filled(lambda: AFInterpolator(**checkpoint.metadata["config"]), checkpoint.tensors, checkpoint)
-    if kind == DETECTOR:
-        return _inside(checkpoint)
-    raise UserError(
-        f"{checkpoint.path}: holds {held(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'"
+    return interpolator_of(to_ours(read_checkpoint(path)))
+
+
+def interpolator_of(checkpoint: Checkpoint) -> Interpolator:
+    """``load_interpolator`` for a checkpoint already read, with afictl's names and description."""
+    description, file = checkpoint.metadata, checkpoint.path
+    if description.get("format") == DETECTOR:
+        return _interpolator_of_detector(checkpoint)
+    if description.get("format") not in INTERPOLATORS:
+        raise UserError(f"{file}: holds {held(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'")
+    return Interpolator.from_tensors(
+        described_kind(description, file), description.get("config"), checkpoint.tensors, file
     )
 
 
-def _inside(checkpoint: Checkpoint) -> nn.Module:
+def _interpolator_of_detector(checkpoint: Checkpoint) -> Interpolator:
     preset = described_preset(checkpoint)
     with building_on_meta_device(checkpoint.path):
         prefix = build_detector(preset).interpolator_prefix
     tensors = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+    kind = preset.interpolator.kind
     if not tensors:
-        kind = preset.interpolator.kind
         raise UserError(
-            f"{checkpoint.path}: a detector without an AF interpolator: it holds the interpolator '{kind}', which has"
-            f" no weights; for that write --interpolator {kind}"
+            f"{checkpoint.path}: a detector without a learned interpolator: its interpolator '{kind}' has no weights;"
+            f" use --interpolator {kind}"
         )
-    config = preset.interpolator
-    return _filled(lambda: build_interpolator(config.kind, preset.neck.channels, **config.options), tensors, checkpoint)
-
-
-def _filled(make: Callable[[], nn.Module], tensors: dict[str, Tensor], checkpoint: Checkpoint) -> nn.Module:
-    with building_on_meta_device(checkpoint.path):
-        report = compare_tensors(make(), tensors)
-    if not report.complete:
-        raise UserError(f"{checkpoint.path}: its interpolator is not whole: {report}")
-    module = make()
-    load_tensors(module, tensors)
-    return module
+    config = {"channels": preset.neck.channels, **preset.interpolator.options}
+    return Interpolator.from_tensors(kind, config, tensors, checkpoint.path)

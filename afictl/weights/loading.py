@@ -20,7 +20,7 @@ from afictl.presets import InputConfig
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.compatibility import require_same_arithmetic
 from afictl.weights.content import held
-from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR
+from afictl.weights.description import DISCRIMINATOR, INTERPOLATORS
 from afictl.weights.layouts import to_ours, without_wrapper
 from afictl.weights.layouts.detectron2 import has_statistics, without_derived
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
@@ -80,7 +80,7 @@ def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
     elif isinstance(module, (Detector, AFInterpolator, PatchDiscriminator)):
         checkpoint = to_ours(checkpoint)
     if isinstance(module, Detector):
-        if checkpoint.metadata.get("format") in (INTERPOLATOR, DISCRIMINATOR):
+        if checkpoint.metadata.get("format") in (*INTERPOLATORS, DISCRIMINATOR):
             raise UserError(f"{checkpoint.path}: holds {held(checkpoint)}, not a detector")
         require_same_arithmetic(module.preset, checkpoint)
     return checkpoint

@@ -72,7 +72,7 @@ def test_our_own_file(tmp_path):
 def test_files_without_a_learned_interpolator(detector, tmp_path):
     nearest = build_detector(detector.preset, 2, "nearest")
     save_detector(tmp_path / "nearest.safetensors", nearest, METADATA)
-    with pytest.raises(UserError, match=r"without an AF interpolator: .*; for that write --interpolator nearest"):
+    with pytest.raises(UserError, match=r"nearest\.safetensors: .*--interpolator nearest"):
         load_interpolator(tmp_path / "nearest.safetensors")
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"holds tensors without a description.*first fc\.weight"):
@@ -80,5 +80,5 @@ def test_files_without_a_learned_interpolator(detector, tmp_path):
     tensors = reference_tensors("generator")
     del tensors["Generators.0.4.0.bias"]
     torch.save(tensors, tmp_path / "cut.pth")
-    with pytest.raises(UserError, match=r"not whole: .*1 missing \(tail\.bias\)"):
+    with pytest.raises(UserError, match=r"cut\.pth: .*tail\.bias"):
         load_interpolator(tmp_path / "cut.pth")

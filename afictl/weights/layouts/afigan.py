@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from afictl.discriminator import PatchDiscriminator
 from afictl.interpolators import AFInterpolator
+from afictl.interpolators.base import AFI_FORMAT
 from afictl.weights.checkpoint import Checkpoint
-from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR, VERSION
+from afictl.weights.description import DISCRIMINATOR, VERSION
 from afictl.weights.layouts.detectron2_names import discriminator_key, generator_key
 from afictl.weights.layouts.detectron2_preset import generator_options
 
@@ -29,7 +30,7 @@ def translate_generator(checkpoint: Checkpoint) -> Checkpoint | None:
     config = {"channels": channels, **generator_options(tensors, _GENERATOR)}
     with torch.device("meta"):
         network = AFInterpolator(**config)
-    metadata = {"format": INTERPOLATOR, "config": network.config, **_about("a generator of AFI-GAN")}
+    metadata = {"format": AFI_FORMAT, "config": network.config, **_about("a generator of AFI-GAN")}
     return Checkpoint(checkpoint.path, _to_our_names(tensors, network, generator_key), metadata)
 
 
