@@ -16,9 +16,9 @@ from afictl.evaluation import evaluate
 from afictl.interpolators import AFInterpolator
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, INTERPOLATOR, PREDICTIONS
-from afictl.training.loop import Metrics, Stage
 from afictl.training.optimization import TrainableModule
 from afictl.training.splits import Splits
+from afictl.training.stage import Metrics, Stage
 from afictl.weights import save_detector
 
 

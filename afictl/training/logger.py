@@ -1,4 +1,4 @@
-"""What a training shows while it runs: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a training: bars on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import torch
 from afictl.progress import progress_bar
 from afictl.training.run_writer import RunWriter
 
-_QUIET_SECONDS = 30.0
+_MAX_SILENT_SECONDS = 30.0
 
 
 class TrainingLogger:
-    """Losses, times and memory of the steps, each interval as a line and a record of the run.
+    """Losses, times and memory of a training, logged once an interval of steps.
 
     Args:
-        run: where lines and records go.
+        run: writer of log lines and metrics.
         steps: of the whole training.
-        start: steps done before.
-        device: whose memory is shown.
+        start: completed steps.
+        device: its peak memory is logged.
     """
 
     def __init__(self, run: RunWriter, steps: int, start: int, device: torch.device) -> None:
         self.run, self.steps, self.device = run, steps, device
         self.bar = progress_bar(run.console)
-        self.task = self.bar.add_task(run.folder.name, total=steps, completed=start)
-        self.images = self.bar.add_task("evaluation", total=None, visible=False)
-        self.every = max(1, min(20, steps // 10))
+        self.steps_task = self.bar.add_task(run.folder.name, total=steps, completed=start)
+        self.evaluation_task = self.bar.add_task("evaluation", total=None, visible=False)
+        self.interval = max(1, min(20, steps // 10))
         self.reset_interval()
 
     def __enter__(self) -> TrainingLogger:
@@ -44,50 +44,51 @@ class TrainingLogger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
-        with suppress(OSError) if error else nullcontext():  # what came first counts
+        with suppress(OSError) if error else nullcontext():  # the first error is raised
             self.run.close()
 
     def reset_interval(self) -> None:
         """Begin a new interval, so that an evaluation does not count as training time."""
-        self.began = self.last = self.spoke = time.perf_counter()
-        self.count, self.waited = 0, 0.0
-        self.told = False
-        self.bar.update(self.images, visible=False, refresh=True)
+        self.interval_start = self.step_start = self.last_line = time.perf_counter()
+        self.num_steps, self.data_seconds = 0, 0.0
+        self.evaluation_logged = False
+        self.bar.update(self.evaluation_task, visible=False, refresh=True)
 
     def mark_batch_loaded(self) -> None:
-        """The batch of the next step has arrived."""
-        self.waited += time.perf_counter() - self.last
+        """Count the time since the last step as data loading."""
+        self.data_seconds += time.perf_counter() - self.step_start
 
     def log_step(self, step: int, losses: Mapping[str, float], rate: float) -> float:
-        """A step is done: show it, with a line when an interval is full. Returns the seconds it took."""
+        """Show a completed step, with a log line at the end of an interval. Returns its seconds."""
         now = time.perf_counter()
-        took, self.last = now - self.last, now
-        self.count += 1
+        seconds, self.step_start = now - self.step_start, now
+        self.num_steps += 1
         name = f"{self.run.folder.name} {sum(losses.values()):.3f}"
-        self.bar.update(self.task, completed=step, description=name, refresh=True)
-        if step % self.every == 0 or step == self.steps or now - self.began > _QUIET_SECONDS:
-            self._report(step, losses, rate)
+        self.bar.update(self.steps_task, completed=step, description=name, refresh=True)
+        if step % self.interval == 0 or step == self.steps or now - self.interval_start > _MAX_SILENT_SECONDS:
+            self._log_interval(step, losses, rate)
             self.reset_interval()
-        return took
+        return seconds
 
     def log_evaluation(self, done: int, total: int) -> None:
-        """An evaluation has got through ``done`` of ``total`` images; a line for it is followed by one for the last."""
-        self.bar.update(self.images, completed=done, total=total, visible=True, refresh=True)
-        due = time.perf_counter() - self.spoke > _QUIET_SECONDS or (self.told and done == total)
-        if not self.run.console.is_terminal and due:
+        """Show that ``done`` of ``total`` images are evaluated; after a first log line, the last image has one too."""
+        self.bar.update(self.evaluation_task, completed=done, total=total, visible=True, refresh=True)
+        silent = time.perf_counter() - self.last_line > _MAX_SILENT_SECONDS
+        if not self.run.console.is_terminal and (silent or (self.evaluation_logged and done == total)):
             self.run.log(f"evaluated {done} of {total} images")
-            self.spoke, self.told = time.perf_counter(), True
+            self.last_line, self.evaluation_logged = time.perf_counter(), True
 
-    def _report(self, step: int, losses: Mapping[str, float], rate: float) -> None:
-        seconds, waited = (self.last - self.began) / self.count, self.waited / self.count
+    def _log_interval(self, step: int, losses: Mapping[str, float], rate: float) -> None:
+        seconds = (self.step_start - self.interval_start) / self.num_steps
+        data_seconds = self.data_seconds / self.num_steps
         memory = _memory_gib(self.device)
-        times = {"seconds_per_step": seconds, "data_seconds": waited, "memory_gib": memory}
+        times = {"seconds_per_step": seconds, "data_seconds": data_seconds, "memory_gib": memory}
         self.run.log_metrics(step, {**losses, "lr": rate, **times})
         terms = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        left = timedelta(seconds=round(seconds * (self.steps - step)))
+        remaining = timedelta(seconds=round(seconds * (self.steps - step)))
         self.run.log(
-            f"step {step}/{self.steps}  {terms}  lr {rate:.2g}  {seconds:.3f} s/step (data {waited:.3f})"
-            f"  {memory:.2f} GiB  eta {left}"
+            f"step {step}/{self.steps}  {terms}  lr {rate:.2g}  {seconds:.3f} s/step (data {data_seconds:.3f})"
+            f"  {memory:.2f} GiB  eta {remaining}"
         )
 
 
@@ -95,5 +96,5 @@ def _memory_gib(device: torch.device) -> float:
     """Peak memory so far: allocated on a CUDA device, resident in the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / 2**30

@@ -22,10 +22,11 @@ from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
 from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses
 from afictl.training.feature_distance import as_metrics, describe, enlarged_pairs, feature_distance
-from afictl.training.loop import Metrics, Stage, fit
+from afictl.training.loop import fit
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source
+from afictl.training.stage import Metrics, Stage
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 
 _HELD_OUT = 200  # images for the distance report; more would not change what it says

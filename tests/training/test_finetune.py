@@ -87,7 +87,7 @@ def test_an_evaluation_that_was_cut_short_is_done_first_on_resume(fabric, preset
 def test_resume_without_a_state_says_so(fabric, preset, shapes_dir, tmp_path):
     finetune(fabric, with_steps(preset, steps=1), shapes_dir, tmp_path / "run", InitialWeights("nearest"), resume=True)
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert f"nothing to continue from in {tmp_path / 'run'}: starting anew" in log
+    assert f"no saved state in {tmp_path / 'run'}" in log
 
 
 def test_everything_but_the_interpolator_starts_equal(preset):

@@ -1,0 +1,99 @@
+"""A stage of a training, and the state from which its run is resumed."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from afictl.data import TrainBatch
+from afictl.distributed import run_on_rank_zero
+from afictl.errors import UserError, one_line
+from afictl.progress import ProgressCallback
+from afictl.run_folder import LAST
+from afictl.training.optimization import TrainableModule
+from afictl.training.run_writer import RunWriter
+
+Metrics: TypeAlias = Mapping[str, "float | None"]
+"""Values of an evaluation by name; None where the ground truth has no object."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Functions and modules with which the training loop trains a stage."""
+
+    name: str
+    modules: Mapping[str, TrainableModule]
+    """By their names in the saved state."""
+    step: Callable[[TrainBatch], Mapping[str, Tensor]]
+    """Updates the modules by one batch; returns the losses, scalars."""
+    batches: Callable[[int], Iterator[TrainBatch]]
+    """Endless batches of this rank, from a given step on."""
+    evaluate: Callable[[ProgressCallback], Metrics]
+    """Metrics on held-out images, the same on every rank."""
+    score: Callable[[Metrics], float]
+    """The number that is largest for the best weights."""
+    export: Callable[[Path, int, Metrics], None]
+    """Writes the weights to a file with their step and its metrics, which are empty if it was not evaluated."""
+
+
+@dataclass
+class TrainingState:
+    """Progress of a training, stored with modules, optimizers and gradient scaler in ``state.pt``.
+
+    Together they determine every further step: learning rate, batch and random numbers are functions of its number.
+    """
+
+    step: int = 0
+    """Completed steps."""
+    seconds: float = 0.0
+    """Duration of all steps, without evaluations."""
+    best: float = -math.inf
+    """Highest score so far."""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    """Metrics of the latest evaluation."""
+    measured: int = 0
+    """Step of the latest evaluation."""
+
+
+def load_state(fabric: Fabric, run: RunWriter, stage: Stage) -> TrainingState:
+    """Load the saved state of a run into the stage's modules and optimizers, if there is one.
+
+    Raises:
+        UserError: the file is damaged or belongs to another stage.
+    """
+    if not run.state_file.is_file():
+        return TrainingState()
+    stored: dict[str, Any] = {"version": 1, "stage": stage.name, "scaler": {}, **asdict(TrainingState())}
+    for name, trainable in stage.modules.items():
+        stored |= {name: trainable.module, f"{name}_optimizer": trainable.optimizer}
+    try:
+        fabric.load(str(run.state_file), stored, weights_only=True)
+    except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{run.state_file}: cannot be resumed: {one_line(error):.200}") from None
+    if stored["stage"] != stage.name:
+        raise UserError(f"{run.state_file}: belongs to {stored['stage']}, not to {stage.name}")
+    fabric.strategy.precision.load_state_dict(stored["scaler"])
+    state = TrainingState(**{key.name: stored[key.name] for key in fields(TrainingState)})
+    run.log(f"resumed at step {state.step}")
+    return state
+
+
+def save_state(fabric: Fabric, run: RunWriter, stage: Stage, state: TrainingState) -> None:
+    """Write ``state.pt`` and the latest weights; every rank has to call this."""
+    scaler = fabric.strategy.precision.state_dict()
+
+    def write() -> None:
+        stored: dict[str, object] = {"version": 1, "stage": stage.name, "scaler": scaler, **asdict(state)}
+        for name, trainable in stage.modules.items():
+            stored |= {name: trainable.module.state_dict(), f"{name}_optimizer": trainable.optimizer.state_dict()}
+        run.save_state(stored)
+        stage.export(run.folder / LAST, state.step, state.metrics if state.measured == state.step else {})
+
+    run_on_rank_zero(write, fabric.global_rank, fabric.world_size)
