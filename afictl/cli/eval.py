@@ -2,58 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from afictl.cli import options
 from afictl.errors import UserError
+from afictl.run_folder import PREDICTIONS
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from afictl.cli.eval_sources import EvaluationSettings
+    from afictl.data import Dataset
+    from afictl.evaluation import Evaluation
 
 _CONFUSION_SCORE = 0.3
-_OF_DETECTION = ("--tta", "--batch-size", "--set", "--partial", "--devices", "--nodes", "--precision")
+_DETECTION_FLAGS = ("--tta", "--batch-size", "--set", "--partial", "--devices", "--nodes", "--precision")
+
+_Weights = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--weights",
+        help="Run folder or checkpoint of a detector, also detectron2's or AFI-GAN's. Repeatable: compares them.",
+    ),
+]
+_Predictions = Annotated[
+    list[Path] | None,
+    typer.Option("--predictions", help="Score this COCO result JSON instead of --weights. Repeatable."),
+]
+_Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Data set in COCO layout. Default: the one the first run was trained on."),
+]
+_Split = Annotated[
+    str, typer.Option("--split", help="train, val or test; of COCO's test images a submission is written.")
+]
+_Evaluator = Annotated[str, typer.Option("--evaluator", help="hotcoco or pycocotools; the numbers are the same.")]
+_Curves = Annotated[bool, typer.Option("--curves", help="Also draw precision over recall.")]
+_Confusion = Annotated[bool, typer.Option("--confusion", help="Also draw the confusion matrix of the classes.")]
+_ConfusionScore = Annotated[
+    float | None,
+    typer.Option(
+        "--confusion-score",
+        min=0.0,
+        max=1.0,
+        callback=options.finite,
+        help=f"Lowest score of the detections in --confusion; default {_CONFUSION_SCORE}.",
+    ),
+]
+_Name = Annotated[
+    str | None, typer.Option("--name", help="Algorithm name in a submission's files. Default: the run's.")
+]
+_BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images detected at once.")]
 
 
 def evaluate(
     context: typer.Context,
-    weights: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--weights",
-            help="Run folder or checkpoint of a detector, also detectron2's or AFI-GAN's. Repeatable: compares them.",
-        ),
-    ] = None,
-    predictions: Annotated[
-        list[Path] | None,
-        typer.Option("--predictions", help="Score this COCO result JSON instead of --weights. Repeatable."),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Data set in COCO layout. Default: the one the first run was trained on."),
-    ] = None,
-    split: Annotated[
-        str, typer.Option("--split", help="train, val or test; of COCO's test images a submission is written.")
-    ] = "val",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first images.")] = None,
-    evaluator: Annotated[
-        str, typer.Option("--evaluator", help="hotcoco or pycocotools; the numbers are the same.")
-    ] = "hotcoco",
-    curves: Annotated[bool, typer.Option("--curves", help="Also draw precision over recall.")] = False,
-    confusion: Annotated[bool, typer.Option("--confusion", help="Also draw which class is taken for which.")] = False,
-    confusion_score: Annotated[
-        float | None,
-        typer.Option(
-            "--confusion-score",
-            min=0.0,
-            max=1.0,
-            callback=options.finite,
-            help=f"Score from which --confusion counts; default {_CONFUSION_SCORE}.",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Algorithm name in a submission's files. Default: the run's.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images detected at once.")] = 1,
+    weights: _Weights = None,
+    predictions: _Predictions = None,
+    data: _Data = None,
+    split: _Split = "val",
+    limit: options.Limit = None,
+    evaluator: _Evaluator = "hotcoco",
+    curves: _Curves = False,
+    confusion: _Confusion = False,
+    confusion_score: _ConfusionScore = None,
+    name: _Name = None,
+    batch_size: _BatchSize = 1,
     tta: options.Tta = False,
     tta_sizes: options.TtaSizes = None,
     no_tta_flip: options.NoTtaFlip = False,
@@ -73,75 +91,106 @@ def evaluate(
     comparison.json and comparison.csv. Of images without objects, as in image_info_test-dev2017.json, no metric is
     printed: bbox/ and segm/ then hold zip files for COCO's server.
     """
-    from rich.console import Console
-
-    from afictl.cli.eval_files import remove_earlier, require_no_grid, write_comparison
-    from afictl.cli.eval_job import PREDICTIONS, Job, find, keep, submit
-    from afictl.cli.eval_sources import (
-        named_sources,
-        part_of_data,
-        require_classes,
-        require_sources,
-        result_folders,
-    )
-    from afictl.cli.outputs import require_writable
-    from afictl.cli.runs import data_of, name_of
-    from afictl.cli.tables import class_table, comparison_table, overall_table
+    from afictl.cli.eval_files import folder_suffix, result_folders
+    from afictl.cli.eval_sources import EvaluationSettings, named_sources, require_sources
+    from afictl.cli.runs import data_of
     from afictl.data import load_coco
     from afictl.evaluation import EVALUATORS
     from afictl.training import HardwareSettings, launch
 
-    _refuse_idle(context, scores_files=bool(predictions), tta=tta, confusion=confusion)
-    sources = require_sources(weights, predictions)
+    _refuse_idle_flags(context, scores_files=bool(predictions), tta=tta, confusion=confusion)
+    sources = named_sources(require_sources(weights, predictions))
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
-    score = (_CONFUSION_SCORE if confusion_score is None else confusion_score) if confusion else None
+    min_score = (_CONFUSION_SCORE if confusion_score is None else confusion_score) if confusion else None
     views = options.parse_tta(tta, tta_sizes, no_tta_flip)
-    named = named_sources(sources)
-    folders = result_folders(named, output, part_of_data(split, limit, tta))
-    for folder in [*folders.values(), *([output] if output else [])]:
-        require_no_grid(folder)
-        require_writable(folder, "--output")
+    folders = result_folders(sources, output, folder_suffix(split, limit, tta))
     fabric = launch(HardwareSettings(devices, nodes, precision)) if weights else None
-    writes = fabric is None or fabric.is_global_zero
-    console = Console(soft_wrap=True, quiet=not writes)
-    index = load_coco(data or data_of(sources[0]), split)
-    job = Job(sources, index, split, limit, evaluator, batch_size, views, settings or [], partial, curves, score)
-    if job.is_submission:
-        without = f"without objects: {index.annotation_file} lists images alone"
-        options.refuse_flags(context, without, "--curves", "--confusion", "--evaluator")
-    else:
-        options.refuse_flags(
-            context, f"here: it is for a submission, and {index.annotation_file} has objects", "--name"
-        )
-    if fabric and len(sources) > 1:
-        require_classes(sources, index)
-    results = {}
-    for called, source in named.items():
-        folder = folders[called]
-        result = find(job, source, folder, fabric, console)
-        file = folder / PREDICTIONS if fabric else source
-        if writes and result is None:
-            submit(job, file, folder, name or name_of(source), console)
-        elif writes and result is not None:
-            keep(job, result, source, file, folder, console)
-            results[called] = result
-    if len(results) == 1:
-        (result,) = results.values()
-        console.print(overall_table(result), class_table(result))
-    elif results:
-        console.print(comparison_table(results))
-        if output:  # else it is beside the results of the first, which are new
-            remove_earlier(output, keep=sources)
-        write_comparison(output or next(iter(folders.values())), results)
+    dataset = load_coco(data or data_of(next(iter(sources.values()))), split)
+    _refuse_flags_for_data(context, dataset)
+    request = EvaluationSettings(
+        dataset=dataset,
+        split=split,
+        limit=limit,
+        evaluator=evaluator,
+        batch_size=batch_size,
+        tta=views,
+        overrides=settings or [],
+        partial=partial,
+        curves=curves,
+        confusion_score=min_score,
+        submission_name=name,
+    )
+    _evaluate_sources(sources, folders, request, fabric, output)
 
 
-def _refuse_idle(context: typer.Context, *, scores_files: bool, tta: bool, confusion: bool) -> None:
-    """Refuse flags that the other flags leave without effect."""
+def _refuse_idle_flags(context: typer.Context, *, scores_files: bool, tta: bool, confusion: bool) -> None:
+    """Refuse flags that have no effect beside the other flags."""
     if scores_files:
-        reason = "on --predictions FILE: the results are there, so give --weights RUN to detect anew"
-        options.refuse_flags(context, reason, *_OF_DETECTION)
+        reason = "on --predictions FILE, which holds the detections; give --weights RUN to detect again"
+        options.refuse_flags(context, reason, *_DETECTION_FLAGS)
     if tta:
-        options.refuse_flags(context, "with --tta, which looks at one image at a time", "--batch-size")
+        options.refuse_flags(context, "with --tta, which detects in one image at a time", "--batch-size")
     if not confusion:
         options.refuse_flags(context, "without --confusion", "--confusion-score")
+
+
+def _refuse_flags_for_data(context: typer.Context, dataset: Dataset) -> None:
+    """Refuse flags that have no effect on a data set with or without objects."""
+    if dataset.has_ground_truth:
+        reason = f"here: it is for a submission, and {dataset.annotation_file} has objects"
+        options.refuse_flags(context, reason, "--name")
+    else:
+        reason = f"without objects: {dataset.annotation_file} lists images alone"
+        options.refuse_flags(context, reason, "--curves", "--confusion", "--evaluator")
+
+
+def _evaluate_sources(
+    sources: Mapping[str, Path],
+    folders: Mapping[str, Path],
+    settings: EvaluationSettings,
+    fabric: Fabric | None,
+    output: Path | None,
+) -> None:
+    """Evaluate each source, write its results to its folder and print the tables.
+
+    Args:
+        sources: detectors, or with ``fabric`` None files of predictions, by name.
+        folders: result folders by the same names.
+        settings: the same for every source.
+        fabric: devices of the detectors; all its ranks must call this.
+        output: folder of the comparison of several sources; None takes the first source's.
+    """
+    from rich.console import Console
+
+    from afictl.cli.eval_files import remove_earlier, write_comparison, write_evaluation, write_submissions
+    from afictl.cli.eval_sources import evaluate_source, require_classes
+    from afictl.cli.runs import name_of
+    from afictl.cli.tables import class_table, comparison_table, overall_table
+
+    is_main_process = fabric is None or fabric.is_global_zero
+    console = Console(soft_wrap=True, quiet=not is_main_process)
+    if fabric and len(sources) > 1:
+        require_classes(sources, settings.dataset)
+    evaluations: dict[str, Evaluation] = {}
+    for name, source in sources.items():
+        file = folders[name] / PREDICTIONS if fabric else source
+        evaluation = evaluate_source(source, file, settings, fabric, console)
+        if not is_main_process:
+            continue
+        inputs = [*sources.values(), file]
+        if evaluation is None:
+            algorithm = settings.submission_name or name_of(source)
+            write_submissions(file, folders[name], settings, algorithm, inputs, console)
+        else:
+            write_evaluation(evaluation, source, file, folders[name], settings, inputs)
+            console.print(f"results: {folders[name]}", markup=False, highlight=False)
+            evaluations[name] = evaluation
+    if len(evaluations) == 1:
+        (evaluation,) = evaluations.values()
+        console.print(overall_table(evaluation), class_table(evaluation))
+    elif evaluations:
+        console.print(comparison_table(evaluations))
+        if output:  # otherwise the comparison is written beside the results of the first source, which are new
+            remove_earlier(output, keep=sources.values())
+        write_comparison(output or next(iter(folders.values())), evaluations)

@@ -1,65 +1,101 @@
-"""What ``afictl eval`` leaves in its folder beside the predictions."""
+"""Folders and files of ``afictl eval``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from afictl.cli.outputs import write_json
+from afictl.cli.outputs import require_writable, write_json
+from afictl.cli.runs import folder_of, slugify
 from afictl.cli.tables import difference
 from afictl.errors import UserError
 from afictl.files import remove_temporary_files, write_csv
 from afictl.run_folder import COMPARISON, COMPARISON_CSV, COMPARISON_SETTINGS, EVALUATION, PER_CLASS, PREDICTIONS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from afictl.cli.eval_sources import EvaluationSettings
     from afictl.evaluation import Evaluation
     from afictl.evaluation.confusion_matrix import ConfusionMatrix
 
-_COMPARISON = (COMPARISON, COMPARISON_CSV)
-_PICTURES = ("pr_curves.png", "pr_curves.csv", "confusion.png", "confusion.csv")
-_ZIPS = "detections_*_results.zip"
+_CURVES = ("pr_curves.png", "pr_curves.csv")
+_CONFUSION = ("confusion.png", "confusion.csv")
+_SUBMISSIONS = "detections_*_results.zip"
 
 
-def require_no_grid(folder: Path) -> None:
-    """Refuse a folder of ``afictl compare``, whose files have the same names.
+def folder_suffix(split: str, limit: int | None, tta: bool) -> str:
+    """Suffix of the names of result folders; empty for all val images without test-time augmentation."""
+    part = (f"-{split}" if split != "val" or limit else "") + (f"-first{limit}" if limit else "")
+    return part + ("-tta" if tta else "")
+
+
+def result_folders(sources: Mapping[str, Path], output: Path | None, suffix: str) -> dict[str, Path]:
+    """The folder for the results of each source; with ``output`` and several sources, folders inside it.
 
     Raises:
-        UserError: it is one.
+        UserError: two sources have one folder, or a folder is not writable or holds a run of ``afictl compare``.
     """
-    table = folder / _COMPARISON[0]
-    if (folder / COMPARISON_SETTINGS).exists() or (table.is_file() and not _is_ours(table)):
+    if output is None:
+        folders = {name: _default_folder(source, suffix) for name, source in sources.items()}
+        hint = "give --output DIR"
+    elif len(sources) == 1:
+        folders, hint = dict.fromkeys(sources, output), ""
+    else:  # ../run and run have one name
+        folders, hint = {name: output / slugify(name) for name in sources}, "rename one, or give whole paths"
+    if len({folder.resolve() for folder in folders.values()}) < len(folders):
+        raise UserError(f"several of the sources would write to the same folder: {hint}")
+    for folder in [*folders.values(), *([output] if output else [])]:
+        _require_no_comparison_run(folder)
+        require_writable(folder, "--output")
+    return folders
+
+
+def _default_folder(source: Path, suffix: str) -> Path:
+    """``eval`` in the run, with a suffix for a part of the images; predictions are scored in their own folder."""
+    run = folder_of(source)
+    if source.suffix == ".json" and (not suffix or run.name == f"eval{suffix}"):
+        return run
+    return run / f"eval{suffix}"
+
+
+def _require_no_comparison_run(folder: Path) -> None:
+    """Refuse a folder of ``afictl compare``, whose files have the same names."""
+    table = folder / COMPARISON
+    if (folder / COMPARISON_SETTINGS).exists() or (table.is_file() and not _is_evaluation_table(table)):
         raise UserError(f"{folder}: holds a comparison of 'afictl compare'; choose another --output")
 
 
-def remove_earlier(folder: Path, keep: Collection[Path] = ()) -> None:
-    """Remove all that an earlier evaluation wrote to ``folder`` but what to ``keep``: nothing old beside new results.
+def remove_earlier(folder: Path, keep: Iterable[Path] = ()) -> None:
+    """Remove all files that an earlier evaluation wrote to ``folder``, except ``keep``.
 
-    A file of predictions is removed only where an earlier evaluation made it.
+    A file of predictions is removed only if an earlier evaluation wrote it.
     """
     remove_temporary_files(folder)
-    stale = [folder / name for name in (EVALUATION, PER_CLASS, *_PICTURES)]
-    if _is_ours(folder / _COMPARISON[0]):
-        stale += [folder / name for name in _COMPARISON]
+    earlier = [folder / name for name in (EVALUATION, PER_CLASS, *_CURVES, *_CONFUSION)]
+    if _is_evaluation_table(folder / COMPARISON):
+        earlier += [folder / COMPARISON, folder / COMPARISON_CSV]
     for kind in ("bbox", "segm"):
         remove_temporary_files(folder / kind)
-        stale += (folder / kind).glob(_ZIPS)
+        earlier += (folder / kind).glob(_SUBMISSIONS)
     if _has_detected(folder):
-        stale.append(folder / PREDICTIONS)
-    kept = {path.resolve() for path in keep}
-    for path in stale:
-        if path.resolve() not in kept:
+        earlier.append(folder / PREDICTIONS)
+    retained = {path.resolve() for path in keep}
+    for path in earlier:
+        if path.resolve() not in retained:
             path.unlink(missing_ok=True)
 
 
-def _is_ours(table: Path) -> bool:
+def _is_evaluation_table(table: Path) -> bool:
     """Whether a ``comparison.json`` is a list of records, not the mapping that ``afictl compare`` writes."""
     return table.is_file() and table.read_bytes()[:1] == b"["
 
 
 def _has_detected(folder: Path) -> bool:
-    """Whether the metrics there say that they are of a detector, not of a file of predictions."""
+    """Whether the metrics in ``folder`` are of a detector, not of a file of predictions."""
     try:
         source = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["source"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -67,11 +103,67 @@ def _has_detected(folder: Path) -> bool:
     return not str(source).endswith(".json")
 
 
-def write_metrics(folder: Path, result: Evaluation, details: Mapping[str, Any]) -> None:
-    """``metrics.json`` with ``details`` in front, and ``per_class.csv``."""
-    content = {**details, "metrics": result.metrics, "per_class": result.per_class}
+def write_submissions(
+    predictions: Path,
+    folder: Path,
+    settings: EvaluationSettings,
+    algorithm: str,
+    inputs: Iterable[Path],
+    console: Console,
+) -> None:
+    """Write the zip files for COCO's server from a file of predictions; ``inputs`` are not removed from ``folder``."""
+    from afictl.evaluation.submission import write_submission
+
+    if settings.limit:
+        console.print(f"note: only the first {settings.limit} images; the server scores all of them")
+    paths = write_submission(predictions, settings.dataset.annotation_file, folder, slugify(algorithm))
+    remove_earlier(folder, keep=[*inputs, *paths])
+    for path in paths:
+        console.print(f"to upload: {path}", markup=False, highlight=False)
+
+
+def write_evaluation(
+    evaluation: Evaluation,
+    source: Path,
+    predictions: Path,
+    folder: Path,
+    settings: EvaluationSettings,
+    inputs: Iterable[Path],
+) -> None:
+    """Write ``metrics.json``, ``per_class.csv`` and, as ``settings`` say, curves and confusion matrix.
+
+    Args:
+        evaluation: of ``source``.
+        source: the detector or file of predictions.
+        predictions: its COCO results.
+        folder: folder to write to.
+        settings: of the evaluation.
+        inputs: files that are not removed as results of an earlier evaluation.
+    """
+    from afictl.evaluation.confusion_matrix import compute_confusion
+
+    dataset = settings.dataset
+    content = {
+        "source": str(source),
+        "data": str(dataset.annotation_file),
+        "split": settings.split,
+        "limit": settings.limit,
+        "images": min(len(dataset), settings.limit or len(dataset)),
+        "settings": settings.overrides,
+        "evaluator": settings.evaluator,
+        "tta": asdict(settings.tta) if settings.tta else None,
+        "metrics": evaluation.metrics,
+        "per_class": evaluation.per_class,
+    }
+    remove_earlier(folder, keep=inputs)
     write_json(folder / EVALUATION, content)
-    write_csv(folder / PER_CLASS, list(result.per_class[0]), (row.values() for row in result.per_class))
+    write_csv(folder / PER_CLASS, list(evaluation.per_class[0]), (row.values() for row in evaluation.per_class))
+    if settings.curves:
+        _write_curves(folder, evaluation)
+    if (score := settings.confusion_score) is not None:
+        ids = settings.image_ids
+        matrix = compute_confusion(predictions, dataset.annotation_file, image_ids=ids, score=score)
+        _write_confusion(folder, matrix)
 
 
 def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
@@ -84,17 +176,17 @@ def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
     ]
     heads = ("name", "metric", "value", "difference")
     records = [dict(zip(heads, row, strict=True)) for row in rows]
-    write_json(folder / _COMPARISON[0], records)
-    write_csv(folder / _COMPARISON[1], heads, rows)
+    write_json(folder / COMPARISON, records)
+    write_csv(folder / COMPARISON_CSV, heads, rows)
 
 
-def write_curves(folder: Path, result: Evaluation) -> None:
+def _write_curves(folder: Path, result: Evaluation) -> None:
     """``pr_curves.png``, and its numbers as ``pr_curves.csv``; precision is empty where a class has no object."""
     from afictl.evaluation.metrics import IOU_INDEX
     from afictl.visualization.pr_curves import plot_precision_recall
 
     classes = [row["name"] for row in result.per_class]
-    plot_precision_recall(result.precision, classes, folder / "pr_curves.png")
+    plot_precision_recall(result.precision, classes, folder / _CURVES[0])
     rows = [
         (kind, name, recall / 100, *(None if p < 0 else float(p) for p in precision[recall]))
         for kind, values in result.precision.items()
@@ -103,15 +195,15 @@ def write_curves(folder: Path, result: Evaluation) -> None:
         for recall in range(len(precision))
     ]
     heads = ("of", "class", "recall", *(f"precision at IoU 0.{iou}" for iou in IOU_INDEX))
-    write_csv(folder / "pr_curves.csv", heads, rows)
+    write_csv(folder / _CURVES[1], heads, rows)
 
 
-def write_confusion(folder: Path, confusion: ConfusionMatrix) -> None:
+def _write_confusion(folder: Path, confusion: ConfusionMatrix) -> None:
     """``confusion.png``, and its numbers as ``confusion.csv``."""
     from afictl.visualization.confusion import plot_confusion
 
     note = f"IoU from 0.5, score from {confusion.score:g}"
-    plot_confusion(confusion.counts, confusion.classes, folder / "confusion.png", note=note)
+    plot_confusion(confusion.counts, confusion.classes, folder / _CONFUSION[0], note=note)
     names = [*confusion.classes, "background"]
     rows = ([name, *counts] for name, counts in zip(names, confusion.counts.tolist(), strict=True))
-    write_csv(folder / "confusion.csv", ("object", *confusion.classes, "missed"), rows)
+    write_csv(folder / _CONFUSION[1], ("object", *confusion.classes, "missed"), rows)

@@ -1,25 +1,62 @@
-"""What ``afictl eval`` is given to score: names for the tables, and the folder of each one's results."""
+"""Sources of ``afictl eval``: which detectors or files, by what names, and the evaluation of each."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afictl.cli.runs import folder_of, name_of, slugify
+from afictl.cli.runs import folder_of, name_of
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from rich.console import Console
+
     from afictl.data import Dataset
+    from afictl.evaluation import Evaluation
+    from afictl.evaluation.tta import TestTimeAugmentation
+    from afictl.weights import LoadedDetector
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Settings of an evaluation, the same for every source."""
+
+    dataset: Dataset
+    split: str
+    limit: int | None
+    evaluator: str
+    batch_size: int
+    tta: TestTimeAugmentation | None
+    overrides: list[str]
+    """Preset keys changed with ``--set``."""
+    partial: bool
+    curves: bool
+    confusion_score: float | None
+    """Lowest score of the detections in the confusion matrix; None writes no matrix."""
+    submission_name: str | None
+    """None takes the name of the source."""
+
+    @property
+    def is_submission(self) -> bool:
+        """Whether the images have no objects, so that there is no metric."""
+        return not self.dataset.has_ground_truth
+
+    @property
+    def image_ids(self) -> list[int] | None:
+        """Ids of the first ``limit`` images; None for all images."""
+        return self.dataset.image_ids[: self.limit] if self.limit else None
 
 
 def require_sources(weights: list[Path] | None, predictions: list[Path] | None) -> list[Path]:
-    """The detectors or the files of predictions, all of which are there: a misspelt second one is told before hours go
-    into the first.
+    """The detectors or the files of predictions, all of which are checked before any is evaluated.
 
     Raises:
-        UserError: both kinds or none are given, or one is not there, or is a folder without a detector.
+        UserError: both kinds or none are given, or one does not exist, or is a folder without a detector.
     """
     from afictl.weights.checkpoint import find_checkpoint
 
@@ -37,33 +74,19 @@ def require_sources(weights: list[Path] | None, predictions: list[Path] | None) 
     return weights or predictions or []
 
 
-def require_classes(weights: list[Path], index: Dataset) -> None:
-    """Hold the classes of several detectors against the data set's before hours go into the first of them.
-
-    Raises:
-        UserError: one has others, or is no detector.
-    """
-    from afictl.evaluation.category_matching import match_categories
-    from afictl.weights import detector_classes
-
-    for source in weights:
-        classes = detector_classes(source)
-        match_categories(classes, index, owner=str(source))
-
-
 def named_sources(sources: list[Path]) -> dict[str, Path]:
-    """The sources by their names; where two have the same name, by the ends of their paths, which tell them apart.
+    """The sources by name; sources of one name are named by the parts of their paths in which they differ.
 
     Raises:
         UserError: one is given twice.
     """
     names = [name_of(source) for source in sources]
     paths = [source.absolute() for source in sources]
-    alike = [path for name, path in zip(names, paths, strict=True) if names.count(name) > 1]
-    shared = commonpath(alike) if alike else ""
-    above = Path(shared).parent if Path(shared) in alike else Path(shared)
+    ambiguous = [path for name, path in zip(names, paths, strict=True) if names.count(name) > 1]
+    common = Path(commonpath(ambiguous)) if ambiguous else Path()
+    base = common.parent if common in ambiguous else common
     named = {
-        str(path.relative_to(above)) if path in alike else name: source
+        str(path.relative_to(base)) if path in ambiguous else name: source
         for name, path, source in zip(names, paths, sources, strict=True)
     }
     if len(named) < len(sources):
@@ -71,32 +94,72 @@ def named_sources(sources: list[Path]) -> dict[str, Path]:
     return named
 
 
-def part_of_data(split: str, limit: int | None, tta: bool) -> str:
-    """What the names of folders say of an evaluation that is not the usual one; empty for that."""
-    part = (f"-{split}" if split != "val" or limit else "") + (f"-first{limit}" if limit else "")
-    return part + ("-tta" if tta else "")
+def require_classes(sources: Mapping[str, Path], dataset: Dataset) -> None:
+    """Check the classes of several detectors before the first is evaluated."""
+    from afictl.evaluation.category_matching import match_categories
+    from afictl.weights import detector_classes
+
+    for source in sources.values():
+        match_categories(detector_classes(source), dataset, owner=str(source))
 
 
-def result_folders(named: dict[str, Path], output: Path | None, part: str) -> dict[str, Path]:
-    """Where the results of each go; with ``output`` and several, into folders of their names inside it.
+def evaluate_source(
+    source: Path, file: Path, settings: EvaluationSettings, fabric: Fabric | None, console: Console
+) -> Evaluation | None:
+    """Detect with a detector, if ``source`` is one, and score the predictions in ``file``; None for a submission."""
+    from afictl.distributed import run_on_rank_zero
+    from afictl.evaluation import score_predictions
 
-    Raises:
-        UserError: two would write to the same folder.
-    """
-    if output is None:
-        folders, advice = {called: _folder(source, part) for called, source in named.items()}, "give --output DIR"
-    elif len(named) == 1:
-        return dict.fromkeys(named, output)
-    else:  # ../run and run are of one name
-        folders, advice = {called: output / slugify(called) for called in named}, "rename one, or give whole paths"
-    if len({folder.resolve() for folder in folders.values()}) < len(folders):
-        raise UserError(f"several of the sources would write to the same folder: {advice}")
-    return folders
+    masks = _detect(source, file, settings, fabric, console) if fabric else None
+    if settings.is_submission:
+        return None
+
+    def score() -> Evaluation:
+        ids, annotations = settings.image_ids, settings.dataset.annotation_file
+        return score_predictions(file, annotations, image_ids=ids, evaluator=settings.evaluator, masks=masks)
+
+    rank, world_size = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    return run_on_rank_zero(score, rank, world_size)
 
 
-def _folder(source: Path, part: str) -> Path:
-    """``eval`` in the run, or beside it for a part of the images; scored predictions stay where they are."""
-    run = folder_of(source)
-    if source.suffix == ".json" and (not part or run.name == f"eval{part}"):
-        return run
-    return run / f"eval{part}"
+def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabric, console: Console) -> bool:
+    """Write the detections of a detector to ``file``; return whether they have masks."""
+    from afictl.distributed import Runtime
+    from afictl.evaluation import detect
+    from afictl.progress import show_progress
+
+    loaded = _load(source, settings.overrides, settings.partial)
+    console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
+    with show_progress(console, "images") as progress:
+        return detect(
+            fabric.to_device(loaded.detector),
+            settings.dataset,
+            file,
+            Runtime.of_fabric(fabric, loaded.preset.loader.workers),
+            classes=loaded.classes,
+            limit=settings.limit,
+            batch_size=settings.batch_size,
+            tta=settings.tta,
+            progress=progress,
+        )
+
+
+def _load(weights: Path, overrides: list[str], partial: bool) -> LoadedDetector:
+    """Load a detector; with preset keys changed by ``--set``, rebuild it and load its weights again."""
+    from afictl.detectors import build_detector
+    from afictl.presets import parse_preset
+    from afictl.weights import LoadedDetector, load_detector
+    from afictl.weights.loading import load_tensors
+
+    loaded = load_detector(weights, partial=partial)
+    if not overrides:
+        return loaded
+    preset = parse_preset(loaded.preset.model_dump(mode="json"), overrides, source=str(weights))
+    detector = build_detector(preset, num_classes=len(loaded.classes))
+    report = load_tensors(detector, loaded.detector.state_dict())
+    if not report.complete:
+        raise UserError(
+            f"--set {' '.join(overrides)}: the weights of {weights} do not fit the changed detector ({report}); "
+            "change only keys that leave the layers as they are, such as input.test_size"
+        )
+    return LoadedDetector(detector, preset, loaded.classes, loaded.metadata, loaded.report)

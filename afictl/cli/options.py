@@ -81,6 +81,7 @@ Interpolator = Annotated[
         help="Kind (nearest, bilinear, ..., afi), a run of pretrain, or a file with an interpolator in it.",
     ),
 ]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first images.")]
 Output = Annotated[Path | None, typer.Option("--output", callback=output_folder, help="Folder to write to.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a preset key, e.g. train.lr=0.01. Repeatable.")

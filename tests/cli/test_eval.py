@@ -136,11 +136,11 @@ def test_another_ones_classes_are_told_before_the_first_is_evaluated(untrained_r
     [
         ([], "either --weights RUN or --predictions FILE"),
         (["--weights", "RUN", "--evaluator", "coco"], "choose hotcoco or pycocotools"),
-        (["--weights", "RUN", "--set", "neck.channels=32"], "do not fit any more"),
+        (["--weights", "RUN", "--set", "neck.channels=32"], "neck.channels=32: the weights of .* do not fit"),
         (["--weights", "RUN", "--set", "input.test_sice=32"], "did you mean 'test_size'"),
         (["--weights", "nowhere"], "nowhere: no such file or folder"),
         (["--weights", "RUN", "--split", "test"], "test"),
-        (["--weights", "RUN", "--name", "net"], "--name has no effect here: .* so no submission"),
+        (["--weights", "RUN", "--name", "net"], "--name has no effect"),
         (["--predictions", "RUN", "--tta"], "--tta has no effect on --predictions"),
         (["--predictions", "RUN", "--batch-size", "1", "--devices", "auto"], "--batch-size, --devices have no effect"),
         (["--predictions", "RUN"], "is a folder; name the JSON file in it"),
