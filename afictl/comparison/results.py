@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from afictl.evaluation.metrics import KINDS
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -89,6 +91,12 @@ class Comparison:
     """The baseline first."""
     cost_basis: Mapping[str, Any] = field(default_factory=dict)
     """Everything that the costs of trained detectors depend on, as JSON values; equal values allow their reuse."""
+
+    @property
+    def kinds(self) -> list[str]:
+        """``box`` and ``mask``, where any method has a metric of it."""
+        measured = {key for method in self.methods for key, value in method.mean.items() if value is not None}
+        return [kind for kind in KINDS if any(key.startswith(f"{kind}/") for key in measured)]
 
     @property
     def has_two_seed_interval(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ def _known_prices(file: Path, basis: Mapping[str, Any]) -> dict[str, Cost]:
             return {}
         same = {name for name, digest in before["detectors"].items() if basis["detectors"].get(name) == digest}
         stored = {method["name"]: method["price"] for method in content["methods"] if method["name"] in same}
-        return {name: Cost(**{**price, "image_hw": tuple(price["image_hw"])}) for name, price in stored.items()}
+        names = [field.name for field in fields(Cost)]
+        values = {method: {name: price[name] for name in names} for method, price in stored.items()}
+        return {method: Cost(**value | {"image_hw": tuple(value["image_hw"])}) for method, value in values.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of another version
         return {}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from afictl.comparison.analysis.comparison_files import mean_training_seconds
+from afictl.comparison.analysis.cost_columns import COST_COLUMNS
 from afictl.comparison.report.paths import nearby
 from afictl.comparison.report.plots import MINUS
 from afictl.comparison.results import Comparison, Cost, Difference, MethodResult
@@ -178,7 +178,7 @@ def _price(method: MethodResult) -> list[Entry]:
         )
         for _, _, unit, digits, word, whole, part in _COSTS
     ]
-    seconds = mean_training_seconds(method)
+    seconds = COST_COLUMNS[-1].getter(method)
     return [*entries, NONE if seconds is None else Entry(f"{seconds / 60:.1f}", key=seconds)]
 
 
