@@ -1,4 +1,4 @@
-"""Anchors as detectron2 places them.
+"""Anchors at the positions of detectron2.
 
 Legend: A anchors a position, Hi x Wi the map of level i. Boxes are (x1, y1, x2, y2) in pixels of the batch.
 """
@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 
 
 class FixedStrideAnchors(AnchorGenerator):
-    """Some sizes a level, each in every ratio, centred on multiples of the level's stride.
+    """Anchors of one or more sizes a level, each in every ratio, centred on multiples of the level's stride.
 
     Differs from torchvision in three things that detectron2's weights depend on: cell anchors are not rounded
     (a 32 px anchor of ratio 0.5 is 45.25 x 22.63, not 46 x 22), strides are given, not ``image // map`` (which
@@ -50,7 +50,7 @@ class FixedStrideAnchors(AnchorGenerator):
         """The anchors of each of the ``maps`` (N, C, Hi, Wi), (Hi * Wi * A, 4), position-major."""
         # float32 also for half-precision maps: bfloat16 resolves no pixel beyond 256.
         self.set_cell_anchors(torch.float32, maps[0].device)
-        sizes = [list(each.shape[-2:]) for each in maps]
+        sizes = [list(value.shape[-2:]) for value in maps]
         return self.grid_anchors(sizes, [[stride, stride] for stride in self.strides])
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:

@@ -5,42 +5,42 @@ Legend: R regions of a batch, K classes without background. Label 0 is backgroun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou, clip_boxes_to_image
 
-from afictl.detectors.faster_rcnn import POOLED, region_strides
+from afictl.detectors.faster_rcnn import POOLED_SIZE, region_strides
+from afictl.detectors.head import FeatureMaps, Losses, Target
 from afictl.detectors.mask_rcnn import build_mask_branch
 from afictl.detectors.rcnn import RCNNHead
 from afictl.detectors.region_layers import AlignedRoIPool, BoxPredictor, build_box_head
-from afictl.detectors.roi_heads import RegionHeads, Samples, box_losses
+from afictl.detectors.roi_heads import RegionHeads, RegionSamples, box_losses
 from afictl.detectors.rpn import build_rpn, nonempty
-from afictl.detectors.targets import Target
 from afictl.presets import DetectorConfig
 
-_IOUS = (0.5, 0.6, 0.7)
-"""From which overlap with an object a region of each stage is that object."""
-_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
-"""Of the box deltas of each stage: later ones are smaller and count more."""
+_MIN_IOUS = (0.5, 0.6, 0.7)
+"""Lowest overlap with an object at which a region of each stage is that object."""
+_DELTA_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+"""Factors on the box deltas of each stage, which are smaller in later stages."""
 
 
 def build_cascade_rcnn_head(
     config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
 ) -> RCNNHead:
-    """Head for maps of ``channels`` channels at ``strides``; regions are cut from all levels but the last.
+    """Head for maps of ``channels`` channels at ``strides``; regions are pooled from all levels but the last.
 
     ``mask_branch`` are the mask modules of ``RegionHeads``, given by Cascade Mask R-CNN.
     """
     roi_heads = CascadeHeads(
-        AlignedRoIPool(region_strides(strides), POOLED),
+        AlignedRoIPool(region_strides(strides), POOLED_SIZE),
         nn.ModuleList(
-            build_box_head(channels, POOLED, config.fc_width, kind=config.box_head, norm=config.head_norm)
-            for _ in _IOUS
+            build_box_head(channels, POOLED_SIZE, config.fc_width, kind=config.box_head, norm=config.head_norm)
+            for _ in _MIN_IOUS
         ),
-        nn.ModuleList(BoxPredictor(config.fc_width, num_classes, class_agnostic=True) for _ in _IOUS),
+        nn.ModuleList(BoxPredictor(config.fc_width, num_classes, class_agnostic=True) for _ in _MIN_IOUS),
         roi_batch=config.roi_batch,
         score_threshold=config.score_threshold,
         nms_threshold=config.nms_threshold,
@@ -61,7 +61,7 @@ def build_cascade_mask_rcnn_head(
 class CascadeHeads(RegionHeads):
     """Three box heads in a row, as detectron2 trains and runs them.
 
-    The first stage trains on sampled regions; each later one on all boxes of the stage before it, matched anew
+    The first stage trains on sampled regions; each later one on all boxes of the stage before it, matched again
     with a higher overlap. Detections take the last stage's boxes and the mean of all stages' probabilities. The
     mask head trains on the objects among the first stage's regions and runs on the final boxes.
 
@@ -92,8 +92,8 @@ class CascadeHeads(RegionHeads):
             max_detections=max_detections,
             **mask_branch,
         )
-        self.matchers = [Matcher(iou, iou, allow_low_quality_matches=False) for iou in _IOUS]
-        self.box_coders = [BoxCoder(weights) for weights in _WEIGHTS]
+        self.matchers = [Matcher(iou, iou, allow_low_quality_matches=False) for iou in _MIN_IOUS]
+        self.box_coders = [BoxCoder(weights) for weights in _DELTA_WEIGHTS]
 
     @property
     def box_stages(self) -> list[tuple[nn.Module, nn.Module]]:
@@ -101,55 +101,55 @@ class CascadeHeads(RegionHeads):
         return list(zip(self.box_head, self.box_predictor, strict=True))
 
     def classify(
-        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]], stage: int = 0
+        self, features: FeatureMaps, boxes: list[Tensor], image_shapes: list[tuple[int, int]], stage: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Class logits (R, 1 + K) and box deltas (R, 4) that ``stage`` gives to the regions ``boxes``."""
+        """Class logits (R, 1 + K) and box deltas (R, 4) of the regions ``boxes`` from ``stage``."""
         pooled = self.box_roi_pool(features, boxes, image_shapes)
         if pooled.requires_grad:
-            # All stages together pull at the maps as hard as one head would.
+            # The gradient of all stages together has the scale of that of one head.
             pooled.register_hook(lambda gradient: gradient / len(self.box_stages))
         head, predictor = self.box_stages[stage]
         return predictor(head(pooled))
 
     def match(self, boxes: Tensor, target: Target, stage: int) -> tuple[Tensor, Tensor]:
-        """Labels (R,) and wanted deltas (R, 4) of one image's ``boxes`` (R, 4) at the overlap of ``stage``."""
+        """Target labels (R,) and deltas (R, 4) of one image's ``boxes`` (R, 4) at the overlap of ``stage``."""
         objects, labels = target["boxes"].to(boxes.dtype), target["labels"]
         if not len(objects) or not len(boxes):
             return labels.new_zeros(len(boxes)), torch.zeros_like(boxes)
-        matched = self.matchers[stage](box_iou(objects, boxes))
-        nearest = matched.clamp(min=0)
-        wanted = self.box_coders[stage].encode_single(objects[nearest], boxes)
-        return labels[nearest].where(matched >= 0, 0), wanted
+        matches = self.matchers[stage](box_iou(objects, boxes))
+        nearest = matches.clamp(min=0)
+        deltas = self.box_coders[stage].encode_single(objects[nearest], boxes)
+        return labels[nearest].where(matches >= 0, 0), deltas
 
     def refine(
         self, boxes: list[Tensor], deltas: Tensor, image_shapes: list[tuple[int, int]], stage: int
     ) -> list[Tensor]:
-        """The boxes that ``stage`` makes of ``boxes``, clipped to their images, without a gradient."""
+        """The ``boxes`` moved by the ``deltas`` of ``stage`` and clipped to their images, without a gradient."""
         moved = self.box_coders[stage].decode_single(deltas.detach(), torch.cat(boxes))
-        parts = moved.split([len(box) for box in boxes])
-        return [clip_boxes_to_image(part, shape) for part, shape in zip(parts, image_shapes, strict=True)]
+        images = zip(moved.split([len(of_image) for of_image in boxes]), image_shapes, strict=True)
+        return [clip_boxes_to_image(of_image, shape) for of_image, shape in images]
 
     def _box_losses(
         self,
-        features: dict[str, Tensor],
-        samples: Samples,
+        features: FeatureMaps,
+        samples: RegionSamples,
         image_shapes: list[tuple[int, int]],
-        targets: list[Target],
-    ) -> dict[str, Tensor]:
+        targets: Sequence[Target],
+    ) -> Losses:
         boxes, losses = samples.boxes, {}
         matches = list(zip(samples.labels, samples.deltas, strict=True))
         for stage in range(len(self.box_stages)):
             logits, deltas = self.classify(features, boxes, image_shapes, stage)
-            labels, wanted = (torch.cat(each) for each in zip(*matches, strict=True))
-            found = box_losses(logits, deltas, labels, wanted)
-            losses.update({f"{name}_{stage + 1}": value for name, value in found.items()})
+            labels, target_deltas = (torch.cat(of_images) for of_images in zip(*matches, strict=True))
+            of_stage = box_losses(logits, deltas, labels, target_deltas)
+            losses.update({f"{name}_{stage + 1}": value for name, value in of_stage.items()})
             if stage + 1 < len(self.box_stages):
                 boxes = [box[nonempty(box)] for box in self.refine(boxes, deltas, image_shapes, stage)]
                 matches = [self.match(box, target, stage + 1) for box, target in zip(boxes, targets, strict=True)]
         return losses
 
     def _score(
-        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+        self, features: FeatureMaps, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         boxes, scores = proposals, []
         for stage in range(len(self.box_stages)):

@@ -15,35 +15,35 @@ from torchvision.ops import box_area, box_iou
 
 from afictl.detectors.fcos import FCOSHead, build_fcos_head
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
-from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss, visible_shares
-from afictl.detectors.masks import mask_loss, mask_targets
+from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss, visible_fractions
+from afictl.detectors.masks import mask_loss, mask_targets, select_class
 from afictl.detectors.rcnn import mask_part
 from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
 from afictl.presets import DetectorConfig
 
-_POOLED = 14
-_LEVELS = 3
-_PROPOSALS = 100
-_OBJECT_IOU = 0.5
-_OBJECT_SHARE = 0.25
+_POOLED_SIZE = 14
+_NUM_LEVELS = 3
+_MAX_PROPOSALS = 100
+_MIN_IOU = 0.5
+_OBJECT_FRACTION = 0.25
 
 
 class RelativeRoIPool(AlignedRoIPool):
-    """Cut a region out of the level that fits its share of the image (the paper's equation 2).
+    """Pool each region from the level that fits its fraction of the image (the paper's equation 2).
 
-    The coarsest level serves regions of more than half the image, the next those of more than a quarter, and so on;
-    the finest serves all that are smaller.
+    The coarsest level has regions of more than half the image, the next those of more than a quarter, and so on;
+    the finest has all that are smaller.
     """
 
     def levels(self, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Position of each region's level, int64 (R,): ceil(last - log2(image area / region area))."""
+        """Index of each region's level, int64 (R,): ceil(last - log2(image area / region area))."""
         last = len(self.scales) - 1
-        shares = [box_area(box) / (height * width) for box, (height, width) in zip(boxes, image_shapes, strict=True)]
-        return (last + torch.cat(shares).log2()).ceil().clamp(0, last).long()
+        fractions = [box_area(box) / (height * width) for box, (height, width) in zip(boxes, image_shapes, strict=True)]
+        return (last + torch.cat(fractions).log2()).ceil().clamp(0, last).long()
 
 
 class SpatialAttention(nn.Module):
-    """Multiply each position by a weight in 0..1, which mean and maximum over the channels decide."""
+    """Multiply each position by a weight in 0..1, computed from mean and maximum over the channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class SpatialAttention(nn.Module):
 
 
 class CenterMaskHead(nn.Module):
-    """FCOS, and on the regions that it finds a mask branch and the scoring of its masks.
+    """FCOS, and on the regions that it detects a mask branch and the scoring of its masks.
 
     Args:
-        fcos: finds the regions.
+        fcos: detects the regions.
         channels: of the pyramid.
-        strides: pixels a position of each level that regions are cut from.
-        roi_batch: regions sampled an image, a quarter of which may be objects to learn masks on.
+        strides: pixels a position of each level that regions are pooled from.
+        roi_batch: regions sampled an image, of which up to a quarter are objects and train masks.
         mask_width: channels of the convolutions of the mask and scoring heads.
         fc_width: hidden layers of the scoring head.
         head_norm: after the convolutions of the mask head.
@@ -88,18 +88,18 @@ class CenterMaskHead(nn.Module):
     ) -> None:
         super().__init__()
         self.fcos = fcos
-        self.pool = RelativeRoIPool(strides, _POOLED)
+        self.pool = RelativeRoIPool(strides, _POOLED_SIZE)
         self.mask_head = nn.Sequential(build_mask_head(channels, mask_width, norm=head_norm), SpatialAttention())
         self.mask_predictor = MaskPredictor(mask_width, fcos.num_classes)
-        self.mask_scorer = MaskScorer(channels, _POOLED, mask_width, fc_width, fcos.num_classes)
-        self.regions_train = int(roi_batch * _OBJECT_SHARE)
+        self.mask_scorer = MaskScorer(channels, _POOLED_SIZE, mask_width, fc_width, fcos.num_classes)
+        self.regions_train = int(roi_batch * _OBJECT_FRACTION)
         self.regions_test = fcos.max_detections
 
     def losses(self, batch: ImageBatch, features: FeatureMaps, targets: Sequence[Target]) -> Losses:
         """Losses of FCOS, and of masks and their scores on regions that it detects."""
         outputs = self.fcos.outputs(features)
         with torch.no_grad():
-            proposals = self.fcos.select_detections(outputs, batch.sizes, limit=_PROPOSALS)
+            proposals = self.fcos.select_detections(outputs, batch.sizes, limit=_MAX_PROPOSALS)
             regions = [self._regions(*pair) for pair in zip(proposals, targets, strict=True)]
         losses = self.fcos.compute_losses(outputs, targets)
         return {**losses, **self._mask_losses(features, regions, targets, batch.sizes)}
@@ -108,19 +108,19 @@ class CenterMaskHead(nn.Module):
         """Detections of FCOS."""
         return self.fcos.detect(batch, features)
 
-    def _regions(self, found: dict[str, Tensor], target: Target) -> tuple[Tensor, Tensor]:
-        """An image's boxes to learn masks on, (r, 4), and the object of each, (r,).
+    def _regions(self, proposals: Detections, target: Target) -> tuple[Tensor, Tensor]:
+        """An image's boxes for training masks, (r, 4), and the object of each, (r,).
 
-        Those of a sample of which a quarter may be objects, as a box head needs it; the rest teaches no mask.
+        They are the objects of a sample like that of a box head, of which up to a quarter are objects.
         """
-        objects = target["boxes"].to(found["boxes"])
+        objects = target["boxes"].to(proposals["boxes"])
         if not len(objects):
             return objects, target["labels"]
-        boxes = torch.cat((found["boxes"], objects))
-        overlap, matched = box_iou(objects, boxes).max(dim=0)
-        good = torch.where(overlap >= _OBJECT_IOU)[0]
-        chosen = good[torch.randperm(len(good), device=good.device)[: self.regions_train]]
-        return boxes[chosen], matched[chosen]
+        boxes = torch.cat((proposals["boxes"], objects))
+        overlap, matches = box_iou(objects, boxes).max(dim=0)
+        indices = torch.where(overlap >= _MIN_IOU)[0]
+        sample = indices[torch.randperm(len(indices), device=indices.device)[: self.regions_train]]
+        return boxes[sample], matches[sample]
 
     def _mask_losses(
         self,
@@ -129,29 +129,29 @@ class CenterMaskHead(nn.Module):
         targets: Sequence[Target],
         sizes: list[tuple[int, int]],
     ) -> Losses:
-        labels = torch.cat([target["labels"][matched] for (_, matched), target in zip(regions, targets, strict=True)])
+        labels = torch.cat([target["labels"][matches] for (_, matches), target in zip(regions, targets, strict=True)])
         pooled = self.pool(features, [boxes for boxes, _ in regions], sizes)
         logits = self.mask_predictor(self.mask_head(pooled))
         pairs = [(target["masks"], *region) for region, target in zip(regions, targets, strict=True)]
-        wanted = torch.cat([mask_targets(*pair, logits.shape[-1]) for pair in pairs])
-        shares = torch.cat([visible_shares(*pair) for pair in pairs])
-        own = _of_class(logits, labels)
-        scores = _of_class(self.mask_scorer(pooled, own.sigmoid()), labels)
+        masks = torch.cat([mask_targets(*pair, logits.shape[-1]) for pair in pairs])
+        fractions = torch.cat([visible_fractions(*pair) for pair in pairs])
+        class_logits = select_class(logits, labels)
+        scores = select_class(self.mask_scorer(pooled, class_logits.sigmoid()), labels)
         return {
-            "loss_mask": mask_loss(logits, labels, wanted),
-            "loss_mask_iou": mask_score_loss(scores, mask_ious(own > 0, wanted, shares)),
+            "loss_mask": mask_loss(logits, labels, masks),
+            "loss_mask_iou": mask_score_loss(scores, mask_ious(class_logits > 0, masks, fractions)),
         }
 
     def segment(self, batch: ImageBatch, features: FeatureMaps, detections: Sequence[Detections]) -> list[Detections]:
         """The detections with ``mask_probs`` (n, M, M) and ``mask_scores`` (n,).
 
-        A mask's score is the box's times the IoU that the mask seems to have.
+        The score of a mask is the score of its box times the predicted IoU of the mask.
         """
         boxes = [detection["boxes"] for detection in detections]
         labels = torch.cat([detection["labels"] for detection in detections])
         pooled = self.pool(features, boxes, batch.sizes)
-        probs = _of_class(self.mask_predictor(self.mask_head(pooled)), labels).sigmoid()
-        ious = _of_class(self.mask_scorer(pooled, probs), labels).clamp(0, 1)
+        probs = select_class(self.mask_predictor(self.mask_head(pooled)), labels).sigmoid()
+        ious = select_class(self.mask_scorer(pooled, probs), labels).clamp(0, 1)
         counts = [len(box) for box in boxes]
         return [
             {**detection, "mask_probs": prob, "mask_scores": detection["scores"] * iou}
@@ -165,12 +165,12 @@ class CenterMaskHead(nn.Module):
     def parts(self, features: FeatureMaps) -> list[HeadPart]:
         """The parts of FCOS, then masks and their scores for the largest number of detections."""
         first = next(iter(features.values()))
-        shape = (self.regions_test, first.shape[1], _POOLED, _POOLED)
-        probs = (self.regions_test, 2 * _POOLED, 2 * _POOLED)
+        shape = (self.regions_test, first.shape[1], _POOLED_SIZE, _POOLED_SIZE)
+        probs = (self.regions_test, 2 * _POOLED_SIZE, 2 * _POOLED_SIZE)
         mask_head = nn.Sequential(self.mask_head, self.mask_predictor)
         return [
             *self.fcos.parts(features),
-            mask_part(mask_head, mask_head, first, self.regions_test, (_POOLED, _POOLED)),
+            mask_part(mask_head, mask_head, first, self.regions_test, (_POOLED_SIZE, _POOLED_SIZE)),
             HeadPart(
                 "mask scoring",
                 f"{self.regions_test} regions",
@@ -183,19 +183,14 @@ class CenterMaskHead(nn.Module):
 def build_centermask_head(
     config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> CenterMaskHead:
-    """Head for maps of ``channels`` channels at ``strides``; masks are cut from the three finest levels."""
+    """Head for maps of ``channels`` channels at ``strides``; masks are pooled from the three finest levels."""
     fcos = build_fcos_head(config, channels, strides, num_classes)
     return CenterMaskHead(
         fcos,
         channels,
-        dict(islice(strides.items(), _LEVELS)),
+        dict(islice(strides.items(), _NUM_LEVELS)),
         roi_batch=config.roi_batch,
         mask_width=config.mask_width,
         fc_width=config.fc_width,
         head_norm=config.head_norm,
     )
-
-
-def _of_class(values: Tensor, labels: Tensor) -> Tensor:
-    """Of values (R, K, ...) those of each region's class ``labels`` (R,) in 1..K."""
-    return values[torch.arange(len(labels), device=labels.device), labels - 1]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from afictl.backbones.detectron2_names import resnet_key
 from afictl.detectors.class_logits import anchor_logits, matching_logits, region_logits
-from afictl.detectors.dense import flat
+from afictl.detectors.dense import flatten_map
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.detectors.rcnn import box_part, mask_part, rpn_part
 from afictl.detectors.views import BackboneView, NeckView, full_precision
@@ -225,7 +225,7 @@ class Detectron2DenseHead(_Detectron2Head):
         logits, _ = self._model.head(maps)
         levels = {}
         for level, value, anchors in zip(names, logits, self._model.anchor_generator(maps), strict=True):
-            column = flat(value, self._num_classes)[0, :, label - 1]
+            column = flatten_map(value, self._num_classes)[0, :, label - 1]
             levels[level] = anchor_logits(column, anchors.tensor, box)
         return matching_logits(levels)
 

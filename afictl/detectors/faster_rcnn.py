@@ -12,20 +12,20 @@ from afictl.detectors.roi_heads import RegionHeads
 from afictl.detectors.rpn import build_rpn
 from afictl.presets import DetectorConfig
 
-POOLED = 7
-"""Side of the grid that a region is pooled to for its class and box."""
+POOLED_SIZE = 7
+"""Height and width of a region that is pooled for its class and box."""
 
 
 def build_faster_rcnn_head(
     config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
 ) -> RCNNHead:
-    """Head for maps of ``channels`` channels at ``strides``; regions are cut from all levels but the last.
+    """Head for maps of ``channels`` channels at ``strides``; regions are pooled from all levels but the last.
 
     ``mask_branch`` are the mask modules of ``RegionHeads``, given by Mask R-CNN.
     """
     roi_heads = RegionHeads(
-        AlignedRoIPool(region_strides(strides), POOLED),
-        build_box_head(channels, POOLED, config.fc_width, kind=config.box_head, norm=config.head_norm),
+        AlignedRoIPool(region_strides(strides), POOLED_SIZE),
+        build_box_head(channels, POOLED_SIZE, config.fc_width, kind=config.box_head, norm=config.head_norm),
         BoxPredictor(config.fc_width, num_classes),
         roi_batch=config.roi_batch,
         score_threshold=config.score_threshold,
@@ -37,5 +37,5 @@ def build_faster_rcnn_head(
 
 
 def region_strides(strides: Mapping[str, int]) -> dict[str, int]:
-    """The levels that regions are cut from: the coarsest serves proposals only."""
+    """The levels that regions are pooled from: all but the coarsest, which has proposals only."""
     return dict(list(strides.items())[:-1])

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from afictl.detectors.class_logits import matching_logits, point_logits
 from afictl.detectors.dense import (
     Candidates,
-    best,
-    class_loss,
-    flat,
-    initialise,
+    conv_tower,
+    flatten_levels,
+    flatten_map,
+    focal_loss,
+    initialise_head,
     suppress,
-    tower,
+    top_scores,
 )
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.detectors.points import Points, assign, centerness, giou_loss, sides_to_boxes
@@ -30,8 +31,8 @@ from afictl.distributed import all_reduce_mean
 from afictl.presets import DetectorConfig
 
 
-class DenseOutputs(NamedTuple):
-    """What the head says at every point, a float32 map for each level."""
+class PointOutputs(NamedTuple):
+    """Outputs at every point, a float32 map for each level."""
 
     logits: list[Tensor]
     """(N, K, h, w) class logits."""
@@ -63,7 +64,7 @@ class FCOSHead(nn.Module):
         channels: of every level.
         strides: pixels a position of each level that is read.
         num_classes: K.
-        size_ranges: up to how many pixels from a point to the farthest side of its box each level but the last serves.
+        size_ranges: of each level but the last, the largest distance in pixels from a point to a side of its box.
         level_scales: whether each level has a learned factor on its distances.
         candidates: points of a level that enter suppression, at most.
         score_threshold: lowest class score of a detection.
@@ -90,12 +91,12 @@ class FCOSHead(nn.Module):
         self.num_classes, self.strides, self.size_ranges = num_classes, dict(strides), tuple(size_ranges)
         self.candidates, self.score_threshold = candidates, score_threshold
         self.nms_threshold, self.max_detections = nms_threshold, max_detections
-        self.class_tower = tower(channels, group_norm=True)
-        self.box_tower = tower(channels, group_norm=True)
+        self.class_tower = conv_tower(channels, group_norm=True)
+        self.box_tower = conv_tower(channels, group_norm=True)
         self.class_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.box_distances = nn.Conv2d(channels, 4, 3, padding=1)
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
-        initialise(self.children(), self.class_logits)
+        initialise_head(self.children(), self.class_logits)
         self.scales = nn.ParameterDict({level: torch.ones(1) for level in strides if level_scales})
 
     def losses(self, batch: ImageBatch, features: FeatureMaps, targets: Sequence[Target]) -> Losses:
@@ -106,10 +107,10 @@ class FCOSHead(nn.Module):
         """Detections of the outputs for ``features``, see ``select_detections``."""
         return self.select_detections(self.outputs(features), batch.sizes)
 
-    def outputs(self, features: FeatureMaps) -> DenseOutputs:
+    def outputs(self, features: FeatureMaps) -> PointOutputs:
         """Class logits, distances and centerness logits of all levels."""
         distances, centers = self._boxes(features)
-        return DenseOutputs(self._classes(features), distances, centers)
+        return PointOutputs(self._classes(features), distances, centers)
 
     def _classes(self, features: FeatureMaps) -> list[Tensor]:
         return [self.class_logits(self.class_tower(features[level])).float() for level in self.strides]
@@ -124,37 +125,36 @@ class FCOSHead(nn.Module):
         return distances, centers
 
     def points(self, maps: Sequence[Tensor]) -> list[Points]:
-        """The points of each level's map (N, C, h, w), and the sizes of object that they serve."""
+        """The points of each level's map (N, C, h, w)."""
         bounds = (0.0, *self.size_ranges, float("inf"))
         levels = zip(maps, self.strides.values(), bounds[:-1], bounds[1:], strict=True)
         return [Points.of_map(*level) for level in levels]
 
-    def compute_losses(self, outputs: DenseOutputs, targets: Sequence[Target]) -> Losses:
+    def compute_losses(self, outputs: PointOutputs, targets: Sequence[Target]) -> Losses:
         """Focal loss of all points; GIoU, weighted by centerness, and centerness of those on objects.
 
         Divided by the number of points on objects, the box loss by the sum of their centerness.
         """
         points = Points.join(self.points(outputs.logits))
         logits, distances, centers = (
-            torch.cat([flat(value, width) for value in maps], dim=1)
-            for maps, width in zip(outputs, (self.num_classes, 4, 1), strict=True)
+            flatten_levels(maps, width) for maps, width in zip(outputs, (self.num_classes, 4, 1), strict=True)
         )
-        assigned = [assign(points, target) for target in targets]
-        labels, wanted = (torch.stack(each) for each in zip(*assigned, strict=True))
+        assignments = [assign(points, target) for target in targets]
+        labels, sides = (torch.stack(of_images) for of_images in zip(*assignments, strict=True))
         positive = labels > 0
-        wanted = wanted[positive]
-        weight = centerness(wanted)
+        sides = sides[positive]
+        weight = centerness(sides)
         count = all_reduce_mean(positive.sum().float()).clamp(min=1)
         total = all_reduce_mean(weight.sum()).clamp(min=1e-6)
         center_loss = F.binary_cross_entropy_with_logits(centers[..., 0][positive], weight, reduction="sum")
         return {
-            "loss_classifier": class_loss(logits, labels) / count,
-            "loss_box_reg": (giou_loss(distances[positive], wanted) * weight).sum() / total,
+            "loss_classifier": focal_loss(logits, labels) / count,
+            "loss_box_reg": (giou_loss(distances[positive], sides) * weight).sum() / total,
             "loss_centerness": center_loss / count,
         }
 
     def select_detections(
-        self, outputs: DenseOutputs, sizes: Sequence[tuple[int, int]], limit: int | None = None
+        self, outputs: PointOutputs, sizes: Sequence[tuple[int, int]], limit: int | None = None
     ) -> list[Detections]:
         """For each image of height and width ``sizes`` its boxes, labels and scores, best first.
 
@@ -162,7 +162,7 @@ class FCOSHead(nn.Module):
         """
         points = self.points(outputs.logits)
         scores, distances, centers = (
-            [flat(value, width) for value in maps]
+            [flatten_map(value, width) for value in maps]
             for maps, width in zip(outputs, (self.num_classes, 4, 1), strict=True)
         )
         levels = list(zip(points, scores, distances, centers, strict=True))
@@ -177,20 +177,20 @@ class FCOSHead(nn.Module):
         ]
 
     def _candidates(self, points: Points, logits: Tensor, distances: Tensor, centers: Tensor) -> Candidates:
-        """The best of one image and level, from class logits (P, K), distances (P, 4) and centerness (P, 1)."""
+        """Candidates of one image and level, from class logits (P, K), distances (P, 4) and centerness (P, 1)."""
         scores = logits.sigmoid()
-        row, labels, product = best(scores * centers.sigmoid(), scores > self.score_threshold, self.candidates)
+        row, labels, product = top_scores(scores * centers.sigmoid(), scores > self.score_threshold, self.candidates)
         sides = distances[row] * points.strides[row, None]
         return Candidates(sides_to_boxes(points.xy[row], sides), labels, product.sqrt())
 
     def box_class_logits(self, batch: ImageBatch, features: FeatureMaps, box: Tensor, label: int) -> dict[str, Tensor]:
-        """The logits of class ``label`` at the points near the centre of ``box`` (4,), whatever size a level serves."""
+        """The logits of class ``label`` at the points near the centre of ``box`` (4,), on all levels."""
         logits, target = self._classes(features), {"boxes": box[None], "labels": box.new_ones(1).long()}
         levels = {}
         for level, value, points in zip(self.strides, logits, self.points(logits), strict=True):
             every_size = points._replace(low=torch.zeros_like(points.low), high=points.high + torch.inf)
             matches = assign(every_size, target)[0] > 0
-            column = flat(value, self.num_classes)[0, :, label - 1]
+            column = flatten_map(value, self.num_classes)[0, :, label - 1]
             levels[level] = point_logits(column, points.xy, matches, box)
         return matching_logits(levels)
 

@@ -11,7 +11,7 @@ from afictl.detectors.rcnn import RCNNHead
 from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
 from afictl.presets import DetectorConfig
 
-_POOLED = 14
+_POOLED_SIZE = 14
 
 
 def build_mask_rcnn_head(
@@ -27,7 +27,7 @@ def build_mask_branch(
 ) -> dict[str, nn.Module]:
     """The mask modules of ``RegionHeads``, by the name of its argument."""
     return {
-        "mask_roi_pool": AlignedRoIPool(region_strides(strides), _POOLED),
+        "mask_roi_pool": AlignedRoIPool(region_strides(strides), _POOLED_SIZE),
         "mask_head": build_mask_head(channels, config.mask_width, norm=config.head_norm),
         "mask_predictor": MaskPredictor(config.mask_width, num_classes),
     }

@@ -1,4 +1,4 @@
-"""Instance masks between a box's own square grid and the pixels of an image.
+"""Instance masks, between the square grid of a box and the pixels of an image.
 
 Legend: N instances, M x M the grid of a box (28 x 28), H x W the image. Boxes are (x1, y1, x2, y2) in pixels;
 the centre of pixel (row i, column j) is at (j + 0.5, i + 0.5).
@@ -18,13 +18,13 @@ _CHUNK_BYTES = 2**28
 
 
 def paste_masks(mask_probs: Tensor, boxes: Tensor, size_hw: tuple[int, int], threshold: float = 0.5) -> Tensor:
-    """All masks at once, bool (N, H, W).
+    """Masks of an image, bool (N, H, W).
 
     Args:
         mask_probs: (N, M, M) probabilities on each box's grid.
         boxes: (N, 4) pixels of the image to paste into; not rounded.
         size_hw: height and width of that image.
-        threshold: probability from which a pixel belongs to the instance.
+        threshold: lowest probability of a pixel of the instance.
     """
     pasted = torch.zeros((len(boxes), *size_hw), dtype=torch.bool, device=mask_probs.device)
     for image, probs, box in zip(pasted, mask_probs, boxes.tolist(), strict=True):
@@ -39,14 +39,14 @@ def iter_pasted_masks(
     paste: Callable[[Tensor, Tensor, tuple[int, int]], Tensor] = paste_masks,
     chunk_bytes: int = _CHUNK_BYTES,
 ) -> Iterator[Tensor]:
-    """Paste masks a few at a time, so that 100 instances of a large photograph need no gigabytes.
+    """Paste masks in chunks, so that 100 instances of a large photograph do not need gigabytes.
 
     Args:
         mask_probs: (N, M, M) probabilities on each box's grid.
         boxes: (N, 4) pixels of the image to paste into; not rounded.
         size_hw: height and width of that image.
-        paste: the detector's own method where it is not this function.
-        chunk_bytes: most memory of one answer.
+        paste: the detector's method ``paste_masks``.
+        chunk_bytes: largest size of a chunk.
 
     Yields:
         bool (n, H, W), in order; every chunk but the last has the same n >= 1.
@@ -54,14 +54,14 @@ def iter_pasted_masks(
     height, width = size_hw
     step = max(1, chunk_bytes // max(1, height * width))
     for start in range(0, len(boxes), step):
-        part = slice(start, start + step)
-        yield paste(mask_probs[part], boxes[part], size_hw)
+        chunk = slice(start, start + step)
+        yield paste(mask_probs[chunk], boxes[chunk], size_hw)
 
 
 def _paste_into(image: Tensor, probs: Tensor, box: list[float], threshold: float) -> None:
-    """Sample ``probs`` (M, M) at the centre of every pixel that the exact ``box`` can reach.
+    """Sample ``probs`` (M, M) at the centre of every pixel in the exact ``box`` and half a cell around it.
 
-    detectron2's recipe: bilinear with zeros around the grid. torchvision grows the box and rounds it to whole
+    As in detectron2: bilinear with zeros around the grid. torchvision grows the box and rounds it to whole
     pixels instead, which costs mask AP.
     """
     # The grid fades to zero within half a cell outside the box.
@@ -90,15 +90,15 @@ def _grid_positions(pixels: range, low: float, high: float, device: torch.device
     return (centres - low) / (high - low) * 2 - 1
 
 
-def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, size: int) -> Tensor:
-    """What the mask branch should answer: each box's object, cut out and shrunk to its grid.
+def mask_targets(masks: Tensor, boxes: Tensor, matches: Tensor, size: int) -> Tensor:
+    """Targets of a mask branch: the object of each box, cropped to the box and resized to its grid.
 
     Aligned RoIAlign of the bitmap, at least half covered: detectron2's rule for bitmap ground truth.
 
     Args:
         masks: (G, H, W) bitmaps of the image's objects, 0 or 1, any dtype.
         boxes: (N, 4) pixels.
-        matched: (N,) int64, the object of each box.
+        matches: (N,) int64, index of the object of each box.
         size: M of the grid.
 
     Returns:
@@ -106,16 +106,16 @@ def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, size: int) -> Te
     """
     targets = boxes.new_zeros((len(boxes), size, size))
     # One object at a time: bitmaps of a crowded photograph as float32 would take half a gigabyte.
-    for index in matched.unique().tolist():
-        mine = matched == index
+    for index in matches.unique().tolist():
+        of_object = matches == index
         bitmap = masks[index].to(torch.float32)[None, None]
-        shrunk = roi_align(bitmap, [boxes[mine].float()], size, sampling_ratio=0, aligned=True)
-        targets[mine] = (shrunk[:, 0] >= 0.5).to(targets.dtype)
+        resized = roi_align(bitmap, [boxes[of_object].float()], size, sampling_ratio=0, aligned=True)
+        targets[of_object] = (resized[:, 0] >= 0.5).to(targets.dtype)
     return targets
 
 
 def mask_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy of each instance's own class; zero, with a gradient, when there is none.
+    """Mean binary cross-entropy at the class of each instance; zero, with a gradient, without instances.
 
     Args:
         logits: (N, K, M, M).
@@ -124,5 +124,9 @@ def mask_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """
     if not len(labels):
         return logits.float().sum() * 0
-    own = logits[torch.arange(len(labels), device=logits.device), labels - 1]
-    return F.binary_cross_entropy_with_logits(own.float(), targets.float())
+    return F.binary_cross_entropy_with_logits(select_class(logits, labels).float(), targets.float())
+
+
+def select_class(values: Tensor, labels: Tensor) -> Tensor:
+    """Of ``values`` (N, K, ...) those of the class of each instance, ``labels`` (N,) in 1..K."""
+    return values[torch.arange(len(labels), device=values.device), labels - 1]

@@ -1,4 +1,4 @@
-"""Detection on whole photographs: resize as the preset says, detect, and answer in the original pixels."""
+"""Detection on photographs: resize as in the preset, detect, and map the boxes to the original pixels."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torchvision.ops import clip_boxes_to_image
 
 from afictl.data.transforms import move_boxes, resize_for
 from afictl.detectors.detector import Detector
+from afictl.detectors.head import Detections
 
 
 @torch.no_grad()
-def predict(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+def predict(detector: Detector, images: Sequence[Tensor]) -> list[Detections]:
     """Detect in ``images`` of any sizes, all in one batch; the detector is put into eval mode.
 
     Args:
@@ -26,19 +27,19 @@ def predict(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tens
     """
     detector.eval()
     resized = [resize_for(detector.input, image) for image in images]
-    answers = []
-    for image, seen, detection in zip(images, resized, detector.detect(resized), strict=True):
+    predictions = []
+    for image, small, detections in zip(images, resized, detector.detect(resized), strict=True):
         size = (image.shape[1], image.shape[2])
-        answer = to_original(detection, (seen.shape[1], seen.shape[2]), size)
-        if "mask_probs" in answer:
-            answer["masks"] = detector.paste_masks(answer.pop("mask_probs"), answer["boxes"], size)
-        answers.append(answer)
-    return answers
+        prediction = to_original(detections, (small.shape[1], small.shape[2]), size)
+        if "mask_probs" in prediction:
+            prediction["masks"] = detector.paste_masks(prediction.pop("mask_probs"), prediction["boxes"], size)
+        predictions.append(prediction)
+    return predictions
 
 
-def to_original(detection: dict[str, Tensor], from_hw: tuple[int, int], to_hw: tuple[int, int]) -> dict[str, Tensor]:
-    """A detection on an image of ``from_hw``, with its ``boxes`` moved to the same image at ``to_hw`` pixels.
+def to_original(detections: Detections, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Detections:
+    """Detections on an image of ``from_hw``, with ``boxes`` moved to the same image at ``to_hw`` pixels.
 
-    ``mask_probs`` need no change: they lie on the boxes' own grids.
+    ``mask_probs`` need no change: they are on the grids of the boxes.
     """
-    return {**detection, "boxes": clip_boxes_to_image(move_boxes(detection["boxes"], from_hw, to_hw), to_hw)}
+    return {**detections, "boxes": clip_boxes_to_image(move_boxes(detections["boxes"], from_hw, to_hw), to_hw)}

@@ -1,4 +1,4 @@
-"""Layers on regions of interest: detectron2's pooling, and its hidden and last layers for classes, boxes and masks.
+"""Layers on regions of interest: detectron2's pooling, and its hidden and output layers for classes, boxes and masks.
 
 Legend: R regions of a batch, K classes without background, M x M the mask grid.
 """
@@ -18,7 +18,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 
 class AlignedRoIPool(MultiScaleRoIAlign):
-    """Cut regions out of the level that fits their size, (R, C, size, size).
+    """Pool each region from the level that fits its size, (R, C, size, size).
 
     detectron2's ROIAlignV2: aligned (no half-pixel shift), as many samples as a bin has pixels, and given
     scales; torchvision pools unaligned with 2 x 2 samples and guesses the scales from the image sizes.
@@ -38,15 +38,14 @@ class AlignedRoIPool(MultiScaleRoIAlign):
         first = x[self.featmap_names[0]]
         pooled = first.new_zeros((len(regions), first.shape[1], *self.output_size))
         for level, (name, scale) in enumerate(zip(self.featmap_names, self.scales, strict=True)):
-            here = torch.where(levels == level)[0]
+            indices = torch.where(levels == level)[0]
             # RoIAlign computes in float32: positions in a half-precision map would be off by pixels.
-            cut = roi_align(x[name].float(), regions[here], self.output_size, scale, aligned=True)
-            pooled[here] = cut.to(pooled.dtype)
+            of_level = roi_align(x[name].float(), regions[indices], self.output_size, scale, aligned=True)
+            pooled[indices] = of_level.to(pooled.dtype)
         return pooled
 
     def levels(self, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Position of the level that fits each region, (R,); by its size in pixels."""
-        del image_shapes  # other rules look at them
+        """Index of the level of each region, (R,), by its size in pixels; ``image_shapes`` are unused."""
         return self.map_levels(boxes)
 
 

@@ -18,23 +18,24 @@ from afictl.detectors.anchors import FixedStrideAnchors
 from afictl.detectors.class_logits import anchor_logits, matching_logits
 from afictl.detectors.dense import (
     Candidates,
-    best,
-    class_loss,
-    flat,
-    initialise,
+    conv_tower,
+    flatten_levels,
+    flatten_map,
+    focal_loss,
+    initialise_head,
     suppress,
-    tower,
+    top_scores,
 )
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.distributed import all_reduce_mean
 from afictl.presets import DetectorConfig
 
 _MOMENTUM = 0.9
-"""Of the running mean of positives that losses are divided by."""
+"""Of the running mean of the number of positive anchors, by which losses are divided."""
 
 
 class AnchorOutputs(NamedTuple):
-    """What the head says at every anchor, a float32 map for each level."""
+    """Outputs at every anchor, a float32 map for each level."""
 
     logits: list[Tensor]
     """(N, A * K, h, w) class logits."""
@@ -97,14 +98,14 @@ class RetinaNetHead(nn.Module):
         self.nms_threshold, self.max_detections = nms_threshold, max_detections
         self.anchors = FixedStrideAnchors(anchor_sizes, anchor_ratios, list(strides.values()), anchors_per_octave)
         per_position = self.anchors.num_anchors_per_location()[0]
-        self.class_tower = tower(channels)
-        self.box_tower = tower(channels)
+        self.class_tower = conv_tower(channels)
+        self.box_tower = conv_tower(channels)
         self.class_logits = nn.Conv2d(channels, per_position * num_classes, 3, padding=1)
         self.box_deltas = nn.Conv2d(channels, per_position * 4, 3, padding=1)
-        initialise(self.children(), self.class_logits)
+        initialise_head(self.children(), self.class_logits)
         self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
         self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
-        # Saved with the weights: a resumed run divides by the same.
+        # Saved with the weights, so that a resumed run divides by the same mean.
         self.register_buffer("normalizer", torch.tensor(100.0))
 
     def losses(self, batch: ImageBatch, features: FeatureMaps, targets: Sequence[Target]) -> Losses:
@@ -130,16 +131,16 @@ class RetinaNetHead(nn.Module):
 
         Both are sums, divided by a running mean of the number of positive anchors.
         """
-        logits = torch.cat([flat(value, self.num_classes) for value in outputs.logits], dim=1)
-        deltas = torch.cat([flat(value, 4) for value in outputs.deltas], dim=1)
+        logits = flatten_levels(outputs.logits, self.num_classes)
+        deltas = flatten_levels(outputs.deltas, 4)
         anchors = torch.cat(self.anchors.levels(outputs.logits))
         matches = torch.stack([self._match(anchors, target["boxes"]) for target in targets])
         positive = matches >= 0
         labels = torch.stack([_labels(*pair) for pair in zip(matches, targets, strict=True)])
         divisor = self._update_normalizer(positive.sum())
-        wanted = torch.cat([self._wanted(anchors, *pair) for pair in zip(matches, targets, strict=True)])
-        box_loss = F.l1_loss(deltas[positive], wanted, reduction="sum")
-        return {"loss_classifier": class_loss(logits, labels) / divisor, "loss_box_reg": box_loss / divisor}
+        target_deltas = torch.cat([self._deltas(anchors, *pair) for pair in zip(matches, targets, strict=True)])
+        box_loss = F.l1_loss(deltas[positive], target_deltas, reduction="sum")
+        return {"loss_classifier": focal_loss(logits, labels) / divisor, "loss_box_reg": box_loss / divisor}
 
     def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         """The object of each anchor, (P,) int64; -1 is background, -2 neither."""
@@ -147,8 +148,8 @@ class RetinaNetHead(nn.Module):
             return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
         return self.matcher(box_iou(boxes, anchors))
 
-    def _wanted(self, anchors: Tensor, matches: Tensor, target: Target) -> Tensor:
-        """The deltas of an image's positive anchors."""
+    def _deltas(self, anchors: Tensor, matches: Tensor, target: Target) -> Tensor:
+        """Target deltas (n, 4) of an image's positive anchors."""
         positive = matches >= 0
         return self.box_coder.encode_single(target["boxes"][matches[positive]].float(), anchors[positive])
 
@@ -162,8 +163,8 @@ class RetinaNetHead(nn.Module):
     def select_detections(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """For each image of height and width ``sizes`` its boxes, labels and scores, best first."""
         anchors = self.anchors.levels(outputs.logits)
-        scores = [flat(value, self.num_classes).sigmoid() for value in outputs.logits]
-        deltas = [flat(value, 4) for value in outputs.deltas]
+        scores = [flatten_map(value, self.num_classes).sigmoid() for value in outputs.logits]
+        deltas = [flatten_map(value, 4) for value in outputs.deltas]
         return [
             suppress(
                 [self._candidates(a, s[i], d[i]) for a, s, d in zip(anchors, scores, deltas, strict=True)],
@@ -175,8 +176,8 @@ class RetinaNetHead(nn.Module):
         ]
 
     def _candidates(self, anchors: Tensor, scores: Tensor, deltas: Tensor) -> Candidates:
-        """The best of one image and level, from anchors (P, 4), scores (P, K) and deltas (P, 4)."""
-        row, labels, scores = best(scores, scores > self.score_threshold, self.candidates)
+        """Candidates of one image and level, from anchors (P, 4), scores (P, K) and deltas (P, 4)."""
+        row, labels, scores = top_scores(scores, scores > self.score_threshold, self.candidates)
         return Candidates(self.box_coder.decode_single(deltas[row], anchors[row]), labels, scores)
 
     def box_class_logits(self, batch: ImageBatch, features: FeatureMaps, box: Tensor, label: int) -> dict[str, Tensor]:
@@ -184,7 +185,7 @@ class RetinaNetHead(nn.Module):
         logits = self._classes(features)
         levels = {}
         for level, value, anchors in zip(self.levels, logits, self.anchors.levels(logits), strict=True):
-            levels[level] = anchor_logits(flat(value, self.num_classes)[0, :, label - 1], anchors, box)
+            levels[level] = anchor_logits(flatten_map(value, self.num_classes)[0, :, label - 1], anchors, box)
         return matching_logits(levels)
 
     def parts(self, features: FeatureMaps) -> list[HeadPart]:
@@ -197,7 +198,7 @@ class RetinaNetHead(nn.Module):
 
 
 def _labels(matches: Tensor, target: Target) -> Tensor:
-    """Labels (P,) of an image's anchors: 1..K, 0 for background, -1 to be left out."""
+    """Labels (P,) of an image's anchors: 1..K, 0 for background, -1 for no loss."""
     labels = matches + 1
     positive = matches >= 0
     labels[positive] = target["labels"][matches[positive]]

@@ -14,12 +14,13 @@ from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from afictl.detectors.masks import mask_loss, mask_targets
+from afictl.detectors.head import Detections, FeatureMaps, Losses, Target
+from afictl.detectors.masks import mask_loss, mask_targets, select_class
 from afictl.detectors.region_layers import AlignedRoIPool
 from afictl.detectors.rpn import nonempty
 
 
-def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, target_deltas: Tensor) -> Losses:
     """Cross-entropy of the classes and L1 of the objects' boxes, both divided by the number of regions.
 
     detectron2's box loss is L1, torchvision's smooth L1 with beta 1/9.
@@ -28,25 +29,25 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -
         logits: (R, 1 + K).
         deltas: (R, 4K), or (R, 4) where all classes share a box.
         labels: (R,) int64 in 0..K.
-        wanted: (R, 4) encoded ground truth.
+        target_deltas: (R, 4) encoded ground truth.
     """
     count = max(1, len(labels))
     objects = torch.where(labels > 0)[0]
     boxes = deltas.unflatten(1, (-1, 4))
-    own = boxes[objects, (labels[objects] - 1).clamp(max=boxes.shape[1] - 1)]
+    of_class = boxes[objects, (labels[objects] - 1).clamp(max=boxes.shape[1] - 1)]
     return {
         "loss_classifier": F.cross_entropy(logits, labels, reduction="sum") / count,
-        "loss_box_reg": F.l1_loss(own, wanted[objects], reduction="sum") / count,
+        "loss_box_reg": F.l1_loss(of_class, target_deltas[objects], reduction="sum") / count,
     }
 
 
-class Samples(NamedTuple):
-    """Regions to train on, a list item for each image of r regions."""
+class RegionSamples(NamedTuple):
+    """Sampled regions of a training batch, a list item for each image of r regions."""
 
     boxes: list[Tensor]
     """(r, 4) pixels."""
-    matched: list[Tensor]
-    """(r,) int64, the object of each region."""
+    matches: list[Tensor]
+    """(r,) int64, index of the object of each region."""
     labels: list[Tensor]
     """(r,) int64 in 0..K."""
     deltas: Sequence[Tensor]
@@ -56,10 +57,10 @@ class Samples(NamedTuple):
 class RegionHeads(RoIHeads):
     """Box head, and mask head if there is one; matching and sampling are torchvision's.
 
-    ``forward`` answers ``(detections, losses)`` as torchvision's does, but without masks, which ``segment`` adds.
+    ``forward`` returns ``(detections, losses)`` as torchvision's does, but without masks, which ``segment`` adds.
 
     Args:
-        box_roi_pool: cuts the regions out.
+        box_roi_pool: pools the regions.
         box_head: pooled regions -> (R, width).
         box_predictor: (R, width) -> class logits and box deltas.
         roi_batch: regions sampled an image for the losses, a quarter of them objects.
@@ -103,11 +104,11 @@ class RegionHeads(RoIHeads):
 
     def forward(
         self,
-        features: dict[str, Tensor],
+        features: FeatureMaps,
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        targets: Sequence[Target] | None = None,
+    ) -> tuple[list[Detections], Losses]:
         """Losses in train mode, detections in eval mode; ``proposals`` are (n, 4) pixels for each image."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets or [])
@@ -115,12 +116,12 @@ class RegionHeads(RoIHeads):
 
     def _losses(
         self,
-        features: dict[str, Tensor],
+        features: FeatureMaps,
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]],
-    ) -> dict[str, Tensor]:
-        samples = Samples(*self.select_training_samples(proposals, targets))
+        targets: Sequence[Target],
+    ) -> Losses:
+        samples = RegionSamples(*self.select_training_samples(proposals, targets))
         losses = self._box_losses(features, samples, image_shapes, targets)
         if self.has_mask():
             losses["loss_mask"] = self._mask_loss(features, samples, image_shapes, targets)
@@ -128,81 +129,71 @@ class RegionHeads(RoIHeads):
 
     def _box_losses(
         self,
-        features: dict[str, Tensor],
-        samples: Samples,
+        features: FeatureMaps,
+        samples: RegionSamples,
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]],
-    ) -> dict[str, Tensor]:
-        answer = self.classify(features, samples.boxes, image_shapes)
-        return box_losses(*answer, torch.cat(samples.labels), torch.cat(list(samples.deltas)))
+        targets: Sequence[Target],
+    ) -> Losses:
+        logits, deltas = self.classify(features, samples.boxes, image_shapes)
+        return box_losses(logits, deltas, torch.cat(samples.labels), torch.cat(list(samples.deltas)))
 
     def _mask_loss(
         self,
-        features: dict[str, Tensor],
-        samples: Samples,
+        features: FeatureMaps,
+        samples: RegionSamples,
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]],
+        targets: Sequence[Target],
     ) -> Tensor:
-        objects = [label > 0 for label in samples.labels]
-        boxes, matched, labels = (_select(each, objects) for each in samples[:3])
+        objects = [labels > 0 for labels in samples.labels]
+        boxes, matches, labels = (_select(field, objects) for field in samples[:3])
         logits = self.mask_logits(features, boxes, image_shapes)
-        wanted = [
-            mask_targets(target["masks"], box, index, logits.shape[-1])
-            for target, box, index in zip(targets, boxes, matched, strict=True)
+        masks = [
+            mask_targets(target["masks"], of_image, indices, logits.shape[-1])
+            for target, of_image, indices in zip(targets, boxes, matches, strict=True)
         ]
-        return mask_loss(logits, torch.cat(labels), torch.cat(wanted))
+        return mask_loss(logits, torch.cat(labels), torch.cat(masks))
 
     def _detect(
-        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
+        self, features: FeatureMaps, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[Detections]:
         boxes, scores = self._score(features, proposals, image_shapes)
-        counts = [len(proposal) for proposal in proposals]
-        return [
-            self._best(*image) for image in zip(boxes.split(counts), scores.split(counts), image_shapes, strict=True)
-        ]
+        counts = [len(of_image) for of_image in proposals]
+        images = zip(boxes.split(counts), scores.split(counts), image_shapes, strict=True)
+        return [self._select_detections(*image) for image in images]
 
     def _score(
-        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+        self, features: FeatureMaps, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """The box (R, K, 4) of each region for each class, clipped or not, and its score (R, K)."""
+        """Boxes (R, K, 4) of each region for each class, clipped or not, and their scores (R, K)."""
         logits, deltas = self.classify(features, proposals, image_shapes)
         boxes = self.box_coder.decode_single(deltas, torch.cat(proposals)).unflatten(1, (-1, 4))
         return boxes, logits.softmax(-1)[:, 1:]
 
-    def _best(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
-        """One image's detections, best first, from boxes (R, K, 4) and scores (R, K)."""
+    def _select_detections(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int]) -> Detections:
+        """Detections of an image, best first, from boxes (R, K, 4) and scores (R, K)."""
         boxes = clip_boxes_to_image(boxes, shape)
         region, label = torch.where((scores > self.score_thresh) & nonempty(boxes))
         boxes, scores = boxes[region, label], scores[region, label]
-        keep = batched_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
-        return {"boxes": boxes[keep], "labels": label[keep] + 1, "scores": scores[keep]}
+        indices = batched_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
+        return {"boxes": boxes[indices], "labels": label[indices] + 1, "scores": scores[indices]}
 
     def segment(
-        self,
-        features: dict[str, Tensor],
-        detections: Sequence[dict[str, Tensor]],
-        image_shapes: list[tuple[int, int]],
-    ) -> list[dict[str, Tensor]]:
-        """The detections with the mask of each box's own class as probabilities on its grid, ``mask_probs`` (n, M, M).
-
-        ``detections`` have for each image ``boxes`` (n, 4) pixels and ``labels`` (n,) in 1..K.
-        """
+        self, features: FeatureMaps, detections: Sequence[Detections], image_shapes: list[tuple[int, int]]
+    ) -> list[Detections]:
+        """The detections with ``mask_probs`` (n, M, M), for the class of each box and on its grid."""
         boxes = [detection["boxes"] for detection in detections]
         labels = torch.cat([detection["labels"] for detection in detections])
         logits = self.mask_logits(features, boxes, image_shapes)
-        probs = logits[torch.arange(len(labels), device=labels.device), labels - 1].sigmoid()
-        parts = probs.split([len(box) for box in boxes])
-        return [{**each, "mask_probs": part} for each, part in zip(detections, parts, strict=True)]
+        probs = select_class(logits, labels).sigmoid().split([len(of_image) for of_image in boxes])
+        return [{**detection, "mask_probs": prob} for detection, prob in zip(detections, probs, strict=True)]
 
     def classify(
-        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+        self, features: FeatureMaps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         """Class logits (R, 1 + K) and box deltas (R, 4K) of the regions ``boxes``."""
         return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
 
-    def mask_logits(
-        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def mask_logits(self, features: FeatureMaps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Mask logits (R, K, M, M) of the regions ``boxes``."""
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
 

@@ -21,7 +21,7 @@ def build_rpn(config: DetectorConfig, channels: int, strides: Mapping[str, int])
     )
     return ProposalNetwork(
         anchors,
-        _Head(channels, anchors.num_anchors_per_location()[0]),
+        _ProposalHead(channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=config.rpn_batch,
@@ -36,12 +36,12 @@ def build_rpn(config: DetectorConfig, channels: int, strides: Mapping[str, int])
 
 
 def nonempty(boxes: Tensor) -> Tensor:
-    """Which of the boxes (..., 4) have width and height; False for NaN."""
+    """Whether each of the boxes (..., 4) has width and height; False for NaN."""
     return (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
 
-class _Head(RPNHead):
-    """torchvision's head; its answers are float32 under autocast too, for the box arithmetic that follows."""
+class _ProposalHead(RPNHead):
+    """torchvision's head; its outputs are float32 under autocast too, for the box arithmetic that follows."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(x)
@@ -53,7 +53,7 @@ class ProposalNetwork(RegionProposalNetwork):
 
     @property
     def proposals_test(self) -> int:
-        """Most proposals for an image in eval mode."""
+        """Largest number of proposals of an image in eval mode."""
         return self._post_nms_top_n["testing"]
 
     @torch.no_grad()
@@ -73,24 +73,24 @@ class ProposalNetwork(RegionProposalNetwork):
             proposals: (N, anchors, 4) pixels.
             objectness: (N * anchors, 1) logits.
             image_shapes: height and width of each image without its padding.
-            num_anchors_per_level: how the anchors divide into levels.
+            num_anchors_per_level: sums to ``anchors``.
         """
         logits = objectness.reshape(len(proposals), -1)
         counts = torch.tensor(num_anchors_per_level, device=logits.device)
         levels = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
-        chosen = self._get_top_n_idx(logits, num_anchors_per_level)
-        kept = [
+        top = self._get_top_n_idx(logits, num_anchors_per_level)
+        selection = [
             self._suppress(boxes[index], scores[index], levels[index], shape)
-            for boxes, scores, index, shape in zip(proposals, logits, chosen, image_shapes, strict=True)
+            for boxes, scores, index, shape in zip(proposals, logits, top, image_shapes, strict=True)
         ]
-        return [boxes for boxes, _ in kept], [scores for _, scores in kept]
+        return [boxes for boxes, _ in selection], [scores for _, scores in selection]
 
     def _suppress(self, boxes: Tensor, scores: Tensor, levels: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         boxes = clip_boxes_to_image(boxes, shape)
-        real = nonempty(boxes)
-        boxes, scores, levels = boxes[real], scores[real], levels[real]
-        keep = batched_nms(boxes, scores, levels, self.nms_thresh)[: self.post_nms_top_n()]
-        return boxes[keep], scores[keep]
+        valid = nonempty(boxes)
+        boxes, scores, levels = boxes[valid], scores[valid], levels[valid]
+        indices = batched_nms(boxes, scores, levels, self.nms_thresh)[: self.post_nms_top_n()]
+        return boxes[indices], scores[indices]
 
     def compute_loss(
         self,
@@ -101,13 +101,13 @@ class ProposalNetwork(RegionProposalNetwork):
     ) -> tuple[Tensor, Tensor]:
         """Binary cross-entropy and L1 of the sampled anchors, summed and divided by ``rpn_batch * N``.
 
-        detectron2's normaliser is the nominal sample, where torchvision divides by the number found; its box
-        loss is L1, torchvision's smooth L1 with beta 1/9.
+        detectron2 divides by the nominal size of the sample, torchvision by its actual size; detectron2's box loss is
+        L1, torchvision's smooth L1 with beta 1/9.
         """
         positives, negatives = (torch.cat(mask).bool() for mask in self.fg_bg_sampler(labels))
-        wanted, deltas = torch.cat(labels), torch.cat(list(regression_targets))
-        sampled = positives | negatives
+        targets, target_deltas = torch.cat(labels), torch.cat(list(regression_targets))
+        sample = positives | negatives
         nominal = self.fg_bg_sampler.batch_size_per_image * len(labels)
-        class_loss = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], wanted[sampled], reduction="sum")
-        box_loss = F.l1_loss(pred_bbox_deltas[positives], deltas[positives], reduction="sum")
+        class_loss = F.binary_cross_entropy_with_logits(objectness.flatten()[sample], targets[sample], reduction="sum")
+        box_loss = F.l1_loss(pred_bbox_deltas[positives], target_deltas[positives], reduction="sum")
         return class_loss / nominal, box_loss / nominal

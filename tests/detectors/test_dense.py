@@ -5,12 +5,20 @@ import torch
 from torch import nn
 from torchvision.ops import box_iou
 
-from afictl.detectors.dense import Candidates, best, class_loss, flat, initialise, suppress, tower
+from afictl.detectors.dense import (
+    Candidates,
+    conv_tower,
+    flatten_map,
+    focal_loss,
+    initialise_head,
+    suppress,
+    top_scores,
+)
 
 
-def test_flat_keeps_the_anchors_of_a_position_together() -> None:
+def test_flatten_map_orders_by_position_then_anchor() -> None:
     value = torch.arange(2 * 6 * 2 * 3).view(2, 6, 2, 3)  # 3 anchors of width 2
-    rows = flat(value, 2)
+    rows = flatten_map(value, 2)
     assert rows.shape == (2, 18, 2)
     expected = [value[1, a * 2 : a * 2 + 2, y, x].tolist() for y in range(2) for x in range(3) for a in range(3)]
     assert rows[1].tolist() == expected
@@ -21,21 +29,21 @@ def test_flat_keeps_the_anchors_of_a_position_together() -> None:
     [(256, 32), (160, 32), (64, 32), (32, 16), (16, 8), (48, 16), (1, 1)],
 )
 def test_group_norm_of_a_tower_works_on_one_position(channels: int, groups: int) -> None:
-    layers = tower(channels, group_norm=True)
+    layers = conv_tower(channels, group_norm=True)
     assert layers[1].num_groups == groups
     if channels > 1:
         assert layers(torch.randn(1, channels, 1, 1)).shape == (1, channels, 1, 1)
 
 
 def test_fresh_heads_find_every_class_unlikely() -> None:
-    layers, logits = tower(64), nn.Conv2d(64, 3, 3)
-    initialise((layers, logits), logits)
+    layers, logits = conv_tower(64), nn.Conv2d(64, 3, 3)
+    initialise_head((layers, logits), logits)
     assert logits.bias.sigmoid().tolist() == pytest.approx([0.01] * 3)
     assert layers[0].weight.std().item() == pytest.approx(0.01, rel=0.1)
     assert not layers[0].bias.any()
 
 
-def test_class_loss_is_the_focal_loss_of_every_class() -> None:
+def test_focal_loss_sums_over_the_classes() -> None:
     logits = torch.tensor([[0.3, -2.0], [1.5, 0.2], [-0.7, 4.0]])
     expected = 0.0
     for row, label in zip(logits.tolist(), [2, 0, -1], strict=True):
@@ -45,16 +53,16 @@ def test_class_loss_is_the_focal_loss_of_every_class() -> None:
                 expected += -0.25 * (1 - score) ** 2 * math.log(score)
             elif label >= 0:
                 expected += -0.75 * score**2 * math.log(1 - score)
-    assert class_loss(logits, torch.tensor([2, 0, -1])).item() == pytest.approx(expected, rel=1e-5)
+    assert focal_loss(logits, torch.tensor([2, 0, -1])).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_best_takes_the_highest_allowed_scores() -> None:
+def test_top_scores_are_the_highest_allowed_ones() -> None:
     scores = torch.tensor([[0.9, 0.2], [0.4, 0.8], [0.7, 0.1]])
-    rows, labels, highest = best(scores, scores < 0.85, limit=3)
+    rows, labels, highest = top_scores(scores, scores < 0.85, limit=3)
     assert rows.tolist() == [1, 2, 1]
     assert labels.tolist() == [2, 1, 1]
     torch.testing.assert_close(highest, torch.tensor([0.8, 0.7, 0.4]))
-    assert [len(each) for each in best(scores, scores > 1, limit=3)] == [0, 0, 0]
+    assert [len(each) for each in top_scores(scores, scores > 1, limit=3)] == [0, 0, 0]
 
 
 def candidates(*rows: tuple[list[float], int, float]) -> Candidates:

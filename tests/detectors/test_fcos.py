@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afictl.detectors.fcos import DenseOutputs, FCOSHead
+from afictl.detectors.fcos import FCOSHead, PointOutputs
 from afictl.detectors.points import Points, assign
 
 CLASSES = 2
@@ -24,11 +24,11 @@ def small_head(**settings: object) -> FCOSHead:
 
 
 @pytest.fixture
-def outputs() -> DenseOutputs:
+def outputs() -> PointOutputs:
     """Of a batch of two images."""
     torch.manual_seed(1)
     logits, centers = ([torch.randn(2, n, *size) for size in SIZES] for n in (CLASSES, 1))
-    return DenseOutputs(logits, [torch.rand(2, 4, *size) * 2 for size in SIZES], centers)
+    return PointOutputs(logits, [torch.rand(2, 4, *size) * 2 for size in SIZES], centers)
 
 
 def test_outputs_are_float32_maps_of_every_level() -> None:
@@ -63,7 +63,7 @@ def test_initial_weights() -> None:
     assert [norm.num_groups for norm in norms] == [32] * 8
 
 
-def test_losses_equal_a_loop_over_points(outputs: DenseOutputs) -> None:
+def test_losses_equal_a_loop_over_points(outputs: PointOutputs) -> None:
     head = small_head()
     points = Points.join(head.points(outputs.logits))
     class_sum = box_sum = center_sum = weights = count = 0.0
@@ -105,11 +105,11 @@ def giou_loss(one: list[float], other: tuple[float, ...]) -> float:
     return 1 - ((common + 1) / (union + 1) - (hull - union) / hull)
 
 
-def test_targets_as_outputs_have_no_box_loss_and_are_the_detections(outputs: DenseOutputs) -> None:
+def test_targets_as_outputs_have_no_box_loss_and_are_the_detections(outputs: PointOutputs) -> None:
     head = small_head()
     labels, wanted = assign(Points.join(head.points(outputs.logits)), TARGETS[0])
     sure = torch.where(labels[:, None] == torch.arange(1, CLASSES + 1), 9.0, -9.0)
-    perfect = DenseOutputs(as_maps(sure), as_maps(wanted), [value[:1] for value in outputs.centerness])
+    perfect = PointOutputs(as_maps(sure), as_maps(wanted), [value[:1] for value in outputs.centerness])
     losses = head.compute_losses(perfect, TARGETS[:1])
     assert losses["loss_box_reg"].item() == pytest.approx(0, abs=1e-6)
     assert losses["loss_classifier"].item() < 1e-4
@@ -134,14 +134,14 @@ def test_scores_are_thresholded_before_centerness_and_are_geometric_means() -> N
     logits[0][0, 1, 1, 2], centers[0][0, 0, 1, 2] = kept, -2.0  # at (20, 12)
     logits[0][0, 0, 3, 3] = dropped
     logits[1][0, 0, 1, 1], centers[1][0, 0, 1, 1] = 1.0, 0.0  # at (24, 24)
-    answer = head.select_detections(DenseOutputs(logits, distances, centers), [(32, 30)])[0]
+    answer = head.select_detections(PointOutputs(logits, distances, centers), [(32, 30)])[0]
     assert answer["labels"].tolist() == [1, 2]
     expected = [math.sqrt(0.5 / (1 + math.exp(-1))), math.sqrt(0.06 / (1 + math.exp(2)))]
     assert answer["scores"].tolist() == pytest.approx(expected, rel=1e-4)
     assert answer["boxes"].tolist() == [[8, 8, 30, 32], [12, 4, 28, 20]]
 
 
-def test_detections_in_train_mode_and_their_limit(outputs: DenseOutputs) -> None:
+def test_detections_in_train_mode_and_their_limit(outputs: PointOutputs) -> None:
     head = small_head().train()
     with torch.no_grad():
         everything = head.select_detections(outputs, [(32, 32)] * 2)
@@ -151,6 +151,6 @@ def test_detections_in_train_mode_and_their_limit(outputs: DenseOutputs) -> None
         assert all(torch.equal(short[name], answer[name][:2]) for name in answer)
 
 
-def test_a_pyramid_of_another_size_than_the_ranges_is_refused(outputs: DenseOutputs) -> None:
+def test_a_pyramid_of_another_size_than_the_ranges_is_refused(outputs: PointOutputs) -> None:
     with pytest.raises(ValueError, match="zip"):
         small_head(size_ranges=(16.0, 32.0)).compute_losses(outputs, TARGETS)

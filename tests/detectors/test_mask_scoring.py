@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss, visible_shares
+from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss, visible_fractions
 
 
 def square(low: int, high: int, size: int) -> torch.Tensor:
@@ -15,15 +15,15 @@ def test_share_of_an_object_in_its_box_counts_parts_of_pixels() -> None:
     boxes = torch.tensor([[0.0, 0, 64, 64], [10, 10, 20, 30], [10.5, 10, 20, 30], [40, 40, 50, 50], [8, 0, 24.25, 64]])
     matched = torch.tensor([0, 0, 0, 0, 1])
     expected = torch.tensor([1, 0.5, 0.475, 0, 16.25 / 64])
-    torch.testing.assert_close(visible_shares(masks, boxes, matched), expected)
-    assert visible_shares(masks, boxes[:1], torch.tensor([2])).tolist() == [0]  # an object without a pixel
-    assert visible_shares(masks, boxes[:0], matched[:0]).shape == (0,)
+    torch.testing.assert_close(visible_fractions(masks, boxes, matched), expected)
+    assert visible_fractions(masks, boxes[:1], torch.tensor([2])).tolist() == [0]  # an object without a pixel
+    assert visible_fractions(masks, boxes[:0], matched[:0]).shape == (0,)
 
 
 def test_shares_are_exact_under_autocast() -> None:
     masks, boxes = square(3, 1000, 1003)[None], torch.tensor([[0.0, 0, 700, 900]])
     with torch.autocast("cpu", torch.bfloat16):
-        share = visible_shares(masks, boxes, torch.zeros(1, dtype=torch.int64))
+        share = visible_fractions(masks, boxes, torch.zeros(1, dtype=torch.int64))
     torch.testing.assert_close(share, torch.tensor([697 * 897 / 997**2]))
 
 
@@ -34,7 +34,7 @@ def test_iou_equals_a_count_of_pixels_when_the_object_leaves_the_box() -> None:
     predicted = torch.zeros(64, 64, dtype=torch.bool)
     predicted[30:46, 30:44] = True
     crop = (slice(box[1], box[3]), slice(box[0], box[2]))
-    shares = visible_shares(image[None], torch.tensor([box], dtype=torch.float32), torch.tensor([0]))
+    shares = visible_fractions(image[None], torch.tensor([box], dtype=torch.float32), torch.tensor([0]))
     iou = mask_ious(predicted[crop][None], image[crop][None], shares)
     overlap, union = (predicted & image.bool()).sum(), (predicted | image.bool()).sum()
     torch.testing.assert_close(iou, (overlap / union)[None])
