@@ -14,10 +14,9 @@ from afictl.errors import format_error
 from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.prediction_writer import ResultsFile
 from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, temporary_path, write_text
-from afictl.visualization.confusion import plot_confusion
+from afictl.visualization.evaluation_plots import plot_confusion, plot_precision_recall
 from afictl.visualization.figure import Figure, Panel
-from afictl.visualization.output import write_figures
-from afictl.visualization.pr_curves import plot_precision_recall
+from afictl.visualization.figure_files import write_figures
 from tests.helpers.full_disk import fill_disk_for, killed_draft, needs_dev_full
 
 

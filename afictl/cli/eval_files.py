@@ -183,7 +183,7 @@ def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
 def _write_curves(folder: Path, result: Evaluation) -> None:
     """``pr_curves.png``, and its numbers as ``pr_curves.csv``; precision is empty where a class has no object."""
     from afictl.evaluation.metrics import IOU_INDEX
-    from afictl.visualization.pr_curves import plot_precision_recall
+    from afictl.visualization.evaluation_plots import plot_precision_recall
 
     classes = [row["name"] for row in result.per_class]
     plot_precision_recall(result.precision, classes, folder / _CURVES[0])
@@ -200,7 +200,7 @@ def _write_curves(folder: Path, result: Evaluation) -> None:
 
 def _write_confusion(folder: Path, confusion: ConfusionMatrix) -> None:
     """``confusion.png``, and its numbers as ``confusion.csv``."""
-    from afictl.visualization.confusion import plot_confusion
+    from afictl.visualization.evaluation_plots import plot_confusion
 
     note = f"IoU from 0.5, score from {confusion.score:g}"
     plot_confusion(confusion.counts, confusion.classes, folder / _CONFUSION[0], note=note)

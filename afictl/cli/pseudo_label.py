@@ -171,9 +171,11 @@ def _draw(report: PseudoLabelReport, loaded: LoadedDetector, path: Path) -> None
     from afictl.data import read_image
     from afictl.files import atomic_write
     from afictl.visualization import contact_sheet
-    from afictl.visualization.pictures import annotated
+    from afictl.visualization.pictures import results_to_detection
 
     labels = {count.category_id: label for label, count in report.classes.items()}
-    pictures = [(file.name, read_image(file), annotated(records, labels)) for file, records in report.examples]
+    pictures = [
+        (file.name, read_image(file), results_to_detection(records, labels)) for file, records in report.examples
+    ]
     with atomic_write(path) as draft:
         contact_sheet(pictures, loaded.classes).save(draft, format="PNG")

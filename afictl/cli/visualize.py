@@ -1,4 +1,4 @@
-"""``afictl visualize``: pictures of what detectors do."""
+"""``afictl visualize``: figures of detections, features, Grad-CAM and training."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from afictl.errors import UserError
 
 
 class _DetectionsFirst(TyperGroup):
-    """Takes options without a subcommand as those of ``detections``."""
+    """Group in which options without a subcommand are those of ``detections``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
@@ -22,7 +22,7 @@ class _DetectionsFirst(TyperGroup):
 
 
 app = typer.Typer(
-    help="Draw what detectors do; without a subcommand, their detections.",
+    help="Draw detections, features, Grad-CAM or training curves; without a subcommand, detections.",
     cls=_DetectionsFirst,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -50,34 +50,30 @@ def detections(
     """Draw ground truth and detections side by side.
 
     One PNG an image, with a panel for each of the weights, named by image id, or with --images by file name. A star
-    and a wider outline mark what one of the weights finds and another does not.
-    With --only-different the names begin with the rank. The default folder is detections/ in the run of the first
-    weights.
+    and a wider outline mark detections that another of the weights misses. With --only-different the names begin with
+    the rank. The default folder is detections/ in the run of the first weights.
     """
     from rich.console import Console
 
     from afictl.progress import show_progress
-    from afictl.training import HardwareSettings, launch
-    from afictl.visualization import comparison_figures, load_contenders, most_different, run_names
+    from afictl.visualization import rank_pictures, side_by_side_figures
 
     if only_different and len(weights) < 2:
         raise UserError("--only-different compares detectors: give --weights twice or more")
-    source = sources.source_of(context, data, split, images, weights[0])
-    folder = sources.output_of(output, weights[0], "detections")
-    limit = sources.limit_of(source, limit)
-    device = launch(HardwareSettings(devices="1")).device
-    named = dict(zip(run_names(weights), weights, strict=True))
-    contenders = load_contenders(named, source, device, sources.reader(threshold, partial))
-    pictures = sources.pictures_of(source, None if only_different else limit)
+    source = sources.load_source(context, data, split, images, weights[0])
+    folder = sources.output_folder(output, weights[0], "detections")
+    limit = sources.default_limit(source, limit)
+    detectors = sources.load_weights(weights, source, threshold, partial)
+    pictures = sources.select_pictures(source, None if only_different else limit)
     if only_different:
         searched = len(pictures)
         with show_progress(Console(soft_wrap=True), "searched") as progress:
-            pictures = most_different(contenders, pictures, threshold, limit, progress)
+            pictures = rank_pictures(detectors, pictures, threshold, limit, progress)
         for picture in pictures:
             typer.echo(picture.title)
         if not pictures:
             raise UserError(f"no difference in {searched} images at --threshold {threshold}: nothing is drawn")
-    figures = comparison_figures(contenders, pictures, threshold)
+    figures = side_by_side_figures(detectors, pictures, threshold)
     sources.write(figures, folder, "detections", form, "Detections", len(pictures))
 
 
@@ -106,24 +102,23 @@ def features(
     output: options.Output = None,
     debug: options.Debug = False,
 ) -> None:
-    """Draw what interpolators make of the guide's coarse features, beside the goal.
+    """Draw the guide's coarse features enlarged by interpolators, beside the target.
 
-    As in stage 1 of pretrain: the guide's feature of the half-size image is enlarged and compared with its feature of
-    the image itself, level by level. Panels show principal components and errors, and the mean L1 and cosine.
+    As in stage 1 of pretrain: the guide's features of the half-size image are enlarged and compared with its features
+    of the image itself, level by level. Panels show principal components and errors, and the mean L1 and cosine.
     The default folder is features/ in the run of the guide.
     """
-    from afictl.training import HardwareSettings, launch
     from afictl.visualization import feature_figures, named_interpolators
     from afictl.weights import load_detector
 
-    source = sources.source_of(context, data, split, images, guide)
-    folder = sources.output_of(output, guide, "features")
-    detector = load_detector(guide).detector.to(launch(HardwareSettings(devices="1")).device)
+    source = sources.load_source(context, data, split, images, guide)
+    folder = sources.output_folder(output, guide, "features")
+    detector = load_detector(guide).detector.to(sources.first_device())
     kinds = interpolators or ([] if weights else ["nearest", "bilinear", "bicubic"])
     named = named_interpolators(detector, kinds, weights or [])
-    pictures = sources.pictures_of(source, sources.limit_of(source, limit))
-    chosen = [] if levels is None else [level.strip() for level in levels.split(",")]
-    figures = feature_figures(detector, named, pictures, chosen)
+    pictures = sources.select_pictures(source, sources.default_limit(source, limit))
+    selection = [] if levels is None else [level.strip() for level in levels.split(",")]
+    figures = feature_figures(detector, named, pictures, selection)
     sources.write(figures, folder, "features", form, "Enlarged features", len(pictures))
 
 
@@ -141,27 +136,24 @@ def gradcam(
     output: options.Output = None,
     debug: options.Debug = False,
 ) -> None:
-    """Draw where detectors look for the same detection.
+    """Draw Grad-CAM of several detectors for the same detection.
 
-    Grad-CAM of the best detection of the first weights (without one, of the largest object of the ground truth) at the
-    pyramid level that it is found on, the same for all weights, on one colour scale.
+    The detection is the best of the first weights (without one, the largest object of the ground truth). Its pyramid
+    level and the colour scale are the same for all weights.
     The default folder is gradcam/ in the run of the first weights.
     """
-    from afictl.training import HardwareSettings, launch
-    from afictl.visualization import gradcam_figures, load_contenders, run_names
+    from afictl.visualization import gradcam_figures
 
-    source = sources.source_of(context, data, split, images, weights[0])
-    folder = sources.output_of(output, weights[0], "gradcam")
-    device = launch(HardwareSettings(devices="1")).device
-    named = dict(zip(run_names(weights), weights, strict=True))
-    contenders = load_contenders(named, source, device, sources.reader(threshold, partial))
-    pictures = sources.pictures_of(source, sources.limit_of(source, limit))
-    figures = gradcam_figures(contenders, pictures, threshold)
+    source = sources.load_source(context, data, split, images, weights[0])
+    folder = sources.output_folder(output, weights[0], "gradcam")
+    detectors = sources.load_weights(weights, source, threshold, partial)
+    pictures = sources.select_pictures(source, sources.default_limit(source, limit))
+    figures = gradcam_figures(detectors, pictures, threshold)
     drawn = sources.write(figures, folder, "gradcam", form, "Grad-CAM", len(pictures))
     if not drawn:
         raise UserError(f"no detection from {threshold} on in {len(pictures)} images, and no object: nothing is drawn")
     if drawn < len(pictures):
-        typer.echo(f"{len(pictures) - drawn} without a detection from {threshold} on: lower --threshold to see them")
+        typer.echo(f"{len(pictures) - drawn} without a detection from {threshold} on: lower --threshold to draw them")
 
 
 @app.command()
@@ -176,17 +168,17 @@ def training(
     Writes training.png, .svg or .html; the default folder is training/ in the first run.
     """
     from afictl.visualization import plot_training, run_names
-    from afictl.visualization.curves import training_panels
-    from afictl.visualization.output import replace_earlier, write_figures
+    from afictl.visualization.figure_files import remove_earlier_files, write_figures
+    from afictl.visualization.training_curves import training_panels
 
     if form not in ("png", "svg", "html"):
         raise UserError(f"--format {form}: write png, svg or html")
-    folder = sources.output_of(output, runs[0], "training")
+    folder = sources.output_folder(output, runs[0], "training")
     named = dict(zip(run_names(runs), map(folder_of, runs), strict=True))
     path = folder / f"training.{form}"
     if form == "html":
         write_figures([training_panels(named)], folder, "training", form=form)
     else:
         plot_training(named, path)
-        replace_earlier(folder, "training", [path])
+        remove_earlier_files(folder, "training", [path])
     typer.echo(f"{len(named)} run{'' if len(named) == 1 else 's'}: {path}")

@@ -1,4 +1,4 @@
-"""What the subcommands of ``afictl visualize`` share: their options, and the images that these name."""
+"""Options, images, weights and output shared by the subcommands of ``afictl visualize``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from afictl.cli.runs import data_of, folder_of
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from afictl.data import Dataset
     from afictl.visualization import Picture
     from afictl.visualization.figure import Figure
+    from afictl.visualization.named_models import NamedDetectors
     from afictl.weights import LoadedDetector
 
-PICTURES = 8
+    Source = Dataset | list[Picture]
+
+DEFAULT_LIMIT = 8
 
 
 def _known_format(value: str) -> str:
@@ -45,7 +50,7 @@ Images = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(
-        "--limit", min=1, help=f"Draw only so many images; default: {PICTURES} of a data set, all of --images."
+        "--limit", min=1, help=f"Maximum number of images; default: {DEFAULT_LIMIT} of a data set, all of --images."
     ),
 ]
 Threshold = Annotated[
@@ -59,13 +64,13 @@ Format = Annotated[
 ]
 
 
-def source_of(
+def load_source(
     context: typer.Context, data: Path | None, split: str, images: Sequence[Path] | None, run: Path
-) -> Dataset | list[Picture]:
-    """The images that ``--data`` or ``--images`` names, or those of the data set of ``run``.
+) -> Source:
+    """The images of ``--data`` or ``--images``, or the dataset of ``run``.
 
     Raises:
-        UserError: both are given, or a split of ``--images``, or nothing is there.
+        UserError: both options, ``--split`` with ``--images``, or images that do not exist.
     """
     from afictl.data import load_coco
     from afictl.visualization import file_pictures
@@ -78,51 +83,68 @@ def source_of(
     return load_coco(data or data_of(run), split)
 
 
-def pictures_of(source: Dataset | list[Picture], limit: int | None = None) -> list[Picture]:
-    """The first ``limit`` images of ``source``."""
-    from afictl.data import Dataset
-    from afictl.visualization import data_pictures
+def select_pictures(source: Source, limit: int | None) -> list[Picture]:
+    """The first ``limit`` images of ``source``; all without a limit."""
+    from afictl.visualization import dataset_pictures
 
-    return data_pictures(source, limit) if isinstance(source, Dataset) else source[:limit]
-
-
-def limit_of(source: Dataset | list[Picture], limit: int | None) -> int | None:
-    """How many images to draw: as said, else some of a data set and all of named files."""
-    return limit or (None if isinstance(source, list) else PICTURES)
+    return source[:limit] if isinstance(source, list) else dataset_pictures(source, limit)
 
 
-def output_of(output: Path | None, run: Path, kind: str) -> Path:
-    """The folder to write to: ``output``, or the one called ``kind`` in the run.
+def default_limit(source: Source, limit: int | None) -> int | None:
+    """``--limit``; without it ``DEFAULT_LIMIT`` images of a dataset, and all of ``--images``."""
+    return limit or (None if isinstance(source, list) else DEFAULT_LIMIT)
+
+
+def output_folder(output: Path | None, run: Path, kind: str) -> Path:
+    """``--output``, or the folder ``kind`` in the run.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: the folder is not writable.
     """
     folder = output or folder_of(run) / kind
     require_writable(folder, "--output")
     return folder
 
 
-def reader(threshold: float, partial: bool) -> Callable[[Path], LoadedDetector]:
-    """Reads detectors and says what was loaded, and if they never score as low as ``threshold``."""
+def first_device() -> torch.device:
+    """The first GPU, else the CPU."""
+    from afictl.training import HardwareSettings, launch
+
+    return launch(HardwareSettings(devices="1")).device
+
+
+def load_weights(weights: Sequence[Path], source: Source, threshold: float, partial: bool) -> NamedDetectors:
+    """Load the detectors by unique names, and report what was loaded.
+
+    Raises:
+        UserError: weights that cannot be read, or a detector with other classes than the dataset's.
+    """
+    from afictl.visualization import load_named_detectors, run_names
+
+    named = dict(zip(run_names(weights), weights, strict=True))
+    return load_named_detectors(named, source, first_device(), _reporting_loader(threshold, partial))
+
+
+def _reporting_loader(threshold: float, partial: bool) -> Callable[[Path], LoadedDetector]:
     from afictl.weights import load_detector
 
     def load(path: Path) -> LoadedDetector:
         loaded = load_detector(path, partial=partial)
         typer.echo(f"{path}: {loaded.report}")
-        lowest = loaded.preset.detector.score_threshold
-        if threshold < lowest:
-            typer.echo(f"{path}: has no detections below {lowest}, its detector.score_threshold")
+        min_score = loaded.preset.detector.score_threshold
+        if threshold < min_score:
+            typer.echo(f"{path}: has no detections below {min_score}, its detector.score_threshold")
         return loaded
 
     return load
 
 
 def write(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: str, total: int) -> int:
-    """Write the figures with a bar of their progress, say where they are if there are any, and return their number."""
+    """Write the figures with a progress bar, print where they are, and return their number."""
     from rich.console import Console
 
     from afictl.progress import show_progress
-    from afictl.visualization.output import write_figures
+    from afictl.visualization.figure_files import write_figures
 
     count = 0
 

@@ -16,8 +16,8 @@ from afictl.errors import UserError
 from afictl.presets import load_preset
 from afictl.run_folder import FEATURE_DISTANCE
 from afictl.training import InitialWeights, finetune, pretrain
-from afictl.visualization import draw_comparisons
-from afictl.visualization.curves import plot_feature_distance, plot_training
+from afictl.visualization import write_side_by_side
+from afictl.visualization.training_curves import plot_feature_distance, plot_training
 
 _PRESET = "faster-rcnn-r18-fpn-tiny"
 _IMAGE = 160
@@ -73,7 +73,7 @@ def run_demo(fabric: Fabric, output: Path, seed: int = 0) -> Comparison:
     plot_training({"guide": output / "guide", **runs}, output / "plots" / "training.png")
     distance = json.loads((output / "pretrain" / "stage1" / FEATURE_DISTANCE).read_text())
     plot_feature_distance(distance, output / "plots" / "features.png")
-    draw_comparisons(runs, load_coco(data, "val"), output / "detections", limit=_DRAWN)
+    write_side_by_side(runs, load_coco(data, "val"), output / "detections", limit=_DRAWN)
     return answer.comparison
 
 

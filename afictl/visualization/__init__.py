@@ -1,29 +1,29 @@
-"""Pictures of what detectors found, of the features they found it by, and of how they were trained."""
+"""Figures of detections, pyramid features, Grad-CAM, training curves and evaluation."""
 
-from afictl.visualization.comparisons import comparison_figures, draw_comparisons, most_different
-from afictl.visualization.contenders import load_contenders, named_interpolators, run_names
-from afictl.visualization.curves import plot_training
-from afictl.visualization.detections import comparison_figure, contact_sheet, draw_detections
+from afictl.visualization.detections import contact_sheet, draw_detections, draw_side_by_side
 from afictl.visualization.disagreement import rank_by_disagreement
 from afictl.visualization.features import feature_figures
 from afictl.visualization.gradcam import gradcam_figures
-from afictl.visualization.pictures import Picture, data_pictures, file_pictures
+from afictl.visualization.named_models import load_named_detectors, named_interpolators, run_names
+from afictl.visualization.pictures import Picture, dataset_pictures, file_pictures
+from afictl.visualization.side_by_side import rank_pictures, side_by_side_figures, write_side_by_side
+from afictl.visualization.training_curves import plot_training
 
 __all__ = [
     "Picture",
-    "comparison_figure",
-    "comparison_figures",
     "contact_sheet",
-    "data_pictures",
-    "draw_comparisons",
+    "dataset_pictures",
     "draw_detections",
+    "draw_side_by_side",
     "feature_figures",
     "file_pictures",
     "gradcam_figures",
-    "load_contenders",
-    "most_different",
+    "load_named_detectors",
     "named_interpolators",
     "plot_training",
     "rank_by_disagreement",
+    "rank_pictures",
     "run_names",
+    "side_by_side_figures",
+    "write_side_by_side",
 ]

@@ -1,4 +1,4 @@
-"""Numbers as colours that colour-blind readers can order too."""
+"""Colour maps for numbers that colour-blind readers can order too."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from afictl.visualization.style import INK, PAPER, text_width, write
+from afictl.visualization.palette import INK, PAPER
+from afictl.visualization.text import text_width, write
 
-_HEAT = "viridis"
 _LIGHTNESS = (0.35, 0.93)
 _CHROMA = 0.13
 # Oklab to linear sRGB (Ottosson, "A perceptual color space for image processing", 2020).
@@ -27,17 +27,17 @@ _TO_RGB = np.array(
 
 
 def heat_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Values in 0..1 (...) as colours of the perceptually uniform viridis, uint8 (..., 3); beyond it they saturate."""
+    """Colours of values in 0..1 in the perceptually uniform viridis: (...) -> uint8 (..., 3); others saturate."""
     from matplotlib import colormaps
 
-    return np.asarray(colormaps[_HEAT](np.clip(values, 0, 1), bytes=True))[..., :3]
+    return np.asarray(colormaps["viridis"](np.clip(values, 0, 1), bytes=True))[..., :3]
 
 
 def component_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Three components in 0..1 (..., 3), most important first, as uint8 colours (..., 3).
+    """Colours of three components in 0..1, most important first: (..., 3) -> uint8 (..., 3).
 
-    The first is lightness, the second blue to yellow, the third green to red, in Oklab: readers who cannot tell red
-    from green lose only the least of them.
+    The first is lightness, the second blue to yellow, the third green to red, in Oklab: a reader who cannot
+    distinguish red from green loses only the least important component.
     """
     first, second, third = np.moveaxis(np.clip(values, 0, 1), -1, 0)
     lightness = _LIGHTNESS[0] + first * (_LIGHTNESS[1] - _LIGHTNESS[0])
@@ -48,9 +48,9 @@ def component_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
-    """The heat scale from 0 to ``highest``, beyond which it saturates, in a picture of width and height ``size``.
+    """The scale of ``heat_colors`` from 0 to ``highest`` in a picture of width and height ``size``, in pixels.
 
-    It stands upright, at least as wide as its three numbers need, or lies where the picture is too low for them.
+    Vertical, and at least as wide as its three numbers; horizontal where the picture is too low for them.
     """
     height = size[1]
     text = max(12, min(18, height // 9))
@@ -61,25 +61,25 @@ def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
         picture.paste(scale_strip(text, highest, ""), (0, 0))
         return picture
     pen = ImageDraw.Draw(picture)
-    left, thick = text // 2, max(14, width // 14)
+    left, ramp_width = text // 2, max(14, width // 14)
     top, bottom = text, height - text
-    ramp = heat_colors(np.linspace(1, 0, max(1, bottom - top)))[:, None].repeat(thick, axis=1)
+    ramp = heat_colors(np.linspace(1, 0, max(1, bottom - top)))[:, None].repeat(ramp_width, axis=1)
     picture.paste(Image.fromarray(ramp), (left, top))
     for value, y in ((label, top), (f"{highest / 2:.3g}", (top + bottom) / 2), ("0", bottom)):
-        pen.line((left + thick, y, left + thick + text // 3, y), fill=INK)
-        write(pen, (left + thick + text * 0.7, y), value, text, INK)
+        pen.line((left + ramp_width, y, left + ramp_width + text // 3, y), fill=INK)
+        write(pen, (left + ramp_width + text * 0.7, y), value, text, INK)
     return picture
 
 
-def scale_strip(size: int, highest: float, meaning: str) -> Image.Image:
-    """The heat scale from 0 to ``highest`` in one line of text of ``size`` pixels, with what it measures."""
-    parts = (f"{meaning}  0".strip(), f"{highest:.3g}")
-    before, after = (round(text_width(part, size)) for part in parts)
+def scale_strip(size: int, highest: float, quantity: str) -> Image.Image:
+    """The scale of ``heat_colors`` from 0 to ``highest`` in a line of text of ``size`` pixels, after the quantity."""
+    labels = (f"{quantity}  0".strip(), f"{highest:.3g}")
+    before, after = (round(text_width(label, size)) for label in labels)
     ramp, gap, height = 14 * size, size // 2, round(1.5 * size)
     picture = Image.new("RGB", (before + ramp + after + 2 * gap, height), PAPER)
     pen = ImageDraw.Draw(picture)
-    write(pen, (0, height / 2), parts[0], size, INK)
+    write(pen, (0, height / 2), labels[0], size, INK)
     colors = heat_colors(np.linspace(0, 1, ramp))[None].repeat(size, axis=0)
     picture.paste(Image.fromarray(colors), (before + gap, (height - size) // 2))
-    write(pen, (before + ramp + 2 * gap, height / 2), parts[1], size, INK)
+    write(pen, (before + ramp + 2 * gap, height / 2), labels[1], size, INK)
     return picture

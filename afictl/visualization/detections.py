@@ -1,4 +1,4 @@
-"""Boxes, masks and names drawn on an image, for one detector or for several side by side."""
+"""Drawing of boxes, masks and class names on an image, for one detector or for several side by side."""
 
 from __future__ import annotations
 
@@ -11,63 +11,65 @@ from torch import Tensor
 
 from afictl.data.transforms import move_boxes
 from afictl.visualization.figure import Figure, Panel
-from afictl.visualization.labels import place_labels
-from afictl.visualization.style import INK, PAPER, Color, class_colors, font, text_color, text_width, write
+from afictl.visualization.label_placement import place_labels
+from afictl.visualization.palette import INK, PAPER, Color, class_colors, text_color
+from afictl.visualization.text import font, text_width, write
 
 GROUND_TRUTH = "Ground truth"
-_LONG_SIDE = (960, 1600)  # pixels: smaller images are enlarged, so that text has room; larger ones are reduced
+_LONG_SIDE_PX = (960, 1600)  # smaller images are enlarged, so that text has room; larger ones are reduced
 _MASK_OPACITY = 0.45
 _UNSHARED = "*"
-_CROWDED = 12  # with more objects than this in a panel, labels are written smaller
+_MAX_LARGE_LABELS = 12  # with more objects in a panel the labels are smaller
 
 Detection = Mapping[str, Tensor]
+"""``boxes``, ``labels`` and perhaps ``scores``, ``masks``, ``crowd``, ``unshared``; see ``draw_detections``."""
 
 
 def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str], title: str = "") -> Image.Image:
-    """The image with boxes, masks and labels, under a title and above a legend of the classes.
+    """Draw boxes, masks and labels on an image, with a title above and a legend of the classes below.
 
     Args:
         image: uint8 (3,H,W) RGB.
-        detection: ``boxes`` (N,4) xyxy in pixels of the image and ``labels`` (N,) 1..K; where there are any,
-            ``scores`` (N,), ``masks`` (N,H,W) bool, ``unshared`` (N,) bool: which another detector lacks, so that
-            they are marked, and for ground truth ``crowd`` (N,) bool.
+        detection: ``boxes`` (N,4) xyxy in pixels of the image and ``labels`` (N,) 1..K; optionally ``scores`` (N,),
+            ``masks`` (N,H,W) bool, ``unshared`` (N,) bool: detections to mark because another detector misses them,
+            and for ground truth ``crowd`` (N,) bool.
         classes: class names in label order.
-        title: name of the picture; the number of objects is put beside it.
+        title: name of the picture, followed by the number of objects.
     """
-    return comparison("", image, {title: detection}, classes).draw()
+    return detections_figure("", image, {title: detection}, classes).draw()
 
 
-def comparison_figure(
+def draw_side_by_side(
     image: Tensor, ground_truth: Detection | None, detections: Mapping[str, Detection], classes: Sequence[str]
 ) -> Image.Image:
-    """Ground truth (where known) and the detections of several detectors side by side.
+    """Draw ground truth (where known) and the detections of several detectors side by side.
 
     Args:
         image: uint8 (3,H,W) RGB.
-        ground_truth: as a detection without scores, or None.
-        detections: what each named detector found; see ``draw_detections``.
+        ground_truth: a detection without scores, or None.
+        detections: by the name of the detector; see ``draw_detections``.
         classes: class names in label order.
     """
-    known = {} if ground_truth is None else {GROUND_TRUTH: ground_truth}
-    return comparison("", image, {**known, **detections}, classes).draw()
+    panels = {} if ground_truth is None else {GROUND_TRUTH: ground_truth}
+    return detections_figure("", image, {**panels, **detections}, classes).draw()
 
 
-def comparison(
+def detections_figure(
     name: str, image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str], title: str = ""
 ) -> Figure:
-    """A figure called ``name`` with a panel for each of ``detections``; see ``draw_detections``."""
+    """A figure called ``name`` with a panel for each of ``detections``, by title; see ``draw_detections``."""
     labels = [label for detection in detections.values() for label in detection["labels"].tolist()]
     colors = class_colors(labels)
-    crowded = max(len(detection["boxes"]) for detection in detections.values()) > _CROWDED
+    crowded = max(len(detection["boxes"]) for detection in detections.values()) > _MAX_LARGE_LABELS
     panels = [
-        Panel(_draw(image, detection, classes, colors, crowded), above, _count(detection))
-        for above, detection in detections.items()
+        Panel(_draw(image, detection, classes, colors, crowded), panel_title, _count(detection))
+        for panel_title, detection in detections.items()
     ]
     return Figure(name, panels, title, legend=[(classes[label - 1], color) for label, color in colors.items()])
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Sequence[str]) -> Image.Image:
-    """Several images, each under its title with what is on it, on one page above a legend of the classes.
+    """Draw several images with their detections on one sheet, with titles and a legend of the classes.
 
     Args:
         pictures: title, image and detection of each; see ``draw_detections``. Images may have different sizes.
@@ -75,7 +77,8 @@ def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Se
     """
     colors = class_colors([label for _, _, detection in pictures for label in detection["labels"].tolist()])
     drawn = [
-        _draw(image, detection, classes, colors, len(detection["boxes"]) > _CROWDED) for _, image, detection in pictures
+        _draw(image, detection, classes, colors, len(detection["boxes"]) > _MAX_LARGE_LABELS)
+        for _, image, detection in pictures
     ]
     size = max(image.width for image in drawn), max(image.height for image in drawn)
     panels = [
@@ -86,15 +89,15 @@ def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Se
 
 
 def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at which an image of ``size_hw`` is drawn."""
+    """Height and width in pixels at which an image of ``size_hw`` is drawn."""
     long_side = max(size_hw)
-    scale = min(max(long_side, _LONG_SIDE[0]), _LONG_SIDE[1]) / long_side
+    scale = min(max(long_side, _LONG_SIDE_PX[0]), _LONG_SIDE_PX[1]) / long_side
     height, width = (max(1, round(side * scale)) for side in size_hw)
     return height, width
 
 
-def outlined(picture: Image.Image, box: Sequence[float]) -> Image.Image:
-    """A copy of ``picture`` with one ``box``, xyxy in its pixels, in the colour that heat maps leave free."""
+def outline_box(picture: Image.Image, box: Sequence[float]) -> Image.Image:
+    """A copy of ``picture`` with one ``box``, xyxy in its pixels, in white, which no heat map contains."""
     canvas = picture.copy()
     _draw_boxes(canvas, [([*box], PAPER, 1)])
     return canvas
@@ -102,9 +105,9 @@ def outlined(picture: Image.Image, box: Sequence[float]) -> Image.Image:
 
 def _count(detection: Detection) -> str:
     count, noun = len(detection["boxes"]), "detection" if "scores" in detection else "object"
-    marked = sum(_unshared(detection))
-    told = f"{count} {noun}{'' if count == 1 else 's'}"
-    return f"{told}, {marked} not found by all ({_UNSHARED})" if marked else told
+    unshared = sum(_unshared(detection))
+    total = f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{total}, {unshared} not found by all ({_UNSHARED})" if unshared else total
 
 
 def _unshared(detection: Detection) -> list[bool]:
@@ -114,66 +117,66 @@ def _unshared(detection: Detection) -> list[bool]:
 def _draw(
     image: Tensor, detection: Detection, classes: Sequence[str], colors: Mapping[int, Color], crowded: bool
 ) -> Image.Image:
-    """The enlarged or reduced image with everything drawn at its final resolution."""
+    """The resized image with boxes, masks and labels drawn at its final resolution."""
     size_hw = (image.shape[-2], image.shape[-1])
     height, width = drawn_size(size_hw)
     canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     canvas = canvas.resize((width, height), Image.Resampling.BICUBIC)
     boxes = move_boxes(detection["boxes"].detach().float().cpu(), size_hw, (height, width)).tolist()
-    inks = [colors[label] for label in detection["labels"].tolist()]
-    order = _small_last(detection)
+    box_colors = [colors[label] for label in detection["labels"].tolist()]
+    order = _by_descending_area(detection)
     if "masks" in detection:
-        canvas = _draw_masks(canvas, [(detection["masks"][i], inks[i]) for i in order])
+        canvas = _draw_masks(canvas, [(detection["masks"][i], box_colors[i]) for i in order])
     unshared = _unshared(detection)
-    _draw_boxes(canvas, [(boxes[i], inks[i], 2 if unshared[i] else 1) for i in order])
+    _draw_boxes(canvas, [(boxes[i], box_colors[i], 2 if unshared[i] else 1) for i in order])
     font_size = max(14, round(max(canvas.size) / (56 if crowded else 46)))
-    _draw_labels(canvas, boxes, inks, _texts(detection, classes), font_size)
+    _draw_labels(canvas, boxes, box_colors, _texts(detection, classes), font_size)
     return canvas
 
 
-def _small_last(detection: Detection) -> list[int]:
-    """Indices from the largest box to the smallest, so that none hides a smaller one."""
+def _by_descending_area(detection: Detection) -> list[int]:
+    """Indices from the largest box to the smallest: drawn in this order, no box hides a smaller one."""
     boxes = detection["boxes"]
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return [int(i) for i in areas.argsort(descending=True)]
 
 
 def _draw_masks(canvas: Image.Image, masks: Sequence[tuple[Tensor, Color]]) -> Image.Image:
-    """Each mask as a veil in its colour with a solid rim."""
+    """Blend each mask with its colour and draw a solid rim."""
     pixels = np.asarray(canvas).astype(np.float32)
     for mask, color in masks:
         bitmap = mask.cpu().numpy()
         if bitmap.any():
-            window, inside = _enlarged(bitmap, canvas.size)
+            window, inside = _resize_mask(bitmap, canvas.size)
             part = pixels[window]
             part[inside] += (np.array(color, dtype=np.float32) - part[inside]) * _MASK_OPACITY
             part[_rim(inside)] = color
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
-def _enlarged(
+def _resize_mask(
     bitmap: npt.NDArray[np.bool_], size: tuple[int, int]
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
-    """The part of a picture of width and height ``size`` around a mask (H, W), and the mask in that part.
+    """Rows and columns around a mask (H, W) in a picture of width and height ``size``, and the resized mask there.
 
-    Most masks are small, and a crowd of them drawn on whole pictures takes seconds.
+    Most masks are small; resizing a hundred of them to the whole picture takes seconds.
     """
-    spans, shares = [], []
+    spans, scales = [], []
     for axis, side in ((1, size[1]), (0, size[0])):
-        where = np.flatnonzero(bitmap.any(axis=axis))
-        share = bitmap.shape[1 - axis] / side
-        low = max(0, int((where[0] - 1) / share) - 2)
-        spans.append(slice(low, min(side, int((where[-1] + 2) / share) + 3)))
-        shares.append(share)
+        indices = np.flatnonzero(bitmap.any(axis=axis))
+        scale = bitmap.shape[1 - axis] / side
+        low = max(0, int((indices[0] - 1) / scale) - 2)
+        spans.append(slice(low, min(side, int((indices[-1] + 2) / scale) + 3)))
+        scales.append(scale)
     rows, columns = spans
-    box = (columns.start * shares[1], rows.start * shares[0], columns.stop * shares[1], rows.stop * shares[0])
-    stencil = Image.fromarray(bitmap.astype(np.uint8) * 255)
-    part = stencil.resize((columns.stop - columns.start, rows.stop - rows.start), Image.Resampling.BILINEAR, box=box)
+    box = (columns.start * scales[1], rows.start * scales[0], columns.stop * scales[1], rows.stop * scales[0])
+    mask_image = Image.fromarray(bitmap.astype(np.uint8) * 255)
+    part = mask_image.resize((columns.stop - columns.start, rows.stop - rows.start), Image.Resampling.BILINEAR, box=box)
     return (rows, columns), np.asarray(part) > 127
 
 
 def _rim(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]:
-    """The pixels of a mask that are within ``width`` of its edge, along rows or columns."""
+    """The pixels of a mask within ``width`` pixels of its edge, along rows or columns."""
     core = inside.copy()
     for step in range(1, width + 1):
         core[step:] &= inside[:-step]
@@ -184,9 +187,9 @@ def _rim(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]
 
 
 def _draw_boxes(canvas: Image.Image, boxes: Sequence[tuple[list[float], Color, int]]) -> None:
-    """Outlines in the class colour inside a thin dark edge, which shows them on any background.
+    """Draw outlines of (box, colour, line width in units of the default width), inside a thin dark edge.
 
-    Each has its width in usual lines. A side on the border of the picture, or beyond it, is drawn just inside.
+    The edge makes them visible on any background. A side on the border of the picture or beyond is drawn just inside.
     """
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(canvas.size) / 300))
@@ -202,33 +205,33 @@ def _draw_boxes(canvas: Image.Image, boxes: Sequence[tuple[list[float], Color, i
 def _draw_labels(
     canvas: Image.Image,
     boxes: Sequence[list[float]],
-    inks: Sequence[Color],
+    colors: Sequence[Color],
     texts: Sequence[tuple[str, ...]],
     size: int,
 ) -> None:
-    """Names, best score first; where a full label has no room its short form is tried, then none is drawn."""
+    """Draw labels in the order of the boxes: the full text, where it has no room the short form, else nothing."""
     pen = ImageDraw.Draw(canvas)
     padding = size // 4
     height = sum(font(size).getmetrics()) + padding
     sizes = [[(text_width(text, size) + 2 * padding, height) for text in options] for options in texts]
-    places = place_labels([(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes], sizes, canvas.size)
-    for color, options, place in zip(inks, texts, places, strict=True):
-        if place is not None:
-            option, (x0, y0, x1, y1) = place
+    placements = place_labels([(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes], sizes, canvas.size)
+    for color, options, placement in zip(colors, texts, placements, strict=True):
+        if placement is not None:
+            option, (x0, y0, x1, y1) = placement
             pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=color)
             middle = (x0 + padding, (y0 + y1) / 2)
             write(pen, middle, options[option], size, text_color(color))
 
 
 def _texts(detection: Detection, classes: Sequence[str]) -> list[tuple[str, ...]]:
-    """The label of each object, followed by a short form where it has a score."""
+    """The label text of each object, followed by a short form where it has a score."""
     names = [classes[label - 1] for label in detection["labels"].tolist()]
     if "scores" in detection:
         scores = [f"{score:.2f}" for score in detection["scores"].tolist()]
-        marks = [_UNSHARED if alone else "" for alone in _unshared(detection)]
+        marks = [_UNSHARED if unshared else "" for unshared in _unshared(detection)]
         forms = zip(marks, names, scores, strict=True)
         return [(f"{mark}{name} {score}", f"{mark}{score}") for mark, name, score in forms]
     if "crowd" in detection:
         crowd = detection["crowd"].tolist()
-        return [(f"{name} (crowd)" if many else name,) for name, many in zip(names, crowd, strict=True)]
+        return [(f"{name} (crowd)" if is_crowd else name,) for name, is_crowd in zip(names, crowd, strict=True)]
     return [(name,) for name in names]

@@ -1,10 +1,10 @@
-"""How much detectors disagree on an image: what one of them finds and another does not.
+"""Disagreement of detectors on an image: detections of one that another misses.
 
-A detection is *shown* where its score reaches the threshold. It has a *partner* in another method where that finds the
-same class at an IoU of at least 0.5, with a score of at least half the threshold: a box that only slips below the
-threshold is no difference worth looking at. The disagreement of two methods is the number of shown detections of either
-without a partner in the other; that of several is the mean over their pairs. So 0 says that all show the same objects,
-and 2 that two methods differ in two objects, whatever else is in the image.
+A detection is *drawn* where its score reaches the threshold. Its *partner* in another method is a detection of the same
+class at an IoU of at least 0.5, with a score of at least half the threshold: a box whose score is just below the
+threshold is no relevant difference. The disagreement of two methods is the number of drawn detections of either without
+a partner in the other; that of several is the mean over their pairs. So 0 means that all draw the same objects, and 2
+that two methods differ in two objects, whatever else is in the image.
 """
 
 from __future__ import annotations
@@ -15,101 +15,104 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_IOU = 0.5
-_LENIENCE = 0.5
-"""Part of the threshold from which a detection can be a partner."""
+_MIN_IOU = 0.5
+_PARTNER_FRACTION = 0.5
+"""Minimum score of a partner as a fraction of the threshold."""
+
+Array = npt.NDArray[Any]
 
 
-class Found(NamedTuple):
-    """What one method finds in one image."""
+class DetectionArrays(NamedTuple):
+    """Detections of one method in one image."""
 
-    boxes: npt.NDArray[Any]
+    boxes: Array
     """(n, 4) xyxy, in the same pixels for all methods."""
-    labels: npt.NDArray[Any]
-    """(n,) class of each, of any numbering that the methods share."""
-    scores: npt.NDArray[Any]
+    labels: Array
+    """(n,), with one numbering for all methods."""
+    scores: Array
     """(n,)"""
 
 
 def rank_by_disagreement(
     predictions: Mapping[str, Iterable[Mapping[str, Any]]], threshold: float = 0.5, limit: int | None = None
 ) -> list[tuple[int, float]]:
-    """The images on which methods differ, most first.
+    """Rank the images on which methods disagree, most first.
 
     Args:
-        predictions: COCO results of each method, with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height)
-            and ``score``; other keys are not looked at, and nothing of a result below half the threshold is kept.
-        threshold: score from which a detection is shown.
-        limit: most images.
+        predictions: COCO results by method, with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and
+            ``score``; other keys are unused, and results below half the threshold are not stored.
+        threshold: score from which a detection is drawn.
+        limit: maximum number of images.
 
     Returns:
-        Image id and disagreement, which is above 0; images of the same disagreement in the order of their ids.
+        Image id and disagreement, which is above 0; images of equal disagreement in the order of their ids.
     """
-    lowest = threshold * _LENIENCE
-    places: dict[int, int] = {}
+    min_score = threshold * _PARTNER_FRACTION
+    indices: dict[int, int] = {}
     table = [
-        (places.setdefault(row["image_id"], len(places)), method, row["category_id"], row["score"], *row["bbox"])
+        (indices.setdefault(row["image_id"], len(indices)), method, row["category_id"], row["score"], *row["bbox"])
         for method, rows in enumerate(predictions.values())
         for row in rows
-        if row["score"] >= lowest
+        if row["score"] >= min_score
     ]
     if not table:
         return []
-    found = _by_image(np.array(table, dtype=np.float64), len(predictions))
-    scores = {image_id: disagreement(next(found), threshold) for image_id in places}
+    images = _split_by_image(np.array(table, dtype=np.float64), len(predictions))
+    scores = {image_id: disagreement_score(next(images), threshold) for image_id in indices}
     order = sorted((image_id for image_id, score in scores.items() if score), key=lambda i: (-scores[i], i))
     return [(image_id, scores[image_id]) for image_id in order[:limit]]
 
 
-def disagreement(methods: Sequence[Found], threshold: float) -> float:
-    """Mean number of shown detections without a partner over all pairs of ``methods``, for one image.
+def disagreement_score(methods: Sequence[DetectionArrays], threshold: float) -> float:
+    """Mean number of drawn detections without a partner over all pairs of ``methods``, for one image.
 
     Raises:
         ValueError: fewer than two methods.
     """
     if len(methods) < 2:
-        raise ValueError("one method cannot disagree with itself; give two or more")
-    missing = sum(int(counts.sum()) for counts in lacking(methods, threshold))
+        raise ValueError("the disagreement needs two or more methods")
+    missing = sum(int(counts.sum()) for counts in count_missing(methods, threshold))
     return 2 * missing / (len(methods) * (len(methods) - 1))
 
 
-def lacking(
-    methods: Sequence[Found], threshold: float, known: Sequence[Sequence[int]] | None = None
+def count_missing(
+    methods: Sequence[DetectionArrays], threshold: float, method_labels: Sequence[Sequence[int]] | None = None
 ) -> list[npt.NDArray[np.int64]]:
-    """For each of ``methods`` (n,): in how many others a detection has no partner; 0 where it is not shown.
+    """For each of ``methods`` (n,): in how many other methods a detection has no partner; 0 where it is not drawn.
 
-    With ``known``, the labels that each method can give, those others do not count that do not know the class.
+    With ``method_labels``, the labels that each method can predict, methods without the class of a detection do not
+    count.
     """
     boxes, labels, scores = (np.concatenate(field) for field in zip(*methods, strict=True))
-    owner = np.repeat(np.arange(len(methods)), [len(found.scores) for found in methods])
-    able = scores >= threshold * _LENIENCE
-    shown = scores >= threshold
+    method_index = np.repeat(np.arange(len(methods)), [len(detections.scores) for detections in methods])
+    candidates = scores >= threshold * _PARTNER_FRACTION
+    drawn = scores >= threshold
     counts = np.zeros(len(scores), dtype=np.int64)
-    for label in np.unique(labels[shown]):
-        mine = labels == label
-        partners = _iou(boxes[shown & mine], boxes[able & mine]) >= _IOU
-        columns = owner[able & mine]
-        having = [partners[:, columns == method].any(axis=1) for method in range(len(methods))]
-        able_to = sum(label in labels_of for labels_of in known) if known else len(methods)
-        counts[shown & mine] = able_to - np.sum(having, axis=0)  # each is its own partner
-    return np.split(counts, np.cumsum([len(found.scores) for found in methods])[:-1])
+    for label in np.unique(labels[drawn]):
+        same_label = labels == label
+        partners = _pairwise_iou(boxes[drawn & same_label], boxes[candidates & same_label]) >= _MIN_IOU
+        columns = method_index[candidates & same_label]
+        has_partner = [partners[:, columns == method].any(axis=1) for method in range(len(methods))]
+        num_methods = sum(label in known for known in method_labels) if method_labels else len(methods)
+        counts[drawn & same_label] = num_methods - np.sum(has_partner, axis=0)  # a detection is its own partner
+    return np.split(counts, np.cumsum([len(detections.scores) for detections in methods])[:-1])
 
 
-def _by_image(table: npt.NDArray[np.float64], methods: int) -> Iterator[list[Found]]:
-    """Rows of image, method, class, score, x, y, width and height: image by image what each method finds."""
+def _split_by_image(table: npt.NDArray[np.float64], num_methods: int) -> Iterator[list[DetectionArrays]]:
+    """Detections of all methods, image by image, from rows of image, method, class, score, x, y, width and height."""
     table = table[np.lexsort((table[:, 1], table[:, 0]))]
     _, starts = np.unique(table[:, 0], return_index=True)
     for rows in np.split(table, starts[1:]):
         boxes = np.concatenate((rows[:, 4:6], rows[:, 4:6] + rows[:, 6:8]), axis=1)
-        parts = np.searchsorted(rows[:, 1], np.arange(1, methods))
-        fields = (np.split(field, parts) for field in (boxes, rows[:, 2], rows[:, 3]))
-        yield [Found(*found) for found in zip(*fields, strict=True)]
+        ends = np.searchsorted(rows[:, 1], np.arange(1, num_methods))
+        fields = (np.split(field, ends) for field in (boxes, rows[:, 2], rows[:, 3]))
+        yield [DetectionArrays(*arrays) for arrays in zip(*fields, strict=True)]
 
 
-def _iou(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(n, 4) and (m, 4) -> (n, m)."""
+def _pairwise_iou(a: Array, b: Array) -> Array:
+    """(n, 4) and (m, 4) xyxy -> (n, m)."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = (high - low).clip(min=0).prod(axis=2)
-    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (a, b)]
-    union = areas[0][:, None] + areas[1] - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    intersection = (high - low).clip(min=0).prod(axis=2)
+    area_a, area_b = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b))
+    union = area_a[:, None] + area_b - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)

@@ -1,4 +1,4 @@
-"""What interpolators make of the guide's features of a half-size image, as pictures beside those of the image."""
+"""Figures of the guide's features of a half-size image, enlarged by interpolators, beside those of the image."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from afictl.data.transforms import resize_for
 from afictl.detectors import Detector
 from afictl.errors import UserError, did_you_mean
 from afictl.visualization.colormaps import component_colors, heat_colors, scale_bar
-from afictl.visualization.components import Components
 from afictl.visualization.figure import Figure, Panel
-from afictl.visualization.level_views import LevelView, is_guided, level_views
+from afictl.visualization.level_features import LevelFeatures, enlarge_levels, needs_fine
+from afictl.visualization.palette import MUTED, PAPER
 from afictl.visualization.pictures import Picture
-from afictl.visualization.style import MUTED, PAPER
+from afictl.visualization.principal_components import PrincipalComponents
 
-_PANEL = (280, 480)  # pixels of a panel's long side: with many and with few panels in a row
-_ROW = 2600  # pixels of a row, if its panels may shrink
-_HIGHEST = 0.99  # quantile of the errors at which their colours end
+_PANEL_PX = (280, 480)  # a panel's long side, with many and with few panels in a row
+_ROW_PX = 2600  # width of a row while its panels are larger than the minimum
+_ERROR_QUANTILE = 0.99  # end of the colour scale
 _TEXT = (
-    "Each interpolator enlarges the guide's feature of the half-size image; the goal is the guide's feature of the "
-    "image itself. Colours are the first three principal components of all enlarged maps and the goal of a level "
+    "Each interpolator enlarges the guide's features of the half-size image; the target is the guide's features of the "
+    "image itself. Colours are the first three principal components of all enlarged maps and the target of a level "
     "together (lightness, blue to yellow, green to red): the same colour is the same feature within a level. "
-    "Below: mean absolute difference to the goal at each position, on one scale within a level."
+    "Below: mean absolute difference to the target at each position, on one scale within a level."
 )
 _LEARNED = (
-    " Only 'pretrain' trains for this goal; an interpolator of a fine-tuned detector learned to serve its detections."
+    " Only 'pretrain' trains for this target; an interpolator of a fine-tuned detector was trained for its detections."
 )
 
 
 def feature_figures(
     guide: Detector, interpolators: Mapping[str, nn.Module], pictures: Sequence[Picture], levels: Sequence[str] = ()
 ) -> Iterator[Figure]:
-    """A figure of each image: two rows of panels a level, features above and their errors below.
+    """Yield a figure of each image: two rows of panels a level, features above and their errors below.
 
     Args:
         guide: in eval mode.
-        interpolators: by the name that stands above what they make; put into eval mode.
+        interpolators: by the title of their panel; set to eval mode.
         pictures: the images.
-        levels: of the guide's pyramid; none takes all.
+        levels: of the guide's pyramid; all if empty.
 
     Raises:
         UserError: a level that is unknown or named twice, an interpolator of another width, or nothing to draw because
             all interpolators need a finer map and the guide's neck has none for these levels.
     """
-    chosen = chosen_levels(guide, levels)
+    selection = select_levels(guide, levels)
     for name, module in interpolators.items():
         if module.channels != guide.neck.channels:
-            raise UserError(f"{name} is made for {module.channels} channels, the guide has {guide.neck.channels}")
+            raise UserError(f"{name} has {module.channels} channels, the guide has {guide.neck.channels}")
         module.to(next(guide.parameters()).device).eval()
     learned = any(True for module in interpolators.values() for _ in module.parameters())
     for picture in pictures:
-        panels, alone = _panels(guide, interpolators, picture.read(), chosen)
-        text = _TEXT + (_LEARNED if learned else "") + _about_finer_maps(interpolators, alone)
+        panels, levels_without_fine = _panels(guide, interpolators, picture.read(), selection)
+        text = _TEXT + (_LEARNED if learned else "") + _explain_finer_maps(interpolators, levels_without_fine)
         title = f"{picture.name}: the guide's features, enlarged"
         yield Figure(f"{picture.name}-features", panels, title, text, columns=2 + len(interpolators))
 
 
-def chosen_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
+def select_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
     """``levels`` from fine to coarse, or all of the guide's.
 
     Raises:
@@ -76,82 +76,90 @@ def chosen_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
     return [level for level in known if level in levels or not levels]
 
 
-def _about_finer_maps(interpolators: Mapping[str, nn.Module], alone: Sequence[str]) -> str:
-    """A sentence about those that need one, and the levels ``alone`` at which there is none; nothing without them."""
-    names = [name for name, module in interpolators.items() if is_guided(module)]
+def _explain_finer_maps(interpolators: Mapping[str, nn.Module], levels_without_fine: Sequence[str]) -> str:
+    """A sentence on the interpolators that need a finer map and the levels without one; empty without such."""
+    names = [name for name, module in interpolators.items() if needs_fine(module)]
     if not names:
         return ""
-    without = f"; it has none for {', '.join(alone)}, which it never enlarges" if alone else ""
-    return f" {', '.join(names)}: given the finer map of the guide's neck for the half-size image too{without}."
+    exception = ""
+    if levels_without_fine:
+        exception = f"; it has none for {', '.join(levels_without_fine)}, which it never enlarges"
+    return f" {', '.join(names)}: with the finer map of the guide's neck for the half-size image too{exception}."
 
 
 def _panels(
     guide: Detector, interpolators: Mapping[str, nn.Module], image: Tensor, levels: Sequence[str]
 ) -> tuple[list[Panel], list[str]]:
-    """The panels of all levels at which there is anything to draw, and the levels without a finer map if one is needed.
+    """The panels of all levels that an interpolator enlarges, and the levels without a finer map that one needs.
 
     Raises:
-        UserError: there is nothing to draw at any level.
+        UserError: no interpolator enlarges any of the levels.
     """
-    seen = resize_for(guide.input, image)
-    size_hw = (seen.shape[1], seen.shape[2])
-    long_side = min(max(_ROW // (2 + len(interpolators)), _PANEL[0]), _PANEL[1])
+    resized = resize_for(guide.input, image)
+    size_hw = (resized.shape[1], resized.shape[2])
+    long_side = min(max(_ROW_PX // (2 + len(interpolators)), _PANEL_PX[0]), _PANEL_PX[1])
     scale = long_side / max(size_hw)
     width, height = max(1, round(size_hw[1] * scale)), max(1, round(size_hw[0] * scale))
-    photo = Image.fromarray((seen * 255).round().byte().permute(1, 2, 0).numpy()).resize((width, height))
+    photo = Image.fromarray((resized * 255).round().byte().permute(1, 2, 0).numpy()).resize((width, height))
     panels: list[Panel] = []
-    alone = []
-    for each in level_views(guide, interpolators, image, levels):
-        if each.enlarged:
-            panels += _level_panels(each, list(interpolators), size_hw, photo)
-        if len(each.enlarged) < len(interpolators):
-            alone.append(each.level)
+    levels_without_fine = []
+    for features in enlarge_levels(guide, interpolators, image, levels):
+        if features.enlarged:
+            panels += _level_panels(features, list(interpolators), size_hw, photo)
+        if len(features.enlarged) < len(interpolators):
+            levels_without_fine.append(features.level)
     if not panels:
         raise UserError(
-            f"{', '.join(interpolators)}: needs the finer map that the guide's neck has for what it enlarges,"
-            f" and it does not enlarge {', '.join(levels)}; choose other --levels or another interpolator too"
+            f"{', '.join(interpolators)}: needs the finer map of a level that the guide's neck enlarges, and it does"
+            f" not enlarge {', '.join(levels)}; choose other --levels or add another interpolator"
         )
-    return panels, alone
+    return panels, levels_without_fine
 
 
-def _level_panels(each: LevelView, names: Sequence[str], size_hw: tuple[int, int], photo: Image.Image) -> list[Panel]:
-    """Coarse feature, what each interpolator makes of it, the goal; below the image, the errors and their scale."""
-    components = Components.fitted([each.goal, *each.enlarged.values()])
-    highest = float(np.quantile(np.concatenate([error.ravel() for error in each.error.values()]), _HIGHEST)) or 1.0
+def _level_panels(
+    features: LevelFeatures, names: Sequence[str], size_hw: tuple[int, int], photo: Image.Image
+) -> list[Panel]:
+    """Upper row: coarse map, enlarged maps, target; lower row: the image, the errors and their scale."""
+    components = PrincipalComponents.fit([features.target, *features.enlarged.values()])
+    errors = np.concatenate([error.ravel() for error in features.error.values()])
+    highest = float(np.quantile(errors, _ERROR_QUANTILE)) or 1.0
 
-    def feature(value: Tensor, stride: int) -> Image.Image:
-        return _spread(component_colors(components.shares(value)), stride, size_hw, photo.size)
+    def draw(value: Tensor, stride: int) -> Image.Image:
+        return _enlarge_positions(component_colors(components.normalized(value)), stride, size_hw, photo.size)
 
-    upper = [Panel(feature(each.coarse, 2 * each.stride), f"{each.level}, half-size image", _grid(each.coarse))]
+    coarse, target, level = features.coarse, features.target, features.level
+    upper = [Panel(draw(coarse, 2 * features.stride), f"{level}, half-size image", _size_text(coarse))]
     lower = [Panel(photo, "image")]
     for name in names:
-        titles = f"{each.level}, {name}", f"error of {name}"
-        if name in each.enlarged:
-            upper.append(Panel(feature(each.enlarged[name], each.stride), titles[0]))
-            error = heat_colors(each.error[name].numpy() / highest)
-            note = "L1 {l1:.3f}   cosine {cosine:.3f}".format(**each.distance[name])
-            lower.append(Panel(_spread(error, each.stride, size_hw, photo.size), titles[1], note))
+        titles = f"{level}, {name}", f"error of {name}"
+        if name in features.enlarged:
+            upper.append(Panel(draw(features.enlarged[name], features.stride), titles[0]))
+            error = heat_colors(features.error[name].numpy() / highest)
+            note = "L1 {l1:.3f}   cosine {cosine:.3f}".format(**features.distance[name])
+            lower.append(Panel(_enlarge_positions(error, features.stride, size_hw, photo.size), titles[1], note))
         else:
             for row, title in zip((upper, lower), titles, strict=True):
-                row.append(Panel(_nothing(photo.size), title, "no finer map"))
-    upper.append(Panel(feature(each.goal, each.stride), f"{each.level}, goal", _grid(each.goal)))
-    lower.append(Panel(scale_bar(photo.size, highest), f"{each.level}, scale of errors", "L1"))
+                row.append(Panel(_empty_frame(photo.size), title, "no finer map"))
+    upper.append(Panel(draw(target, features.stride), f"{level}, target", _size_text(target)))
+    lower.append(Panel(scale_bar(photo.size, highest), f"{level}, scale of errors", "L1"))
     return [*upper, *lower]
 
 
-def _nothing(size: tuple[int, int]) -> Image.Image:
-    """An empty frame: stands where an interpolator cannot work."""
+def _empty_frame(size: tuple[int, int]) -> Image.Image:
+    """Placeholder for an interpolator without its finer map."""
     picture = Image.new("RGB", size, PAPER)
     ImageDraw.Draw(picture).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=MUTED)
     return picture
 
 
-def _grid(value: Tensor) -> str:
+def _size_text(value: Tensor) -> str:
     return f"{value.shape[2]} x {value.shape[1]}"
 
 
-def _spread(colors: npt.NDArray[np.uint8], stride: int, size_hw: tuple[int, int], size: tuple[int, int]) -> Image.Image:
-    """Each position (h, w, 3) as the square that it stands for, in a picture of width and height ``size``."""
+def _enlarge_positions(
+    colors: npt.NDArray[np.uint8], stride: int, size_hw: tuple[int, int], size: tuple[int, int]
+) -> Image.Image:
+    """Draw each position (h, w, 3) as a square of ``stride`` pixels of the image, in a picture of size ``size``."""
     (height, width), (columns, rows) = size_hw, size
     y = np.minimum(((np.arange(rows) + 0.5) / rows * height / stride).astype(int), colors.shape[0] - 1)
     x = np.minimum(((np.arange(columns) + 0.5) / columns * width / stride).astype(int), colors.shape[1] - 1)

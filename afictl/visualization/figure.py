@@ -1,4 +1,4 @@
-"""Pictures set beside one another on paper, each under its title, with one legend below."""
+"""Panels side by side in one picture, each with a title, and a common legend."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from afictl.visualization.style import INK, MUTED, PAPER, Color, fit_text, text_width, write
+from afictl.visualization.palette import INK, MUTED, PAPER, Color
+from afictl.visualization.text import fit_text, text_width, write
 
 _COLUMNS = 4
-_CAPTION = 20  # of the text's height: to this width a column grows beyond its pictures where its captions need it
+_MAX_CAPTION_EMS = 20  # a column grows to this width beyond its panels where their captions need it
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with a title and, in a quieter colour beside or below it, a note."""
+    """A picture with a title and a muted note beside or below the title."""
 
     picture: Image.Image
     title: str
@@ -24,34 +25,36 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """What is drawn of one image: panels of equal size that are read together."""
+    """Panels of equal size about one image."""
 
     name: str
-    """What its file is called, without suffix."""
+    """Name of its file without suffix."""
     panels: Sequence[Panel]
     title: str = ""
     text: str = ""
-    """What one sees, in a sentence or two."""
+    """Explanation of the panels."""
     legend: Sequence[tuple[str, Color]] = ()
     columns: int = _COLUMNS
-    """Most panels in a row."""
+    """Maximum number of panels in a row."""
     strip: Image.Image | None = None
-    """A colour scale, drawn below."""
+    """Colour scale below the panels."""
 
     def draw(self) -> Image.Image:
-        """The whole figure as one picture."""
+        """Draw the whole figure as one picture."""
         page = assemble(self.panels, self.legend, columns=self.columns, title=self.title, text=self.text)
         if self.strip is None:
             return page
         gap = text_size(self.panels[0].picture.size)
-        longer = Image.new("RGB", (max(page.width, self.strip.width + 2 * gap), page.height + self.strip.height), PAPER)
-        longer.paste(page, (0, 0))
-        longer.paste(self.strip, (gap, page.height - gap // 2))
-        return longer
+        extended = Image.new(
+            "RGB", (max(page.width, self.strip.width + 2 * gap), page.height + self.strip.height), PAPER
+        )
+        extended.paste(page, (0, 0))
+        extended.paste(self.strip, (gap, page.height - gap // 2))
+        return extended
 
 
 def text_size(size: tuple[int, int]) -> int:
-    """Height in pixels of the text around panels of width and height ``size``."""
+    """Text size in pixels around panels of width and height ``size``."""
     return max(16, round(max(size) / 38))
 
 
@@ -63,55 +66,55 @@ def assemble(
     title: str = "",
     text: str = "",
 ) -> Image.Image:
-    """Panels of equal size in rows of up to ``columns``, a heading above them and the colours' ``legend`` below."""
+    """Draw panels of equal size in rows of up to ``columns``, a heading above and the ``legend`` of colours below."""
     columns = min(len(panels), columns)
     width, height = panels[0].picture.size
     size = text_size((width, height))
     gap = size
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
     captions = max(text_width(words, size) for panel in panels for words in (panel.title, panel.note))
-    cell = max(width, round(min(captions, _CAPTION * size)))
-    lines = [2 if any(_is_wide(panel, size, cell) for panel in row) else 1 for row in rows]
-    heads = [round((0.6 + 1.3 * count) * size) for count in lines]
+    cell = max(width, round(min(captions, _MAX_CAPTION_EMS * size)))
+    line_counts = [2 if any(_is_wide(panel, size, cell) for panel in row) else 1 for row in rows]
+    title_heights = [round((0.6 + 1.3 * count) * size) for count in line_counts]
     page_width = columns * (cell + gap) + gap
-    keys = _legend_rows(legend, size, page_width - 2 * gap)
+    legend_rows = _legend_rows(legend, size, page_width - 2 * gap)
     heading = _heading(title, text, size, page_width - 2 * gap)
     top = heading.height if heading else 0
-    grid_end = top + sum(heads) + len(rows) * (height + gap)
-    page = Image.new("RGB", (page_width, grid_end + gap // 2 + len(keys) * round(1.7 * size)), PAPER)
+    grid_end = top + sum(title_heights) + len(rows) * (height + gap)
+    page = Image.new("RGB", (page_width, grid_end + gap // 2 + len(legend_rows) * round(1.7 * size)), PAPER)
     if heading:
         page.paste(heading, (gap, 0))
     pen = ImageDraw.Draw(page)
     y = top
-    for row, count, head in zip(rows, lines, heads, strict=True):
+    for row, count, title_height in zip(rows, line_counts, title_heights, strict=True):
         for column, panel in enumerate(row):
             x = gap + column * (cell + gap)
             _write_title(pen, panel, (x, y + 0.95 * size), size, cell, two_lines=count == 2)
-            page.paste(panel.picture, (x, y + head))
-        y += head + height + gap
-    for number, entries in enumerate(keys):
+            page.paste(panel.picture, (x, y + title_height))
+        y += title_height + height + gap
+    for number, entries in enumerate(legend_rows):
         _write_legend(pen, entries, (gap, grid_end + number * round(1.7 * size) + size * 0.6), size)
     return page
 
 
 def _heading(title: str, text: str, size: int, width: int) -> Image.Image | None:
-    """A large title and a wrapped text below it; None where there is neither."""
-    lines = _wrapped(text, size, width)
+    """A large title with a wrapped text below it; None without either."""
+    lines = _wrap(text, size, width)
     if not title and not lines:
         return None
-    line, large = round(1.45 * size), round(1.35 * size)
-    start = round(1.9 * large) if title else size // 2
-    heading = Image.new("RGB", (width, start + len(lines) * line + size // 4), PAPER)
+    line_height, title_size = round(1.45 * size), round(1.35 * size)
+    start = round(1.9 * title_size) if title else size // 2
+    heading = Image.new("RGB", (width, start + len(lines) * line_height + size // 4), PAPER)
     pen = ImageDraw.Draw(heading)
     if title:
-        _write_bold(pen, fit_text(title, large, width), (0, 1.05 * large), large)
+        _write_bold(pen, fit_text(title, title_size, width), (0, 1.05 * title_size), title_size)
     for number, words in enumerate(lines):
-        write(pen, (0, start + (number + 0.5) * line), fit_text(words, size, width), size, MUTED)
+        write(pen, (0, start + (number + 0.5) * line_height), fit_text(words, size, width), size, MUTED)
     return heading
 
 
-def _wrapped(text: str, size: int, width: float) -> list[str]:
-    """``text`` in lines of up to ``width`` pixels; a longer word has a line of its own."""
+def _wrap(text: str, size: int, width: float) -> list[str]:
+    """Wrap ``text`` into lines of up to ``width`` pixels; a longer word is alone in its line."""
     lines: list[str] = []
     for word in text.split():
         if lines and text_width(f"{lines[-1]} {word}", size) <= width:
@@ -122,7 +125,7 @@ def _wrapped(text: str, size: int, width: float) -> list[str]:
 
 
 def _is_wide(panel: Panel, size: int, width: int) -> bool:
-    """Whether title and note do not fit one line above a picture of ``width``."""
+    """Whether title and note need two lines above a picture of ``width``."""
     return bool(panel.note) and text_width(f"{panel.title}   {panel.note}", size) > width
 
 
@@ -137,26 +140,26 @@ def _write_title(
     x, y = left_middle
     title = fit_text(panel.title, size, width)
     _write_bold(pen, title, (x, y), size)
-    place = (x, y + 1.3 * size) if two_lines else (x + text_width(f"{title}   ", size), y)
-    write(pen, place, fit_text(panel.note, size, width), size, MUTED)
+    note_position = (x, y + 1.3 * size) if two_lines else (x + text_width(f"{title}   ", size), y)
+    write(pen, note_position, fit_text(panel.note, size, width), size, MUTED)
 
 
 def _write_bold(pen: ImageDraw.ImageDraw, text: str, left_middle: tuple[float, float], size: int) -> None:
-    for shift in (0, 1):  # twice, a pixel apart: a bold face is wider, and not every installed font has one
+    for shift in (0, 1):  # twice, a pixel apart: not every installed font has a bold face, and that is wider
         write(pen, (left_middle[0] + shift, left_middle[1]), text, size, INK)
 
 
 def _legend_rows(legend: Sequence[tuple[str, Color]], size: int, width: float) -> list[list[tuple[str, Color]]]:
-    """The entries broken into rows that fit ``width`` pixels."""
+    """The entries in rows that fit ``width`` pixels."""
     rows: list[list[tuple[str, Color]]] = []
-    used = width
+    row_width = width
     for name, color in legend:
-        needed = _entry_width(name, size)
-        if used + needed > width or not rows:
+        entry_width = _entry_width(name, size)
+        if row_width + entry_width > width or not rows:
             rows.append([])
-            used = 0
+            row_width = 0
         rows[-1].append((name, color))
-        used += needed
+        row_width += entry_width
     return rows
 
 

@@ -1,7 +1,7 @@
-"""Grad-CAM of one detection for several detectors: where each looks, at the same pyramid level, on one colour scale.
+"""Grad-CAM of one detection for several detectors, at the same pyramid level and on one colour scale.
 
-Grad-CAM (Selvaraju et al., https://arxiv.org/abs/1610.02391) is captum's. Its layer is what the neck hands to the head
-at one level, its score the mean of the class logits that answer for a fixed box at that level (``box_class_logits``).
+Grad-CAM (Selvaraju et al., https://arxiv.org/abs/1610.02391) is captum's. Its layer is the neck's output at one level,
+its score the mean of the class logits for a fixed box at that level (``HeadWithClassLogits.box_class_logits``).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from afictl.detectors import Detector, ImageBatch
 from afictl.detectors.head import HeadWithClassLogits
 from afictl.errors import UserError
 from afictl.visualization.colormaps import heat_colors, scale_strip
-from afictl.visualization.contenders import Contenders
-from afictl.visualization.detections import drawn_size, outlined
+from afictl.visualization.detections import drawn_size, outline_box
 from afictl.visualization.figure import Figure, Panel, text_size
+from afictl.visualization.named_models import NamedDetectors
 from afictl.visualization.pictures import Picture
 
-_VEIL = (0.3, 0.75)  # opacity of the colours where there is no heat, and where there is most
+_OPACITY = (0.3, 0.75)  # of the colours at a heat of 0 and of 1
 
 
-class Probe(nn.Module):
-    """A detector as captum takes it: normalised images in, one number out, each level of the pyramid a layer.
+class BoxLogitModel(nn.Module):
+    """A detector as captum takes it: normalised images -> one logit, with each level of the pyramid as a layer.
 
     Args:
         detector: in eval mode.
@@ -44,23 +44,23 @@ class Probe(nn.Module):
         self.sizes, self.box, self.label = sizes, box, label
         self.levels = nn.ModuleDict({level: nn.Identity() for level in detector.neck.strides})
 
-    def evidence(self, images: Tensor) -> dict[str, Tensor]:
-        """The logits that answer for the box, by level, from (1, 3, H, W)."""
+    def class_logits(self, images: Tensor) -> dict[str, Tensor]:
+        """The class logits for the box, by level, from (1, 3, H, W)."""
         maps = self.detector.neck(self.detector.backbone(images))
-        tapped = {level: self.levels[level](value) for level, value in maps.items()}
+        features = {level: self.levels[level](value) for level, value in maps.items()}
         head = self.detector.head
         if not isinstance(head, HeadWithClassLogits):
             raise UserError(f"{self.detector.preset.name}: Grad-CAM needs a head with class logits for a given box")
-        return head.box_class_logits(ImageBatch(images, self.sizes), tapped, self.box, self.label)
+        return head.box_class_logits(ImageBatch(images, self.sizes), features, self.box, self.label)
 
     def forward(self, images: Tensor, level: str) -> Tensor:
         """Mean logit at ``level``, (1,)."""
-        return self.evidence(images)[level].mean()[None]
+        return self.class_logits(images)[level].mean()[None]
 
 
 @dataclass(frozen=True)
-class Target:
-    """The detection that is explained."""
+class TargetDetection:
+    """The detection to explain."""
 
     box: Tensor
     """(4,) xyxy in pixels of the image."""
@@ -68,20 +68,22 @@ class Target:
     score: float | None
     """None for an object of the ground truth."""
     source: str
-    """Who found it."""
+    """The detector, or the ground truth."""
 
 
 @dataclass(frozen=True)
-class Heat:
+class HeatMap:
     """Grad-CAM of one detector."""
 
     values: Tensor
-    """(h, w), from 0 on, in pixels of the image as the detector sees it."""
+    """(h, w) from 0 on, in pixels of the resized image."""
     logit: float
 
 
-def explain(detector: Detector, image: Tensor, box: Tensor, label: int, level: str | None = None) -> tuple[str, Heat]:
-    """Grad-CAM of ``box`` and class ``label`` at ``level``, or where the class is strongest, and that level.
+def explain(
+    detector: Detector, image: Tensor, box: Tensor, label: int, level: str | None = None
+) -> tuple[str, HeatMap]:
+    """Level and Grad-CAM of ``box`` and class ``label``, at ``level`` or that of the highest class logit.
 
     Args:
         detector: in eval mode.
@@ -90,102 +92,107 @@ def explain(detector: Detector, image: Tensor, box: Tensor, label: int, level: s
         label: 1..K.
 
     Raises:
-        UserError: no logit of this level answers for the box.
+        UserError: the detector predicts no logit for the box at this level.
     """
     from captum.attr import LayerAttribution, LayerGradCam
 
-    seen = resize_for(detector.input, image)
-    size = (seen.shape[1], seen.shape[2])
-    batch = detector.batch([seen])
-    moved = move_boxes(box[None].float(), (image.shape[1], image.shape[2]), size)[0].to(batch.tensor.device)
-    probe = Probe(detector, batch.sizes, moved, label)
+    resized = resize_for(detector.input, image)
+    size = (resized.shape[1], resized.shape[2])
+    batch = detector.batch([resized])
+    resized_box = move_boxes(box[None].float(), (image.shape[1], image.shape[2]), size)[0].to(batch.tensor.device)
+    model = BoxLogitModel(detector, batch.sizes, resized_box, label)
     with torch.no_grad():
-        found = probe.evidence(batch.tensor)
-    level = level or max(found, key=lambda name: float(found[name].max()))
-    if level not in found:
-        raise UserError(f"the box lies on {'/'.join(found)} of this detector, not on {level}")
-    gradcam = LayerGradCam(probe, probe.levels[level])
+        logits = model.class_logits(batch.tensor)
+    level = level or max(logits, key=lambda name: float(logits[name].max()))
+    if level not in logits:
+        raise UserError(f"the box lies on {'/'.join(logits)} of this detector, not on {level}")
+    gradcam = LayerGradCam(model, model.levels[level])
     values = gradcam.attribute(batch.tensor, additional_forward_args=(level,), relu_attributions=True)
-    spread: Any = LayerAttribution.interpolate(values.detach(), batch.tensor.shape[-2:], interpolate_mode="bilinear")
-    return level, Heat(spread[0, 0, : size[0], : size[1]].cpu(), float(found[level].mean()))
+    resized_map: Any = LayerAttribution.interpolate(
+        values.detach(), batch.tensor.shape[-2:], interpolate_mode="bilinear"
+    )
+    return level, HeatMap(resized_map[0, 0, : size[0], : size[1]].cpu(), float(logits[level].mean()))
 
 
-def gradcam_figures(contenders: Contenders, pictures: Sequence[Picture], threshold: float) -> Iterator[Figure]:
-    """A figure of each image: one detection, and the Grad-CAM of each contender for it.
+def gradcam_figures(detectors: NamedDetectors, pictures: Sequence[Picture], threshold: float) -> Iterator[Figure]:
+    """Yield a figure of each image: one detection, and the Grad-CAM of each detector for it.
 
-    The detection is the best that the first contender finds; without one from ``threshold`` on, the largest object of
-    the ground truth that is no crowd. An image with neither is left out. The level is where the first contender's
-    logit of the class is highest, and the same for all.
+    The detection is the best of the first detector; without one from ``threshold`` on, the largest object of the ground
+    truth that is no crowd. An image with neither is left out. The level is where the first detector's logit of the
+    class is highest, and the same for all.
 
     Raises:
-        UserError: a contender without the class, or that looks for the box at another level.
+        UserError: a detector without the class, or that assigns the box to another level.
     """
     for picture in pictures:
         image = picture.read()
-        target = find_target(contenders, picture, image, threshold)
+        target = select_target(detectors, picture, image, threshold)
         if target is not None:
-            yield _figure(contenders, picture, image, target)
+            yield _figure(detectors, picture, image, target)
 
 
-def find_target(contenders: Contenders, picture: Picture, image: Tensor, threshold: float) -> Target | None:
-    """The detection to explain, or None where there is none."""
-    first = next(iter(contenders.detectors))
-    found = contenders.find(first, image, threshold)
-    if len(found["boxes"]):
-        label = contenders.classes[int(found["labels"][0]) - 1]
-        return Target(found["boxes"][0], label, float(found["scores"][0]), f"found by {first}")
+def select_target(
+    detectors: NamedDetectors, picture: Picture, image: Tensor, threshold: float
+) -> TargetDetection | None:
+    """The detection to explain, or None without detection and object."""
+    first = next(iter(detectors.detectors))
+    detection = detectors.detect(first, image, threshold)
+    if len(detection["boxes"]):
+        label = detectors.classes[int(detection["labels"][0]) - 1]
+        return TargetDetection(detection["boxes"][0], label, float(detection["scores"][0]), f"found by {first}")
     truth = picture.ground_truth()
     if truth is None or truth["crowd"].all():
         return None
     boxes, labels = (truth[key][~truth["crowd"]] for key in ("boxes", "labels"))
     largest = int((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).argmax())
-    return Target(boxes[largest], contenders.classes[int(labels[largest]) - 1], None, "from the ground truth")
+    return TargetDetection(boxes[largest], detectors.classes[int(labels[largest]) - 1], None, "from the ground truth")
 
 
-def _figure(contenders: Contenders, picture: Picture, image: Tensor, target: Target) -> Figure:
-    level, heats = _heats(contenders, image, target)
+def _figure(detectors: NamedDetectors, picture: Picture, image: Tensor, target: TargetDetection) -> Figure:
+    level, heats = _heat_maps(detectors, image, target)
     highest = max(float(heat.values.max()) for heat in heats.values()) or 1.0
     size = drawn_size((image.shape[1], image.shape[2]))
     small = Image.fromarray(resize_image(image, size).permute(1, 2, 0).numpy())
     box = move_boxes(target.box[None], (image.shape[1], image.shape[2]), size)[0].tolist()
     score = "" if target.score is None else f" {target.score:.2f}"
-    panels = [Panel(outlined(small, box), f"{target.label}{score}", target.source)]
+    panels = [Panel(outline_box(small, box), f"{target.label}{score}", target.source)]
     panels += [
-        Panel(outlined(_veiled(small, heat.values / highest), box), name, _note(heat)) for name, heat in heats.items()
+        Panel(outline_box(_overlay(small, heat.values / highest), box), name, _note(heat))
+        for name, heat in heats.items()
     ]
     title = f"{picture.name}: Grad-CAM of '{target.label}' at {level}"
-    stride = next(iter(contenders.detectors.values())).detector.neck.strides[level]
+    stride = next(iter(detectors.detectors.values())).detector.neck.strides[level]
     text = (
-        f"What speaks for the class of the box in the map {level} (stride {stride}) that the head reads. Box, level "
-        "and colour scale are the same for all; the logit is what each head gives to the class there."
+        f"Positions of the map {level} (stride {stride}) that raise the class logit of the box. Box, level and colour "
+        "scale are the same for all; the logit is each head's for the class there."
     )
     strip = scale_strip(text_size(small.size), highest, "Grad-CAM")
     return Figure(f"{picture.name}-gradcam", panels, title, text, strip=strip)
 
 
-def _note(heat: Heat) -> str:
-    nothing = "" if heat.values.any() else ", nothing speaks for it"
-    return f"logit {heat.logit:.2f}{nothing}"
+def _note(heat: HeatMap) -> str:
+    zero = "" if heat.values.any() else ", zero everywhere"
+    return f"logit {heat.logit:.2f}{zero}"
 
 
-def _heats(contenders: Contenders, image: Tensor, target: Target) -> tuple[str, dict[str, Heat]]:
+def _heat_maps(detectors: NamedDetectors, image: Tensor, target: TargetDetection) -> tuple[str, dict[str, HeatMap]]:
     level: str | None = None
-    heats: dict[str, Heat] = {}
-    for name, loaded in contenders.detectors.items():
+    heats: dict[str, HeatMap] = {}
+    for name, loaded in detectors.detectors.items():
         if target.label not in loaded.classes:
-            raise UserError(f"{name}: does not know the class '{target.label}' of the detection")
+            raise UserError(f"{name}: has no class '{target.label}', which the detection has")
         try:
             level, heats[name] = explain(
                 loaded.detector, image, target.box, loaded.classes.index(target.label) + 1, level
             )
         except UserError as error:
-            raise UserError(f"{name}: {error}; compare detectors of one kind that see images at one size") from None
+            raise UserError(f"{name}: {error}; compare detectors of one kind with one input size") from None
     return str(level), heats
 
 
-def _veiled(photo: Image.Image, heat: Tensor) -> Image.Image:
-    """The photograph in grey under the colours of ``heat``, 0..1, which cover more where there is more."""
+def _overlay(photo: Image.Image, heat: Tensor) -> Image.Image:
+    """The photograph in grey below the colours of ``heat``, 0..1, more opaque where it is higher."""
     grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
     values = np.asarray(Image.fromarray(heat.float().numpy()).resize(photo.size, Image.Resampling.BILINEAR))
-    opacity = (_VEIL[0] + values.clip(0, 1) * (_VEIL[1] - _VEIL[0]))[..., None]
+    opacity = (_OPACITY[0] + values.clip(0, 1) * (_OPACITY[1] - _OPACITY[0]))[..., None]
     return Image.fromarray((grey * (1 - opacity) + heat_colors(values) * opacity).round().astype(np.uint8))

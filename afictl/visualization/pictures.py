@@ -1,4 +1,4 @@
-"""Images to draw on: those of a data set with their ground truth, or any files without."""
+"""Images to draw: those of a dataset with their ground truth, or any files without."""
 
 from __future__ import annotations
 
@@ -24,69 +24,69 @@ from afictl.errors import UserError, one_line
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file that is read when it is drawn on."""
+    """An image file, read when it is drawn."""
 
     name: str
-    """What its drawing is called, without suffix."""
+    """Name of the drawing without suffix."""
     path: Path
     size_hw: tuple[int, int] | None = None
     """Annotated height and width, where there are annotations."""
     read_objects: Callable[[], Objects] | None = None
-    """Gives the ground truth, where there is one."""
+    """Reads the ground truth; None without one."""
     title: str = ""
-    """What stands above its drawing, besides the titles of its panels."""
+    """Title above the panels."""
 
     def read(self) -> Tensor:
-        """Uint8 (3,H,W) RGB."""
+        """Read the image as uint8 (3,H,W) RGB."""
         return read_image(self.path, self.size_hw)
 
     def ground_truth(self, drawn_hw: tuple[int, int] | None = None) -> dict[str, Tensor] | None:
-        """``boxes``, ``labels``, ``crowd`` and, if any object has an outline, ``masks`` (N,H,W) bool.
+        """``boxes``, ``labels``, ``crowd`` and, if any object has a segmentation, ``masks`` (N,H,W) bool.
 
         Args:
-            drawn_hw: height and width at which the image is drawn, whose pixels the boxes and masks are to be in;
-                None takes the image's own.
+            drawn_hw: height and width at which the image is drawn, in whose pixels boxes and masks are; default: those
+                of the image.
         """
         if self.read_objects is None or self.size_hw is None:
             return None
         objects, drawn_hw = self.read_objects(), drawn_hw or self.size_hw
         boxes = move_boxes(objects.boxes, self.size_hw, drawn_hw)
         truth = {"boxes": boxes, "labels": objects.labels, "crowd": objects.crowd}
-        if any(item is not None for item in objects.segmentations):
+        if any(segmentation is not None for segmentation in objects.segmentations):
             masks = torch.zeros((len(objects.labels), *drawn_hw), dtype=torch.bool)
-            for mask, item in zip(masks, objects.segmentations, strict=True):
-                if item is not None:
-                    mask.copy_(torch.from_numpy(draw_segmentation(item, self.size_hw, drawn_hw)))
+            for mask, segmentation in zip(masks, objects.segmentations, strict=True):
+                if segmentation is not None:
+                    mask.copy_(torch.from_numpy(draw_segmentation(segmentation, self.size_hw, drawn_hw)))
             truth["masks"] = masks
         return truth
 
 
-def data_pictures(index: Dataset, limit: int | None = None) -> list[Picture]:
-    """The first images of a data set, named by their image id, with the ground truth where it is known."""
-    known = index.has_ground_truth
+def dataset_pictures(index: Dataset, limit: int | None = None) -> list[Picture]:
+    """The first images of a dataset, named by image id, with ground truth where the dataset has it."""
+    annotated = index.has_ground_truth
     return [
-        Picture(str(image_id), index.image_path(i), index.size_hw(i), partial(index.objects, i) if known else None)
+        Picture(str(image_id), index.image_path(i), index.size_hw(i), partial(index.objects, i) if annotated else None)
         for i, image_id in enumerate(index.image_ids[:limit])
     ]
 
 
 def file_pictures(paths: Iterable[Path], limit: int | None = None) -> list[Picture]:
-    """Image files, and those in folders and their subfolders, named by their stem (numbered where one comes twice).
+    """Image files, and those in folders and their subfolders, named by their stem (numbered where it is repeated).
 
     Raises:
-        UserError: a path that does not exist, no image in a folder, or a file that does not begin as an image does.
+        UserError: a path that does not exist, a folder without images, or a file without the header of an image.
     """
     files = [file for path in paths for file in _files(path)][:limit]
     for file in files:
         _require_image(file)
-    names = distinct([file.stem for file in files])
+    names = unique_names([file.stem for file in files])
     return [Picture(name, file) for name, file in zip(names, files, strict=True)]
 
 
-def annotated(records: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> dict[str, Tensor]:
-    """COCO annotations or results of one image as a detection; ``labels`` gives the label of each category id.
+def results_to_detection(records: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> dict[str, Tensor]:
+    """COCO results of one image as a detection; ``labels`` maps category ids to labels.
 
-    Masks (compressed run lengths) are drawn where every record has one.
+    With ``masks`` where every record has a segmentation (compressed RLE).
     """
     boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float32).reshape(-1, 4)
     detection = {
@@ -100,16 +100,16 @@ def annotated(records: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -
     return detection
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names, with ``-2``, ``-3``, ... behind one that came before."""
-    chosen: dict[str, None] = {}
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, repeated ones with ``-2``, ``-3``, ... appended."""
+    unique: dict[str, None] = {}
     for name in names:
         candidate, number = name, 1
-        while candidate in chosen:
+        while candidate in unique:
             number += 1
             candidate = f"{name}-{number}"
-        chosen[candidate] = None
-    return list(chosen)
+        unique[candidate] = None
+    return list(unique)
 
 
 def _files(path: Path) -> list[Path]:
@@ -121,7 +121,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _require_image(file: Path) -> None:
-    """Look at the beginning alone: one wrong file of a thousand shall be told before the first is drawn."""
+    """Read the header: a broken file of a thousand is an error before the first is drawn."""
     try:
         with Image.open(file):
             pass

@@ -10,7 +10,7 @@ from afictl.data import load_coco, make_shapes
 from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
 from afictl.training import InitialWeights, finetune, pretrain
-from afictl.visualization import draw_comparisons
+from afictl.visualization import write_side_by_side
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.detectron2_presets import small_preset
 
@@ -107,7 +107,7 @@ def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
     prices = [method.cost for method in found.methods]
     assert prices[0].parameters == prices[1].parameters > 10e6
     assert prices[0].multiply_adds > 1e8
-    files = draw_comparisons(
+    files = write_side_by_side(
         {"a": tmp_path / "runs" / "nearest" / "seed0"}, load_coco(data, "val"), tmp_path / "pictures"
     )
     assert files[0].is_file()

@@ -14,7 +14,7 @@ from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.stage2 import build_student
-from afictl.visualization import draw_comparisons
+from afictl.visualization import write_side_by_side
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.tiny_runs import drop_states
 from tests.helpers.torchvision_files import COCO, save_torchvision
@@ -83,7 +83,7 @@ def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
     prices = [method.cost for method in found.methods]
     assert prices[0].parameters == prices[1].parameters > 30e6
     assert prices[0].multiply_adds > 5e8
-    files = draw_comparisons(
+    files = write_side_by_side(
         {"a": tmp_path / "runs" / "nearest" / "seed0"}, load_coco(data, "val"), tmp_path / "pictures"
     )
     assert files[0].is_file()

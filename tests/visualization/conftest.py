@@ -1,4 +1,4 @@
-"""Fonts of the tests' own: none of the machine's is needed, and none disturbs."""
+"""Generated fonts, independent of those of the machine."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,13 +8,13 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from afictl.visualization import fonts
+from afictl.visualization import text
 
 
 @pytest.fixture
 def install(monkeypatch) -> Iterator[Callable[..., None]]:
-    """Makes the given font files the only ones that are installed; before it is called there are none."""
-    caches = fonts._installed_characters
+    """A function that makes the given font files the only installed ones; before its call there are none."""
+    caches = text._installed_characters
     monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
 
     def install(*files: Path) -> None:
@@ -28,7 +28,7 @@ def install(monkeypatch) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def squares(tmp_path) -> Callable[..., Path]:
-    """Builds fonts that draw each of their characters as a black square of a whole em."""
+    """A function that builds a font with a black square of one em for each of its characters."""
 
     def build(characters: str, family: str = "Squares", style: str = "Regular", weight: int = 400) -> Path:
         pen = TTGlyphPen(None)

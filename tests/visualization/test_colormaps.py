@@ -1,4 +1,4 @@
-"""Colours of numbers can be ordered, also by readers who cannot tell red from green."""
+"""Colour maps are monotonic in luminance or distinct without red and green."""
 
 import numpy as np
 import pytest
@@ -19,9 +19,9 @@ def test_heat_grows_in_luminance_and_saturates():
 
 
 def test_the_first_component_is_lightness():
-    shares = np.full((20, 3), 0.5)
-    shares[:, 0] = np.linspace(0, 1, 20)
-    assert (np.diff(luminance(component_colors(shares).astype(float))) > 0).all()
+    components = np.full((20, 3), 0.5)
+    components[:, 0] = np.linspace(0, 1, 20)
+    assert (np.diff(luminance(component_colors(components).astype(float))) > 0).all()
     middle = component_colors(np.array([0.5, 0.5, 0.5]))
     assert np.ptp(middle.astype(int)) <= 2  # grey
 
@@ -32,12 +32,12 @@ def test_the_second_component_differs_without_red_and_green():
 
 
 @pytest.mark.parametrize("size", [(280, 20), (280, 40), (480, 320), (480, 36)])
-def test_scales_fit_their_pictures(size):
+def test_size_of_scales(size):
     assert scale_bar(size, 1.25).size == size
     assert scale_strip(20, 0.001, "Grad-CAM").height == 30
 
 
-def test_a_narrow_scale_grows_to_its_numbers_and_a_low_one_lies():
+def test_a_narrow_scale_is_widened_and_a_low_one_is_horizontal():
     narrow = np.asarray(scale_bar((40, 480), 1.25))
     assert narrow.shape[1] > 130
     assert (narrow[:, -2:] == 255).all()  # no letter is cut off at the right

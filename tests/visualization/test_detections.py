@@ -1,13 +1,13 @@
-"""Drawn detections: what is where in the picture."""
+"""Position and colours of drawn detections."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from afictl.visualization import comparison_figure, draw_detections
+from afictl.visualization import draw_detections, draw_side_by_side
 from afictl.visualization.detections import _draw_masks
-from afictl.visualization.style import class_color
+from afictl.visualization.palette import class_color
 
 CLASSES = ["cell", "platelet"]
 GREY = 128
@@ -34,7 +34,7 @@ def count(picture, color):
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (480, 640), (2000, 1500), (30, 900)])
-def test_small_images_grow_and_large_ones_shrink(height, width):
+def test_small_images_are_enlarged_and_large_ones_reduced(height, width):
     picture = draw_detections(grey(height, width), detection([[2, 2, 20, 20]], [1], [0.9]), CLASSES, "run")
     pixels = np.asarray(picture)
     canvas = (pixels == GREY).all(axis=2)
@@ -45,7 +45,7 @@ def test_small_images_grow_and_large_ones_shrink(height, width):
     assert count(picture, class_color(1)) > 500
 
 
-def test_boxes_lie_where_they_should():
+def test_position_of_boxes():
     """A box of a quarter of the image, in the lower right."""
     without = np.asarray(draw_detections(grey(960, 960), detection([], [], []), CLASSES))
     drawn = np.asarray(draw_detections(grey(960, 960), detection([[480, 480, 900, 900]], [2], [0.5]), CLASSES))
@@ -57,24 +57,24 @@ def test_boxes_lie_where_they_should():
     assert ys.max() - origin[0] == pytest.approx(900, abs=2)
 
 
-def test_masks_are_veils_with_a_rim():
+def test_masks_are_blended():
     mask = torch.zeros(1, 960, 960, dtype=torch.bool)
     mask[0, 300:600, 300:600] = True
-    found = detection([[300, 300, 600, 600]], [1], [0.5])
-    plain = draw_detections(grey(960, 960), found, CLASSES)
-    veiled = draw_detections(grey(960, 960), {**found, "masks": mask}, CLASSES)
-    changed = (np.asarray(plain) != np.asarray(veiled)).any(axis=2).sum()
+    detections = detection([[300, 300, 600, 600]], [1], [0.5])
+    plain = draw_detections(grey(960, 960), detections, CLASSES)
+    blended = draw_detections(grey(960, 960), {**detections, "masks": mask}, CLASSES)
+    changed = (np.asarray(plain) != np.asarray(blended)).any(axis=2).sum()
     assert changed == pytest.approx(300 * 300, rel=0.1)
     mixed = tuple(round(GREY + (c - GREY) * 0.45) for c in class_color(1))
-    assert count(veiled, mixed) > 0.8 * 300 * 300
+    assert count(blended, mixed) > 0.8 * 300 * 300
 
 
-def test_panels_stand_side_by_side_with_and_without_ground_truth():
-    found = {name: detection([[10, 10, 40, 40]], [1], [0.7]) for name in ("nearest", "afi")}
+def test_panels_with_and_without_ground_truth():
+    detections = {name: detection([[10, 10, 40, 40]], [1], [0.7]) for name in ("nearest", "afi")}
     truth = {**detection([[10, 10, 40, 40], [5, 5, 60, 60]], [1, 2]), "crowd": torch.tensor([False, True])}
     image = grey(96, 96)
-    three = comparison_figure(image, truth, found, CLASSES)
-    two = comparison_figure(image, None, found, CLASSES)
+    three = draw_side_by_side(image, truth, detections, CLASSES)
+    two = draw_side_by_side(image, None, detections, CLASSES)
     one = draw_detections(image, truth, CLASSES, "Ground truth")
     assert three.height == two.height == one.height
     assert three.width - two.width == two.width - one.width > 960
@@ -83,40 +83,40 @@ def test_panels_stand_side_by_side_with_and_without_ground_truth():
 
 
 def test_many_panels_wrap():
-    found = {f"run {i}": detection([], [], []) for i in range(5)}
-    picture = comparison_figure(grey(96, 96), None, found, CLASSES)
+    detections = {f"run {i}": detection([], [], []) for i in range(5)}
+    picture = draw_side_by_side(grey(96, 96), None, detections, CLASSES)
     assert picture.width < 5 * 960
     assert picture.height > 2 * 960
 
 
-def test_a_crowded_picture_of_every_score_and_size():
+def test_many_detections_of_every_score_and_size():
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(100, 2, generator=generator) * 100 - 5
     boxes = torch.cat([corners, corners + torch.rand(100, 2, generator=generator) * 40], dim=1)
-    found = {
+    detections = {
         "boxes": boxes,
         "labels": torch.randint(1, 3, (100,), generator=generator),
         "scores": torch.rand(100, generator=generator),
     }
-    assert draw_detections(grey(80, 100), found, CLASSES).width > 960
+    assert draw_detections(grey(80, 100), detections, CLASSES).width > 960
 
 
 @pytest.mark.parametrize("rectangle", [(0, 0, 30, 40), (20, 10, 21, 11), (3, 5, 17, 40), (0, 39, 30, 40)])
 @pytest.mark.parametrize("size", [(30, 40), (2000, 2600)])
-def test_a_mask_is_drawn_as_on_the_whole_picture(rectangle, size):
-    """A part of the picture is drawn for speed; a picture without that is the reference."""
+def test_a_mask_equals_one_resized_to_the_whole_picture(rectangle, size):
+    """Only a part of the picture is drawn, for speed; the reference resizes the whole mask."""
     y0, x0, y1, x1 = (round(side * size[0] / 30) for side in rectangle)
     mask = torch.zeros(1, *size, dtype=torch.bool)
     mask[0, y0:y1, x0:x1] = True
     canvas = Image.new("RGB", (1200, 900), (GREY,) * 3)
     drawn = np.asarray(_draw_masks(canvas, [(mask[0], class_color(1))]))
-    stencil = Image.fromarray(mask[0].numpy().astype(np.uint8) * 255).resize((1200, 900), Image.Resampling.BILINEAR)
+    reference = Image.fromarray(mask[0].numpy().astype(np.uint8) * 255).resize((1200, 900), Image.Resampling.BILINEAR)
     changed = (drawn != GREY).any(axis=2)
-    assert (changed == (np.asarray(stencil) > 127)).mean() > 0.9999
+    assert (changed == (np.asarray(reference) > 127)).mean() > 0.9999
 
 
 def test_a_box_on_the_border_is_drawn_inside():
-    """All four sides of a box that is the whole image, or larger, are seen."""
+    """All four sides of a box of the size of the image, or larger, are visible."""
     picture = np.asarray(draw_detections(grey(960, 960), detection([[-3, -3, 970, 970]], [1], [0.5]), CLASSES))
     orange = (picture == class_color(1)).all(axis=2)
     top, left = np.argwhere(orange).min(axis=0)

@@ -1,4 +1,4 @@
-"""Which images methods disagree on, by hand-made detections."""
+"""Disagreement of hand-made detections."""
 
 import random
 from itertools import combinations
@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from afictl.visualization.disagreement import Found, disagreement, lacking, rank_by_disagreement
+from afictl.visualization.disagreement import DetectionArrays, count_missing, disagreement_score, rank_by_disagreement
 
 BOX = [10, 10, 40, 40]
 NEAR = [12, 10, 40, 40]  # IoU 0.905
@@ -25,13 +25,13 @@ def result(image, box, score, category=1):
         ([result(7, BOX, 0.9)], [result(7, NEAR, 0.6)], 0),
         ([result(7, BOX, 0.9)], [result(7, HALF, 0.6)], 0),
         ([result(7, BOX, 0.9)], [], 1),
-        ([result(7, BOX, 0.4)], [], 0),  # not shown
-        ([result(7, BOX, 0.9)], [result(7, BOX, 0.3)], 0),  # below the threshold but there
+        ([result(7, BOX, 0.4)], [], 0),  # not drawn
+        ([result(7, BOX, 0.9)], [result(7, BOX, 0.3)], 0),  # a partner below the threshold
         ([result(7, BOX, 0.9)], [result(7, BOX, 0.2)], 1),
         ([result(7, BOX, 0.9)], [result(7, FAR, 0.9)], 2),
         ([result(7, BOX, 0.9)], [result(7, BOX, 0.9, category=2)], 2),
-        ([result(7, BOX, 0.9), result(7, NEAR, 0.8)], [result(7, BOX, 0.9)], 0),  # one partner serves both
-        ([result(7, BOX, 0.9)], [result(8, BOX, 0.9)], 1),  # each image for itself
+        ([result(7, BOX, 0.9), result(7, NEAR, 0.8)], [result(7, BOX, 0.9)], 0),  # one partner of both
+        ([result(7, BOX, 0.9)], [result(8, BOX, 0.9)], 1),  # images are separate
     ],
 )
 def test_two_methods(first, second, expected):
@@ -39,13 +39,13 @@ def test_two_methods(first, second, expected):
         assert dict(rank_by_disagreement(predictions)).get(7, 0) == expected
 
 
-def test_the_mean_over_pairs_of_methods():
-    """Of the three pairs two differ in the one object that the third method misses."""
-    found = [result(1, BOX, 0.9)]
-    assert rank_by_disagreement({"a": found, "b": found, "c": []}) == [(1, pytest.approx(2 / 3))]
+def test_disagreement_is_the_mean_over_pairs():
+    """Two of three pairs differ in the object that the third method misses."""
+    detections = [result(1, BOX, 0.9)]
+    assert rank_by_disagreement({"a": detections, "b": detections, "c": []}) == [(1, pytest.approx(2 / 3))]
 
 
-def test_most_first_then_by_id_and_only_where_they_differ():
+def test_images_are_ranked_by_disagreement_then_id():
     a = [result(5, BOX, 0.9), result(3, BOX, 0.9), result(3, FAR, 0.9), result(4, BOX, 0.9), result(1, BOX, 0.9)]
     b = [result(1, BOX, 0.9)]
     assert rank_by_disagreement({"a": iter(a), "b": iter(b)}) == [(3, 2.0), (4, 1.0), (5, 1.0)]
@@ -54,7 +54,7 @@ def test_most_first_then_by_id_and_only_where_they_differ():
     assert rank_by_disagreement({"a": [], "b": []}) == []
 
 
-def test_against_a_plain_loop():
+def test_disagreement_equals_that_of_a_plain_loop():
     rng = random.Random(0)
     methods = [
         [
@@ -71,37 +71,37 @@ def test_against_a_plain_loop():
         common = max(width, 0) * max(height, 0)
         return common / (a[2] * a[3] + b[2] * b[3] - common)
 
-    def alone(mine, other):
+    def count_unshared(detections, other):
         return sum(
             not any(
                 d["category_id"] == e["category_id"] and e["score"] >= 0.2 and iou(d["bbox"], e["bbox"]) >= 0.5
                 for e in other
             )
-            for d in mine
+            for d in detections
             if d["score"] >= 0.4
         )
 
-    pairs = [alone(a, b) + alone(b, a) for a, b in combinations(methods, 2)]
+    pairs = [count_unshared(a, b) + count_unshared(b, a) for a, b in combinations(methods, 2)]
     ((_, score),) = rank_by_disagreement(dict(zip("abcd", methods, strict=True)), threshold=0.4)
     assert score == pytest.approx(sum(pairs) / len(pairs))
     assert score > 0
 
 
-def test_what_others_lack():
-    """The second box of the first method has partners, of which one is below the threshold; the third is not shown."""
+def test_count_missing():
+    """The second box of the first method has partners, one of them below the threshold; the third is not drawn."""
 
-    def found(*scores):
+    def detections(*scores):
         boxes = np.array([[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]], dtype=float)[: len(scores)]
-        return Found(boxes, np.ones(len(scores)), np.array(scores))
+        return DetectionArrays(boxes, np.ones(len(scores)), np.array(scores))
 
-    counts = lacking([found(0.9, 0.8, 0.4), found(0.1, 0.3), found(0.2, 0.9)], 0.5)
-    assert [each.tolist() for each in counts] == [[2, 0, 0], [0, 0], [0, 0]]
-    counts = lacking([found(0.9, 0.8), found(0.1, 0.3), found()], 0.5, [[1], [2, 1], [2]])
-    assert [each.tolist() for each in counts] == [[1, 0], [0, 0], []]
+    counts = count_missing([detections(0.9, 0.8, 0.4), detections(0.1, 0.3), detections(0.2, 0.9)], 0.5)
+    assert [values.tolist() for values in counts] == [[2, 0, 0], [0, 0], [0, 0]]
+    counts = count_missing([detections(0.9, 0.8), detections(0.1, 0.3), detections()], 0.5, [[1], [2, 1], [2]])
+    assert [values.tolist() for values in counts] == [[1, 0], [0, 0], []]
 
 
-def test_one_method_alone_is_a_mistake():
-    nothing = Found(np.zeros((0, 4)), np.zeros(0), np.zeros(0))
+def test_one_method_is_an_error():
+    empty = DetectionArrays(np.zeros((0, 4)), np.zeros(0), np.zeros(0))
     with pytest.raises(ValueError, match="two or more"):
-        disagreement([nothing], 0.5)
-    assert disagreement([nothing, nothing], 0.5) == 0
+        disagreement_score([empty], 0.5)
+    assert disagreement_score([empty, empty], 0.5) == 0

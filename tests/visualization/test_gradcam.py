@@ -1,4 +1,4 @@
-"""Grad-CAM of a fixed detection: against plain autograd, for every kind of detector, at one level for all."""
+"""Grad-CAM of a fixed detection: equal to plain autograd, for every kind of detector, at one level for all."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,8 +15,8 @@ from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.presets import load_preset
 from afictl.visualization import file_pictures, gradcam_figures
-from afictl.visualization.contenders import Contenders
-from afictl.visualization.gradcam import Heat, explain
+from afictl.visualization.gradcam import HeatMap, explain
+from afictl.visualization.named_models import NamedDetectors
 
 CLASSES = ("cell", "platelet", "<b>red</b>")
 BOX = torch.tensor([10.0, 8.0, 60.0, 50.0])
@@ -28,9 +28,9 @@ def build(preset, size=96, seed=0, threshold=0.0):
     return build_detector(load_preset(preset, settings), num_classes=3, interpolator="nearest").eval()
 
 
-def contenders(**detectors):
-    loaded = {name: SimpleNamespace(detector=each, classes=CLASSES) for name, each in detectors.items()}
-    return Contenders(loaded, CLASSES)
+def named(**detectors):
+    loaded = {name: SimpleNamespace(detector=detector, classes=CLASSES) for name, detector in detectors.items()}
+    return NamedDetectors(loaded, CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -50,39 +50,39 @@ def pictures(tmp_path, image):
     return file_pictures([tmp_path])
 
 
-def by_hand(detector, image, level, score):
-    """Grad-CAM by autograd; ``score(maps, seen, box)`` is differentiable."""
-    seen = resize_for(detector.input, image)
-    box = move_boxes(BOX[None], image.shape[1:], seen.shape[1:])[0]
-    maps = detector.pyramid([seen])
-    (gradient,) = torch.autograd.grad(score(maps, seen, box), maps[level])
+def autograd_gradcam(detector, image, level, score):
+    """Grad-CAM by autograd; ``score(maps, resized, box)`` is differentiable."""
+    resized = resize_for(detector.input, image)
+    box = move_boxes(BOX[None], image.shape[1:], resized.shape[1:])[0]
+    maps = detector.pyramid([resized])
+    (gradient,) = torch.autograd.grad(score(maps, resized, box), maps[level])
     heat = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * maps[level]).sum(dim=1, keepdim=True))
-    padded = detector.batch([seen]).tensor.shape[-2:]
-    spread = F.interpolate(heat, size=padded, mode="bilinear", align_corners=False)
-    return spread[0, 0, : seen.shape[1], : seen.shape[2]].detach()
+    padded = detector.batch([resized]).tensor.shape[-2:]
+    resized_map = F.interpolate(heat, size=padded, mode="bilinear", align_corners=False)
+    return resized_map[0, 0, : resized.shape[1], : resized.shape[2]].detach()
 
 
-def test_two_stages_as_by_plain_autograd(faster, image):
-    def score(maps, seen, box):
+def test_two_stage_detectors_equal_plain_autograd(faster, image):
+    def score(maps, resized, box):
         heads = faster.head.roi_heads
-        pooled = heads.box_roi_pool(maps, [box[None]], [tuple(seen.shape[1:])])
+        pooled = heads.box_roi_pool(maps, [box[None]], [tuple(resized.shape[1:])])
         return heads.box_predictor(heads.box_head(pooled))[0][0, 2]
 
     level, heat = explain(faster, image, BOX, 2)
     assert level == "p2"
-    expected = by_hand(faster, image, level, score)
+    expected = autograd_gradcam(faster, image, level, score)
     assert expected.max() > 0
     torch.testing.assert_close(heat.values, expected)
-    seen = resize_for(faster.input, image)
-    box = move_boxes(BOX[None], image.shape[1:], seen.shape[1:])[0]
-    assert heat.logit == pytest.approx(score(faster.pyramid([seen]), seen, box).item(), abs=1e-5)
+    resized = resize_for(faster.input, image)
+    box = move_boxes(BOX[None], image.shape[1:], resized.shape[1:])[0]
+    assert heat.logit == pytest.approx(score(faster.pyramid([resized]), resized, box).item(), abs=1e-5)
 
 
-def test_points_near_the_centre_as_by_plain_autograd(image):
+def test_points_near_the_centre_equal_plain_autograd(image):
     fcos = build("fcos-r18-fpn-tiny")
     level, heat = explain(fcos, image, BOX, 2)
 
-    def score(maps, seen, box):
+    def score(maps, resized, box):
         stride = fcos.neck.strides[level]
         logits = fcos.head.class_logits(fcos.head.class_tower(maps[level]))[0, 1]
         centre = (box[:2] + box[2:]) / 2
@@ -96,7 +96,7 @@ def test_points_near_the_centre_as_by_plain_autograd(image):
         assert near
         return torch.stack(near).mean()
 
-    torch.testing.assert_close(heat.values, by_hand(fcos, image, level, score))
+    torch.testing.assert_close(heat.values, autograd_gradcam(fcos, image, level, score))
 
 
 PRESETS = [
@@ -121,13 +121,13 @@ def test_every_kind_of_detector(preset, image, pictures):
     assert heat.values.shape == resize_for(detector.input, image).shape[1:]
     assert heat.values.isfinite().all()
     assert heat.values.min() >= 0
-    (figure,) = gradcam_figures(contenders(ours=detector), pictures, threshold=0.0)
-    assert [panel.title for panel in figure.panels][1:] == ["ours"]
+    (figure,) = gradcam_figures(named(run=detector), pictures, threshold=0.0)
+    assert [panel.title for panel in figure.panels][1:] == ["run"]
 
 
 @pytest.mark.parametrize("preset", ["fcos-r18-fpn-tiny", "retinanet-r18-fpn-tiny", "faster-rcnn-r18-fpn-tiny"])
 @pytest.mark.parametrize("box", [[5.0, 5.0, 6.0, 6.0], [0.0, 0.0, 120.0, 80.0], [118.0, 78.0, 121.0, 82.0]])
-def test_a_box_without_a_point_or_anchor_of_its_own(preset, box, image):
+def test_a_box_without_a_point_or_anchor(preset, box, image):
     _, heat = explain(build(preset), image, torch.tensor(box), 1)
     assert heat.values.isfinite().all()
     assert np.isfinite(heat.logit)
@@ -135,17 +135,17 @@ def test_a_box_without_a_point_or_anchor_of_its_own(preset, box, image):
 
 def test_one_detection_one_level_one_scale(faster, pictures):
     other = build("faster-rcnn-r18-fpn-tiny", seed=3)
-    (figure,) = gradcam_figures(contenders(a=faster, b=other), pictures, threshold=0.0)
-    found = contenders(a=faster).find("a", pictures[0].read(), 0.0)
-    label = CLASSES[int(found["labels"][0]) - 1]
-    assert figure.panels[0].title == f"{label} {float(found['scores'][0]):.2f}"
-    level = explain(faster, pictures[0].read(), found["boxes"][0], int(found["labels"][0]))[0]
+    (figure,) = gradcam_figures(named(a=faster, b=other), pictures, threshold=0.0)
+    detection = named(a=faster).detect("a", pictures[0].read(), 0.0)
+    label = CLASSES[int(detection["labels"][0]) - 1]
+    assert figure.panels[0].title == f"{label} {float(detection['scores'][0]):.2f}"
+    level = explain(faster, pictures[0].read(), detection["boxes"][0], int(detection["labels"][0]))[0]
     assert figure.title == f"cells: Grad-CAM of '{label}' at {level}"
     assert [panel.title for panel in figure.panels[1:]] == ["a", "b"]
 
 
 def with_object(picture, box):
-    """A small object, one in ``box`` and a crowd, which is no single object to explain."""
+    """The picture with a small object, one at ``box`` and a crowd, which is not explained."""
     boxes = torch.tensor([[1.0, 1.0, 5.0, 5.0], box, [0.0, 0.0, 120.0, 80.0]])
     crowd = torch.tensor([False, False, True])
     objects = Objects(boxes, torch.tensor([1, 3, 2]), crowd, boxes[:, 0], torch.arange(3), [None] * 3)
@@ -154,31 +154,35 @@ def with_object(picture, box):
 
 def test_without_a_detection_the_largest_object_is_explained(faster, pictures):
     picture = with_object(pictures[0], BOX.tolist())
-    (figure,) = gradcam_figures(contenders(a=faster), [picture], threshold=1.0)
+    (figure,) = gradcam_figures(named(a=faster), [picture], threshold=1.0)
     assert figure.title == "cells: Grad-CAM of '<b>red</b>' at p2"
     assert (figure.panels[0].title, figure.panels[0].note) == ("<b>red</b>", "from the ground truth")
 
 
-def test_a_map_in_which_nothing_is_positive_says_so(faster, pictures, monkeypatch):
+def test_a_zero_map_is_reported(faster, pictures, monkeypatch):
     heats = iter([torch.zeros(8, 8), torch.eye(8)])
-    monkeypatch.setattr("afictl.visualization.gradcam.explain", lambda *_: ("p2", Heat(next(heats), 1.5)))
-    (figure,) = gradcam_figures(contenders(a=faster, b=faster), [with_object(pictures[0], BOX.tolist())], threshold=1.0)
-    assert [panel.note for panel in figure.panels[1:]] == ["logit 1.50, nothing speaks for it", "logit 1.50"]
+    monkeypatch.setattr("afictl.visualization.gradcam.explain", lambda *_: ("p2", HeatMap(next(heats), 1.5)))
+    (figure,) = gradcam_figures(named(a=faster, b=faster), [with_object(pictures[0], BOX.tolist())], threshold=1.0)
+    assert [panel.note for panel in figure.panels[1:]] == ["logit 1.50, zero everywhere", "logit 1.50"]
 
 
 def test_images_without_a_detection_are_left_out(faster, pictures):
-    assert list(gradcam_figures(contenders(a=faster), pictures, threshold=1.0)) == []
+    assert list(gradcam_figures(named(a=faster), pictures, threshold=1.0)) == []
 
 
-def test_what_cannot_be_compared_is_refused(faster, pictures):
+def test_detectors_that_cannot_be_compared_are_errors(faster, pictures):
     large = build("faster-rcnn-r18-fpn-tiny", size=240)
     whole = with_object(pictures[0], [0.0, 0.0, 120.0, 80.0])
-    with pytest.raises(UserError, match="large: the box lies on p4 of this detector, not on p3; compare detectors"):
-        list(gradcam_figures(contenders(a=faster, large=large), [whole], threshold=1.0))
-    known = contenders(a=faster)
-    strange = SimpleNamespace(detector=faster, classes=("x", "y", "z"))
-    with pytest.raises(UserError, match="b: does not know the class"):
-        list(gradcam_figures(Contenders({**known.detectors, "b": strange}, CLASSES), pictures, threshold=0.0))
+    with pytest.raises(UserError, match=r"large: .*p4.*p3"):
+        list(gradcam_figures(named(a=faster, large=large), [whole], threshold=1.0))
+    detectors = named(a=faster)
+    other_classes = SimpleNamespace(detector=faster, classes=("x", "y", "z"))
+    with pytest.raises(UserError, match="b: has no class"):
+        list(
+            gradcam_figures(
+                NamedDetectors({**detectors.detectors, "b": other_classes}, CLASSES), pictures, threshold=0.0
+            )
+        )
 
 
 @pytest.mark.detectron2
@@ -195,21 +199,21 @@ def test_models_of_detectron2(kind, image, tmp_path):
     level, heat = explain(detector, image, BOX, 2)
     assert level in detector.neck.strides
     assert heat.values.isfinite().all()
-    seen = resize_for(detector.input, image)
-    box = Boxes(move_boxes(BOX[None], image.shape[1:], seen.shape[1:]))
-    maps, model = detector.pyramid([seen]), detector.model
+    resized = resize_for(detector.input, image)
+    box = Boxes(move_boxes(BOX[None], image.shape[1:], resized.shape[1:]))
+    maps, model = detector.pyramid([resized]), detector.model
     if kind == "retinanet":
-        place = model.head_in_features.index(level)
-        logits = model.head([maps[name] for name in model.head_in_features])[0][place]
-        anchors = model.anchor_generator([maps[name] for name in model.head_in_features])[place]
+        index = model.head_in_features.index(level)
+        logits = model.head([maps[name] for name in model.head_in_features])[0][index]
+        anchors = model.anchor_generator([maps[name] for name in model.head_in_features])[index]
         flat = logits.view(1, -1, 3, *logits.shape[-2:]).permute(0, 3, 4, 1, 2).reshape(-1, 3)
         expected = flat[pairwise_iou(anchors, box)[:, 0] >= 0.5, 1].mean()
     else:
         heads = model.roi_heads
         pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], [box])
-        heads_of, predictors = (
+        box_heads, predictors = (
             (heads.box_head, heads.box_predictor) if kind == "cascade" else ([heads.box_head], [heads.box_predictor])
         )
-        pairs = zip(heads_of, predictors, strict=True)
+        pairs = zip(box_heads, predictors, strict=True)
         expected = torch.stack([predictor(head(pooled))[0][0, 1] for head, predictor in pairs]).mean()
     assert heat.logit == pytest.approx(expected.item(), rel=1e-4)

@@ -1,4 +1,4 @@
-"""Which images are drawn, and how they and the detectors are called."""
+"""Selection of images, and names of images and runs."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from PIL import Image
 from afictl.data import load_coco
 from afictl.data.shapes import make_shapes
 from afictl.errors import UserError
-from afictl.visualization import data_pictures, file_pictures, run_names
+from afictl.visualization import dataset_pictures, file_pictures, run_names
 
 
-def test_pictures_of_a_data_set_have_their_ground_truth(tmp_path):
+def test_pictures_of_a_dataset_have_ground_truth(tmp_path):
     index = load_coco(make_shapes(tmp_path / "data", train=1, val=3, size=96), "val")
-    pictures = data_pictures(index, limit=2)
+    pictures = dataset_pictures(index, limit=2)
     assert [picture.name for picture in pictures] == [str(image_id) for image_id in index.image_ids[:2]]
     truth = pictures[0].ground_truth()
     assert pictures[0].read().shape == (3, 96, 96)
@@ -26,19 +26,19 @@ def test_pictures_of_a_data_set_have_their_ground_truth(tmp_path):
         torch.testing.assert_close(corners.float(), box, atol=1.0, rtol=0)
 
 
-def test_images_of_which_nothing_is_known_have_no_ground_truth(tmp_path):
-    """As in image_info_test-dev2017.json: no object is listed, which does not mean that there is none."""
+def test_images_without_annotations_have_no_ground_truth(tmp_path):
+    """As in image_info_test-dev2017.json: no annotations, which does not mean no objects."""
     index = load_coco(make_shapes(tmp_path / "data", train=1, val=1, size=96), "val")
-    contents = json.loads(index.annotation_file.read_text())
+    content = json.loads(index.annotation_file.read_text())
     listed = index.annotation_file.with_name("image_info_test2017.json")
-    listed.write_text(json.dumps({"images": contents["images"], "categories": contents["categories"]}))
+    listed.write_text(json.dumps({"images": content["images"], "categories": content["categories"]}))
     index.image_dir.rename(index.image_dir.with_name("test2017"))
-    (picture,) = data_pictures(load_coco(tmp_path / "data", "test"))
+    (picture,) = dataset_pictures(load_coco(tmp_path / "data", "test"))
     assert picture.read().shape == (3, 96, 96)
     assert picture.ground_truth() is None
 
 
-def test_files_and_folders(tmp_path):
+def test_pictures_of_files_and_folders(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("b.png", "a.JPG"):
@@ -55,13 +55,13 @@ def test_files_and_folders(tmp_path):
     assert len(file_pictures([folder], limit=1)) == 1
 
 
-def test_wrong_paths(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
+def test_wrong_paths_are_errors(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.jpg"):
         file_pictures([tmp_path / "nowhere.jpg"])
-    with pytest.raises(UserError, match="holds no image"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         file_pictures([tmp_path])
     (tmp_path / "broken.jpg").write_text("not an image")
-    with pytest.raises(UserError, match=r"broken\.jpg cannot be read: cannot identify"):
+    with pytest.raises(UserError, match=r"broken\.jpg"):
         file_pictures([tmp_path])
 
 
@@ -81,7 +81,7 @@ def test_wrong_paths(tmp_path):
         (["x/model_final.pth", "y/model_final.pth"], ["x/model_final", "y/model_final"]),
     ],
 )
-def test_run_names_are_the_shortest_distinct_ends_of_the_paths(tmp_path, monkeypatch, paths, names):
+def test_run_names_are_the_shortest_unique_path_suffixes(tmp_path, monkeypatch, paths, names):
     for run in ("x/afi/seed0", "x/nearest/seed0", "y/afi/seed0"):
         (tmp_path / run).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ from typing import Any
 from afictl.comparison.report.plots import TEXT, WIDTHS, Frame, Scale, fitted, frame, padded, spread
 from afictl.comparison.results import Comparison
 from afictl.errors import UserError
-from afictl.visualization.curves import read_metrics
+from afictl.visualization.training_curves import read_metrics
 
 _POINTS = 100
 """Most points of a line: more cannot be seen, and a long run has thousands."""

@@ -21,10 +21,10 @@ from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_
 from afictl.errors import UserError
 from afictl.evaluation.predictions import iter_results
 from afictl.run_folder import PREDICTIONS
-from afictl.visualization.comparisons import marked
-from afictl.visualization.detections import GROUND_TRUTH, comparison
+from afictl.visualization.detections import GROUND_TRUTH, detections_figure
 from afictl.visualization.disagreement import rank_by_disagreement
-from afictl.visualization.style import Color
+from afictl.visualization.palette import Color
+from afictl.visualization.side_by_side import mark_unshared
 
 THRESHOLD = 0.5
 """Score from which a detection is drawn and counts in the ranking."""
@@ -155,8 +155,8 @@ def _draw_shot(index: Dataset, i: int, found: Mapping[str, Rows], score: float, 
     here = {method: _rows_of(rows, index.image_id(i), labels) for method, rows in found.items()}
     detections = {method: _detection(rows, labels, size_hw, seen_hw, scale) for method, rows in here.items()}
     name = str(index.image_path(i).relative_to(index.image_dir))
-    figure = comparison(
-        name, _resized(image, seen_hw), {GROUND_TRUTH: truth, **marked(detections, THRESHOLD)}, index.classes
+    figure = detections_figure(
+        name, _resized(image, seen_hw), {GROUND_TRUTH: truth, **mark_unshared(detections, THRESHOLD)}, index.classes
     )
     sources = _encoded([panel.picture for panel in figure.panels], share)
     drawings = tuple(

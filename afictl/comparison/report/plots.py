@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from afictl.visualization import style
+from afictl.visualization import text as drawn_text
 
 MINUS = "\N{MINUS SIGN}"
 TEXT = 12
@@ -93,12 +93,12 @@ def padded(values: Iterable[float], share: float = 0.08, least: float = 1.0) -> 
 
 def text_width(text: str) -> float:
     """An estimate for the sans-serif faces of browsers, of which few are wider than that of the pictures."""
-    return style.text_width(text, TEXT)
+    return drawn_text.text_width(text, TEXT)
 
 
 def fitted(text: str, width: float) -> str:
     """``text``, its middle left out where it would be wider than ``width`` pixels."""
-    return style.fit_text(text, TEXT, width)
+    return drawn_text.fit_text(text, TEXT, width)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

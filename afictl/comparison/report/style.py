@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment
 
-from afictl.visualization.style import INK, PAPER, Color, class_color, mix
+from afictl.visualization.palette import INK, PAPER, Color, class_color, mix
 
 DARK: Color = (22, 24, 28)
 """The page's background in the dark."""

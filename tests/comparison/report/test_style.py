@@ -3,7 +3,7 @@
 import pytest
 
 from afictl.comparison.report.style import DARK, contrast, dash, hue, marker, readable
-from afictl.visualization.style import PAPER, class_color
+from afictl.visualization.palette import PAPER, class_color
 
 
 def test_contrast_of_black_on_white():

@@ -1,4 +1,4 @@
-"""Figures as files and as a page: self-contained, escaped, and without leftovers of an earlier call."""
+"""Files of figures: self-contained pages, escaping, and replacement of earlier files."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from afictl.visualization.figure import Figure, Panel
-from afictl.visualization.output import write_figures
+from afictl.visualization.figure_files import write_figures
 from tests.helpers.full_disk import killed_draft
 
 HOSTILE = "<script>alert(1)</script>\"' onload=x"
@@ -37,17 +37,17 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def test_one_picture_each(tmp_path):
-    seen = []
+def test_one_picture_per_figure(tmp_path):
+    progress = []
     files = write_figures(
-        (figure(name) for name in "ab"), tmp_path / "out", "kind", total=2, progress=lambda *n: seen.append(n)
+        (figure(name) for name in "ab"), tmp_path / "out", "kind", total=2, progress=lambda *n: progress.append(n)
     )
     assert [file.name for file in files] == ["a.png", "b.png"]
-    assert seen == [(1, 2), (2, 2)]
+    assert progress == [(1, 2), (2, 2)]
     assert Image.open(files[0]).size > (80, 30)
 
 
-def test_a_page_is_whole_in_itself_and_escapes_everything(tmp_path):
+def test_a_page_is_self_contained_and_escaped(tmp_path):
     (path,) = write_figures([figure("a", HOSTILE), figure("b")], tmp_path, "kind", form="html", title=HOSTILE)
     text = path.read_text()
     page = Tags(text)
@@ -66,8 +66,8 @@ def test_a_page_is_whole_in_itself_and_escapes_everything(tmp_path):
             assert Image.open(io.BytesIO(data)).width in (40, 90)
 
 
-def test_what_an_earlier_call_left_is_replaced_and_nothing_else(tmp_path):
-    (tmp_path / "mine.png").write_bytes(b"x")
+def test_only_files_of_an_earlier_call_are_replaced(tmp_path):
+    (tmp_path / "other.png").write_bytes(b"x")
     draft = killed_draft(tmp_path / "1.png")
     draft.touch()
     write_figures([figure("1"), figure("2")], tmp_path, "detections")
@@ -75,13 +75,13 @@ def test_what_an_earlier_call_left_is_replaced_and_nothing_else(tmp_path):
     write_figures([figure("1-features")], tmp_path, "features")
     write_figures([figure("2"), figure("3")], tmp_path, "detections")
     names = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
-    assert names == ["1-features.png", "2.png", "3.png", "mine.png"]
+    assert names == ["1-features.png", "2.png", "3.png", "other.png"]
     write_figures([figure("2")], tmp_path, "detections", form="html")
     names = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
-    assert names == ["1-features.png", "2.png", "3.png", "detections.html", "mine.png"]  # another form stays
+    assert names == ["1-features.png", "2.png", "3.png", "detections.html", "other.png"]  # another form stays
 
 
-def test_a_record_does_not_reach_outside_its_folder(tmp_path):
+def test_a_file_list_has_no_effect_outside_its_folder(tmp_path):
     (tmp_path / "keep.png").write_bytes(b"x")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "keep.txt").write_text("x")
@@ -92,18 +92,18 @@ def test_a_record_does_not_reach_outside_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["png", "html"])
-def test_a_failure_on_the_way_leaves_no_half_file(tmp_path, form):
+def test_a_failure_leaves_only_complete_files(tmp_path, form):
     def failing():
         yield figure("a")
         raise RuntimeError("broken image")
 
     with pytest.raises(RuntimeError):
         write_figures(failing(), tmp_path, "kind", form=form)
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ([] if form == "html" else [".afictl-kind-png", "a.png"])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ([] if form == "html" else [".afictl-kind-png", "a.png"])
 
 
-def test_what_a_failed_call_left_is_replaced_too(tmp_path):
+def test_files_of_a_failed_call_are_replaced(tmp_path):
     def failing():
         yield figure("a")
         raise RuntimeError("broken image")

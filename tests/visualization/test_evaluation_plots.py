@@ -1,10 +1,10 @@
-"""Precision over recall is drawn for few and many classes, with and without objects, under their own names."""
+"""Precision over recall and confusion of few and many classes, with their names drawn literally."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from afictl.visualization.pr_curves import plot_precision_recall
+from afictl.visualization.evaluation_plots import plot_confusion, plot_precision_recall
 from tests.helpers.images import drawn_texts
 
 
@@ -17,7 +17,7 @@ def curves(classes, seed=0):
 
 @pytest.mark.parametrize("classes", [1, 4, 30])
 @pytest.mark.parametrize("kinds", [("box",), ("box", "mask")])
-def test_curves(tmp_path, classes, kinds):
+def test_size_and_colours_of_precision_recall(tmp_path, classes, kinds):
     path = tmp_path / "new" / "curves.png"
     plot_precision_recall({kind: curves(classes) for kind in kinds}, [f"class {k}" for k in range(classes)], path)
     with Image.open(path) as picture:
@@ -26,9 +26,25 @@ def test_curves(tmp_path, classes, kinds):
     assert len(colours) > 20
 
 
-def test_class_names_stand_in_the_legend_as_they_are_written(tmp_path):
+def test_legend_has_literal_class_names(tmp_path):
     names = ["$\\foo$", "_hidden", "a_b $5", "红细胞"]
     texts = drawn_texts(lambda path: plot_precision_recall({"box": curves(5)}, [*names, "none"], path), tmp_path)
     assert [next((name for name in names if text.startswith(f"{name}: ")), None) for text in texts].count(None) == (
         len(texts) - len(names)
     )
+
+
+@pytest.mark.parametrize("classes", [1, 5, 80])
+def test_size_of_confusion(tmp_path, classes):
+    counts = np.random.default_rng(0).integers(0, 9, (classes + 1, classes + 1))
+    counts[0] = 0
+    plot_confusion(counts, [f"class {k}" for k in range(classes)], tmp_path / "confusion.png", note="score from 0.3")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert max(picture.size) < 3000
+
+
+def test_confusion_has_literal_class_names(tmp_path):
+    names = ["$\\foo$", "_hidden", "a_b $5", "红细胞"]
+    texts = drawn_texts(lambda path: plot_confusion(np.eye(5, dtype=int), names, path, note="$x$"), tmp_path)
+    assert [texts.count(name) for name in names] == [2, 2, 2, 2]
+    assert "$x$" in texts

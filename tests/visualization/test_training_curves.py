@@ -8,12 +8,12 @@ from PIL import Image
 
 from afictl.errors import UserError
 from afictl.visualization import plot_training
-from afictl.visualization.curves import (
+from afictl.visualization.training_curves import (
     _curves,
-    _figure,
-    _legend_alone,
+    _legend_figure,
     _plot,
-    _rendered,
+    _render,
+    _subplots,
     _values,
     plot_feature_distance,
     read_metrics,
@@ -34,7 +34,7 @@ def run(folder, steps=20, offset=0.0, last=""):
 
 
 @pytest.mark.parametrize("count", [1, 2, 11])
-def test_titles_and_names_are_in_the_picture(tmp_path, count):
+def test_titles_and_run_names_are_drawn(tmp_path, count):
     runs = {f"run {k}": run(tmp_path / str(k), offset=float(k)) for k in range(count)}
     plot_training(runs, tmp_path / "out" / "curves.svg")
     text = (tmp_path / "out" / "curves.svg").read_text()
@@ -45,38 +45,40 @@ def test_titles_and_names_are_in_the_picture(tmp_path, count):
     assert Image.open(tmp_path / "curves.png").width > 2000
 
 
-def test_the_picture_says_where_runs_look_alike(tmp_path):
+def test_repeated_line_styles_are_reported(tmp_path):
     one = run(tmp_path / "one")
-    said = "Too many runs to tell apart: 4 of 38 are drawn like another one"
+    warning = "Too many runs to tell apart: 4 of 38 are drawn like another one"
     runs = {f"run {k}": one for k in range(38)}
     plot_training(runs, tmp_path / "many.svg")
     plot_training(dict(list(runs.items())[:36]), tmp_path / "some.svg")
-    assert f"<!-- {said} -->" in (tmp_path / "many.svg").read_text()
+    assert f"<!-- {warning} -->" in (tmp_path / "many.svg").read_text()
     assert "Too many" not in (tmp_path / "some.svg").read_text()
-    assert training_panels(runs).panels[0].note == said
+    assert training_panels(runs).panels[0].note == warning
 
 
-@pytest.mark.parametrize(("values", "least"), [([50.6, 52.9], 2.3), ([40.0, 40.01], 1), ([0.0], 1), ([0.0, 30.0], 30)])
-def test_the_axis_of_accuracy_fits_its_values(values, least):
+@pytest.mark.parametrize(
+    ("values", "min_range"), [([50.6, 52.9], 2.3), ([40.0, 40.01], 1), ([0.0], 1), ([0.0, 30.0], 30)]
+)
+def test_range_of_the_accuracy_axis(values, min_range):
     records = {str(k): [{"step": 10, "box/AP": value}] for k, value in enumerate(values)}
-    _, (axis,) = _figure(1)
+    _, (axis,) = _subplots(1)
     _plot(axis, _curves(records)[0], records)
     low, high = axis.get_ylim()
     assert low < min(values)
     assert high > max(values)
-    assert least <= high - low < 1.3 * least
+    assert min_range <= high - low < 1.3 * min_range
 
 
 @pytest.mark.parametrize(("count", "length"), [(2, 5), (22, 20), (60, 8), (9, 90)])
-def test_no_name_of_a_legend_is_cut_off(tmp_path, monkeypatch, count, length):
-    """Neither in the picture, where it stands in the free panel or below, nor in the first panel of a page."""
+def test_legends_fit_into_their_figures(tmp_path, monkeypatch, count, length):
+    """In the picture, in the unused panel or below, and in the first panel of a page."""
     one = run(tmp_path / "one")
     runs = {f"{k:02}{'m' * (length - 2)}": one for k in range(count)}
     figures = []
-    monkeypatch.setattr("afictl.visualization.curves.save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("afictl.visualization.training_curves.save_figure", lambda figure, path: figures.append(figure))
     plot_training(runs, tmp_path / "curves.png")
-    for figure in (figures[0], _legend_alone(dict.fromkeys(runs))):
-        _rendered(figure)
+    for figure in (figures[0], _legend_figure(dict.fromkeys(runs))):
+        _render(figure)
         ((legend),) = [*figure.legends, *filter(None, (axis.get_legend() for axis in figure.axes))]
         assert [text.get_text() for text in legend.get_texts()] == list(runs)
         (x0, y0), (x1, y1) = legend.get_window_extent().get_points()
@@ -86,7 +88,7 @@ def test_no_name_of_a_legend_is_cut_off(tmp_path, monkeypatch, count, length):
         assert y1 <= figure.bbox.height
 
 
-def test_a_line_goes_through_the_recorded_values(tmp_path):
+def test_curves_have_the_logged_values(tmp_path):
     records = read_metrics(run(tmp_path / "run", steps=8))
     curves = {curve.key: curve for curve in _curves({"run": records})}
     assert _values(curves["box/AP"], records) == ([8], [30.0])
@@ -99,7 +101,7 @@ def test_a_line_goes_through_the_recorded_values(tmp_path):
     np.testing.assert_allclose(values, 0.5)  # a mean over an even number of records
 
 
-def test_names_that_matplotlib_would_take_for_something_else(tmp_path):
+def test_names_are_drawn_literally(tmp_path):
     runs = {"$\\foo{1}$": run(tmp_path / "a"), "_hidden": run(tmp_path / "b"), "<red> 红": run(tmp_path / "c")}
     assert set(runs) <= set(drawn_texts(lambda path: plot_training(runs, path), tmp_path))
     assert all(f"{name}: " in training_panels(runs).text for name in runs)
@@ -107,23 +109,23 @@ def test_names_that_matplotlib_would_take_for_something_else(tmp_path):
     assert {*runs, "$p_2$"} <= set(drawn_texts(lambda path: plot_feature_distance(distance, path), tmp_path))
 
 
-def test_panels_for_a_page_say_in_words_what_came_out(tmp_path):
+def test_panels_of_a_page_have_a_summary(tmp_path):
     figure = training_panels({"a": run(tmp_path / "a"), "b": run(tmp_path / "b", offset=5.0)})
     assert figure.text == "a: 20 steps, box AP 30. b: 20 steps, box AP 35."
     assert [panel.title for panel in figure.panels][:2] == ["Runs", "Box AP, held out"]
     assert len({panel.picture.size for panel in figure.panels}) == 1
 
 
-def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path):
+def test_a_truncated_line_is_skipped(tmp_path):
     assert len(read_metrics(run(tmp_path / "run", last='{"step": 21, "lo'))) == 20
 
 
-def test_what_is_no_run(tmp_path):
+def test_a_folder_without_metrics_is_an_error(tmp_path):
     run(tmp_path / "grid" / "nearest")
     (tmp_path / "grid" / "nearest" / "config.yaml").touch()
-    with pytest.raises(UserError, match=r"holds no metrics.jsonl, so it is no run; there are runs in it: .*nearest"):
+    with pytest.raises(UserError, match=r"metrics.jsonl.*nearest"):
         read_metrics(tmp_path / "grid")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="nothing was recorded yet"):
+    with pytest.raises(UserError, match="no metrics yet"):
         read_metrics(tmp_path / "empty")

@@ -1,0 +1,158 @@
+"""Figures as files: one picture each, or one self-contained HTML page with all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+
+from PIL import Image
+
+from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, write_text
+from afictl.progress import ProgressCallback
+from afictl.visualization.figure import Figure
+
+_JPEG_QUALITY = 90
+
+
+def write_figures(
+    figures: Iterable[Figure],
+    output: Path,
+    kind: str,
+    *,
+    form: str = "png",
+    title: str = "",
+    total: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[Path]:
+    """Write each figure as ``output/NAME.png``, or all as ``output/KIND.html``, and return the files.
+
+    Figures are drawn and written one by one. Files that an earlier call of the same ``kind`` and ``form`` wrote to the
+    folder are removed once the new files exist. Without any figure nothing changes. After a failure there are only
+    complete files, which the next call replaces, or no folder if there was none.
+
+    Args:
+        figures: any iterable; it may skip images.
+        output: folder, created where missing.
+        kind: ``detections``, ``features``, ``gradcam`` or ``training``.
+        form: ``png`` or ``html``.
+        title: heading of the page.
+        total: number of images, for ``progress``.
+        progress: called with the number of images done and of all images.
+    """
+    counted = _report_progress(figures, total, progress)
+    first = next(counted, None)  # an error in the first figure must not leave a folder behind
+    if first is None:
+        return []
+    with _created_folder(output):
+        counted = chain((first,), counted)
+        if form == "html":
+            path = output / f"{kind}.html"
+            write_page(counted, path, title or kind.capitalize())
+            files = [path]
+        else:
+            file_list = output / _file_list_name(kind, ".png")
+            files = [_save(figure.draw(), output / f"{figure.name}.png", file_list) for figure in counted]
+        remove_earlier_files(output, kind, files)
+    return files
+
+
+@contextlib.contextmanager
+def _created_folder(output: Path) -> Iterator[None]:
+    """Create ``output``, and remove it again if the block fails while it is empty."""
+    new = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):
+                output.rmdir()
+        raise
+
+
+def remove_earlier_files(output: Path, kind: str, files: Iterable[Path]) -> None:
+    """Remove files of an earlier call with this ``kind`` and form that are not in ``files``, and temporary files."""
+    remove_temporary_files(output)
+    names = [file.name for file in files]
+    suffix = Path(names[0]).suffix
+    file_list = output / _file_list_name(kind, suffix)
+    if file_list.is_file():
+        for name in file_list.read_text(encoding="utf-8").splitlines():
+            if name not in names and Path(name).name == name and Path(name).suffix == suffix:
+                (output / name).unlink(missing_ok=True)
+    write_text(file_list, "\n".join(names) + "\n")
+
+
+def _file_list_name(kind: str, suffix: str) -> str:
+    return f".afictl-{kind}-{suffix.removeprefix('.')}"
+
+
+def _save(picture: Image.Image, path: Path, file_list: Path) -> Path:
+    """Write a picture atomically and append its name to ``file_list``, so that the next call can replace it."""
+    with atomic_write(path) as draft:
+        picture.save(draft, format="PNG")
+        with name_file_in_errors(file_list), file_list.open("a", encoding="utf-8") as names:
+            names.write(f"{path.name}\n")
+    return path
+
+
+def _report_progress(
+    figures: Iterable[Figure], total: int | None, progress: ProgressCallback | None
+) -> Iterator[Figure]:
+    for done, figure in enumerate(figures, start=1):
+        yield figure
+        if progress is not None and total is not None:
+            progress(done, total)
+
+
+def write_page(figures: Iterable[Figure], path: Path, title: str) -> None:
+    """Write the figures below one another as an HTML page that loads nothing, atomically.
+
+    Only one figure is in memory at a time. All names (of classes, files and runs) are escaped.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("afictl.visualization")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    chunks = environment.get_template("page.html").generate(title=title, figures=map(_template_values, figures))
+    with atomic_write(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines(chunks)
+
+
+def data_url(data: bytes, media_type: str) -> str:
+    """``data`` as a base64 ``data:`` URL."""
+    return f"data:{media_type};base64,{b64encode(data).decode('ascii')}"
+
+
+def _template_values(figure: Figure) -> dict[str, object]:
+    return {
+        "title": figure.title or figure.name,
+        "text": figure.text,
+        "strip": figure.strip and {"source": _image_url(figure.strip), "width": figure.strip.width},
+        "columns": min(figure.columns, len(figure.panels)),
+        "legend": [(name, "rgb({}, {}, {})".format(*color)) for name, color in figure.legend],
+        "panels": [
+            {
+                "source": _image_url(panel.picture),
+                "width": panel.picture.width,
+                "height": panel.picture.height,
+                "title": panel.title,
+                "note": panel.note,
+            }
+            for panel in figure.panels
+        ],
+    }
+
+
+def _image_url(picture: Image.Image) -> str:
+    """PNG or JPEG, whichever is smaller: PNG for maps and drawings, JPEG for photographs."""
+    png, jpeg = BytesIO(), BytesIO()
+    picture.save(png, format="PNG")
+    picture.save(jpeg, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    if len(png.getvalue()) <= len(jpeg.getvalue()):
+        return data_url(png.getvalue(), "image/png")
+    return data_url(jpeg.getvalue(), "image/jpeg")

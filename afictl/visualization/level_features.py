@@ -1,0 +1,109 @@
+"""The guide's features of a half-size image, enlarged by interpolators, against its features of the image itself.
+
+Pairs and distances are those of stage 1 (AFI-GAN, section 3): L1 and cosine of the channel vectors, averaged over the
+positions inside the image. C channels; h x w: a level's map inside the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from afictl.data.transforms import half_size, resize_for, to_float, view
+from afictl.detectors import Detector
+from afictl.training.adversarial import Pair, extent, sizes_of
+from afictl.training.feature_distance import enlarged_pairs, position_distance
+
+_NEEDS_FINE = ("fade", "sapa")
+
+
+@dataclass(frozen=True)
+class LevelFeatures:
+    """Feature maps of one level for one image, on the CPU."""
+
+    level: str
+    stride: int
+    """Pixels of the image between positions of ``target``."""
+    coarse: Tensor
+    """(C, ceil(h/2), ceil(w/2)): the guide's features of the half-size image."""
+    target: Tensor
+    """(C, h, w): the guide's features of the image."""
+    enlarged: Mapping[str, Tensor]
+    """(C, h, w) by interpolator; without those that need a finer map where there is none."""
+    error: Mapping[str, Tensor]
+    """(h, w) mean absolute difference, by interpolator."""
+    distance: Mapping[str, Mapping[str, float]]
+    """``l1`` and ``cosine`` as stage 1 measures them, by interpolator."""
+
+
+@torch.no_grad()
+def enlarge_levels(
+    guide: Detector, interpolators: Mapping[str, nn.Module], image: Tensor, levels: Sequence[str]
+) -> Iterator[LevelFeatures]:
+    """Enlarge the guide's features of ``image``, uint8 (3, H, W) RGB, level by level."""
+    device = next(guide.parameters()).device
+    full = resize_for(guide.input, image).to(device)
+    half = to_float(view(image, half_size((full.shape[1], full.shape[2])), flip=False).to(device))
+    real = guide.pyramid([full])
+    coarse, fine = pyramid_and_fine(guide, half)
+    for level in levels:
+        pairs = {
+            name: enlarged_pairs(guide, {level: module(coarse[level], fine.get(level))}, real, [full], [half])[level]
+            for name, module in interpolators.items()
+            if level in fine or not needs_fine(module)
+        }
+        stride = guide.neck.strides[level]
+        ends = zip(extent(sizes_of([half]), stride, times=2)[0], extent(sizes_of([full]), stride)[0], strict=True)
+        h, w = map(min, ends)
+        yield _level_features(level, stride, coarse[level], real[level][0, :, :h, :w], pairs)
+
+
+@torch.no_grad()
+def pyramid_and_fine(guide: Detector, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The guide's maps of ``image``, and the finer maps that its neck passes to the interpolator, by the coarse level.
+
+    In an FPN and a PAFPN these are the lateral maps: the one of ``p2`` belongs to ``p3``. In a BiFPN they are the
+    inputs of the last layer, which correspond to the outputs of the neck. A neck enlarges neither its finest level nor
+    those that it makes by downsampling (``p6`` of an FPN), so these have no finer map.
+
+    Args:
+        guide: in eval mode.
+        image: float (3, H, W) RGB in 0..1.
+    """
+    fine_maps: list[Tensor] = []
+    hook = guide.neck.interpolator.register_forward_pre_hook(lambda _, maps: fine_maps.append(maps[1]))
+    try:
+        pyramid = guide.pyramid([image])
+    finally:
+        hook.remove()
+    levels = {stride: level for level, stride in guide.neck.strides.items()}
+    finest = min(levels)
+    padded_width = pyramid[levels[finest]].shape[-1] * finest  # of which every map has exactly its fraction
+    return pyramid, {levels[2 * padded_width // fine.shape[-1]]: fine for fine in fine_maps}
+
+
+def needs_fine(module: nn.Module) -> bool:
+    """Whether an interpolator requires the finer map."""
+    return module.kind in _NEEDS_FINE
+
+
+def _level_features(
+    level: str, stride: int, coarse: Tensor, target: Tensor, pairs: Mapping[str, Pair]
+) -> LevelFeatures:
+    errors, distance = {}, {}
+    h, w = target.shape[1:]
+    for name, pair in pairs.items():
+        l1, cosine = (value[0, :h, :w].cpu() for value in position_distance(pair))
+        errors[name], distance[name] = l1, {"l1": float(l1.mean()), "cosine": float(cosine.mean())}
+    return LevelFeatures(
+        level,
+        stride,
+        coarse[0, :, : (h + 1) // 2, : (w + 1) // 2].cpu(),
+        target.cpu(),
+        {name: pair.fake[0, :, :h, :w].cpu() for name, pair in pairs.items()},
+        errors,
+        distance,
+    )

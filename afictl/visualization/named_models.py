@@ -1,0 +1,144 @@
+"""Models of a figure by name: detectors that share the images and classes, or interpolators."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from afictl.data import Dataset
+from afictl.data.transforms import resize_for
+from afictl.detectors import Detector, to_original
+from afictl.evaluation.category_matching import match_categories
+from afictl.interpolators import interpolator_kinds
+from afictl.training.initial_weights import resolve_interpolator
+from afictl.visualization.pictures import Picture, unique_names
+from afictl.weights import LoadedDetector, load_detector
+
+_SEED = re.compile(r"seed\d+")
+_RUN_FILE_STEMS = ("best", "last", "interpolator")
+
+
+@dataclass(frozen=True)
+class NamedDetectors:
+    """Detectors by the title of their panel, and the classes of all of them."""
+
+    detectors: Mapping[str, LoadedDetector]
+    classes: tuple[str, ...]
+    """Those of the dataset first; label k of a detection from ``detect`` is ``classes[k - 1]``."""
+
+    @torch.no_grad()
+    def detect(
+        self, name: str, image: Tensor, threshold: float, drawn_hw: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """Detections of the detector ``name`` with a score of at least ``threshold``, on the CPU.
+
+        ``predict`` would paste the masks of all hundred detections first: gigabytes for a large photograph.
+
+        Args:
+            name: a key of ``detectors``.
+            image: uint8 (3, H, W) RGB.
+            threshold: minimum score.
+            drawn_hw: height and width of the picture in whose pixels boxes and masks are; None: boxes in pixels of the
+                image, without masks.
+        """
+        loaded = self.detectors[name]
+        resized = resize_for(loaded.detector.input, image)
+        (output,) = loaded.detector.detect([resized], masks=drawn_hw is not None)
+        size = drawn_hw or (image.shape[1], image.shape[2])
+        output = to_original(output, (resized.shape[1], resized.shape[2]), size)
+        detection = {key: values[output["scores"] >= threshold].cpu() for key, values in output.items()}
+        mask_probs = detection.pop("mask_probs", None)
+        if mask_probs is not None and drawn_hw is not None:
+            detection["masks"] = loaded.detector.paste_masks(mask_probs, detection["boxes"], size)
+        labels = [self.classes.index(loaded.classes[label - 1]) + 1 for label in detection["labels"].tolist()]
+        return {**detection, "labels": torch.tensor(labels, dtype=torch.int64)}
+
+
+def load_named_detectors(
+    weights: Mapping[str, Path],
+    source: Dataset | Sequence[Picture],
+    device: torch.device | str = "cpu",
+    load: Callable[[Path], LoadedDetector] = load_detector,
+) -> NamedDetectors:
+    """Load the detectors ``weights``, run folders or files by name, for the images of ``source``.
+
+    Raises:
+        UserError: weights that cannot be read, or a detector with other classes than the dataset's.
+    """
+    detectors = {name: load(path) for name, path in weights.items()}
+    if isinstance(source, Dataset):
+        for loaded in detectors.values():
+            match_categories(loaded.classes, source)
+    for loaded in detectors.values():
+        loaded.detector.to(device)
+    dataset_classes = source.classes if isinstance(source, Dataset) else ()
+    classes = dict.fromkeys([*dataset_classes, *(c for loaded in detectors.values() for c in loaded.classes)])
+    return NamedDetectors(detectors, tuple(classes))
+
+
+def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequence[Path]) -> dict[str, nn.Module]:
+    """Interpolators by the title of their panel, on the CPU.
+
+    Args:
+        guide: the detector whose features they enlarge.
+        sources: kinds, of which a learned one is marked as untrained; runs of ``pretrain``, or of a detector with a
+            learned interpolator; files of either.
+        weights: runs or files of detectors whose interpolators are used.
+
+    Raises:
+        UserError: no such kind or file, or an interpolator of another width than the guide's neck.
+    """
+    kinds = interpolator_kinds()
+    paths = iter(run_names([*(Path(source) for source in sources if source not in kinds), *weights]))
+    interpolators: list[tuple[str, nn.Module]] = []
+    for source in sources:
+        module = resolve_interpolator(guide.preset, source, seed=0)[1]
+        interpolators.append((_kind_name(module) if source in kinds else _run_name(next(paths), module), module))
+    for path in weights:
+        module = load_detector(path).detector.neck.interpolator
+        interpolators.append((_run_name(next(paths), module), module))
+    names = unique_names([name for name, _ in interpolators])
+    return dict(zip(names, (module for _, module in interpolators), strict=True))
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """A unique name for each run folder or file: the last part of its path, with as many parents as necessary.
+
+    A file that every run has is named as its folder, unless another file of that folder is named too. A run of a
+    comparison is named by its method too.
+    """
+    tails = [_parts(path.resolve()) for path in paths]
+    tails = [
+        (*tail[:-1], f"{tail[-1]}/{path.stem}") if tails.count(tail) > 1 and not path.is_dir() else tail
+        for path, tail in zip(paths, tails, strict=True)
+    ]
+    return unique_names([_shortest_suffix(tail, [other for other in tails if other != tail]) for tail in tails])
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    if path.is_dir():
+        return path.parts
+    return path.parent.parts if path.stem in _RUN_FILE_STEMS else (*path.parent.parts, path.stem)
+
+
+def _shortest_suffix(tail: tuple[str, ...], other_tails: Sequence[tuple[str, ...]]) -> str:
+    """The fewest last parts in which none of the other tails ends."""
+    length = 2 if _SEED.fullmatch(tail[-1]) else 1
+    while length < len(tail) and any(other[-length:] == tail[-length:] for other in other_tails):
+        length += 1
+    return "/".join(tail[-length:])
+
+
+def _kind_name(module: nn.Module) -> str:
+    return f"{module.kind} (untrained)" if any(True for _ in module.parameters()) else str(module.kind)
+
+
+def _run_name(run: str, module: nn.Module) -> str:
+    """The run with the kind of its interpolator, unless its name contains the kind."""
+    kind = str(module.kind)
+    return run if kind in run else f"{run} ({kind})"

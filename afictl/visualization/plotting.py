@@ -1,0 +1,87 @@
+"""Shared by all figures that matplotlib draws: literal names, line styles of runs, files."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afictl.files import atomic_write
+from afictl.visualization.palette import LINE_COLORS, rgb_fractions
+from afictl.visualization.text import font_families
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 4)))
+_SEED_NAME = re.compile(r"(.+)/seed\d+")
+
+LineStyle = dict[str, Any]
+"""Keyword arguments of a matplotlib line."""
+
+
+@contextmanager
+def literal_names(names: Iterable[str]) -> Iterator[None]:
+    """Make matplotlib draw ``names`` literally, dollars too, in fonts that have their characters.
+
+    A figure must be both made and saved within it. Characters of no font are drawn as boxes, without a warning.
+    """
+    from matplotlib import rc_context
+
+    settings = rc_context(
+        {
+            "font.family": font_families(names),
+            "text.parse_math": False,
+            "text.usetex": False,
+            "axes.formatter.use_mathtext": False,
+        }
+    )
+    with settings, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        warnings.filterwarnings("ignore", "Matplotlib currently does not support .* natively", UserWarning)
+        yield
+
+
+def legend_name(name: str) -> str:
+    """``name`` for a legend, from which matplotlib would omit one that begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a matplotlib figure atomically, in the format of the path's suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as draft:
+        figure.savefig(draft, format=path.suffix.removeprefix("."))
+
+
+def line_styles(names: Collection[str]) -> list[tuple[str, LineStyle]]:
+    """Line style of each run: colour and marker by method, dashes by seed for names ``METHOD/seedN``."""
+    palette = [rgb_fractions(color) for color in LINE_COLORS]
+    seed_counts: dict[str, int] = {}
+    look_indices: dict[tuple[str, int], int] = {}
+    styles = []
+    for name in names:
+        match = _SEED_NAME.fullmatch(name)
+        method = match[1] if match else name
+        seed = seed_counts[method] = seed_counts.get(method, -1) + 1
+        look = look_indices.setdefault((method, seed // len(_DASHES)), len(look_indices))
+        style = {
+            "color": palette[look % len(palette)],
+            "marker": MARKERS[look // len(palette) % len(MARKERS)],
+            "markersize": 4,
+            "linestyle": _DASHES[seed % len(_DASHES)],
+            "linewidth": 1.6,
+        }
+        styles.append((name, style))
+    return styles
+
+
+def repeated_style_warning(names: Collection[str]) -> str:
+    """A sentence on the number of runs that share a line style; empty where all differ."""
+    looks = [tuple(style.values()) for _, style in line_styles(names)]
+    repeated = sum(looks.count(look) > 1 for look in looks)
+    return f"Too many runs to tell apart: {repeated} of {len(looks)} are drawn like another one" if repeated else ""

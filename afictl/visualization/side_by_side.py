@@ -1,0 +1,131 @@
+"""One figure per image: the ground truth beside the detections of several trained detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from afictl.data import Dataset
+from afictl.data.transforms import resize_image
+from afictl.progress import ProgressCallback
+from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_figure, drawn_size
+from afictl.visualization.disagreement import DetectionArrays, count_missing, disagreement_score
+from afictl.visualization.figure import Figure
+from afictl.visualization.figure_files import write_figures
+from afictl.visualization.named_models import NamedDetectors, load_named_detectors
+from afictl.visualization.pictures import Picture, dataset_pictures
+
+
+def write_side_by_side(
+    weights: Mapping[str, Path],
+    source: Dataset | Sequence[Picture],
+    output: Path,
+    *,
+    limit: int | None = 8,
+    threshold: float = 0.5,
+    device: torch.device | str = "cpu",
+    progress: ProgressCallback | None = None,
+) -> list[Path]:
+    """Write ``output/NAME.png`` for each image and return the files.
+
+    Args:
+        weights: run folder or detector file by the title of its panel.
+        source: a dataset, whose ground truth is drawn too, or the images of ``file_pictures``.
+        output: folder; files of an earlier call are replaced.
+        limit: draw only the first images.
+        threshold: score from which a detection is drawn.
+        device: of the detectors.
+        progress: called with the number of images done and of all images.
+
+    Raises:
+        UserError: weights or an image that cannot be read, or a detector with other classes than the dataset's.
+    """
+    pictures = dataset_pictures(source, limit) if isinstance(source, Dataset) else source[:limit]
+    detectors = load_named_detectors(weights, source, device)
+    figures = side_by_side_figures(detectors, pictures, threshold)
+    return write_figures(figures, output, "detections", total=len(pictures), progress=progress)
+
+
+def side_by_side_figures(detectors: NamedDetectors, pictures: Sequence[Picture], threshold: float) -> Iterator[Figure]:
+    """Yield a figure of each image: ground truth, where there is one, and the detections from ``threshold`` on.
+
+    With several detectors, detections without a partner (see ``disagreement``) in another one are marked.
+    """
+    method_labels = [
+        [detectors.classes.index(name) + 1 for name in loaded.classes] for loaded in detectors.detectors.values()
+    ]
+    for picture in pictures:
+        image = picture.read()
+        size = drawn_size((image.shape[1], image.shape[2]))
+        if size[0] < image.shape[1]:  # masks of a large photograph are drawn at the size of the picture
+            small, drawn_hw = resize_image(image, size), size
+        else:
+            small, drawn_hw = image, (image.shape[1], image.shape[2])
+        detections = {name: detectors.detect(name, image, threshold / 2, drawn_hw) for name in detectors.detectors}
+        truth = picture.ground_truth(drawn_hw)
+        panels: dict[str, Detection] = {} if truth is None else {GROUND_TRUTH: truth}
+        panels |= mark_unshared(detections, threshold, method_labels)
+        yield detections_figure(picture.name, small, panels, detectors.classes, picture.title)
+
+
+def rank_pictures(
+    detectors: NamedDetectors,
+    pictures: Sequence[Picture],
+    threshold: float,
+    limit: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[Picture]:
+    """The pictures on which the detectors disagree, most first, with their rank as name and the measure as title.
+
+    Only the disagreement (see ``disagreement``) of every image stays in memory.
+    """
+    scores = []
+    for done, picture in enumerate(pictures, start=1):
+        image = picture.read()
+        detections = [_to_arrays(detectors.detect(name, image, threshold / 2)) for name in detectors.detectors]
+        scores.append(disagreement_score(detections, threshold))
+        if progress is not None:
+            progress(done, len(pictures))
+    order = sorted((i for i, score in enumerate(scores) if score), key=lambda i: -scores[i])[:limit]
+    digits = len(str(len(order)))
+    return [
+        replace(
+            pictures[i],
+            name=f"{rank:0{digits}}-{pictures[i].name}",
+            title=f"{pictures[i].name}: {scores[i]:.3g} differing detections",
+        )
+        for rank, i in enumerate(order, start=1)
+    ]
+
+
+def mark_unshared(
+    detections: Mapping[str, Mapping[str, Tensor]],
+    threshold: float,
+    method_labels: Sequence[Sequence[int]] | None = None,
+) -> dict[str, dict[str, Tensor]]:
+    """Select the detections from ``threshold`` on of each detector, and mark those that another detector misses.
+
+    Args:
+        detections: of each detector in one image, from half the threshold on (see ``disagreement``).
+        threshold: score from which a detection is drawn.
+        method_labels: the labels that each detector can predict, where they differ: a detector without a class misses
+            none of its objects.
+
+    Returns:
+        The same with ``unshared`` (N,) bool if there are several detectors.
+    """
+    counts = count_missing([_to_arrays(detection) for detection in detections.values()], threshold, method_labels)
+    result = {}
+    for (name, detection), missing in zip(detections.items(), counts, strict=True):
+        unshared = {"unshared": torch.from_numpy(missing > 0)} if len(detections) > 1 else {}
+        drawn = detection["scores"] >= threshold
+        result[name] = {key: values[drawn] for key, values in {**detection, **unshared}.items()}
+    return result
+
+
+def _to_arrays(detection: Mapping[str, Tensor]) -> DetectionArrays:
+    return DetectionArrays(*(detection[key].numpy() for key in ("boxes", "labels", "scores")))
