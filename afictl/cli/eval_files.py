@@ -116,7 +116,7 @@ def write_submissions(
 
     if settings.limit:
         console.print(f"note: only the first {settings.limit} images; the server scores all of them")
-    paths = write_submission(predictions, settings.dataset.annotation_file, folder, slugify(algorithm))
+    paths = write_submission(predictions, settings.dataset, folder, slugify(algorithm))
     remove_earlier(folder, keep=[*inputs, *paths])
     for path in paths:
         console.print(f"to upload: {path}", markup=False, highlight=False)
@@ -162,7 +162,7 @@ def write_evaluation(
         _write_curves(folder, evaluation)
     if (score := settings.confusion_score) is not None:
         ids = settings.image_ids
-        matrix = compute_confusion(predictions, dataset.annotation_file, image_ids=ids, score=score)
+        matrix = compute_confusion(predictions, dataset, image_ids=ids, score=score)
         _write_confusion(folder, matrix)
 
 

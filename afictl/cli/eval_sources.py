@@ -115,8 +115,8 @@ def evaluate_source(
         return None
 
     def score() -> Evaluation:
-        ids, annotations = settings.image_ids, settings.dataset.annotation_file
-        return score_predictions(file, annotations, image_ids=ids, evaluator=settings.evaluator, masks=masks)
+        ids, evaluator = settings.image_ids, settings.evaluator
+        return score_predictions(file, settings.dataset, image_ids=ids, evaluator=evaluator, masks=masks)
 
     rank, world_size = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     return run_on_rank_zero(score, rank, world_size)

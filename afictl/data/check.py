@@ -12,9 +12,9 @@ import numpy as np
 from afictl.data.check_images import check_images
 from afictl.data.check_report import Place, SplitReport
 from afictl.data.check_splits import compare_with_train
-from afictl.data.dataset import MIN_SIDE, clip_boxes, fates
-from afictl.data.folders import SPLITS, annotation_names, find_files, read_instances, require_data_folder
-from afictl.data.formats.coco_records import FIELDS, ids_by_repeated, record_fault
+from afictl.data.dataset import MIN_SIDE_PX, clip_boxes, drop_reasons
+from afictl.data.folders import SPLITS, annotation_names, find_files, require_data_folder
+from afictl.data.formats.coco_records import FIELDS, ids_by_repeated, read_instances, record_fault
 from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.progress import ProgressCallback
@@ -134,10 +134,10 @@ def _check_boxes(objects: list[Record], images: dict[int, Record], report: Split
     sizes = np.array([_size_hw(images[r["image_id"]]) for r in objects], dtype=np.int64).reshape(-1, 2)
     xywh = np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4)
     clipped = clip_boxes(xywh, sizes)
-    fate = fates(xywh, clipped, np.array([bool(record.get("iscrowd")) for record in objects], dtype=bool))
+    fate = drop_reasons(xywh, clipped, np.array([bool(record.get("iscrowd")) for record in objects], dtype=bool))
     corners = np.concatenate((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), axis=1)
     # Coordinates of two decimals pass the edge by a rounding; that much is no finding.
-    cut = (np.abs(corners - clipped).max(axis=1, initial=0) > MIN_SIDE + 1e-3) & (fate == 0)
+    cut = (np.abs(corners - clipped).max(axis=1, initial=0) > MIN_SIDE_PX + 1e-3) & (fate == 0)
     for k in np.flatnonzero((fate > 0) | cut).tolist():
         record = objects[k]
         image = images[record["image_id"]]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from afictl.data.check_report import Place, SplitReport
-from afictl.data.folders import find_files, read_instances
-from afictl.data.formats.coco_records import FIELDS, record_fault
+from afictl.data.folders import find_files
+from afictl.data.formats.coco_records import FIELDS, read_instances, record_fault
 from afictl.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""The index of a COCO-format data set: the annotation file as flat arrays that worker processes share."""
+"""The record of one split, images and annotations, from which training samples and ground truth are derived."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor
 from afictl.data.segmentation import Segmentation
 from afictl.data.segmentation_arrays import has_segmentation, read_segmentations
 
-MIN_SIDE = 0.01
-"""Pixels. A thinner box counts as without area; the box losses take the log of a side."""
+MIN_SIDE_PX = 0.01
+"""A thinner box counts as without area; the box losses take the log of a side."""
 
 DROP_REASONS = ("used", "crowd", "without area", "outside the image")
-"""What an object's ``fate`` means; training uses those of fate 0."""
+"""Why training leaves an object out, by the value of ``drop_reasons``; 0: it does not."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,13 @@ class Objects:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and objects of one split. ``arrays`` holds every number; nothing else grows with the data."""
+    """Images and annotations of one split, with the values of the annotation file.
+
+    ``arrays`` holds every number, so that worker processes share them; nothing else grows with the data. Of n images in
+    file order: ``image_ids``, ``sizes_hw``, ``names`` with ``name_ends``, and ``object_ends``. Of m objects, by image
+    and then in file order: ``ids``, ``labels``, ``xywh`` and ``areas`` (float64), ``crowd``, and the arrays of
+    ``segmentation_arrays``.
+    """
 
     annotation_file: Path
     image_dir: Path
@@ -66,18 +72,18 @@ class Dataset:
 
     @property
     def has_ground_truth(self) -> bool:
-        """Whether the file says what is on the images; COCO's lists of test images do not."""
+        """Whether the file has annotations; COCO's lists of test images have none."""
         return not self.annotation_file.name.startswith("image_info")
 
     @cached_property
     def has_masks(self) -> bool:
         """Whether any object that training uses has a segmentation."""
-        return bool((has_segmentation(self.arrays) & (self.arrays["fate"] == 0)).any())
+        return bool(self._usable(masks=True).any())
 
     def in_label_order(self, classes: Sequence[str]) -> Dataset:
-        """The same data for a detector of ``classes``, which hold all of ``self.classes``.
+        """The same data for a detector of ``classes``, which include all of ``self.classes``.
 
-        Those that are not in the data get no object, and the category id 0.
+        Those that are not in the data have no object, and the category id 0.
         """
         if tuple(classes) == self.classes:
             return self
@@ -104,7 +110,7 @@ class Dataset:
 
     @property
     def file_names(self) -> list[str]:
-        """The file of each image, from ``image_dir``."""
+        """The file of each image, relative to ``image_dir``."""
         text, ends = self.arrays["names"].numpy().tobytes(), self.arrays["name_ends"].tolist()
         return [text[start:end].decode() for start, end in pairwise(ends)]
 
@@ -124,38 +130,46 @@ class Dataset:
         return self._select(i, start + self._usable(masks, start, end).nonzero().flatten())
 
     def training_images(self, masks: bool = False) -> list[int]:
-        """Positions of the images that hold at least one object that training uses."""
+        """Positions of the images that have at least one object that training uses."""
         total = torch.cat((torch.zeros(1, dtype=torch.int64), self._usable(masks).cumsum(0)))
         return total[self.arrays["object_ends"]].diff().nonzero().flatten().tolist()
 
     def left_out(self, masks: bool = False) -> dict[str, int]:
-        """How many objects, and images, training leaves out, by reason; only reasons that occur."""
-        fate = self.arrays["fate"]
-        counts = {f"objects {reason}": int((fate == k).sum()) for k, reason in enumerate(DROP_REASONS) if k > 0}
+        """Number of objects, and images, that training leaves out, by reason; only reasons that occur."""
+        dropped = self._drop_reasons
+        counts = {f"objects {reason}": int((dropped == k).sum()) for k, reason in enumerate(DROP_REASONS) if k > 0}
         if masks:
-            counts["objects without a mask"] = int((fate == 0).sum() - self._usable(masks).sum())
+            counts["objects without a mask"] = int((dropped == 0).sum() - self._usable(masks).sum())
         counts["images without a usable object"] = len(self) - len(self.training_images(masks))
         return {reason: count for reason, count in counts.items() if count}
 
+    @cached_property
+    def _drop_reasons(self) -> Tensor:
+        """``drop_reasons`` of all objects, a byte each, which a pickled data set takes along."""
+        xywh, crowd, sizes, ends = (self.arrays[name] for name in ("xywh", "crowd", "sizes_hw", "object_ends"))
+        clipped = clip_boxes(xywh.numpy(), sizes.repeat_interleave(ends.diff(), dim=0).numpy())
+        return torch.from_numpy(drop_reasons(xywh.numpy(), clipped, crowd.numpy()))
+
     def _usable(self, masks: bool, start: int = 0, end: int | None = None) -> Tensor:
-        usable = self.arrays["fate"][start:end] == 0
+        usable = self._drop_reasons[start:end] == 0
         return usable & has_segmentation(self.arrays, start, end) if masks else usable
 
     def _select(self, i: int, rows: Tensor) -> Objects:
-        names = ("boxes", "labels", "crowd", "areas", "ids")
-        columns = {name: self.arrays[name][rows] for name in names}
-        return Objects(**columns, segmentations=read_segmentations(self.arrays, rows.tolist(), self.size_hw(i)))
+        xywh, labels, crowd, areas, ids = (self.arrays[k][rows] for k in ("xywh", "labels", "crowd", "areas", "ids"))
+        boxes = torch.from_numpy(clip_boxes(xywh.numpy(), self.arrays["sizes_hw"][i : i + 1].numpy()))
+        outlines = read_segmentations(self.arrays, rows.tolist(), self.size_hw(i), np.float32)
+        return Objects(boxes, labels, crowd, areas.float(), ids, outlines)
 
 
 def clip_boxes(xywh: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
-    """Boxes (n,4) as float32 xyxy inside images of ``sizes_hw`` (n,2)."""
+    """Boxes (n,4) as float32 xyxy inside images of ``sizes_hw`` (n,2), or all inside one of (1,2)."""
     limits = sizes_hw[:, ::-1].astype(np.float64)
     corners = (xywh[:, :2], xywh[:, :2] + xywh[:, 2:])
     return np.concatenate([np.clip(corner, 0, limits) for corner in corners], axis=1).astype(np.float32)
 
 
-def fates(xywh: np.ndarray, clipped: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """Why training leaves an object out, uint8 (n,): a position in ``DROP_REASONS``."""
-    has_area = (xywh[:, 2:] >= MIN_SIDE).all(axis=1) & np.isfinite(xywh).all(axis=1)
-    inside = (clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE).all(axis=1)
-    return np.select([crowd, ~has_area, ~inside], [1, 2, 3], default=0).astype(np.uint8)
+def drop_reasons(xywh: np.ndarray, clipped: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """Why training leaves each object out, uint8 (n,): a position in ``DROP_REASONS``."""
+    has_area = (xywh[:, 2:] >= MIN_SIDE_PX).all(axis=1) & np.isfinite(xywh).all(axis=1)
+    inside = (clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE_PX).all(axis=1)
+    return np.select([crowd, ~has_area, ~inside], [np.uint8(1), np.uint8(2), np.uint8(3)], default=np.uint8(0))

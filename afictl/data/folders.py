@@ -1,12 +1,10 @@
-"""Where a data set's files are, and the reading of JSON."""
+"""Folder layout of a data set: annotation files and image folders of its splits."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from afictl.errors import UserError
 
@@ -20,7 +18,7 @@ def annotation_names(split: str) -> list[str]:
 
 
 def require_data_folder(data_dir: Path) -> None:
-    """Refuse what cannot be a data set.
+    """Check that a path can be a data set.
 
     Raises:
         UserError: no such folder, or a file.
@@ -35,7 +33,7 @@ def find_files(data_dir: Path, split: str) -> tuple[Path, Path]:
     """The annotation file and the image folder of a split.
 
     Raises:
-        UserError: unknown split, or a missing file or folder; names the paths that were looked for.
+        UserError: unknown split, or a missing file or folder; names the paths that were tried.
     """
     if split not in SPLITS:
         raise UserError(f"split '{split}' does not exist; splits are {', '.join(SPLITS)}")
@@ -49,23 +47,32 @@ def find_files(data_dir: Path, split: str) -> tuple[Path, Path]:
     return file, _first(folders, Path.is_dir, f"{split} image folder")
 
 
-def _first(paths: list[Path], exists: Callable[[Path], bool], what: str) -> Path:
+def _first(paths: list[Path], exists: Callable[[Path], bool], role: str) -> Path:
     for path in paths:
         if exists(path):
             return path
-    raise UserError(f"no {what}: looked for {' and '.join(map(str, paths))}")
+    raise UserError(f"no {role}: looked for {' and '.join(map(str, paths))}")
+
+
+def has_split(data_dir: Path, split: str) -> bool:
+    """Whether both the annotation file and the image folder of a split exist."""
+    try:
+        find_files(data_dir, split)
+    except UserError:
+        return False
+    return True
 
 
 def absent_files(folder: Path, names: Sequence[str]) -> list[str]:
     """Those of ``names`` that are no file in ``folder`` or below.
 
-    Each folder is listed once: for 100,000 files half of the time that it takes to look for every one, and less
-    still over a network.
+    Each folder is listed once: for 100,000 files half of the time of a call for each file, and less still over a
+    network.
     """
-    places = [os.path.split(name) for name in names]
-    there = {parent: _files_in(folder / parent) for parent in {parent for parent, _ in places}}
-    unlisted = [name for name, (parent, file) in zip(names, places, strict=True) if file not in there[parent]]
-    # A file system may know a file by more names than the listed one, as in capital letters.
+    paths = [os.path.split(name) for name in names]
+    listings = {parent: _files_in(folder / parent) for parent in {parent for parent, _ in paths}}
+    unlisted = [name for name, (parent, file) in zip(names, paths, strict=True) if file not in listings[parent]]
+    # A file system may accept other names than the listed one, as in capital letters.
     return [name for name in unlisted if not (folder / name).is_file()]
 
 
@@ -75,37 +82,3 @@ def _files_in(folder: Path) -> set[str]:
             return {entry.name for entry in entries if entry.is_file()}
     except OSError:
         return set()
-
-
-def read_json(path: Path, what: str) -> Any:
-    """The parsed file; ``what`` names its role in the error of a missing or broken file."""
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{what} {path}: {error.strerror or error}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path}: not readable as JSON: {error}") from None
-
-
-def read_instances(file: Path, *, needs_objects: bool = True) -> dict[str, list[dict[str, Any]]]:
-    """A COCO annotation file, with ``images``, ``annotations`` and ``categories`` as lists of dicts.
-
-    Args:
-        file: the file.
-        needs_objects: whether a file without ``annotations`` is at fault; COCO's lists of test images have none.
-
-    Raises:
-        UserError: not JSON, a missing key, something else than lists of mappings.
-    """
-    contents = read_json(file, "annotation file")
-    if not isinstance(contents, dict):
-        raise UserError(f"{file}: holds a {type(contents).__name__}, not the mapping of a COCO annotation file")
-    if not needs_objects or file.name.startswith("image_info"):
-        contents.setdefault("annotations", [])
-    for key in ("images", "annotations", "categories"):
-        if key not in contents:
-            raise UserError(f"{file}: key '{key}' is missing")
-        records = contents[key]
-        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise UserError(f"{file}: '{key}' must be a list of mappings")
-    return contents

@@ -13,11 +13,10 @@ from afictl.data.hashing import tensor_digest
 from afictl.errors import UserError
 from afictl.tensor_files import read_tensors, save_tensors
 
-_FORMAT = 1
-"""Another number makes every file of before stale."""
+_FORMAT = 2
+"""A file of another number is stale and written again."""
 
 _LARGEST = 2**31
-_FATES = 4
 
 
 class IndexContents(NamedTuple):
@@ -125,13 +124,12 @@ def _are_sound(arrays: Mapping[str, Tensor], classes: int) -> bool:
         "names": (torch.uint8, (sizes["names"],)),
         "name_ends": (torch.int64, (images + 1,)),
         "object_ends": (torch.int64, (images + 1,)),
-        "boxes": (torch.float32, (objects, 4)),
+        "xywh": (torch.float64, (objects, 4)),
         "labels": (torch.int64, (objects,)),
         "crowd": (torch.bool, (objects,)),
-        "areas": (torch.float32, (objects,)),
+        "areas": (torch.float64, (objects,)),
         "ids": (torch.int64, (objects,)),
-        "fate": (torch.uint8, (objects,)),
-        "polygon_points": (torch.float32, (sizes["polygon_points"],)),
+        "polygon_points": (torch.float64, (sizes["polygon_points"],)),
         "polygon_ends": (torch.int64, (polygons + 1,)),
         "object_polygons": (torch.int64, (objects + 1,)),
         "rle": (torch.uint8, (sizes["rle"],)),
@@ -142,7 +140,6 @@ def _are_sound(arrays: Mapping[str, Tensor], classes: int) -> bool:
         and {name: (values.dtype, tuple(values.shape)) for name, values in arrays.items()} == expected
         and _lie_within(arrays["sizes_hw"], 1, _LARGEST - 1)
         and _lie_within(arrays["labels"], 1, classes)
-        and _lie_within(arrays["fate"], 0, _FATES - 1)
         and _lie_within(arrays["crowd"].view(torch.uint8), 0, 1)
         and _are_ends(arrays["name_ends"], sizes["names"])
         and _are_ends(arrays["object_ends"], objects)

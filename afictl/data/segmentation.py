@@ -14,8 +14,8 @@ from afictl.data.run_lengths import run_length_areas
 Segmentation = list[np.ndarray] | dict[str, Any]
 """Polygons, each a flat float array ``x0 y0 x1 y1 ...`` in pixels; or a compressed RLE dict."""
 
-FARTHEST = 1e6
-"""Pixels. pycocotools walks along every pixel of an outline, so that a wild coordinate takes all memory."""
+COORDINATE_LIMIT_PX = 1e6
+"""pycocotools visits every pixel of an outline, so that a wild coordinate takes all memory."""
 
 
 def normalize_segmentation(value: Any, size_hw: tuple[int, int]) -> Segmentation | None:
@@ -33,7 +33,7 @@ def normalize_segmentation(value: Any, size_hw: tuple[int, int]) -> Segmentation
         points = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
     except (TypeError, ValueError):
         return None
-    return [p for p in points if p.ndim == 1 and bool((np.abs(p) < FARTHEST).all())] or None
+    return [p for p in points if p.ndim == 1 and bool((np.abs(p) < COORDINATE_LIMIT_PX).all())] or None
 
 
 def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The segmentations of a data set as flat arrays.
 
-An index of 860,000 objects must not hold Python lists: every worker process that touches them copies their
-pages (pytorch/pytorch#13246). Polygons are one float array with offsets, compressed RLEs one byte array.
+An index of 860,000 objects must not consist of Python lists: every worker process that reads them copies their
+pages (pytorch/pytorch#13246). Polygons are one float64 array with offsets, compressed RLEs one byte array.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
-from typing import Any
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from afictl.data.segmentation import FARTHEST, Segmentation, fills, normalize_segmentation
+from afictl.data.segmentation import COORDINATE_LIMIT_PX, Segmentation, fills, normalize_segmentation
 from afictl.errors import UserError
 
-_CHUNK = 4096
-"""Objects parsed at a time; their numbers are Python objects for that long."""
+_Polygons: TypeAlias = Sequence[list[float]]
+
+_CHUNK_OBJECTS = 4096
+"""Objects parsed at a time; only theirs are Python numbers."""
 
 _DAMAGED = (
     "an outline in the stored index of the annotations is damaged; delete the '.afictl-index' file and start again"
@@ -30,22 +33,22 @@ _DAMAGED = (
 _parse_polygons = msgspec.json.Decoder(list[list[float]]).decode
 
 
-def segmentation_arrays(segmentations: Sequence[Any], sizes_hw: np.ndarray) -> dict[str, Tensor]:
-    """The flat arrays that ``read_segmentations`` and ``has_segmentation`` read.
+def segmentation_arrays(segmentations: Sequence[object], sizes_hw: np.ndarray) -> dict[str, Tensor]:
+    """The arrays that ``read_segmentations`` and ``has_segmentation`` read; unusable segmentations become absent.
 
     Args:
         segmentations: one an object, parsed or as ``msgspec.Raw``; None where absent.
         sizes_hw: (n,2), height and width of each object's image.
     """
-    writer = _Writer()
-    for start in range(0, len(segmentations), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    writer = _ArrayWriter()
+    for start in range(0, len(segmentations), _CHUNK_OBJECTS):
+        chunk = slice(start, start + _CHUNK_OBJECTS)
         writer.add([_parse(value) for value in segmentations[chunk]], sizes_hw[chunk].tolist())
     return writer.arrays()
 
 
-def _parse(value: Any) -> Any:
-    """A segmentation as Python objects: a tuple of lists of floats where it is lists of numbers alone."""
+def _parse(value: object) -> object:
+    """A segmentation as Python objects: a tuple of lists of floats where it consists of lists of numbers alone."""
     if not isinstance(value, msgspec.Raw):
         return value
     text = memoryview(value)
@@ -57,19 +60,19 @@ def _parse(value: Any) -> Any:
     return json.loads(bytes(text))
 
 
-class _Writer:
-    """Collects segmentations, some objects at a time, into flat arrays."""
+class _ArrayWriter:
+    """Appends segmentations, some objects at a time, to flat arrays."""
 
     def __init__(self) -> None:
-        self._points, self._polygon_ends, self._object_ends = array("f"), array("q", [0]), array("q", [0])
+        self._points, self._polygon_ends, self._object_ends = array("d"), array("q", [0]), array("q", [0])
         self._rle, self._rle_ends = bytearray(), array("q", [0])
 
-    def add(self, values: list[Any], sizes_hw: list[list[int]]) -> None:
-        """Append objects: tuples of lists of floats are judged together, whatever else one by one."""
-        polygons: list[list[list[float]]] = []
+    def add(self, values: list[object], sizes_hw: list[list[int]]) -> None:
+        """Append objects; tuples of lists of floats are checked together, other values one by one."""
+        polygons: list[_Polygons] = []
         for value, size in zip(values, sizes_hw, strict=True):
             if isinstance(value, tuple):
-                polygons.append(value)  # type: ignore[arg-type]
+                polygons.append(value)
                 segmentation = None
             else:
                 segmentation = normalize_segmentation(value, (size[0], size[1]))
@@ -79,23 +82,23 @@ class _Writer:
             self._rle_ends.append(len(self._rle))
         self._add_polygons(polygons)
 
-    def _add_polygons(self, polygons: list[list[list[float]]]) -> None:
+    def _add_polygons(self, polygons: list[_Polygons]) -> None:
         counts = np.fromiter(map(len, polygons), np.int64, len(polygons))
         flat = list(chain.from_iterable(polygons))
         lengths = np.fromiter(map(len, flat), np.int64, len(flat))
         points = np.fromiter(chain.from_iterable(flat), np.float64, int(lengths.sum()))
-        kept = (lengths >= 6) & (lengths % 2 == 0)
+        is_sound = (lengths >= 6) & (lengths % 2 == 0)
         owner = np.repeat(np.arange(len(flat)), lengths)
-        kept[owner[~(np.abs(points) < FARTHEST)]] = False
-        ends = len(self._points) + lengths[kept].cumsum()
-        self._points.frombytes(points[kept[owner]].astype(np.float32).tobytes())
-        objects = len(self._polygon_ends) - 1 + np.concatenate(([0], kept.cumsum()))[counts.cumsum()]
+        is_sound[owner[~(np.abs(points) < COORDINATE_LIMIT_PX)]] = False
+        ends = len(self._points) + lengths[is_sound].cumsum()
+        self._points.frombytes(points[is_sound[owner]].tobytes())
+        objects = len(self._polygon_ends) - 1 + np.concatenate(([0], is_sound.cumsum()))[counts.cumsum()]
         self._polygon_ends.frombytes(ends.astype(np.int64).tobytes())
         self._object_ends.frombytes(objects.astype(np.int64).tobytes())
 
     def arrays(self) -> dict[str, Tensor]:
         return {
-            "polygon_points": _tensor(self._points, torch.float32),
+            "polygon_points": _tensor(self._points, torch.float64),
             "polygon_ends": _tensor(self._polygon_ends, torch.int64),
             "object_polygons": _tensor(self._object_ends, torch.int64),
             "rle": _tensor(self._rle, torch.uint8),
@@ -104,7 +107,7 @@ class _Writer:
 
 
 def _tensor(values: array | bytearray, dtype: torch.dtype) -> Tensor:
-    """A view; ``frombuffer`` refuses empty ones."""
+    """A view; ``frombuffer`` refuses empty buffers."""
     return torch.frombuffer(values, dtype=dtype) if len(values) else torch.zeros(0, dtype=dtype)
 
 
@@ -115,12 +118,12 @@ def has_segmentation(arrays: Mapping[str, Tensor], start: int = 0, end: int | No
 
 
 def read_segmentations(
-    arrays: Mapping[str, Tensor], rows: Sequence[int], size_hw: tuple[int, int]
+    arrays: Mapping[str, Tensor], rows: Sequence[int], size_hw: tuple[int, int], dtype: npt.DTypeLike = np.float64
 ) -> list[Segmentation | None]:
-    """The segmentations of some objects of one image of ``size_hw``; ``rows`` ascend.
+    """The segmentations of some objects of one image of ``size_hw``; ``rows`` ascend, polygons have ``dtype``.
 
     Raises:
-        UserError: the arrays come from a damaged file; pycocotools would read it and crash.
+        UserError: the arrays come from a damaged file, at which pycocotools would crash.
     """
     if not rows:
         return []
@@ -129,16 +132,17 @@ def read_segmentations(
     objects = arrays["object_polygons"][start : end + 1].tolist()
     ends = arrays["polygon_ends"][objects[0] : objects[-1] + 1].tolist()
     points = arrays["polygon_points"][ends[0] : ends[-1]].numpy()
-    if not np.abs(points).max(initial=0) <= FARTHEST:  # as float32; a coordinate just below it rounds up to it
+    if not (np.abs(points) < COORDINATE_LIMIT_PX).all():
         raise UserError(_DAMAGED)
+    points = points.astype(dtype, copy=False)
     polygons = [points[a - ends[0] : b - ends[0]] for a, b in pairwise(ends)]
-    found: list[Segmentation | None] = []
+    segmentations: list[Segmentation | None] = []
     for k in (row - start for row in rows):
         if runs[k + 1] > runs[k]:
-            found.append(_read_rle(arrays["rle"][runs[k] : runs[k + 1]], size_hw))
+            segmentations.append(_read_rle(arrays["rle"][runs[k] : runs[k + 1]], size_hw))
         else:
-            found.append(polygons[objects[k] - objects[0] : objects[k + 1] - objects[0]] or None)
-    return found
+            segmentations.append(polygons[objects[k] - objects[0] : objects[k + 1] - objects[0]] or None)
+    return segmentations
 
 
 def _read_rle(packed: Tensor, size_hw: tuple[int, int]) -> Segmentation:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afictl.data.folders import SPLITS, find_files, read_instances
-from afictl.data.formats.coco_records import FIELDS, check_records
+from afictl.data.folders import SPLITS, find_files
+from afictl.data.formats.coco_records import FIELDS, check_records, read_instances
 from afictl.errors import UserError
 from afictl.files import name_file_in_errors
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from afictl.evaluation.ground_truth import read_ground_truth
+from afictl.data import Dataset
+from afictl.evaluation.ground_truth import ground_truth_of
 from afictl.evaluation.predictions import read_predictions
 
 _IOU = 0.5
@@ -30,7 +31,7 @@ class ConfusionMatrix:
 
 
 def compute_confusion(
-    predictions: Path, annotation_file: Path, *, image_ids: Collection[int] | None = None, score: float = 0.3
+    predictions: Path, dataset: Dataset, *, image_ids: Collection[int] | None = None, score: float = 0.3
 ) -> ConfusionMatrix:
     """Match boxes of all classes at an IoU of 0.5.
 
@@ -40,7 +41,7 @@ def compute_confusion(
     Raises:
         UserError: see ``score_predictions``.
     """
-    truth = read_ground_truth(annotation_file, image_ids)
+    truth = ground_truth_of(dataset, image_ids)
     found = read_predictions(predictions, truth, restricted=image_ids is not None)
     background = len(truth.classes)
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from afictl.evaluation.ground_truth import GroundTruth, Outlines
+from afictl.evaluation.ground_truth import GroundTruth, GroundTruthMasks
 from afictl.evaluation.metrics import Precision
 from afictl.evaluation.predictions import Predictions
 
 _IMAGES = 64  # of which masks are in memory at once
 
 
-def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: Outlines | None) -> Precision:
+def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None) -> Precision:
     """Precision of boxes, or with ``outlines`` of masks, with a few images' masks in memory at a time."""
     from hotcoco import StreamingEval
 
@@ -39,7 +39,7 @@ def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: Outli
     return _precision(result)
 
 
-def pycocotools(ground_truth: GroundTruth, predictions: Predictions, outlines: Outlines | None) -> Precision:
+def pycocotools(ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None) -> Precision:
     """The same from the reference, with every mask in memory."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -83,7 +83,7 @@ def _images(ground_truth: GroundTruth, first: int, last: int) -> list[dict[str, 
     return [{"id": k, "height": height, "width": width} for k, (height, width) in enumerate(sizes, start=first + 1)]
 
 
-def _objects(ground_truth: GroundTruth, outlines: Outlines | None, rows: slice) -> Iterator[dict[str, Any]]:
+def _objects(ground_truth: GroundTruth, outlines: GroundTruthMasks | None, rows: slice) -> Iterator[dict[str, Any]]:
     columns = (
         ground_truth.images[rows] + 1,
         ground_truth.categories[rows] + 1,

@@ -65,7 +65,7 @@ def evaluate(
 
         def score() -> Evaluation:
             ids = dataset.image_ids[:limit]
-            return score_predictions(path, dataset.annotation_file, image_ids=ids, evaluator=evaluator, masks=masks)
+            return score_predictions(path, dataset, image_ids=ids, evaluator=evaluator, masks=masks)
 
         return run_on_rank_zero(score, runtime.rank, runtime.world_size)
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from afictl.data.folders import read_json
+from afictl.data.formats.coco_records import read_json
 from afictl.data.run_lengths import run_length_areas
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from afictl.data import Dataset
 from afictl.errors import UserError
 from afictl.evaluation.evaluators import EVALUATORS, PRECISION_OF
-from afictl.evaluation.ground_truth import GroundTruth, Outlines, outlines_of, read_ground_truth
+from afictl.evaluation.ground_truth import GroundTruth, GroundTruthMasks, ground_truth_of, masks_of
 from afictl.evaluation.metrics import CLASS_METRICS, KINDS, METRICS, Precision
 from afictl.evaluation.predictions import Predictions, read_predictions
 
@@ -37,7 +38,7 @@ class Evaluation:
 
 def score_predictions(
     predictions: list[dict[str, Any]] | str | Path,
-    annotation_file: str | Path,
+    dataset: Dataset | str | Path,
     *,
     image_ids: Collection[int] | None = None,
     evaluator: str = "hotcoco",
@@ -50,7 +51,7 @@ def score_predictions(
     Args:
         predictions: COCO result dicts, or a JSON file of them, which needs less memory. Masks with a ``mask_score`` are
             ranked by it instead of ``score``.
-        annotation_file: COCO instances file.
+        dataset: a data set, or a COCO instances file; see ``ground_truth_of``.
         image_ids: restricts both sides to these images.
         evaluator: ``"hotcoco"``, or ``"pycocotools"``, the slow reference.
         masks: score masks too; None: if both sides have masks. Without outlines in the ground truth only boxes are
@@ -62,7 +63,7 @@ def score_predictions(
     if evaluator not in EVALUATORS:
         raise UserError(f"unknown evaluator '{evaluator}'; choose {' or '.join(EVALUATORS)}")
     with _without_garbage_collection():
-        return _score(predictions, annotation_file, image_ids, PRECISION_OF[evaluator], masks)
+        return _score(predictions, dataset, image_ids, PRECISION_OF[evaluator], masks)
 
 
 @contextmanager
@@ -83,16 +84,15 @@ def _without_garbage_collection() -> Iterator[None]:
 
 def _score(
     predictions: list[dict[str, Any]] | str | Path,
-    annotation_file: str | Path,
+    dataset: Dataset | str | Path,
     image_ids: Collection[int] | None,
-    precision_of: Callable[[GroundTruth, Predictions, Outlines | None], Precision],
+    precision_of: Callable[[GroundTruth, Predictions, GroundTruthMasks | None], Precision],
     masks: bool | None,
 ) -> Evaluation:
-    ground_truth = read_ground_truth(Path(annotation_file), image_ids)
+    ground_truth = ground_truth_of(Path(dataset) if isinstance(dataset, str) else dataset, image_ids)
     source = Path(predictions) if isinstance(predictions, str | Path) else predictions
     loaded = read_predictions(source, ground_truth, restricted=image_ids is not None)
-    outlines = outlines_of(ground_truth) if (loaded.has_mask.any() if masks is None else masks) else None
-    ground_truth.segmentations.clear()
+    outlines = masks_of(ground_truth) if (loaded.has_mask.any() if masks is None else masks) else None
     precision = {"box": precision_of(ground_truth, loaded, None)}
     if outlines is not None:
         precision["mask"] = precision_of(ground_truth, loaded, outlines)

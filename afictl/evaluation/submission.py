@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from afictl.data import Dataset
 from afictl.errors import UserError
-from afictl.evaluation.ground_truth import GroundTruth, read_ground_truth
+from afictl.evaluation.ground_truth import GroundTruth, ground_truth_of
 from afictl.evaluation.predictions import Predictions, read_predictions
 from afictl.files import atomic_write
 
@@ -24,7 +25,7 @@ _MOST = 100
 """Detections of an image that the server looks at."""
 
 
-def write_submission(predictions: Path, image_info: Path, folder: Path, name: str) -> list[Path]:
+def write_submission(predictions: Path, dataset: Dataset, folder: Path, name: str) -> list[Path]:
     """Write ``folder/bbox/detections_SET_NAME_results.zip`` and, where there are masks, the same in ``folder/segm``.
 
     Everything is checked first: ids, box sizes, finite numbers, and that run lengths are readable and fill their image.
@@ -33,7 +34,7 @@ def write_submission(predictions: Path, image_info: Path, folder: Path, name: st
 
     Args:
         predictions: file of COCO results.
-        image_info: COCO's list of the test images, ``image_info_SET.json``.
+        dataset: of COCO's list of the test images, ``image_info_SET.json``.
         folder: where to write.
         name: of the algorithm, without spaces.
 
@@ -43,13 +44,13 @@ def write_submission(predictions: Path, image_info: Path, folder: Path, name: st
     Raises:
         UserError: a result that the server would not take; nothing is written then.
     """
-    truth = read_ground_truth(image_info, None)
+    truth = ground_truth_of(dataset, None)
     found = read_predictions(predictions, truth, restricted=False)
     narrow = np.flatnonzero((found.boxes[:, 2:] < 0).any(axis=1))
     if len(narrow):
         image = truth.image_ids[found.images[narrow[0]]]
         raise UserError(f"predictions {predictions}: image {image}: a box has a negative width or height")
-    stem = f"detections_{test_set(image_info)}_{name}_results"
+    stem = f"detections_{test_set(dataset.annotation_file)}_{name}_results"
     written = [_write(folder / "bbox" / f"{stem}.zip", _boxes(truth, found))]
     if found.has_mask.any():
         written.append(_write(folder / "segm" / f"{stem}.zip", _masks(truth, found)))

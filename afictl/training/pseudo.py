@@ -23,8 +23,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from afictl.data import Dataset, TrainBatch
-from afictl.data.folders import absent_files, read_json
+from afictl.data.folders import absent_files
 from afictl.data.formats.coco import load_coco_file
+from afictl.data.formats.coco_records import read_json
 from afictl.data.sampler import second_seed
 from afictl.detectors import Detector
 from afictl.errors import UserError

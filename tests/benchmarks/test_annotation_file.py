@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from afictl.data.formats.coco_records import read_annotations
+from afictl.data.formats.coco import read_annotations
 from afictl.errors import UserError
 from benchmarks.annotation_file import IMAGES, POLYGONS, write_annotation_file
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from afictl.data import load_coco
 from afictl.data.check import check_split, splits_to_check
-from afictl.data.folders import read_instances
+from afictl.data.formats.coco_records import read_instances
 from afictl.errors import UserError
 from tests.data.conftest import SQUARE
 

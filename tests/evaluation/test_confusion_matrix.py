@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from afictl.data.formats.coco import load_coco_file
 from afictl.evaluation.confusion_matrix import compute_confusion
 
 LEFT, RIGHT, FAR = [10, 10, 20, 20], [50, 10, 20, 20], [10, 60, 30, 30]
@@ -24,7 +25,9 @@ def confusion(tmp_path):
         (tmp_path / "truth.json").write_text(json.dumps(truth))
         results = [{"image_id": i, "category_id": c, "bbox": b, "score": s} for i, c, b, s in found]
         (tmp_path / "found.json").write_text(json.dumps(results))
-        result = compute_confusion(tmp_path / "found.json", tmp_path / "truth.json", score=score)
+        result = compute_confusion(
+            tmp_path / "found.json", load_coco_file(tmp_path / "truth.json", tmp_path), score=score
+        )
         assert result.classes == ("dog", "cat")  # in the order of their ids
         return result.counts.tolist()
 

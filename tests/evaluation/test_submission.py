@@ -8,6 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from afictl.data.formats.coco import load_coco_file
 from afictl.errors import UserError
 from afictl.evaluation.submission import write_submission
 
@@ -15,11 +16,11 @@ SIZE = (30, 40)
 
 
 @pytest.fixture
-def image_info(tmp_path):
+def listed_images(tmp_path):
     path = tmp_path / "image_info_test-dev2017.json"
     images = [{"id": k, "file_name": f"{k}.jpg", "height": SIZE[0], "width": SIZE[1]} for k in (9, 3, 581929)]
     path.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "a"}, {"id": 90, "name": "b"}]}))
-    return path
+    return load_coco_file(path, tmp_path)
 
 
 def result(image_id=9, category_id=90, bbox=(1.234567, 2, 3, 4), score=0.5, **more):
@@ -46,14 +47,14 @@ def read(path):
         return json.loads(archive.read(name))
 
 
-def test_both_files_are_as_the_server_reads_them(tmp_path, image_info):
+def test_both_files_are_as_the_server_reads_them(tmp_path, listed_images):
     rng = np.random.default_rng(0)
     results = [
         result(score=float(s), segmentation=mask_of(k + 1), mask_score=float(m))
         for k, (s, m) in enumerate(rng.random((130, 2)))
     ]
     results.insert(60, result(581929, 1, (0, 0, 40, 30)))
-    files = write_submission(write(tmp_path, results), image_info, tmp_path / "out", "net")
+    files = write_submission(write(tmp_path, results), listed_images, tmp_path / "out", "net")
     stem = "detections_test-dev2017_net_results.zip"
     assert files == [tmp_path / "out" / kind / stem for kind in ("bbox", "segm")]
     boxes, masks = map(read, files)
@@ -70,16 +71,16 @@ def test_both_files_are_as_the_server_reads_them(tmp_path, image_info):
     assert masks[0]["segmentation"] == best["segmentation"]
     # the reference reads them too
     server = COCO()
-    server.dataset = json.loads(image_info.read_text())
+    server.dataset = json.loads(listed_images.annotation_file.read_text())
     server.createIndex()
     (tmp_path / "plain.json").write_text(json.dumps(masks))
     assert len(server.loadRes(str(tmp_path / "plain.json")).anns) == 100
 
 
-def test_boxes_alone_and_nothing_found(tmp_path, image_info):
-    (file,) = write_submission(write(tmp_path, [result()]), image_info, tmp_path / "out", "net")
+def test_boxes_alone_and_nothing_found(tmp_path, listed_images):
+    (file,) = write_submission(write(tmp_path, [result()]), listed_images, tmp_path / "out", "net")
     assert len(read(file)) == 1
-    (file,) = write_submission(write(tmp_path, []), image_info, tmp_path / "out", "net")
+    (file,) = write_submission(write(tmp_path, []), listed_images, tmp_path / "out", "net")
     assert read(file) == []
 
 
@@ -94,7 +95,7 @@ def test_boxes_alone_and_nothing_found(tmp_path, image_info):
         (result(segmentation={"size": list(SIZE), "counts": "0"}), "entry 1: the 'segmentation' is no"),
     ],
 )
-def test_what_the_server_would_refuse_leaves_nothing(tmp_path, image_info, wrong, message):
+def test_what_the_server_would_refuse_leaves_nothing(tmp_path, listed_images, wrong, message):
     with pytest.raises(UserError, match=message):
-        write_submission(write(tmp_path, [result(), wrong]), image_info, tmp_path / "out", "net")
+        write_submission(write(tmp_path, [result(), wrong]), listed_images, tmp_path / "out", "net")
     assert not (tmp_path / "out").exists()

@@ -41,7 +41,7 @@ def _score(run: FinishedRun, index: Dataset) -> Evaluation:
     own = match_categories(classes, index, owner=str(run.folder))
     if ids is not None and list(own) != list(ids):
         raise UserError(f"{run.folder}: its classes have other ids than in {_of(index)}")
-    result = score_predictions(run.folder / PREDICTIONS, index.annotation_file, masks=run.preset.detector.masks)
+    result = score_predictions(run.folder / PREDICTIONS, index, masks=run.preset.detector.masks)
     recorded, found = (metrics.get("box/AP") for metrics in (run.metadata.get("metrics") or {}, result.metrics))
     if recorded is not None and (found is None or abs(found - recorded) > _SAME):
         now = "none" if found is None else f"{found:.1f}"

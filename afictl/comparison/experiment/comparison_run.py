@@ -43,8 +43,7 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, job: RunSpecification)
     outcome = finetune(fabric, preset, data, job.folder, job.start, seed=job.seed, resume=resume)
 
     def measure() -> None:
-        annotations = load_coco(data, "val").annotation_file
-        scored = score_predictions(job.folder / PREDICTIONS, annotations, masks=preset.detector.masks)
+        scored = score_predictions(job.folder / PREDICTIONS, load_coco(data, "val"), masks=preset.detector.masks)
         result = {
             "interpolator": job.start.describe()["interpolator"],
             "seed": job.seed,

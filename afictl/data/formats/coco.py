@@ -1,24 +1,24 @@
-"""COCO annotation files as data sets."""
+"""COCO annotation files as ``Dataset``; reads a sound file fast, and any other record by record."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from afictl.data.dataset import Dataset, clip_boxes, fates
+from afictl.data.annotations import Annotations, pack_annotations
+from afictl.data.dataset import Dataset
 from afictl.data.folders import find_files
-from afictl.data.formats.coco_records import Annotations, read_annotations
+from afictl.data.formats.coco_fast import read_fast
+from afictl.data.formats.coco_records import read_carefully, read_leniently
 from afictl.data.index_cache import cached
 from afictl.data.index_file import IndexContents
-from afictl.data.segmentation_arrays import segmentation_arrays
 
 
 def load_coco(data_dir: str | Path, split: str) -> Dataset:
-    """Index one split of a data set in COCO layout, with or without the year in its folder names.
+    """Load one split of a data set in COCO layout, with or without the year in its folder names.
 
     Args:
         data_dir: the folder that holds ``annotations/`` and the image folders.
@@ -32,44 +32,51 @@ def load_coco(data_dir: str | Path, split: str) -> Dataset:
 
 
 def load_coco_file(annotation_file: Path, image_dir: Path) -> Dataset:
-    """Index one annotation file, whose file names start from ``image_dir``.
+    """Load one annotation file, whose file names are relative to ``image_dir``, from its cached index if there is one.
 
     Raises:
         UserError: see ``load_coco``.
     """
-    return Dataset(annotation_file, image_dir, *cached(annotation_file, partial(_read, annotation_file)))
+    contents = cached(annotation_file, partial(_read, annotation_file, read_annotations))
+    return Dataset(annotation_file, image_dir, *contents)
 
 
-def _read(file: Path) -> IndexContents:
-    collects = gc.isenabled()
-    gc.disable()  # it would walk the millions of lists of a file again and again, and none of them is garbage
+def load_ground_truth_file(annotation_file: Path) -> Dataset:
+    """Load what can be scored of an annotation file; for evaluation alone, without images and annotation ids.
+
+    Objects of an unknown image or category, or without a box, are left out (``afictl data check`` lists them).
+
+    Raises:
+        UserError: a file that cannot be read, without images, or with a fault in its images or categories.
+    """
+    return Dataset(annotation_file, Path(), *_read(annotation_file, _read_ground_truth))
+
+
+def read_annotations(file: Path) -> Annotations:
+    """Read an annotation file.
+
+    Raises:
+        UserError: not JSON, a missing key, a value of the wrong kind, an unknown or duplicate id.
+    """
+    return read_fast(file) or read_carefully(file)
+
+
+def _read_ground_truth(file: Path) -> Annotations:
+    return read_fast(file, lenient=True) or read_leniently(file)
+
+
+def _read(file: Path, read: Callable[[Path], Annotations]) -> IndexContents:
+    with _no_garbage_collection():
+        return pack_annotations(read(file))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Otherwise it would traverse the millions of lists of a file repeatedly, and none of them is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        return _contents(read_annotations(file))
+        yield
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
-
-
-def _contents(annotations: Annotations) -> IndexContents:
-    order = np.argsort(annotations.image_index, kind="stable")
-    image_index = annotations.image_index[order]
-    sizes = annotations.sizes_hw[image_index]
-    crowd = annotations.crowd[order]
-    boxes = clip_boxes(annotations.xywh[order], sizes)
-    names = [name.encode() for name in annotations.file_names]
-    arrays = {
-        "image_ids": annotations.image_ids,
-        "sizes_hw": annotations.sizes_hw,
-        "names": np.frombuffer(b"".join(names), dtype=np.uint8).copy(),
-        "name_ends": np.cumsum([0, *map(len, names)]),
-        "object_ends": np.searchsorted(image_index, np.arange(len(names) + 1)),
-        "boxes": boxes,
-        "labels": annotations.labels[order],
-        "crowd": crowd,
-        "areas": annotations.areas[order].astype(np.float32),
-        "ids": annotations.ids[order],
-        "fate": fates(annotations.xywh[order], boxes, crowd),
-    }
-    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
-    segmentations = segmentation_arrays([annotations.segmentations[k] for k in order.tolist()], sizes)
-    return IndexContents(annotations.classes, annotations.category_ids, tensors | segmentations)

@@ -1,7 +1,7 @@
-"""Reading of a sound COCO annotation file in a fraction of the time and memory of a tree of dicts.
+"""Reader of sound COCO annotation files, in a fraction of the time and memory of a tree of dicts.
 
-Records become typed structs, and a segmentation stays a view of the file's bytes. Nothing is judged here: a file
-in which anything is unusual is left to ``annotations.read_carefully``, which says what it is or makes sense of it.
+Records become typed structs, and a segmentation stays a view of the file's bytes. Errors are not named here: a file
+with anything unusual in it is left to ``coco_records``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import codecs
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Raw, UnsetType
 
-from afictl.data.columns import Annotations
+from afictl.data.annotations import Annotations
 
 _Number = int | float
 """With ``int`` alone msgspec would take 1.0 for a whole number."""
@@ -34,10 +35,11 @@ class _Image(msgspec.Struct, gc=False):
 
 
 class _Object(msgspec.Struct, gc=False):
-    id: _Number
     image_id: _Number
     category_id: _Number
     bbox: tuple[float, float, float, float]
+    id: Any = None
+    """Any value: ground truth needs none."""
     area: _Number | None = None
     iscrowd: _Number | bool | None = None
     segmentation: Raw | UnsetType = UNSET
@@ -50,21 +52,28 @@ class _File(msgspec.Struct):
 
 
 class _UnusualError(Exception):
-    """What this reader leaves to the careful one."""
+    """A file that this reader leaves to ``coco_records``."""
 
 
-def read_fast(file: Path) -> Annotations | None:
-    """The columns of an annotation file, or None where the careful reader has to look."""
+def read_fast(file: Path, *, lenient: bool = False) -> Annotations | None:
+    """The columns of an annotation file, or None where it has to be read record by record.
+
+    Args:
+        file: the annotation file.
+        lenient: leave out objects of an unknown image or category, and accept whatever has no effect on a score:
+            ids written as 1.0, objects without an id, categories of one name, an empty name, no categories.
+    """
     try:
         contents = file.read_bytes()
-        _check_text(contents)
-        return _columns(file, msgspec.json.decode(contents, type=_File))
+        if not lenient:
+            _check_text(contents)
+        return _columns(file, msgspec.json.decode(contents, type=_File), lenient)
     except (OSError, ValueError, msgspec.MsgspecError, OverflowError, RecursionError, _UnusualError):
         return None
 
 
 def _check_text(contents: bytes) -> None:
-    """Raise ``UnicodeDecodeError`` at bytes that are no UTF-8: msgspec does not look into what it skips."""
+    """Raise ``UnicodeDecodeError`` at bytes that are not UTF-8: msgspec does not check the text that it skips."""
     if contents.isascii():
         return
     decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(contents)
@@ -72,62 +81,77 @@ def _check_text(contents: bytes) -> None:
         decoder.decode(view[start : start + 2**20], final=start + 2**20 >= len(view))
 
 
-def _columns(file: Path, contents: _File) -> Annotations:
+def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
     categories, images = sorted(contents.categories, key=lambda category: category.id), contents.images
-    if isinstance(contents.annotations, UnsetType) and not file.name.startswith("image_info"):
+    objects = [] if isinstance(contents.annotations, UnsetType) else contents.annotations
+    if not lenient:
+        _require_usual(file, contents)
+    category_ids = _distinct_ids((category.id for category in categories), lenient)
+    image_ids = _distinct_ids((image.id for image in images), lenient)
+    if not len(image_ids):
         raise _UnusualError
-    objects = contents.annotations or []
-    names = [category.name for category in categories]
-    file_names = [image.file_name for image in images]
-    if not names or not file_names or "" in names or "" in file_names or len(set(names)) < len(names):
-        raise _UnusualError
-    category_ids = _distinct_ids(category.id for category in categories)
-    image_ids = _distinct_ids(image.id for image in images)
-    xywh = np.fromiter(chain.from_iterable(record.bbox for record in objects), np.float64).reshape(-1, 4)
-    areas = np.array([record.area for record in objects], dtype=np.float64)  # None becomes NaN
+    image_index = _positions((record.image_id for record in objects), image_ids, lenient)
+    labels = _positions((record.category_id for record in objects), category_ids, lenient) + 1
+    if lenient:
+        known = (image_index >= 0) & (labels > 0)
+        objects = [record for record, is_known in zip(objects, known.tolist(), strict=True) if is_known]
+        image_index, labels = image_index[known], labels[known]
+        ids = np.arange(len(objects))
+    else:
+        ids = _distinct_ids((record.id for record in objects), lenient)
     return Annotations(
-        file=file,
-        classes=tuple(names),
+        classes=tuple(category.name for category in categories),
         category_ids=tuple(category_ids.tolist()),
         image_ids=image_ids,
-        file_names=file_names,
+        file_names=[image.file_name for image in images],
         sizes_hw=_lengths(images),
-        ids=_distinct_ids(record.id for record in objects),
-        image_index=_positions((record.image_id for record in objects), image_ids),
-        labels=_positions((record.category_id for record in objects), category_ids) + 1,
-        xywh=xywh,
-        areas=np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas),
+        ids=ids,
+        image_index=image_index,
+        labels=labels,
+        xywh=np.fromiter(chain.from_iterable(record.bbox for record in objects), np.float64).reshape(-1, 4),
+        areas=np.array([record.area for record in objects], dtype=np.float64),  # None becomes NaN
         crowd=np.array([bool(record.iscrowd) for record in objects], dtype=bool),
         segmentations=[None if record.segmentation is UNSET else record.segmentation for record in objects],
     )
 
 
-def _whole(values: Iterable[_Number]) -> np.ndarray:
-    """Int64."""
+def _require_usual(file: Path, contents: _File) -> None:
+    names = [category.name for category in contents.categories]
+    is_sound = all(names) and 0 < len(set(names)) == len(names) and all(image.file_name for image in contents.images)
+    if not is_sound or (isinstance(contents.annotations, UnsetType) and not file.name.startswith("image_info")):
+        raise _UnusualError
+
+
+def _integers(values: Iterable[Any], lenient: bool) -> np.ndarray:
+    """Int64; lenient, also of floats that are integers."""
     numbers = list(values)
+    if lenient:
+        numbers = [int(number) if number == int(number) else number for number in numbers]
     if not set(map(type, numbers)) <= {int}:
         raise _UnusualError
     array = np.array(numbers, dtype=np.int64)
-    if len(array) and array.min() == np.iinfo(np.int64).min:  # the careful reader wants abs(id) < 2**63
+    if len(array) and array.min() == np.iinfo(np.int64).min:  # coco_records requires abs(id) < 2**63
         raise _UnusualError
     return array
 
 
-def _distinct_ids(values: Iterable[_Number]) -> np.ndarray:
-    ids = _whole(values)
+def _distinct_ids(values: Iterable[Any], lenient: bool) -> np.ndarray:
+    ids = _integers(values, lenient)
     if len(np.unique(ids)) < len(ids):
         raise _UnusualError
     return ids
 
 
-def _positions(values: Iterable[_Number], ids: np.ndarray) -> np.ndarray:
-    """Where each of ``values`` stands among ``ids``, int64."""
-    targets, order = _whole(values), np.argsort(ids)
-    found = np.searchsorted(ids[order], targets).clip(max=len(ids) - 1)
-    positions = order[found]
-    if (ids[positions] != targets).any():
+def _positions(values: Iterable[_Number], ids: np.ndarray, lenient: bool) -> np.ndarray:
+    """Position of each of ``values`` among ``ids``, int64; lenient, -1 of one that is not there."""
+    targets, order = _integers(values, lenient), np.argsort(ids)
+    if not len(ids):
+        return np.full(len(targets), -1)
+    positions = order[np.searchsorted(ids[order], targets).clip(max=len(ids) - 1)]
+    unknown = ids[positions] != targets
+    if unknown.any() and not lenient:
         raise _UnusualError
-    return positions
+    return np.where(unknown, -1, positions)
 
 
 def _lengths(images: list[_Image]) -> np.ndarray:

@@ -1,80 +1,39 @@
-"""Reading of a COCO annotation file into columns, with every structural fault named by file, key and id."""
+"""Record by record reading of COCO annotation files, with every structural fault named by file, key and id."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from afictl.data.columns import Annotations
-from afictl.data.folders import read_instances
-from afictl.data.formats.coco_fast import read_fast
+from afictl.data.annotations import Annotations
 from afictl.errors import UserError
 
-
-def read_annotations(file: Path) -> Annotations:
-    """Read an annotation file.
-
-    Raises:
-        UserError: not JSON, a missing key, a value of the wrong kind, an unknown or duplicate id.
-    """
-    return read_fast(file) or read_carefully(file)
-
-
-def read_carefully(file: Path) -> Annotations:
-    """Read record by record with the standard library, which is slow, and name the first fault.
-
-    Raises:
-        UserError: see ``read_annotations``.
-    """
-    contents = read_instances(file)
-    for key, fields in FIELDS.items():
-        check_records(file, key, contents[key], fields)
-    categories, images, objects = contents["categories"], contents["images"], contents["annotations"]
-    if not categories or not images:
-        raise UserError(f"{file}: '{'images' if categories else 'categories'}' is empty")
-    names = {category["id"]: category["name"] for category in categories}
-    for name, ids in ids_by_repeated(names).items():
-        raise UserError(f"{file}: the categories of ids {ids} are all called '{name}'; give each its own name")
-    image_ids = [image["id"] for image in images]
-    xywh = np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4)
-    areas = np.array([record.get("area") for record in objects], dtype=np.float64)  # None becomes NaN
-    return Annotations(
-        file=file,
-        classes=tuple(names[k] for k in sorted(names)),
-        category_ids=tuple(sorted(names)),
-        image_ids=np.array(image_ids, dtype=np.int64),
-        file_names=[image["file_name"] for image in images],
-        sizes_hw=np.array([(image["height"], image["width"]) for image in images], dtype=np.int64),
-        ids=np.array([record["id"] for record in objects], dtype=np.int64),
-        image_index=_positions(file, objects, "image_id", image_ids),
-        labels=_positions(file, objects, "category_id", sorted(names)) + 1,
-        xywh=xywh,
-        areas=np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas),
-        crowd=np.array([bool(record.get("iscrowd")) for record in objects], dtype=bool),
-        segmentations=[record.get("segmentation") for record in objects],
-    )
+Record: TypeAlias = dict[str, Any]
+Contents: TypeAlias = dict[str, list[Record]]
+"""An annotation file with ``images``, ``annotations`` and ``categories``."""
 
 
 class Field(NamedTuple):
-    """What the value of a key must be."""
+    """Type and range of the value of a key."""
 
     expected: str
-    is_valid: Callable[[Any], bool]
+    is_valid: Callable[[object], bool]
     optional: bool = False
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def _is_length(value: Any) -> bool:
-    return _is_number(value) and 1 <= value < 2**31 and value == int(value)
+def _is_length(value: object) -> bool:
+    return isinstance(value, int | float) and 1 <= value < 2**31 and value == int(value)
 
 
-def _is_box(value: Any) -> bool:
+def _is_box(value: object) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
@@ -82,7 +41,8 @@ _ID = Field("a whole number", lambda value: type(value) is int and abs(value) < 
 _NAME = Field("a text", lambda value: isinstance(value, str) and value != "")
 _LENGTH = Field("a number of pixels", _is_length)
 _BOX = Field("four numbers x, y, width, height", _is_box)
-_NUMBER = Field("a number", _is_number, optional=True)
+NUMBER = Field("a number", _is_number)
+_OPTIONAL_NUMBER = NUMBER._replace(optional=True)
 
 FIELDS = {
     "categories": {"id": _ID, "name": _NAME},
@@ -92,15 +52,81 @@ FIELDS = {
         "image_id": _ID,
         "category_id": _ID,
         "bbox": _BOX,
-        "area": _NUMBER,
-        "iscrowd": _NUMBER,
+        "area": _OPTIONAL_NUMBER,
+        "iscrowd": _OPTIONAL_NUMBER,
     },
 }
 """The keys that are read from the records of each list of the file."""
 
+_SCORED_FIELDS = {name: field for name, field in FIELDS["annotations"].items() if name != "id"}
 
-def record_fault(record: dict[str, Any], fields: dict[str, Field]) -> str | None:
-    """What is wrong with a record, or None."""
+
+def read_carefully(file: Path) -> Annotations:
+    """Read every record with the standard library, which is slow.
+
+    Raises:
+        UserError: the first fault; see ``formats.coco.read_annotations``.
+    """
+    contents = read_instances(file)
+    for key, fields in FIELDS.items():
+        check_records(file, key, contents[key], fields)
+    for key in ("images", "categories"):
+        if not contents[key]:
+            raise UserError(f"{file}: '{key}' is empty")
+    names = {category["id"]: category["name"] for category in contents["categories"]}
+    for name, ids in ids_by_repeated(names).items():
+        raise UserError(f"{file}: the categories of ids {ids} are all called '{name}'; give each its own name")
+    for key, records in (("image_id", contents["images"]), ("category_id", contents["categories"])):
+        _require_known(file, key, contents["annotations"], {record["id"] for record in records})
+    return _columns(contents, [record["id"] for record in contents["annotations"]])
+
+
+def read_leniently(file: Path) -> Annotations:
+    """Read what can be scored; objects with a fault, or of an unknown image or category, are left out.
+
+    Raises:
+        UserError: not JSON, no images, or a fault in the images or categories.
+    """
+    contents = read_instances(file, needs_annotations=False)
+    for key in ("images", "categories"):
+        check_records(file, key, contents[key], FIELDS[key])
+    if not contents["images"]:
+        raise UserError(f"annotation file {file}: no images to evaluate")
+    images, categories = ({record["id"] for record in contents[key]} for key in ("images", "categories"))
+    objects = [
+        record
+        for record in contents["annotations"]
+        if record_fault(record, _SCORED_FIELDS) is None
+        and record["image_id"] in images
+        and record["category_id"] in categories
+    ]
+    return _columns({**contents, "annotations": objects}, list(range(len(objects))))
+
+
+def _columns(contents: Contents, ids: list[int]) -> Annotations:
+    """The columns of sound records; ``ids`` are those of the objects."""
+    images, objects = contents["images"], contents["annotations"]
+    names = {category["id"]: category["name"] for category in contents["categories"]}
+    image_positions = {image["id"]: k for k, image in enumerate(images)}
+    label_of = {category_id: k for k, category_id in enumerate(sorted(names), start=1)}
+    return Annotations(
+        classes=tuple(names[k] for k in label_of),
+        category_ids=tuple(label_of),
+        image_ids=np.array(list(image_positions), dtype=np.int64),
+        file_names=[image["file_name"] for image in images],
+        sizes_hw=np.array([(image["height"], image["width"]) for image in images], dtype=np.int64),
+        ids=np.array(ids, dtype=np.int64),
+        image_index=np.array([image_positions[record["image_id"]] for record in objects], dtype=np.int64),
+        labels=np.array([label_of[record["category_id"]] for record in objects], dtype=np.int64),
+        xywh=np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4),
+        areas=np.array([record.get("area") for record in objects], dtype=np.float64),  # None becomes NaN
+        crowd=np.array([bool(record.get("iscrowd")) for record in objects], dtype=bool),
+        segmentations=[record.get("segmentation") for record in objects],
+    )
+
+
+def record_fault(record: Record, fields: dict[str, Field]) -> str | None:
+    """The first fault of a record, or None."""
     for name, (expected, is_valid, optional) in fields.items():
         value = record.get(name)
         if value is None and not optional and name not in record:
@@ -110,33 +136,72 @@ def record_fault(record: dict[str, Any], fields: dict[str, Field]) -> str | None
     return None
 
 
-def check_records(file: Path, key: str, records: list[dict[str, Any]], fields: dict[str, Field]) -> None:
-    """Raise ``UserError`` at the first record that lacks what it must hold, or whose id occurs before."""
-    seen: set[int] = set()
+def check_records(file: Path, key: str, records: list[Record], fields: dict[str, Field]) -> None:
+    """Check the fields of all records of a list, and that no id occurs twice.
+
+    Raises:
+        UserError: the first fault.
+    """
+    earlier_ids: set[int] = set()
     for k, record in enumerate(records):
         fault = record_fault(record, fields)
-        if not fault and record["id"] in seen:
+        if not fault and record["id"] in earlier_ids:
             fault = f"the id occurs twice; ids must be unique in '{key}'"
         if fault:
             raise UserError(f"{file}: {key}[{k}] (id {record.get('id', 'missing')}): {fault}")
-        seen.add(record["id"])
+        earlier_ids.add(record["id"])
 
 
-def _positions(file: Path, objects: list[dict[str, Any]], key: str, ids: list[int]) -> np.ndarray:
-    """Where each object's ``key`` stands among ``ids``, int64 (m,)."""
-    position = {value: k for k, value in enumerate(ids)}
+def _require_known(file: Path, key: str, objects: list[Record], ids: set[int]) -> None:
     for record in objects:
-        if record[key] not in position:
+        if record[key] not in ids:
             raise UserError(
                 f"{file}: annotation {record['id']}: {key} {record[key]} does not exist; "
                 "'afictl data check' lists every such object"
             )
-    return np.array([position[record[key]] for record in objects], dtype=np.int64)
 
 
 def ids_by_repeated(names: Mapping[int, str]) -> dict[str, list[int]]:
-    """The ids of each name that several of them have."""
+    """The ids of each name that occurs more than once."""
     ids: dict[str, list[int]] = {}
     for category_id, name in names.items():
         ids.setdefault(name, []).append(category_id)
-    return {name: mine for name, mine in ids.items() if len(mine) > 1}
+    return {name: ids_of_name for name, ids_of_name in ids.items() if len(ids_of_name) > 1}
+
+
+def read_instances(file: Path, *, needs_annotations: bool = True) -> Contents:
+    """Parse a COCO annotation file and check that it has its three lists of mappings.
+
+    Args:
+        file: the annotation file.
+        needs_annotations: whether the key ``annotations`` is required; COCO's lists of test images lack it.
+
+    Raises:
+        UserError: not JSON, a missing key, something else than lists of mappings.
+    """
+    contents = read_json(file, "annotation file")
+    if not isinstance(contents, dict):
+        raise UserError(f"{file}: holds a {type(contents).__name__}, not the mapping of a COCO annotation file")
+    if not needs_annotations or file.name.startswith("image_info"):
+        contents.setdefault("annotations", [])
+    for key in ("images", "annotations", "categories"):
+        if key not in contents:
+            raise UserError(f"{file}: key '{key}' is missing")
+        records = contents[key]
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise UserError(f"{file}: '{key}' must be a list of mappings")
+    return contents
+
+
+def read_json(path: Path, role: str) -> Any:
+    """Parse a JSON file; ``role`` says in errors which file it is.
+
+    Raises:
+        UserError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{role} {path}: {error.strerror or error}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{role} {path}: not readable as JSON: {error}") from None

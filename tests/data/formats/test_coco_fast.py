@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from afictl.data.formats.coco import _contents
+from afictl.data.annotations import pack_annotations
+from afictl.data.formats.coco import read_annotations
 from afictl.data.formats.coco_fast import read_fast
-from afictl.data.formats.coco_records import read_annotations, read_carefully
+from afictl.data.formats.coco_records import read_carefully
 from afictl.data.shapes import make_shapes
 from afictl.errors import UserError
 from tests.data.conftest import SQUARE
@@ -19,7 +20,7 @@ PACKED = coco_mask.encode(BITMAP)["counts"].decode()
 def assert_equal_readings(file):
     fast, careful = read_fast(file), read_carefully(file)
     assert fast is not None
-    first, second = _contents(fast), _contents(careful)
+    first, second = pack_annotations(fast), pack_annotations(careful)
     assert (first.classes, first.category_ids) == (second.classes, second.category_ids)
     assert first.arrays.keys() == second.arrays.keys()
     for name, values in first.arrays.items():
@@ -135,7 +136,7 @@ def test_what_json_allows_and_the_fast_reader_does_not_is_read_all_the_same(writ
     before = file.read_bytes()
     file.write_bytes(before.replace(old, new, 1))
     assert file.read_bytes() != before
-    first, second = _contents(read_annotations(file)), _contents(read_carefully(file))
+    first, second = pack_annotations(read_annotations(file)), pack_annotations(read_carefully(file))
     assert all(values.equal(second.arrays[name]) for name, values in first.arrays.items() if name != "areas")
     np.testing.assert_array_equal(first.arrays["areas"], second.arrays["areas"])
 
