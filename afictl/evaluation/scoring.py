@@ -44,7 +44,7 @@ def score_predictions(
     evaluator: str = "hotcoco",
     masks: bool | None = None,
 ) -> Evaluation:
-    """Score COCO results against an annotation file.
+    """Score COCO results against the annotations of a data set.
 
     Masks of predictions and of objects are in memory a few images at a time.
 
