@@ -12,8 +12,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from afictl.errors import UserError, one_line
 
 _MAX_PARAMETERS = 20_000
-"""The largest real detectors have some 2,000."""
-_MAX_NUMBER = 2**16
+"""The largest real detectors have about 2,000 parameter tensors."""
+_MAX_OPTION_VALUE = 2**16
 
 
 @contextmanager
@@ -39,18 +39,18 @@ def building_on_meta_device(path: str | Path) -> Iterator[None]:
         raise
     except (RuntimeError, TypeError, ValueError, MemoryError) as error:
         reason = one_line(error) or type(error).__name__
-        raise UserError(f"{path}: what it describes cannot be built ({reason:.200}); make the file again") from None
+        raise UserError(f"{path}: the described module cannot be built ({reason:.200}); make the file again") from None
     finally:
         hook.remove()
 
 
-def require_modest(options: Mapping[str, object], path: str | Path) -> None:
-    """Refuse free options with numbers that no network has: some make lists of that length before any module.
+def require_bounded_options(options: Mapping[str, object], path: str | Path) -> None:
+    """Refuse options with numbers above 65,536: some are lengths of lists that are built before any module.
 
     Raises:
         UserError: a number above 65,536.
     """
     for name, value in options.items():
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and number > _MAX_NUMBER:
-                raise UserError(f"{path}: its option {name!a:.40} has a number above {_MAX_NUMBER:,}")
+            if isinstance(number, int) and number > _MAX_OPTION_VALUE:
+                raise UserError(f"{path}: its option {name!a:.40} has a number above {_MAX_OPTION_VALUE:,}")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from afictl import AFInterpolator, UserError, load_preset
 from afictl.weights import load_detector, load_interpolator, read_checkpoint
-from afictl.weights.classes import usual_classes
+from afictl.weights.classes import default_classes
 from afictl.weights.convert import convert
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -89,12 +89,12 @@ def test_half_precision_becomes_single(tmp_path):
 
 def test_tensor_without_numbers_of_any_length(tmp_path):
     torch.save({"a": torch.zeros(2**40, 0)}, tmp_path / "long.pth")
-    assert_refused(read_checkpoint, tmp_path / "long.pth", "no numbers")
+    assert_refused(read_checkpoint, tmp_path / "long.pth", "no elements")
 
 
 def test_more_classes_than_any_data_set():
     with pytest.raises(UserError, match="30,000,000 classes"):
-        usual_classes(30_000_000)
+        default_classes(30_000_000)
 
 
 @pytest.mark.detectron2

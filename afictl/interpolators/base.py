@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afictl.errors import UserError, one_line
-from afictl.meta_device import building_on_meta_device, require_modest
+from afictl.meta_device import building_on_meta_device, require_bounded_options
 from afictl.tensor_files import read_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Interpolator(nn.Module):
         try:
             if not isinstance(config, dict):
                 raise UserError("no configuration in its description")
-            require_modest(config, source)
+            require_bounded_options(config, source)
             with building_on_meta_device(source):
                 interpolator = build_interpolator(kind, **config)
             if not all(tensor.isfinite().all() for tensor in tensors.values()):

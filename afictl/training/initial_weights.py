@@ -18,7 +18,7 @@ from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
 from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
 from afictl.weights.checkpoint import find_checkpoint
-from afictl.weights.compatibility import other_anchors
+from afictl.weights.compatibility import anchor_note
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def load_initial_weights(detector: Detector, start: InitialWeights) -> list[str]
             tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
         report = load_tensors(detector, tensors)
         _check(detector, report, start, checkpoint.metadata)
-        note = other_anchors(detector.preset, checkpoint)
+        note = anchor_note(detector.preset, checkpoint)
         return [f"{start.weights}: {report}", *([note] if note else []), *_replaced(detector, report, start)]
     if start.backbone_weights:
         report = load_backbone_weights(detector.backbone, start.backbone_weights, detector.input)

@@ -29,7 +29,7 @@ from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, in_label_order, load_splits, uses_masks
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 from afictl.weights import read_checkpoint
-from afictl.weights.layouts import to_ours
+from afictl.weights.layouts import to_afictl
 
 
 def finetune(
@@ -127,7 +127,7 @@ def _in_order_of(start: InitialWeights, splits: Splits) -> Splits:
     """
     if not (start.weights and start.weights.exists()):  # a run that is resumed no longer needs them
         return splits
-    classes = to_ours(read_checkpoint(start.weights)).metadata.get("classes")
+    classes = to_afictl(read_checkpoint(start.weights)).metadata.get("classes")
     if not isinstance(classes, list):
         return splits
     try:

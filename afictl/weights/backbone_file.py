@@ -1,4 +1,4 @@
-"""ImageNet backbones as files of ours: timm's names, and where the network strides."""
+"""ImageNet backbones as afictl files: timm's tensor names, and the position of the stride."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _NETWORKS = (
 
 
 def as_backbone(checkpoint: Checkpoint) -> tuple[Checkpoint, LoadReport] | None:
-    """The checkpoint as a file for ``load_backbone_weights``, made for images as most presets normalise them.
+    """Convert a checkpoint to a file for ``load_backbone_weights``, for images normalised with the default of presets.
 
     Returns:
-        It and how its tensors fit the network that its description names; None if it fits none of those known.
+        The converted checkpoint and the report of its tensors against the network that it names; None if no supported
+        network matches.
     """
     plain = find_plain_resnet(checkpoint.tensors)
     for network in _NETWORKS:
@@ -39,6 +40,6 @@ def as_backbone(checkpoint: Checkpoint) -> tuple[Checkpoint, LoadReport] | None:
             stem = fold_pixels(tensors["conv1.weight"], plain.pixels, InputConfig())
             tensors = {**tensors, "conv1.weight": stem}
         strides = bool(plain and plain.stride_in_1x1)
-        held = {"format": BACKBONE, "version": VERSION, "network": network, "stride_in_1x1": strides}
-        return replace(checkpoint, tensors=tensors, metadata=held), report
+        metadata = {"format": BACKBONE, "version": VERSION, "network": network, "stride_in_1x1": strides}
+        return replace(checkpoint, tensors=tensors, metadata=metadata), report
     return None

@@ -1,22 +1,22 @@
-"""What the readers of strangers' files share: two ways to fail, text for messages, and a reader that bounds memory."""
+"""Errors, message text and the memory-bounded reader that all readers of untrusted files use."""
 
 from __future__ import annotations
 
 import io
 
-_SMALL_READ = 4096
+_SMALL_READ_BYTES = 4096
 
 
 class RefusedError(Exception):
-    """The file holds more than tensors and plain values, or would cost more than its size: ``str`` says what."""
+    """The file contains other objects than tensors and plain values, or claims too much memory; ``str`` names it."""
 
 
 class DamagedError(Exception):
-    """The file breaks off or contradicts itself: ``str`` says how."""
+    """The file is truncated or inconsistent; ``str`` is the reason."""
 
 
 class BoundedReader(io.BufferedReader):
-    """An open file that never allocates for more than it holds: Python's own ``read(2**40)`` would."""
+    """An open file whose ``read`` allocates at most the rest of the file; Python's own ``read(2**40)`` does not."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
         super().__init__(raw)
@@ -24,17 +24,17 @@ class BoundedReader(io.BufferedReader):
         self.seek(0)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most ``size`` bytes, all the rest by default."""
-        if size is not None and 0 <= size <= _SMALL_READ:
+        """Read at most ``size`` bytes, by default the rest of the file."""
+        if size is not None and 0 <= size <= _SMALL_READ_BYTES:
             return super().read(size)
-        left = max(0, self.size - self.tell())
-        return super().read(left if size is None or size < 0 else min(size, left))
+        remaining = max(0, self.size - self.tell())
+        return super().read(remaining if size is None or size < 0 else min(size, remaining))
 
 
-def shown(value: object) -> str:
-    """A stranger's value for one line of a message: short, without control characters.
+def printable(value: object) -> str:
+    """An untrusted value as text for a message: short, without control characters.
 
-    Of containers only the type is told: writing out one that refers to itself often can take for ever.
+    A container is represented by its type: the text of a self-referencing one can be unbounded.
     """
     if isinstance(value, (list, tuple, dict, set)):
         return f"a {type(value).__name__}"

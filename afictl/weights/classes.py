@@ -1,4 +1,4 @@
-"""Names and category ids for detectors whose checkpoint has none."""
+"""Class names and category ids for detectors whose checkpoint has none."""
 
 from __future__ import annotations
 
@@ -9,46 +9,47 @@ from typing import Any
 
 from afictl.errors import UserError
 
-_MOST = 100_000
-_FILES = (".json", ".txt", ".yaml", ".yml")
+_MAX_CLASSES = 100_000
+_FILE_SUFFIXES = (".json", ".txt", ".yaml", ".yml")
 
 Classes = tuple[list[str], list[int]]
-"""Name and COCO category id of each label, the first label first."""
+"""Names and COCO category ids in label order."""
 
 
-def usual_classes(count: int) -> Classes:
-    """COCO's for 80, else ``class_1``, ``class_2``, ...
+def default_classes(count: int) -> Classes:
+    """COCO's classes for a count of 80, else ``class_1``, ``class_2``, ...
 
     Raises:
-        UserError: more than any data set has.
+        UserError: more than 100,000 classes.
     """
-    if count > _MOST:
-        raise UserError(f"a class layer of {count:,} classes; more than {_MOST:,} are not read")
+    if count > _MAX_CLASSES:
+        raise UserError(f"a class layer of {count:,} classes; at most {_MAX_CLASSES:,} are supported")
     if count != 80:
         return [f"class_{i}" for i in range(1, count + 1)], list(range(1, count + 1))
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
     # The index is COCO's category id, with gaps.
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    kept = {i: name for i, name in enumerate(names) if name not in ("__background__", "N/A")}
-    return list(kept.values()), list(kept)
+    used = {i: name for i, name in enumerate(names) if name not in ("__background__", "N/A")}
+    return list(used.values()), list(used)
 
 
 def read_classes(text: str) -> Classes:
-    """What the user wrote: names with commas between, or a JSON file.
+    """Parse the value of ``--classes``: comma-separated names, or a JSON file.
 
-    What ends as a file of text does, or has a slash and no comma, is a file.
-    It holds a list of names, or is a COCO annotation file, whose categories are taken in the order of their
-    ids, as detectron2 and afictl number them.
+    A value with a file suffix, or with a slash and no comma, is a file. It contains a list of names, or is a COCO
+    annotation file, whose categories are ordered by id, as detectron2 and afictl number them.
 
     Raises:
-        UserError: no such file, no classes in it, or a name twice.
+        UserError: no such file, no classes in it, or a repeated name.
     """
-    # Unlike Path's, os.path.isfile never fails: the names of 80 classes are too long for one of a file.
-    is_file = text.lower().endswith(_FILES) or os.path.isfile(text) or (set(text) & {"/", "\\"} and "," not in text)
+    # Unlike Path.is_file, os.path.isfile never fails: the names of 80 classes are too long for a file name.
+    is_file = (
+        text.lower().endswith(_FILE_SUFFIXES) or os.path.isfile(text) or (set(text) & {"/", "\\"} and "," not in text)
+    )
     names, ids = _from_file(Path(text)) if is_file else ([name.strip() for name in text.split(",")], [])
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-        raise UserError(f"--classes {text}: give each class one name of its own")
+        raise UserError(f"--classes {text}: every class needs a unique, non-empty name")
     return names, ids or list(range(1, len(names) + 1))
 
 

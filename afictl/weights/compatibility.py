@@ -1,4 +1,4 @@
-"""Settings that change what weights compute, and not their shapes: a wrong one would go unnoticed."""
+"""Settings that change what weights compute but not their shapes, so that loading alone cannot detect a difference."""
 
 from __future__ import annotations
 
@@ -11,54 +11,52 @@ from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
 from afictl.weights.checkpoint import Checkpoint
 
-_ALWAYS = ("backbone.stride_in_1x1", "input.mean", "input.std")
-_WHERE_BOXES_START = ("detector.anchor_sizes", "detector.anchor_ratios", "detector.size_ranges")
-_OF_NECK = {"fpn": ("neck.fuse",), "pafpn": ("neck.fuse",), "bifpn": ("neck.fusion", "neck.skips", "neck.blocks")}
+_COMMON_KEYS = ("backbone.stride_in_1x1", "input.mean", "input.std")
+_ANCHOR_KEYS = ("detector.anchor_sizes", "detector.anchor_ratios", "detector.size_ranges")
+_NECK_KEYS = {"fpn": ("neck.fuse",), "pafpn": ("neck.fuse",), "bifpn": ("neck.fusion", "neck.skips", "neck.blocks")}
 
 
 def require_same_arithmetic(preset: Preset, checkpoint: Checkpoint) -> None:
-    """Check that a detector of ``preset`` computes with the weights of ``checkpoint`` what they were trained for.
+    """Check that a detector of ``preset`` computes the same with the weights of ``checkpoint`` as their own detector.
 
     Raises:
-        UserError: the preset that the checkpoint brings says otherwise; the keys to set are named.
+        UserError: the preset stored in the checkpoint differs; the message names the keys to set.
     """
-    changed = _changed(preset, checkpoint, (*_ALWAYS, *_OF_NECK[preset.neck.kind]))
-    if changed:
-        settings = _settings(changed)
+    differing = _differing_settings(preset, checkpoint, (*_COMMON_KEYS, *_NECK_KEYS[preset.neck.kind]))
+    if differing:
         raise UserError(
-            f"{checkpoint.path}: its weights were trained with another {' and '.join(changed)} than {preset.name} has;"
-            f" add {settings}"
+            f"{checkpoint.path}: its weights were trained with another {' and '.join(differing)} than {preset.name};"
+            f" add {_flags(differing)}"
         )
 
 
-def other_anchors(preset: Preset, checkpoint: Checkpoint) -> str:
-    """A note where boxes start from other places and sizes than those that the weights learned; empty where not.
+def anchor_note(preset: Preset, checkpoint: Checkpoint) -> str:
+    """A note that the weights were trained with other anchors or size ranges than ``preset`` has; empty if equal.
 
-    That may be meant, for objects of other sizes; weights have to learn it anew.
+    Other anchors can be intended, for objects of another size; the box regression then has to be trained again.
     """
-    changed = _changed(preset, checkpoint, _WHERE_BOXES_START)
-    if not changed:
+    differing = _differing_settings(preset, checkpoint, _ANCHOR_KEYS)
+    if not differing:
         return ""
-    return (
-        f"note: {checkpoint.path} was trained with another {' and '.join(changed)}, to which its boxes fit;"
-        f" {_settings(changed)} keeps that"
-    )
+    keys = " and ".join(differing)
+    return f"note: {checkpoint.path} was trained with another {keys}; {_flags(differing)} keeps its values"
 
 
-def _changed(preset: Preset, checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, Any]:
-    """What the preset that the checkpoint brings says of those keys of which ``preset`` says something else."""
+def _differing_settings(preset: Preset, checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, Any]:
+    """The values stored in the checkpoint of those ``keys`` that have another value in ``preset``."""
     stored = checkpoint.metadata.get("preset")
     if not isinstance(stored, Mapping):
         return {}
-    theirs = parse_preset(stored, source=str(checkpoint.path))
-    if theirs.neck.kind != preset.neck.kind:
-        return {}  # another model, which the names of its tensors will tell
-    wanted = {key: _value(theirs, key) for key in keys}
-    return {key: value for key, value in wanted.items() if not _same(value, _value(preset, key))}
+    stored_preset = parse_preset(stored, source=str(checkpoint.path))
+    if stored_preset.neck.kind != preset.neck.kind:
+        return {}  # another model, which the tensor names show
+    values = {key: _value(stored_preset, key) for key in keys}
+    return {key: value for key, value in values.items() if not _same(value, _value(preset, key))}
 
 
-def _settings(values: Mapping[str, Any]) -> str:
-    return " ".join(f"--set {key}={_shown(value)}" for key, value in values.items())
+def _flags(values: Mapping[str, Any]) -> str:
+    """``--set`` flags for ``values``, as the shell takes them."""
+    return " ".join(f"--set {key}={_flag_value(value)}" for key, value in values.items())
 
 
 def _value(preset: Preset, key: str) -> Any:
@@ -66,8 +64,8 @@ def _value(preset: Preset, key: str) -> Any:
     return getattr(getattr(preset, section), name)
 
 
-def _shown(value: Any) -> str:
-    """As ``--set`` reads it, without a blank."""
+def _flag_value(value: Any) -> str:
+    """A value as ``--set`` reads it, without spaces."""
     return json.dumps(value, separators=(",", ":")).strip('"')
 
 

@@ -1,4 +1,4 @@
-"""What the description inside our detector files holds."""
+"""Descriptions inside afictl's safetensors files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from afictl.interpolators.base import AFI_FORMAT, FORMAT
 from afictl.presets import Preset
-from afictl.weights.classes import usual_classes
+from afictl.weights.classes import default_classes
 
 DETECTOR = "detector"
-"""The ``format`` of a detector's file."""
+"""The ``format`` of a detector file."""
 INTERPOLATORS = (AFI_FORMAT, FORMAT)
-"""Those of ``Interpolator.save``."""
+"""The formats of ``Interpolator.save``."""
 DISCRIMINATOR = "discriminator"
 BACKBONE = "backbone"
 VERSION = 1
@@ -24,14 +24,14 @@ def describe_detector(preset: Preset, metadata: Mapping[str, Any]) -> dict[str, 
 
 
 def describe_foreign(preset: Preset, num_classes: int, layout: str, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """The description of a detector that came from elsewhere.
+    """The description of a detector of another project.
 
     Args:
         preset: derived from its tensors.
-        num_classes: without background; 80 are taken for COCO's.
-        layout: what it was recognised as, for people.
-        notes: what its tensors could not tell and how the user can say it.
+        num_classes: without background; 80 classes are assumed to be COCO's.
+        layout: the recognised layout, for messages.
+        notes: properties that tensors do not show, and the setting for each.
     """
-    classes, ids = usual_classes(num_classes)
+    classes, ids = default_classes(num_classes)
     origin = {"layout": layout, "notes": list(notes)}
     return describe_detector(preset, {"classes": classes, "category_ids": ids, "metrics": {}, "origin": origin})

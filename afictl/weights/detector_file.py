@@ -10,13 +10,12 @@ from typing import Any
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
 from afictl.interpolators import Interpolator
-from afictl.meta_device import building_on_meta_device, require_modest
+from afictl.meta_device import building_on_meta_device, require_bounded_options
 from afictl.presets import Preset, parse_preset
 from afictl.tensor_files import save_tensors
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
-from afictl.weights.content import held
 from afictl.weights.description import DETECTOR, VERSION, describe_detector
-from afictl.weights.layouts import to_ours
+from afictl.weights.layouts import summarize, to_afictl
 from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
 
 
@@ -26,10 +25,10 @@ class LoadedDetector:
 
     Attributes:
         detector: in eval mode, on the CPU.
-        preset: what it was built from.
-        classes: name of label k at k - 1.
-        metadata: the file's whole description, with ``category_ids``, ``step`` and ``metrics``.
-        report: what was loaded; complete unless a part was asked for.
+        preset: the preset that it was built from.
+        classes: name of label k at index k - 1.
+        metadata: the complete description of the file, with ``category_ids``, ``step`` and ``metrics``.
+        report: the load report; complete unless ``partial`` was set.
     """
 
     detector: Detector
@@ -40,11 +39,11 @@ class LoadedDetector:
 
 
 def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, Any]) -> None:
-    """Write a detector to one file, replacing an older one at once.
+    """Write a detector to one file, atomically.
 
     Args:
         path: file to write, ``.safetensors``.
-        detector: its preset is stored with the interpolator that it really holds.
+        detector: stored with its preset, in which the interpolator is the one in its neck.
         metadata: JSON-ready ``classes``, ``category_ids``, ``step`` and ``metrics``.
     """
     interpolator = detector.neck.interpolator
@@ -59,39 +58,39 @@ def load_detector(
 
     Args:
         path: file of ``save_detector``, run folder, or a detector of another project in a layout known here.
-        interpolator: kind or module to use instead of the file's own, which is then left out.
-        partial: let tensors that are missing in the file keep random values, and leave out those that do not fit.
+        interpolator: kind or module that replaces the interpolator of the file.
+        partial: leave tensors that are missing in the file at random values, and skip those that do not fit.
 
     Raises:
         UserError: unreadable, not a detector file, or its weights and preset do not fit.
     """
-    return detector_of(to_ours(read_checkpoint(path)), interpolator, partial=partial)
+    return detector_of(to_afictl(read_checkpoint(path)), interpolator, partial=partial)
 
 
 def detector_classes(path: str | Path) -> tuple[str, ...]:
-    """The classes of what ``load_detector`` would load, without building it.
+    """The class names of a detector file, without building the detector.
 
     Raises:
         UserError: unreadable, or not a detector file.
     """
-    return _described_classes(to_ours(read_checkpoint(path)))
+    return _described_classes(to_afictl(read_checkpoint(path)))
 
 
 def detector_of(
     checkpoint: Checkpoint, interpolator: str | Interpolator | None = None, *, partial: bool = False
 ) -> LoadedDetector:
-    """``load_detector`` for a checkpoint already read and in our names."""
+    """``load_detector`` for a checkpoint that is already read and has afictl's tensor names."""
     classes, preset = _described_classes(checkpoint), described_preset(checkpoint)
-    # A detector that fits its file is as large as that.
+    # The memory of a detector that fits its file is bounded by the size of the file.
     with building_on_meta_device(checkpoint.path):
-        planned = build_detector(preset, num_classes=len(classes))
-    _check_fit(compare_tensors(planned, checkpoint.tensors), checkpoint, preset, partial)
+        meta_detector = build_detector(preset, num_classes=len(classes))
+    _check_fit(compare_tensors(meta_detector, checkpoint.tensors), checkpoint, preset, partial)
     detector = build_detector(preset, num_classes=len(classes), interpolator=interpolator)
     tensors = checkpoint.tensors
     if interpolator is not None:
         prefix = detector.interpolator_prefix
-        kept = {k: v for k, v in detector.state_dict().items() if k.startswith(prefix)}
-        tensors = {k: v for k, v in tensors.items() if not k.startswith(prefix)} | kept
+        interpolator_state = {k: v for k, v in detector.state_dict().items() if k.startswith(prefix)}
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(prefix)} | interpolator_state
     report = load_tensors(detector, tensors)
     return LoadedDetector(detector.eval(), detector.preset, classes, checkpoint.metadata, report)
 
@@ -99,7 +98,7 @@ def detector_of(
 def _check_fit(report: LoadReport, checkpoint: Checkpoint, preset: Preset, partial: bool) -> None:
     if report.complete or (partial and report.matched):
         return
-    advice = "" if partial else "; --partial takes what fits"
+    advice = "" if partial else "; --partial loads the tensors that fit"
     raise UserError(f"{checkpoint.path}: its weights do not fit its preset '{preset.name}': {report}{advice}")
 
 
@@ -107,15 +106,15 @@ def described_preset(checkpoint: Checkpoint) -> Preset:
     """The preset in the description of a detector.
 
     Raises:
-        UserError: not a detector, or a description of another version, without a preset or with absurd numbers.
+        UserError: not a detector, or its description has another version, no preset or numbers out of range.
     """
     _require_detector(checkpoint)
     preset = checkpoint.metadata.get("preset")
     if not isinstance(preset, Mapping):
-        raise _lacking(checkpoint)
+        raise _incomplete_description(checkpoint)
     parsed = parse_preset(preset, source=str(checkpoint.path))
     for options in (parsed.backbone.options, parsed.interpolator.options):
-        require_modest(options, checkpoint.path)
+        require_bounded_options(options, checkpoint.path)
     return parsed
 
 
@@ -123,18 +122,18 @@ def _described_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
     _require_detector(checkpoint)
     classes = checkpoint.metadata.get("classes")
     if not isinstance(classes, list):
-        raise _lacking(checkpoint)
+        raise _incomplete_description(checkpoint)
     return tuple(classes)
 
 
 def _require_detector(checkpoint: Checkpoint) -> None:
     if checkpoint.metadata.get("format") != DETECTOR:
         advice = "give a run folder of 'afictl finetune', a file in it or a detector of detectron2 or AFI-GAN"
-        raise UserError(f"{checkpoint.path}: holds {held(checkpoint)}, not a detector; {advice}")
+        raise UserError(f"{checkpoint.path}: contains {summarize(checkpoint)}, not a detector; {advice}")
     if checkpoint.metadata.get("version") != VERSION:
         version = checkpoint.metadata.get("version")
         raise UserError(f"{checkpoint.path}: detector file of version {version}; update afictl")
 
 
-def _lacking(checkpoint: Checkpoint) -> UserError:
+def _incomplete_description(checkpoint: Checkpoint) -> UserError:
     return UserError(f"{checkpoint.path}: its description lacks classes or preset; train or convert it again")

@@ -10,10 +10,9 @@ from afictl.interpolators import Interpolator
 from afictl.interpolators.base import described_kind
 from afictl.meta_device import building_on_meta_device
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
-from afictl.weights.content import held
 from afictl.weights.description import DETECTOR, INTERPOLATORS
 from afictl.weights.detector_file import described_preset
-from afictl.weights.layouts import to_ours
+from afictl.weights.layouts import summarize, to_afictl
 
 
 def load_interpolator(path: str | Path) -> Interpolator:
@@ -26,7 +25,7 @@ def load_interpolator(path: str | Path) -> Interpolator:
     Raises:
         UserError: unreadable, damaged, or without a learned interpolator.
     """
-    return interpolator_of(to_ours(read_checkpoint(path)))
+    return interpolator_of(to_afictl(read_checkpoint(path)))
 
 
 def interpolator_of(checkpoint: Checkpoint) -> Interpolator:
@@ -35,7 +34,7 @@ def interpolator_of(checkpoint: Checkpoint) -> Interpolator:
     if description.get("format") == DETECTOR:
         return _interpolator_of_detector(checkpoint)
     if description.get("format") not in INTERPOLATORS:
-        raise UserError(f"{file}: holds {held(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'")
+        raise UserError(f"{file}: holds {summarize(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'")
     return Interpolator.from_tensors(
         described_kind(description, file), description.get("config"), checkpoint.tensors, file
     )

@@ -1,4 +1,4 @@
-"""NumPy arrays inside pickles, rebuilt from their bytes without NumPy's own rebuilding functions."""
+"""NumPy arrays in pickles, rebuilt from their bytes without NumPy's reconstruction functions."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afictl.weights.bounded import DamagedError, RefusedError, shown
+from afictl.weights.bounded import DamagedError, RefusedError, printable
 from afictl.weights.pickles import PLAIN, Call
 
-_NUMBERS = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"})
+_NUMBER_CODES = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"})
 _MAX_DIMENSIONS = 32
 
 
 class PickledDtype:
-    """A type of numbers; its byte order arrives as state."""
+    """A number dtype; its byte order is set by ``set_state``."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         text = code.lstrip("<>=|") if isinstance(code, str) else ""
-        if text not in _NUMBERS:
-            raise RefusedError(f"holds an array of {shown(code)}, which are no numbers")
+        if text not in _NUMBER_CODES:
+            raise RefusedError(f"contains an array of {printable(code)}, which is no number type")
         self.value = np.dtype(f"<{text}" if not str(code).startswith(">") else f">{text}")
 
     def set_state(self, state: Any) -> None:
-        """Take the byte order; the rest describes records, which plain numbers are not."""
+        """Set the byte order; the other items describe record types, which are not supported."""
         if state[1] not in ("<", ">", "|", "="):
-            raise DamagedError(f"unknown byte order {shown(state[1])}")
+            raise DamagedError(f"unknown byte order {printable(state[1])}")
         self.value = self.value.newbyteorder(">" if state[1] == ">" else "<")
 
 
 class PickledArray:
-    """Shape, type and bytes of an array, checked against each other; nothing is copied before ``to_tensor``."""
+    """Shape, dtype and bytes of an array, validated together; nothing is copied before ``to_tensor``."""
 
     def __init__(self) -> None:
         self._shape: tuple[int, ...] | None = None
@@ -42,10 +42,10 @@ class PickledArray:
         self._raw: bytes | str = b""
 
     def set_state(self, state: Any) -> None:
-        """Take (version, shape, dtype, is_fortran, bytes); bytes are text in pickles of Python 2."""
+        """Set (version, shape, dtype, is_fortran, bytes); bytes are text in pickles of Python 2."""
         shape, dtype, fortran, raw = state[-4:]
         if not isinstance(dtype, PickledDtype) or not isinstance(raw, (bytes, str)):
-            raise RefusedError("holds an array of objects")
+            raise RefusedError("contains an array of objects")
         _check_shape(shape)
         if prod(shape) * dtype.value.itemsize != len(raw):
             raise DamagedError(f"an array of shape {list(shape)} and type {dtype.value} has {len(raw)} bytes")
@@ -53,13 +53,13 @@ class PickledArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor to be."""
+        """Size of the tensor in bytes."""
         return len(self._raw)
 
     def to_tensor(self) -> Tensor:
-        """A tensor of its own memory, in the machine's byte order."""
+        """A copy as a tensor in the machine's byte order."""
         if self._shape is None:
-            raise DamagedError("an array has no content")
+            raise DamagedError("an array without content")
         raw = self._raw if isinstance(self._raw, bytes) else self._raw.encode("latin-1")
         flat = np.frombuffer(raw, self._dtype)
         array = flat.reshape(self._shape, order="F" if self._fortran else "C")
@@ -68,19 +68,19 @@ class PickledArray:
 
 def _check_shape(shape: Any) -> None:
     if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
-        raise DamagedError("an array's shape is no short tuple")
+        raise DamagedError("the shape of an array is not a tuple of at most 32 sizes")
     if not all(type(size) is int and 0 <= size < 2**62 for size in shape):
-        raise DamagedError("an array's shape holds what is no size")
+        raise DamagedError("the shape of an array contains an invalid size")
 
 
 def _reconstruct(kind: Any, *_: Any) -> PickledArray:
     if kind is not _NDARRAY:
-        raise RefusedError("holds an array of an unknown class")
+        raise RefusedError("contains an array of an unknown class")
     return PickledArray()
 
 
 def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
-    """How protocol 5 writes arrays."""
+    """The form of arrays in pickle protocol 5."""
     array = PickledArray()
     array.set_state((shape, dtype, order == "F", raw))
     return array
@@ -95,9 +95,9 @@ def _scalar(dtype: Any, raw: Any) -> Any:
 _NDARRAY = object()
 
 ARRAYS: dict[str, Any] = {**PLAIN, "numpy ndarray": _NDARRAY, "numpy dtype": Call(PickledDtype)}
-"""The names admitted in a pickle of NumPy arrays, plain values and containers."""
+"""Globals that are allowed in a pickle of NumPy arrays, plain values and containers."""
 
-for _core in ("numpy.core", "numpy._core"):  # the second since NumPy 2
+for _core in ("numpy.core", "numpy._core"):  # the latter since NumPy 2
     ARRAYS[f"{_core}.multiarray _reconstruct"] = Call(_reconstruct)
     ARRAYS[f"{_core}.multiarray scalar"] = Call(_scalar)
     ARRAYS[f"{_core}.numeric _frombuffer"] = Call(_from_buffer)

@@ -1,9 +1,9 @@
-"""Reads a pickle as data: nothing is imported, looked up or called but the few names that the caller admits.
+"""Interpreter of pickles as data: only globals that the caller allows are resolved, and nothing is imported.
 
-Pickle is a small stack language (``pickletools`` names its words). Python's own reader, even with a restricted
-``find_class``, and PyTorch's ``weights_only`` one can both be kept busy or made to allocate by a file of 100 bytes:
-a tuple of itself twice, forty times over, used as a key; ``bytearray(2**40)``. Here each file has a budget of steps
-and of copied bytes, keys are short plain values, and whatever a name builds is built by the caller's function.
+Pickle is a small stack language (``pickletools`` lists its opcodes). A file of 100 bytes can occupy Python's
+reader, even with a restricted ``find_class``, and PyTorch's ``weights_only`` reader without bound, or make them
+allocate: a tuple that contains itself twice, nested forty times, as a key; ``bytearray(2**40)``. Here every file has a
+budget of opcodes and of copied bytes, keys are short plain values, and the caller's functions build all objects.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError, shown
+from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError, printable
 
 MAX_STEPS = 1_000_000
-"""Words of one pickle. The largest real ones, of detectors with their optimizer's state, have some 100,000."""
+"""Opcodes of one pickle. The largest real ones, detectors with optimizer state, have about 100,000."""
 _KEY_TYPES = (str, bytes, int, float, type(None))
-_KEY_LENGTH = 4096
-_INT_BITS = 128
+_MAX_KEY_LENGTH = 4096
+_MAX_INT_BITS = 128
 
 
 @dataclass(frozen=True)
 class Call:
-    """An admitted function of a pickle: ``function`` is called in its place."""
+    """An allowed callable of a pickle, replaced by ``function``."""
 
     function: Callable[..., Any]
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A value that a pickle makes first and fills afterwards."""
+    """An object whose state a pickle sets after its construction."""
 
     def set_state(self, state: Any) -> None:
-        """Take the second half."""
+        """Set the state of a BUILD opcode."""
 
 
 def read_pickle(
@@ -45,17 +45,17 @@ def read_pickle(
     *,
     copied_bytes: int,
 ) -> Any:
-    """The value of the pickle that starts at the file's position; the file is left behind its end.
+    """Read the pickle that starts at the file's position; afterwards the position is its end.
 
     Args:
-        file: where to read.
-        admitted: ``"module name"`` -> what stands for it; a ``Call`` may be called.
-        persistent: gives the value behind an identifier of the surrounding format.
-        copied_bytes: how many bytes calls may copy out of strings; the file's size is enough for an honest one.
+        file: an open file.
+        admitted: ``"module name"`` -> the replacement of that global; a ``Call`` may be called.
+        persistent: maps a persistent identifier to its object.
+        copied_bytes: limit of the bytes that calls may copy out of strings; valid files need at most their size.
 
     Raises:
-        RefusedError: a name that is not admitted, a word without use for weights, or too much work.
-        DamagedError: it breaks off or makes no sense.
+        RefusedError: a global that is not allowed, an opcode that weights do not need, or an exceeded budget.
+        DamagedError: truncated or inconsistent.
     """
     machine = _Machine(admitted, persistent, copied_bytes)
     try:
@@ -64,36 +64,36 @@ def read_pickle(
         return machine.stack.pop()
     except (RefusedError, DamagedError, MemoryError):
         raise
-    except Exception as error:  # damage can fail anywhere: in a word's argument, on an empty stack, in a call
-        raise DamagedError(f"its pickle makes no sense: {shown(error) or type(error).__name__}") from None
+    except Exception as error:  # damage can raise anywhere: in an argument, on an empty stack, in a call
+        raise DamagedError(f"its pickle is damaged: {printable(error) or type(error).__name__}") from None
 
 
 class _Machine:
     def __init__(self, admitted: Mapping[str, Any], persistent: Callable[[Any], Any] | None, copied_bytes: int) -> None:
         self.stack: list[Any] = []
-        self._outer: list[list[Any]] = []  # the stacks below each open mark
+        self._outer: list[list[Any]] = []  # the stacks below the open marks
         self._memo: dict[int, Any] = {}
         self._admitted = admitted
         self._persistent = persistent
         self._steps_left = MAX_STEPS
         self._bytes_left = copied_bytes
 
-    def step(self, word: str, argument: Any) -> None:
-        """Carry out one word."""
-        self._work(1)
-        if word in _LITERALS:
+    def step(self, opcode: str, argument: Any) -> None:
+        """Execute one opcode."""
+        self._spend_steps(1)
+        if opcode in _LITERALS:
             self.stack.append(_literal(argument))
-        elif word in _WORDS:
-            _WORDS[word](self, argument)
-        elif word not in _SILENT:
-            raise RefusedError(f"uses the pickle word {word}, which weights do not need")
+        elif opcode in _OPCODES:
+            _OPCODES[opcode](self, argument)
+        elif opcode not in _NO_OPERATION:
+            raise RefusedError(f"uses the pickle opcode {opcode}, which weights do not need")
 
-    def _work(self, steps: int) -> None:
+    def _spend_steps(self, steps: int) -> None:
         self._steps_left -= steps
         if self._steps_left < 0:
-            raise RefusedError(f"its pickle takes more than {MAX_STEPS:,} steps")
+            raise RefusedError(f"its pickle has more than {MAX_STEPS:,} steps")
 
-    def _to_mark(self) -> list[Any]:
+    def _pop_mark(self) -> list[Any]:
         items, self.stack = self.stack, self._outer.pop()
         return items
 
@@ -109,7 +109,7 @@ class _Machine:
         self.stack.append(tuple(reversed(items)))
 
     def since_mark(self, make: Callable[[list[Any]], Any]) -> None:
-        items = self._to_mark()
+        items = self._pop_mark()
         self.stack.append(make(items))
 
     def append(self, _: Any) -> None:
@@ -117,7 +117,7 @@ class _Machine:
         self._extend([value])
 
     def appends(self, _: Any) -> None:
-        self._extend(self._to_mark())
+        self._extend(self._pop_mark())
 
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -126,19 +126,19 @@ class _Machine:
         elif isinstance(target, set):
             target.update(_key(item) for item in items)
         else:
-            raise DamagedError("its pickle appends to what is no list")
+            raise DamagedError("its pickle appends to an object that is no list")
 
     def set_item(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._update([key, value])
 
     def set_items(self, _: Any) -> None:
-        self._update(self._to_mark())
+        self._update(self._pop_mark())
 
     def _update(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise DamagedError("its pickle sets items of what is no mapping")
+            raise DamagedError("its pickle sets items of an object that is no mapping")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_key(key)] = value
 
@@ -153,7 +153,7 @@ class _Machine:
 
     def name(self, argument: str) -> None:
         if argument not in self._admitted:
-            raise RefusedError(f"holds {shown(argument.replace(' ', '.', 1))} beside tensors and plain values")
+            raise RefusedError(f"contains {printable(argument.replace(' ', '.', 1))} beside tensors and plain values")
         self.stack.append(self._admitted[argument])
 
     def stacked_name(self, _: Any) -> None:
@@ -162,41 +162,41 @@ class _Machine:
 
     def identifier(self, _: Any) -> None:
         if self._persistent is None:
-            raise RefusedError("its pickle refers to storages that it does not have")
+            raise RefusedError("its pickle refers to storages that are not in the file")
         self.stack.append(self._persistent(self.stack.pop()))
 
     def reduce(self, _: Any) -> None:
         arguments, call = self.stack.pop(), self.stack.pop()
         if not isinstance(call, Call) or not isinstance(arguments, tuple):
-            raise RefusedError("calls what is no function of a checkpoint")
+            raise RefusedError("calls an object that is no function of a checkpoint")
         for value in arguments:
             if isinstance(value, (str, bytes)):
                 self._bytes_left -= len(value)
             elif isinstance(value, (list, tuple, dict, set)):
-                self._work(len(value))
+                self._spend_steps(len(value))
         if self._bytes_left < 0:
-            raise RefusedError("its pickle copies more bytes than it holds")
+            raise RefusedError("its pickle copies more bytes than it contains")
         self.stack.append(call.function(*arguments))
 
     def build(self, _: Any) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Stateful):
             target.set_state(state)
-        elif not isinstance(target, dict):  # attributes of a state dict (its _metadata) are left out
+        elif not isinstance(target, dict):  # attributes of a state dict (its _metadata) are ignored
             raise RefusedError(f"sets attributes of a {type(target).__name__}")
 
 
 def _literal(value: Any) -> Any:
-    if isinstance(value, int) and value.bit_length() > _INT_BITS:
-        raise RefusedError(f"holds an integer of {value.bit_length()} bits")
+    if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
+        raise RefusedError(f"contains an integer of {value.bit_length()} bits")
     return bytes(value) if isinstance(value, bytearray) else value
 
 
 def _key(value: Any) -> Any:
-    """Keys cost time by their nesting and length each time they are used: only short plain ones are read."""
+    """Validate a key: only short plain values, as hashing a nested or long key can take unbounded time."""
     if type(value) not in (*_KEY_TYPES, bool):
         raise RefusedError(f"has a {type(value).__name__} as a key")
-    if isinstance(value, (str, bytes)) and len(value) > _KEY_LENGTH:
+    if isinstance(value, (str, bytes)) and len(value) > _MAX_KEY_LENGTH:
         raise RefusedError(f"has a key of {len(value)} characters")
     return value
 
@@ -214,14 +214,14 @@ def _set(items: Any = ()) -> set[Any]:
 
 
 def _encode(text: Any, codec: Any) -> bytes:
-    """How protocol 2 writes bytes."""
+    """The form of bytes in pickle protocol 2."""
     if codec not in ("latin1", "latin-1") or not isinstance(text, str):
-        raise RefusedError(f"encodes text with {shown(codec)}")
+        raise RefusedError(f"encodes text with {printable(codec)}")
     return text.encode("latin-1")
 
 
 def _no_bytes() -> bytes:
-    """How protocol 2 writes empty bytes."""
+    """The form of empty bytes in pickle protocol 2."""
     return b""
 
 
@@ -234,15 +234,15 @@ PLAIN: dict[str, Any] = {
     "builtins bytes": Call(_no_bytes),
     "__builtin__ bytes": Call(_no_bytes),
 }
-"""The admitted names of containers and bytes; ordered and counting mappings become dicts."""
+"""Allowed globals of containers and bytes; ordered and counting mappings become dicts."""
 
-_SILENT = frozenset({"PROTO", "FRAME", "STOP"})
+_NO_OPERATION = frozenset({"PROTO", "FRAME", "STOP"})
 _LITERALS = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"}
     | {"BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
     | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 )
-_WORDS: dict[str, Callable[[_Machine, Any], None]] = {
+_OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "NONE": lambda machine, _: machine.stack.append(None),
     "NEWTRUE": lambda machine, _: machine.stack.append(True),
     "NEWFALSE": lambda machine, _: machine.stack.append(False),

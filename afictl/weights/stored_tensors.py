@@ -1,4 +1,4 @@
-"""Tensors as a PyTorch file describes them: a window onto a storage that lies elsewhere in the file."""
+"""Tensors as described in a PyTorch file: views of storages that are stored elsewhere in the file."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ DTYPES = {
     *(torch.uint16, torch.uint32, torch.uint64),
     *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
 }
-"""The types of numbers that are read, from any kind of file."""
+"""Supported dtypes, for files of all formats."""
 _MAX_DIMENSIONS = 32
 _MAX_ARGUMENTS = 8
-_KEY_LENGTH = 64
+_MAX_KEY_LENGTH = 64
 
 
 @dataclass(frozen=True)
 class StorageType:
-    """Type of a storage; untyped ones count bytes."""
+    """Element dtype of a storage; untyped storages count bytes."""
 
     dtype: torch.dtype
 
 
 @dataclass(frozen=True)
 class Storage:
-    """``count`` numbers of ``dtype`` that lie in the file under ``key``."""
+    """``count`` elements of ``dtype``, stored in the file under ``key``."""
 
     key: str
     dtype: torch.dtype
@@ -55,13 +55,13 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """Size in the file."""
+        """Size in the file in bytes."""
         return self.count * self.dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A window onto a storage; offset and strides count elements of ``dtype``."""
+    """A view of a storage; offset and strides count elements of ``dtype``."""
 
     storage: Storage
     dtype: torch.dtype
@@ -71,56 +71,56 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor to be."""
+        """Size of the tensor in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
     def to_tensor(self, memory: Tensor) -> Tensor:
-        """The window onto ``memory``, the storage's bytes, (B,) uint8."""
-        held = memory.numel() // self.dtype.itemsize
-        flat = memory[: held * self.dtype.itemsize].view(self.dtype)
+        """The view of ``memory``, the bytes of the storage, (B,) uint8."""
+        count = memory.numel() // self.dtype.itemsize
+        flat = memory[: count * self.dtype.itemsize].view(self.dtype)
         return flat.as_strided(self.shape, self.stride, self.offset)
 
 
 def storage_of(identifier: Any) -> Storage:
-    """The storage that a persistent identifier of PyTorch describes."""
+    """The storage of a persistent identifier of PyTorch."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
-        raise RefusedError("refers to something that is no storage")
+        raise RefusedError("has a persistent identifier that is no storage")
     kind, key, _, count = identifier[1:5]
     if identifier[5:] not in ((), (None,)):
-        raise RefusedError("holds views of storages, as PyTorch before 0.4 wrote them")
+        raise RefusedError("contains views of storages, which PyTorch before 0.4 wrote")
     if not isinstance(kind, StorageType) or type(count) is not int or count < 0:
-        raise DamagedError("a storage is described wrongly")
-    if not isinstance(key, str) or len(key) > _KEY_LENGTH:
-        raise DamagedError("a storage has no short name")
+        raise DamagedError("an invalid description of a storage")
+    if not isinstance(key, str) or len(key) > _MAX_KEY_LENGTH:
+        raise DamagedError("a storage without a key of at most 64 characters")
     return Storage(key, kind.dtype, count)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> StoredTensor:
-    """PyTorch's functions for tensors; ``rest`` holds requires_grad, hooks, and what versions 2 and 3 added."""
+    """PyTorch's tensor constructors; ``rest`` is requires_grad, hooks, and the additions of versions 2 and 3."""
     if not isinstance(storage, Storage):
-        raise DamagedError("a tensor has no storage")
+        raise DamagedError("a tensor without a storage")
     if any(isinstance(value, dict) and (len(value) > 2 or any(value.values())) for value in rest):
-        raise RefusedError("holds tensors with hooks or lazy signs")
+        raise RefusedError("contains tensors with hooks or lazy conjugation")
     dtype = next((value for value in rest if isinstance(value, torch.dtype)), storage.dtype)
     tensor = StoredTensor(storage, dtype, offset, shape, stride)
-    _check_window(tensor)
+    _check_view(tensor)
     return tensor
 
 
-def _check_window(tensor: StoredTensor) -> None:
+def _check_view(tensor: StoredTensor) -> None:
     shape, stride, offset = tensor.shape, tensor.stride, tensor.offset
     if (
         not isinstance(shape, tuple)
         or not isinstance(stride, tuple)
         or not len(shape) == len(stride) <= _MAX_DIMENSIONS
     ):
-        raise DamagedError("a tensor's shape and strides are no short tuples of one length")
+        raise DamagedError("a tensor's shape and strides are not tuples of one length of at most 32")
     if not all(type(number) is int and 0 <= number < 2**62 for number in (*shape, *stride, offset)):
-        raise DamagedError("a tensor's shape, strides or offset hold what is no size")
+        raise DamagedError("a tensor's shape, strides or offset contain an invalid size")
     last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if prod(shape) else -1
-    held = tensor.storage.nbytes // tensor.dtype.itemsize
-    if offset + last >= held and last >= 0:
-        raise DamagedError(f"a tensor of shape {list(shape)} needs more than the {held} numbers of its storage")
+    available = tensor.storage.nbytes // tensor.dtype.itemsize
+    if offset + last >= available and last >= 0:
+        raise DamagedError(f"a tensor of shape {list(shape)} needs more than the {available} elements of its storage")
 
 
 def _parameter(data: Any, *_: Any) -> Any:
@@ -128,11 +128,11 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _with_attributes(rebuild: Any, _: Any, arguments: Any, *__: Any) -> Any:
-    """A tensor that carried Python attributes, which are left out."""
+    """A tensor with Python attributes, which are ignored."""
     if not isinstance(rebuild, Call) or rebuild.function is not _tensor:
-        raise RefusedError("holds a tensor of an unknown class")
+        raise RefusedError("contains a tensor of an unknown class")
     if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:
-        raise DamagedError("a tensor is described wrongly")
+        raise DamagedError("an invalid description of a tensor")
     return _tensor(*arguments)
 
 
@@ -141,7 +141,7 @@ def _size(sizes: Any = ()) -> tuple[Any, ...]:
 
 
 def _device(*_: Any) -> None:
-    """Weights are read to the CPU, wherever they were."""
+    """Weights are read to the CPU; their device is ignored."""
 
 
 TENSORS: dict[str, Any] = {
@@ -164,4 +164,4 @@ TENSORS: dict[str, Any] = {
     "torch Size": Call(_size),
     "torch device": Call(_device),
 }
-"""The names admitted in a pickle of PyTorch: dense tensors, parameters, and what ``ARRAYS`` admits."""
+"""Globals that are allowed in a pickle of PyTorch: dense tensors, parameters, and those of ``ARRAYS``."""

@@ -39,7 +39,7 @@ def training_state():
 def test_a_run_of_pretrain_says_what_it_is_for(tmp_path):
     (tmp_path / "interpolator.safetensors").write_bytes(b"")
     file = rf" \(the file is {tmp_path / 'interpolator.safetensors'}\)"
-    with pytest.raises(UserError, match=f"is a run of pretrain; use --interpolator {tmp_path}{file}$"):
+    with pytest.raises(UserError, match=f"--interpolator {tmp_path}{file}$"):
         read_checkpoint(tmp_path)
     (tmp_path / "stage2").mkdir()
     (tmp_path / "stage2" / "best.safetensors").write_bytes(b"")
@@ -126,7 +126,7 @@ def test_pickle_of_python_2(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.float8_e5m2])
 def test_weights_that_are_not_finite_are_named(tmp_path, value, dtype):
     torch.save({"fine": torch.ones(2), "bad.weight": torch.tensor([1.0, value]).to(dtype)}, tmp_path / "file.pth")
-    with pytest.raises(UserError, match=r"bad\.weight holds NaN or infinite"):
+    with pytest.raises(UserError, match=r"bad\.weight .*NaN"):
         read_checkpoint(tmp_path / "file.pth")
 
 
@@ -226,9 +226,9 @@ def test_damaged_files_end_in_one_line_with_their_name(tmp_path, suffix, damage)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("list.pt", [1, 2], "holds a list"),
-        ("plain.pt", {"epoch": 3}, "no tensors by name"),
-        ("weights.onnx", {}, "no tensors by name"),
+        ("list.pt", [1, 2], "a list"),
+        ("plain.pt", {"epoch": 3}, "named tensors"),
+        ("weights.onnx", {}, "named tensors"),
     ],
 )
 def test_files_without_a_state_dict_are_explained(tmp_path, name, content, message):

@@ -28,5 +28,5 @@ def test_a_file_that_is_not_there_is_no_name(text):
 
 @pytest.mark.parametrize("text", ["cat,", "cat,cat", ""])
 def test_names_that_are_none(text):
-    with pytest.raises(UserError, match="one name of its own"):
+    with pytest.raises(UserError, match="--classes"):
         read_classes(text)

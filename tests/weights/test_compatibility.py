@@ -4,7 +4,7 @@ import pytest
 
 from afictl import UserError, load_preset
 from afictl.weights.checkpoint import Checkpoint
-from afictl.weights.compatibility import other_anchors, require_same_arithmetic
+from afictl.weights.compatibility import anchor_note, require_same_arithmetic
 
 SWIN = "cascade-rcnn-swin-t-bifpn"
 
@@ -53,8 +53,8 @@ def test_several_at_once_and_what_does_not_matter():
     ],
 )
 def test_other_anchors_are_noted(preset, setting):
-    note = other_anchors(load_preset(preset), checkpoint(preset, setting))
+    note = anchor_note(load_preset(preset), checkpoint(preset, setting))
     assert note.startswith(f"note: best.safetensors was trained with another {setting.partition('=')[0]}")
     assert f"--set {setting} keeps" in note
-    assert other_anchors(load_preset(preset, [setting]), checkpoint(preset, setting)) == ""
-    assert other_anchors(load_preset(preset), Checkpoint(Path("plain.pth"), {}, {})) == ""
+    assert anchor_note(load_preset(preset, [setting]), checkpoint(preset, setting)) == ""
+    assert anchor_note(load_preset(preset), Checkpoint(Path("plain.pth"), {}, {})) == ""

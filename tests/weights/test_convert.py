@@ -65,7 +65,7 @@ def test_a_part_is_converted_only_when_asked_for(tensors, tmp_path):
     rest = {name: value for name, value in tensors.items() if not name.startswith("roi_heads.")}
     torch.save({**rest, "sem_seg_head.predictor.bias": torch.zeros(3)}, tmp_path / "part.pth")
     out = tmp_path / "out.safetensors"
-    message = r"do not fit its preset.* missing .*1 unexpected \(sem_seg_head\.predictor\.bias\).*--partial takes"
+    message = r" missing .*1 unexpected \(sem_seg_head\.predictor\.bias\).*--partial"
     with pytest.raises(UserError, match=message):
         call(tmp_path / "part.pth", out)
     assert not out.exists()
@@ -84,7 +84,7 @@ def test_generator_and_discriminator(tmp_path):
     torch.save(narrow, tmp_path / "discriminator.pth")
     call(tmp_path / "discriminator.pth", tmp_path / "discriminator.safetensors")
     assert load_weights(PatchDiscriminator(8), tmp_path / "discriminator.safetensors").complete
-    with pytest.raises(UserError, match="this holds no detector"):
+    with pytest.raises(UserError, match="--classes"):
         call(tmp_path / "generator.pth", tmp_path / "out.safetensors", "--classes", "a")
 
 
@@ -99,17 +99,17 @@ def test_our_own_file_gets_other_classes(file, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["IN", "out.pth"], "end its name in .safetensors"),
+        (["IN", "out.pth"], ".safetensors"),
         (["IN", "out.safetensors", "--classes", "cat"], "1 names, but the detector has 2 classes"),
-        (["IN", "out.safetensors", "--classes", "cat,cat"], "one name of its own"),
+        (["IN", "out.safetensors", "--classes", "cat,cat"], "--classes cat,cat"),
         (["IN", "out.safetensors", "--classes", "none.json"], r"none\.json: cannot be read"),
         (["IN", "out.safetensors", "--set", "backbone.strides=1"], "unknown key; did you mean"),
         (["IN", "out.safetensors", "--set", "neck.channels=8"], "do not fit its preset.*mismatched"),
         (["IN", "out.safetensors", "--set", "input.std=[1,1,1]"], "see --rgb"),
-        (["OWN", "OWN"], "is the checkpoint to convert"),
-        (["OWN", "out.safetensors", "--rgb"], "--rgb: not a detector of detectron2"),
+        (["OWN", "OWN"], "own.safetensors"),
+        (["OWN", "out.safetensors", "--rgb"], "--rgb"),
         (["none.pth", "out.safetensors"], r"none\.pth: no such file"),
-        (["OTHER", "out.safetensors"], r"in no layout known here .*first fc\.weight\); nothing that can be converted"),
+        (["OTHER", "out.safetensors"], r"first fc\.weight"),
         (["MSRA", "out.safetensors"], "an ImageNet backbone, for --backbone-weights"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Checkpoints of other projects, recognised by their tensors and told in our names.
+"""Checkpoints of other projects, recognised by their tensor names and converted to afictl's.
 
-A layout is a function ``translate(checkpoint) -> Checkpoint | None``: None when the tensors are not its own, else
-the same weights under our names with the description of one of our files.
+A layout is a function ``translate(checkpoint) -> Checkpoint | None``: None for tensors of another layout, else the
+same weights under afictl's tensor names, with the description of an afictl file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from afictl.weights.checkpoint import Checkpoint
+from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR, INTERPOLATORS
 from afictl.weights.layouts.afigan import translate_discriminator, translate_generator
 from afictl.weights.layouts.detectron2 import translate as translate_detectron2
 from afictl.weights.layouts.mmdetection import translate as translate_mmdetection
+from afictl.weights.layouts.msra import find_plain_resnet
 from afictl.weights.layouts.torchvision import translate as translate_torchvision
 
 LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
@@ -24,13 +26,20 @@ LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
     translate_generator,
     translate_discriminator,
 )
-"""Every foreign layout; the first that knows a checkpoint translates it."""
+"""All layouts; the first that recognises a checkpoint translates it."""
 
-_PARALLEL = "module."
+_PARALLEL_PREFIX = "module."
+
+_TITLES = {
+    DETECTOR: "a detector",
+    **dict.fromkeys(INTERPOLATORS, "an interpolator, for --interpolator"),
+    DISCRIMINATOR: "a discriminator",
+    BACKBONE: "an ImageNet backbone, for --backbone-weights",
+}
 
 
-def to_ours(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint in our names and with our description, if its layout is known; else as it is."""
+def to_afictl(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint under afictl's tensor names and with a description; unchanged if no layout recognises it."""
     if checkpoint.metadata.get("format"):
         return checkpoint
     checkpoint = replace(checkpoint, tensors=without_wrapper(checkpoint.tensors))
@@ -42,7 +51,17 @@ def to_ours(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` without what PyTorch's wrapper for several devices puts before every name."""
-    if not all(name.startswith(_PARALLEL) for name in tensors):
+    """``tensors`` without the name prefix of PyTorch's DataParallel and DistributedDataParallel."""
+    if not all(name.startswith(_PARALLEL_PREFIX) for name in tensors):
         return tensors
-    return {name.removeprefix(_PARALLEL): value for name, value in tensors.items()}
+    return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in tensors.items()}
+
+
+def summarize(checkpoint: Checkpoint) -> str:
+    """The kind of a checkpoint, its number of tensors and its first tensor name, for error messages."""
+    first = next(iter(checkpoint.tensors), "none")
+    title = _TITLES.get(str(checkpoint.metadata.get("format")))
+    if title is None and find_plain_resnet(checkpoint.tensors):
+        title = _TITLES[BACKBONE]
+    title = title or "tensors without a description, in no supported layout"
+    return f"{title} ({len(checkpoint.tensors)} tensors, first {first})"

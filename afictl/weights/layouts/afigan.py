@@ -1,4 +1,4 @@
-"""The networks of the public AFI-GAN's first stage, each alone: generator (AF interpolator) and discriminator."""
+"""Single networks of stage 1 of the public AFI-GAN: generator (AF interpolator) and discriminator."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from afictl.weights.layouts.detectron2_names import discriminator_key, generator
 from afictl.weights.layouts.detectron2_preset import generator_options
 
 _GENERATOR = "Generators.0."
-_FIRST_OF_GENERATOR = f"{_GENERATOR}0.0.weight"
-_FIRST_OF_DISCRIMINATOR = "Discriminators.0.0.0.weight"
+_GENERATOR_START = f"{_GENERATOR}0.0.weight"
+_DISCRIMINATOR_START = "Discriminators.0.0.0.weight"
 
 
 def translate_generator(checkpoint: Checkpoint) -> Checkpoint | None:
-    """A generator as an interpolator file of ours; also one that still has a name such as ``srf_module.`` before it."""
-    prefix = _prefix(checkpoint.tensors, _FIRST_OF_GENERATOR)
+    """A generator as an AF interpolator; its tensor names may have a prefix such as ``srf_module.``."""
+    prefix = _prefix(checkpoint.tensors, _GENERATOR_START)
     if prefix is None:
         return None
     tensors = _without(checkpoint.tensors, prefix)
-    channels = tensors[_FIRST_OF_GENERATOR].shape[0]
+    channels = tensors[_GENERATOR_START].shape[0]
     config = {"channels": channels, **generator_options(tensors, _GENERATOR)}
     with torch.device("meta"):
         network = AFInterpolator(**config)
-    metadata = {"format": AFI_FORMAT, "config": network.config, **_about("a generator of AFI-GAN")}
-    return Checkpoint(checkpoint.path, _to_our_names(tensors, network, generator_key), metadata)
+    metadata = {"format": AFI_FORMAT, "config": network.config, **_origin("a generator of AFI-GAN")}
+    return Checkpoint(checkpoint.path, _rename(tensors, network, generator_key), metadata)
 
 
 def translate_discriminator(checkpoint: Checkpoint) -> Checkpoint | None:
-    """A discriminator in our names."""
-    prefix = _prefix(checkpoint.tensors, _FIRST_OF_DISCRIMINATOR)
+    """A discriminator under afictl's tensor names."""
+    prefix = _prefix(checkpoint.tensors, _DISCRIMINATOR_START)
     if prefix is None:
         return None
     tensors = _without(checkpoint.tensors, prefix)
-    channels = tensors[_FIRST_OF_DISCRIMINATOR].shape[1]
+    channels = tensors[_DISCRIMINATOR_START].shape[1]
     with torch.device("meta"):
         network = PatchDiscriminator(channels)
-    metadata = {"format": DISCRIMINATOR, "config": {"channels": channels}, **_about("a discriminator of AFI-GAN")}
-    return Checkpoint(checkpoint.path, _to_our_names(tensors, network, discriminator_key), metadata)
+    metadata = {"format": DISCRIMINATOR, "config": {"channels": channels}, **_origin("a discriminator of AFI-GAN")}
+    return Checkpoint(checkpoint.path, _rename(tensors, network, discriminator_key), metadata)
 
 
-def _about(layout: str) -> dict[str, object]:
+def _origin(layout: str) -> dict[str, object]:
     return {"version": VERSION, "origin": {"layout": layout, "notes": []}}
 
 
 def _prefix(tensors: Mapping[str, Tensor], first: str) -> str | None:
-    """What stands before the name ``first``; None when no convolution has it."""
+    """The prefix of the convolution weight ``first``; None if there is no such tensor."""
     for name, value in tensors.items():
         if name == first or name.endswith(f".{first}"):
             return name.removesuffix(first) if value.ndim == 4 and value.numel() else None
@@ -63,8 +63,8 @@ def _without(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
-def _to_our_names(tensors: dict[str, Tensor], network: nn.Module, key: Callable[[str], str]) -> dict[str, Tensor]:
-    """``tensors`` under the names of ``network``; what has no place keeps its name."""
-    left = dict(tensors)
-    ours = {name: left.pop(key(name)) for name in network.state_dict() if key(name) in left}
-    return ours | left
+def _rename(tensors: dict[str, Tensor], network: nn.Module, key: Callable[[str], str]) -> dict[str, Tensor]:
+    """``tensors`` under the names of ``network``; tensors without a counterpart keep their names."""
+    remaining = dict(tensors)
+    renamed = {name: remaining.pop(key(name)) for name in network.state_dict() if key(name) in remaining}
+    return renamed | remaining

@@ -1,4 +1,4 @@
-"""Our names of tensors -> those of detectron2 and of the public AFI-GAN, which is built on it."""
+"""Maps from afictl's tensor names to those of detectron2 and of the public AFI-GAN, which is built on it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from afictl.backbones.detectron2_names import resnet_key
 from afictl.presets import Preset
 
 BOTTOM_UP = "backbone.bottom_up."
-"""Of the backbone inside a detectron2 detector with a pyramid."""
+"""Prefix of the backbone in a detectron2 detector with a feature pyramid."""
 
 
 def detector_key(name: str, preset: Preset) -> str | None:
-    """A tensor of the detector of ``preset`` -> detectron2's; None where detectron2 stores none."""
+    """detectron2's name of a tensor of the detector of ``preset``; None if detectron2 does not store it."""
     part, _, rest = name.partition(".")
     if part == "neck":
         return f"backbone.{_NECKS[preset.neck.kind](rest)}"
@@ -23,7 +23,7 @@ def detector_key(name: str, preset: Preset) -> str | None:
 
 
 def backbone_key(name: str, network: str) -> str:
-    """A tensor of timm's ``network`` -> detectron2's."""
+    """detectron2's name of a tensor of timm's ``network``."""
     if network.startswith("swin"):
         return swin_key(name)
     return resnest_key(name) if network.startswith("resnest") else resnet_key(name)
@@ -38,7 +38,7 @@ _GENERATOR = {
 
 
 def generator_key(name: str) -> str:
-    """``AFInterpolator`` -> AFI-GAN's generator."""
+    """AFI-GAN's name of a tensor of ``AFInterpolator``."""
     part, _, rest = name.partition(".")
     if part in _GENERATOR:
         return f"{_GENERATOR[part]}.{rest}"
@@ -48,7 +48,7 @@ def generator_key(name: str) -> str:
 
 
 def discriminator_key(name: str) -> str:
-    """``PatchDiscriminator`` -> AFI-GAN's discriminator."""
+    """AFI-GAN's name of a tensor of ``PatchDiscriminator``."""
     part, _, rest = name.partition(".")
     if part == "logits":
         return f"Discriminators.0.3.0.{rest}"
@@ -61,12 +61,12 @@ _PAFPN = {"laterals": "fpn_lateral", "outputs": "pafpn_output", "halvings": "paf
 
 
 def fpn_key(name: str) -> str:
-    """``FPN`` -> detectron2's, the interpolator -> AFI-GAN's generator in it."""
+    """detectron2's name of a tensor of ``FPN``; AFI-GAN's of its interpolator."""
     return _pyramid_key(name, _FPN)
 
 
 def pafpn_key(name: str) -> str:
-    """``PAFPN`` -> AFI-GAN's."""
+    """AFI-GAN's name of a tensor of ``PAFPN``."""
     return _pyramid_key(name, _PAFPN)
 
 
@@ -81,7 +81,7 @@ def _pyramid_key(name: str, parts: dict[str, str]) -> str:
 
 
 def bifpn_key(name: str) -> str:
-    """``BiFPN`` of separable blocks -> AFI-GAN's."""
+    """AFI-GAN's name of a tensor of a ``BiFPN`` of separable blocks."""
     part, _, rest = name.partition(".")
     if part == "interpolator":
         return f"srf_module.{generator_key(rest)}"
@@ -101,13 +101,13 @@ _RPN = {"conv.0.0": "conv", "cls_logits": "objectness_logits", "bbox_pred": "anc
 
 
 def rcnn_key(name: str) -> str:
-    """``RCNNHead`` -> detectron2's proposal generator and region heads."""
+    """detectron2's name of a tensor of ``RCNNHead``."""
     if name.startswith("rpn."):
         part, _, rest = name.removeprefix("rpn.head.").rpartition(".")
         return f"proposal_generator.rpn_head.{_RPN[part]}.{rest}"
     name = re.sub(r"box_head\.(\d\.)?(?:fc6|5)\.", r"box_head.\1fc1.", name)
     name = re.sub(r"box_head\.(\d\.)?fc7\.", r"box_head.\1fc2.", name)
-    # convolution and batch norm of block n, perhaps of one of several box heads
+    # convolution and batch norm of block n, also of one of several box heads
     name = re.sub(r"(box_head\.(?:\d\.)?)(\d)\.([01])\.(?!\d)", lambda m: m[1] + _conv("conv", m[2], m[3]), name)
     name = re.sub(r"(mask_head\.)(\d)\.([01])\.", lambda m: m[1] + _conv("mask_fcn", m[2], m[3]), name)
     return name.replace("mask_predictor.logits.", "mask_head.predictor.").replace("mask_predictor.", "mask_head.")
@@ -128,7 +128,7 @@ _DENSE = {
 
 
 def dense_key(name: str) -> str | None:
-    """``RetinaNetHead``, ``FCOSHead`` -> detectron2's; it does not store the divisor of the losses."""
+    """detectron2's name of a tensor of ``RetinaNetHead`` or ``FCOSHead``; None if not stored there."""
     part, _, rest = name.partition(".")
     return f"head.{_DENSE[part]}.{rest}" if part in _DENSE else None
 
@@ -137,16 +137,16 @@ _DEEP_STEM = {"conv1.0": "1", "conv1.1": "1.norm", "conv1.3": "2", "conv1.4": "2
 
 
 def resnest_key(name: str) -> str:
-    """timm's ResNeSt -> AFI-GAN's."""
+    """AFI-GAN's name of a tensor of timm's ResNeSt."""
     part, _, last = name.rpartition(".")
     if part in _DEEP_STEM:
         return f"stem.conv1_{_DEEP_STEM[part]}.{last}"
-    # the shortcut begins with an average pooling
+    # the shortcut starts with average pooling
     return resnet_key(re.sub(r"downsample\.([12])\.", lambda match: f"downsample.{int(match[1]) - 1}.", name))
 
 
 def swin_key(name: str) -> str:
-    """``Swin`` -> Microsoft's; merging ends a stage there."""
+    """Microsoft's name of a tensor of ``Swin``; there patch merging is the end of a stage."""
     name = re.sub(r"^norms\.res(\d)", lambda match: f"norm{int(match[1]) - 2}", name)
     name = re.sub(r"^layers_(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
     return name.replace("layers_", "layers.")

@@ -1,4 +1,4 @@
-"""The preset of a detectron2 checkpoint: a shipped one, changed where the tensors say otherwise."""
+"""The preset of a detectron2 checkpoint: a shipped preset with the settings that its tensors show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from afictl.presets import Preset, Published, list_presets, load_preset
-from afictl.weights.layouts.detectron2_backbone import FoundBackbone, numbers
+from afictl.weights.layouts.detectron2_backbone import BackboneDescription, count_indices
 from afictl.weights.layouts.pixels import Pixels, preset_mean
 
 Settings = dict[str, Any]
@@ -18,8 +18,8 @@ _GENERATOR = "backbone.srf_module.Generators.0."
 _FAMILIES = {"cascade-mask-rcnn": "cascade-rcnn"}
 
 
-def derive_preset(tensors: Mapping[str, Tensor], backbone: FoundBackbone, pixels: Pixels) -> tuple[Preset, int]:
-    """The preset of a detector of these ``tensors`` (detectron2's names), and its number of classes."""
+def derive_preset(tensors: Mapping[str, Tensor], backbone: BackboneDescription, pixels: Pixels) -> tuple[Preset, int]:
+    """The preset and the number of classes of a detector with these ``tensors`` (detectron2's names)."""
     kind = _kind(tensors)
     neck = _neck(tensors)
     head, classes = _dense(tensors) if kind in ("retinanet", "fcos") else _regions(tensors)
@@ -45,11 +45,11 @@ def derive_preset(tensors: Mapping[str, Tensor], backbone: FoundBackbone, pixels
 
 
 def _base(family: str, backbone: str, neck: str) -> tuple[str, str]:
-    """The nearest shipped preset, and how this pairing is called."""
+    """The nearest shipped preset, and the name of this combination."""
     name = f"{family}-{backbone}-{neck}"
     shipped = list_presets()
-    near = (name, f"{family}-{backbone}-fpn", f"{family}-r50-{neck}", f"{family}-r50-fpn")
-    return next(candidate for candidate in near if candidate in shipped), name
+    candidates = (name, f"{family}-{backbone}-fpn", f"{family}-r50-{neck}", f"{family}-r50-fpn")
+    return next(candidate for candidate in candidates if candidate in shipped), name
 
 
 def _kind(tensors: Mapping[str, Tensor]) -> str:
@@ -65,12 +65,12 @@ def _neck(tensors: Mapping[str, Tensor]) -> Settings:
     if any(name.startswith("backbone.before_bifpn.") for name in tensors):
         width = _rows(tensors, "backbone.before_bifpn.lateral5.0.weight", 256)
         published = {"neck.fusion": "raw", "neck.skips": "input", "neck.blocks": "separable", "neck.norm": "none"}
-        repeats = numbers(tensors, r"backbone\.BiFPNLayer_(\d+)_") or 1
+        repeats = count_indices(tensors, r"backbone\.BiFPNLayer_(\d+)_") or 1
         return {"neck.kind": "bifpn", "neck.channels": width, "neck.repeats": repeats, **published}
-    path = any(name.startswith("backbone.pafpn_output") for name in tensors)
+    is_pafpn = any(name.startswith("backbone.pafpn_output") for name in tensors)
     width = _rows(tensors, "backbone.fpn_lateral5.weight", 256)
     return {
-        "neck.kind": "pafpn" if path else "fpn",
+        "neck.kind": "pafpn" if is_pafpn else "fpn",
         "neck.channels": width,
         "neck.norm": "batch" if "backbone.fpn_lateral5.norm.weight" in tensors else "none",
         "neck.top": _top(tensors, width),
@@ -91,15 +91,15 @@ def _interpolator(tensors: Mapping[str, Tensor]) -> Settings:
 
 
 def generator_options(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, int]:
-    """``blocks`` and ``growth`` of the AFI-GAN generator whose names start with ``prefix``; empty without one."""
+    """``blocks`` and ``growth`` of the AFI-GAN generator under ``prefix``; empty if there is none."""
     if f"{prefix}0.0.weight" not in tensors:
         return {}
-    blocks = numbers(tensors, rf"{re.escape(prefix)}1\.RDBs\.(\d+)\.")
+    blocks = count_indices(tensors, rf"{re.escape(prefix)}1\.RDBs\.(\d+)\.")
     return {"blocks": max(blocks, 1), "growth": _rows(tensors, f"{prefix}1.RDBs.0.conv1.0.weight", 32)}
 
 
 def _regions(tensors: Mapping[str, Tensor]) -> tuple[Settings, int]:
-    """Keys of the heads of an R-CNN, and its classes."""
+    """Preset keys of the heads of an R-CNN, and its number of classes."""
     stage = "0." if "roi_heads.box_head.0.fc1.weight" in tensors else ""
     box, predictor = f"roi_heads.box_head.{stage}", f"roi_heads.box_predictor.{stage}"
     norms = (f"{box}conv1.norm.weight", "roi_heads.mask_head.mask_fcn1.norm.weight")
@@ -113,7 +113,7 @@ def _regions(tensors: Mapping[str, Tensor]) -> tuple[Settings, int]:
 
 
 def _dense(tensors: Mapping[str, Tensor]) -> tuple[Settings, int]:
-    """Keys of a one-stage head, and its classes."""
+    """Preset keys of a one-stage head, and its number of classes."""
     rows = _rows(tensors, "head.cls_score.weight", 0)
     if "head.ctrness.weight" in tensors:
         return {"detector.level_scales": False}, rows
@@ -122,7 +122,7 @@ def _dense(tensors: Mapping[str, Tensor]) -> tuple[Settings, int]:
 
 
 def _anchors(tensors: Mapping[str, Tensor]) -> Settings:
-    """Sizes and ratios of the anchors where the file holds them, as files of older detectron2 do."""
+    """Sizes and ratios of the anchors in the file, which only older versions of detectron2 saved."""
     for prefix in ("proposal_generator.anchor_generator.cell_anchors.", "anchor_generator.cell_anchors."):
         cells = [tensors[f"{prefix}{i}"] for i in range(5) if f"{prefix}{i}" in tensors]
         if len(cells) == 5 and all(cell.ndim == 2 and cell.shape[1] == 4 and len(cell) for cell in cells):
@@ -135,10 +135,10 @@ def _anchors(tensors: Mapping[str, Tensor]) -> Settings:
 
 
 def has_anchors(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the file says which anchors it was trained with."""
+    """Whether the file contains its anchors."""
     return bool(_anchors(tensors))
 
 
-def _rows(tensors: Mapping[str, Tensor], name: str, usual: int) -> int:
-    """The first size of a tensor; ``usual`` where it is missing, which the loading will tell."""
-    return tensors[name].shape[0] if name in tensors and tensors[name].ndim else usual
+def _rows(tensors: Mapping[str, Tensor], name: str, default: int) -> int:
+    """The first dimension of a tensor; ``default`` if it is missing, which the load report shows."""
+    return tensors[name].shape[0] if name in tensors and tensors[name].ndim else default

@@ -1,28 +1,25 @@
 """Faster and Mask R-CNN of mmdetection (https://github.com/open-mmlab/mmdetection, from 2.0) with a ResNet and an FPN.
 
-Beside the names they differ from detectron2's in what their backbones start from: torchvision's weights, so that
-images are RGB divided by the standard deviation, and strides are in the 3x3 convolutions ("pytorch" style).
+Beside the tensor names they differ from detectron2's in the initial weights of the backbone, torchvision's: images are
+RGB divided by the standard deviation, and the stride is in the 3x3 convolutions ("pytorch" style).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-
-from torch import Tensor
 
 from afictl.backbones.detectron2_names import resnet_key
 from afictl.errors import UserError
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.description import describe_foreign
 from afictl.weights.layouts.detectron2 import assemble
-from afictl.weights.layouts.detectron2_backbone import find_backbone
+from afictl.weights.layouts.detectron2_backbone import describe_backbone
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.pixels import TORCHVISION
 
-_MARKS = ("backbone.layer1.0.conv1.weight", "neck.lateral_convs.0.conv.weight", "rpn_head.rpn_conv.weight")
-_NAMES = {
+_REQUIRED_TENSORS = ("backbone.layer1.0.conv1.weight", "neck.lateral_convs.0.conv.weight", "rpn_head.rpn_conv.weight")
+_PREFIXES = {
     "rpn_head.rpn_conv.": "proposal_generator.rpn_head.conv.",
     "rpn_head.rpn_cls.": "proposal_generator.rpn_head.objectness_logits.",
     "rpn_head.rpn_reg.": "proposal_generator.rpn_head.anchor_deltas.",
@@ -36,40 +33,36 @@ _NAMES = {
 _LATERAL = re.compile(r"neck\.(lateral|fpn)_convs\.(\d+)\.conv\.")
 _MASK_CONV = re.compile(r"roi_head\.mask_head\.convs\.(\d+)\.conv\.")
 _NOTE = (
-    "taken for granted: RGB pixels and strides in the 3x3 convolutions, mmdetection's pytorch style; "
+    "assumed: RGB pixels and strides in the 3x3 convolutions, mmdetection's pytorch style; "
     "its caffe style is not supported"
 )
 
 
 def translate(checkpoint: Checkpoint) -> Checkpoint | None:
-    """A detector of this layout in our names, its preset derived from its tensors.
+    """A detector of this layout under afictl's tensor names, with a preset derived from its tensors.
 
     Raises:
-        UserError: its backbone is not known here.
+        UserError: an unsupported backbone.
     """
-    if not all(name in checkpoint.tensors for name in _MARKS):
+    if not all(name in checkpoint.tensors for name in _REQUIRED_TENSORS):
         return None
-    tensors = _in_detectron2s_names(checkpoint.tensors)
+    tensors = {_detectron2_key(name): value for name, value in checkpoint.tensors.items()}
     try:
-        # Its norms are trained in eval mode: only their scale and shift move.
-        backbone = replace(find_backbone(tensors), stride_in_1x1=False, batch_norm=False)
-        preset, classes, ours = assemble(tensors, backbone, TORCHVISION)
-        metadata = describe_foreign(preset, classes, "a detector of mmdetection", [_NOTE])
+        # Its norms are trained in eval mode: only their scale and shift change.
+        backbone = replace(describe_backbone(tensors), stride_in_1x1=False, batch_norm=False)
+        preset, num_classes, renamed = assemble(tensors, backbone, TORCHVISION)
+        metadata = describe_foreign(preset, num_classes, "a detector of mmdetection", [_NOTE])
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
-    return Checkpoint(checkpoint.path, ours, metadata)
-
-
-def _in_detectron2s_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {_detectron2_key(name): value for name, value in tensors.items()}
+    return Checkpoint(checkpoint.path, renamed, metadata)
 
 
 def _detectron2_key(name: str) -> str:
     if name.startswith("backbone."):
         return BOTTOM_UP + resnet_key(name.removeprefix("backbone."))
-    for start, theirs in _NAMES.items():
-        if name.startswith(start):
-            return theirs + name.removeprefix(start)
+    for prefix, detectron2_prefix in _PREFIXES.items():
+        if name.startswith(prefix):
+            return detectron2_prefix + name.removeprefix(prefix)
     name = _MASK_CONV.sub(lambda match: f"roi_heads.mask_head.mask_fcn{int(match[1]) + 1}.", name)
     kinds = {"lateral": "lateral", "fpn": "output"}
     return _LATERAL.sub(lambda match: f"backbone.fpn_{kinds[match[1]]}{int(match[2]) + 2}.", name)

@@ -1,7 +1,7 @@
-"""How other networks want their pixels, and how their first convolution is made to take ours.
+"""Pixel order and scale of other networks, and the conversion of their first convolution.
 
-Ours are RGB in 0..1, minus a mean and divided by a standard deviation. Order and scale of the pixels move into the
-weights exactly, at the borders too: an image is padded with zeros after its normalisation, there and here.
+afictl's pixels are RGB in 0..1, minus a mean and divided by a standard deviation. Order and scale are folded into the
+weights exactly, at the borders too: images are zero-padded after normalisation in all of these projects.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _MEAN = (123.675, 116.28, 103.53)
 
 
 class Pixels(NamedTuple):
-    """Pixel values in 0..255 minus ``mean``, divided by ``std``; both are told in RGB order."""
+    """Normalisation of pixel values in 0..255: minus ``mean``, divided by ``std``, both in RGB order."""
 
     bgr: bool
-    """Whether the network takes the channels as blue, green, red."""
+    """Whether the channel order of the network is blue, green, red."""
     mean: Triple
     std: Triple
 
 
 MSRA = Pixels(True, _MEAN, (1.0, 1.0, 1.0))
-"""The ImageNet ResNets of MSRA, which detectron2's detectors start from."""
+"""ImageNet ResNets of MSRA, the initial weights of detectron2's detectors."""
 RESNEXT = Pixels(True, _MEAN, (58.395, 57.12, 57.375))
 """detectron2's ResNeXts."""
 TORCHVISION = Pixels(False, _MEAN, (58.395, 57.12, 57.375))
@@ -38,32 +38,32 @@ AFIGAN = Pixels(False, _MEAN, (58.393, 57.12, 57.375))
 
 
 def recorded_pixels(tensors: Mapping[str, Tensor]) -> Pixels | None:
-    """What detectron2's buffers ``pixel_mean`` and ``pixel_std`` say; only some of its versions saved them.
+    """The normalisation in detectron2's buffers ``pixel_mean`` and ``pixel_std``, which only some versions saved.
 
-    They are in the order of the network. ImageNet's red mean is the highest, which tells the order; equal
-    ones are detectron2's default, BGR.
+    They are in the channel order of the network. ImageNet's red mean is the highest, which identifies the order;
+    equal means are detectron2's default, BGR.
     """
-    found = [tensors.get(name) for name in ("pixel_mean", "pixel_std")]
-    if any(value is None or value.numel() != 3 for value in found):
+    statistics = [tensors.get(name) for name in ("pixel_mean", "pixel_std")]
+    if any(value is None or value.numel() != 3 for value in statistics):
         return None
-    mean, std = (tuple(value.flatten().tolist()) for value in found if value is not None)
+    mean, std = (tuple(value.flatten().tolist()) for value in statistics if value is not None)
     if min(std) <= 0:
         return None
     bgr = mean[0] <= mean[-1]
     return Pixels(bgr, *(values[::-1] for values in (mean, std))) if bgr else Pixels(bgr, mean, std)
 
 
-def preset_mean(pixels: Pixels, own: Triple) -> Triple:
-    """The mean for a preset with the mean ``own``: that one itself, where it is the same."""
+def preset_mean(pixels: Pixels, default: Triple) -> Triple:
+    """The mean in 0..1; exactly ``default``, a preset's, if they agree to 1e-6."""
     mean = tuple(value / 255 for value in pixels.mean)
-    same = all(abs(a - b) < 1e-6 for a, b in zip(mean, own, strict=True))
-    return own if same else (mean[0], mean[1], mean[2])
+    same = all(abs(a - b) < 1e-6 for a, b in zip(mean, default, strict=True))
+    return default if same else (mean[0], mean[1], mean[2])
 
 
 def fold_pixels(weight: Tensor, pixels: Pixels, view: InputConfig) -> Tensor:
-    """The first convolution's weights (out, 3, h, w), made for ``pixels``, for images normalised as ``view`` says."""
+    """Convert first-convolution weights (out, 3, h, w) from ``pixels`` to images normalised as ``view``."""
     if weight.ndim != 4 or weight.shape[1] != 3:
-        return weight  # the loading will say that it does not fit
+        return weight  # the load report shows the mismatch
     scale = 255 * torch.tensor(view.std, dtype=torch.float64) / torch.tensor(pixels.std, dtype=torch.float64)
-    ours = weight.flip(1) if pixels.bgr else weight
-    return (ours.double() * scale.view(1, 3, 1, 1)).float()
+    rgb = weight.flip(1) if pixels.bgr else weight
+    return (rgb.double() * scale.view(1, 3, 1, 1)).float()

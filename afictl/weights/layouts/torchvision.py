@@ -1,7 +1,7 @@
-"""Detectors of torchvision with a ResNet-50 and a feature pyramid: its released weights, and state dicts of its models.
+"""Detectors of torchvision with a ResNet-50 FPN: released weights, and state dicts of its models.
 
-They become presets ``torchvision:NAME``, for the model itself is the detector then. torchvision's own loading renames
-the tensors of files that are older than its present names.
+Their presets are ``torchvision:NAME``: torchvision's model itself is the detector. torchvision's own loading
+renames the tensors of older files.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _EPS = 1e-5
 
 
 def translate(checkpoint: Checkpoint) -> Checkpoint | None:
-    """A detector of this layout under the names of ``torchvision:NAME``.
+    """A detector of this layout under the tensor names of ``torchvision:NAME``.
 
     Raises:
-        UserError: a detector of this layout that is none of those presets.
+        UserError: a detector of this layout for which there is no such preset.
     """
     tensors = checkpoint.tensors
     if not all(any(name.startswith(part) for name in tensors) for part in (_BODY, _NECK)):
@@ -37,57 +37,57 @@ def translate(checkpoint: Checkpoint) -> Checkpoint | None:
         name = _model_name(tensors)
         num_classes = _num_classes(tensors)
         preset = load_preset(f"torchvision:{name}", [f"backbone.norm={_norm(tensors)}"])
-        ours = _present_names(_without_eps(tensors, name, num_classes), preset, num_classes)
+        renamed = _current_names(_without_eps(tensors, name, num_classes), preset, num_classes)
         description = describe_foreign(preset, num_classes, f"a {name} of torchvision")
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
     if num_classes == _COCO_IDS:
         description |= _coco_classes()
-    return Checkpoint(checkpoint.path, ours, description)
+    return Checkpoint(checkpoint.path, renamed, description)
 
 
 def _model_name(tensors: Mapping[str, Tensor]) -> str:
-    """torchvision's name of the model, by what is in it."""
-    deep = f"{_BODY}layer3.5.conv3.weight" in tensors and f"{_BODY}layer3.6.conv3.weight" not in tensors
-    if not deep or any(name.startswith("roi_heads.keypoint_") for name in tensors):
+    """torchvision's name of the model, derived from its tensors."""
+    is_r50 = f"{_BODY}layer3.5.conv3.weight" in tensors and f"{_BODY}layer3.6.conv3.weight" not in tensors
+    if not is_r50 or any(name.startswith("roi_heads.keypoint_") for name in tensors):
         raise UserError(
             "a detector of torchvision with another backbone than ResNet-50, or with keypoints; "
-            "afictl model list shows those that can be loaded"
+            "'afictl model list' shows the supported models"
         )
     if "head.regression_head.bbox_ctrness.weight" in tensors:
         return "fcos_resnet50_fpn"
     if "head.classification_head.cls_logits.weight" in tensors:
-        second = "head.classification_head.conv.0.1.weight" in tensors  # the scale of a group norm
-        return f"retinanet_resnet50_fpn{'_v2' if second else ''}"
+        v2 = "head.classification_head.conv.0.1.weight" in tensors  # weight of a group norm
+        return f"retinanet_resnet50_fpn{'_v2' if v2 else ''}"
     kind = "maskrcnn" if "roi_heads.mask_predictor.mask_fcn_logits.weight" in tensors else "fasterrcnn"
-    second = "roi_heads.box_head.fc6.weight" not in tensors  # there it begins with convolutions
-    return f"{kind}_resnet50_fpn{'_v2' if second else ''}"
+    v2 = "roi_heads.box_head.fc6.weight" not in tensors  # v2 starts with convolutions
+    return f"{kind}_resnet50_fpn{'_v2' if v2 else ''}"
 
 
 def _num_classes(tensors: Mapping[str, Tensor]) -> int:
-    """Classes without torchvision's index 0."""
-    found = [tensors[name] for name in _CLASSES if name in tensors]
-    if not found or found[0].ndim != 1:
+    """Number of classes without torchvision's background at index 0."""
+    biases = [tensors[name] for name in _CLASSES if name in tensors]
+    if not biases or biases[0].ndim != 1:
         raise UserError(f"a detector of torchvision without its class layer, {' or '.join(_CLASSES)}")
     boxes = tensors.get("head.regression_head.bbox_reg.bias")
     anchors = 1 if boxes is None else max(1, boxes.numel() // 4)
-    count = found[0].numel() // anchors - 1
+    count = biases[0].numel() // anchors - 1
     if count < 1:
-        raise UserError("a detector of torchvision with no class beside its index 0")
+        raise UserError("a detector of torchvision without a class beside the background")
     return count
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> str:
-    """Only a batch norm that was trained counts its batches."""
+    """``batch`` if the norms count batches, which only trained batch norm does."""
     return "batch" if f"{_BODY}bn1.num_batches_tracked" in tensors else "frozen-batch"
 
 
 def _without_eps(tensors: Mapping[str, Tensor], name: str, num_classes: int) -> dict[str, Tensor]:
-    """torchvision's first COCO weights, brought from an eps of 0 in their norms to the usual one.
+    """torchvision's first COCO weights, converted from a norm eps of 0 to the default eps.
 
-    They were trained with a frozen batch norm that knew no eps, and torchvision sets it to 0 where it downloads them
-    (``overwrite_eps``). They are told by their names, which later files do not have, and by their 90 category ids.
-    The scale takes up the difference: w / sqrt(v) = w' / sqrt(v + eps).
+    They were trained with a frozen batch norm without eps, which torchvision sets to 0 after the download
+    (``overwrite_eps``). They are recognised by tensor names that later files do not have and by their 90 category ids.
+    The scale absorbs the difference: w / sqrt(v) = w' / sqrt(v + eps).
     """
     old = f"{_NECK}inner_blocks.0.weight" in tensors and num_classes == _COCO_IDS
     if not old or name.startswith("fcos") or _norm(tensors) == "batch":
@@ -101,8 +101,8 @@ def _without_eps(tensors: Mapping[str, Tensor], name: str, num_classes: int) -> 
     return {**tensors, **changed}
 
 
-def _present_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: int) -> dict[str, Tensor]:
-    """The tensors as torchvision's own loading understands them; what has no place keeps its name."""
+def _current_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: int) -> dict[str, Tensor]:
+    """The tensors renamed by torchvision's own loading; tensors without a counterpart keep their names."""
     with torch.device("meta"):
         model: Any = build_detector(preset, num_classes).model
     try:
@@ -110,12 +110,12 @@ def _present_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: i
     except RuntimeError as error:
         reason = one_line(error).partition(": ")[2]
         raise UserError(f"not the weights of a {preset.detector.source} of torchvision: {reason:.200}") from None
-    held = {f"model.{name}": value for name, value in model.state_dict().items() if not value.is_meta}
-    return held | {name: tensors[name] for name in unexpected}
+    loaded = {f"model.{name}": value for name, value in model.state_dict().items() if not value.is_meta}
+    return loaded | {name: tensors[name] for name in unexpected}
 
 
 def _coco_classes() -> dict[str, Any]:
-    """torchvision's label is COCO's category id; the ids that COCO does not use are called N/A."""
+    """torchvision's labels are COCO's category ids; ids that COCO does not use are named N/A."""
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]

@@ -7,7 +7,7 @@ import torch
 from afictl import load_preset
 from afictl.detectors import build_detector
 from afictl.presets import parse_preset
-from afictl.weights.layouts import to_ours
+from afictl.weights.layouts import to_afictl
 from afictl.weights.loading import compare_tensors
 from tests.helpers.foreign_checkpoints import as_checkpoint
 
@@ -44,7 +44,7 @@ def mmdetection(masks, classes):
 @pytest.mark.parametrize(("masks", "name", "classes"), [(True, "mask-rcnn", 80), (False, "faster-rcnn", 3)])
 def test_every_tensor_finds_its_place(masks, name, classes):
     tensors = mmdetection(masks, classes)
-    ours = to_ours(as_checkpoint(tensors))
+    ours = to_afictl(as_checkpoint(tensors))
     preset = parse_preset(ours.metadata["preset"])
     with torch.device("meta"):
         detector = build_detector(preset, classes)

@@ -9,7 +9,7 @@ from afictl.presets import list_torchvision_presets
 from afictl.weights import load_backbone_weights, load_detector, read_checkpoint
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.convert import convert
-from afictl.weights.layouts import to_ours
+from afictl.weights.layouts import to_afictl
 from tests.helpers.torchvision_files import build_torchvision, old_names, save_torchvision
 
 NAMES = [name.partition(":")[2] for name in list_torchvision_presets()]
@@ -27,7 +27,7 @@ def counterless(tensors):
 
 
 def translated(tensors, tmp_path):
-    return to_ours(Checkpoint(tmp_path / "file.pth", dict(tensors), {}))
+    return to_afictl(Checkpoint(tmp_path / "file.pth", dict(tensors), {}))
 
 
 @pytest.mark.parametrize(("name", "count"), [*((name, 3) for name in NAMES), ("retinanet_resnet50_fpn_v2", 90)])
