@@ -71,7 +71,7 @@ def test_new_file_has_the_rights_of_any_new_file(file):
 
 def test_interpolator_file_is_not_a_detector(tmp_path):
     AFInterpolator(8, blocks=1, growth=4).save(tmp_path / "interpolator.safetensors")
-    with pytest.raises(UserError, match=r"AF interpolator.*not a detector"):
+    with pytest.raises(UserError, match=r"an interpolator.*not a detector"):
         load_detector(tmp_path / "interpolator.safetensors")
 
 
