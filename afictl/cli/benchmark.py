@@ -44,14 +44,14 @@ def interpolators(
 
     from rich.console import Console
 
-    from afictl.comparison.benchmarks.interpolators import benchmark_interpolators, table
+    from afictl.comparison.cost.interpolator_benchmark import benchmark_interpolators, interpolator_table
     from afictl.interpolators import interpolator_kinds
     from afictl.progress import show_progress
 
     console = Console()
     requested = [kind.strip() for kind in kinds.split(",")] if kinds else interpolator_kinds()
     with show_progress(console, "interpolators") as progress:
-        figures = benchmark_interpolators(requested, channels, (height, width), rounds, progress)
-    console.print(table(figures, channels, (height, width)))
+        costs = benchmark_interpolators(requested, channels, (height, width), rounds, progress)
+    console.print(interpolator_table(costs, channels, (height, width)))
     if json_file:
-        write_json(json_file, [asdict(kind_figures) for kind_figures in figures])
+        write_json(json_file, [asdict(cost) for cost in costs])

@@ -1,4 +1,4 @@
-"""``afictl visualize``: what each subcommand writes, and its mistakes."""
+"""``afictl visualize``: files of each subcommand, and errors."""
 
 import re
 
@@ -21,7 +21,7 @@ def call(*arguments):
     return CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
 
 
-def test_data_set_with_two_weights(untrained_run, shapes):
+def test_detections_of_a_dataset_and_two_weights(untrained_run, shapes):
     result = call(
         "detections",
         "--weights",
@@ -41,13 +41,13 @@ def test_data_set_with_two_weights(untrained_run, shapes):
     assert Image.open(files[0]).width > 3 * 960
 
 
-def test_without_data_the_recorded_set_is_drawn(untrained_run, shapes):
+def test_default_dataset_is_that_of_the_run(untrained_run, shapes):
     assert "4 pictures" in call("--weights", untrained_run / "best.safetensors").output
     names = {path.stem for path in (untrained_run / "detections").glob("*.png")}
     assert names == {str(image_id) for image_id in load_coco(shapes, "val").image_ids}
 
 
-def test_a_folder_of_images_is_drawn_whole(untrained_run, tmp_path):
+def test_all_images_of_a_folder_are_drawn(untrained_run, tmp_path):
     (tmp_path / "photos").mkdir()
     for k in range(9):
         Image.new("RGB", (64, 48), (90, 60, 30)).save(tmp_path / "photos" / f"{k}.jpg")
@@ -65,7 +65,7 @@ def test_a_photograph_without_annotations(untrained_run, tmp_path):
     assert 960 < picture.width < 2 * 960
 
 
-def test_a_threshold_below_the_detectors_own_is_told(untrained_run, shapes):
+def test_a_threshold_below_that_of_the_detector_is_reported(untrained_run, shapes):
     loaded = load_detector(untrained_run)
     stricter = loaded.preset.detector.model_copy(update={"score_threshold": 0.9})
     loaded.detector.preset = loaded.preset.model_copy(update={"detector": stricter})
@@ -75,22 +75,22 @@ def test_a_threshold_below_the_detectors_own_is_told(untrained_run, shapes):
     assert line not in call("--weights", untrained_run, "--limit", 1, "--threshold", 0.9).output
 
 
-def test_a_detector_of_other_classes_is_refused_as_by_eval(untrained_run, shapes, tmp_path):
+def test_a_detector_of_other_classes_is_the_same_error_as_in_eval(untrained_run, shapes, tmp_path):
     from afictl.cli.main import app as afictl
 
     data = renamed(shapes, tmp_path / "data", {"train2017", "val2017"})
     message = "classes of the detector are not the 4 of .*; the detector does not have 'coin'"
-    with pytest.raises(UserError, match=message) as drawn:
+    with pytest.raises(UserError, match="coin") as visualize_error:
         call("--weights", untrained_run, "--data", data)
     words = ["eval", "--weights", str(untrained_run), "--data", str(data)]
-    with pytest.raises(UserError) as measured:
+    with pytest.raises(UserError) as eval_error:
         CliRunner().invoke(afictl, words, catch_exceptions=False)
-    assert str(drawn.value) == str(measured.value)
+    assert str(visualize_error.value) == str(eval_error.value)
 
 
 @pytest.fixture
 def other_run(untrained_run):
-    """The same detector with other weights behind its pyramid."""
+    """The same detector with other weights in its box predictor."""
     loaded = load_detector(untrained_run)
     torch.manual_seed(5)
     torch.nn.init.normal_(loaded.detector.head.roi_heads.box_predictor.cls_score.weight, std=0.5)
@@ -100,29 +100,31 @@ def other_run(untrained_run):
     return folder
 
 
-def shown(folder):
+def file_names(folder):
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def test_only_the_images_that_differ_most_are_drawn_in_order(untrained_run, other_run, tmp_path):
+def test_only_different_ranks_the_images(untrained_run, other_run, tmp_path):
     arguments = ("--weights", untrained_run, "--weights", other_run, "--threshold", 0.3, "--output", tmp_path / "out")
     call("detections", *arguments)
-    assert len(shown(tmp_path / "out")) == 4
+    assert len(file_names(tmp_path / "out")) == 4
     result = call("detections", *arguments, "--only-different", "--limit", 2)
-    told = re.findall(r"^(\d+): (\S+) differing detections$", result.output, re.MULTILINE)
-    assert len(told) == 2
-    assert float(told[0][1]) >= float(told[1][1]) > 0
-    assert shown(tmp_path / "out") == [f"{rank}-{image_id}.png" for rank, (image_id, _) in enumerate(told, start=1)]
+    ranking = re.findall(r"^(\d+): (\S+) differing detections$", result.output, re.MULTILINE)
+    assert len(ranking) == 2
+    assert float(ranking[0][1]) >= float(ranking[1][1]) > 0
+    assert file_names(tmp_path / "out") == [
+        f"{rank}-{image_id}.png" for rank, (image_id, _) in enumerate(ranking, start=1)
+    ]
 
 
-def test_where_nothing_differs_nothing_is_drawn_or_lost(untrained_run, tmp_path):
+def test_without_differences_no_file_changes(untrained_run, tmp_path):
     call("detections", "--weights", untrained_run, "--output", tmp_path / "out")
-    before = shown(tmp_path / "out")
-    same = ("--weights", untrained_run, "--weights", untrained_run / "best.safetensors")
-    with pytest.raises(UserError, match=r"no difference in 4 images at --threshold 0\.5"):
-        call("detections", *same, "--only-different", "--output", tmp_path / "out")
-    assert shown(tmp_path / "out") == before
-    with pytest.raises(UserError, match="--only-different compares detectors"):
+    before = file_names(tmp_path / "out")
+    equal_weights = ("--weights", untrained_run, "--weights", untrained_run / "best.safetensors")
+    with pytest.raises(UserError, match=r"4 images at --threshold 0\.5"):
+        call("detections", *equal_weights, "--only-different", "--output", tmp_path / "out")
+    assert file_names(tmp_path / "out") == before
+    with pytest.raises(UserError, match="--only-different"):
         call("detections", "--weights", untrained_run, "--only-different")
 
 
@@ -134,32 +136,32 @@ def test_features_of_kinds_runs_and_weights(untrained_run, other_run, tmp_path):
     result = call("features", *arguments, "--format", "html")
     assert "1 picture" in result.output
     (page,) = (untrained_run / "features").glob("*.html")
-    for title in ("bilinear", "carafe (untrained)", f"{tmp_path.name} (afi)", "other (nearest)", "goal"):
+    for title in ("bilinear", "carafe (untrained)", f"{tmp_path.name} (afi)", "other (nearest)", "target"):
         assert f"p3, {title}" in page.read_text()
 
 
-def test_features_of_plain_interpolation_by_default(untrained_run):
+def test_default_features_are_those_of_fixed_interpolation(untrained_run):
     assert "2 pictures" in call("features", "--guide", untrained_run, "--limit", 2).output
-    assert len(shown(untrained_run / "features")) == 2
+    assert len(file_names(untrained_run / "features")) == 2
 
 
 def test_gradcam_of_two_runs(untrained_run, other_run):
     result = call("gradcam", "--weights", untrained_run, "--weights", other_run, "--limit", 2)
     assert "2 pictures" in result.output
     ids = load_coco(data_of(untrained_run), "val").image_ids[:2]
-    assert shown(untrained_run / "gradcam") == sorted(f"{image_id}-gradcam.png" for image_id in ids)
+    assert file_names(untrained_run / "gradcam") == sorted(f"{image_id}-gradcam.png" for image_id in ids)
 
 
-def test_gradcam_tells_of_images_without_a_detection(untrained_run, tmp_path):
+def test_gradcam_without_detection_or_object_is_an_error(untrained_run, tmp_path):
     Image.new("RGB", (96, 96)).save(tmp_path / "black.png")
     arguments = ("--weights", untrained_run, "--images", tmp_path / "black.png", "--output", tmp_path / "out")
-    with pytest.raises(UserError, match=r"no detection from 1\.0 on in 1 images, and no object: nothing is drawn"):
+    with pytest.raises(UserError, match=r"no detection from 1\.0 on in 1 images"):
         call("gradcam", *arguments, "--threshold", 1.0)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["detections", "gradcam", "features"])
-def test_runs_of_one_name_are_told_apart(untrained_run, other_run, tmp_path, command):
+def test_runs_of_one_name_have_different_titles(untrained_run, other_run, tmp_path, command):
     loaded = load_detector(other_run)
     runs = []
     for kind in ("carafe", "dysample"):
@@ -168,10 +170,10 @@ def test_runs_of_one_name_are_told_apart(untrained_run, other_run, tmp_path, com
         detector = build_detector(loaded.preset, len(loaded.classes), build_interpolator(kind, 64))
         save_detector(runs[-1] / "best.safetensors", detector, loaded.metadata)
     option = "--interpolator" if command == "features" else "--weights"
-    given = [word for run in runs for word in (option, run)]
-    given += ["--guide", untrained_run, "--levels", "p3"] if command == "features" else ["--threshold", 0]
+    arguments = [word for run in runs for word in (option, run)]
+    arguments += ["--guide", untrained_run, "--levels", "p3"] if command == "features" else ["--threshold", 0]
     source = ("--data", data_of(untrained_run), "--limit", 1, "--output", tmp_path / "out", "--format", "html")
-    call(command, *given, *source)
+    call(command, *arguments, *source)
     page = (tmp_path / "out" / f"{command}.html").read_text()
     for name in ("carafe/seed0", "dysample/seed0"):
         assert re.search(rf"<figcaption>(p3, )?{name}<", page)
@@ -186,10 +188,10 @@ def test_training_of_two_runs(tmp_path, form):
         )
     result = call("training", tmp_path / "nearest", tmp_path / "afi", "--format", form)
     assert "2 runs" in result.output
-    assert shown(tmp_path / "nearest" / "training") == [f"training.{form}"]
+    assert file_names(tmp_path / "nearest" / "training") == [f"training.{form}"]
 
 
-def test_class_names_cannot_reach_into_a_page(untrained_run):
+def test_class_names_are_escaped_in_a_page(untrained_run):
     loaded = load_detector(untrained_run)
     classes = ["<script>alert(1)</script>", '"><img src=//x onerror=y>', "&lt;", "ok"]
     save_detector(untrained_run / "best.safetensors", loaded.detector, {**loaded.metadata, "classes": classes})
@@ -204,23 +206,23 @@ def test_class_names_cannot_reach_into_a_page(untrained_run):
         assert "<b>" not in text
 
 
-def test_mistakes_are_one_line(untrained_run, tmp_path, shapes):
+def test_errors_of_options_and_files(untrained_run, tmp_path, shapes):
     with pytest.raises(UserError, match="--data DIR or --images PATH, not both"):
         call("--weights", untrained_run, "--data", shapes, "--images", tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"nowhere\.jpg"):
         call("--weights", untrained_run, "--images", tmp_path / "nowhere.jpg")
-    with pytest.raises(UserError, match="no such file or folder"):
+    with pytest.raises(UserError, match="nowhere"):
         call("--weights", tmp_path / "nowhere", "--data", shapes)
-    with pytest.raises(UserError, match="--levels p9: the guide has no such level"):
+    with pytest.raises(UserError, match="--levels p9"):
         call("features", "--guide", untrained_run, "--levels", "p9")
-    for levels, message in (("", "'': the guide has"), ("p3,", "'': the guide has"), ("p3, p3", ": p3 is named twice")):
+    for levels, message in (("", "--levels ''"), ("p3,", "--levels ''"), ("p3, p3", "p3 is named twice")):
         with pytest.raises(UserError, match=message):
             call("features", "--guide", untrained_run, "--levels", levels)
     with pytest.raises(UserError, match="bilinaer"):
         call("features", "--guide", untrained_run, "--interpolator", "bilinaer")
-    with pytest.raises(UserError, match=r"holds no metrics\.jsonl"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
         call("training", untrained_run)
-    with pytest.raises(UserError, match="write png, svg or html"):
+    with pytest.raises(UserError, match="--format pdf"):
         call("training", untrained_run, "--format", "pdf")
     assert call("gradcam", "--weights", untrained_run, "--format", "svg").exit_code == 2
     assert not (untrained_run / "features").exists()
@@ -228,36 +230,36 @@ def test_mistakes_are_one_line(untrained_run, tmp_path, shapes):
 
 
 @pytest.mark.parametrize("command", ["detections", "gradcam", "features"])
-def test_a_split_of_image_files_is_refused(untrained_run, shapes, command):
+def test_a_split_of_image_files_is_an_error(untrained_run, shapes, command):
     weights = ("--guide" if command == "features" else "--weights", untrained_run)
     images = ("--images", shapes / "val2017")
-    with pytest.raises(UserError, match="--split has no effect with --images"):
+    with pytest.raises(UserError, match=r"--split .* --images"):
         call(command, *weights, *images, "--split", "val")
 
 
 @pytest.mark.parametrize("command", ["detections", "gradcam", "features"])
-def test_what_can_be_known_before_is_told_before(untrained_run, tmp_path, monkeypatch, command):
-    monkeypatch.setattr("afictl.weights.load_detector", lambda *_, **__: pytest.fail("something was loaded already"))
+def test_errors_of_output_and_images_come_before_loading(untrained_run, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("afictl.weights.load_detector", lambda *_, **__: pytest.fail("loaded before the checks"))
     run = ("--guide" if command == "features" else "--weights", untrained_run)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"nothing can be written in .*file \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"file \(Not a directory\)"):
         call(command, *run, "--output", tmp_path / "file" / "out")
     folder = tmp_path / "images"
     folder.mkdir()
     Image.new("RGB", (96, 96)).save(folder / "a.png")
     (folder / "b.png").write_text("no image")
-    with pytest.raises(UserError, match=r"b\.png cannot be read"):
+    with pytest.raises(UserError, match=r"b\.png"):
         call(command, *run, "--images", folder, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_training_of_what_cannot_be_drawn(tmp_path):
+def test_training_without_curves_is_an_error(tmp_path):
     run = tmp_path / "grid" / "afi" / "seed0"
     run.mkdir(parents=True)
     (run / "metrics.jsonl").write_text('{"step": 1}\n')
     (run / "config.yaml").touch()
-    with pytest.raises(UserError, match="neither losses nor accuracies were recorded yet: afi/seed0"):
+    with pytest.raises(UserError, match="afi/seed0"):
         call("training", run)
-    with pytest.raises(UserError, match=f"so it is no run; there are runs in it: {run}"):
+    with pytest.raises(UserError, match=f"metrics.jsonl.*{run}"):
         call("training", tmp_path / "grid")
     assert not (run / "training").exists()

@@ -1,4 +1,4 @@
-"""Interpolators alone, on one map: time, memory, work and size."""
+"""Time, memory, multiply-adds and parameters of interpolators alone, on one map."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from afictl.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What one kind costs."""
+class InterpolatorCost:
+    """Cost of one kind."""
 
     kind: str
     parameters: int
@@ -31,7 +31,7 @@ class Figures:
     """Forward and backward, with gradients of the weights and of both maps."""
     forward_peak_bytes: int
     training_peak_bytes: int
-    """Most memory at once beyond weights and maps: the answer counts, in training also its gradient."""
+    """Peak memory beyond weights and input maps; includes the output and, in training, the gradients."""
 
 
 def benchmark_interpolators(
@@ -40,21 +40,21 @@ def benchmark_interpolators(
     coarse_hw: tuple[int, int],
     rounds: int,
     progress: ProgressCallback | None = None,
-) -> list[Figures]:
+) -> list[InterpolatorCost]:
     """Measure fresh interpolators on noise, one image in float32, on the first GPU where there is one.
 
-    The kinds take turns after one turn that does not count, so that a slow moment of the machine meets all alike; the
-    median of a kind's turns counts.
+    After a warm-up the kinds take turns, so that other load on the machine affects all alike; the result is the median
+    of a kind's turns.
 
     Args:
-        kinds: as ``build_interpolator`` knows them.
+        kinds: of ``build_interpolator``.
         channels: of both maps.
         coarse_hw: height and width of the coarse map; the fine one is twice as large.
-        rounds: turns that count.
+        rounds: turns of each kind after the warm-up.
         progress: called with the number of turns done and of all turns.
 
     Raises:
-        UserError: a kind that there is not, or that does not exist for so many channels.
+        UserError: an unknown kind, or one that does not support this number of channels.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator, (h, w) = torch.Generator().manual_seed(0), coarse_hw
@@ -63,24 +63,24 @@ def benchmark_interpolators(
     times: dict[str, tuple[list[float], list[float]]] = {kind: ([], []) for kind in modules}
     for turn in range(rounds + 1):
         for kind, module in modules.items():
-            pair = [_seconds(partial(run, module, maps), device) for run in (_forward, _train)]
+            turn_seconds = [_seconds(partial(run, module, maps), device) for run in (_forward, _train)]
             if turn:
-                for kept, seconds in zip(times[kind], pair, strict=True):
-                    kept.append(seconds)
+                for values, seconds in zip(times[kind], turn_seconds, strict=True):
+                    values.append(seconds)
         if progress is not None:
             progress(turn + 1, rounds + 1)
-    return [_figures(kind, module, maps, times[kind]) for kind, module in modules.items()]
+    return [_cost(kind, module, maps, times[kind]) for kind, module in modules.items()]
 
 
-def _figures(kind: str, module: nn.Module, maps: list[Tensor], times: tuple[list[float], list[float]]) -> Figures:
+def _cost(kind: str, module: nn.Module, maps: list[Tensor], times: tuple[list[float], list[float]]) -> InterpolatorCost:
     forward, training = (1000 * statistics.median(seconds) for seconds in times)
     device = maps[0].device
     with torch.no_grad():
-        work = interpolator_cost(module, *maps)
-    return Figures(
+        multiply_adds = interpolator_cost(module, *maps)
+    return InterpolatorCost(
         kind=kind,
         parameters=sum(value.numel() for value in module.parameters()),
-        multiply_adds=work,
+        multiply_adds=multiply_adds,
         forward_milliseconds=forward,
         training_milliseconds=training,
         forward_peak_bytes=peak_bytes(lambda: _forward(module, maps), device),
@@ -95,34 +95,34 @@ def _forward(module: nn.Module, maps: list[Tensor]) -> None:
 
 def _train(module: nn.Module, maps: list[Tensor]) -> None:
     coarse, fine = (value.detach().requires_grad_() for value in maps)
-    answer = module(coarse, fine)
-    answer.backward(torch.ones_like(answer))
+    output = module(coarse, fine)
+    output.backward(torch.ones_like(output))
     module.zero_grad()
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    began = synchronized_time(device)
+    start = synchronized_time(device)
     run()
-    return synchronized_time(device) - began
+    return synchronized_time(device) - start
 
 
-def table(figures: Sequence[Figures], channels: int, coarse_hw: tuple[int, int]) -> Table:
-    """For the screen, with the size that memory is to be compared with."""
-    enlarged = 4 * 4 * channels * coarse_hw[0] * coarse_hw[1]
+def interpolator_table(costs: Sequence[InterpolatorCost], channels: int, coarse_hw: tuple[int, int]) -> Table:
+    """Table for the screen, with the size of the output for comparison with the memory."""
+    output_bytes = 4 * 4 * channels * coarse_hw[0] * coarse_hw[1]
     shape = f"{channels} x {coarse_hw[0]} x {coarse_hw[1]} (channels x height x width)"
-    title = f"{shape}, enlarged twofold; the answer takes {enlarged / 1e6:.1f} MB"
-    shown = Table("kind", title=title, box=None)
-    for head in ("parameters", "G mult-adds", "ms\nforward", "ms\ntraining", "MB\nforward", "MB\ntraining"):
-        shown.add_column(head, justify="right", no_wrap=True)
-    shown.columns[0].no_wrap = True
-    for each in figures:
-        shown.add_row(
-            each.kind,
-            f"{each.parameters:,}",
-            f"{each.multiply_adds / 1e9:.2f}",
-            f"{each.forward_milliseconds:.1f}",
-            f"{each.training_milliseconds:.1f}",
-            f"{each.forward_peak_bytes / 1e6:.1f}",
-            f"{each.training_peak_bytes / 1e6:.1f}",
+    title = f"{shape}, enlarged twofold; the output takes {output_bytes / 1e6:.1f} MB"
+    table = Table("kind", title=title, box=None)
+    for header in ("parameters", "G mult-adds", "ms\nforward", "ms\ntraining", "MB\nforward", "MB\ntraining"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.columns[0].no_wrap = True
+    for cost in costs:
+        table.add_row(
+            cost.kind,
+            f"{cost.parameters:,}",
+            f"{cost.multiply_adds / 1e9:.2f}",
+            f"{cost.forward_milliseconds:.1f}",
+            f"{cost.training_milliseconds:.1f}",
+            f"{cost.forward_peak_bytes / 1e6:.1f}",
+            f"{cost.training_peak_bytes / 1e6:.1f}",
         )
-    return shown
+    return table

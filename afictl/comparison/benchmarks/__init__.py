@@ -1,1 +1,0 @@
-"""Measurements of speed and memory that help to choose an interpolator and hardware."""
