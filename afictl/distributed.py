@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
@@ -28,7 +28,7 @@ class Runtime:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     world_size: int = 1
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     """Returns the context that every forward pass runs in, such as ``fabric.autocast``."""
     workers: int = 2
     """Loader processes of this rank; 0 loads in this process."""
@@ -94,22 +94,22 @@ def all_gather(action: Callable[[], T], world_size: int) -> list[T]:
     """
     if world_size == 1:
         return [action()]
-    value: Any = None
+    value: T | None = None
     failure: Exception | None = None
     try:
         value = action()
     except Exception as error:  # the other ranks receive it before it is raised
         failure = error
     message = "" if failure is None else format_error(failure) or type(failure).__name__
-    results: list[Any] = [None] * world_size
-    distributed.all_gather_object(results, (value, message, isinstance(failure, UserError | OSError)))
-    for rank, (_, reason, is_user_error) in enumerate(results):
+    outcomes: list[tuple[T | None, str, bool]] = [(None, "", False)] * world_size
+    distributed.all_gather_object(outcomes, (value, message, isinstance(failure, UserError | OSError)))
+    for rank, (_, reason, is_user_error) in enumerate(outcomes):
         if reason and failure is None:
             failure = UserError(reason) if is_user_error else RuntimeError(f"process {rank} failed: {reason}")
     if failure is not None:
         failure.raised_on_all_ranks = True  # type: ignore[attr-defined]  # so that a single rank prints it
         raise failure
-    return [result for result, _, _ in results]
+    return [cast(T, result) for result, _, _ in outcomes]
 
 
 def run_on_rank_zero(action: Callable[[], T], rank: int, world_size: int) -> T:
@@ -118,5 +118,5 @@ def run_on_rank_zero(action: Callable[[], T], rank: int, world_size: int) -> T:
     Raises:
         Exception: as ``all_gather``.
     """
-    results: list[Any] = all_gather(lambda: None if rank else action(), world_size)
-    return results[0]
+    results = all_gather(lambda: None if rank else action(), world_size)
+    return cast(T, results[0])

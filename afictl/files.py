@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and errors of a full disk that name the file."""
+"""Atomic writing of files, and errors of a full disk that name the file."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from safetensors import SafetensorError
 from afictl.errors import is_disk_full
 
 _MACHINE = re.sub(r"\W", "-", platform.node())
-"""Part of a draft's name: a folder may be shared by machines, where numbers of processes mean nothing to the others."""
+"""Part of a draft's name: machines may share a folder, and a process id is valid on one machine."""
 _DRAFT = re.compile(rf"\.(.+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safetensors|afictl-index))\.{_MACHINE}\.(\d+)")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing.
+    """Write a text file atomically.
 
     Raises:
-        OSError: naming ``path``; what was there before stays.
+        OSError: naming ``path``; an earlier file stays.
     """
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a table as CSV, whole or not at all, with the folders that it is in.
+    """Write a table as CSV atomically; create missing folders.
 
     Raises:
-        OSError: naming ``path``; what was there before stays.
+        OSError: naming ``path``; an earlier file stays.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -47,13 +47,13 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """The name of a draft beside ``path``, which takes its place at the end and is removed after a failure.
+    """Yield the path of a draft beside ``path``; it replaces ``path`` at the end and is removed after a failure.
 
-    The draft is on its disk before it gets the name, so that a power failure leaves the old file or the new one.
+    The draft is synced to disk before it is renamed, so that a power failure leaves the old file or the new one.
     Links, devices and pipes, such as ``/dev/stdout``, are written to directly.
 
     Raises:
-        OSError: naming ``path``, also for what libraries raise in its stead inside.
+        OSError: naming ``path``, also for errors of other types that libraries raise in its place.
     """
     if is_special(path):
         with name_file_in_errors(path):
@@ -65,57 +65,58 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield draft
             replace_file(draft, path)
     finally:
-        with suppress(OSError):  # what came first counts, such as a parent that is a file
+        with suppress(OSError):  # the first error is raised, such as a parent that is a file
             draft.unlink(missing_ok=True)
 
 
 def is_special(path: Path) -> bool:
-    """Whether it stands for something that must not be replaced by a file, such as ``/dev/stdout``."""
+    """Whether ``path`` must not be replaced by a file: a link, device or pipe, such as ``/dev/stdout``."""
     return path.is_symlink() or (path.exists() and not path.is_file())
 
 
 def temporary_path(path: Path) -> Path:
-    """The name under which this process writes what is to become ``path``; see ``remove_temporary_files``."""
+    """Path of this process's draft of ``path``; see ``remove_temporary_files``."""
     return path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}")
 
 
 def replace_file(draft: Path, path: Path) -> None:
-    """Give a finished draft its name, once it is on its disk."""
+    """Sync a complete draft to disk and rename it to ``path``."""
     with open(draft, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(draft, path)
 
 
-def remove_temporary_files(folder: Path, of: str | None = None) -> None:
-    """Remove the drafts in ``folder`` of this machine's killed processes; nothing where there is no such folder.
+def remove_temporary_files(folder: Path, name: str | None = None) -> None:
+    """Remove the drafts in ``folder`` that killed processes of this machine left; the folder need not exist.
 
-    With ``of`` only those of the file of this name, in a folder that is not the program's own.
+    Args:
+        folder: folder of the drafts.
+        name: remove only drafts of the file of this name, for a folder with files of other programs.
     """
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        found = _DRAFT.fullmatch(path.name)
-        if found and of in (None, found[1]) and not _is_running(int(found[2])):
+        draft = _DRAFT.fullmatch(path.name)
+        if draft and name in (None, draft[1]) and not _is_running(int(draft[2])):
             path.unlink(missing_ok=True)
 
 
 @contextmanager
 def name_file_in_errors(path: Path | str, draft: Path | None = None) -> Iterator[None]:
-    """Let an error of the system inside say that it was about ``path``, also where it names the ``draft`` of it.
+    """Name ``path`` in system errors raised inside, also in errors that name its ``draft``.
 
-    A write names no file; safetensors and shutil have errors of their own; torch reports the position in a file where
-    it found itself.
+    An error of ``write`` names no file; safetensors, shutil and torch raise errors of other types.
 
     Raises:
-        OSError: for each of them; one that names a file keeps its name, unless a disk is full.
+        OSError: in place of each of them; an error that names another file keeps it, unless a disk is full.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        found = _system_error(error)
-        if found is None or (found.filename not in (None, str(draft)) and not is_disk_full(found)):
+        cause = _system_error(error)
+        if cause is None or (cause.filename not in (None, str(draft)) and not is_disk_full(cause)):
             raise
-        raise OSError(found.errno, found.strerror or os.strerror(found.errno or 0), str(path)) from error
+        raise OSError(cause.errno, cause.strerror or os.strerror(cause.errno or 0), str(path)) from error
 
 
 def _is_running(process: int) -> bool:
@@ -123,13 +124,13 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # a process of another user
         return True
     return True
 
 
 def _system_error(error: BaseException) -> OSError | None:
-    """The error of the system that an error is, hides or tells of."""
+    """The ``OSError`` that ``error`` is, quotes or was raised from; None for other errors."""
     if isinstance(error, SafetensorError | shutil.Error):
         number = re.search(r"(?:os error |Errno )(\d+)", str(error))
         return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None

@@ -1,4 +1,4 @@
-"""Names of the files in a run folder and in the folders of evaluations and comparisons, and how to find them."""
+"""File names in the folders of runs, evaluations and comparisons, and functions that find run folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METRICS = "metrics.jsonl"
 VERSIONS = "versions.json"
 """Command line, package versions and devices."""
 STATE = "state.pt"
-"""What ``--resume`` continues from."""
+"""Training state that ``--resume`` loads."""
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 INTERPOLATOR = "interpolator.safetensors"
@@ -25,7 +25,7 @@ FEATURE_DISTANCE = "feature_distance.json"
 """Stage 1: distance of enlarged features to the guide's, by method and level."""
 
 RESULT = "result.json"
-"""A run of a comparison: its metrics; written last, so that it marks the run as finished."""
+"""Metrics of a run of a comparison; written last, so that it marks the run as finished."""
 COMPARISON_SETTINGS = "compare.json"
 COMPARISON = "comparison.json"
 COMPARISON_CSV = "comparison.csv"
@@ -33,7 +33,7 @@ RUNS_CSV = "runs.csv"
 REPORT = "report.html"
 
 EVALUATION = "metrics.json"
-"""An evaluation: its settings and metrics."""
+"""Settings and metrics of an evaluation."""
 PER_CLASS = "per_class.csv"
 
 
@@ -61,7 +61,7 @@ def recorded_data(path: str | Path) -> Path:
     Raises:
         UserError: the run's ``config.yaml`` is absent, unreadable or names no data set.
     """
-    import yaml  # the command line starts without it
+    import yaml  # not at the top: the command line imports this module
 
     path = Path(path)
     file = (path if path.is_dir() else path.parent) / CONFIG
@@ -77,7 +77,7 @@ def recorded_data(path: str | Path) -> Path:
 
 
 def list_runs_below(folder: Path) -> str:
-    """The end of an error about a folder that is no run: up to five runs one or two folders below it."""
+    """Suffix of an error about a folder that is no run: up to five runs one or two levels below it."""
     runs = sorted(str(file.parent) for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{CONFIG}"))
     more = ", ..." if len(runs) > 5 else ""
     return f"; there are runs in it: {', '.join(runs[:5])}{more}" if runs else ""

@@ -1,4 +1,4 @@
-"""Safetensors files with a JSON description inside, written whole or not at all."""
+"""Safetensors files with a JSON description in their header."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ from afictl.errors import UserError, one_line
 from afictl.files import atomic_write
 
 _KEY = "afictl"
-_MAX_FILE = 8 * 2**30
-_MAX_HEADER = 4 * 2**20
+_MAX_FILE_BYTES = 8 * 2**30
+_MAX_HEADER_BYTES = 4 * 2**20
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write ``tensors`` and a JSON-ready ``description``; an existing file is replaced at once.
+    """Write ``tensors`` and a JSON-serializable ``description`` atomically.
 
     Raises:
-        OSError: it cannot be written, naming ``path``.
+        OSError: naming ``path``; an earlier file stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as draft:
-        save_file(plain, draft, metadata={_KEY: json.dumps(description)})
-        _share_as_usual(draft)
+        save_file(on_cpu, draft, metadata={_KEY: json.dumps(description)})
+        _set_default_permissions(draft)
 
 
-def _share_as_usual(path: Path) -> None:
-    """Give the file the rights of any new file: safetensors makes it readable to its owner alone."""
+def _set_default_permissions(path: Path) -> None:
+    """Apply the umask's permissions: safetensors makes files readable only to their owner."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
 
 
 def check_file(path: str | Path) -> None:
-    """Look at a file of weights before it is opened: a plain file, not empty, at most 8 GiB.
+    """Check that ``path`` is a regular file, not empty and of at most 8 GiB, before it is opened.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is not.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file or folder") from None
-    except (OSError, ValueError) as error:  # a loop of links, no rights, a name that cannot be one
+    except (OSError, ValueError) as error:  # a loop of links, no permission, an invalid name
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: not a file; give a file of weights")
-    if found.st_size == 0:
+    if status.st_size == 0:
         raise UserError(f"{path}: an empty file; copy or download it again")
-    if found.st_size > _MAX_FILE:
-        raise UserError(f"{path}: {found.st_size / 2**30:.0f} GiB, more than 8; save the weights alone and give that")
+    if status.st_size > _MAX_FILE_BYTES:
+        raise UserError(f"{path}: {status.st_size / 2**30:.0f} GiB, more than 8; save the weights alone and give that")
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a safetensors file, on the CPU, and its description (empty when it has none).
+    """Return the tensors of a safetensors file, on the CPU, and its description, which may be empty.
 
     Raises:
-        UserError: no such file, or it is not a whole safetensors file.
+        UserError: no such file, or not a complete safetensors file.
     """
     path = Path(path)
     check_file(path)
@@ -75,21 +75,27 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:  # PyTorch has its own
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # the last from PyTorch
         reason = ascii(one_line(error)[:160])[1:-1]
         raise UserError(f"{path}: not a readable safetensors file ({reason}); copy or make it again") from None
-    return tensors, _parse(metadata.get(_KEY), path)
+    return tensors, _parse_description(metadata.get(_KEY), path)
 
 
 def _check_header(path: Path) -> None:
-    """Refuse a header that names more than some 40,000 tensors, before the library builds a table of them."""
+    """Refuse a header for more than about 40,000 tensors, before the library allocates a table of them."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if length > _MAX_HEADER:
+    if length > _MAX_HEADER_BYTES:
         raise SafetensorError(f"header of {length:,} bytes")
 
 
-def _parse(text: str | None, path: Path) -> dict[str, Any]:
+def _parse_description(text: str | None, path: Path) -> dict[str, Any]:
     if text is None:
         return {}
     try:

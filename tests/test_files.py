@@ -132,5 +132,5 @@ def test_in_a_folder_of_others_only_drafts_of_one_file_are_removed(tmp_path):
     drafts = [killed_draft(tmp_path / name) for name in ("a.json", "b.json", "a.json.json", "ba.json")]
     for draft in drafts:
         draft.touch()
-    remove_temporary_files(tmp_path, of="a.json")
+    remove_temporary_files(tmp_path, name="a.json")
     assert [draft.exists() for draft in drafts] == [False, True, True, True]

@@ -11,7 +11,7 @@ import typer
 from afictl.cli import options
 from afictl.cli.outputs import require_writable
 from afictl.cli.runs import slugify
-from afictl.cli.tables import roomy_console
+from afictl.cli.tables import wide_console
 from afictl.errors import UserError
 from afictl.run_folder import COMPARISON, COMPARISON_CSV, REPORT, RUNS_CSV
 
@@ -218,7 +218,7 @@ def _meter() -> ProgressDisplay:
 def _show(comparison: Comparison, folder: Path | None) -> None:
     from afictl.comparison import comparison_notes, comparison_tables
 
-    roomy_console().print(*comparison_tables(comparison))
+    wide_console().print(*comparison_tables(comparison))
     for line in comparison_notes(comparison):
         typer.echo(line)
     if folder:

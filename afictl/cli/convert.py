@@ -1,4 +1,4 @@
-"""``afictl convert``: a checkpoint of another project as a file of ours."""
+"""``afictl convert``: a checkpoint of another project as an afictl safetensors file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ def convert(
     ] = None,
     settings: options.Settings = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Take what fits; the rest of the detector gets random weights.")
+        bool, typer.Option("--partial", help="Load the tensors that fit; the rest of the detector gets random weights.")
     ] = False,
     rgb: Annotated[
         bool, typer.Option("--rgb", help="A detectron2 model trained on RGB images divided by ImageNet's deviation.")
@@ -29,11 +29,11 @@ def convert(
 ) -> None:
     """Turn a detector, backbone, interpolator or discriminator of another project into one safetensors file.
 
-    Known by their content: detectron2's FPN detectors (the model zoo's .pkl, and .pth), AFI-GAN's detectors, extractor,
+    Recognised by content: detectron2's FPN detectors (the model zoo's .pkl, and .pth), AFI-GAN's detectors, extractor,
     generator and discriminator, torchvision's detectors, mmdetection's Faster and Mask R-CNN, ImageNet backbones of
-    timm and detectron2, and afictl's own. A detector's preset is derived from the tensors; --set gives what they cannot
-    tell, such as backbone.stride_in_1x1=false for a model trained from torchvision's backbone (then usually with
-    --rgb). Nothing in the file is executed.
+    timm and detectron2, and afictl's own. A detector's preset is derived from the tensors; --set gives keys that
+    they do not determine, such as backbone.stride_in_1x1=false for a model trained from torchvision's backbone (then
+    usually with --rgb). Nothing in the file is executed.
     """
     from afictl.weights.convert import convert
 

@@ -1,4 +1,4 @@
-"""What ends a command early, told in one line."""
+"""Errors and interrupts of a command: one line on stderr and an exit code."""
 
 import os
 import sys
@@ -10,24 +10,25 @@ import typer
 
 from afictl.errors import UserError, describe_out_of_memory, format_error, is_disk_full, one_line
 
-# Newer typer carries its own copy of click, so these are reached through what both kinds of typer offer.
+# Newer typer contains a copy of click, so click's classes are taken from typer's.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
 INTERRUPTED = 130
-"""The exit code that shells give for a program ended by Ctrl-C."""
+"""Exit code of a program that Ctrl-C ended, by the convention of shells."""
 _RESUMABLE = ("pretrain", "finetune")
 _REPEATABLE = ("compare", "demo")
 _SETTABLE = (*_RESUMABLE, "compare")
-_PATIENCE = 5.0
-"""Seconds in which rank 0 fails too where the fault is common to all."""
+_RANK_ZERO_SECONDS = 5.0
+"""Time in which rank 0 ends with the same error, if it is one of all ranks."""
+_POLL_SECONDS = 0.05
 
 
 def report_error(error: BaseException) -> int:
-    """Print the one line that ``error`` deserves on stderr; return the exit code.
+    """Print one line about ``error`` on stderr; return the exit code.
 
     Raises:
-        Exception: ``error`` itself when ``--debug`` is given and it is no mistake in the command line.
+        Exception: ``error`` itself with ``--debug``, unless it is a mistake in the command line.
     """
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return report_interrupt()
@@ -37,24 +38,24 @@ def report_error(error: BaseException) -> int:
     if "--debug" in sys.argv and not isinstance(error, _ClickError):
         raise error
     line, code = _describe(error)
-    if not _told_by_rank_0(error):
+    if not _is_reported_by_rank_zero(error):
         typer.echo(f"error: {one_line(line)}", err=True)
     return code
 
 
 def report_interrupt() -> int:
-    """Say that the command was stopped, and how to go on; return the exit code."""
+    """Print that the command was stopped, and how to continue; return the exit code."""
     if _rank() == "0":
-        typer.echo(f"stopped{_advice()}", err=True)
+        typer.echo(f"stopped{_continuation()}", err=True)
     return INTERRUPTED
 
 
-def _advice() -> str:
-    """How to go on with a command that has kept what it had done."""
+def _continuation() -> str:
+    """How to continue a command that has saved a part of its work; empty for other commands."""
     command = "".join(sys.argv[1:2])
     if command in _RESUMABLE:
-        return "; the same command with --resume goes on"
-    return "; the same command goes on" if command in _REPEATABLE else ""
+        return "; the same command with --resume continues"
+    return "; the same command continues" if command in _REPEATABLE else ""
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
@@ -66,14 +67,14 @@ def _describe(error: BaseException) -> tuple[str, int]:
         return error.format_message(), 2
     if isinstance(error, OSError):
         return _system(error), 2
-    lacking, less = describe_out_of_memory(error)
-    if lacking:
+    reason, hint = describe_out_of_memory(error)
+    if reason:
         if "".join(sys.argv[1:2]) not in _SETTABLE:
-            return lacking, 1
-        on = _advice() if "loader." in less else ""  # other settings are not changed by --resume
-        return f"{lacking}; {less}{on}", 1
-    what = f"{type(error).__name__}: {error}".strip().removesuffix(":")
-    return f"unexpected {what}; run again with --debug for the traceback", 1
+            return reason, 1
+        continuation = _continuation() if "loader." in hint else ""  # --resume changes no other settings
+        return f"{reason}; {hint}{continuation}", 1
+    message = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    return f"unexpected {message}; run again with --debug for the traceback", 1
 
 
 def _usage(error: Any) -> str:
@@ -83,19 +84,19 @@ def _usage(error: Any) -> str:
         return message
     option = getattr(error, "option_name", None)
     if option and type(error).__name__ == "NoSuchOption":
-        known = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
-        close = get_close_matches(option, known, n=1)
+        options = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+        close = get_close_matches(option, options, n=1)
         message = f"no such option '{option}'" + (f"; did you mean '{close[0]}'?" if close else "")
     return f"{message}; see '{error.ctx.command_path} --help'"
 
 
 def _system(error: OSError) -> str:
     if is_disk_full(error):
-        return format_error(error) + _advice().replace(";", ", and", 1)
+        return format_error(error) + _continuation().replace(";", ", and", 1)
     if error.filename is not None:
         return format_error(error)
     if str(error.strerror).startswith("No usable temporary directory"):
-        return f"{error.strerror}: they are full or cannot be written to; free some, or name another with TMPDIR"
+        return f"{error.strerror}: full or not writable; free some space, or name another folder in TMPDIR"
     return f"{type(error).__name__}: {error}; run again with --debug for the traceback"
 
 
@@ -103,18 +104,18 @@ def _rank() -> str:
     return os.environ.get("LOCAL_RANK", "0")
 
 
-def _told_by_rank_0(error: BaseException) -> bool:
-    """Whether the process that started this one as a further rank ends as well, having told the same.
+def _is_reported_by_rank_zero(error: BaseException) -> bool:
+    """Whether this is another rank, and rank 0, which started this process, ends with the same error.
 
-    A fault of one rank alone, such as an image that only it reads, leaves rank 0 waiting and must be told here.
+    An error of this rank alone, such as an image that only it reads, leaves rank 0 waiting and is reported here.
     """
     if _rank() == "0":
         return False
     if getattr(error, "raised_on_all_ranks", False):
         return True
-    starter, deadline = os.getppid(), time.monotonic() + _PATIENCE
+    parent, deadline = os.getppid(), time.monotonic() + _RANK_ZERO_SECONDS
     while time.monotonic() < deadline:
-        if os.getppid() != starter:
+        if os.getppid() != parent:
             return True
-        time.sleep(0.05)
+        time.sleep(_POLL_SECONDS)
     return False

@@ -1,4 +1,4 @@
-"""The ``afictl`` program: puts the subcommands together and turns errors into one line."""
+"""The ``afictl`` program: its subcommands, and errors as one line."""
 
 import typer
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     name="afictl",
     help="Better feature upsampling for object detectors: train it, put it in, compare it fairly.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # twice as quick to show
+    rich_markup_mode=None,  # rich markup doubles the time of --help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -53,8 +53,8 @@ app.add_typer(benchmark.app, name="benchmark")
 def main() -> None:
     """Run the program and exit.
 
-    Code 0: done. 1: ``data check`` found what stops training, or a fault of the program. 2: a mistake of the user or
-    a file that cannot be used. 130: Ctrl-C. Whatever goes wrong is told in one line on stderr.
+    Code 0: done. 1: ``data check`` found what stops training, or an error of the program. 2: a mistake of the user
+    or an unusable file. 130: Ctrl-C. Every error is one line on stderr.
     """
     try:
         code = app(prog_name="afictl", standalone_mode=False) or 0

@@ -1,4 +1,4 @@
-"""``afictl model list`` and ``afictl model show``: what there is, and what it is made of."""
+"""``afictl model list`` and ``afictl model show``: presets, and the parts and costs of one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afictl.cli import options
-from afictl.cli.tables import roomy_console
+from afictl.cli.tables import wide_console
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from afictl.detectors import Detector, PartCost
     from afictl.presets import Scores
 
-_WIDE = 105
-"""Columns from which a terminal has room for everything."""
+_MIN_WIDE_COLUMNS = 105
+"""Terminal width that fits all columns."""
 
 app = typer.Typer(help="List presets and show what they are made of.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -30,9 +30,9 @@ def list_models(debug: options.Debug = False) -> None:
 
     from afictl.presets import list_presets, list_torchvision_presets, load_preset
 
-    console = roomy_console()
+    console = wide_console()
     presets = [load_preset(name) for name in (*list_presets(), *list_torchvision_presets())]
-    narrow = console.width < _WIDE
+    narrow = console.width < _MIN_WIDE_COLUMNS
     parts = () if narrow else ("detector", "backbone", "neck")
     table = Table("preset", *parts, "nearest", "AFI", box=None)
     for column in table.columns:
@@ -83,7 +83,7 @@ def show_model(
     from afictl.presets import load_preset
 
     if resolved:
-        options.refuse_flags(context, "with --resolved: a preset has neither", "--size", "--classes")
+        options.refuse_flags(context, "with --resolved: a preset has no such key", "--size", "--classes")
     loaded = load_preset(preset, settings or ())
     image_hw = _parse_size(size) if size else loaded.input.largest_hw
 
@@ -92,16 +92,16 @@ def show_model(
 
     from afictl.detectors import build_detector, model_cost
 
-    with torch.device("meta"):  # shapes only: the largest model costs nothing
+    with torch.device("meta"):  # shapes only, without memory for weights
         detector = build_detector(loaded, classes, interpolator)
     if resolved:
         typer.echo(yaml.safe_dump(detector.preset.model_dump(mode="json"), sort_keys=False), nl=False)
         return
     costs = model_cost(detector, image_hw)
-    console = roomy_console()
+    console = wide_console()
     changes = ", ".join(settings or ())
     console.print(f"{loaded.name}{f' with {changes}' if changes else ''}: {loaded.description}", highlight=False)
-    console.print(_cost_table(detector, costs, image_hw, narrow=console.width < _WIDE))
+    console.print(_cost_table(detector, costs, image_hw, narrow=console.width < _MIN_WIDE_COLUMNS))
     console.print(_share_line(detector, costs), highlight=False)
 
 
@@ -111,25 +111,25 @@ def _cost_table(detector: Detector, costs: list[PartCost], image_hw: tuple[int, 
     notes = _notes(detector)
     divisor = detector.neck.size_divisor
     height, width = (-(-side // divisor) * divisor for side in image_hw)
-    at = f"multiply-adds at {image_hw[1]}x{image_hw[0]}"
+    work_heading = f"multiply-adds at {image_hw[1]}x{image_hw[0]}"
     padded = (
         "sizes are width x height" if (height, width) == image_hw else f"padded to {width}x{height} (width x height)"
     )
     table = Table("part", *(() if narrow else ("what", "strides", "channels")), box=None, caption=padded)
-    for title in ("parameters", at, "share"):
+    for title in ("parameters", work_heading, "share"):
         table.add_column(title, justify="right", no_wrap=True)
     total = sum(cost.multiply_adds for cost in costs)
     for cost in costs:
         share = f"{cost.multiply_adds / total:.1%}"
-        what = notes.get(cost.name, (cost.workload, "", str(detector.neck.channels)))
-        table.add_row(cost.name, *(() if narrow else what), _count(cost.parameters), _work(cost.multiply_adds), share)
+        note = notes.get(cost.name, (cost.workload, "", str(detector.neck.channels)))
+        table.add_row(cost.name, *(() if narrow else note), _count(cost.parameters), _work(cost.multiply_adds), share)
     parameters = sum(cost.parameters for cost in costs)
     table.add_row("total", *(() if narrow else ("", "", "")), _count(parameters), _work(total), "100.0%", style="bold")
     return table
 
 
 def _notes(detector: Detector) -> dict[str, tuple[str, str, str]]:
-    """What each part below the head is, its strides and its channels."""
+    """Description, strides and channels of backbone, neck and interpolator."""
     preset, backbone, neck = detector.preset, detector.backbone, detector.neck
     strides, width = _join(neck.strides.values()), str(neck.channels)
     return {

@@ -1,4 +1,4 @@
-"""The flags that several commands share, with one meaning everywhere."""
+"""Flags shared by several commands, with one meaning everywhere."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ if TYPE_CHECKING:
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
-def _either(words: tuple[str, ...]) -> str:
+def _join_or(words: tuple[str, ...]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _known_precision(value: str) -> str:
+def _parse_precision(value: str) -> str:
     if value not in PRECISIONS:
-        raise typer.BadParameter(f"{value} is not {_either(PRECISIONS)}")
+        raise typer.BadParameter(f"{value} is not {_join_or(PRECISIONS)}")
     return value
 
 
-def _known_devices(value: str) -> str:
-    if not re.fullmatch(r"auto|0*[1-9]\d*|\d+(,\d+)+", value):  # the last: which GPUs, as Fabric takes them
-        raise typer.BadParameter(f"{value} is neither a number from 1 on nor 'auto'")
+def _parse_devices(value: str) -> str:
+    if not re.fullmatch(r"auto|0*[1-9]\d*|\d+(,\d+)+", value):  # the last: indices of GPUs, as in Fabric
+        raise typer.BadParameter(f"{value} is neither a number of at least 1 nor 'auto'")
     return value
 
 
 def finite(value: float | None) -> float | None:
-    """The callback of every option that takes a float: ranges let NaN and infinity through."""
+    """Callback of every float option: typer's ranges accept NaN and infinity."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
 
 
 def flags_given(context: typer.Context, *flags: str) -> list[str]:
-    """Those of ``flags`` that stand on the command line, be it with the value of their default."""
-    named = {flag: parameter.name for parameter in context.command.params for flag in parameter.opts}
-    sources = {flag: context.get_parameter_source(str(named[flag])) for flag in flags}
+    """Those of ``flags`` that are on the command line, also with their default value."""
+    names = {flag: parameter.name for parameter in context.command.params for flag in parameter.opts}
+    sources = {flag: context.get_parameter_source(str(names[flag])) for flag in flags}
     return [flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def refuse_flags(context: typer.Context, reason: str, *flags: str) -> None:
-    """Refuse those of ``flags`` that are given; ``reason`` says beside what they do nothing.
+    """Refuse ``flags``, which have no effect for ``reason``, such as ``with --tta``.
 
     Raises:
-        UserError: there are some.
+        UserError: one of them is on the command line.
     """
-    idle = flags_given(context, *flags)
-    if idle:
-        raise UserError(f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect {reason}")
+    unused = flags_given(context, *flags)
+    if unused:
+        raise UserError(f"{', '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect {reason}")
 
 
 PRESET = typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")
@@ -68,7 +68,7 @@ StartWeights = Annotated[
     typer.Option("--weights", help="Detector to start from: run folder or checkpoint, also detectron2's or AFI-GAN's."),
 ]
 Partial = Annotated[
-    bool, typer.Option("--partial", help="Take of --weights what fits; the rest keeps its fresh random weights.")
+    bool, typer.Option("--partial", help="Load the tensors of --weights that fit; the rest keeps its random weights.")
 ]
 BackboneWeights = Annotated[
     Path | None,
@@ -88,11 +88,11 @@ Settings = Annotated[
 ]
 Devices = Annotated[
     str,
-    typer.Option("--devices", callback=_known_devices, help="Number of devices of each machine, or 'auto' for all."),
+    typer.Option("--devices", callback=_parse_devices, help="Number of devices of each machine, or 'auto' for all."),
 ]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Number of machines.")]
 Precision = Annotated[
-    str, typer.Option("--precision", callback=_known_precision, help=f"Number format: {_either(PRECISIONS)}.")
+    str, typer.Option("--precision", callback=_parse_precision, help=f"Number format: {_join_or(PRECISIONS)}.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and augmentation.")]
 Resume = Annotated[
@@ -100,7 +100,7 @@ Resume = Annotated[
 ]
 Tta = Annotated[
     bool,
-    typer.Option("--tta", help="Multi-scale testing: detect at many sizes, also mirrored, and pool what is found."),
+    typer.Option("--tta", help="Multi-scale testing: detect at many sizes, also mirrored, and merge the detections."),
 ]
 TtaSizes = Annotated[
     str | None,
@@ -111,10 +111,10 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of
 
 
 def parse_tta(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmentation | None:
-    """The views that ``--tta``, ``--tta-sizes`` and ``--no-tta-flip`` ask for; None without ``--tta``.
+    """Views for ``--tta``, ``--tta-sizes`` and ``--no-tta-flip``; None without ``--tta``.
 
     Raises:
-        UserError: sizes that are no numbers, absurd or double, or one of the other two without ``--tta``.
+        UserError: sizes that are no numbers, out of range or repeated, or one of the other flags without ``--tta``.
     """
     if not tta:
         if sizes is not None or no_flip:

@@ -1,11 +1,10 @@
-"""Where a command may write: asked before the work, so that hours of it are not lost to a misspelt path."""
+"""Checks of output paths, which run before the work, and JSON output."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -13,10 +12,10 @@ from afictl.errors import UserError
 
 
 def output_folder(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
-    """The callback of an option or argument that names a folder to write to; missing parents are made later.
+    """The callback of an option or argument that names an output folder; it need not exist.
 
     Raises:
-        UserError: it is a file, or nothing can be written there.
+        UserError: ``value`` is a file or not writable.
     """
     if value is not None:
         if value.exists() and not value.is_dir():
@@ -26,10 +25,10 @@ def output_folder(parameter: typer.CallbackParam, value: Path | None) -> Path | 
 
 
 def output_file(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
-    """The callback of an option or argument that names a file to write, for ``write_file``.
+    """The callback of an option or argument that names an output file.
 
     Raises:
-        UserError: it is a folder, or nothing can be written there.
+        UserError: ``value`` is a folder, or its folder is not writable.
     """
     if value is not None:
         if value.is_dir():
@@ -42,23 +41,23 @@ def output_file(parameter: typer.CallbackParam, value: Path | None) -> Path | No
 
 
 def require_writable(folder: Path, option: str) -> None:
-    """Refuse a folder that could not be made, or in which no file could; makes neither.
+    """Check that ``folder`` can be created and written to; nothing is created.
 
     Raises:
-        UserError: the nearest folder above that exists takes no new file; the reason is the system's.
+        UserError: no file can be created in ``folder``, or in the nearest parent that exists.
     """
-    above = folder.absolute()
-    while not above.exists() and above != above.parent:
-        above = above.parent
+    parent = folder.absolute()
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
     try:
-        with tempfile.TemporaryFile(dir=above):
+        with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        raise UserError(f"{option} {folder}: nothing can be written in {above} ({error.strerror})") from None
+        raise UserError(f"{option} {folder}: nothing can be written in {parent} ({error.strerror})") from None
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a file whole or not at all, with the folders that it is in."""
+def write_json(path: Path, content: object) -> None:
+    """Write ``content`` as JSON atomically; create missing folders."""
     from afictl.files import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +65,6 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _name(parameter: typer.CallbackParam) -> str:
-    """As the help calls it: ``--output``, ``OUT``."""
+    """Name in the help, such as ``--output`` or ``OUT``."""
     option = parameter.opts[0]
     return option if option.startswith("-") else parameter.metavar or option

@@ -1,4 +1,4 @@
-"""The tables that ``afictl eval`` shows, and where tables are printed to."""
+"""Tables of ``afictl eval``, and the console of tables."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from afictl.evaluation import Evaluation
 
 
-def roomy_console() -> Console:
-    """Not narrower than the tables when the output is not a terminal."""
+def wide_console() -> Console:
+    """A console that is wide enough for tables when the output is not a terminal."""
     from rich.console import Console
 
     console = Console()
@@ -24,7 +24,7 @@ def overall_table(result: Evaluation) -> Table:
     """Every metric over all classes, of boxes and of masks."""
     from afictl.evaluation.metrics import METRICS
 
-    table = _metric_table("", "")
+    table = _metric_table([""])
     for kind in result.kinds:
         table.add_row(kind, *(metric.text(result.metrics[f"{kind}/{metric.key}"]) for metric in METRICS))
     return table
@@ -54,7 +54,7 @@ def comparison_table(results: Mapping[str, Evaluation]) -> Table:
     from afictl.evaluation.metrics import METRICS, format_difference
 
     first, *_ = results.values()
-    table = _metric_table("; below it the difference to the first", "", "of")
+    table = _metric_table(["", "of"], "; below it the difference to the first")
     for kind in first.kinds:
         table.add_section()
         for name, result in results.items():
@@ -69,16 +69,16 @@ def comparison_table(results: Mapping[str, Evaluation]) -> Table:
 
 
 def difference(result: Evaluation, first: Evaluation, metric: str) -> float | None:
-    """How many points a metric is above that of the first; None where one of them has none."""
+    """Difference of a metric to that of ``first``; None if either is None."""
     value, reference = result.metrics.get(metric), first.metrics.get(metric)
     return None if value is None or reference is None else value - reference
 
 
-def _metric_table(title: str, *headings: str) -> Table:
+def _metric_table(headings: list[str], note: str = "") -> Table:
     from afictl.evaluation.metrics import METRICS
 
     units = ", ".join(dict.fromkeys(metric.unit for metric in METRICS))
-    return _table(f"Average precision, {units}{title}", (*headings, *(metric.title for metric in METRICS)))
+    return _table(f"Average precision, {units}{note}", (*headings, *(metric.title for metric in METRICS)))
 
 
 def _table(title: str, headings: tuple[str, ...]) -> Table:
@@ -86,6 +86,6 @@ def _table(title: str, headings: tuple[str, ...]) -> Table:
 
     table = Table(title=title)
     for heading in headings:
-        # names go on in the next line where the terminal is narrow; cut off, all of them may look the same
+        # on a narrow terminal names are folded: cut off, all of them may look the same
         table.add_column(heading, justify="left" if heading in ("", "of", "class") else "right", overflow="fold")
     return table

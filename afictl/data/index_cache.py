@@ -84,7 +84,7 @@ def _build_and_keep(file: Path, source: str, places: list[Path], build: Callable
         return contents
     for place in places:
         with suppress(OSError):  # of a process that was killed here, whose index was never found: it is made again now
-            remove_temporary_files(place.parent, of=place.name)
+            remove_temporary_files(place.parent, name=place.name)
         try:
             write_index_file(place, source, contents)
         except OSError:

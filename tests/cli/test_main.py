@@ -86,7 +86,7 @@ def test_a_mistake_in_its_own_process():
         ("eval nowhere", "unexpected extra argument"),
         ("--verbose", "no such option '--verbose'"),
         ("finetune --preset x --data . --precision 8", "8 is not 32-true, bf16-mixed or 16-mixed"),
-        ("finetune --preset x --data . --devices -1", "-1 is neither a number from 1 on nor 'auto'"),
+        ("finetune --preset x --data . --devices -1", "-1 is neither a number of at least 1 nor 'auto'"),
         ("finetune --preset x --data . --seed -1", "'--seed'"),
         ("pretrain --guide nowhere --stages 3", "--stages 3"),
         ("visualize --weights nowhere --data . --images .", "--data DIR or --images PATH, not both"),
@@ -193,16 +193,16 @@ CUDA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capaci
 CPU = (
     "[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"
 )
-LESS = "; a smaller batch_size or max_size (--set) or --precision bf16-mixed takes less"
-KILLED = "a process that loads images was killed{}, as where memory or shared memory runs out"
+HINT = "; use a smaller batch_size or max_size (--set) or --precision bf16-mixed"
+KILLED = "a loader process was killed{}, probably because memory or shared memory ran out"
 
 
 @pytest.mark.parametrize(
     ("command", "error", "line"),
     [
-        ("finetune", OutOfMemoryError(CUDA), f"the memory of the GPU is too small (tried to allocate 2.50 GiB){LESS}"),
+        ("finetune", OutOfMemoryError(CUDA), f"the memory of the GPU is too small (tried to allocate 2.50 GiB){HINT}"),
         ("eval", OutOfMemoryError(CUDA), "the memory of the GPU is too small (tried to allocate 2.50 GiB)"),
-        ("compare", RuntimeError(CPU), f"the memory is too small (tried to allocate 9 bytes){LESS}"),
+        ("compare", RuntimeError(CPU), f"the memory is too small (tried to allocate 9 bytes){HINT}"),
         (
             "eval",
             MemoryError("Unable to allocate 7.28 TiB for an array"),
@@ -212,8 +212,8 @@ KILLED = "a process that loads images was killed{}, as where memory or shared me
         (
             "finetune",
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"),
-            f"{KILLED.format(' (Bus error)')}; fewer take less: --set loader.workers=N;"
-            " the same command with --resume goes on",
+            f"{KILLED.format(' (Bus error)')}; use fewer loader processes: --set loader.workers=N;"
+            " the same command with --resume continues",
         ),
         ("eval", RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), KILLED.format("")),
     ],
@@ -234,8 +234,8 @@ def test_debug_shows_where_the_error_was_raised():
     ("arguments", "line"),
     [
         ("model show x", "stopped"),
-        (f"finetune --preset {TINY} --data .", "stopped; the same command with --resume goes on"),
-        (f"compare --preset {TINY} --data .", "stopped; the same command goes on"),
+        (f"finetune --preset {TINY} --data .", "stopped; the same command with --resume continues"),
+        (f"compare --preset {TINY} --data .", "stopped; the same command continues"),
     ],
 )
 def test_an_interrupt_is_told_with_the_way_on(afictl, monkeypatch, arguments, line):
@@ -252,7 +252,7 @@ def test_a_further_rank_is_silent_where_rank_0_ended_too(afictl, monkeypatch):
 
 def test_a_further_rank_tells_what_only_it_met(afictl, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(failures, "_PATIENCE", 0.1)
+    monkeypatch.setattr(failures, "_RANK_ZERO_SECONDS", 0.1)
     code, _, errors = afictl("model", "show", "nothing")
     assert code == 2
     assert errors.startswith("error: no preset")
