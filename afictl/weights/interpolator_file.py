@@ -34,7 +34,9 @@ def interpolator_of(checkpoint: Checkpoint) -> Interpolator:
     if description.get("format") == DETECTOR:
         return _interpolator_of_detector(checkpoint)
     if description.get("format") not in INTERPOLATORS:
-        raise UserError(f"{file}: holds {summarize(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'")
+        raise UserError(
+            f"{file}: contains {summarize(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'"
+        )
     return Interpolator.from_tensors(
         described_kind(description, file), description.get("config"), checkpoint.tensors, file
     )

@@ -155,9 +155,9 @@ def assert_golden(file: str, name: str, tensor: Tensor, tolerance: float = TOLER
     """Fail unless ``tensor`` has the reference's shape and is within ``tolerance`` deviations."""
     golden = read_golden(file, name)
     assert tuple(tensor.shape) == tuple(golden.shape), f"{name}: {tuple(tensor.shape)}, not {golden.shape}"
-    ours = tensor.detach().flatten()[:: golden.every]
+    values = tensor.detach().flatten()[:: golden.every]
     if not golden.values.is_floating_point():
-        torch.testing.assert_close(ours, golden.values.to(ours.dtype), rtol=0, atol=0)
+        torch.testing.assert_close(values, golden.values.to(values.dtype), rtol=0, atol=0)
         return
-    worst = (ours.double() - golden.values.double()).abs().max().item() / max(golden.std, 1e-12)
+    worst = (values.double() - golden.values.double()).abs().max().item() / max(golden.std, 1e-12)
     assert worst <= tolerance, f"{name}: differs by {worst:.2g} standard deviations, allowed {tolerance:.2g}"

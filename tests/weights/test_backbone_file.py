@@ -35,8 +35,8 @@ def test_timms_backbone_computes_the_same_after_conversion(tmp_path, name):
 def test_msras_backbone_computes_the_same_and_keeps_its_strides(tmp_path):
     torch.manual_seed(0)
     state = timm.create_model("resnet50").state_dict()
-    kept = {resnet_key(k): v for k, v in state.items() if not re.search(r"^fc|running|num_batches", k)}
-    save_pkl(tmp_path / "R-50.pkl", kept)
+    caffe2_state = {resnet_key(k): v for k, v in state.items() if not re.search(r"^fc|running|num_batches", k)}
+    save_pkl(tmp_path / "R-50.pkl", caffe2_state)
     lines = convert(tmp_path / "R-50.pkl", tmp_path / "ours.safetensors")
     assert lines[0] == "recognised: resnet50, with strides in the 1x1 convolutions"
     before, after = (
@@ -47,7 +47,7 @@ def test_msras_backbone_computes_the_same_and_keeps_its_strides(tmp_path):
         features(tmp_path / "ours.safetensors", "resnet50")
 
 
-def test_a_network_that_is_not_known_is_refused(tmp_path):
+def test_unsupported_network_is_refused(tmp_path):
     torch.save({"conv1.weight": torch.ones(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="1 tensors"):
         convert(tmp_path / "other.pth", tmp_path / "ours.safetensors")

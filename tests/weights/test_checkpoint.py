@@ -36,7 +36,7 @@ def training_state():
     return module, {"optimizer": optimizer.state_dict(), "iteration": 4, "scheduler": scheduler, **best}
 
 
-def test_a_run_of_pretrain_says_what_it_is_for(tmp_path):
+def test_run_of_pretrain_is_refused_with_advice(tmp_path):
     (tmp_path / "interpolator.safetensors").write_bytes(b"")
     file = rf" \(the file is {tmp_path / 'interpolator.safetensors'}\)"
     with pytest.raises(UserError, match=f"--interpolator {tmp_path}{file}$"):
@@ -48,7 +48,7 @@ def test_a_run_of_pretrain_says_what_it_is_for(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": False}])
-def test_checkpoints_of_training_give_their_model(tmp_path, options):
+def test_training_checkpoints_are_unwrapped(tmp_path, options):
     module, rest = training_state()
     meta = {
         "config": "x = 1\n" * 10_000,
@@ -64,7 +64,7 @@ def test_checkpoints_of_training_give_their_model(tmp_path, options):
         assert all(torch.equal(tensors[name], value) for name, value in module.state_dict().items())
 
 
-def test_every_type_and_layout_of_tensors(tmp_path):
+def test_all_dtypes_and_memory_layouts_are_read(tmp_path):
     shared = torch.arange(10.0)
     tensors = {str(t): torch.ones(3, dtype=t) for t in (torch.float64, torch.float16, torch.bfloat16, torch.uint16)}
     tensors |= {
@@ -116,8 +116,8 @@ def test_arrays_of_every_order(tmp_path, protocol):
 
 def test_pickle_of_python_2(tmp_path):
     raw = np.array([1.5, -2.0], np.float32).tobytes()
-    held = hostile_files.array(content=hostile_files.python2_text(raw))
-    (tmp_path / "R-50.pkl").write_bytes(hostile_files.mapping(held, b"U\7conv1_w"))
+    array = hostile_files.array(content=hostile_files.python2_text(raw))
+    (tmp_path / "R-50.pkl").write_bytes(hostile_files.mapping(array, b"U\7conv1_w"))
     tensors = read_checkpoint(tmp_path / "R-50.pkl").tensors
     assert tensors["conv1_w"].tolist() == [1.5, -2.0]
 
@@ -141,7 +141,7 @@ def written(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pickle", "zip", "old"])
-def test_files_cut_anywhere_are_told(tmp_path, kind):
+def test_truncated_files_are_refused(tmp_path, kind):
     whole = written(tmp_path / "whole", kind)
     for length in range(0, len(whole), 1 + len(whole) // 150):
         (tmp_path / "cut").write_bytes(whole[:length])
@@ -150,27 +150,27 @@ def test_files_cut_anywhere_are_told(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pickle", "zip", "old"])
-def test_content_counts_and_not_the_name(tmp_path, kind):
+def test_format_is_detected_from_the_content(tmp_path, kind):
     for suffix in (".safetensors", ".pth", ".pkl", ""):
         written(tmp_path / f"file{suffix}", kind)
         assert_same(read_checkpoint(tmp_path / f"file{suffix}").tensors)
 
 
-def test_changed_byte_of_a_zip_is_noticed(tmp_path):
+def test_changed_byte_of_a_zip_is_detected(tmp_path):
     whole = written(tmp_path / "file.pth", "zip")
     (tmp_path / "file.pth").write_bytes(whole.replace(np.float32([3, 4]).tobytes(), np.float32([3, 5]).tobytes()))
     with pytest.raises(UserError, match="Bad CRC-32"):
         read_checkpoint(tmp_path / "file.pth")
 
 
-def test_safetensors_of_others_have_no_metadata(tmp_path):
+def test_foreign_safetensors_have_no_metadata(tmp_path):
     save_file(TENSORS, tmp_path / "file.safetensors", metadata={"format": "pt"})
     checkpoint = read_checkpoint(tmp_path / "file.safetensors")
     assert_same(checkpoint.tensors)
     assert checkpoint.metadata == {}
 
 
-def test_run_folder_gives_the_best_else_the_last(tmp_path):
+def test_run_folder_resolves_to_best_else_last(tmp_path):
     with pytest.raises(UserError, match="the folder is empty"):
         read_checkpoint(tmp_path)
     (tmp_path / "config.yaml").touch()

@@ -9,7 +9,7 @@ from afictl.weights.classes import read_classes
 
 
 @pytest.mark.parametrize("count", [1, 3, 80, 1203])
-def test_names_with_commas_between(count):
+def test_comma_separated_names(count):
     names = [f"class {k}" for k in range(count)]  # of COCO's number on longer than a file's name may be
     assert read_classes(", ".join(names)) == (names, list(range(1, count + 1)))
 
@@ -21,12 +21,12 @@ def test_a_file_with_a_list_of_names(tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["nowhere.txt", "no/where"])
-def test_a_file_that_is_not_there_is_no_name(text):
+def test_missing_file_is_not_a_class_name(text):
     with pytest.raises(UserError, match="cannot be read"):
         read_classes(text)
 
 
 @pytest.mark.parametrize("text", ["cat,", "cat,cat", ""])
-def test_names_that_are_none(text):
+def test_empty_or_repeated_names_are_refused(text):
     with pytest.raises(UserError, match="--classes"):
         read_classes(text)

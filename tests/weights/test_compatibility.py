@@ -25,7 +25,7 @@ def checkpoint(preset, *overrides):
         (SWIN, "neck.blocks=plain"),
     ],
 )
-def test_the_setting_that_mends_is_named(preset, setting):
+def test_settings_to_add_are_named(preset, setting):
     with pytest.raises(UserError) as error:
         require_same_arithmetic(load_preset(preset), checkpoint(preset, setting))
     assert f"--set {setting}" in str(error.value)
@@ -33,14 +33,14 @@ def test_the_setting_that_mends_is_named(preset, setting):
     require_same_arithmetic(load_preset(preset, [setting]), checkpoint(preset, setting))
 
 
-def test_several_at_once_and_what_does_not_matter():
+def test_several_differences_are_named_and_irrelevant_ones_ignored():
     with pytest.raises(UserError, match=r"--set backbone\.stride_in_1x1=true --set neck\.fuse=avg$"):
         require_same_arithmetic(
             load_preset("mask-rcnn-r50-fpn"),
             checkpoint("mask-rcnn-r50-fpn", "backbone.stride_in_1x1=true", "neck.fuse=avg"),
         )
-    others = ("neck.fusion=raw", "detector.anchor_sizes=[8,16,32,64,128]", "input.test_size=600", "train.lr=1")
-    require_same_arithmetic(load_preset("mask-rcnn-r50-fpn"), checkpoint("mask-rcnn-r50-fpn", *others))
+    irrelevant = ("neck.fusion=raw", "detector.anchor_sizes=[8,16,32,64,128]", "input.test_size=600", "train.lr=1")
+    require_same_arithmetic(load_preset("mask-rcnn-r50-fpn"), checkpoint("mask-rcnn-r50-fpn", *irrelevant))
     require_same_arithmetic(load_preset("mask-rcnn-r50-fpn"), Checkpoint(Path("plain.pth"), {}, {}))
 
 

@@ -33,7 +33,7 @@ def file(tensors, tmp_path):
     return tmp_path / "model_final.pth"
 
 
-def test_a_detector_is_converted_and_everything_told(file, tmp_path):
+def test_detector_is_converted_and_reported(file, tmp_path):
     out = tmp_path / "ours" / "detector.safetensors"
     result = call(file, out, "--classes", "cat,dog", "--set", "input.test_size=600")
     assert result.exit_code == 0
@@ -61,7 +61,7 @@ def test_classes_of_an_annotation_file_keep_their_ids(file, tmp_path):
     assert load_detector(tmp_path / "out.safetensors").classes == ("a", "b")
 
 
-def test_a_part_is_converted_only_when_asked_for(tensors, tmp_path):
+def test_partial_conversion_needs_the_flag(tensors, tmp_path):
     rest = {name: value for name, value in tensors.items() if not name.startswith("roi_heads.")}
     torch.save({**rest, "sem_seg_head.predictor.bias": torch.zeros(3)}, tmp_path / "part.pth")
     out = tmp_path / "out.safetensors"
@@ -88,7 +88,7 @@ def test_generator_and_discriminator(tmp_path):
         call(tmp_path / "generator.pth", tmp_path / "out.safetensors", "--classes", "a")
 
 
-def test_our_own_file_gets_other_classes(file, tmp_path):
+def test_afictl_file_gets_other_classes(file, tmp_path):
     call(file, tmp_path / "one.safetensors")
     result = call(tmp_path / "one.safetensors", tmp_path / "two.safetensors", "--classes", "cat,dog")
     assert result.exit_code == 0

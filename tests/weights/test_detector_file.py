@@ -39,14 +39,14 @@ def test_loaded_detector_equals_the_saved_one(detector, file):
     assert loaded.preset.interpolator.options == {"blocks": 1, "growth": 4, "residual_scale": 0.2}
 
 
-def test_another_interpolator_may_take_the_place_of_the_stored_one(detector, file):
+def test_stored_interpolator_can_be_replaced(detector, file):
     loaded = load_detector(file, "nearest")
     assert loaded.preset.interpolator.kind == "nearest"
     assert not list(loaded.detector.neck.interpolator.parameters())
     fresh = AFInterpolator(16, blocks=1, growth=4)
     expected = fresh.tail.weight.clone()
-    kept = load_detector(file, fresh).detector.neck.interpolator
-    assert torch.equal(kept.tail.weight, expected)
+    interpolator = load_detector(file, fresh).detector.neck.interpolator
+    assert torch.equal(interpolator.tail.weight, expected)
     stored = detector.neck.outputs["p2"].weight
     assert torch.equal(loaded.detector.neck.outputs["p2"].weight, stored)
 

@@ -78,14 +78,14 @@ def test_code_is_refused_and_not_run(results, marker, name):
 @pytest.mark.parametrize(
     "name", ["os_0.pkl", "os_4.pkl", "eval.pkl", "nested.pkl", "inst.pkl", "obj.pkl", "as_key.pkl"]
 )
-def test_the_same_files_run_their_code_where_nothing_refuses(tmp_path, name):
+def test_the_hostile_files_execute_code_with_the_standard_readers(tmp_path, name):
     with suppress(TypeError):  # None as a key, after the deed
         pickle.loads(hostile_files.code(str(tmp_path / "it_ran"))[name])
     assert (tmp_path / "it_ran").exists()
 
 
 @pytest.mark.parametrize(("name", "expected"), [(name, expected) for name, (_, expected) in (BUSY | BIG).items()])
-def test_files_that_pretend_end_in_one_line(results, name, expected):
+def test_false_claims_end_in_one_line(results, name, expected):
     message, _, _ = results[name]
     assert re.search(expected, message), message
     assert f"hostile/{name}: " in message
@@ -122,7 +122,7 @@ def make_loop(path):
         (lambda path: path.symlink_to("nowhere"), "no such file"),
     ],
 )
-def test_what_is_no_file_is_told(tmp_path, make, expected):
+def test_paths_that_are_no_file_are_refused(tmp_path, make, expected):
     make(tmp_path / "file.pth")
     with pytest.raises(UserError, match=expected) as error:
         read_checkpoint(tmp_path / "file.pth")
@@ -130,6 +130,6 @@ def test_what_is_no_file_is_told(tmp_path, make, expected):
 
 
 @pytest.mark.parametrize("path", ["a\0b", "a" * 5000])
-def test_name_that_can_be_no_file_is_told(path):
+def test_invalid_file_name_is_refused(path):
     with pytest.raises(UserError, match=r"cannot be read|no such file"):
         read_checkpoint(path)

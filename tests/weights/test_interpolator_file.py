@@ -36,7 +36,7 @@ def test_a_discriminator_of_afigan(tmp_path):
     assert load_weights(actual, tmp_path / "discriminator.pth").complete
     apply_rule_h(expected, discriminator_key, "discriminator")
     assert_equal(actual, expected)
-    with pytest.raises(UserError, match=r"holds a discriminator .*not an interpolator"):
+    with pytest.raises(UserError, match=r"a discriminator .*not an interpolator"):
         load_interpolator(tmp_path / "discriminator.pth")
 
 
@@ -63,10 +63,10 @@ def test_the_interpolator_inside_a_model_of_torchvision(tmp_path):
     assert_equal(load_interpolator(tmp_path / "best.safetensors"), detector.neck.interpolator)
 
 
-def test_our_own_file(tmp_path):
-    kept = AFInterpolator(8, blocks=1, growth=4)
-    kept.save(tmp_path / "interpolator.safetensors")
-    assert_equal(load_interpolator(tmp_path / "interpolator.safetensors"), kept)
+def test_afictl_file_is_read(tmp_path):
+    interpolator = AFInterpolator(8, blocks=1, growth=4)
+    interpolator.save(tmp_path / "interpolator.safetensors")
+    assert_equal(load_interpolator(tmp_path / "interpolator.safetensors"), interpolator)
 
 
 def test_files_without_a_learned_interpolator(detector, tmp_path):

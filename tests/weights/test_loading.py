@@ -14,7 +14,7 @@ def network():
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
 
 
-def test_everything_fits(tmp_path):
+def test_complete_load_is_reported(tmp_path):
     source, target = network(), network()
     torch.save(source.state_dict(), tmp_path / "all.pt")
     report = load_weights(target, tmp_path / "all.pt")
@@ -24,7 +24,7 @@ def test_everything_fits(tmp_path):
     torch.testing.assert_close(target.eval()(image), source.eval()(image))
 
 
-def test_what_does_not_fit_is_named_and_left_alone(tmp_path):
+def test_tensors_that_do_not_fit_are_named_and_unchanged(tmp_path):
     target = network()
     before = {name: value.clone() for name, value in target.state_dict().items()}
     state = {**network().state_dict(), "2.weight": torch.zeros(5, 4, 1, 1), "extra": torch.zeros(1)}
@@ -42,7 +42,7 @@ def test_what_does_not_fit_is_named_and_left_alone(tmp_path):
         assert torch.equal(target.state_dict()[name], before[name])
 
 
-def test_batch_counters_of_norms_do_not_matter(tmp_path):
+def test_batch_counters_of_norms_are_ignored(tmp_path):
     state = {name: value for name, value in network().state_dict().items() if "num_batches" not in name}
     torch.save(state, tmp_path / "old.pt")
     assert load_weights(network(), tmp_path / "old.pt").complete

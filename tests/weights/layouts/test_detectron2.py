@@ -22,11 +22,11 @@ CLASSES = "roi_heads.box_predictor.cls_score.bias"
 
 def translated(tensors):
     """Preset, description and report of what a checkpoint of ``tensors`` becomes."""
-    ours = to_afictl(as_checkpoint(tensors))
-    preset = parse_preset(ours.metadata["preset"])
+    converted = to_afictl(as_checkpoint(tensors))
+    preset = parse_preset(converted.metadata["preset"])
     with torch.device("meta"):
-        detector = build_detector(preset, len(ours.metadata["classes"]))
-    return preset, ours, compare_tensors(detector, ours.tensors)
+        detector = build_detector(preset, len(converted.metadata["classes"]))
+    return preset, converted, compare_tensors(detector, converted.tensors)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def translated(tensors):
         ("v011_afi_cascade_SwinL_BiFPN", "cascade-rcnn-swin-l-bifpn", "cascade-rcnn", "afi"),
     ],
 )
-def test_every_tensor_of_every_known_detector_finds_its_place(key_list, name, kind, interpolator):
+def test_all_tensors_of_all_supported_detectors_are_mapped(key_list, name, kind, interpolator):
     preset, _, report = translated(shapes_only(key_list))
     assert report.complete, report
     assert (preset.name, preset.detector.kind, preset.interpolator.kind) == (name, kind, interpolator)
@@ -88,17 +88,17 @@ def test_a_file_saved_by_several_devices():
 
 
 def test_coco_classes_keep_their_category_ids():
-    _, ours, _ = translated(shapes_only(MASK_RCNN))
-    assert ours.metadata["classes"][:2] == ["person", "bicycle"]
-    assert ours.metadata["classes"][-1] == "toothbrush"
-    assert ours.metadata["category_ids"][:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
-    assert ours.metadata["category_ids"][-1] == 90
+    _, converted, _ = translated(shapes_only(MASK_RCNN))
+    assert converted.metadata["classes"][:2] == ["person", "bicycle"]
+    assert converted.metadata["classes"][-1] == "toothbrush"
+    assert converted.metadata["category_ids"][:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
+    assert converted.metadata["category_ids"][-1] == 90
 
 
 def test_the_background_becomes_the_first_class():
     tensors = shapes_only(MASK_RCNN) | {CLASSES: torch.arange(81.0)}
-    _, ours, _ = translated(tensors)
-    assert ours.tensors["head.roi_heads.box_predictor.cls_score.bias"].tolist() == [80.0, *range(80)]
+    _, converted, _ = translated(tensors)
+    assert converted.tensors["head.roi_heads.box_predictor.cls_score.bias"].tolist() == [80.0, *range(80)]
 
 
 def bgr(std):
@@ -115,19 +115,19 @@ def bgr(std):
 )
 def test_pixel_order_and_scale_move_into_the_stem(recorded, factors):
     stem = torch.randn(64, 3, 7, 7)
-    preset, ours, report = translated(shapes_only(MASK_RCNN) | {STEM: stem} | recorded)
+    preset, converted, report = translated(shapes_only(MASK_RCNN) | {STEM: stem} | recorded)
     assert report.complete
     scale = torch.tensor(factors) * torch.tensor(preset.input.std)
-    torch.testing.assert_close(ours.tensors["backbone.net.conv1.weight"], stem.flip(1) * scale.view(1, 3, 1, 1))
+    torch.testing.assert_close(converted.tensors["backbone.net.conv1.weight"], stem.flip(1) * scale.view(1, 3, 1, 1))
     assert preset.input == load_preset("mask-rcnn-r50-fpn").input
 
 
 def test_rgb_models_keep_their_order():
     stem = torch.randn(64, 3, 7, 7)
-    said = in_rgb(as_checkpoint(shapes_only(MASK_RCNN) | {STEM: stem}))
-    torch.testing.assert_close(to_afictl(said).tensors["backbone.net.conv1.weight"], stem)
+    recorded = in_rgb(as_checkpoint(shapes_only(MASK_RCNN) | {STEM: stem}))
+    torch.testing.assert_close(to_afictl(recorded).tensors["backbone.net.conv1.weight"], stem)
     with pytest.raises(UserError, match=r"pixel_mean and pixel_std.*--rgb"):
-        in_rgb(said)
+        in_rgb(recorded)
 
 
 def test_another_recorded_mean_goes_into_the_preset():
@@ -138,39 +138,39 @@ def test_another_recorded_mean_goes_into_the_preset():
     assert preset.input.mean == pytest.approx((0.48, 115 / 255, 0.4))
 
 
-def test_old_files_tell_their_anchors():
-    preset, ours, report = translated(shapes_only("afi_maskrcnn_R50_FPN"))
+def test_anchors_of_old_files_are_used():
+    preset, converted, report = translated(shapes_only("afi_maskrcnn_R50_FPN"))
     assert preset.detector.anchor_sizes == (32, 64, 128, 256, 512)
-    assert "an extractor of stage 2" in ours.metadata["origin"]["notes"][-1]
+    assert "an extractor of stage 2" in converted.metadata["origin"]["notes"][-1]
     halved = cell_anchors((16, 32, 64, 128, 256), ratios=(0.4, 1.0, 2.5))
-    preset, ours, report = translated(shapes_only("afi_maskrcnn_R50_FPN") | halved)
+    preset, converted, report = translated(shapes_only("afi_maskrcnn_R50_FPN") | halved)
     assert report.complete
     assert preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
     assert preset.detector.anchor_ratios == (0.4, 1.0, 2.5)
-    assert not any("stage 2" in note for note in ours.metadata["origin"]["notes"])
+    assert not any("stage 2" in note for note in converted.metadata["origin"]["notes"])
 
 
 def test_frozen_norms_of_old_files_have_no_statistics():
     tensors = {k: v for k, v in shapes_only(MASK_RCNN).items() if not k.endswith(("running_mean", "running_var"))}
-    _, ours, report = translated(tensors)
+    _, converted, report = translated(tensors)
     assert report.complete
-    assert (ours.tensors["backbone.net.bn1.running_mean"] == 0).all()
-    assert (ours.tensors["backbone.net.bn1.running_var"] == 1).all()
+    assert (converted.tensors["backbone.net.bn1.running_mean"] == 0).all()
+    assert (converted.tensors["backbone.net.bn1.running_var"] == 1).all()
 
 
-def test_statistics_that_one_norm_lacks_are_missing():
+def test_statistics_of_a_single_norm_can_be_missing():
     tensors = shapes_only(MASK_RCNN)
     del tensors["backbone.bottom_up.stem.conv1.norm.running_var"]
     _, _, report = translated(tensors)
     assert report.missing == ("backbone.net.bn1.running_var",)
 
 
-def test_the_divisor_of_retinanets_losses_starts_anew():
-    _, ours, _ = translated(shapes_only("d2_retinanet_R50_FPN_3x"))
-    assert ours.tensors["head.normalizer"] == 100
+def test_retinanet_loss_normalizer_has_its_initial_value():
+    _, converted, _ = translated(shapes_only("d2_retinanet_R50_FPN_3x"))
+    assert converted.tensors["head.normalizer"] == 100
 
 
-def test_resnext_is_told_by_its_groups():
+def test_resnext_is_recognised_by_its_groups():
     tensors = shapes_only("d2_faster_rcnn_R50_FPN_3x")
     for name, value in tensors.items():
         stage, conv = re.search(r"bottom_up\.res(\d)|$", name)[1], re.search(r"conv([123])\.|$", name)[1]
@@ -189,7 +189,7 @@ def test_resnext_is_told_by_its_groups():
     assert not preset.backbone.stride_in_1x1
 
 
-def test_what_has_no_place_is_told():
+def test_unmapped_tensors_are_reported():
     _, _, report = translated(shapes_only(MASK_RCNN) | {"roi_heads.keypoint_head.score.weight": torch.zeros(2)})
     assert report.unexpected == ("roi_heads.keypoint_head.score.weight",)
     _, _, report = translated(shapes_only("afi_guide_RCNN_FPN_only"))
@@ -197,7 +197,7 @@ def test_what_has_no_place_is_told():
     assert not report.unexpected
 
 
-def test_an_unknown_backbone_is_told():
+def test_unsupported_backbone_is_refused():
     tensors = shapes_only(MASK_RCNN)
     tensors = {name: value for name, value in tensors.items() if ".res4." not in name}
     with pytest.raises(UserError, match=r"foreign\.pth: .*backbone\.bottom_up\."):

@@ -42,16 +42,16 @@ def mmdetection(masks, classes):
 
 
 @pytest.mark.parametrize(("masks", "name", "classes"), [(True, "mask-rcnn", 80), (False, "faster-rcnn", 3)])
-def test_every_tensor_finds_its_place(masks, name, classes):
+def test_all_tensors_are_mapped(masks, name, classes):
     tensors = mmdetection(masks, classes)
-    ours = to_afictl(as_checkpoint(tensors))
-    preset = parse_preset(ours.metadata["preset"])
+    converted = to_afictl(as_checkpoint(tensors))
+    preset = parse_preset(converted.metadata["preset"])
     with torch.device("meta"):
         detector = build_detector(preset, classes)
-    report = compare_tensors(detector, ours.tensors)
+    report = compare_tensors(detector, converted.tensors)
     assert report.complete, report
     shipped = load_preset(f"{name}-r50-fpn", ["interpolator.kind=nearest"])
     assert preset == shipped
-    stem = ours.tensors["backbone.net.conv1.weight"]
+    stem = converted.tensors["backbone.net.conv1.weight"]
     torch.testing.assert_close(stem, tensors["backbone.conv1.weight"], rtol=1e-5, atol=0)  # RGB, the same deviation
-    assert ours.tensors["head.roi_heads.box_predictor.cls_score.bias"].tolist() == [classes, *range(classes)]
+    assert converted.tensors["head.roi_heads.box_predictor.cls_score.bias"].tolist() == [classes, *range(classes)]

@@ -78,7 +78,7 @@ def test_msra_weights_give_the_features_of_the_original(original, form, tmp_path
         torch.testing.assert_close(actual[level], expected, rtol=0, atol=1e-3 * expected.std().item())
 
 
-def test_blobs_of_caffe2_may_lie_under_their_name(original, tmp_path):
+def test_caffe2_blobs_under_their_key_are_read(original, tmp_path):
     torch.save({"blobs": {caffe2(name): value for name, value in original.items()}}, tmp_path / "R-26.pth")
     assert load_backbone_weights(backbone(), tmp_path / "R-26.pth").complete
 
@@ -95,7 +95,7 @@ def test_converted_torchvision_weights_are_rgb(original, tmp_path):
         load_backbone_weights(backbone(), tmp_path / "torchvision.pkl")
 
 
-def test_another_stride_or_network_is_told(original, tmp_path):
+def test_another_stride_or_network_is_refused(original, tmp_path):
     save_pkl(tmp_path / "R-26.pkl", original)
     with pytest.raises(UserError, match=r"R-26\.pkl: .*1x1.*--set backbone\.stride_in_1x1=true"):
         load_backbone_weights(backbone(stride_in_1x1=False), tmp_path / "R-26.pkl")

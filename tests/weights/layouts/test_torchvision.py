@@ -31,7 +31,7 @@ def translated(tensors, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "count"), [*((name, 3) for name in NAMES), ("retinanet_resnet50_fpn_v2", 90)])
-def test_every_model_is_recognised_by_its_content(name, count, tmp_path):
+def test_models_are_recognised_by_their_content(name, count, tmp_path):
     with torch.device("meta"):
         tensors = build_torchvision(name, 1 + count).state_dict()
     checkpoint = translated({key: torch.zeros(value.shape) for key, value in tensors.items()}, tmp_path)
@@ -46,7 +46,7 @@ def test_every_model_is_recognised_by_its_content(name, count, tmp_path):
 
 
 @torch.no_grad()
-def test_a_state_dict_finds_what_its_model_finds_also_after_conversion(tmp_path):
+def test_state_dict_gives_the_detections_of_its_model_also_after_conversion(tmp_path):
     model = save_torchvision(tmp_path / "model.pth", "maskrcnn_resnet50_fpn", 4, min_size=61, max_size=83, **SEVERAL)
     settings = ("detector.proposals_test=40", "detector.max_detections=9")
     report = convert(tmp_path / "model.pth", tmp_path / "ours.safetensors", classes="cat,dog,cow", settings=settings)
@@ -59,8 +59,8 @@ def test_a_state_dict_finds_what_its_model_finds_also_after_conversion(tmp_path)
     expected["masks"] = expected["masks"][:, 0] > 0.5
     assert len(expected["boxes"])
     assert all(torch.equal(found[key], expected[key]) for key in expected)
-    ours = read_checkpoint(tmp_path / "ours.safetensors").tensors
-    assert all(torch.equal(ours[key], value) for key, value in as_ours(model.state_dict()).items())
+    converted = read_checkpoint(tmp_path / "ours.safetensors").tensors
+    assert all(torch.equal(converted[key], value) for key, value in as_ours(model.state_dict()).items())
 
 
 @pytest.mark.parametrize("name", FIRST)
@@ -68,14 +68,14 @@ def test_names_of_old_files(name, tmp_path):
     model = build_torchvision(name, 4)
     old = old_names(model.state_dict())
     assert "backbone.fpn.inner_blocks.0.weight" in old
-    ours, expected = counterless(translated(old, tmp_path).tensors), as_ours(model.state_dict())
-    assert ours.keys() == expected.keys()
-    assert all(torch.equal(ours[key], value) for key, value in expected.items())
+    converted, expected = counterless(translated(old, tmp_path).tensors), as_ours(model.state_dict())
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(converted[key], value) for key, value in expected.items())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", FIRST)
-def test_torchvision_s_first_coco_weights_know_no_eps(name, tmp_path):
+def test_first_coco_weights_are_converted_to_the_default_eps(name, tmp_path):
     """torchvision sets the eps of their norms to 0; FCOS came later and keeps the usual one."""
     model = build_torchvision(name, 91)
     body = model.backbone.body
@@ -126,7 +126,7 @@ def test_safetensors_without_a_description(tmp_path):
     assert loaded.detector.neck.interpolator.kind == "bicubic"
 
 
-def test_missing_and_further_tensors_are_told(tmp_path):
+def test_missing_and_unexpected_tensors_are_reported(tmp_path):
     tensors = build_torchvision("retinanet_resnet50_fpn", 3).state_dict()
     del tensors["backbone.body.layer1.0.conv1.weight"]
     tensors["head.more.weight"] = torch.zeros(2)
@@ -157,7 +157,7 @@ def test_other_models_are_named(make, message, tmp_path):
         ("backbone.body.conv1.weight", (64, 4, 7, 7)),
     ],
 )
-def test_shapes_that_cannot_be(name, shape, tmp_path):
+def test_impossible_shapes_are_refused(name, shape, tmp_path):
     tensors = dict(build_torchvision("fasterrcnn_resnet50_fpn", 4).state_dict())
     tensors[name] = torch.zeros(shape)
     torch.save(tensors, tmp_path / "odd.pth")
