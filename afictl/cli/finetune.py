@@ -71,8 +71,8 @@ def finetune(
     weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
     labels = PseudoLabels(pseudo, weight, ratio) if pseudo else None
     hardware, batch_size = HardwareSettings(devices, nodes, precision), resolved.train.batch_size
-    shares = labels.shares(batch_size, hardware.num_processes) if labels else [batch_size]
-    fabric = launch(hardware, shares)
+    batch_sizes = labels.split_batch(batch_size, hardware.num_processes) if labels else [batch_size]
+    fabric = launch(hardware, batch_sizes)
     start = InitialWeights(interpolator, weights, backbone_weights, partial)
     finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume, pseudo=labels)
     if fabric.is_global_zero:

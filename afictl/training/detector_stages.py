@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -35,14 +34,21 @@ def build_detector_stage(
 ) -> Stage:
     """A stage whose best weights have the highest box AP on the held-out images.
 
-    ``folder`` receives the COCO results of the latest evaluation.
+    Args:
+        fabric: the launched Fabric.
+        name: of the stage.
+        folder: of the run; the COCO results of the latest evaluation are written to it.
+        detector: the module to evaluate and export.
+        data: training images, for the classes, and held-out images.
+        modules: as in ``Stage``, like ``step`` and ``batches``.
     """
-
     runtime = Runtime.of_fabric(fabric, detector.preset.loader.workers)
 
     def evaluate_detector(progress: ProgressCallback) -> Metrics:
-        predictions, classes = folder / PREDICTIONS, data[0].classes
-        return evaluate(detector, data[1], runtime, predictions=predictions, classes=classes, progress=progress).metrics
+        predictions, classes = folder / PREDICTIONS, data.train.classes
+        return evaluate(
+            detector, data.held_out, runtime, predictions=predictions, classes=classes, progress=progress
+        ).metrics
 
     return Stage(
         name=name,
@@ -51,15 +57,15 @@ def build_detector_stage(
         batches=batches,
         evaluate=evaluate_detector,
         score=lambda metrics: float(metrics["box/AP"] or 0.0),
-        export=lambda path, step, metrics: _save(path, detector, data[0], step, metrics),
+        export=lambda path, step, metrics: _export(path, detector, data.train, step, metrics),
     )
 
 
-def _save(path: Path, detector: Detector, index: Dataset, step: int, metrics: Metrics) -> None:
-    """Write the detector with everything needed to build and use it again, and the interpolator of the best alone."""
-    metadata: dict[str, Any] = {
-        "classes": list(index.classes),
-        "category_ids": list(index.category_ids),
+def _export(path: Path, detector: Detector, dataset: Dataset, step: int, metrics: Metrics) -> None:
+    """Write the detector with its classes and metrics; beside the best weights, also its interpolator alone."""
+    metadata: dict[str, object] = {
+        "classes": list(dataset.classes),
+        "category_ids": list(dataset.category_ids),
         "step": step,
         "metrics": dict(metrics),
     }

@@ -1,11 +1,10 @@
-"""Where the weights of a detector come from before it is trained."""
+"""Initial weights of a detector: interpolator, checkpoint of a detector, or backbone weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,36 +22,40 @@ from afictl.weights.compatibility import anchor_note
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Where a detector's weights come from.
-
-    ``interpolator`` is a kind, a run of ``pretrain`` or a file with an interpolator; ``weights`` a detector to start
-    from; ``backbone_weights`` a local file instead of the ImageNet download. All optional. ``partial`` takes of
-    ``weights`` what fits, whatever is missing.
-    """
+    """Sources of a detector's initial weights, all optional."""
 
     interpolator: str | None = None
+    """Kind, run of ``pretrain`` or interpolator file; None for the preset's."""
     weights: Path | None = None
+    """Checkpoint or run of a detector."""
     backbone_weights: Path | None = None
+    """Local file instead of the ImageNet download."""
     partial: bool = False
+    """Load the tensors of ``weights`` that fit, whatever is missing."""
 
-    def describe(self) -> dict[str, str]:
-        """The sources as a run records them, the same from whichever folder they are named."""
-        kind = self.interpolator is None or self.interpolator in interpolator_kinds()
+    @property
+    def is_trained_interpolator(self) -> bool:
+        """Whether ``interpolator`` is a run or a file."""
+        return bool(self.interpolator) and self.interpolator not in interpolator_kinds()
+
+    def as_config(self) -> dict[str, str]:
+        """The sources as ``config.yaml`` records them, with absolute paths."""
+        interpolator = absolute_path(self.interpolator) if self.is_trained_interpolator else self.interpolator
         return {
-            "interpolator": (self.interpolator or "") if kind else absolute_path(self.interpolator),
+            "interpolator": interpolator or "",
             "weights": absolute_path(self.weights),
             "backbone_weights": absolute_path(self.backbone_weights),
         }
 
-    def check(self, resumes: bool) -> None:
-        """Look at the paths alone, before anything is loaded; a run that ``resumes`` needs the interpolator alone.
+    def check_paths(self, resumes: bool) -> None:
+        """Check the paths before anything is loaded; a run that ``resumes`` reads the interpolator alone.
 
         Raises:
-            UserError: one is not there, or holds no weights, or two of them exclude each other.
+            UserError: a path is absent or holds no weights, or two sources exclude each other.
         """
         if self.weights and self.backbone_weights:
-            raise UserError("--backbone-weights has no effect with --weights: the detector already brings its backbone")
-        if self.interpolator and self.interpolator not in interpolator_kinds():
+            raise UserError("--backbone-weights has no effect with --weights: the detector already has a backbone")
+        if self.interpolator and self.is_trained_interpolator:
             find_interpolator_file(self.interpolator)
         for path in (self.weights, self.backbone_weights):
             if path and not resumes:
@@ -60,10 +63,10 @@ class InitialWeights:
 
 
 def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple[Preset, Interpolator]:
-    """The interpolator that ``--interpolator`` names, and the preset that says so.
+    """Build or load the interpolator of ``--interpolator``; returns the preset with its kind, and the module.
 
     Raises:
-        UserError: neither a kind nor a run or file, or of another width than the neck.
+        UserError: ``source`` is neither a kind nor a run or file, or the interpolator has another width than the neck.
     """
     torch.manual_seed(seed)
     channels = preset.neck.channels
@@ -83,83 +86,84 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
 
 
 def build_seeded_detector(preset: Preset, interpolator: Interpolator, num_classes: int, seed: int) -> Detector:
-    """A detector whose random start depends on the seed alone, not on which interpolator it holds."""
+    """Build a detector whose random weights depend on the seed alone, not on its interpolator."""
     torch.manual_seed(seed)
     return build_detector(preset, num_classes, interpolator)
 
 
-def load_initial_weights(detector: Detector, start: InitialWeights) -> list[str]:
-    """Load what ``start`` names into a fresh detector; returns a line for each load.
+def load_initial_weights(detector: Detector, initial: InitialWeights) -> list[str]:
+    """Load ``initial`` into a new detector; returns a log line for each source.
 
     Raises:
-        UserError: weights that do not fit, or ImageNet weights that cannot be had.
+        UserError: weights that do not fit, or ImageNet weights that are not available.
     """
-    if start.weights:
-        checkpoint = read_weights(detector, start.weights)
-        tensors = checkpoint.tensors
-        if start.interpolator:  # the one that was asked for, not the one of the checkpoint
-            prefix = detector.interpolator_prefix
-            tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
-        report = load_tensors(detector, tensors)
-        _check(detector, report, start, checkpoint.metadata)
-        note = anchor_note(detector.preset, checkpoint)
-        return [f"{start.weights}: {report}", *([note] if note else []), *_replaced(detector, report, start)]
-    if start.backbone_weights:
-        report = load_backbone_weights(detector.backbone, start.backbone_weights, detector.input)
-        return [f"{start.backbone_weights}: {report}", _origin(detector, start)]
-    if detector.preset.backbone.pretrained:
-        load_pretrained(detector.backbone)
-        return [f"ImageNet weights loaded into {detector.preset.backbone.name}", _origin(detector, start)]
-    return [_origin(detector, start)]
-
-
-def _origin(detector: Detector, start: InitialWeights) -> str:
-    """Where the interpolator comes from when ``start.weights`` do not bring it."""
-    interpolator = detector.neck.interpolator
-    if start.interpolator and start.interpolator not in interpolator_kinds():
-        return f"interpolator: {start.interpolator} (trained; {len(interpolator.state_dict())} tensors loaded)"
-    learned = any(True for _ in interpolator.parameters())
-    return f"interpolator: {'fresh ' if learned else ''}{interpolator.kind}"
-
-
-def _replaced(detector: Detector, report: LoadReport, start: InitialWeights) -> list[str]:
-    """What did not come from the weights that were loaded, in words."""
+    if initial.weights:
+        return _load_detector_weights(detector, initial, initial.weights)
     lines = []
-    if any(name.startswith(detector.interpolator_prefix) for name in report.missing):
-        lines.append(_origin(detector, start))
-    other = [name for name in report.mismatched if name.startswith(detector.class_layers)]
-    if other:
-        lines.append(f"layers of other classes start anew for {detector.num_classes}: {', '.join(other)}")
+    if initial.backbone_weights:
+        report = load_backbone_weights(detector.backbone, initial.backbone_weights, detector.input)
+        lines.append(f"{initial.backbone_weights}: {report}")
+    elif detector.preset.backbone.pretrained:
+        load_pretrained(detector.backbone)
+        lines.append(f"ImageNet weights loaded into {detector.preset.backbone.name}")
+    return [*lines, _interpolator_line(detector, initial)]
+
+
+def _load_detector_weights(detector: Detector, initial: InitialWeights, path: Path) -> list[str]:
+    checkpoint = read_weights(detector, path)
+    tensors, prefix = checkpoint.tensors, detector.interpolator_prefix
+    if initial.interpolator:  # instead of the checkpoint's
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+    report = load_tensors(detector, tensors)
+    if not (initial.partial and report.matched):
+        _require_fit(detector, report, path, checkpoint.metadata)
+    lines = [f"{path}: {report}"]
+    if note := anchor_note(detector.preset, checkpoint):
+        lines.append(note)
+    if any(name.startswith(prefix) for name in report.missing):
+        lines.append(_interpolator_line(detector, initial))
+    if class_layers := [name for name in report.mismatched if name.startswith(detector.class_layers)]:
+        lines.append(f"layers of other classes start anew for {detector.num_classes}: {', '.join(class_layers)}")
     return lines
 
 
-def _check(detector: Detector, report: LoadReport, start: InitialWeights, metadata: Mapping[str, Any]) -> None:
-    """Only a whole interpolator, and class-dependent layers in their shape, may differ from what is started from."""
-    if start.partial and report.matched:
-        return
-    wrong = [name for name in report.mismatched if not name.startswith(detector.class_layers)]
+def _interpolator_line(detector: Detector, initial: InitialWeights) -> str:
+    """Log line for an interpolator whose weights are not those of ``initial.weights``."""
+    interpolator = detector.neck.interpolator
+    if initial.is_trained_interpolator:
+        return f"interpolator: {initial.interpolator} (trained; {len(interpolator.state_dict())} tensors loaded)"
+    is_learned = any(True for _ in interpolator.parameters())
+    return f"interpolator: {'fresh ' if is_learned else ''}{interpolator.kind}"
+
+
+def _require_fit(detector: Detector, report: LoadReport, path: Path, metadata: Mapping[str, object]) -> None:
+    """Let only a complete interpolator, and class-dependent layers in their shape, differ from the checkpoint."""
     prefix = detector.interpolator_prefix
-    whole = not any(name.startswith(prefix) for name in report.matched)
-    wrong += [n for n in (*report.missing, *report.unexpected) if not (whole and n.startswith(prefix))]
-    if wrong or not report.matched:
-        advice = "; --partial takes what fits" if report.matched else ""
-        first = f"; first: {wrong[0]}" if wrong else ""
-        model = f"is a checkpoint of another model{_named(detector.preset, metadata)}"
-        raise UserError(f"{start.weights}: {model} ({report}{first}){advice}")
+    other_interpolator = not any(name.startswith(prefix) for name in report.matched)
+    misfits = [name for name in report.mismatched if not name.startswith(detector.class_layers)]
+    for name in (*report.missing, *report.unexpected):
+        if not (other_interpolator and name.startswith(prefix)):
+            misfits.append(name)
+    if not misfits and report.matched:
+        return
+    first = f"; first: {misfits[0]}" if misfits else ""
+    hint = "; --partial takes what fits" if report.matched else ""
+    presets = _different_presets(detector.preset, metadata)
+    raise UserError(f"{path}: is a checkpoint of another model{presets} ({report}{first}){hint}")
 
 
-def _named(preset: Preset, metadata: Mapping[str, Any]) -> str:
-    """The names of both presets where the detectors are of different kinds."""
-    stored = metadata.get("preset")
-    theirs = parse_preset(stored, source="the checkpoint") if isinstance(stored, Mapping) else preset
-    return f": it holds {theirs.name}, this is {preset.name}" if theirs.detector.kind != preset.detector.kind else ""
+def _different_presets(preset: Preset, metadata: Mapping[str, object]) -> str:
+    """The end of an error that names both presets, if their detectors are of different kinds."""
+    values = metadata.get("preset")
+    stored = parse_preset(values, source="the checkpoint") if isinstance(values, Mapping) else preset
+    return f": it holds {stored.name}, this is {preset.name}" if stored.detector.kind != preset.detector.kind else ""
 
 
 def find_interpolator_file(source: str) -> Path:
-    """The file that ``--interpolator`` names, of a run the one that holds its interpolator.
+    """The interpolator file of a run, or ``source`` itself if it is a file.
 
     Raises:
-        UserError: no such file or run.
+        UserError: ``source`` is neither a run nor a file.
     """
     path = Path(source)
     if path.is_dir() and (path / INTERPOLATOR).is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
@@ -12,13 +13,61 @@ from afictl.errors import UserError
 from afictl.evaluation.category_matching import match_categories
 from afictl.presets import InputConfig, LoaderConfig, Preset, Recipe
 
-Splits = tuple[Dataset, Dataset]
-"""Images to train on, held-out images."""
+
+class Splits(NamedTuple):
+    """Training and held-out images."""
+
+    train: Dataset
+    held_out: Dataset
+
+
+def load_splits(folder: Path) -> Splits:
+    """Load the train and val splits of a data set.
+
+    Raises:
+        UserError: a split cannot be read, or the two have categories of different names.
+    """
+    train, held_out = load_coco(folder, "train"), load_coco(folder, "val")
+    match_categories(train.classes, held_out, owner=str(train.annotation_file))
+    return Splits(train, held_out)
+
+
+def in_label_order(data: Splits, classes: Sequence[str], source: str) -> Splits:
+    """The splits with training labels 1..K in the order of ``classes``.
+
+    Args:
+        data: the splits.
+        classes: class names of a detector, perhaps with placeholders.
+        source: of ``classes``, named in the error.
+
+    Raises:
+        UserError: the data set has other classes.
+    """
+    match_categories(classes, data.train, owner=source)
+    return data._replace(train=data.train.in_label_order(classes))
+
+
+def uses_masks(preset: Preset, data: Splits) -> bool:
+    """Whether the preset's detector trains on masks.
+
+    Raises:
+        UserError: it does, and a split has no masks.
+    """
+    if not preset.detector.masks:
+        return False
+    kind = preset.detector.without_masks
+    hint = f"; without masks the same detector is --set detector.kind={kind}" if kind else ""
+    for split in data:
+        if not split.has_masks:
+            raise UserError(
+                f"{split.annotation_file}: no annotation has a 'segmentation', which {preset.name} trains on{hint}"
+            )
+    return True
 
 
 def batch_source(
     fabric: Fabric,
-    index: Dataset,
+    dataset: Dataset,
     view: InputConfig,
     recipe: Recipe,
     loader: LoaderConfig,
@@ -27,11 +76,11 @@ def batch_source(
     half_view: bool = False,
     masks: bool = False,
 ) -> Callable[[int], Iterator[TrainBatch]]:
-    """This rank's endless batches from a given step on."""
+    """Function that returns the endless batches of this rank from a given step on; see ``train_batches``."""
 
     def batches(start: int) -> Iterator[TrainBatch]:
         return train_batches(
-            index,
+            dataset,
             view,
             recipe.batch_size,
             seed=seed,
@@ -45,43 +94,3 @@ def batch_source(
         )
 
     return batches
-
-
-def load_splits(folder: Path) -> Splits:
-    """The train and val splits of a data set.
-
-    Raises:
-        UserError: a split that cannot be read, or whose categories have other names.
-    """
-    train, held_out = load_coco(folder, "train"), load_coco(folder, "val")
-    match_categories(train.classes, held_out, owner=str(train.annotation_file))
-    return train, held_out
-
-
-def in_label_order(data: Splits, classes: Sequence[str], source: str) -> Splits:
-    """The splits with training labels as a detector of ``classes`` numbers them.
-
-    Raises:
-        UserError: the data have other classes than the detector of ``source``; placeholders of it do not count.
-    """
-    train, held_out = data
-    match_categories(classes, train, owner=source)
-    return train.in_label_order(classes), held_out
-
-
-def uses_masks(preset: Preset, data: Splits) -> bool:
-    """Whether the preset's detector trains on masks.
-
-    Raises:
-        UserError: it does and a split has none.
-    """
-    if not preset.detector.masks:
-        return False
-    simpler = preset.detector.without_masks
-    hint = f"; without masks the same detector is --set detector.kind={simpler}" if simpler else ""
-    for index in data:
-        if not index.has_masks:
-            raise UserError(
-                f"{index.annotation_file}: no annotation has a 'segmentation', which {preset.name} trains on{hint}"
-            )
-    return True

@@ -1,10 +1,9 @@
-"""Stage 3: ordinary training of a detector with any interpolator. Guides are trained by it too."""
+"""Stage 3: ordinary training of a detector with any interpolator, guides included."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -23,8 +22,9 @@ from afictl.training.initial_weights import (
     resolve_interpolator,
 )
 from afictl.training.loop import TrainingOutcome, fit
+from afictl.training.mixed_data import MixedData
 from afictl.training.optimization import TrainableModule
-from afictl.training.pseudo import Mixture, PseudoLabels
+from afictl.training.pseudo import PseudoLabels
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, in_label_order, load_splits, uses_masks
 from afictl.training.sync_batch_norm import synchronize_batch_norms
@@ -37,100 +37,111 @@ def finetune(
     preset: Preset,
     data: Path,
     output: Path,
-    start: InitialWeights | None = None,
+    initial: InitialWeights | None = None,
     *,
     seed: int = 0,
     resume: bool = False,
     pseudo: PseudoLabels | None = None,
 ) -> TrainingOutcome:
-    """Train a detector on ``data``, and on pseudo-labelled images where there are any, and write a run to ``output``.
+    """Train a detector on a data set, perhaps with pseudo-labelled images, and write a run.
 
-    Returns its last metrics and its time.
+    Args:
+        fabric: the launched Fabric.
+        preset: detector and recipe ``train``.
+        data: folder of a data set with the splits train and val.
+        output: folder of the run.
+        initial: sources of the initial weights; None for the preset's.
+        seed: of random weights, batches and augmentation.
+        resume: continue the run in ``output``, if there is one.
+        pseudo: images to train on beside those of ``data``.
 
     Raises:
         UserError: data, weights or output that do not fit.
     """
-    start = start or InitialWeights()
+    initial = initial or InitialWeights()
     resumes = resume and (output / STATE).is_file()
-    start.check(resumes)
-    splits = _in_order_of(start, load_splits(data))
+    initial.check_paths(resumes)
+    splits = _in_checkpoint_order(load_splits(data), initial.weights)
     masks = uses_masks(preset, splits)
-    mixture = pseudo.load(splits[0], preset, masks, fabric.world_size) if pseudo else None
-    preset, interpolator = resolve_interpolator(preset, start.interpolator, seed)
-    detector = build_seeded_detector(preset, interpolator, len(splits[0].classes), seed)
+    mixed = pseudo.load(splits.train, preset, masks, fabric.world_size) if pseudo else None
+    preset, interpolator = resolve_interpolator(preset, initial.interpolator, seed)
+    detector = build_seeded_detector(preset, interpolator, len(splits.train.classes), seed)
     config = {
         "command": "finetune",
         "preset": preset.model_dump(mode="json"),
         "data": absolute_path(data),
-        **start.describe(),
-        "pseudo": pseudo.describe() if pseudo else None,
+        **initial.as_config(),
+        "pseudo": pseudo.as_config() if pseudo else None,
         "seed": seed,
         "hardware": hardware_record(fabric),
     }
-    # Before the run's folder is made, so that weights that do not fit leave nothing behind.
-    loaded = [] if resumes else load_initial_weights(detector, start)
+    # Before the run's folder is made, so that weights that do not fit leave no run.
+    lines = [] if resumes else load_initial_weights(detector, initial)
     run = RunWriter(fabric, output, config, resume)
-    for line in loaded:
+    for line in (*lines, *_description(preset, splits, masks, mixed)):
         run.log(line)
-    run.log(
-        f"{preset.name} with {preset.interpolator.kind}: {len(splits[0])} training images, {len(splits[1])} held out"
-    )
-    run.log(f"index of the annotations: {sum(index.nbytes for index in splits) / 1e6:.1f} MB, shared by all workers")
-    for reason, count in splits[0].left_out(masks).items():
-        run.log(f"left out of training: {count} {reason}; see 'afictl data check'")
-    if mixture:
-        run.log(mixture.describe())
-    return stage3(fabric, run, detector, splits, seed, masks, mixture)
+    return stage3(fabric, run, detector, splits, seed, masks, mixed)
 
 
 def stage3(
     fabric: Fabric,
     run: RunWriter,
     detector: Detector,
-    data: Splits,
+    splits: Splits,
     seed: int,
     masks: bool,
-    mixture: Mixture | None = None,
+    mixed: MixedData | None = None,
 ) -> TrainingOutcome:
-    """Train ``detector`` in place with the recipe ``train`` of its preset, on ``mixture`` instead of ``data`` alone."""
+    """Train ``detector`` in place with the recipe ``train`` of its preset, on ``mixed`` if given."""
     preset, recipe = detector.preset, detector.preset.train
     synchronize_batch_norms(fabric, detector)
-    trained = mixture.module(fabric, detector) if mixture else detector
-    model = TrainableModule(fabric, trained, recipe, recipe.clip_norm)
+    module = mixed.training_module(fabric, detector) if mixed else detector
+    trainable = TrainableModule(fabric, module, recipe, recipe.clip_norm)
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
-        moved: Any = fabric.to_device((batch.images, batch.targets))
-        losses: dict[str, Tensor] = model.module(*moved)
-        model.backward(losses.values())
-        model.optimizer_step()
+        images, targets = fabric.to_device((batch.images, batch.targets))
+        losses: dict[str, Tensor] = trainable.module(images, targets)
+        trainable.backward(losses.values())
+        trainable.optimizer_step()
         return losses
 
+    batches = (
+        mixed.batches(fabric, preset, seed)
+        if mixed
+        else batch_source(fabric, splits.train, preset.input, recipe, preset.loader, seed, masks=masks)
+    )
     stage = build_detector_stage(
-        fabric,
-        "stage3",
-        run.folder,
-        detector,
-        data,
-        modules={"detector": model},
-        step=step,
-        batches=mixture.batches(fabric, preset, seed)
-        if mixture
-        else batch_source(fabric, data[0], preset.input, recipe, preset.loader, seed, masks=masks),
+        fabric, "stage3", run.folder, detector, splits, modules={"detector": trainable}, step=step, batches=batches
     )
     return fit(fabric, run, recipe, stage, seed)
 
 
-def _in_order_of(start: InitialWeights, splits: Splits) -> Splits:
-    """The splits with labels as the detector that is started from numbers them, if it has their classes.
+def _in_checkpoint_order(splits: Splits, weights: Path | None) -> Splits:
+    """The splits with labels in the order of the checkpoint's classes, if it has the same classes.
 
-    Its class layers then go on from what they know, also where it has placeholders between the classes.
+    So its class layers keep their weights, also where the checkpoint has placeholders between the classes.
     """
-    if not (start.weights and start.weights.exists()):  # a run that is resumed no longer needs them
+    if not (weights and weights.exists()):  # a resumed run does not read them
         return splits
-    classes = to_afictl(read_checkpoint(start.weights)).metadata.get("classes")
+    classes = to_afictl(read_checkpoint(weights)).metadata.get("classes")
     if not isinstance(classes, list):
         return splits
     try:
-        return in_label_order(splits, classes, str(start.weights))
-    except UserError:  # other classes: its class layers are replaced
+        return in_label_order(splits, classes, str(weights))
+    except UserError:  # other classes: the class layers are replaced
         return splits
+
+
+def _description(preset: Preset, splits: Splits, masks: bool, mixed: MixedData | None) -> list[str]:
+    """Log lines on the detector and its data."""
+    num_train, num_held_out = len(splits.train), len(splits.held_out)
+    megabytes = sum(split.nbytes for split in splits) / 1e6
+    return [
+        f"{preset.name} with {preset.interpolator.kind}: {num_train} training images, {num_held_out} held out",
+        f"index of the annotations: {megabytes:.1f} MB, shared by all workers",
+        *(
+            f"left out of training: {count} {reason}; see 'afictl data check'"
+            for reason, count in splits.train.left_out(masks).items()
+        ),
+        *([mixed.description] if mixed else []),
+    ]

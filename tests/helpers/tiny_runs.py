@@ -1,4 +1,6 @@
-"""Settings of detectors that train in a second, and what their runs leave."""
+"""Settings of detectors that train in a second, and the contents of their runs."""
+
+import torch
 
 SMALL = (
     "backbone.name=resnet18",
@@ -14,6 +16,18 @@ SMALL = (
     *(f"{stage}.{key}" for stage in ("train", "stage1", "stage2") for key in ("steps=4", "batch_size=2")),
     *(f"{stage}.eval_every=4" for stage in ("train", "stage1", "stage2")),
 )
+
+
+def with_steps(preset, **values):
+    """The preset with other values in its recipe ``train``."""
+    return preset.model_copy(update={"train": preset.train.model_copy(update=values)})
+
+
+def assert_same_states(run, other, parts):
+    """``parts`` of the two runs' saved states are equal bit for bit."""
+    states = [torch.load(folder / "state.pt", weights_only=True) for folder in (run, other)]
+    for part in parts:
+        torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0, msg=part)
 
 
 def drop_states(folder, keep=None):

@@ -12,13 +12,9 @@ from afictl.training.initial_weights import build_seeded_detector, load_initial_
 from afictl.training.logger import TrainingLogger
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.foreign_checkpoints import to_detectron2
-from tests.helpers.tiny_runs import SMALL
+from tests.helpers.tiny_runs import SMALL, with_steps
 
 FILES = {"config.yaml", "versions.json", "log.txt", "metrics.jsonl", "state.pt", "best.safetensors", "last.safetensors"}
-
-
-def with_steps(preset, **values):
-    return preset.model_copy(update={"train": preset.train.model_copy(update=values)})
 
 
 def test_a_run_folder_holds_everything_needed_to_use_and_to_repeat_it(guide_run, shapes_dir):

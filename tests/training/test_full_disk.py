@@ -12,7 +12,7 @@ from afictl.training.logger import TrainingLogger
 from afictl.training.run_writer import RunWriter
 from afictl.weights import read_checkpoint
 from tests.helpers.full_disk import fill_disk_for, needs_dev_full
-from tests.training.test_finetune import with_steps
+from tests.helpers.tiny_runs import with_steps
 
 pytestmark = needs_dev_full
 

@@ -45,7 +45,7 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, job: RunSpecification)
     def measure() -> None:
         scored = score_predictions(job.folder / PREDICTIONS, load_coco(data, "val"), masks=preset.detector.masks)
         result = {
-            "interpolator": job.start.describe()["interpolator"],
+            "interpolator": job.start.as_config()["interpolator"],
             "seed": job.seed,
             "metrics": outcome.metrics,
             "per_class": scored.per_class,

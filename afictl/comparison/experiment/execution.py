@@ -95,7 +95,7 @@ def check_experiment(fabric: Fabric, grid: ExperimentSettings) -> list[RunSpecif
         if contender.name in names:
             _check_interpolator(grid, contender.name, contender.source)
     for job in todo:
-        job.start.check(resumes=(job.folder / STATE).is_file())
+        job.start.check_paths(resumes=(job.folder / STATE).is_file())
     if any(not (job.folder / CONFIG).is_file() for job in todo):
         _check_start(grid, todo[0])
     if fabric.is_global_zero:
@@ -106,7 +106,7 @@ def check_experiment(fabric: Fabric, grid: ExperimentSettings) -> list[RunSpecif
 
 def _check_source(job: RunSpecification) -> None:
     """Refuse a finished result of another interpolator under the same name."""
-    held, wanted = read_result(job.folder)["interpolator"], job.start.describe()["interpolator"]
+    held, wanted = read_result(job.folder)["interpolator"], job.start.as_config()["interpolator"]
     if held != wanted:
         raise UserError(f"{job.folder}: is the result of {held}, not of {wanted}; give it another name, NAME=RUN")
 

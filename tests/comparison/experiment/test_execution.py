@@ -182,7 +182,7 @@ def test_methods_and_seeds_are_added_and_the_rest_is_kept(fabric, grid, monkeypa
     def fake(fabric, preset, data, job):
         trained.append(str(job.folder.relative_to(grid.output)))
         job.folder.mkdir(parents=True)
-        result = {"interpolator": job.start.describe()["interpolator"], "seed": job.seed, "seconds": 1.0}
+        result = {"interpolator": job.start.as_config()["interpolator"], "seed": job.seed, "seconds": 1.0}
         result |= {"metrics": {}, "per_class": []}
         (job.folder / "result.json").write_text(json.dumps(result))
 
