@@ -75,7 +75,7 @@ def test_files_without_a_learned_interpolator(detector, tmp_path):
     with pytest.raises(UserError, match=r"nearest\.safetensors: .*--interpolator nearest"):
         load_interpolator(tmp_path / "nearest.safetensors")
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"holds tensors without a description.*first fc\.weight"):
+    with pytest.raises(UserError, match=r"first fc\.weight"):
         load_interpolator(tmp_path / "other.pth")
     tensors = reference_tensors("generator")
     del tensors["Generators.0.4.0.bias"]
