@@ -19,7 +19,7 @@ from afictl.detectors.rcnn import RCNNHead
 from afictl.detectors.region_layers import AlignedRoIPool, BoxPredictor, build_box_head
 from afictl.detectors.roi_heads import RegionHeads, RegionSamples, box_losses
 from afictl.detectors.rpn import build_rpn, nonempty
-from afictl.presets import DetectorConfig
+from afictl.presets.architecture import MaskedRCNNConfig, RCNNConfig
 
 _MIN_IOUS = (0.5, 0.6, 0.7)
 """Lowest overlap with an object at which a region of each stage is that object."""
@@ -28,7 +28,7 @@ _DELTA_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0,
 
 
 def build_cascade_rcnn_head(
-    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
+    config: RCNNConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
 ) -> RCNNHead:
     """Head for maps of ``channels`` channels at ``strides``; regions are pooled from all levels but the last.
 
@@ -51,7 +51,7 @@ def build_cascade_rcnn_head(
 
 
 def build_cascade_mask_rcnn_head(
-    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+    config: MaskedRCNNConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> RCNNHead:
     """``build_cascade_rcnn_head`` with Mask R-CNN's mask branch."""
     branch = build_mask_branch(config, channels, strides, num_classes)

@@ -19,7 +19,7 @@ from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss
 from afictl.detectors.masks import mask_loss, mask_targets, select_class
 from afictl.detectors.rcnn import mask_part
 from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
-from afictl.presets import DetectorConfig
+from afictl.presets.architecture import CenterMaskConfig
 
 _POOLED_SIZE = 14
 _NUM_LEVELS = 3
@@ -181,7 +181,7 @@ class CenterMaskHead(nn.Module):
 
 
 def build_centermask_head(
-    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+    config: CenterMaskConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> CenterMaskHead:
     """Head for maps of ``channels`` channels at ``strides``; masks are pooled from the three finest levels."""
     fcos = build_fcos_head(config, channels, strides, num_classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from afictl.errors import UserError, one_line
 from afictl.integrations import substitute_interpolator
 from afictl.interpolators import Interpolator
 from afictl.presets import Preset
+from afictl.presets.architecture import Detectron2Config
 from afictl.presets.detectron2_configs import read_config
 from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, changeable, model_values
 
-# FCOS of ours reads size_ranges; what halves the anchors halves them too.
-_ALWAYS = {"backbone.name", "backbone.pretrained", "detector.source", "detector.anchor_sizes", "detector.size_ranges"}
+_ALWAYS = {"backbone.name", "backbone.pretrained", "detector.source", "detector.anchor_sizes"}
 
 
 def detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpolator) -> AdaptedDetector:
@@ -32,16 +33,18 @@ def detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpol
         UserError: no such configuration, a setting that the model cannot have, one without a pyramid, or an
             interpolator of another width.
     """
-    cfg = read_config(preset.detector.source)
-    _require_possible(preset, cfg)
-    _apply(preset, cfg, num_classes)
+    config = preset.detector
+    assert isinstance(config, Detectron2Config)
+    cfg = read_config(config.source)
+    _require_possible(preset, config.source, cfg)
+    _apply(preset, config.anchor_sizes, cfg, num_classes)
     model = _build(cfg, preset.name)
-    enlargements = substitute_interpolator(model, interpolator)
+    num_upsamplers = substitute_interpolator(model, interpolator)
     bottom_up, levels = model.backbone.bottom_up, cfg.MODEL.FPN.IN_FEATURES
     backbone = BottomUpView(preset.backbone.name, bottom_up, levels, preset.input, bgr=cfg.INPUT.FORMAT != "RGB")
-    neck = PyramidView(model.backbone, enlargements)
+    neck = PyramidView(model.backbone, num_upsamplers)
     head_type = Detectron2DenseHead if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else Detectron2RegionHead
-    head = head_type(model, num_classes, preset.detector.segments)
+    head = head_type(model, num_classes, config.segments)
     unsaved = tuple(f"model.{name}" for name in head.unsaved)
     return AdaptedDetector(preset, model, backbone, neck, head, num_classes, unsaved)
 
@@ -56,20 +59,21 @@ def _build(cfg: CfgNode, name: str) -> Any:
         raise UserError(f"{name}: detectron2 cannot build it: {type(error).__name__}: {reason:.200}") from error
 
 
-def _require_possible(preset: Preset, cfg: CfgNode) -> None:
+def _require_possible(preset: Preset, source: str, cfg: CfgNode) -> None:
     """Refuse what would silently be ignored: a setting that differs from the configuration's and does not reach it."""
-    fixed = Preset.model_validate({"name": "", **model_values(preset.detector.source)}).model_dump()
+    fixed = Preset.model_validate({"name": "", **model_values(source)}).model_dump()
     for section in ("backbone", "neck", "detector"):
         for key, value in getattr(preset, section).model_dump().items():
             name = f"{section}.{key}"
-            if value != fixed[section][key] and name not in _ALWAYS and name not in changeable(cfg):
+            expected = fixed[section].get(key)
+            if value != expected and name not in _ALWAYS and name not in changeable(cfg):
                 raise UserError(
-                    f"{preset.name}: {name} is {fixed[section][key]!r} in the configuration and cannot be {value!r} "
+                    f"{preset.name}: {name} is {expected!r} in the configuration and cannot be {value!r} "
                     "here; change it in a YAML file of your own"
                 )
 
 
-def _apply(preset: Preset, cfg: CfgNode, num_classes: int) -> None:
+def _apply(preset: Preset, sizes: Sequence[float], cfg: CfgNode, num_classes: int) -> None:
     """Put what the preset may change into ``cfg``, and what afictl does its own way."""
     values = preset.model_dump()
     changes: dict[str, Any] = {}
@@ -77,7 +81,7 @@ def _apply(preset: Preset, cfg: CfgNode, num_classes: int) -> None:
         section, key = ours.split(".")
         changes[theirs] = values[section][key]
     before = anchor_sizes(cfg)
-    factors = [ours / theirs for ours, theirs in zip(preset.detector.anchor_sizes, before, strict=True)]
+    factors = [ours / theirs for ours, theirs in zip(sizes, before, strict=True)]
     scaled = [[size * factor for size in level] for level, factor in zip(anchor_lists(cfg), factors, strict=False)]
     changes |= {
         "MODEL.ANCHOR_GENERATOR.SIZES": scaled,

@@ -67,15 +67,15 @@ class PyramidView(NeckView):
 
     Args:
         backbone: the bottom-up network with its pyramid.
-        enlargements: calls of the interpolator in one forward pass.
+        num_upsamplers: calls of the interpolator in one forward pass.
     """
 
-    def __init__(self, backbone: InterpolatedFPN | NeckBackbone, enlargements: int) -> None:
+    def __init__(self, backbone: InterpolatedFPN | NeckBackbone, num_upsamplers: int) -> None:
         shapes = backbone.output_shape()
         strides = {name: shape.stride for name, shape in shapes.items()}
         channels = next(iter(shapes.values())).channels
         pyramid = backbone.neck if isinstance(backbone, NeckBackbone) else backbone
-        super().__init__(pyramid, channels, strides, enlargements, backbone.size_divisibility)
+        super().__init__(pyramid, channels, strides, num_upsamplers, backbone.size_divisibility)
         self._backbone = backbone
 
     def __call__(self, features: Mapping[str, Tensor]) -> FeatureMaps:

@@ -10,14 +10,14 @@ from afictl.detectors.rcnn import RCNNHead
 from afictl.detectors.region_layers import AlignedRoIPool, BoxPredictor, build_box_head
 from afictl.detectors.roi_heads import RegionHeads
 from afictl.detectors.rpn import build_rpn
-from afictl.presets import DetectorConfig
+from afictl.presets.architecture import RCNNConfig
 
 POOLED_SIZE = 7
 """Height and width of a region that is pooled for its class and box."""
 
 
 def build_faster_rcnn_head(
-    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
+    config: RCNNConfig, channels: int, strides: Mapping[str, int], num_classes: int, **mask_branch: nn.Module
 ) -> RCNNHead:
     """Head for maps of ``channels`` channels at ``strides``; regions are pooled from all levels but the last.
 

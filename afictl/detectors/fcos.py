@@ -28,7 +28,7 @@ from afictl.detectors.dense import (
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.detectors.points import Points, assign, centerness, giou_loss, sides_to_boxes
 from afictl.distributed import all_reduce_mean
-from afictl.presets import DetectorConfig
+from afictl.presets.architecture import PointConfig
 
 
 class PointOutputs(NamedTuple):
@@ -42,7 +42,7 @@ class PointOutputs(NamedTuple):
     """(N, 1, h, w) logits."""
 
 
-def build_fcos_head(config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> FCOSHead:
+def build_fcos_head(config: PointConfig, channels: int, strides: Mapping[str, int], num_classes: int) -> FCOSHead:
     """Head for maps of ``channels`` channels at ``strides``, level name to pixels."""
     return FCOSHead(
         channels,

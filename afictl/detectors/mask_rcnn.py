@@ -9,13 +9,13 @@ from torch import nn
 from afictl.detectors.faster_rcnn import build_faster_rcnn_head, region_strides
 from afictl.detectors.rcnn import RCNNHead
 from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
-from afictl.presets import DetectorConfig
+from afictl.presets.architecture import MaskedRCNNConfig
 
 _POOLED_SIZE = 14
 
 
 def build_mask_rcnn_head(
-    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+    config: MaskedRCNNConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> RCNNHead:
     """Head for maps of ``channels`` channels at ``strides``; masks are 28 x 28 on each box."""
     branch = build_mask_branch(config, channels, strides, num_classes)
@@ -23,7 +23,7 @@ def build_mask_rcnn_head(
 
 
 def build_mask_branch(
-    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+    config: MaskedRCNNConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> dict[str, nn.Module]:
     """The mask modules of ``RegionHeads``, by the name of its argument."""
     return {

@@ -28,7 +28,7 @@ from afictl.detectors.dense import (
 )
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.distributed import all_reduce_mean
-from afictl.presets import DetectorConfig
+from afictl.presets.architecture import RetinaNetConfig
 
 _MOMENTUM = 0.9
 """Of the running mean of the number of positive anchors, by which losses are divided."""
@@ -44,7 +44,7 @@ class AnchorOutputs(NamedTuple):
 
 
 def build_retinanet_head(
-    config: DetectorConfig, channels: int, strides: Mapping[str, int], num_classes: int
+    config: RetinaNetConfig, channels: int, strides: Mapping[str, int], num_classes: int
 ) -> RetinaNetHead:
     """Head for maps of ``channels`` channels at ``strides``, level name to pixels."""
     return RetinaNetHead(

@@ -11,10 +11,10 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from afictl.detectors.anchors import FixedStrideAnchors
-from afictl.presets import DetectorConfig
+from afictl.presets.architecture import ProposalConfig
 
 
-def build_rpn(config: DetectorConfig, channels: int, strides: Mapping[str, int]) -> ProposalNetwork:
+def build_rpn(config: ProposalConfig, channels: int, strides: Mapping[str, int]) -> ProposalNetwork:
     """Proposal network on maps of ``channels`` channels at ``strides`` (level name to pixels)."""
     anchors = FixedStrideAnchors(
         config.anchor_sizes, config.anchor_ratios, list(strides.values()), config.anchors_per_octave

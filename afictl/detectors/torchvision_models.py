@@ -25,7 +25,8 @@ from afictl.detectors.torchvision_parts import (
 from afictl.errors import UserError
 from afictl.integrations import substitute_interpolator
 from afictl.interpolators import Interpolator
-from afictl.presets import BackboneConfig, DetectorConfig, Preset, load_preset
+from afictl.presets import BackboneConfig, Preset, load_preset
+from afictl.presets.architecture import AnchorConfig, TorchvisionConfig
 
 _STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 """Parts of the body that ``frozen_stages`` counts."""
@@ -54,7 +55,7 @@ _DENSE_ARGUMENTS = {
 _CHANGEABLE = {
     "backbone": {"pretrained", "frozen_stages", "norm"},
     # FCOS takes its size ranges from its anchors; what halves the anchors halves the ranges beside them.
-    "detector": {"anchor_sizes", "size_ranges"},
+    "detector": {"anchor_sizes"},
     "neck": set[str](),
 }
 """Keys that every model takes, beside its arguments."""
@@ -70,9 +71,10 @@ def torchvision_detector(preset: Preset, num_classes: int, interpolator: Interpo
         UserError: no such model, a setting that it cannot have, or an interpolator of another width than 256.
     """
     config = preset.detector
+    assert isinstance(config, TorchvisionConfig)
     dense = config.source.startswith(("retinanet", "fcos"))
     arguments = _DENSE_ARGUMENTS if dense else _REGION_ARGUMENTS
-    _require_possible(preset, {*arguments})
+    _require_possible(preset, config.source, {*arguments})
     model: Any = getattr(detection, config.source)(
         weights=None,
         weights_backbone=None,
@@ -90,14 +92,15 @@ def torchvision_detector(preset: Preset, num_classes: int, interpolator: Interpo
     return TorchvisionDetector(preset, model, backbone, neck, head, num_classes)
 
 
-def _require_possible(preset: Preset, arguments: set[str]) -> None:
+def _require_possible(preset: Preset, source: str, arguments: set[str]) -> None:
     """Refuse what would silently be ignored: a setting that differs from the model's and is none of its arguments."""
-    source = preset.detector.source
     fixed = load_preset(f"torchvision:{source}")
     architecture = fixed.backbone.name.split(".")[0]
     for section, keys in _CHANGEABLE.items():
         own, theirs = getattr(preset, section).model_dump(), getattr(fixed, section).model_dump()
-        for key in own.keys() - keys - (arguments if section == "detector" else set()):
+        for key in own:  # a section's kind comes first
+            if key in keys or (section == "detector" and key in arguments):
+                continue
             tag_only = (section, key) == ("backbone", "name") and own[key].split(".")[0] == architecture
             if own[key] != theirs[key] and not tag_only:
                 raise UserError(
@@ -106,7 +109,7 @@ def _require_possible(preset: Preset, arguments: set[str]) -> None:
                 )
 
 
-def _anchors(config: DetectorConfig) -> AnchorGenerator:
+def _anchors(config: AnchorConfig) -> AnchorGenerator:
     """torchvision's anchors, whose further sizes of an octave are whole pixels."""
     steps = [2 ** (i / config.anchors_per_octave) for i in range(1, config.anchors_per_octave)]
     sizes = tuple((size, *(int(size * step) for step in steps)) for size in config.anchor_sizes)

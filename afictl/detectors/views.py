@@ -51,17 +51,17 @@ class NeckView(ABC):
         pyramid: the module that has the interpolator as its part ``interpolator``.
         channels: of every level.
         strides: pixels a position of each level, finest first.
-        enlargements: calls of the interpolator in one forward pass.
+        num_upsamplers: calls of the interpolator in one forward pass.
         size_divisor: of the height and width of images.
     """
 
     def __init__(
-        self, pyramid: nn.Module, channels: int, strides: dict[str, int], enlargements: int, size_divisor: int
+        self, pyramid: nn.Module, channels: int, strides: dict[str, int], num_upsamplers: int, size_divisor: int
     ) -> None:
         self._pyramid = pyramid
         self.channels = channels
         self.strides = strides
-        self.enlargements = enlargements
+        self.num_upsamplers = num_upsamplers
         self.size_divisor = size_divisor
 
     @property

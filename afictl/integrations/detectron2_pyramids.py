@@ -12,15 +12,14 @@ from typing import Any
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.fpn import FPN
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from afictl.errors import UserError
 from afictl.integrations.sites import UpsamplingSite
 from afictl.interpolators import Interpolator
 from afictl.necks import build_neck, input_levels
-from afictl.necks.enlarge import enlarge_to
-from afictl.presets import NeckConfig
+from afictl.necks.neck import upsample_to
+from afictl.presets import parse_neck
 
 
 class InterpolatedFPN(FPN):
@@ -57,7 +56,7 @@ class InterpolatedFPN(FPN):
         finer = zip(reversed(self.in_features[:-1]), self.lateral_convs[1:], self.output_convs[1:], strict=True)
         for name, lateral_conv, output_conv in finer:
             lateral = lateral_conv(bottom_up[name])
-            running = lateral + enlarge_to(self.interpolator, running, lateral)
+            running = lateral + upsample_to(self.interpolator, running, lateral)
             if self._fuse_type == "avg":
                 running = running / 2
             outputs.insert(0, output_conv(running))
@@ -73,8 +72,8 @@ class NeckBackbone(Backbone):
     Args:
         bottom_up: gives ``res2..res5`` at strides 4..32; for a pyramid p3..p7 (BiFPN always) from ``res3``.
         interpolator: enlarges inside the neck.
-        neck: keys of ``afictl.presets.NeckConfig``, such as ``kind="bifpn", repeats=3``; ``channels`` is the
-            interpolator's unless given.
+        neck: keys of ``afictl.presets.NeckConfig``, such as ``kind="bifpn", repeats=3``; ``kind`` is ``fpn`` and
+            ``channels`` the interpolator's unless given.
 
     Raises:
         UserError: a key or value that no neck has, a level that ``bottom_up`` does not give or gives at another
@@ -83,11 +82,7 @@ class NeckBackbone(Backbone):
 
     def __init__(self, bottom_up: Backbone, interpolator: Interpolator, **neck: Any) -> None:
         super().__init__()
-        try:
-            config = NeckConfig(**{"channels": interpolator.channels, **neck})
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise UserError(f"neck: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        config = parse_neck({"channels": interpolator.channels, **neck})
         self.bottom_up = bottom_up
         self.neck: Any = build_neck(config, _channels(bottom_up, input_levels(config)), interpolator)
 
@@ -132,7 +127,7 @@ def detectron2_places(model: nn.Module) -> Iterator[UpsamplingSite]:
     for module in model.modules():
         if isinstance(module, NeckBackbone):
             neck = module.neck
-            yield UpsamplingSite(neck, neck.channels, neck.enlargements, next(neck.parameters()), type(neck))
+            yield UpsamplingSite(neck, neck.channels, neck.num_upsamplers, next(neck.parameters()), type(neck))
         if isinstance(module, FPN):
             if type(module) not in (FPN, InterpolatedFPN):
                 raise UserError(f"{type(module).__name__} has a way of its own to be an FPN; left alone")

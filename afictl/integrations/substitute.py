@@ -30,7 +30,7 @@ def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
             in ``detector.preset``.
 
     Returns:
-        The number of enlargements in one forward pass that are the interpolator's now.
+        How often one forward pass of ``model`` calls the interpolator.
 
     Raises:
         UserError: not modules, no such pyramid, one of a class derived from those known here, one whose steps are
@@ -69,7 +69,7 @@ def _places(model: nn.Module) -> Iterator[UpsamplingSite]:
         # The neck of an adapted detector is no module; the pyramid that it shows is found below.
         if _is_detector(module) and isinstance(neck := cast(Any, module).neck, nn.Module):
             neck = cast(Any, neck)
-            yield UpsamplingSite(neck, neck.channels, neck.enlargements, next(neck.parameters()), type(neck))
+            yield UpsamplingSite(neck, neck.channels, neck.num_upsamplers, next(neck.parameters()), type(neck))
     yield from torchvision_places(model)
     # A model of detectron2 exists only where that module is loaded already.
     if "detectron2.modeling.backbone.fpn" in sys.modules:

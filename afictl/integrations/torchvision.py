@@ -20,7 +20,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from afictl.errors import UserError
 from afictl.integrations.sites import UpsamplingSite
 from afictl.interpolators import Interpolator
-from afictl.necks.enlarge import enlarge_to
+from afictl.necks.neck import upsample_to
 
 
 class InterpolatedFPN(FeaturePyramidNetwork):
@@ -41,7 +41,7 @@ class InterpolatedFPN(FeaturePyramidNetwork):
             lateral = self.inner_blocks[level](maps[level])
             if not _is_half(running.shape, lateral.shape):
                 raise UserError(_not_twofold(running.shape, lateral.shape))
-            running = lateral + enlarge_to(self.interpolator, running, lateral)
+            running = lateral + upsample_to(self.interpolator, running, lateral)
             outputs.insert(0, self.layer_blocks[level](running))
         if self.extra_blocks is not None:
             outputs, names = self.extra_blocks(outputs, maps, names)

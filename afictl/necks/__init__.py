@@ -1,35 +1,29 @@
-"""Necks: backbone maps in, pyramid ``p2..p6`` or ``p3..p7`` out, with the interpolator as a part.
-
-Each has ``channels``, ``strides`` (level -> pixels a position, finest first), ``interpolator``, ``enlargements`` (how
-often a forward pass calls it), and ``size_divisor``: in images of a multiple of that many pixels every level is exactly
-half as large as the one below.
-"""
+"""Necks: backbone maps in, pyramid ``p2..p6`` or ``p3..p7`` out, with the interpolator as a part."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
-
 from afictl.errors import UserError
 from afictl.interpolators import Interpolator
 from afictl.necks.bifpn import BiFPN
 from afictl.necks.fpn import FPN
+from afictl.necks.neck import Neck
 from afictl.necks.pafpn import PAFPN
-from afictl.presets import NeckConfig
+from afictl.presets import BiFPNConfig, NeckConfig
 
-__all__ = ["FPN", "PAFPN", "BiFPN", "build_neck", "input_levels"]
+__all__ = ["FPN", "PAFPN", "BiFPN", "Neck", "build_neck", "input_levels"]
 
-_NECKS = {"fpn": FPN, "pafpn": PAFPN, "bifpn": BiFPN}
+_NECKS: dict[str, type[FPN] | type[PAFPN] | type[BiFPN]] = {"fpn": FPN, "pafpn": PAFPN, "bifpn": BiFPN}
 
 
 def input_levels(config: NeckConfig) -> tuple[str, ...]:
     """The backbone levels that the neck of ``config`` reads: ``res2..res5``, for a pyramid p3..p7 ``res3..res5``."""
-    finest = 2 if config.kind != "bifpn" and config.top == "pool" else 3
+    finest = 3 if isinstance(config, BiFPNConfig) or config.top != "pool" else 2
     return tuple(f"res{i}" for i in range(finest, 6))
 
 
-def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator: Interpolator) -> nn.Module:
+def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator: Interpolator) -> FPN | BiFPN:
     """Build the neck that ``config`` describes around ``interpolator``.
 
     Args:
@@ -44,4 +38,5 @@ def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator:
             f"train one with --set neck.channels={config.channels}, "
             f"or build the detector with --set neck.channels={interpolator.channels}"
         )
-    return _NECKS[config.kind](config, {level: in_channels[level] for level in input_levels(config)}, interpolator)
+    levels = {level: in_channels[level] for level in input_levels(config)}
+    return _NECKS[config.kind](levels, interpolator, **config.model_dump(exclude={"kind"}))

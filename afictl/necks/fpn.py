@@ -7,47 +7,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afictl.interpolators import Interpolator
-from afictl.necks.convs import make_conv
-from afictl.necks.enlarge import enlarge_to
-from afictl.presets import NeckConfig
+from afictl.necks.neck import make_conv, upsample_to
 
 
 class FPN(nn.Module):
     """``res2..res5`` -> ``p2..p6``, or ``res3..res5`` -> ``p3..p7``, all with the same number of channels.
 
     Args:
-        config: ``channels``, ``norm``, ``fuse`` and ``top`` are read.
         in_channels: channels of the backbone levels that the neck reads, finest first.
-        interpolator: one module for all enlargements, called ``interpolator(coarse, fine)``.
+        interpolator: one module for all upsampling, called ``interpolator(coarse, fine)``.
+        channels: C.
+        norm: batch norm after every convolution, or none.
+        fuse: the upsampled map is added to the finer one, or averaged with it.
+        top: input of the levels above p5. ``pool``: p6 is every second position of p5; ``p5``, ``res5``: p6 and p7 are
+            strided convolutions of that map.
     """
 
     size_divisor = 32
 
-    def __init__(self, config: NeckConfig, in_channels: Mapping[str, int], interpolator: Interpolator) -> None:
+    def __init__(
+        self,
+        in_channels: Mapping[str, int],
+        interpolator: Interpolator,
+        *,
+        channels: int,
+        norm: Literal["none", "batch"] = "none",
+        fuse: Literal["sum", "avg"] = "sum",
+        top: Literal["pool", "p5", "res5"] = "pool",
+    ) -> None:
         super().__init__()
-        self.channels = config.channels
+        self.channels = channels
         self.interpolator = interpolator
         self._sources = {name.replace("res", "p"): name for name in in_channels}
-        norm = config.norm == "batch"
+        with_norm = norm == "batch"
         self.laterals = nn.ModuleDict(
             {
-                level: make_conv(in_channels[source], self.channels, 1, norm=norm)
+                level: make_conv(in_channels[source], channels, 1, norm=with_norm)
                 for level, source in self._sources.items()
             }
         )
         self.outputs = nn.ModuleDict(
-            {level: make_conv(self.channels, self.channels, 3, norm=norm) for level in self._sources}
+            {level: make_conv(channels, channels, 3, norm=with_norm) for level in self._sources}
         )
-        self.top = _make_top(config, in_channels["res5"])
+        self.top = _make_top(top, in_channels["res5"], channels)
         self.strides = {level: 2 ** int(level[1:]) for level in [*self._sources, "p6", *(["p7"] if self.top else [])]}
-        self.enlargements = len(self._sources) - 1
-        self._share = {"sum": 1.0, "avg": 0.5}[config.fuse]
-        self._top_source = config.top
+        self.num_upsamplers = len(self._sources) - 1
+        self._scale = {"sum": 1.0, "avg": 0.5}[fuse]
+        self._top_source = top
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``res{i}`` (N, c_i, H / 2^i, W / 2^i) -> ``p{i}`` (N, C, H / 2^i, W / 2^i), rounded up."""
@@ -56,14 +68,14 @@ class FPN(nn.Module):
         return pyramid | self._above({**features, **pyramid})
 
     def merge(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Backbone maps -> the fused maps (N, C, h, w) of their levels, not yet seen by the output convolutions."""
+        """Backbone maps -> the fused maps (N, C, h, w) of their levels, before the output convolutions."""
         maps = {level: self.laterals[level](features[source]) for level, source in self._sources.items()}
         for coarse, fine in pairwise(reversed(self._sources)):
-            maps[fine] = self._fuse(maps[fine], enlarge_to(self.interpolator, maps[coarse], maps[fine]))
+            maps[fine] = self._fuse(maps[fine], upsample_to(self.interpolator, maps[coarse], maps[fine]))
         return maps
 
-    def _fuse(self, own: Tensor, other: Tensor) -> Tensor:
-        return (own + other) * self._share
+    def _fuse(self, lateral: Tensor, neighbour: Tensor) -> Tensor:
+        return (lateral + neighbour) * self._scale
 
     def _above(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The levels above ``p5``."""
@@ -73,14 +85,11 @@ class FPN(nn.Module):
         return {"p6": p6, "p7": self.top["p7"](F.relu(p6))}
 
 
-def _make_top(config: NeckConfig, res5_channels: int) -> nn.ModuleDict:
+def _make_top(top: Literal["pool", "p5", "res5"], res5_channels: int, channels: int) -> nn.ModuleDict:
     """Convolutions of p6 and p7, never with a norm; empty if p6 is pooled."""
-    if config.top == "pool":
+    if top == "pool":
         return nn.ModuleDict()
-    first = res5_channels if config.top == "res5" else config.channels
+    in_channels = res5_channels if top == "res5" else channels
     return nn.ModuleDict(
-        {
-            "p6": make_conv(first, config.channels, 3, stride=2),
-            "p7": make_conv(config.channels, config.channels, 3, stride=2),
-        }
+        {"p6": make_conv(in_channels, channels, 3, stride=2), "p7": make_conv(channels, channels, 3, stride=2)}
     )

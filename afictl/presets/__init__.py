@@ -1,28 +1,35 @@
 """Presets: one detector, backbone and neck pairing with its recipe, by name or from a YAML file."""
 
-from afictl.presets.loading import list_presets, list_torchvision_presets, load_preset, parse_preset
-from afictl.presets.schema import (
-    AdversarialRecipe,
+from afictl.presets.architecture import (
     BackboneConfig,
+    BiFPNConfig,
     DetectorConfig,
-    InputConfig,
+    FPNConfig,
     InterpolatorConfig,
-    LoaderConfig,
     NeckConfig,
-    Preset,
-    Published,
-    Recipe,
-    Scores,
+    PAFPNConfig,
 )
+from afictl.presets.loading import (
+    list_presets,
+    list_torchvision_presets,
+    load_preset,
+    parse_neck,
+    parse_preset,
+    upgrade_settings,
+)
+from afictl.presets.schema import AdversarialRecipe, InputConfig, LoaderConfig, Preset, Published, Recipe, Scores
 
 __all__ = [
     "AdversarialRecipe",
     "BackboneConfig",
+    "BiFPNConfig",
     "DetectorConfig",
+    "FPNConfig",
     "InputConfig",
     "InterpolatorConfig",
     "LoaderConfig",
     "NeckConfig",
+    "PAFPNConfig",
     "Preset",
     "Published",
     "Recipe",
@@ -30,5 +37,7 @@ __all__ = [
     "list_presets",
     "list_torchvision_presets",
     "load_preset",
+    "parse_neck",
     "parse_preset",
+    "upgrade_settings",
 ]

@@ -36,8 +36,8 @@ def add_afictl_config(cfg: CfgNode) -> None:
 
     ``INTERPOLATOR``: a kind, see ``afictl.build_interpolator``. ``INTERPOLATOR_FILE``: an AF interpolator that
     ``afictl pretrain`` made, instead; the file is needed whenever the model is built, its weights give way to those
-    of ``MODEL.WEIGHTS`` where that holds an interpolator. ``BIFPN``: as ``afictl.presets.NeckConfig`` documents. Width,
-    norm and fusion of all pyramids are ``cfg.MODEL.FPN.OUT_CHANNELS``, ``NORM`` and ``FUSE_TYPE``.
+    of ``MODEL.WEIGHTS`` where that holds an interpolator. ``BIFPN``: as documented in ``afictl.presets.BiFPNConfig``.
+    Width, norm and fusion of all pyramids are ``cfg.MODEL.FPN.OUT_CHANNELS``, ``NORM`` and ``FUSE_TYPE``.
     """
     node = cfg.MODEL.AFICTL = CfgNode()
     node.INTERPOLATOR = "afi"

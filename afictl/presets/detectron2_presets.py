@@ -81,7 +81,8 @@ def model_values(source: str) -> dict[str, dict[str, Any]]:
 
 def changeable(cfg: CfgNode) -> dict[str, str]:
     """Dotted keys of a preset that change the model -> detectron2's."""
-    return _BY_ARCHITECTURE[cfg.MODEL.META_ARCHITECTURE]
+    keys = _BY_ARCHITECTURE[cfg.MODEL.META_ARCHITECTURE]
+    return {ours: theirs for ours, theirs in keys.items() if (_neck(cfg), ours) != ("bifpn", "neck.fuse")}
 
 
 def lookup(cfg: CfgNode, key: str) -> Any:
@@ -101,17 +102,16 @@ def _model_values(cfg: CfgNode) -> dict[str, dict[str, Any]]:
             raise UserError(f"{key}: afictl trains detectron2's models with {wanted!r} only, not {lookup(cfg, key)!r}")
     values: dict[str, dict[str, Any]] = {
         "backbone": {"name": _network(cfg), "norm": _NORMS.get(model.RESNETS.NORM, "batch")},
-        "neck": {
-            "kind": _NECKS.get(model.BACKBONE.NAME, "fpn"),
-            "norm": "batch" if model.FPN.NORM in ("BN", "SyncBN") else "none",
-            "top": "pool" if "res2" in model.FPN.IN_FEATURES else "res5",
-        },
+        "neck": {"kind": _neck(cfg)},
         "detector": {
             "kind": "detectron2",
             "segments": bool(model.MASK_ON) and model.META_ARCHITECTURE == "GeneralizedRCNN",
             "anchor_sizes": anchor_sizes(cfg),
         },
     }
+    if _neck(cfg) != "bifpn":
+        values["neck"]["norm"] = "batch" if model.FPN.NORM in ("BN", "SyncBN") else "none"
+        values["neck"]["top"] = "pool" if "res2" in model.FPN.IN_FEATURES else "res5"
     for ours, theirs in changeable(cfg).items():
         section, key = ours.split(".")
         values[section][key] = lookup(cfg, theirs)
@@ -138,6 +138,11 @@ def anchor_lists(cfg: CfgNode) -> list[list[float]]:
     if not all(each and all(isinstance(size, (int, float)) and size > 0 for size in each) for each in lists):
         raise UserError(f"MODEL.ANCHOR_GENERATOR.SIZES: sizes of anchors for each level, not {sizes!r:.60}")
     return lists
+
+
+def _neck(cfg: CfgNode) -> str:
+    """The kind of the pyramid."""
+    return _NECKS.get(cfg.MODEL.BACKBONE.NAME, "fpn")
 
 
 def _network(cfg: CfgNode) -> str:

@@ -11,11 +11,25 @@ import yaml
 from pydantic import ValidationError
 
 from afictl.errors import UserError, did_you_mean, one_line
-from afictl.presets.problems import explain
-from afictl.presets.schema import Preset
+from afictl.presets.architecture import NeckConfig
+from afictl.presets.schema import Preset, section_kinds
+from afictl.presets.validation import format_validation_error
 
 _TORCHVISION = "torchvision:"
 _DETECTRON2 = "detectron2:"
+
+_FLAT_KEYS = {
+    "neck": frozenset({"kind", "channels", "norm", "fuse", "top", "repeats", "fusion", "skips", "blocks"}),
+    "detector": frozenset(
+        {"kind", "anchor_sizes", "anchors_per_octave", "anchor_ratios", "rpn_batch", "proposals_before_nms_train"}
+        | {"proposals_before_nms_test", "proposals_train", "proposals_test", "roi_batch", "box_head", "head_norm"}
+        | {"fc_width", "mask_width", "size_ranges", "level_scales", "candidates"}
+        | {"score_threshold", "nms_threshold", "max_detections"}
+    ),
+}
+"""Keys of a section in presets that earlier versions stored, whatever its kind."""
+_LIBRARY_KEYS = frozenset({"source", "segments"})
+"""Further keys of ``detector`` in most of them."""
 
 
 def _folder() -> Path:
@@ -47,14 +61,56 @@ def load_preset(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pres
     """
     name = str(name_or_path)
     if name.startswith(_DETECTRON2):
-        return parse_preset(_detectron2_values(name), overrides, source=name)
+        return _resolve(_detectron2_values(name), overrides, source=name)
     path = _find(name)
     default = name if name.startswith(_TORCHVISION) else path.stem
-    return parse_preset({"name": default, **_read(path)}, overrides, source=str(path))
+    return _resolve({"name": default, **_read(path)}, overrides, source=str(path))
 
 
 def parse_preset(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "preset") -> Preset:
-    """Check the nested ``values`` of a preset, with ``overrides`` on top; ``source`` is named in errors."""
+    """Build a preset from the nested ``values`` that a checkpoint or run stores, of this or an earlier version.
+
+    Args:
+        values: a dump of a preset.
+        overrides: settings such as ``"train.lr=0.01"`` on top of it.
+        source: file or name for error messages.
+
+    Raises:
+        UserError: unknown key or a value of the wrong kind.
+    """
+    return _resolve(_upgrade(values), overrides, source)
+
+
+def upgrade_settings(settings: object) -> object:
+    """Recorded settings of a run or comparison, with a ``preset`` of an earlier version in today's form."""
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("preset"), Mapping):
+        return settings
+    return {**settings, "preset": _upgrade(settings["preset"])}
+
+
+def parse_neck(values: Mapping[str, Any]) -> NeckConfig:
+    """Build the config of a neck from its keys; ``kind`` is ``fpn`` unless given.
+
+    Raises:
+        UserError: a key or value that a neck of this kind does not have.
+    """
+    return _validate({"name": "", "neck": {"kind": "fpn", **values}}, "neck").neck
+
+
+def _upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset in today's form from one of an earlier version, whose sections hold the keys of all kinds."""
+    upgraded = dict(values)
+    for section, flat_keys in _FLAT_KEYS.items():
+        stored = values.get(section)
+        if isinstance(stored, Mapping) and flat_keys <= stored.keys():
+            model = section_kinds(section).get(str(stored["kind"]))
+            obsolete = (flat_keys | _LIBRARY_KEYS) - model.model_fields.keys() if model else set()
+            upgraded[section] = {key: value for key, value in stored.items() if key not in obsolete}
+    return upgraded
+
+
+def _resolve(values: Mapping[str, Any], overrides: Iterable[str], source: str) -> Preset:
+    """Check ``values`` on top of the defaults, then ``overrides`` on top of both."""
     merged = _merge(_defaults(), values)
     preset = _validate(merged, source)
     overrides = list(overrides)
@@ -71,7 +127,7 @@ def _validate(values: Mapping[str, Any], source: str) -> Preset:
     try:
         return Preset.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {explain(error)}") from None
+        raise UserError(f"{source}: {format_validation_error(error)}") from None
 
 
 def _detectron2_values(name: str) -> dict[str, Any]:
@@ -117,6 +173,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a preset is a mapping of keys to values")
+    values = _upgrade(values)
     base = values.pop("extends", None)
     if base is None:
         return values
@@ -126,19 +183,25 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _merge({key: value for key, value in inherited.items() if key not in own}, values)
 
 
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """``top`` on top of ``base``; another backbone or interpolator does not inherit the options of the one before."""
-    merged = dict(base)
-    if "options" in merged and any(key in top and top[key] != merged.get(key) for key in ("name", "kind")):
-        merged["options"] = {}
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """``top`` on top of ``base``; what belongs to another kind or name than that of ``top`` is not inherited."""
+    merged = _inherited(base, top, section)
     for key, value in top.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = _merge(merged[key], value, key) if both else value
     return merged
 
 
+def _inherited(base: Mapping[str, Any], top: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The keys of ``base`` that stay: all, or for another kind or name those that are not specific to the old one."""
+    if all(key not in top or top[key] == base.get(key) for key in ("kind", "name")):
+        return dict(base)
+    model = section_kinds(section).get(str(top.get("kind")))
+    return {key: value for key, value in base.items() if key != "options" and (not model or key in model.model_fields)}
+
+
 def _keeps_options(override: str) -> bool:
-    """False for another name or kind: it comes first, or it would drop the options set beside it."""
+    """False for another name or kind: it comes first, or it would drop the keys set beside it."""
     return override.partition("=")[0].strip().rpartition(".")[2] not in ("name", "kind")
 
 

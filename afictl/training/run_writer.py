@@ -19,6 +19,7 @@ from rich.console import Console
 
 from afictl.errors import UserError, format_error
 from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, write_text
+from afictl.presets import upgrade_settings
 from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class RunWriter:
             return problem
         if config_file.is_file():
             if has_records(self.folder):
-                changed = config_differences(yaml.safe_load(config_file.read_text()), config)
+                changed = config_differences(upgrade_settings(yaml.safe_load(config_file.read_text())), config)
                 return f"{config_file}: --resume with other settings: {', '.join(changed)}" if changed else ""
             for name in (CONFIG, LOG, VERSIONS):  # of a run that failed before its first record
                 (self.folder / name).unlink(missing_ok=True)

@@ -34,6 +34,8 @@ from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, uses_masks
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 
+_SIZES_IN_PIXELS = ("anchor_sizes", "size_ranges")
+
 
 class Extractor(nn.Module):
     """A detector whose forward gives its pyramid beside its losses, so that both train in one pass."""
@@ -50,10 +52,7 @@ class Extractor(nn.Module):
 def half_size_preset(preset: Preset) -> Preset:
     """The guide's preset for images of half the size: what counts pixels is halved."""
     heads = preset.detector
-    half_heads = {
-        "anchor_sizes": tuple(size / 2 for size in heads.anchor_sizes),
-        "size_ranges": tuple(size / 2 for size in heads.size_ranges),
-    }
+    half_heads = {key: tuple(size / 2 for size in sizes) for key, sizes in heads if key in _SIZES_IN_PIXELS}
     view = preset.input
     half_view = {
         "min_sizes": tuple(size // 2 for size in view.min_sizes),

@@ -50,8 +50,8 @@ def _differing_settings(preset: Preset, checkpoint: Checkpoint, keys: Iterable[s
     stored_preset = parse_preset(stored, source=str(checkpoint.path))
     if stored_preset.neck.kind != preset.neck.kind:
         return {}  # another model, which the tensor names show
-    values = {key: _value(stored_preset, key) for key in keys}
-    return {key: value for key, value in values.items() if not _same(value, _value(preset, key))}
+    pairs = {key: (_value(stored_preset, key), _value(preset, key)) for key in keys}
+    return {key: stored for key, (stored, new) in pairs.items() if None not in (stored, new) and not _same(stored, new)}
 
 
 def _flags(values: Mapping[str, Any]) -> str:
@@ -60,8 +60,9 @@ def _flags(values: Mapping[str, Any]) -> str:
 
 
 def _value(preset: Preset, key: str) -> Any:
+    """The value of a dotted key; None where the kind of the section has no such key."""
     section, name = key.split(".")
-    return getattr(getattr(preset, section), name)
+    return getattr(getattr(preset, section), name, None)
 
 
 def _flag_value(value: Any) -> str:

@@ -4,14 +4,7 @@ import pytest
 import torch
 
 from afictl.detectors import Detector, build_detector
-from afictl.presets import load_preset
-
-SMALL = (
-    "neck.channels=16",
-    "detector.fc_width=32",
-    "detector.mask_width=16",
-    "interpolator.options={blocks: 1, growth: 8}",
-)
+from tests.helpers.narrow_presets import narrow_preset
 
 
 @pytest.fixture
@@ -20,7 +13,7 @@ def build() -> Callable[..., Detector]:
 
     def make(kind: str = "mask-rcnn", *overrides: str) -> Detector:
         torch.manual_seed(0)
-        return build_detector(load_preset(f"{kind}-r18-fpn-tiny", (*SMALL, *overrides)), num_classes=3)
+        return build_detector(narrow_preset(f"{kind}-r18-fpn-tiny", *overrides), num_classes=3)
 
     return make
 

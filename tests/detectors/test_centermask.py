@@ -8,8 +8,8 @@ from torchvision.ops import box_iou, roi_align
 
 from afictl.detectors import Detector, build_detector, model_cost, predict
 from afictl.detectors.centermask import RelativeRoIPool, SpatialAttention
-from afictl.presets import load_preset
-from tests.detectors.conftest import SMALL, nothing
+from tests.detectors.conftest import nothing
+from tests.helpers.narrow_presets import narrow_preset
 
 Build = Callable[..., Detector]
 Targets = list[dict[str, Tensor]]
@@ -22,8 +22,8 @@ def build() -> Build:
 
     def make(*overrides: str) -> Detector:
         torch.manual_seed(0)
-        settings = (*SMALL, "detector.score_threshold=0.005", *overrides)
-        return build_detector(load_preset("centermask-r18-bifpn-tiny", settings), num_classes=3)
+        preset = narrow_preset("centermask-r18-bifpn-tiny", "detector.score_threshold=0.005", *overrides)
+        return build_detector(preset, num_classes=3)
 
     return make
 

@@ -131,7 +131,7 @@ def test_any_interpolator(tmp_path, kind):
     calls = []
     detector.neck.interpolator.register_forward_hook(lambda *_: calls.append(1))
     detector.pyramid([image(64, 64)])
-    assert len(calls) == detector.neck.enlargements == 3
+    assert len(calls) == detector.neck.num_upsamplers == 3
     assert detector.interpolator_prefix == "model.backbone.interpolator."
     afi = AFInterpolator(32, blocks=2, growth=4)
     assert substitute_interpolator(detector, afi) == 3

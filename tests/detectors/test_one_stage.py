@@ -18,6 +18,7 @@ LOSSES = {
     "retinanet": {"loss_classifier", "loss_box_reg"},
     "fcos": {"loss_classifier", "loss_box_reg", "loss_centerness"},
 }
+SCALES = {"retinanet": (), "fcos": ("detector.level_scales=true",)}
 FIND_ALL = "detector.score_threshold=0.001"
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.parametrize("kind", KINDS)
 def test_training_gives_finite_losses_and_a_gradient_to_everything(
     build: Build, images: list[Tensor], targets: Targets, kind: str, objects: str
 ) -> None:
-    detector = build(kind, "detector.level_scales=true")
+    detector = build(kind, *SCALES[kind])
     empty = [nothing(97, 131), nothing(120, 75)]
     losses = detector(images, targets if objects == "objects" else empty)
     assert set(losses) == LOSSES[kind]
@@ -86,7 +87,7 @@ def test_any_image_size(build: Build, kind: str, size: tuple[int, int]) -> None:
 def test_under_autocast_losses_are_float32_and_boxes_exact(
     build: Build, images: list[Tensor], targets: Targets, kind: str
 ) -> None:
-    detector = build(kind, FIND_ALL, "detector.level_scales=true")
+    detector = build(kind, FIND_ALL, *SCALES[kind])
     with torch.autocast("cpu", torch.bfloat16):
         losses = detector(images[:1], targets[:1])
         detection = detector.eval()(images[:1])[0]
@@ -116,7 +117,7 @@ def test_only_class_layers_depend_on_the_number_of_classes(build: Build, kind: s
 
 
 def test_cost_of_the_head_is_counted_in_full(build: Build, kind: str) -> None:
-    detector = build(kind, "detector.level_scales=true")
+    detector = build(kind, *SCALES[kind])
     parts = {part.name: part for part in model_cost(detector, (64, 64))}
     assert list(parts)[3:] == ["class branch", "box branch"]
     assert sum(part.parameters for part in parts.values()) == sum(value.numel() for value in detector.parameters())

@@ -5,18 +5,18 @@ import torch
 from torch.nn import functional as F
 
 from afictl.detectors.rpn import ProposalNetwork, build_rpn, nonempty
-from afictl.presets import DetectorConfig
+from afictl.presets.architecture import FasterRCNNConfig
 
 STRIDES = {f"p{i}": 2**i for i in range(2, 7)}
 
 
 def small_rpn(**settings: int) -> ProposalNetwork:
-    return build_rpn(DetectorConfig(**settings), channels=4, strides=STRIDES)
+    return build_rpn(FasterRCNNConfig(**settings), channels=4, strides=STRIDES)
 
 
 @pytest.mark.parametrize("channels", [4, 16])
 def test_initial_weights(channels: int) -> None:
-    head = build_rpn(DetectorConfig(), channels=channels, strides=STRIDES).head
+    head = build_rpn(FasterRCNNConfig(), channels=channels, strides=STRIDES).head
     weights = torch.cat([value.flatten() for name, value in head.named_parameters() if name.endswith("weight")])
     assert weights.std().item() == pytest.approx(0.01, rel=0.15)
     assert not any(value.any() for name, value in head.named_parameters() if name.endswith("bias"))

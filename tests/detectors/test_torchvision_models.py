@@ -155,7 +155,7 @@ def test_any_interpolator_at_build_and_later(kind):
     calls = []
     detector.neck.interpolator.register_forward_hook(lambda *_: calls.append(1))
     before = detector.pyramid([image(64, 64)])
-    assert len(calls) == detector.neck.enlargements == 3
+    assert len(calls) == detector.neck.num_upsamplers == 3
     new = AFInterpolator(256, blocks=1, growth=4)
     assert substitute_interpolator(detector, new) == 3
     assert detector.neck.interpolator is new

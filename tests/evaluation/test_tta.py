@@ -10,9 +10,9 @@ from afictl.errors import UserError
 from afictl.evaluation.tta import TestTimeAugmentation as Recipe
 from afictl.evaluation.tta import detect_augmented
 from afictl.presets import load_preset
+from tests.helpers.narrow_presets import narrow_preset
 
 SMALL = ("detector.max_detections=20", "input.test_size=96", "input.max_size=160")
-NARROW = ("neck.channels=16", "detector.fc_width=32", "detector.mask_width=16")
 OURS = [
     "faster-rcnn-r18-fpn-tiny",
     "mask-rcnn-r18-pafpn-tiny",
@@ -34,8 +34,9 @@ THEIRS = [
 def build(name, *overrides):
     """An untrained detector of three classes whose scores are spread, so that each threshold has work to do."""
     torch.manual_seed(0)
-    settings = (*SMALL, *(() if ":" in name else NARROW), *overrides)
-    detector = build_detector(load_preset(name, settings), 3, "nearest")
+    settings = (*SMALL, *overrides)
+    preset = load_preset(name, settings) if ":" in name else narrow_preset(name, *settings)
+    detector = build_detector(preset, 3, "nearest")
     for key, value in detector.named_parameters():
         if key.startswith(detector.class_layers) and "rcnn_resnet50" not in name:  # torchvision's R-CNNs start so
             value.mul_(0 if key.endswith("bias") else 300 if "mask_predictor" in key else 30)

@@ -8,7 +8,6 @@ SMALL = (
     "detector.fc_width=16",
     "detector.rpn_batch=16",
     "detector.roi_batch=16",
-    "detector.mask_width=8",
     "input.min_sizes=[64]",
     "input.test_size=64",
     "interpolator.options={blocks: 1, growth: 4}",

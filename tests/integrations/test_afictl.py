@@ -3,7 +3,7 @@ import torch
 
 from afictl import AFInterpolator, UserError, build_detector, build_interpolator, load_preset, substitute_interpolator
 
-SMALL = ("neck.channels=16", "detector.fc_width=32", "detector.mask_width=16", "backbone.pretrained=false")
+SMALL = ("neck.channels=16", "detector.fc_width=32", "backbone.pretrained=false")
 
 
 def build(*overrides):

@@ -4,13 +4,13 @@ from torch.nn import functional as F
 
 from afictl.interpolators import build_interpolator
 from afictl.necks import BiFPN, build_neck
-from afictl.necks.bifpn import FusionNode, halve
-from afictl.presets import NeckConfig
+from afictl.necks.bifpn import FusionNode, downsample
+from afictl.presets import BiFPNConfig
 from afictl.weights.layouts.detectron2_names import bifpn_key
 from tests.helpers.backbone_maps import NARROW, SWIN_L, features
 from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_names, read_keys
 
-AFI_GAN = NeckConfig(kind="bifpn", fusion="raw", skips="input", blocks="separable", repeats=7)
+AFI_GAN = BiFPNConfig(fusion="raw", skips="input", blocks="separable", repeats=7)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def reference() -> BiFPN:
 
 def narrow(interpolator: str = "nearest", **settings) -> BiFPN:
     torch.manual_seed(0)
-    config = NeckConfig(kind="bifpn", channels=8, **settings)
+    config = BiFPNConfig(channels=8, **settings)
     return build_neck(config, NARROW, build_interpolator(interpolator, 8))
 
 
@@ -74,7 +74,7 @@ def test_norms_are_those_of_the_published_forms(blocks, eps):
 
 @pytest.mark.parametrize("fusion", ["raw", "fast"])
 def test_fusion_weighs_maps_before_swish_and_convolution(fusion):
-    node = FusionNode(NeckConfig(kind="bifpn", channels=8, fusion=fusion), 3).eval()
+    node = FusionNode(8, 3, fusion, "plain").eval()
     with torch.no_grad():
         node.weights.copy_(torch.tensor([2.0, -1.0, 3.0]))
     shares = {"raw": [2.0, -1.0, 3.0], "fast": [2 / 5.0001, 0.0, 3 / 5.0001]}[fusion]
@@ -84,20 +84,20 @@ def test_fusion_weighs_maps_before_swish_and_convolution(fusion):
 
 
 def test_fresh_fast_weights_are_equal_and_sum_to_one():
-    shares = narrow(fusion="fast").layers[0].bottom_up["p5"].shares()
+    shares = narrow(fusion="fast").layers[0].bottom_up["p5"].normalized_weights()
     torch.testing.assert_close(shares, torch.full((3,), 1 / 3), rtol=1e-4, atol=0)
 
 
 def test_pooling_rounds_up_and_pads_as_the_published_forms_do():
     x = torch.tensor([[-9.0, -1.0, -5.0, -2.0]]).expand(1, 1, 4, 4)
-    assert halve(x, "plain").tolist() == [[[[-1.0, -1.0]] * 2]]
-    assert halve(x, "separable").tolist() == [[[[-1.0, 0.0], [0.0, 0.0]]]]
+    assert downsample(x, "plain").tolist() == [[[[-1.0, -1.0]] * 2]]
+    assert downsample(x, "separable").tolist() == [[[[-1.0, 0.0], [0.0, 0.0]]]]
     for size in (1, 2, 3, 4, 7):
         for blocks in ("plain", "separable"):
-            assert halve(torch.rand(1, 2, size, 8), blocks).shape == (1, 2, (size + 1) // 2, 4)
+            assert downsample(torch.rand(1, 2, size, 8), blocks).shape == (1, 2, (size + 1) // 2, 4)
     # an odd map is pooled as if one more row and column of zeros belonged to it
     odd = torch.rand(1, 2, 5, 7)
-    assert halve(odd, "separable").equal(halve(F.pad(odd, (0, 1, 0, 1)), "separable"))
+    assert downsample(odd, "separable").equal(downsample(F.pad(odd, (0, 1, 0, 1)), "separable"))
 
 
 @pytest.mark.parametrize("skips", ["layer", "input"])

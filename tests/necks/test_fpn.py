@@ -6,8 +6,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from afictl.interpolators import build_interpolator
 from afictl.necks import build_neck
-from afictl.necks.enlarge import enlarge_to
-from afictl.presets import NeckConfig
+from afictl.necks.neck import upsample_to
+from afictl.presets import FPNConfig
 from afictl.weights.layouts.detectron2_names import fpn_key
 from tests.helpers.backbone_maps import NARROW, RESNET50, features
 from tests.helpers.golden_files import apply_rule_h, assert_golden
@@ -17,7 +17,7 @@ from tests.helpers.golden_files import apply_rule_h, assert_golden
     ("fuse", "size", "prefix"), [("sum", (96, 128), "H.fpn"), ("avg", (64, 96), "H.fpn_avg_64x96")]
 )
 def test_pyramid_equals_reference(fuse, size, prefix):
-    neck = build_neck(NeckConfig(fuse=fuse), RESNET50, build_interpolator("afi", 256))
+    neck = build_neck(FPNConfig(fuse=fuse), RESNET50, build_interpolator("afi", 256))
     apply_rule_h(neck, fpn_key, "neck_fpn_afi")
     assert sum(p.numel() for p in neck.parameters()) == 11_179_008
     assert len(neck.state_dict()) == 39
@@ -34,7 +34,7 @@ def test_pyramid_equals_reference(fuse, size, prefix):
 )
 @pytest.mark.parametrize("size", [(96, 64), (100, 68), (75, 133), (33, 129)])
 def test_nearest_equals_torchvision_on_any_size(size, top, above, norm):
-    neck = build_neck(NeckConfig(channels=8, top=top, norm=norm), NARROW, build_interpolator("nearest", 8))
+    neck = build_neck(FPNConfig(channels=8, top=top, norm=norm), NARROW, build_interpolator("nearest", 8))
     sources = list(NARROW.items())[0 if top == "pool" else 1 :]
     norm_layer = nn.BatchNorm2d if norm == "batch" else None
     theirs = FeaturePyramidNetwork([count for _, count in sources], 8, above, norm_layer)
@@ -50,13 +50,13 @@ def test_nearest_equals_torchvision_on_any_size(size, top, above, norm):
 
 @pytest.mark.parametrize("kind", ["afi", "bilinear", "bicubic"])
 def test_odd_sizes_lose_the_last_row_and_column(kind):
-    neck = build_neck(NeckConfig(channels=8), NARROW, build_interpolator(kind, 8))
+    neck = build_neck(FPNConfig(channels=8), NARROW, build_interpolator(kind, 8))
     maps = features(NARROW, 75, 133)
     pyramid = neck(maps)
     assert pyramid["p2"].shape[-2:] == maps["res2"].shape[-2:] == (19, 34)
     coarse, fine = torch.randn(1, 8, 2, 3), torch.randn(1, 8, 3, 5)
     expected = neck.interpolator(coarse)[..., :3, :5]
-    torch.testing.assert_close(enlarge_to(neck.interpolator, coarse, fine), expected)
+    torch.testing.assert_close(upsample_to(neck.interpolator, coarse, fine), expected)
 
 
 def test_one_interpolator_enlarges_three_times_and_sees_the_fine_map():
@@ -69,5 +69,5 @@ def test_one_interpolator_enlarges_three_times_and_sees_the_fine_map():
             seen.append((tuple(coarse.shape[-2:]), tuple(fine.shape[-2:])))
             return nn.functional.interpolate(coarse, scale_factor=2.0)
 
-    build_neck(NeckConfig(channels=8), NARROW, Spy())(features(NARROW, 64, 96))
+    build_neck(FPNConfig(channels=8), NARROW, Spy())(features(NARROW, 64, 96))
     assert seen == [((2, 3), (4, 6)), ((4, 6), (8, 12)), ((8, 12), (16, 24))]

@@ -6,7 +6,7 @@ import torch
 from afictl import UserError
 from afictl.interpolators import build_interpolator, interpolator_kinds
 from afictl.necks import build_neck, input_levels
-from afictl.presets import NeckConfig
+from afictl.presets import FPNConfig, parse_neck
 from tests.helpers.backbone_maps import NARROW, features
 
 AFI_GAN = {"kind": "bifpn", "fusion": "raw", "skips": "input", "blocks": "separable"}
@@ -26,7 +26,7 @@ every_neck = pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: 
 
 def build(settings, interpolator="nearest"):
     torch.manual_seed(0)
-    config = NeckConfig(channels=8, **settings)
+    config = parse_neck({"channels": 8, **settings})
     return build_neck(config, NARROW, build_interpolator(interpolator, 8)), input_levels(config)
 
 
@@ -81,13 +81,13 @@ def test_every_parameter_learns(settings):
 
 
 @every_neck
-def test_one_interpolator_serves_all_enlargements(settings):
+def test_one_interpolator_serves_all_upsampling(settings):
     neck, levels = build(settings, "afi")
     seen = []
     neck.interpolator.register_forward_pre_hook(lambda _, call: seen.append([value.shape for value in call]))
     neck(maps_for(levels, 128, 256))
     expected = 4 * settings["repeats"] if settings["kind"] == "bifpn" else len(levels) - 1
-    assert len(seen) == neck.enlargements == expected
+    assert len(seen) == neck.num_upsamplers == expected
     assert all((2 * coarse[-2], 2 * coarse[-1]) == tuple(fine[-2:]) for coarse, fine in seen)
     held = [name for name in neck.state_dict() if name.endswith("enlarge.weight")]
     assert held == ["interpolator.enlarge.weight"]
@@ -112,4 +112,4 @@ def test_bfloat16_autocast_keeps_the_pyramid_in_bfloat16(settings):
 
 def test_interpolator_of_another_width_is_refused():
     with pytest.raises(UserError, match=r"made for 16 channels, the neck has 8"):
-        build_neck(NeckConfig(channels=8), NARROW, build_interpolator("nearest", 16))
+        build_neck(FPNConfig(channels=8), NARROW, build_interpolator("nearest", 16))

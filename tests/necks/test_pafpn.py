@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from afictl.interpolators import build_interpolator
 from afictl.necks import PAFPN, build_neck
-from afictl.presets import NeckConfig
+from afictl.presets import PAFPNConfig
 from afictl.weights.layouts.detectron2_names import pafpn_key
 from tests.helpers.backbone_maps import NARROW, RESNET50, features
 from tests.helpers.golden_files import apply_rule_h, assert_golden
@@ -14,7 +14,7 @@ from tests.helpers.golden_files import apply_rule_h, assert_golden
     ("fuse", "size", "prefix"), [("sum", (96, 128), "H.pafpn"), ("avg", (64, 96), "H.pafpn_avg_64x96")]
 )
 def test_pyramid_equals_reference(fuse, size, prefix):
-    neck = build_neck(NeckConfig(kind="pafpn", fuse=fuse), RESNET50, build_interpolator("afi", 256))
+    neck = build_neck(PAFPNConfig(fuse=fuse), RESNET50, build_interpolator("afi", 256))
     apply_rule_h(neck, pafpn_key, "neck_pafpn_afi")
     assert sum(p.numel() for p in neck.parameters()) == 12_949_248
     assert len(neck.state_dict()) == 45
@@ -27,7 +27,7 @@ def test_pyramid_equals_reference(fuse, size, prefix):
 
 def test_activation_follows_the_norm_of_the_way_up():
     neck: PAFPN = build_neck(
-        NeckConfig(kind="pafpn", channels=8, norm="batch", top="p5"), NARROW, build_interpolator("nearest", 8)
+        PAFPNConfig(channels=8, norm="batch", top="p5"), NARROW, build_interpolator("nearest", 8)
     ).eval()
     neck.outputs = torch.nn.ModuleDict({level: torch.nn.Identity() for level in neck.outputs})
     neck.halvings["p4"][1].bias.data.fill_(0.5)

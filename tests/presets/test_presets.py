@@ -52,7 +52,7 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["detector.kind=ssd"], "faster-rcnn"),  # not among the choices
         (["detector.anchor_sizes=[1, 2]"], "five pyramid levels"),  # one short
         (["detector.anchor_sizes=[0, 2, 3, 4, 5]"], r"anchor_sizes\.0: .*greater than 0"),
-        (["detector.size_ranges=[64, 32, 128, 256]"], "four rising sizes"),
+        (["detector.kind=fcos", "detector.size_ranges=[64, 32, 128, 256]"], "four rising sizes"),
         (["detector.anchor_ratios=[1, -1]"], r"anchor_ratios\.1: .*greater than 0"),
         (["detector.anchor_ratios=[]"], "anchor_ratios: needs more entries"),
         (["input.min_sizes=128"], r"min_sizes: needs a list, such as \[128\]"),
@@ -71,6 +71,57 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
 def test_a_wrong_override_names_the_key(overrides, message):
     with pytest.raises(UserError, match=message):
         load_preset("faster-rcnn-r50-fpn", overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "facts"),
+    [
+        ("neck.repeats=3", ["neck.repeats", "bifpn", "channels, norm, fuse, top"]),  # a key of another kind
+        ("neck.norn=batch", ["neck.norn", "did you mean 'norm'", "channels, norm, fuse, top"]),
+        ("detector.mask_width=8", ["detector.mask_width", "mask-rcnn", "fc_width"]),
+        ("detector.kind=faster-rcn", ["detector.kind", "did you mean 'faster-rcnn'"]),
+        ("neck.kind=[1]", ["neck.kind"]),
+        ("neck=bifpn", ["neck: is a group of keys"]),
+        ("repeats=3", ["neck.repeats"]),
+    ],
+)
+def test_a_key_that_the_kind_does_not_have_names_the_keys_of_the_kind(override, facts):
+    with pytest.raises(UserError) as error:
+        load_preset("faster-rcnn-r50-fpn", [override])
+    assert all(fact in str(error.value) for fact in facts), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_another_kind_drops_inherited_keys_and_keeps_shared_ones():
+    overrides = ["neck.channels=64", "neck.top=p5", "detector.max_detections=7", "detector.rpn_batch=3"]
+    overrides += ["neck.kind=bifpn", "neck.repeats=2", "detector.kind=fcos"]
+    with pytest.raises(UserError, match=r"neck\.top"):  # given beside the kind that lacks it
+        load_preset("faster-rcnn-r50-fpn", overrides)
+    preset = load_preset("retinanet-r50-fpn", ["neck.kind=bifpn", "neck.repeats=2", "detector.kind=fcos"])
+    assert preset.neck.model_dump().keys() == {"kind", "channels", "repeats", "fusion", "skips", "blocks"}
+    assert (preset.neck.repeats, preset.detector.size_ranges) == (2, (64, 128, 256, 512))
+    tiny = load_preset("fcos-r18-fpn-tiny", ["detector.kind=centermask", "neck.kind=pafpn"])
+    assert (tiny.neck.top, tiny.neck.channels, tiny.detector.size_ranges[0], tiny.detector.mask_width) == (
+        "p5",
+        64,
+        32,
+        256,
+    )
+
+
+def test_a_file_of_another_kind_drops_inherited_keys_but_not_its_own(tmp_path):
+    (tmp_path / "base.yaml").write_text("neck: {kind: bifpn, repeats: 3, channels: 32}\n")
+    (tmp_path / "mine.yaml").write_text("extends: base\nneck: {kind: fpn}\n")
+    assert load_preset(tmp_path / "mine.yaml").neck.model_dump() == {
+        "kind": "fpn",
+        "channels": 32,
+        "norm": "none",
+        "fuse": "sum",
+        "top": "pool",
+    }
+    (tmp_path / "mine.yaml").write_text("extends: base\nneck: {kind: fpn, repeats: 3}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: neck\.repeats"):
+        load_preset(tmp_path / "mine.yaml")
 
 
 def test_an_unknown_preset_names_the_nearest():

@@ -7,7 +7,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from afictl import build_detector, build_interpolator, interpolator_kinds, load_preset, substitute_interpolator
 from afictl.detectors import model_cost
 from afictl.necks import build_neck, input_levels
-from afictl.presets import NeckConfig
+from afictl.presets import BiFPNConfig, FPNConfig, PAFPNConfig
 from afictl.weights import load_detector, load_interpolator, save_detector
 from tests.helpers.backbone_maps import NARROW, features
 
@@ -21,6 +21,11 @@ OPTIONS = {
     "dysample-plus": {"groups": 2},
     "sapa": {"up_kernel": 3, "embedding_channels": 4},
     "fade": {"up_kernel": 3, "compressed_channels": 4},
+}
+NECKS = {
+    "fpn": FPNConfig(channels=8),
+    "pafpn": PAFPNConfig(channels=8),
+    "bifpn": BiFPNConfig(channels=8, repeats=1),
 }
 EVERY_KIND = pytest.mark.parametrize("kind", OPTIONS)
 
@@ -41,7 +46,7 @@ def test_no_learned_kind_is_left_out():
 @pytest.mark.parametrize("size", [(160, 192), (133, 171)], ids=["even", "odd"])
 def test_every_parameter_learns_in_every_neck(kind, neck, precision, size):
     interpolator = build(kind)
-    config = NeckConfig(kind=neck, channels=8, repeats=1)
+    config = NECKS[neck]
     pyramid = build_neck(config, NARROW, interpolator)
     maps = features({level: NARROW[level] for level in input_levels(config)}, *size, images=2)
     maps = {level: value.requires_grad_() for level, value in maps.items()}
@@ -59,7 +64,7 @@ def test_every_parameter_learns_in_every_neck(kind, neck, precision, size):
 @pytest.mark.parametrize("neck", ["fpn", "pafpn", "bifpn"])
 def test_training_brings_the_loss_down_in_every_neck(kind, neck):
     interpolator = build(kind)
-    config = NeckConfig(kind=neck, channels=8, repeats=1)
+    config = NECKS[neck]
     pyramid = build_neck(config, NARROW, interpolator)
     maps = features({level: NARROW[level] for level in input_levels(config)}, 133, 171, images=2)
     with torch.no_grad():
@@ -114,7 +119,7 @@ def use_of_fine_maps(neck, spy, maps):
         substitute_interpolator(fpn, spy)
         fpn(None)
         return [conv(maps[f"res{4 - i}"]) for i, conv in enumerate(fpn.lateral_convs[1:])]
-    config = NeckConfig(kind=neck, channels=8, repeats=1)
+    config = NECKS[neck]
     pyramid = build_neck(config, NARROW, spy).eval()
     pyramid(maps)
     if neck == "bifpn":

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from afictl.detectors.fcos import build_fcos_head
 from afictl.detectors.retinanet import build_retinanet_head
-from afictl.presets import DetectorConfig
+from afictl.presets.architecture import FCOSConfig, RetinaNetConfig
 
-CONFIG = DetectorConfig(anchor_sizes=(12, 24), size_ranges=(16,))
 STRIDES = {"p3": 8, "p4": 16}
 # Very different numbers of positions on objects.
 TARGETS = [
@@ -24,7 +23,8 @@ def losses(rows: slice) -> dict[str, Tensor]:
     """FCOS's for some images of the batch, and RetinaNet's running count of positives."""
     torch.manual_seed(2)
     features = {level: torch.randn(2, 4, *size)[rows] for level, size in (("p3", (4, 4)), ("p4", (2, 2)))}
-    points, anchors = build_fcos_head(CONFIG, 4, STRIDES, 2), build_retinanet_head(CONFIG, 4, STRIDES, 2)
+    points = build_fcos_head(FCOSConfig(size_ranges=(16,)), 4, STRIDES, 2)
+    anchors = build_retinanet_head(RetinaNetConfig(anchor_sizes=(12, 24)), 4, STRIDES, 2)
     anchors.compute_losses(anchors.outputs(features), TARGETS[rows])
     return {**points.compute_losses(points.outputs(features), TARGETS[rows]), "normalizer": anchors.normalizer}
 

@@ -13,6 +13,7 @@ from afictl.comparison.experiment.parallel import train_in_parallel
 from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification
 from afictl.errors import UserError, format_error
 from afictl.files import write_text
+from afictl.presets import upgrade_settings
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, RESULT, STATE, absolute_path
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
@@ -165,7 +166,7 @@ def _compare_settings(grid: ExperimentSettings, settings: dict[str, Any]) -> tup
         if not isinstance(held, dict):
             return f"{path}: holds no settings of a comparison; choose another --output", {}
         before = held.pop(_DIGESTS, {})
-        changed = config_differences(held, settings)
+        changed = config_differences(upgrade_settings(held), settings)
         if changed:
             said = f"holds a comparison under other conditions ({', '.join(changed)}); choose another --output"
             return f"{path}: {said}", {}

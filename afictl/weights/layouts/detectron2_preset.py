@@ -15,6 +15,7 @@ from afictl.weights.layouts.pixels import Pixels, preset_mean
 
 Settings = dict[str, Any]
 _GENERATOR = "backbone.srf_module.Generators.0."
+_MASK_HEAD = "roi_heads.mask_head."
 _FAMILIES = {"cascade-mask-rcnn": "cascade-rcnn"}
 
 
@@ -35,7 +36,7 @@ def derive_preset(tensors: Mapping[str, Tensor], backbone: BackboneDescription, 
         **neck,
         **_interpolator(tensors),
         **head,
-        **_anchors(tensors),
+        **(_anchors(tensors) if kind != "fcos" else {}),
     }
     preset = load_preset(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
     if name != base:
@@ -55,7 +56,7 @@ def _base(family: str, backbone: str, neck: str) -> tuple[str, str]:
 def _kind(tensors: Mapping[str, Tensor]) -> str:
     if "head.cls_score.weight" in tensors:
         return "fcos" if "head.ctrness.weight" in tensors else "retinanet"
-    masks = any(name.startswith("roi_heads.mask_head.") for name in tensors)
+    masks = any(name.startswith(_MASK_HEAD) for name in tensors)
     if any(name.startswith("roi_heads.box_predictor.0.") for name in tensors):
         return "cascade-mask-rcnn" if masks else "cascade-rcnn"
     return "mask-rcnn" if masks else "faster-rcnn"
@@ -64,7 +65,7 @@ def _kind(tensors: Mapping[str, Tensor]) -> str:
 def _neck(tensors: Mapping[str, Tensor]) -> Settings:
     if any(name.startswith("backbone.before_bifpn.") for name in tensors):
         width = _rows(tensors, "backbone.before_bifpn.lateral5.0.weight", 256)
-        published = {"neck.fusion": "raw", "neck.skips": "input", "neck.blocks": "separable", "neck.norm": "none"}
+        published = {"neck.fusion": "raw", "neck.skips": "input", "neck.blocks": "separable"}
         repeats = count_indices(tensors, r"backbone\.BiFPNLayer_(\d+)_") or 1
         return {"neck.kind": "bifpn", "neck.channels": width, "neck.repeats": repeats, **published}
     is_pafpn = any(name.startswith("backbone.pafpn_output") for name in tensors)
@@ -102,13 +103,14 @@ def _regions(tensors: Mapping[str, Tensor]) -> tuple[Settings, int]:
     """Preset keys of the heads of an R-CNN, and its number of classes."""
     stage = "0." if "roi_heads.box_head.0.fc1.weight" in tensors else ""
     box, predictor = f"roi_heads.box_head.{stage}", f"roi_heads.box_predictor.{stage}"
-    norms = (f"{box}conv1.norm.weight", "roi_heads.mask_head.mask_fcn1.norm.weight")
-    head = {
+    norms = (f"{box}conv1.norm.weight", f"{_MASK_HEAD}mask_fcn1.norm.weight")
+    head: Settings = {
         "detector.box_head": "4conv1fc" if f"{box}conv1.weight" in tensors else "2fc",
         "detector.head_norm": "batch" if any(name in tensors for name in norms) else "none",
         "detector.fc_width": _rows(tensors, f"{box}fc1.weight", 1024),
-        "detector.mask_width": _rows(tensors, "roi_heads.mask_head.mask_fcn1.weight", 256),
     }
+    if any(name.startswith(_MASK_HEAD) for name in tensors):
+        head["detector.mask_width"] = _rows(tensors, f"{_MASK_HEAD}mask_fcn1.weight", 256)
     return head, _rows(tensors, f"{predictor}cls_score.weight", 81) - 1
 
 

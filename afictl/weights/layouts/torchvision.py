@@ -109,7 +109,7 @@ def _current_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: i
         unexpected = set(model.load_state_dict(tensors, strict=False, assign=True).unexpected_keys)
     except RuntimeError as error:
         reason = one_line(error).partition(": ")[2]
-        raise UserError(f"not the weights of a {preset.detector.source} of torchvision: {reason:.200}") from None
+        raise UserError(f"not the weights of {preset.name}: {reason:.200}") from None
     loaded = {f"model.{name}": value for name, value in model.state_dict().items() if not value.is_meta}
     return loaded | {name: tensors[name] for name in unexpected}
 

@@ -1,0 +1,270 @@
+"""Sections of a preset that describe the model: backbone, neck, interpolator and detector.
+
+Necks and detectors have one class for each kind, which holds the keys of that kind and no others.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys; an unknown key and a number that is not finite are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class BackboneConfig(Section):
+    """The bottom-up network."""
+
+    name: str = "resnet50"
+    """timm model name, with or without a weight tag: a ResNet, ResNeSt or Swin Transformer."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of timm's model, such as ``{drop_path_rate: 0.2}``."""
+    pretrained: bool = True
+    """Start from ImageNet weights."""
+    frozen_stages: int = Field(default=2, ge=0, le=5)
+    """Number of frozen stages, counted as detectron2's FREEZE_AT: 1 is the stem, 2 the stem and res2."""
+    norm: Literal["batch", "frozen-batch"] = "frozen-batch"
+    """Batch norm of the trainable stages: trained as usual, or fixed statistics and scale. Layer norm is trained."""
+    stride_in_1x1: bool = False
+    """Bottlenecks stride in their first 1x1 convolution, as in detectron2's MSRA weights, not in the 3x3."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass instead of storing them: less memory, more time."""
+
+
+class _NeckKeys(Section):
+    kind: str
+    channels: int = Field(default=256, gt=0, le=8192)
+    """Channels of every level."""
+
+
+class _TopDownKeys(_NeckKeys):
+    norm: Literal["none", "batch"] = "none"
+    """Batch norm after every convolution."""
+    fuse: Literal["sum", "avg"] = "sum"
+    """The upsampled coarse map is added to the finer map, or averaged with it."""
+    top: Literal["pool", "p5", "res5"] = "pool"
+    """Input of the levels above p5. ``pool``: p6 is every second position of p5, the pyramid is p2..p6. ``p5``,
+    ``res5``: p6 and p7 are strided convolutions of that map, the pyramid is p3..p7."""
+
+
+class FPNConfig(_TopDownKeys):
+    """Feature pyramid network."""
+
+    kind: Literal["fpn"] = "fpn"
+
+
+class PAFPNConfig(_TopDownKeys):
+    """Feature pyramid network with a bottom-up path."""
+
+    kind: Literal["pafpn"] = "pafpn"
+
+
+class BiFPNConfig(_NeckKeys):
+    """Bidirectional feature pyramid network, always p3..p7 with batch norm."""
+
+    kind: Literal["bifpn"] = "bifpn"
+    repeats: int = Field(default=6, gt=0, le=100)
+    """Number of layers."""
+    fusion: Literal["fast", "raw"] = "fast"
+    """Fusion weights are made positive and sum to one, or are used as they are (published AFI-GAN)."""
+    skips: Literal["layer", "input"] = "layer"
+    """Second input of a layer's bottom-up path: the layer's input, or in every layer that of the first (published
+    AFI-GAN)."""
+    blocks: Literal["plain", "separable"] = "plain"
+    """3x3 convolutions with torch's batch norm, max-pooling padded on all sides (AdelaiDet); or depthwise separable
+    ones with batch norm of eps 1e-3 and momentum 0.01, pooling padded with zeros at the right and bottom
+    (EfficientDet, published AFI-GAN)."""
+
+
+NeckConfig: TypeAlias = Annotated[FPNConfig | PAFPNConfig | BiFPNConfig, Field(discriminator="kind")]
+"""The feature pyramid."""
+
+
+class InterpolatorConfig(Section):
+    """The module that upsamples a map twofold inside the neck."""
+
+    kind: str = "afi"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+_WITHOUT_MASKS = {"mask-rcnn": "faster-rcnn", "cascade-mask-rcnn": "cascade-rcnn", "centermask": "fcos"}
+
+
+class DetectionConfig(Section):
+    """Keys that every kind of detector has; the numbers are detectron2's."""
+
+    kind: str
+    score_threshold: float = Field(default=0.05, ge=0, le=1)
+    nms_threshold: float = Field(default=0.5, gt=0, le=1)
+    max_detections: int = Field(default=100, gt=0)
+
+    @property
+    def masks(self) -> bool:
+        """Whether the detector has masks, which it trains on."""
+        return self.kind in _WITHOUT_MASKS
+
+    @property
+    def without_masks(self) -> str | None:
+        """The kind that is the same detector without masks; None where there is no such kind."""
+        return _WITHOUT_MASKS.get(self.kind)
+
+
+class AnchorConfig(DetectionConfig):
+    """Keys of detectors with anchors."""
+
+    anchor_sizes: tuple[PositiveFloat, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    """Square root of the anchor area in pixels, one for each level of the pyramid."""
+    anchors_per_octave: int = Field(default=1, gt=0, le=100)
+    """Anchor sizes a level: ``anchor_sizes`` times 2^(0/n), 2^(1/n), ... RetinaNet has three."""
+    anchor_ratios: tuple[PositiveFloat, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
+    """Anchor height divided by width."""
+
+
+class ProposalConfig(AnchorConfig):
+    """Keys of detectors with region proposals."""
+
+    rpn_batch: int = Field(default=256, gt=0)
+    """Anchors sampled an image for the proposal losses."""
+    proposals_before_nms_train: int = Field(default=2000, gt=0)
+    proposals_before_nms_test: int = Field(default=1000, gt=0)
+    """Proposals a level that enter suppression."""
+    proposals_train: int = Field(default=1000, gt=0)
+    proposals_test: int = Field(default=1000, gt=0)
+    """Proposals an image after suppression."""
+    roi_batch: int = Field(default=512, gt=0)
+    """Regions sampled an image for the head losses, a quarter of them objects."""
+
+
+class RCNNConfig(ProposalConfig):
+    """Keys of the two-stage detectors."""
+
+    box_head: Literal["2fc", "4conv1fc"] = "2fc"
+    """Layers between a pooled region and its class and box; ``4conv1fc`` has the neck's width."""
+    head_norm: Literal["none", "batch"] = "none"
+    """Batch norm after the convolutions of the box and mask heads."""
+    fc_width: int = Field(default=1024, gt=0, le=65536)
+    """Width of the hidden linear layers."""
+
+
+class MaskedRCNNConfig(RCNNConfig):
+    """Keys of the two-stage detectors with masks."""
+
+    mask_width: int = Field(default=256, gt=0, le=8192)
+    """Channels of the mask head."""
+
+
+class FasterRCNNConfig(RCNNConfig):
+    """Faster R-CNN."""
+
+    kind: Literal["faster-rcnn"] = "faster-rcnn"
+
+
+class MaskRCNNConfig(MaskedRCNNConfig):
+    """Mask R-CNN."""
+
+    kind: Literal["mask-rcnn"] = "mask-rcnn"
+
+
+class CascadeRCNNConfig(RCNNConfig):
+    """Cascade R-CNN."""
+
+    kind: Literal["cascade-rcnn"] = "cascade-rcnn"
+
+
+class CascadeMaskRCNNConfig(MaskedRCNNConfig):
+    """Cascade R-CNN with masks."""
+
+    kind: Literal["cascade-mask-rcnn"] = "cascade-mask-rcnn"
+
+
+class RetinaNetConfig(AnchorConfig):
+    """RetinaNet."""
+
+    kind: Literal["retinanet"] = "retinanet"
+    candidates: int = Field(default=1000, gt=0)
+    """Anchors a level that enter suppression."""
+
+
+class PointConfig(DetectionConfig):
+    """Keys of FCOS, with and without masks."""
+
+    size_ranges: tuple[PositiveFloat, ...] = (64.0, 128.0, 256.0, 512.0)
+    """Upper bound of each level but the last on the pixels from a point to the farthest side of its box."""
+    level_scales: bool = False
+    """A learned factor on the box distances of each level (AdelaiDet); detectron2's FCOS has none."""
+    candidates: int = Field(default=1000, gt=0)
+    """Points a level that enter suppression."""
+
+
+class FCOSConfig(PointConfig):
+    """FCOS."""
+
+    kind: Literal["fcos"] = "fcos"
+
+
+class CenterMaskConfig(PointConfig):
+    """CenterMask: FCOS with masks and mask scoring."""
+
+    kind: Literal["centermask"] = "centermask"
+    roi_batch: int = Field(default=512, gt=0)
+    """Regions sampled an image for the mask losses, a quarter of them objects."""
+    head_norm: Literal["none", "batch"] = "none"
+    """Batch norm after the convolutions of the mask head."""
+    fc_width: int = Field(default=1024, gt=0, le=65536)
+    """Width of the hidden linear layers of the mask scoring."""
+    mask_width: int = Field(default=256, gt=0, le=8192)
+    """Channels of the mask head and of the mask scoring."""
+
+
+class LibraryConfig(ProposalConfig):
+    """Keys of models of other libraries; ``source`` decides which of them the model has."""
+
+    source: str = ""
+    """torchvision's name of the model; detectron2's of a configuration in its model zoo, or ``{...}``, a configuration
+    itself, as YAML of all that is not detectron2's default."""
+    segments: bool = False
+    """Whether the model has masks. It follows from ``source`` and changes nothing."""
+    candidates: int = Field(default=1000, gt=0)
+    """One-stage models: positions a level that enter suppression."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether the detector has masks, which it trains on."""
+        return self.segments
+
+
+class TorchvisionConfig(LibraryConfig):
+    """A model of torchvision."""
+
+    kind: Literal["torchvision"] = "torchvision"
+
+
+class Detectron2Config(LibraryConfig):
+    """A model of detectron2."""
+
+    kind: Literal["detectron2"] = "detectron2"
+    fc_width: int = Field(default=1024, gt=0, le=65536)
+    """Width of the hidden linear layers of the box head."""
+    mask_width: int = Field(default=256, gt=0, le=8192)
+    """Channels of the mask head."""
+
+
+DetectorConfig: TypeAlias = Annotated[
+    FasterRCNNConfig
+    | MaskRCNNConfig
+    | CascadeRCNNConfig
+    | CascadeMaskRCNNConfig
+    | RetinaNetConfig
+    | FCOSConfig
+    | CenterMaskConfig
+    | TorchvisionConfig
+    | Detectron2Config,
+    Field(discriminator="kind"),
+]
+"""Meta-architecture and its heads."""

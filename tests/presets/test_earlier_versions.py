@@ -1,0 +1,109 @@
+"""Presets that earlier versions stored, with the keys of all kinds in ``neck`` and ``detector``."""
+
+import copy
+
+import pytest
+import yaml
+
+from afictl import UserError, load_preset
+from afictl.presets import parse_preset, upgrade_settings
+
+NECK = yaml.safe_load("""
+kind: fpn
+channels: 256
+norm: none
+fuse: sum
+top: pool
+repeats: 6
+fusion: fast
+skips: layer
+blocks: plain
+""")
+DETECTOR = yaml.safe_load("""
+kind: faster-rcnn
+source: ''
+segments: false
+anchor_sizes: [32.0, 64.0, 128.0, 256.0, 512.0]
+anchors_per_octave: 1
+anchor_ratios: [0.5, 1.0, 2.0]
+rpn_batch: 256
+proposals_before_nms_train: 2000
+proposals_before_nms_test: 1000
+proposals_train: 1000
+proposals_test: 1000
+roi_batch: 512
+box_head: 2fc
+head_norm: none
+fc_width: 1024
+mask_width: 256
+size_ranges: [64.0, 128.0, 256.0, 512.0]
+level_scales: false
+candidates: 1000
+score_threshold: 0.05
+nms_threshold: 0.5
+max_detections: 100
+""")
+TINY = {"rpn_batch": 128, "roi_batch": 128, "proposals_before_nms_train": 500, "proposals_before_nms_test": 500}
+TINY |= {"proposals_train": 500, "proposals_test": 300, "fc_width": 256, "mask_width": 64}
+TINY |= {"anchor_sizes": [16.0, 32.0, 64.0, 128.0, 256.0]}
+# What differs from the above in the dump of a preset, as the versions before kinds had keys of their own wrote it.
+STORED = {
+    "mask-rcnn-r18-pafpn-tiny": ({"kind": "pafpn", "channels": 64}, {**TINY, "kind": "mask-rcnn"}),
+    "centermask-r18-bifpn-tiny": (
+        {"kind": "bifpn", "channels": 64, "top": "p5", "repeats": 2},
+        {**TINY, "kind": "centermask", "size_ranges": [32.0, 64.0, 128.0, 256.0], "nms_threshold": 0.6}
+        | {"level_scales": True},
+    ),
+    "torchvision:maskrcnn_resnet50_fpn_v2": (
+        {"norm": "batch"},
+        {"kind": "torchvision", "source": "maskrcnn_resnet50_fpn_v2", "segments": True, "proposals_train": 2000}
+        | {"box_head": "4conv1fc", "head_norm": "batch"},
+    ),
+}
+
+
+def stored_preset(name):
+    """The dump of a shipped preset by an earlier version."""
+    neck, detector = STORED[name]
+    values = load_preset(name).model_dump(mode="json")
+    return copy.deepcopy({**values, "neck": {**NECK, **neck}, "detector": {**DETECTOR, **detector}})
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_stored_preset_loads_without_keys_of_other_kinds(name, tmp_path):
+    preset = load_preset(name)
+    assert parse_preset(stored_preset(name)) == preset
+    (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(stored_preset(name)))  # as model show --resolved printed it
+    assert load_preset(tmp_path / "resolved.yaml") == preset
+    before = stored_preset(name)
+    for key in ("source", "segments"):  # which the first versions did not have
+        if "torchvision" not in name:
+            del before["detector"][key]
+    assert parse_preset(before) == preset
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_recorded_settings_equal_those_of_today(name):
+    settings = {"command": "finetune", "preset": load_preset(name).model_dump(mode="json"), "seed": 3}
+    assert upgrade_settings({**settings, "preset": stored_preset(name)}) == settings
+    assert upgrade_settings(settings) == settings
+    assert upgrade_settings(None) is None
+
+
+def test_a_stored_preset_is_a_base_for_others(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(stored_preset("mask-rcnn-r18-pafpn-tiny")))
+    (tmp_path / "next.yaml").write_text("extends: base\ndetector:\n  kind: faster-rcnn\nneck:\n  kind: bifpn\n")
+    preset = load_preset(tmp_path / "next.yaml")
+    assert (preset.detector.fc_width, preset.neck.channels, preset.neck.repeats) == (256, 64, 6)
+
+
+def test_overrides_of_a_stored_preset_are_keys_of_its_kind():
+    with pytest.raises(UserError, match=r"neck\.repeats"):
+        parse_preset(stored_preset("mask-rcnn-r18-pafpn-tiny"), ["neck.repeats=3"])
+
+
+def test_a_key_of_another_kind_in_an_incomplete_section_is_an_error():
+    values = stored_preset("mask-rcnn-r18-pafpn-tiny")
+    del values["neck"]["blocks"]
+    with pytest.raises(UserError, match=r"run\.yaml: neck\.repeats"):
+        parse_preset(values, source="run.yaml")
