@@ -14,7 +14,7 @@ def anchors_of(maps: list[torch.Tensor], images: int = 1) -> list[torch.Tensor]:
     return generator(ImageList(torch.zeros(images, 3, 8, 12), [(8, 12)] * images), maps)
 
 
-def test_cell_anchors_are_detectron2s() -> None:
+def test_cell_anchors_equal_detectron2() -> None:
     first_level, second_level = anchors_of([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 2)])[0].split([18, 6])
     torch.testing.assert_close(first_level[:2], torch.tensor(P2))
     torch.testing.assert_close(second_level[:2], torch.tensor(P3))
@@ -32,11 +32,11 @@ def test_anchors_follow_the_map_row_by_row_at_the_given_stride() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_image_gets_the_same_float32_anchors(dtype: torch.dtype) -> None:
     anchors = anchors_of([torch.zeros(2, 1, 2, 2, dtype=dtype), torch.zeros(2, 1, 1, 1, dtype=dtype)], images=2)
-    assert [tuple(each.shape) for each in anchors] == [(15, 4), (15, 4)]
+    assert [tuple(of_image.shape) for of_image in anchors] == [(15, 4), (15, 4)]
     assert anchors[0].dtype == torch.float32
 
 
-def test_more_sizes_an_octave_give_all_ratios_of_one_size_after_the_other() -> None:
+def test_anchors_per_octave_are_ordered_by_size_then_ratio() -> None:
     generator = FixedStrideAnchors([32, 64], [0.5, 1, 2], [8, 16], per_octave=3)
     fine, coarse = generator.levels([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 1)])
     assert (fine.shape, coarse.shape) == ((6 * 9, 4), (9, 4))

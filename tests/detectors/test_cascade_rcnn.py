@@ -57,7 +57,7 @@ def test_training_gives_finite_losses_and_a_gradient_to_everything(
     assert all(value.isfinite().all() for value in detector.buffers())
 
 
-def test_no_region_at_all_trains_and_leaves_the_statistics(build: Build, images: list[Tensor]) -> None:
+def test_losses_without_regions_are_zero_and_statistics_stay(build: Build, images: list[Tensor]) -> None:
     detector = build("cascade-rcnn", *NORMED)
     statistics = {name: value.clone() for name, value in detector.head.named_buffers() if "running" in name}
     targets = [nothing(*image.shape[-2:]) for image in images]
@@ -71,28 +71,28 @@ def test_no_region_at_all_trains_and_leaves_the_statistics(build: Build, images:
     assert all(torch.equal(after[name], value) for name, value in statistics.items())
 
 
-def oracle(boxes: Tensor, objects: Tensor, labels: Tensor, iou: float) -> tuple[list[int], list[int]]:
-    """Label and nearest object of each box, one box at a time."""
-    found, nearest = [], []
+def match_in_loop(boxes: Tensor, objects: Tensor, labels: Tensor, iou: float) -> tuple[list[int], list[int]]:
+    """Label and nearest object of each box, in a loop over the boxes."""
+    target_labels, nearest = [], []
     for box in boxes:
-        overlaps = [box_iou(box[None], one[None]).item() for one in objects]
-        best = max(range(len(objects)), key=overlaps.__getitem__)
-        nearest.append(best)
-        found.append(int(labels[best]) if overlaps[best] >= iou else 0)
-    return found, nearest
+        overlaps = [box_iou(box[None], target[None]).item() for target in objects]
+        index = max(range(len(objects)), key=overlaps.__getitem__)
+        nearest.append(index)
+        target_labels.append(int(labels[index]) if overlaps[index] >= iou else 0)
+    return target_labels, nearest
 
 
 @pytest.mark.parametrize(("stage", "iou", "weights"), [(0, 0.5, (10, 5)), (1, 0.6, (20, 10)), (2, 0.7, (30, 15))])
-def test_a_stage_matches_at_its_own_overlap(
+def test_stages_match_at_increasing_overlaps(
     heads: CascadeHeads, stage: int, iou: float, weights: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
     objects = torch.tensor([[10.0, 10, 50, 40], [60, 50, 120, 90]])
     labels = torch.tensor([3, 1])
     boxes = objects.repeat(100, 1) + torch.randn(200, 4) * 6
-    found, wanted = heads.match(boxes, {"boxes": objects, "labels": labels}, stage)
-    expected, nearest = oracle(boxes, objects, labels, iou)
-    assert found.tolist() == expected
+    target_labels, deltas = heads.match(boxes, {"boxes": objects, "labels": labels}, stage)
+    expected, nearest = match_in_loop(boxes, objects, labels, iou)
+    assert target_labels.tolist() == expected
     assert len(set(expected)) == 3
     for row, index in enumerate(nearest):
         if not expected[row]:
@@ -100,25 +100,25 @@ def test_a_stage_matches_at_its_own_overlap(
         (x1, y1, x2, y2), (a1, b1, a2, b2) = boxes[row].tolist(), objects[index].tolist()
         shift = [((a1 + a2) - (x1 + x2)) / 2 / (x2 - x1), ((b1 + b2) - (y1 + y2)) / 2 / (y2 - y1)]
         growth = torch.tensor([(a2 - a1) / (x2 - x1), (b2 - b1) / (y2 - y1)]).log()
-        by_hand = torch.cat([torch.tensor(shift) * weights[0], growth * weights[1]])
-        torch.testing.assert_close(wanted[row], by_hand, atol=1e-4, rtol=1e-4)
+        expected_deltas = torch.cat([torch.tensor(shift) * weights[0], growth * weights[1]])
+        torch.testing.assert_close(deltas[row], expected_deltas, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("boxes", "objects"), [(3, 0), (0, 2), (0, 0)])
 def test_a_stage_without_boxes_or_objects_is_background(heads: CascadeHeads, boxes: int, objects: int) -> None:
     target = {"boxes": torch.ones(objects, 4), "labels": torch.ones(objects, dtype=torch.int64)}
-    labels, wanted = heads.match(torch.zeros(boxes, 4), target, 1)
+    labels, deltas = heads.match(torch.zeros(boxes, 4), target, 1)
     assert labels.tolist() == [0] * boxes
-    assert wanted.shape == (boxes, 4)
+    assert deltas.shape == (boxes, 4)
 
 
-def test_later_stages_train_on_all_boxes_of_the_one_before(
+def test_later_stages_train_on_all_boxes_of_the_previous_stage(
     heads: CascadeHeads, maps: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[list[Tensor]] = []
+    pooled_boxes: list[list[Tensor]] = []
     pool = heads.box_roi_pool.forward
     monkeypatch.setattr(
-        heads.box_roi_pool, "forward", lambda x, boxes, shapes: seen.append(boxes) or pool(x, boxes, shapes)
+        heads.box_roi_pool, "forward", lambda x, boxes, shapes: pooled_boxes.append(boxes) or pool(x, boxes, shapes)
     )
     with torch.no_grad():  # stage 1 moves every box to the left by 1.1 times its width, some out of the image
         heads.box_predictor[0].bbox_pred.bias.copy_(torch.tensor([-11.0, 0, 0, 0]))
@@ -127,7 +127,7 @@ def test_later_stages_train_on_all_boxes_of_the_one_before(
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
     ]
     heads(maps, BOXES, SIZES, targets)
-    first, second, third = seen
+    first, second, third = pooled_boxes
     for boxes, moved, shape in zip(first, second, SIZES, strict=True):
         width = 1.1 * (boxes[:, 2] - boxes[:, 0])
         expected = boxes - torch.stack([width, width * 0, width, width * 0], dim=1)
@@ -140,7 +140,7 @@ def test_later_stages_train_on_all_boxes_of_the_one_before(
     assert not any(boxes.requires_grad for boxes in (*second, *third))
 
 
-def test_each_stage_sends_a_third_of_its_gradient_to_the_maps(heads: CascadeHeads, maps: dict[str, Tensor]) -> None:
+def test_gradient_of_a_stage_on_the_maps_is_divided_by_three(heads: CascadeHeads, maps: dict[str, Tensor]) -> None:
     maps["p2"].requires_grad_()
     gradients = []
     for pooled in (False, True):
@@ -171,22 +171,22 @@ def test_detections_have_the_mean_score_and_the_last_boxes(heads: CascadeHeads, 
         for stage, weights in enumerate([(10, 5), (20, 10), (30, 15)]):
             logits, deltas = heads.classify(maps, boxes, SIZES, stage)
             scores.append(logits.softmax(1))
-            moved = by_hand(torch.cat(boxes), deltas, weights).split([5, 2])
+            moved = decode(torch.cat(boxes), deltas, weights).split([5, 2])
             boxes = [clip(box, size) for box, size in zip(moved, SIZES, strict=True)]
         heads.score_thresh, heads.nms_thresh = 0.0, 1.0
-        answers, losses = heads(maps, BOXES, SIZES)
+        predictions, losses = heads(maps, BOXES, SIZES)
     assert losses == {}
     assert scores[0].sub(scores[2]).abs().max() > 0.1
     mean = ((scores[0] + scores[1] + scores[2]) / 3)[:, 1:].split([5, 2])
-    for answer, last, score in zip(answers, boxes, mean, strict=True):
-        assert len(answer["scores"]) == score.numel()
-        torch.testing.assert_close(answer["scores"], score.flatten().sort(descending=True).values)
-        best = score.flatten().argmax()
-        torch.testing.assert_close(answer["boxes"][0], last[best // 3], atol=1e-3, rtol=1e-4)
-        assert answer["labels"][0] == best % 3 + 1
+    for prediction, last, score in zip(predictions, boxes, mean, strict=True):
+        assert len(prediction["scores"]) == score.numel()
+        torch.testing.assert_close(prediction["scores"], score.flatten().sort(descending=True).values)
+        highest = score.flatten().argmax()
+        torch.testing.assert_close(prediction["boxes"][0], last[highest // 3], atol=1e-3, rtol=1e-4)
+        assert prediction["labels"][0] == highest % 3 + 1
 
 
-def by_hand(boxes: Tensor, deltas: Tensor, weights: tuple[int, int]) -> Tensor:
+def decode(boxes: Tensor, deltas: Tensor, weights: tuple[int, int]) -> Tensor:
     size = boxes[:, 2:] - boxes[:, :2]
     centre = boxes[:, :2] + size / 2 + deltas[:, :2] / weights[0] * size
     size = size * (deltas[:, 2:] / weights[1]).exp()
@@ -202,36 +202,37 @@ def test_masks_train_on_the_first_stages_objects_and_run_on_the_final_boxes(
     build: Build, images: list[Tensor], targets: Targets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = build("cascade-rcnn")
-    heads, seen = detector.head.roi_heads, []
+    heads, samples, segmented = detector.head.roi_heads, [], []
     select, mask_logits = heads.select_training_samples, heads.mask_logits
-    monkeypatch.setattr(heads, "select_training_samples", lambda *inputs: seen.append(select(*inputs)) or seen[0])
-    monkeypatch.setattr(heads, "mask_logits", lambda *inputs: seen.append(inputs[1]) or mask_logits(*inputs))
+    monkeypatch.setattr(heads, "select_training_samples", lambda *args: samples.append(select(*args)) or samples[0])
+    monkeypatch.setattr(heads, "mask_logits", lambda *args: segmented.append(args[1]) or mask_logits(*args))
     detector(images, targets)
-    (boxes, _, labels, _), masked = seen
-    assert len(masked[0]) > 0
-    for box, label, own in zip(boxes, labels, masked, strict=True):
-        assert torch.equal(box[label > 0], own)
+    boxes, _, labels, _ = samples[0]
+    assert len(segmented[0][0]) > 0
+    for of_image, label, masked in zip(boxes, labels, segmented[0], strict=True):
+        assert torch.equal(of_image[label > 0], masked)
     with torch.no_grad():
-        answers = detector.eval().detect(images)
-    assert all(torch.equal(own, answer["boxes"]) for own, answer in zip(seen[-1], answers, strict=True))
-    assert all(answer["mask_probs"].shape == (len(answer["boxes"]), 28, 28) for answer in answers)
+        predictions = detector.eval().detect(images)
+    for masked, prediction in zip(segmented[1], predictions, strict=True):
+        assert torch.equal(masked, prediction["boxes"])
+        assert prediction["mask_probs"].shape == (len(masked), 28, 28)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_detections_follow_torchvisions_convention(build: Build, images: list[Tensor], kind: str) -> None:
     detector = build("cascade-rcnn", f"detector.kind={kind}").eval()
     with torch.no_grad():
-        answers = detector(images)
-    for image, answer in zip(images, answers, strict=True):
-        assert 0 < len(answer["labels"]) <= 100
-        assert answer["scores"].tolist() == sorted(answer["scores"].tolist(), reverse=True)
-        assert set(answer["labels"].tolist()) <= {1, 2, 3}
-        assert (answer["boxes"] >= 0).all()
-        assert (answer["boxes"][:, 2:] <= torch.tensor(image.shape[:0:-1])).all()
-        assert ("masks" in answer) == (kind == "cascade-mask-rcnn")
+        predictions = detector(images)
+    for image, prediction in zip(images, predictions, strict=True):
+        assert 0 < len(prediction["labels"]) <= 100
+        assert prediction["scores"].tolist() == sorted(prediction["scores"].tolist(), reverse=True)
+        assert set(prediction["labels"].tolist()) <= {1, 2, 3}
+        assert (prediction["boxes"] >= 0).all()
+        assert (prediction["boxes"][:, 2:] <= torch.tensor(image.shape[:0:-1])).all()
+        assert ("masks" in prediction) == (kind == "cascade-mask-rcnn")
 
 
-def test_no_proposals_is_an_empty_answer(build: Build, images: list[Tensor]) -> None:
+def test_detections_are_empty_without_proposals(build: Build, images: list[Tensor]) -> None:
     detector = build("cascade-rcnn", *NORMED).eval()
     with torch.no_grad():
         detector.head.rpn.head.bbox_pred.bias.fill_(torch.nan)
@@ -262,7 +263,7 @@ def test_parts_count_all_three_box_heads(build: Build) -> None:
     assert sizes[0] == 3 * sizes[1] + shared
 
 
-def test_class_layers_are_all_that_changes_with_the_classes(build: Build) -> None:
+def test_class_layers_are_those_that_depend_on_the_classes(build: Build) -> None:
     small = build("cascade-rcnn")
     large = build_detector(small.preset, num_classes=5)
     shapes = {name: value.shape for name, value in small.head.named_parameters()}
@@ -277,6 +278,6 @@ def test_heads_of_the_published_resnest_detectors(neck: str) -> None:
     assert config.kind == "cascade-mask-rcnn"
     with torch.device("meta"):
         head = build_cascade_mask_rcnn_head(config, 256, {f"p{i}": 2**i for i in range(2, 7)}, num_classes=80)
-    ours = {rcnn_key(name): tuple(value.shape) for name, value in head.state_dict().items()}
+    shapes = {rcnn_key(name): tuple(value.shape) for name, value in head.state_dict().items()}
     keys = read_keys(f"afi_cascade_mask_ResNeSt101_{neck.upper()}")
-    assert ours == {name: key.shape for name, key in keys.items() if not name.startswith("backbone.")}
+    assert shapes == {name: key.shape for name, key in keys.items() if not name.startswith("backbone.")}

@@ -46,7 +46,7 @@ C, K, M, E = 256, 25, 64, 32
 
 
 @pytest.mark.parametrize(
-    ("kind", "each"),
+    ("kind", "multiply_adds"),
     [
         # multiply-adds for each coarse pixel, which is four fine ones
         ("nearest", 0),
@@ -64,12 +64,12 @@ C, K, M, E = 256, 25, 64, 32
         ("fade", (4 + 1) * (C * M + 9 * M * K) + 4 * K * C + C + 4 * K + 4 * C),
     ],
 )
-def test_all_arithmetic_of_an_interpolator_counts(kind: str, each: int) -> None:
+def test_all_arithmetic_of_an_interpolator_counts(kind: str, multiply_adds: int) -> None:
     with torch.device("meta"):
         interpolator = build_interpolator(kind, C)
         coarse, fine = torch.empty(2, C, 5, 7), torch.empty(2, C, 10, 14)
     with torch.no_grad():
-        assert interpolator_cost(interpolator, coarse, fine) == 2 * 5 * 7 * each
+        assert interpolator_cost(interpolator, coarse, fine) == 2 * 5 * 7 * multiply_adds
 
 
 @pytest.mark.parametrize(

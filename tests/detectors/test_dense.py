@@ -35,7 +35,7 @@ def test_group_norm_of_a_tower_works_on_one_position(channels: int, groups: int)
         assert layers(torch.randn(1, channels, 1, 1)).shape == (1, channels, 1, 1)
 
 
-def test_fresh_heads_find_every_class_unlikely() -> None:
+def test_initial_scores_are_low() -> None:
     layers, logits = conv_tower(64), nn.Conv2d(64, 3, 3)
     initialise_head((layers, logits), logits)
     assert logits.bias.sigmoid().tolist() == pytest.approx([0.01] * 3)
@@ -62,7 +62,7 @@ def test_top_scores_are_the_highest_allowed_ones() -> None:
     assert rows.tolist() == [1, 2, 1]
     assert labels.tolist() == [2, 1, 1]
     torch.testing.assert_close(highest, torch.tensor([0.8, 0.7, 0.4]))
-    assert [len(each) for each in top_scores(scores, scores > 1, limit=3)] == [0, 0, 0]
+    assert [len(field) for field in top_scores(scores, scores > 1, limit=3)] == [0, 0, 0]
 
 
 def candidates(*rows: tuple[list[float], int, float]) -> Candidates:
@@ -71,23 +71,23 @@ def candidates(*rows: tuple[list[float], int, float]) -> Candidates:
 
 
 def test_suppression_is_per_class_and_across_levels() -> None:
-    one = candidates(([0.0, 0, 10, 10], 1, 0.5), ([0.0, 0, 10, 10], 2, 0.6))
-    other = candidates(([0.0, 0, 10, 9], 1, 0.7), ([20.0, 20, 30, 30], 1, 0.4))
-    answer = suppress([one, other], (40, 40), threshold=0.5, limit=10)
-    assert answer["labels"].tolist() == [1, 2, 1]
-    torch.testing.assert_close(answer["scores"], torch.tensor([0.7, 0.6, 0.4]))
-    assert len(suppress([one, other], (40, 40), threshold=0.5, limit=2)["labels"]) == 2
+    fine = candidates(([0.0, 0, 10, 10], 1, 0.5), ([0.0, 0, 10, 10], 2, 0.6))
+    coarse = candidates(([0.0, 0, 10, 9], 1, 0.7), ([20.0, 20, 30, 30], 1, 0.4))
+    detections = suppress([fine, coarse], (40, 40), threshold=0.5, limit=10)
+    assert detections["labels"].tolist() == [1, 2, 1]
+    torch.testing.assert_close(detections["scores"], torch.tensor([0.7, 0.6, 0.4]))
+    assert len(suppress([fine, coarse], (40, 40), threshold=0.5, limit=2)["labels"]) == 2
 
 
 def test_boxes_are_compared_before_they_are_clipped() -> None:
     boxes = torch.tensor([[0.0, 0, 20, 200], [0, 0, 20, 50]])
     assert box_iou(boxes, boxes)[0, 1] < 0.5 < 1
     both = Candidates(boxes, torch.tensor([1, 1]), torch.tensor([0.9, 0.8]))
-    answer = suppress([both], (40, 40), threshold=0.5, limit=10)
-    assert answer["boxes"].tolist() == [[0, 0, 20, 40], [0, 0, 20, 40]]
+    detections = suppress([both], (40, 40), threshold=0.5, limit=10)
+    assert detections["boxes"].tolist() == [[0, 0, 20, 40], [0, 0, 20, 40]]
 
 
-def test_empty_and_endless_boxes_are_dropped_and_hurt_no_other() -> None:
+def test_empty_and_infinite_boxes_are_dropped() -> None:
     inf, nan = math.inf, math.nan
     rows = [
         ([0.0, 0, 10, 10], 1, 0.5),
@@ -97,5 +97,5 @@ def test_empty_and_endless_boxes_are_dropped_and_hurt_no_other() -> None:
         ([0.0, 0, inf, 10], 1, 0.9),
         ([0.0, nan, 10, 10], 1, 0.9),
     ]
-    answer = suppress([candidates(*rows)], (40, 40), threshold=0.5, limit=10)
-    assert answer["boxes"].tolist() == [[0, 0, 10, 10]]
+    detections = suppress([candidates(*rows)], (40, 40), threshold=0.5, limit=10)
+    assert detections["boxes"].tolist() == [[0, 0, 10, 10]]

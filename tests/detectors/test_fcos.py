@@ -45,8 +45,8 @@ def test_level_scales_multiply_distances_before_the_relu() -> None:
     plain, scaled = small_head(), small_head(level_scales=True)
     scaled.load_state_dict(plain.state_dict(), strict=False)
     features = {level: torch.randn(1, 4, *size) for level, size in zip(STRIDES, SIZES, strict=True)}
-    for one, other in zip(plain.outputs(features)[1], scaled.outputs(features)[1], strict=True):
-        assert torch.equal(one, other)
+    for plain_map, scaled_map in zip(plain.outputs(features)[1], scaled.outputs(features)[1], strict=True):
+        assert torch.equal(plain_map, scaled_map)
     with torch.no_grad():
         scaled.scales["p4"].fill_(3.0)
     fine, coarse = scaled.outputs(features).distances
@@ -68,10 +68,10 @@ def test_losses_equal_a_loop_over_points(outputs: PointOutputs) -> None:
     points = Points.join(head.points(outputs.logits))
     class_sum = box_sum = center_sum = weights = count = 0.0
     for image, target in enumerate(TARGETS):
-        labels, wanted = assign(points, target)
-        where = [(level, y, x) for level, (h, w) in enumerate(SIZES) for y in range(h) for x in range(w)]
+        labels, sides = assign(points, target)
+        positions = [(level, y, x) for level, (h, w) in enumerate(SIZES) for y in range(h) for x in range(w)]
         for (level, y, x), label, (left, top, right, bottom) in zip(
-            where, labels.tolist(), wanted.tolist(), strict=True
+            positions, labels.tolist(), sides.tolist(), strict=True
         ):
             for k in range(CLASSES):
                 score = outputs.logits[level][image, k, y, x].sigmoid().item()
@@ -93,30 +93,30 @@ def test_losses_equal_a_loop_over_points(outputs: PointOutputs) -> None:
     assert losses["loss_centerness"].item() == pytest.approx(center_sum / count, rel=1e-4)
 
 
-def giou_loss(one: list[float], other: tuple[float, ...]) -> float:
-    """Of two boxes around one point, with one more square stride in both areas of the IoU."""
+def giou_loss(sides: list[float], target: tuple[float, ...]) -> float:
+    """Of two boxes around a point, with a square stride added to both areas of the IoU."""
 
     def area(left: float, top: float, right: float, bottom: float) -> float:
         return (left + right) * (top + bottom)
 
-    common = area(*(min(pair) for pair in zip(one, other, strict=True)))
-    hull = area(*(max(pair) for pair in zip(one, other, strict=True)))
-    union = area(*one) + area(*other) - common
+    common = area(*(min(pair) for pair in zip(sides, target, strict=True)))
+    hull = area(*(max(pair) for pair in zip(sides, target, strict=True)))
+    union = area(*sides) + area(*target) - common
     return 1 - ((common + 1) / (union + 1) - (hull - union) / hull)
 
 
 def test_targets_as_outputs_have_no_box_loss_and_are_the_detections(outputs: PointOutputs) -> None:
     head = small_head()
-    labels, wanted = assign(Points.join(head.points(outputs.logits)), TARGETS[0])
-    sure = torch.where(labels[:, None] == torch.arange(1, CLASSES + 1), 9.0, -9.0)
-    perfect = PointOutputs(as_maps(sure), as_maps(wanted), [value[:1] for value in outputs.centerness])
+    labels, sides = assign(Points.join(head.points(outputs.logits)), TARGETS[0])
+    logits = torch.where(labels[:, None] == torch.arange(1, CLASSES + 1), 9.0, -9.0)
+    perfect = PointOutputs(as_maps(logits), as_maps(sides), [value[:1] for value in outputs.centerness])
     losses = head.compute_losses(perfect, TARGETS[:1])
     assert losses["loss_box_reg"].item() == pytest.approx(0, abs=1e-6)
     assert losses["loss_classifier"].item() < 1e-4
-    found = head.select_detections(perfect, [(32, 32)])[0]
-    order = found["boxes"][:, 0].argsort()
-    torch.testing.assert_close(found["boxes"][order], TARGETS[0]["boxes"])
-    assert found["labels"][order].tolist() == TARGETS[0]["labels"].tolist()
+    detections = head.select_detections(perfect, [(32, 32)])[0]
+    order = detections["boxes"][:, 0].argsort()
+    torch.testing.assert_close(detections["boxes"][order], TARGETS[0]["boxes"])
+    assert detections["labels"][order].tolist() == TARGETS[0]["labels"].tolist()
 
 
 def as_maps(rows: Tensor) -> list[Tensor]:
@@ -130,25 +130,25 @@ def test_scores_are_thresholded_before_centerness_and_are_geometric_means() -> N
     logits = [torch.full((1, CLASSES, *size), -9.0) for size in SIZES]
     centers = [torch.full((1, 1, *size), 9.0) for size in SIZES]
     distances = [torch.ones(1, 4, *size) for size in SIZES]
-    kept, dropped = math.log(0.06 / 0.94), math.log(0.04 / 0.96)
-    logits[0][0, 1, 1, 2], centers[0][0, 0, 1, 2] = kept, -2.0  # at (20, 12)
-    logits[0][0, 0, 3, 3] = dropped
+    above, below = math.log(0.06 / 0.94), math.log(0.04 / 0.96)
+    logits[0][0, 1, 1, 2], centers[0][0, 0, 1, 2] = above, -2.0  # at (20, 12)
+    logits[0][0, 0, 3, 3] = below
     logits[1][0, 0, 1, 1], centers[1][0, 0, 1, 1] = 1.0, 0.0  # at (24, 24)
-    answer = head.select_detections(PointOutputs(logits, distances, centers), [(32, 30)])[0]
-    assert answer["labels"].tolist() == [1, 2]
+    detections = head.select_detections(PointOutputs(logits, distances, centers), [(32, 30)])[0]
+    assert detections["labels"].tolist() == [1, 2]
     expected = [math.sqrt(0.5 / (1 + math.exp(-1))), math.sqrt(0.06 / (1 + math.exp(2)))]
-    assert answer["scores"].tolist() == pytest.approx(expected, rel=1e-4)
-    assert answer["boxes"].tolist() == [[8, 8, 30, 32], [12, 4, 28, 20]]
+    assert detections["scores"].tolist() == pytest.approx(expected, rel=1e-4)
+    assert detections["boxes"].tolist() == [[8, 8, 30, 32], [12, 4, 28, 20]]
 
 
 def test_detections_in_train_mode_and_their_limit(outputs: PointOutputs) -> None:
     head = small_head().train()
     with torch.no_grad():
-        everything = head.select_detections(outputs, [(32, 32)] * 2)
-        two = head.select_detections(outputs, [(32, 32)] * 2, limit=2)
-    assert all(len(answer["boxes"]) > 2 for answer in everything)
-    for answer, short in zip(everything, two, strict=True):
-        assert all(torch.equal(short[name], answer[name][:2]) for name in answer)
+        unlimited = head.select_detections(outputs, [(32, 32)] * 2)
+        limited = head.select_detections(outputs, [(32, 32)] * 2, limit=2)
+    assert all(len(detections["boxes"]) > 2 for detections in unlimited)
+    for detections, best_two in zip(unlimited, limited, strict=True):
+        assert all(torch.equal(best_two[name], detections[name][:2]) for name in detections)
 
 
 def test_a_pyramid_of_another_size_than_the_ranges_is_refused(outputs: PointOutputs) -> None:

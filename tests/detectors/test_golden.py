@@ -1,4 +1,4 @@
-"""R-CNNs against detectron2's own and the public AFI-GAN's, with the same weights and image."""
+"""R-CNNs against those of detectron2 and of the public AFI-GAN, with the same weights and image."""
 
 from collections.abc import Iterator
 
@@ -67,12 +67,12 @@ def test_proposal_head(reference: Reference, detector: Detector, pyramid: dict[s
 def test_proposals(
     reference: Reference, detector: Detector, pyramid: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rpn, found = detector.head.rpn, []
+    rpn, proposals = detector.head.rpn, []
     select = rpn.filter_proposals
-    monkeypatch.setattr(rpn, "filter_proposals", lambda *inputs: found.append(select(*inputs)) or found[0])
+    monkeypatch.setattr(rpn, "filter_proposals", lambda *inputs: proposals.append(select(*inputs)) or proposals[0])
     with torch.no_grad():
         detector.head.detect(detector.batch([reference.image()]), pyramid)
-    [(boxes,), (logits,)] = found[0]
+    [(boxes,), (logits,)] = proposals[0]
     check(reference, "proposal_boxes50", boxes[:50])
     check(reference, "proposal_logits50", logits[:50], tolerance=1e-4)  # the best 50 lie close together
     # Further down logits are closer than float32 resolves: the order may change, the set may not.
@@ -92,10 +92,10 @@ def test_box_heads(reference: Reference, detector: Detector, pyramid: dict[str, 
     heads: RegionHeads = detector.head.roi_heads
     with torch.no_grad():
         pooled = heads.box_roi_pool(pyramid, *fixed_boxes(reference))
-        answers = [predictor(box_head(pooled)) for box_head, predictor in heads.box_stages]
+        outputs = [predictor(box_head(pooled)) for box_head, predictor in heads.box_stages]
     check(reference, "box_pooled_mean", pooled.mean(dim=(2, 3)))
-    for stage, (classes, deltas) in enumerate(answers):
-        name = f"box{stage}" if len(answers) > 1 else "box"
+    for stage, (classes, deltas) in enumerate(outputs):
+        name = f"box{stage}" if len(outputs) > 1 else "box"
         check(reference, f"{name}_cls_logits", classes.roll(-1, 1))
         check(reference, f"{name}_deltas", deltas)
 
@@ -112,12 +112,12 @@ def test_mask_head(reference: Reference, detector: Detector, pyramid: dict[str, 
 
 def test_detections(reference: Reference, detector: Detector) -> None:
     with torch.no_grad():
-        answer = detector([reference.image()])[0]
-    found = {"boxes": answer["boxes"], "scores": answer["scores"], "classes": answer["labels"] - 1}
-    for name, value in found.items():
+        detections = detector([reference.image()])[0]
+    values = {"boxes": detections["boxes"], "scores": detections["scores"], "classes": detections["labels"] - 1}
+    for name, value in values.items():
         golden = read_golden(reference.file, f"{reference.prefix}inst_{name}")
         assert tuple(value.shape) == tuple(golden.shape)
         if len(value):  # softmax of logits near 20
             check(reference, f"inst_{name}", value, tolerance=1e-4 if name == "scores" else TOLERANCE)
     if detector.head.roi_heads.has_mask():
-        assert answer["masks"].shape == (len(answer["boxes"]), *reference.image_hw)
+        assert detections["masks"].shape == (len(detections["boxes"]), *reference.image_hw)

@@ -1,4 +1,4 @@
-"""RetinaNet and FCOS against detectron2's own, with the same weights and image."""
+"""RetinaNet and FCOS against those of detectron2, with the same weights and image."""
 
 import pytest
 import torch
@@ -28,8 +28,8 @@ REFERENCES = [
         image_hw=(64, 96),
         parameters=37_915_572,
     ),
-    # detectron2 keeps what scores above 0.2 with centerness, ours what scores above 0.05 without it. Neither
-    # threshold reaches the best 100 here, so they are the same.
+    # detectron2's threshold is 0.2 with centerness, afictl's 0.05 without it. Neither reaches the best 100 here, so the
+    # detections are the same.
     OneStage(
         file="fcos_r50_fpn",
         prefix="H.fcos.",
@@ -75,24 +75,27 @@ def test_outputs(reference: OneStage, detector: Detector, pyramid: dict[str, Ten
         boxes = outputs[1]
         if detector.preset.detector.kind == "fcos":  # recorded before the ReLU
             boxes = [head.box_distances(head.box_tower(value)) for value in pyramid.values()]
-            assert all(torch.equal(one, raw.relu()) for one, raw in zip(outputs.distances, boxes, strict=True))
+            assert all(
+                torch.equal(distances, raw_distances.relu())
+                for distances, raw_distances in zip(outputs.distances, boxes, strict=True)
+            )
             check_centerness(reference, outputs.centerness)
-    for level, logits, raw in zip(LEVELS, outputs.logits, boxes, strict=True):
+    for level, logits, deltas in zip(LEVELS, outputs.logits, boxes, strict=True):
         reference.check(f"cls_logits.{level}", logits)
-        reference.check(f"bbox_reg.{level}", raw)
+        reference.check(f"bbox_reg.{level}", deltas)
 
 
 def check_centerness(reference: OneStage, maps: list[Tensor]) -> None:
-    # All levels together: the coarse ones have one and two numbers, whose deviation is no measure.
+    # All levels together: the coarse ones have one and two numbers, too few for a deviation.
     names = (f"{reference.prefix}ctrness.{level}" for level in LEVELS)
     expected = torch.cat([read_golden(reference.file, name).values for name in names])
-    ours = torch.cat([value.flatten() for value in maps])
-    torch.testing.assert_close(ours, expected, rtol=0, atol=TOLERANCE * expected.std().item())
+    values = torch.cat([value.flatten() for value in maps])
+    torch.testing.assert_close(values, expected, rtol=0, atol=TOLERANCE * expected.std().item())
 
 
 def test_detections(reference: OneStage, detector: Detector) -> None:
     with torch.no_grad():
-        answer = detector([reference.image()])[0]
-    reference.check("inst_boxes", answer["boxes"])
-    reference.check("inst_scores", answer["scores"], tolerance=1e-4)  # the best 100 lie close together
-    reference.check("inst_classes", answer["labels"] - 1)
+        detections = detector([reference.image()])[0]
+    reference.check("inst_boxes", detections["boxes"])
+    reference.check("inst_scores", detections["scores"], tolerance=1e-4)  # the best 100 lie close together
+    reference.check("inst_classes", detections["labels"] - 1)

@@ -10,21 +10,21 @@ def square(low: int, high: int, size: int) -> torch.Tensor:
     return bitmap
 
 
-def test_share_of_an_object_in_its_box_counts_parts_of_pixels() -> None:
+def test_visible_fractions_count_parts_of_pixels() -> None:
     masks = torch.stack([square(10, 30, 64), square(0, 64, 64), square(0, 0, 64)])
     boxes = torch.tensor([[0.0, 0, 64, 64], [10, 10, 20, 30], [10.5, 10, 20, 30], [40, 40, 50, 50], [8, 0, 24.25, 64]])
-    matched = torch.tensor([0, 0, 0, 0, 1])
+    matches = torch.tensor([0, 0, 0, 0, 1])
     expected = torch.tensor([1, 0.5, 0.475, 0, 16.25 / 64])
-    torch.testing.assert_close(visible_fractions(masks, boxes, matched), expected)
+    torch.testing.assert_close(visible_fractions(masks, boxes, matches), expected)
     assert visible_fractions(masks, boxes[:1], torch.tensor([2])).tolist() == [0]  # an object without a pixel
-    assert visible_fractions(masks, boxes[:0], matched[:0]).shape == (0,)
+    assert visible_fractions(masks, boxes[:0], matches[:0]).shape == (0,)
 
 
-def test_shares_are_exact_under_autocast() -> None:
+def test_visible_fractions_are_exact_under_autocast() -> None:
     masks, boxes = square(3, 1000, 1003)[None], torch.tensor([[0.0, 0, 700, 900]])
     with torch.autocast("cpu", torch.bfloat16):
-        share = visible_fractions(masks, boxes, torch.zeros(1, dtype=torch.int64))
-    torch.testing.assert_close(share, torch.tensor([697 * 897 / 997**2]))
+        fraction = visible_fractions(masks, boxes, torch.zeros(1, dtype=torch.int64))
+    torch.testing.assert_close(fraction, torch.tensor([697 * 897 / 997**2]))
 
 
 def test_iou_equals_a_count_of_pixels_when_the_object_leaves_the_box() -> None:
@@ -34,8 +34,8 @@ def test_iou_equals_a_count_of_pixels_when_the_object_leaves_the_box() -> None:
     predicted = torch.zeros(64, 64, dtype=torch.bool)
     predicted[30:46, 30:44] = True
     crop = (slice(box[1], box[3]), slice(box[0], box[2]))
-    shares = visible_fractions(image[None], torch.tensor([box], dtype=torch.float32), torch.tensor([0]))
-    iou = mask_ious(predicted[crop][None], image[crop][None], shares)
+    fractions = visible_fractions(image[None], torch.tensor([box], dtype=torch.float32), torch.tensor([0]))
+    iou = mask_ious(predicted[crop][None], image[crop][None], fractions)
     overlap, union = (predicted & image.bool()).sum(), (predicted | image.bool()).sum()
     torch.testing.assert_close(iou, (overlap / union)[None])
     assert iou.item() == pytest.approx(12 * 8 / (16 * 14 + 400 - 12 * 8))
@@ -68,12 +68,12 @@ def test_loss_without_such_masks_is_zero_with_a_gradient(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_scorer_sees_regions_and_the_largest_probability_of_four(count: int) -> None:
+def test_scorer_pools_the_largest_probability_of_four(count: int) -> None:
     torch.manual_seed(0)
     scorer, pooled = MaskScorer(8, 14, 16, 32, 5), torch.randn(count, 8, 14, 14)
     masks = torch.rand(count, 28, 28)
-    answer = scorer(pooled, masks)
-    assert answer.shape == (count, 5)
+    ious = scorer(pooled, masks)
+    assert ious.shape == (count, 5)
     shrunk = masks.unflatten(1, (14, 2)).unflatten(3, (14, 2)).amax(dim=(2, 4))
-    torch.testing.assert_close(scorer(pooled, shrunk.repeat_interleave(2, 1).repeat_interleave(2, 2)), answer)
-    assert count == 0 or not torch.allclose(scorer(pooled, masks / 2), answer)
+    torch.testing.assert_close(scorer(pooled, shrunk.repeat_interleave(2, 1).repeat_interleave(2, 2)), ious)
+    assert count == 0 or not torch.allclose(scorer(pooled, masks / 2), ious)

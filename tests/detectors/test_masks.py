@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from afictl.detectors.masks import iter_pasted_masks, mask_loss, mask_targets, paste_masks
 
 
-def paste_slowly(probs: torch.Tensor, box: list[float], size_hw: tuple[int, int]) -> torch.Tensor:
+def paste_in_loop(probs: torch.Tensor, box: list[float], size_hw: tuple[int, int]) -> torch.Tensor:
     """Probability at the centre of each pixel: bilinear on the box's grid of cells, zero beyond the grid."""
     side = len(probs)
     out = torch.zeros(size_hw)
@@ -35,10 +35,10 @@ def paste_slowly(probs: torch.Tensor, box: list[float], size_hw: tuple[int, int]
     ],
 )
 @pytest.mark.parametrize("threshold", [0.5, 0.2])
-def test_pasting_equals_the_slow_loop(box: list[float], threshold: float) -> None:
+def test_pasting_equals_a_loop_over_pixels(box: list[float], threshold: float) -> None:
     torch.manual_seed(0)
     probs = torch.rand(7, 7)
-    expected = paste_slowly(probs, box, (18, 24))
+    expected = paste_in_loop(probs, box, (18, 24))
     pasted = paste_masks(probs[None], torch.tensor([box]), (18, 24), threshold)[0]
     clear = (expected - threshold).abs() > 1e-4
     assert clear.float().mean() > 0.99
@@ -52,7 +52,7 @@ def test_a_full_mask_on_a_whole_box_is_exactly_the_box() -> None:
     assert torch.equal(pasted, expected)
 
 
-def test_chunks_hold_the_same_masks_within_the_limit() -> None:
+def test_chunks_have_the_same_masks_within_the_limit() -> None:
     torch.manual_seed(0)
     probs, corner = torch.rand(7, 28, 28), torch.rand(7, 2) * 20
     boxes = torch.cat((corner, corner + 5 + torch.rand(7, 2) * 30), dim=1)
@@ -77,7 +77,7 @@ def test_targets_are_the_bitmap_inside_the_box() -> None:
     masks = torch.zeros(2, 20, 20, dtype=torch.uint8)
     masks[0, 4:8, 6:10] = 1
     masks[1] = 1
-    # 1 px a cell; the second box looks at the object of the first
+    # 1 px a cell; the objects of the boxes are 0, 1 and 0
     boxes = torch.tensor([[4.0, 2, 12, 10], [4, 2, 12, 10], [0, 0, 8, 8]])
     targets = mask_targets(masks, boxes, torch.tensor([0, 1, 0]), 8)
     assert targets.dtype == torch.float32
@@ -106,12 +106,12 @@ def test_pasting_undoes_targets() -> None:
     assert (pasted & disc).sum() / (pasted | disc).sum() > 0.96
 
 
-def test_loss_looks_at_the_own_class_only() -> None:
+def test_loss_depends_on_the_class_of_the_instance_only() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(2, 3, 4, 4), torch.randint(2, (2, 4, 4)).float()
     loss = mask_loss(logits, torch.tensor([3, 1]), targets)
-    own = torch.stack((logits[0, 2], logits[1, 0]))
-    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(own, targets))
+    class_logits = torch.stack((logits[0, 2], logits[1, 0]))
+    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(class_logits, targets))
 
 
 def test_loss_without_objects_is_zero_with_a_gradient() -> None:

@@ -19,7 +19,7 @@ def target(*boxes: list[float], labels: list[int]) -> dict[str, torch.Tensor]:
     return {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
 
 
-def test_points_are_the_middles_of_their_positions_row_by_row() -> None:
+def test_points_are_the_centres_of_positions_row_by_row() -> None:
     points = Points.of_map(torch.zeros(1, 1, 2, 3), 8, 0.0, 20.0)
     assert points.xy.tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
     assert (points.strides == 8).all()
@@ -28,7 +28,7 @@ def test_points_are_the_middles_of_their_positions_row_by_row() -> None:
 
 def test_an_object_has_the_points_near_its_centre() -> None:
     # The fine points lie at 4, 12, 20, 28. Within 12 px of the centre (17, 12): x of 12, 20, 28, y of 4, 12, 20.
-    # From x = 28 it is 22 to the left side, more than that level serves.
+    # From x = 28 it is 22 to the left side, more than that level predicts.
     labels, sides = assign(two_levels(), target([6.0, 2, 28.5, 22], labels=[3]))
     assert [row.tolist() for row in labels[:16].view(4, 4)] == [[0, 3, 3, 0], [0, 3, 3, 0], [0, 3, 3, 0], [0] * 4]
     torch.testing.assert_close(sides[5], torch.tensor([6.0, 10, 16.5, 10]) / 8)
@@ -37,7 +37,7 @@ def test_an_object_has_the_points_near_its_centre() -> None:
     torch.testing.assert_close(sides[16], torch.tensor([2.0, 6, 20.5, 14]) / 16)
 
 
-def test_of_two_objects_a_point_serves_the_smaller() -> None:
+def test_a_point_predicts_the_smaller_of_two_objects() -> None:
     large, small = [0.0, 0, 24, 24], [8.0, 8, 17, 17]
     for boxes, names in (((large, small), [1, 2]), ((small, large), [2, 1])):
         labels, sides = assign(two_levels(), target(*boxes, labels=names))
@@ -68,16 +68,16 @@ def test_assignment_equals_a_loop_over_points_and_objects() -> None:
     points = Points.join([fine, Points.of_map(torch.zeros(1, 1, 4, 4), 16, 20.0, INF)])
     labels, sides = assign(points, {"boxes": boxes, "labels": names})
     for index, ((x, y), stride, low, high) in enumerate(zip(*(field.tolist() for field in points), strict=True)):
-        found = []
+        candidates = []
         for (x1, y1, x2, y2), name in zip(boxes.tolist(), names.tolist(), strict=True):
             distances = (x - x1, y - y1, x2 - x, y2 - y)
             near = abs(x - (x1 + x2) / 2) < 1.5 * stride and abs(y - (y1 + y2) / 2) < 1.5 * stride
             if near and min(distances) > 0 and low <= max(distances) <= high:
-                found.append(((x2 - x1) * (y2 - y1), name, [distance / stride for distance in distances]))
-        _, name, wanted = min(found, default=(0, 0, None))
+                candidates.append(((x2 - x1) * (y2 - y1), name, [distance / stride for distance in distances]))
+        _, name, expected = min(candidates, default=(0, 0, None))
         assert labels[index] == name
-        if wanted:
-            assert sides[index].tolist() == pytest.approx(wanted, abs=1e-5)
+        if expected:
+            assert sides[index].tolist() == pytest.approx(expected, abs=1e-5)
     assert (labels[:64] > 0).sum() > 5
     assert (labels[64:] > 0).sum() > 5
 
@@ -87,18 +87,18 @@ def test_centerness() -> None:
     torch.testing.assert_close(centerness(sides), torch.tensor([1.0, 0.5, 0.25]))
 
 
-def test_giou_loss_is_that_of_boxes_with_one_more_square_stride_in_the_iou() -> None:
+def test_giou_loss_equals_that_of_boxes_with_a_square_stride_added_in_the_iou() -> None:
     torch.manual_seed(0)
-    sides, wanted = torch.rand(6, 4) * 5, torch.rand(6, 4) * 5 + 0.1
-    boxes, others = (sides_to_boxes(torch.tensor([7.0, 9.0]), each) for each in (sides, wanted))
-    losses = giou_loss(sides, wanted)
-    for i, (a, b) in enumerate(zip(boxes, others, strict=True)):
+    sides, targets = torch.rand(6, 4) * 5, torch.rand(6, 4) * 5 + 0.1
+    boxes, target_boxes = (sides_to_boxes(torch.tensor([7.0, 9.0]), value) for value in (sides, targets))
+    losses = giou_loss(sides, targets)
+    for i, (a, b) in enumerate(zip(boxes, target_boxes, strict=True)):
         width, height = (torch.minimum(a, b)[2:] - torch.maximum(a, b)[:2]).tolist()
-        common, union = width * height, sum((each[2:] - each[:2]).prod().item() for each in (a, b)) - width * height
+        common, union = width * height, sum((value[2:] - value[:2]).prod().item() for value in (a, b)) - width * height
         plain = generalized_box_iou(a[None], b[None]).item()
         smoothed = plain - common / union + (common + 1) / (union + 1)
         assert losses[i].item() == pytest.approx(1 - smoothed, abs=1e-4)
-    assert giou_loss(wanted, wanted).abs().max() < 1e-6
+    assert giou_loss(targets, targets).abs().max() < 1e-6
 
 
 def test_giou_loss_of_a_box_without_area_is_finite() -> None:

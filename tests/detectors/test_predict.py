@@ -16,21 +16,21 @@ def test_to_original_scales_each_axis_and_stays_inside() -> None:
 
 
 @pytest.mark.parametrize("kind", ["faster-rcnn", "mask-rcnn"])
-def test_predict_answers_in_the_pixels_of_the_given_images(build: Callable[..., Detector], kind: str) -> None:
+def test_predictions_are_in_the_pixels_of_the_original_images(build: Callable[..., Detector], kind: str) -> None:
     detector = build(kind, "input.test_size=64", "input.max_size=96")
     generator = torch.Generator().manual_seed(0)
     bytes_image = torch.randint(0, 256, (3, 201, 133), dtype=torch.uint8, generator=generator)
-    answers = predict(detector, [bytes_image, torch.rand(3, 40, 300, generator=generator)])
-    for answer, (height, width) in zip(answers, [(201, 133), (40, 300)], strict=True):
-        assert (answer["boxes"] <= torch.tensor([width, height] * 2)).all()
-        assert answer["boxes"][:, 2].max() > 0.8 * width
-        assert "mask_probs" not in answer
+    predictions = predict(detector, [bytes_image, torch.rand(3, 40, 300, generator=generator)])
+    for prediction, (height, width) in zip(predictions, [(201, 133), (40, 300)], strict=True):
+        assert (prediction["boxes"] <= torch.tensor([width, height] * 2)).all()
+        assert prediction["boxes"][:, 2].max() > 0.8 * width
+        assert "mask_probs" not in prediction
         if kind == "mask-rcnn":
-            assert answer["masks"].shape == (len(answer["boxes"]), height, width)
+            assert prediction["masks"].shape == (len(prediction["boxes"]), height, width)
 
 
 def test_bytes_and_floats_are_the_same_image(build: Callable[..., Detector]) -> None:
     detector = build("faster-rcnn", "input.test_size=64", "input.max_size=96")
     image = torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    one, other = predict(detector, [image, image.float() / 255])
-    torch.testing.assert_close(one["boxes"], other["boxes"])
+    from_bytes, from_floats = predict(detector, [image, image.float() / 255])
+    torch.testing.assert_close(from_bytes["boxes"], from_floats["boxes"])

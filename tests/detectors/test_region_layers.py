@@ -34,7 +34,7 @@ def maps() -> dict[str, torch.Tensor]:
         ((0, 0, 640, 512), "p5"),  # no coarser level takes regions
     ],
 )
-def test_a_region_is_cut_aligned_from_the_level_of_its_size(
+def test_regions_are_pooled_aligned_from_the_level_of_their_size(
     maps: dict[str, torch.Tensor], box: tuple[float, ...], level: str
 ) -> None:
     boxes = [torch.zeros(0, 4), torch.tensor([box], dtype=torch.float32)]
@@ -59,11 +59,11 @@ def test_half_precision_maps_are_pooled_at_float32_positions() -> None:
     torch.testing.assert_close(pooled, expected.bfloat16())
 
 
-def test_no_region_at_all(maps: dict[str, torch.Tensor]) -> None:
+def test_pooling_without_regions(maps: dict[str, torch.Tensor]) -> None:
     assert AlignedRoIPool(STRIDES, 7)(maps, [torch.zeros(0, 4)] * 2, [(9, 9)] * 2).shape == (0, 3, 7, 7)
 
 
-def test_initial_weights_are_detectron2s() -> None:
+def test_initial_weights_are_those_of_detectron2() -> None:
     torch.manual_seed(0)
     box, mask = BoxPredictor(256, 80), MaskPredictor(64, 80)
     head = build_box_head(16, 7, 256, kind="2fc", norm="none")

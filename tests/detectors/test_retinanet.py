@@ -47,8 +47,10 @@ def test_initial_weights(head: RetinaNetHead) -> None:
     assert head.state_dict()["normalizer"] == 100
 
 
-def by_hand(head: RetinaNetHead, outputs: AnchorOutputs, image: int, target: dict[str, Tensor]) -> dict[str, float]:
-    """The sums of the two losses over one image, anchor by anchor, and counts of the kinds of anchor."""
+def losses_in_loop(
+    head: RetinaNetHead, outputs: AnchorOutputs, image: int, target: dict[str, Tensor]
+) -> dict[str, float]:
+    """Sums of both losses over the anchors of an image, and counts of the kinds of anchor."""
     anchors = torch.cat(head.anchors.levels(outputs.logits))
     overlaps = box_iou(target["boxes"], anchors)
     sums = {"class": 0.0, "box": 0.0, "positive": 0, "low": 0, "ignored": 0}
@@ -61,16 +63,16 @@ def by_hand(head: RetinaNetHead, outputs: AnchorOutputs, image: int, target: dic
                     fitting = column == overlaps.max(dim=1).values
                     positive = bool(column.max() >= 0.5 or fitting.any())
                     ignored = not positive and bool(column.max() >= 0.4)
-                    best = int(column.argmax())
+                    nearest = int(column.argmax())
                     sums["positive"] += positive
                     sums["low"] += positive and bool(column.max() < 0.5)
                     sums["ignored"] += ignored
                     if positive:
                         delta = deltas[image, 4 * a : 4 * a + 4, y, x]
-                        sums["box"] += box_loss(delta, anchors[index], target["boxes"][best])
+                        sums["box"] += box_loss(delta, anchors[index], target["boxes"][nearest])
                     for k in range(0 if ignored else CLASSES):
                         score = logits[image, a * CLASSES + k, y, x].sigmoid().item()
-                        is_class = positive and target["labels"][best] == k + 1
+                        is_class = positive and target["labels"][nearest] == k + 1
                         right = score if is_class else 1 - score
                         sums["class"] -= (0.25 if is_class else 0.75) * (1 - right) ** 2 * math.log(right)
                     index += 1
@@ -89,10 +91,10 @@ def test_losses_equal_a_loop_over_anchors(
 ) -> None:
     losses = head.compute_losses(outputs, [target, {**target, "boxes": target["boxes"].flip(0)}])
     sums = [
-        by_hand(head, outputs, 0, target),
-        by_hand(head, outputs, 1, {**target, "boxes": target["boxes"].flip(0)}),
+        losses_in_loop(head, outputs, 0, target),
+        losses_in_loop(head, outputs, 1, {**target, "boxes": target["boxes"].flip(0)}),
     ]
-    total = {name: sum(each[name] for each in sums) for name in sums[0]}
+    total = {name: sum(of_image[name] for of_image in sums) for name in sums[0]}
     assert all(total[name] > 0 for name in ("positive", "low", "ignored"))  # every kind of anchor is there
     assert total["positive"] > total["low"]
     divisor = 0.9 * 100 + 0.1 * total["positive"]
@@ -105,14 +107,14 @@ def test_the_divisor_is_a_running_mean_that_is_saved(head: RetinaNetHead, output
     target = {"boxes": box, "labels": torch.tensor([1])}
     first = head.compute_losses(outputs, [target, NONE])
     count = (head.normalizer.item() - 90) / 0.1
-    assert count == pytest.approx(by_hand(head, outputs, 0, target)["positive"], abs=1e-3)
+    assert count == pytest.approx(losses_in_loop(head, outputs, 0, target)["positive"], abs=1e-3)
     second = head.compute_losses(outputs, [target, NONE])
     assert head.normalizer.item() == pytest.approx(81 + 0.19 * count, abs=1e-4)
     assert second["loss_box_reg"] > first["loss_box_reg"]
 
     resumed = RetinaNetHead(4, STRIDES, CLASSES, **SETTINGS)
     resumed.load_state_dict(head.state_dict())
-    assert torch.equal(*(each.compute_losses(outputs, [target, NONE])["loss_box_reg"] for each in (head, resumed)))
+    assert torch.equal(*(model.compute_losses(outputs, [target, NONE])["loss_box_reg"] for model in (head, resumed)))
 
 
 def test_a_batch_without_objects_counts_as_one_positive(head: RetinaNetHead, outputs: AnchorOutputs) -> None:
@@ -130,11 +132,11 @@ def test_detections_are_the_decoded_anchors_of_the_best_scores(head: RetinaNetHe
     logits[0][0, 2 * CLASSES + 1, 1, 2] = 2.0  # third anchor, second class, at x = 16, y = 8
     deltas[0][0, 2 * 4 : 2 * 4 + 2, 1, 2] = 0.1
     logits[1][0, 0, 1, 0] = 1.0  # first anchor, first class, at x = 0, y = 16
-    answer = head.select_detections(AnchorOutputs(logits, deltas), [(32, 32)])[0]
-    assert answer["labels"].tolist() == [2, 1]
-    assert answer["scores"].tolist() == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1))])
+    detections = head.select_detections(AnchorOutputs(logits, deltas), [(32, 32)])[0]
+    assert detections["labels"].tolist() == [2, 1]
+    assert detections["scores"].tolist() == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1))])
     height, width = 12 * 2**0.5 * 0.5**0.5, 12 * 2**0.5 / 0.5**0.5
     x, y = 16 + 0.1 * width, 8 + 0.1 * height
     expected = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-    assert answer["boxes"][0].tolist() == pytest.approx(expected, abs=1e-4)
-    assert answer["boxes"][1].tolist() == pytest.approx([0, 16 - 24 * 0.5**1.5, 24 * 0.5**0.5, 16 + 24 * 0.5**1.5])
+    assert detections["boxes"][0].tolist() == pytest.approx(expected, abs=1e-4)
+    assert detections["boxes"][1].tolist() == pytest.approx([0, 16 - 24 * 0.5**1.5, 24 * 0.5**0.5, 16 + 24 * 0.5**1.5])

@@ -33,7 +33,7 @@ def few(name):
 
 
 def reference(name, **settings):
-    """torchvision's own model, with scores that say something, and silent for its index 0."""
+    """torchvision's model, with varied scores, and scores of zero for its index 0."""
     torch.manual_seed(0)
     settings |= {"score_thresh": 0.05} if is_dense(name) else FEW_THERE
     model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=4, **settings).eval()
@@ -69,17 +69,17 @@ def nothing(height, width):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
-def test_detections_are_torchvision_s_bit_for_bit(name):
+def test_detections_are_torchvisions_bit_for_bit(name):
     # Its transform keeps an image of exactly this size as it is.
     model = reference(name, min_size=61, max_size=83)
     detector = adapted(name, *few(name), "detector.score_threshold=0.05", like=model)
-    (expected,), (found,) = model([image(61, 83)]), detector([image(61, 83)])
+    (expected,), (detections,) = model([image(61, 83)]), detector([image(61, 83)])
     if "masks" in expected:
         expected["masks"] = expected["masks"][:, 0] > 0.5
         assert expected["masks"].any()
-    assert found.keys() == expected.keys()
-    assert len(found["boxes"]) >= 9
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert detections.keys() == expected.keys()
+    assert len(detections["boxes"]) >= 9
+    assert all(torch.equal(detections[key], expected[key]) for key in expected)
 
 
 @torch.no_grad()
@@ -87,17 +87,17 @@ def test_two_images_of_different_sizes_are_padded_as_torchvision_pads():
     model, pictures = reference("fasterrcnn_resnet50_fpn"), [image(61, 83), image(70, 40)]
     model.transform.resize = lambda picture, target=None: (picture, target)
     detector = adapted("fasterrcnn_resnet50_fpn", *FEW, like=model)
-    for found, expected in zip(detector(pictures), model(pictures), strict=True):
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
+    for detections, expected in zip(detector(pictures), model(pictures), strict=True):
+        assert all(torch.equal(detections[key], expected[key]) for key in expected)
 
 
 @torch.no_grad()
-def test_a_tiny_first_image_does_not_mislead_the_pooling():
+def test_scales_of_pooling_do_not_depend_on_the_first_image():
     model = reference("fasterrcnn_resnet50_fpn")
     first, second = (adapted("fasterrcnn_resnet50_fpn", *FEW, like=model) for _ in range(2))
     first([image(33, 33)])
-    (found,), (expected,) = first([image(64, 64)]), second([image(64, 64)])
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    (detections,), (expected,) = first([image(64, 64)]), second([image(64, 64)])
+    assert all(torch.equal(detections[key], expected[key]) for key in expected)
     assert first.model.roi_heads.box_roi_pool.scales == [0.25, 0.125, 0.0625, 0.03125]
 
 
@@ -105,14 +105,14 @@ def test_a_tiny_first_image_does_not_mislead_the_pooling():
 def test_masks_on_the_original_pixels_are_pasted_as_torchvision_does():
     detector = adapted("maskrcnn_resnet50_fpn", *FEW, "input.test_size=64", like=reference("maskrcnn_resnet50_fpn"))
     picture = image(128, 192)
-    (found,), (seen,) = predict(detector, [picture]), detector.detect([resize_for(detector.input, picture)])
-    expected = paste_masks_in_image(seen["mask_probs"][:, None], found["boxes"], (128, 192))[:, 0] > 0.5
+    (predictions,), (resized,) = predict(detector, [picture]), detector.detect([resize_for(detector.input, picture)])
+    expected = paste_masks_in_image(resized["mask_probs"][:, None], predictions["boxes"], (128, 192))[:, 0] > 0.5
     assert expected.any()
-    assert torch.equal(found["masks"], expected)
+    assert torch.equal(predictions["masks"], expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_part_learns_also_without_objects_and_under_autocast(name):
+def test_every_part_gets_a_gradient_also_without_objects_and_under_autocast(name):
     torch.manual_seed(0)
     detector = adapted(name, *few(name), "backbone.frozen_stages=4", interpolator=AFInterpolator(256, 1, 8)).train()
     pictures, targets = [image(64, 70), image(61, 90)], [target(64, 70), nothing(61, 90)]
@@ -122,8 +122,8 @@ def test_every_part_learns_also_without_objects_and_under_autocast(name):
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
     assert all(key.startswith("loss_") for key in losses)
     sum(losses.values()).backward()
-    idle = {key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None}
-    assert not idle
+    without_gradient = {key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None}
+    assert not without_gradient
     assert all(p.grad.abs().sum() > 0 for p in detector.neck.interpolator.parameters())
     losses = detector(pictures, [nothing(64, 70), nothing(61, 90)])
     assert all(value.isfinite() for value in losses.values())
@@ -141,9 +141,9 @@ def test_a_wrong_target_is_named(name):
 def test_index_0_of_dense_models_is_no_label(name):
     model = reference(name)
     model.head.classification_head.cls_logits.bias.data.view(-1, 4)[:, 0] = 5  # it would win everywhere
-    (found,) = adapted(name, "detector.score_threshold=0.0", like=model)([image(64, 64)])
-    assert len(found["labels"])
-    assert set(found["labels"].tolist()) <= {1, 2, 3}
+    (detections,) = adapted(name, "detector.score_threshold=0.0", like=model)([image(64, 64)])
+    assert len(detections["labels"])
+    assert set(detections["labels"].tolist()) <= {1, 2, 3}
 
 
 @torch.no_grad()
@@ -165,7 +165,7 @@ def test_any_interpolator_at_build_and_later(kind):
 
 
 @torch.no_grad()
-def test_copies_hold_their_own_parts():
+def test_copies_share_no_parts():
     detector = adapted("fasterrcnn_resnet50_fpn", interpolator="bicubic")
     before = detector.pyramid([image(64, 64)])["p2"]
     for twin in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
@@ -181,8 +181,8 @@ def test_strides_and_channels_are_those_of_the_maps(name):
     with torch.device("meta"):
         detector = adapted(name)
         picture = torch.empty(1, 3, 256, 512)
-    for part, given in ((detector.backbone, picture), (detector.neck, detector.backbone(picture))):
-        maps = part(given)
+    for part, inputs in ((detector.backbone, picture), (detector.neck, detector.backbone(picture))):
+        maps = part(inputs)
         assert list(maps) == list(part.strides)
         for level, value in maps.items():
             stride = part.strides[level]
@@ -232,12 +232,12 @@ def test_settings_reach_the_model():
     assert len(detector([image(64, 64)])[0]["boxes"]) <= 9
 
 
-def test_anchors_of_the_presets_are_torchvision_s():
+def test_anchors_of_the_presets_are_torchvisions():
     for name in NAMES:
         with torch.device("meta"):
             model, detector = reference(name), adapted(name)
-        own, theirs = ((m if is_dense(name) else m.rpn).anchor_generator for m in (detector.model, model))
-        assert all(torch.equal(a, b) for a, b in zip(own.cell_anchors, theirs.cell_anchors, strict=True))
+        anchors, expected = ((m if is_dense(name) else m.rpn).anchor_generator for m in (detector.model, model))
+        assert all(torch.equal(a, b) for a, b in zip(anchors.cell_anchors, expected.cell_anchors, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_anchors_of_the_presets_are_torchvision_s():
         ("faster-rcnn-r18-fpn-tiny", ("detector.kind=torchvision",), "no model of torchvision"),
     ],
 )
-def test_mistakes_are_user_errors(preset, overrides, message):
+def test_impossible_settings_are_user_errors(preset, overrides, message):
     with pytest.raises(UserError, match=message) as error:
         build_detector(load_preset(preset, overrides), 3)
     assert "\n" not in str(error.value)
