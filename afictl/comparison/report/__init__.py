@@ -1,4 +1,4 @@
-"""The one HTML file that a comparison leaves: tables, plots, curves, and the images where methods differ most."""
+"""HTML report of a comparison: tables, plots, training curves, and the images on which methods differ most."""
 
 from afictl.comparison.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""The report in a real headless Chromium: no request, no error, and everything in it works."""
+"""The report in headless Chromium: no request, no error, working switches, sorting and keyboard control."""
 
 import json
 import shutil
@@ -24,8 +24,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-SHOWN = """
-    const images = [...document.querySelectorAll('.drawings img')];
+VISIBLE_IMAGES = """
+    const images = [...document.querySelectorAll('.panels img')];
     return images.filter(image => image.checkVisibility()).map(image => image.alt);
 """
 NAMES_IN_ORDER = """
@@ -35,8 +35,8 @@ OUTLINE = """
     const element = arguments[0];
     return getComputedStyle(element.matches('.switch input') ? element.nextElementSibling : element).outlineStyle;
 """
-TOO_FAR_RIGHT = """
-    const free = element => !element.closest('.scroll, pre, .choices, svg') && element.checkVisibility();
+BEYOND_THE_RIGHT_EDGE = """
+    const free = element => !element.closest('.scroll, pre, .options, svg') && element.checkVisibility();
     const far = element => element.getBoundingClientRect().right > innerWidth + 1;
     return [...document.querySelectorAll('body *')].filter(e => free(e) && far(e)).map(e => e.outerHTML.slice(0, 80));
 """
@@ -77,9 +77,9 @@ def pages(tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser, pages):
-    """Opens a page afresh at a width, in light or dark; afterwards it must have logged no error."""
+    """A function that opens a page at a width, in light or dark mode; fails if the page logs an error."""
 
-    def opened(name, width=1200, scheme="light"):
+    def load(name, width=1200, scheme="light"):
         browser.get_log("browser")
         browser.get_log("performance")
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
@@ -89,7 +89,7 @@ def open_page(browser, pages):
         browser.get(pages[name])
         return browser
 
-    yield opened
+    yield load
     assert browser.get_log("browser") == []
 
 
@@ -98,7 +98,7 @@ def find(browser, selector):
 
 
 @pytest.mark.parametrize("name", ["ordinary", "hostile", "eleven"])
-def test_it_opens_without_a_request(open_page, pages, name):
+def test_the_page_makes_no_request(open_page, pages, name):
     browser = open_page(name)
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
@@ -107,7 +107,7 @@ def test_it_opens_without_a_request(open_page, pages, name):
     assert all(browser.execute_script("return [...document.images].map(image => image.naturalWidth > 300)"))
 
 
-def test_nothing_of_hostile_names_is_executed(open_page):
+def test_hostile_names_are_not_executed(open_page):
     browser = open_page("hostile")
     assert browser.execute_script("return window.injected === undefined")
     assert len(find(browser, "script")) == 1
@@ -116,8 +116,8 @@ def test_nothing_of_hostile_names_is_executed(open_page):
     assert "<img src=x onerror=alert(1)></script>" in find(browser, "h1")[0].text
 
 
-def test_the_policy_stops_a_foreign_script_and_request(browser, pages):
-    """That the page has no need of it does not show that the policy is in force."""
+def test_the_policy_blocks_other_scripts_and_requests(browser, pages):
+    """The page itself never needs the policy, so it is tested with an injected script and image."""
     browser.get(pages["ordinary"])
     browser.execute_script("""
         const script = document.createElement('script');
@@ -127,39 +127,39 @@ def test_the_policy_stops_a_foreign_script_and_request(browser, pages):
         document.body.append(script, image);
     """)
     assert browser.execute_script("return window.foreign === undefined")
-    refused = [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]]
-    assert len(refused) == 2
+    blocked = [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]]
+    assert len(blocked) == 2
 
 
 @pytest.mark.parametrize("width", [360, 1200])
-def test_the_switch_works_by_click_and_by_keyboard(open_page, width):
+def test_the_switch_of_images_by_click_and_keyboard(open_page, width):
     from selenium.webdriver.common.keys import Keys
 
     browser = open_page("ordinary", width)
     choices = find(browser, "#images .switch input")
     labels = [label.text for label in find(browser, "#images .switch label")]
     assert labels == ["Ground truth", "nearest", "bilinear", "bicubic"]
-    assert all("Ground truth" in alt for alt in browser.execute_script(SHOWN))
+    assert all("Ground truth" in alt for alt in browser.execute_script(VISIBLE_IMAGES))
     choices[2].click()
-    shown = browser.execute_script(SHOWN)
-    assert len(shown) == 2
-    assert all("bilinear" in alt for alt in shown)
+    visible = browser.execute_script(VISIBLE_IMAGES)
+    assert len(visible) == 2
+    assert all("bilinear" in alt for alt in visible)
     choices[2].send_keys(Keys.ARROW_RIGHT)
-    assert all("bicubic" in alt for alt in browser.execute_script(SHOWN))
+    assert all("bicubic" in alt for alt in browser.execute_script(VISIBLE_IMAGES))
     browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
-    assert all("Ground truth" in alt for alt in browser.execute_script(SHOWN))
+    assert all("Ground truth" in alt for alt in browser.execute_script(VISIBLE_IMAGES))
 
 
-def test_the_cost_of_the_plot_can_be_chosen(open_page):
+def test_the_switch_of_costs(open_page):
     browser = open_page("ordinary")
-    titles = [find(browser, f".panes > :nth-child({k}) svg.wide .axes .title")[0] for k in (1, 2)]
+    titles = [find(browser, f".cost-plots > :nth-child({k}) svg.wide .axes .title")[0] for k in (1, 2)]
     assert [title.is_displayed() for title in titles] == [True, False]
     find(browser, "#cost .switch input")[1].click()
     assert [title.is_displayed() for title in titles] == [False, True]
-    assert titles[1].text == "forward pass, ms"
+    assert titles[1].text == "Forward time, ms"
 
 
-def test_tables_sort_by_click_and_by_keyboard(open_page):
+def test_tables_are_sorted_by_click_and_keyboard(open_page):
     from selenium.webdriver.common.keys import Keys
 
     browser = open_page("ordinary")
@@ -167,34 +167,34 @@ def test_tables_sort_by_click_and_by_keyboard(open_page):
     name, ap, difference = find(browser, "#table thead button")[:3]
     keys = "return [...document.querySelectorAll('#table tbody td:nth-child(2)')].slice(0, 3).map(c => +c.dataset.key)"
     ap.click()
-    found = browser.execute_script(keys)
-    assert found == sorted(found, reverse=True)
+    values = browser.execute_script(keys)
+    assert values == sorted(values, reverse=True)
     assert find(browser, "#table th[aria-sort]")[0].get_attribute("aria-sort") == "descending"
     ap.send_keys(Keys.ENTER)
-    assert browser.execute_script(keys) == sorted(found)
+    assert browser.execute_script(keys) == sorted(values)
     name.send_keys(Keys.SPACE)
     assert browser.execute_script(NAMES_IN_ORDER) == ["bicubic", "bilinear", "nearest"]
     difference.click()
     difference.click()
-    assert browser.execute_script(NAMES_IN_ORDER)[2] == "nearest"  # the baseline has none, and is last either way
+    assert browser.execute_script(NAMES_IN_ORDER)[2] == "nearest"  # the baseline has none and is always last
     assert len(find(browser, "#table table:first-of-type th[aria-sort]")) == 1
 
 
-def test_everything_is_reached_by_keyboard(open_page):
+def test_all_controls_are_focused_by_keyboard(open_page):
     from selenium.webdriver.common.keys import Keys
 
     browser = open_page("ordinary")
     find(browser, "body")[0].send_keys(Keys.TAB)
     assert browser.switch_to.active_element.text == "Skip to the verdict"
-    reached = set()
+    focused = set()
     for _ in range(80):
         element = browser.switch_to.active_element
-        reached.add((element.tag_name, element.get_attribute("id") or element.get_attribute("name") or ""))
+        focused.add((element.tag_name, element.get_attribute("id") or element.get_attribute("name") or ""))
         assert browser.execute_script(OUTLINE, element) == "solid"
         element.send_keys(Keys.TAB)
         if browser.switch_to.active_element.tag_name == "body":
             break
-    assert {("button", "theme"), ("input", "cost-1"), ("input", "choice-1")} <= reached
+    assert {("button", "theme"), ("input", "cost-1"), ("input", "panel-1")} <= focused
     assert [find(browser, tag) != [] for tag in ("header", "nav", "main", "footer")] == [True] * 4
 
 
@@ -203,10 +203,10 @@ def test_everything_is_reached_by_keyboard(open_page):
 def test_the_page_is_never_wider_than_the_screen(open_page, name, width):
     browser = open_page(name, width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    assert browser.execute_script(TOO_FAR_RIGHT) == []
+    assert browser.execute_script(BEYOND_THE_RIGHT_EDGE) == []
 
 
-def test_dark_follows_the_system_and_the_button_and_is_forgotten(open_page):
+def test_dark_mode_follows_the_system_and_the_button_without_memory(open_page):
     background = "return getComputedStyle(document.body).backgroundColor"
     light, dark = "rgb(255, 255, 255)", "rgb(22, 24, 28)"
     browser = open_page("ordinary", scheme="dark")
@@ -232,7 +232,7 @@ def test_labels_of_eleven_methods_do_not_overlap(open_page, width, section):
             const b = label.getBoundingClientRect(), p = plot.getBoundingClientRect();
             return [b.left - p.left, b.top - p.top, b.right - p.left, b.bottom - p.top, p.width];
         }};
-        return plots.map(plot => [...plot.querySelectorAll('.label, .tag')].map(label => box(label, plot)));
+        return plots.map(plot => [...plot.querySelectorAll('.label, .label-box')].map(label => box(label, plot)));
     """)
     assert len(boxes) in (2, 3)
     for plot in boxes:
@@ -243,29 +243,29 @@ def test_labels_of_eleven_methods_do_not_overlap(open_page, width, section):
 
 
 @pytest.mark.parametrize("width", [360, 1200])
-def test_a_label_of_the_cost_plot_holds_its_name(open_page, width):
+def test_names_fit_into_the_labels_of_the_cost_plot(open_page, width):
     browser = open_page("eleven", width)
     outside = browser.execute_script("""
-        const tags = [...document.querySelectorAll('#cost .tag')].filter(tag => tag.checkVisibility());
-        const over = tag => {
-            const t = tag.getBoundingClientRect(), name = tag.parentNode.querySelector('text').getBoundingClientRect();
+        const boxes = [...document.querySelectorAll('#cost .label-box')].filter(box => box.checkVisibility());
+        const over = box => {
+            const t = box.getBoundingClientRect(), name = box.parentNode.querySelector('text').getBoundingClientRect();
             return [name.right - t.right, t.left - name.left];
         };
-        return tags.map(over);
+        return boxes.map(over);
     """)
     assert len(outside) in (11, 22)
     assert all(right < 1 and left < 0 for right, left in outside)
 
 
-def test_without_javascript_it_can_be_read_and_switched(browser, pages):
+def test_the_switch_works_without_javascript(browser, pages):
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(pages["ordinary"])
         assert not find(browser, "#theme")[0].is_displayed()
         assert find(browser, "thead button") == []
         find(browser, "#images .switch input")[1].click()
-        shown = [image.get_attribute("alt") for image in find(browser, ".drawings img") if image.is_displayed()]
-        assert len(shown) == 2
-        assert all("nearest" in alt for alt in shown)
+        visible = [image.get_attribute("alt") for image in find(browser, ".panels img") if image.is_displayed()]
+        assert len(visible) == 2
+        assert all("nearest" in alt for alt in visible)
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

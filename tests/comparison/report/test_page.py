@@ -1,4 +1,4 @@
-"""The report as a file: what it says, that it holds all it needs, and that nothing of the data is markup."""
+"""The report as a file: content, self-containment and escaping."""
 
 import base64
 import hashlib
@@ -33,97 +33,101 @@ def comparison(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(comparison, tmp_path_factory):
-    return written(comparison, tmp_path_factory.mktemp("report"))
+    return render(comparison, tmp_path_factory.mktemp("report"))
 
 
-def written(comparison, folder):
+def render(comparison, folder):
     path = folder / "report.html"
     write_report(comparison, path)
     assert path.stat().st_size < 10_000_000
     return path.read_text(encoding="utf-8")
 
 
-def words(page):
+def visible_text(page):
     """The text of a page without its pictures."""
     body = re.sub(r"<(style|script|svg)\b.*?</\1>", " ", page[page.index("<body>") :], flags=re.DOTALL)
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", body)))
 
 
-def test_paths_are_named_from_the_report_or_the_current_folder(comparison, tmp_path, monkeypatch):
-    """Those of elsewhere stay whole, and so do all in the data of the comparison."""
+def test_paths_are_relative_to_the_report_or_the_current_folder(comparison, tmp_path, monkeypatch):
+    """Other paths stay absolute, and so do those in the data of the comparison."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     afi = replace(comparison.methods[-1], source=str(tmp_path / "afi" / "interpolator.safetensors"))
-    found = {
+    settings = {
         "data": f"{tmp_path}/data",
         "start weights": f"{tmp_path}/out/a / /elsewhere{tmp_path}/b",
         "here": str(tmp_path),
     }
-    changed = replace(comparison, methods=(*comparison.methods[:-1], afi), settings=found, image_dir=tmp_path / "val")
-    text = words(written(changed, tmp_path / "out"))
+    changed = replace(
+        comparison, methods=(*comparison.methods[:-1], afi), settings=settings, image_dir=tmp_path / "val"
+    )
+    text = visible_text(render(changed, tmp_path / "out"))
     for part in (f"a / /elsewhere{tmp_path}/b", "start weights a /", "data data", "images val", f"here {tmp_path} "):
         assert part in text
     assert " afi/interpolator.safetensors " in text
     assert f"{tmp_path}/" not in text.replace(f"/elsewhere{tmp_path}/", "")
 
 
-def test_a_sentence_about_many_methods_stands_above_their_verdicts(data, tmp_path):
-    found = make_comparison(data, tmp_path / "runs", NAMES[:4], masks=False)
-    (sentence,) = overview_sentences(found)
-    assert f" {sentence}. bilinear" in words(written(found, tmp_path))
-    assert comparison_notes(found)[0] == sentence
+def test_the_sentence_on_many_methods_precedes_their_verdicts(data, tmp_path):
+    comparison = make_comparison(data, tmp_path / "runs", NAMES[:4], masks=False)
+    (sentence,) = overview_sentences(comparison)
+    assert f" {sentence}. bilinear" in visible_text(render(comparison, tmp_path))
+    assert comparison_notes(comparison)[0] == sentence
 
 
-def test_the_page_says_what_was_found(page, comparison):
-    text = words(page)
+def test_the_page_has_verdicts_accuracies_and_settings(page, comparison):
+    text = visible_text(page)
     for method in comparison.methods:
         assert method.verdict in text
         assert f"{method.mean['box/AP']:.1f} ± {method.deviation['box/AP']:.1f}" in text
         assert f"{method.mean['mask/APs']:.1f} ± {method.deviation['mask/APs']:.1f}" in text
     assert "baseline" in text
-    assert "of it 0.13" not in text  # the price of an interpolator that is not there
+    assert "of it 0.13" not in text  # of an interpolator that is not compared
     for part in ("800 steps of 4 images", "3 (0, 1, 2)", comparison.preset, str(comparison.annotation_file)):
         assert part in text
     for part in ("Holm", "afictl compare --seeds 2", "2.14.1", str(comparison.methods[1].runs[2].folder)):
         assert part in text
 
 
-def test_sections_come_in_the_order_of_the_questions(page):
+def test_order_of_the_sections(page):
     sections = re.findall(r'<section id="(\w+)"', page)
     assert sections == ["verdict", "table", "cost", "curves", "classes", "images", "reproduce"]
 
 
-def test_in_front_of_a_label_stands_the_marker_of_its_point(page, comparison):
+def test_labels_begin_with_the_marker_of_their_point(page, comparison):
     section = page[page.index('<section id="cost"') : page.index('<section id="curves"')]
-    groups = re.findall(r'<g class="(mark [^"]*)">(.*?)</g>', section, flags=re.DOTALL)
+    groups = re.findall(r'<g class="(point [^"]*)">(.*?)</g>', section, flags=re.DOTALL)
     assert groups
     for _, group in groups:
-        point, sign = re.findall(r'<path(?: class="sign")? d="([^"]+)"', group)
-        assert point == sign
-        sign_x = float(re.search(r'class="sign".*?translate\(([\d.]+),', group)[1])
-        assert 6 < float(re.search(r'<text x="([\d.]+)"', group)[1]) - sign_x < 12
+        point_marker, label_marker = re.findall(r'<path(?: class="label-marker")? d="([^"]+)"', group)
+        assert point_marker == label_marker
+        marker_x = float(re.search(r'class="label-marker".*?translate\(([\d.]+),', group)[1])
+        assert 6 < float(re.search(r'<text x="([\d.]+)"', group)[1]) - marker_x < 12
     names = [re.search(r"<title>(.*?)</title>", group)[1] for _, group in groups]
     count = len(comparison.methods)
-    for first in range(0, len(names), count):  # the baseline is drawn over all others
+    for first in range(0, len(names), count):  # the baseline is drawn last
         assert names[first + count - 1] == comparison.baseline
         assert sorted(names[first : first + count]) == sorted(method.name for method in comparison.methods)
 
 
-def test_the_way_from_a_curve_to_its_name_looks_like_no_curve(page):
+def test_leaders_of_curves_are_dotted(page):
     section = page[page.index('<section id="curves"') : page.index('<section id="classes"')]
     leaders = re.findall(r'<path class="([^"]*leader[^"]*)"', section)
     assert set(leaders) == {"leader dots"}
     assert re.search(r"\.leader\.dots \{[^}]*stroke-dasharray: 0 5;[^}]*\}", page)
-    assert "grey dots only leads from a curve" in words(page)
+    assert "grey dots connects a curve" in visible_text(page)
 
 
-def test_the_page_says_what_a_star_at_a_detection_means(page, comparison, tmp_path):
-    said = "A star before its label and a wider outline mark a detection that at least one of the other methods lacks."
-    assert said in words(page)
-    assert said not in words(written(replace(comparison, image_dir=tmp_path / "nowhere"), tmp_path))
+def test_the_star_of_a_detection_is_explained(page, comparison, tmp_path):
+    explanation = (
+        "A star before its label and a wider outline mark a detection that at least one of the other methods misses."
+    )
+    assert explanation in visible_text(page)
+    assert explanation not in visible_text(render(replace(comparison, image_dir=tmp_path / "nowhere"), tmp_path))
 
 
-def test_the_file_holds_all_it_needs(page):
+def test_the_page_is_self_contained(page):
     sources = re.findall(r'\b(?:src|href)="([^"]*)"', page)
     assert sum(source.startswith("data:image/") for source in sources) == 2 * 4  # images, ground truth and methods
     assert all(source.startswith(("data:", "#")) for source in sources)
@@ -131,7 +135,7 @@ def test_the_file_holds_all_it_needs(page):
     assert "@import" not in page
 
 
-def test_the_policy_allows_its_own_script_and_nothing_else(page):
+def test_the_policy_allows_only_the_script_of_the_page(page):
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     policy = html.unescape(policy)
     assert policy.startswith("default-src 'none'; img-src data:;")
@@ -142,13 +146,13 @@ def test_the_policy_allows_its_own_script_and_nothing_else(page):
         assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
-def test_no_string_of_the_data_becomes_markup(data, tmp_path):
+def test_strings_of_the_data_are_escaped(data, tmp_path):
     comparison = hostile(data, tmp_path)
-    page = written(comparison, tmp_path)
+    page = render(comparison, tmp_path)
     assert page.count("<script") == 1
     assert "<img src=x" not in page
     assert "49" not in re.findall(r"<title>(.*)</title>", page)[0]
-    text = words(page)
+    text = visible_text(page)
     assert text.count(html.unescape(HOSTILE)) > 6
 
 
@@ -173,27 +177,27 @@ def hostile(data, folder):
     return replace(comparison, preset=HOSTILE, settings={HOSTILE: HOSTILE}, methods=tuple(methods))
 
 
-def only_prices(comparison):
-    return [replace(MethodResult(each.name, each.name, (), make_cost(k))) for k, each in enumerate(comparison.methods)]
+def only_costs(comparison):
+    return [MethodResult(m.name, m.name, (), make_cost(k)) for k, m in enumerate(comparison.methods)]
 
 
 def without_ap(comparison):
     methods = []
     for method in comparison.methods:
-        nothing = dict.fromkeys(method.mean)
-        cells = tuple(
+        no_values = dict.fromkeys(method.mean)
+        runs = tuple(
             replace(
-                cell,
-                metrics=nothing,
+                run,
+                metrics=no_values,
                 per_class=[{"name": "disc", "objects": 0, "box/AP": None, "box/AP50": None}],
             )
-            for cell in method.runs
+            for run in method.runs
         )
-        methods.append(replace(method, runs=cells, mean=nothing, deviation=nothing, difference={}, verdict=""))
+        methods.append(replace(method, runs=runs, mean=no_values, deviation=no_values, difference={}, verdict=""))
     return methods
 
 
-def without_price(comparison):
+def without_cost(comparison):
     return [replace(method, cost=None) for method in comparison.methods]
 
 
@@ -201,51 +205,51 @@ def one_seed(comparison):
     methods = []
     for method in comparison.methods:
         difference = {
-            name: replace(found, low=None, high=None, seeds=1, claimed=False)
-            for name, found in method.difference.items()
+            name: replace(value, low=None, high=None, seeds=1, claimed=False)
+            for name, value in method.difference.items()
         }
-        nothing = dict.fromkeys(method.mean)
-        methods.append(replace(method, runs=method.runs[:1], deviation=nothing, difference=difference))
+        no_values = dict.fromkeys(method.mean)
+        methods.append(replace(method, runs=method.runs[:1], deviation=no_values, difference=difference))
     return methods
 
 
 def without_files(comparison):
-    """Runs of which nothing but the result is left."""
+    """Runs whose folders are missing."""
     return [
-        replace(method, runs=tuple(replace(cell, folder=cell.folder / "gone") for cell in method.runs))
+        replace(method, runs=tuple(replace(run, folder=run.folder / "gone") for run in method.runs))
         for method in comparison.methods
     ]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "texts"),
     [
-        (only_prices, ["none: only prices were measured", "Nothing was trained", "18.40 of it 0.00"]),
-        (without_ap, ["This plot needs methods with both an accuracy and a price", "18.40 of it 0.00"]),
-        (without_price, ["This plot needs methods with both an accuracy and a price"]),
+        (only_costs, ["none: only costs were measured", "Nothing was trained", "18.40 of it 0.00"]),
+        (without_ap, ["This plot needs methods with both an accuracy and a cost", "18.40 of it 0.00"]),
+        (without_cost, ["This plot needs methods with both an accuracy and a cost"]),
         (one_seed, ["one seed"]),
-        (without_files, ["nearest is not shown: predictions", "No run has recorded values", "recorded its versions"]),
+        (without_files, ["nearest is left out: predictions", "No run has logged metrics", "recorded its versions"]),
         (lambda comparison: comparison.methods[:1], ["needs trained methods beside the baseline"]),
     ],
 )
-def test_a_part_of_a_comparison_makes_a_page(comparison, tmp_path, change, said):
+def test_page_of_a_partial_comparison(comparison, tmp_path, change, texts):
     partial = replace(comparison, methods=tuple(change(comparison)), image_dir=tmp_path / "nowhere")
-    text = words(written(partial, tmp_path))
-    for part in said:
+    text = visible_text(render(partial, tmp_path))
+    for part in texts:
         assert part in text
     assert "None" not in text
     assert "nan" not in text.split()
 
 
-def test_boxes_only(data, tmp_path):
+def test_page_without_masks(data, tmp_path):
     comparison = replace(make_comparison(data, tmp_path / "runs", masks=False), image_dir=tmp_path / "nowhere")
-    page = written(comparison, tmp_path)
+    page = render(comparison, tmp_path)
     assert "Mask AP" not in page
-    assert "An image is left out" in words(page)
+    assert "An image is left out" in visible_text(page)
 
 
-def test_a_thousand_classes_and_large_photographs_stay_below_ten_megabytes(tmp_path):
-    """Noise, which no codec makes small, and names of the length that a careless exporter writes."""
+def test_size_with_a_thousand_classes_and_large_photographs(tmp_path):
+    """Noise, which no codec compresses, and long class names."""
     classes = [f"{'a rather long class name ' * 4}{k}" for k in range(1500)]
     images, annotation_file = large_photographs(tmp_path / "data", classes)
     methods = []
@@ -253,13 +257,13 @@ def test_a_thousand_classes_and_large_photographs_stay_below_ten_megabytes(tmp_p
         folder = tmp_path / name
         folder.mkdir()
         (folder / "predictions.json").write_text(json.dumps([large_box(image, k) for image in (1, 2)]))
-        rows = [{"name": each, "objects": 3, "box/AP": 40.0 + k * (i % 7)} for i, each in enumerate(classes)]
-        cell = ComparisonRun(0, folder, {"box/AP": 40.0}, rows, 60.0)
-        methods.append(MethodResult(name, name, (cell,), make_cost(k), mean={"box/AP": 40.0 + k}))
+        rows = [{"name": label, "objects": 3, "box/AP": 40.0 + k * (i % 7)} for i, label in enumerate(classes)]
+        run = ComparisonRun(0, folder, {"box/AP": 40.0}, rows, 60.0)
+        methods.append(MethodResult(name, name, (run,), make_cost(k), mean={"box/AP": 40.0 + k}))
     comparison = Comparison("preset", annotation_file, images, NAMES[0], {}, tuple(methods))
-    page = written(comparison, tmp_path)
+    page = render(comparison, tmp_path)
     assert page.count("data:image/") == 2 * 12
-    assert "1480 more classes" in words(page)
+    assert "1480 more classes" in visible_text(page)
 
 
 def large_box(image, k):

@@ -4,14 +4,14 @@
   const toggle = document.getElementById("theme");
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches);
-  const tell = () => { toggle.textContent = isDark() ? "Light mode" : "Dark mode"; };
+  const updateLabel = () => { toggle.textContent = isDark() ? "Light mode" : "Dark mode"; };
   toggle.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    tell();
+    updateLabel();
   });
-  prefersDark.addEventListener("change", tell);
+  prefersDark.addEventListener("change", updateLabel);
   toggle.hidden = false;
-  tell();
+  updateLabel();
 
   const keyOf = (row, column) => {
     const cell = row.cells[column];
@@ -29,19 +29,19 @@
   };
 
   for (const table of document.querySelectorAll("table.sortable")) {
-    const heads = [...table.tHead.rows[0].cells];
-    heads.forEach((head, column) => {
-      if (head.classList.contains("path")) return;
+    const headers = [...table.tHead.rows[0].cells];
+    headers.forEach((header, column) => {
+      if (header.classList.contains("path")) return;
       const button = document.createElement("button");
       button.type = "button";
-      button.append(...head.childNodes);
-      head.append(button);
+      button.append(...header.childNodes);
+      header.append(button);
       button.addEventListener("click", () => {
         const first = column === 0 ? "ascending" : "descending";
         const second = column === 0 ? "descending" : "ascending";
-        const order = head.getAttribute("aria-sort") === first ? second : first;
-        heads.forEach((other) => other.removeAttribute("aria-sort"));
-        head.setAttribute("aria-sort", order);
+        const order = header.getAttribute("aria-sort") === first ? second : first;
+        headers.forEach((other) => other.removeAttribute("aria-sort"));
+        header.setAttribute("aria-sort", order);
         sort(table, column, order === "ascending" ? 1 : -1);
       });
     });

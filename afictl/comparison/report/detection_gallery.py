@@ -1,0 +1,230 @@
+"""Gallery of the images on which methods differ most, with a panel for the ground truth and for each method."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import torch
+from PIL import Image, features
+from torch import Tensor
+
+from afictl.comparison.report.theme import css_color
+from afictl.comparison.results import Comparison
+from afictl.data import Dataset, read_image
+from afictl.data.formats.coco import load_coco_file
+from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_segmentation
+from afictl.errors import UserError
+from afictl.evaluation.predictions import iter_results
+from afictl.run_folder import PREDICTIONS
+from afictl.visualization.detections import GROUND_TRUTH, detections_figure
+from afictl.visualization.disagreement import rank_by_disagreement
+from afictl.visualization.figure_files import data_url
+from afictl.visualization.side_by_side import mark_unshared
+
+THRESHOLD = 0.5
+"""Score from which a detection is drawn and counts in the ranking."""
+_MAX_IMAGES = 8
+_LONG_SIDE_PX = 960
+_ENCODINGS = ((960, 80), (960, 60), (800, 50), (640, 45), (480, 40))
+"""Long side in pixels and quality, tried until a picture fits its part of the budget."""
+_MIN_PICTURE_BYTES = 20_000
+"""With a small budget there are fewer images rather than worse ones."""
+
+Results: TypeAlias = list[dict[str, Any]]
+"""COCO results."""
+
+
+@dataclass(frozen=True)
+class GalleryPanel:
+    """An image with the ground truth or the detections of a method."""
+
+    source: str
+    """``data:`` URL."""
+    width: int
+    height: int
+    title: str
+    note: str
+    """The number of objects or detections."""
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """One image in all panels."""
+
+    name: str
+    score: float
+    """Mean number of detections in which two methods differ."""
+    panels: tuple[GalleryPanel, ...]
+    legend: tuple[tuple[str, str], ...]
+    """Classes and their colours as ``#rrggbb``."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Content of the section; without images ``notes`` say why."""
+
+    seed: int | None
+    images: tuple[GalleryImage, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def panel_titles(self) -> list[str]:
+        """Options of the switch."""
+        return [panel.title for panel in self.images[0].panels] if self.images else []
+
+
+def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
+    """Draw the images on which the methods of the first seed differ most, in at most ``budget`` bytes of text.
+
+    ``notes`` name missing files: predictions of a method, the annotations, an image.
+    """
+    baseline = comparison.methods[0]
+    if not baseline.runs:
+        return Gallery(None, (), ("Nothing was trained, so there are no detections.",))
+    seed = baseline.runs[0].seed
+    results, notes = _read_predictions(comparison, seed)
+    if len(results) < 2:
+        return Gallery(seed, (), (*notes, "Detections of at least two methods are needed."))
+    try:
+        dataset = load_coco_file(comparison.annotation_file, comparison.image_dir)
+    except UserError as error:
+        return Gallery(seed, (), (*notes, f"The ground truth cannot be read: {error}"))
+    images, missing = _draw_images(dataset, results, budget)
+    if not images and not missing:
+        missing = ["All methods have the same detections on every image."]
+    return Gallery(seed, tuple(images), (*notes, *missing))
+
+
+def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, Results], list[str]]:
+    """Results of each method's run with ``seed`` without low scores, and notes on files that cannot be read."""
+    results: dict[str, Results] = {}
+    notes = []
+    for method in comparison.methods:
+        folders = [run.folder for run in method.runs if run.seed == seed]
+        try:
+            if not folders:
+                raise UserError(f"no run with seed {seed}")
+            results[method.name] = _read_results(folders[0] / PREDICTIONS)
+        except UserError as error:
+            notes.append(f"{method.name} is left out: {error}")
+    return results, notes
+
+
+def _read_results(path: Path) -> Results:
+    """The results that affect the ranking: of a large dataset a small part of the file."""
+    return [msgspec.to_builtins(result) for result in iter_results(path) if result.score >= THRESHOLD / 2]
+
+
+def _draw_images(dataset: Dataset, results: Mapping[str, Results], budget: int) -> tuple[list[GalleryImage], list[str]]:
+    indices = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
+    max_images = max(1, min(_MAX_IMAGES, budget // ((len(results) + 1) * _MIN_PICTURE_BYTES)))
+    image_budget = budget // max_images
+    images: list[GalleryImage] = []
+    missing: list[str] = []
+    for image_id, score in rank_by_disagreement(results, THRESHOLD):
+        if len(images) == max_images or len(missing) == _MAX_IMAGES:
+            break
+        if image_id not in indices:
+            continue
+        try:
+            image = _draw_image(dataset, indices[image_id], results, score, image_budget)
+        except UserError as error:
+            missing.append(f"An image is left out: {error}")
+            continue
+        size = sum(len(panel.source) for panel in image.panels)
+        if size > budget:
+            break
+        budget -= size
+        images.append(image)
+    return images, missing
+
+
+def _draw_image(dataset: Dataset, i: int, results: Mapping[str, Results], score: float, budget: int) -> GalleryImage:
+    size_hw = dataset.size_hw(i)
+    image = read_image(dataset.image_path(i), size_hw)
+    scale = min(1.0, _LONG_SIDE_PX / max(size_hw))
+    drawn_hw = max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
+    objects = dataset.objects(i)
+    truth = {"boxes": objects.boxes * scale, "labels": objects.labels, "crowd": objects.crowd}
+    truth |= _masks(objects.segmentations, size_hw, drawn_hw)
+    labels = {category: label for label, category in enumerate(dataset.category_ids, start=1)}
+    detections = {}
+    for method, method_results in results.items():
+        image_results = _select(method_results, dataset.image_id(i), labels)
+        detections[method] = _detection(image_results, labels, size_hw, drawn_hw, scale)
+    name = str(dataset.image_path(i).relative_to(dataset.image_dir))
+    figure = detections_figure(
+        name, _resize(image, drawn_hw), {GROUND_TRUTH: truth, **mark_unshared(detections, THRESHOLD)}, dataset.classes
+    )
+    sources = _encode([panel.picture for panel in figure.panels], budget)
+    panels = tuple(
+        GalleryPanel(source, *panel.picture.size, panel.title, panel.note)
+        for source, panel in zip(sources, figure.panels, strict=True)
+    )
+    return GalleryImage(name, score, panels, tuple((label, css_color(color)) for label, color in figure.legend))
+
+
+def _select(results: Results, image_id: int, labels: Mapping[int, int]) -> Results:
+    return [row for row in results if row["image_id"] == image_id and row["category_id"] in labels]
+
+
+def _detection(
+    results: Results, labels: Mapping[int, int], size_hw: tuple[int, int], drawn_hw: tuple[int, int], scale: float
+) -> dict[str, Tensor]:
+    xywh = torch.tensor([row["bbox"] for row in results], dtype=torch.float32).reshape(-1, 4)
+    segmentations = [normalize_segmentation(row.get("segmentation"), size_hw) for row in results]
+    return {
+        "boxes": torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1) * scale,
+        "labels": torch.tensor([labels[row["category_id"]] for row in results], dtype=torch.int64),
+        "scores": torch.tensor([row["score"] for row in results], dtype=torch.float32),
+        **_masks(segmentations, size_hw, drawn_hw),
+    }
+
+
+def _masks(
+    segmentations: Sequence[Segmentation | None], size_hw: tuple[int, int], drawn_hw: tuple[int, int]
+) -> dict[str, Tensor]:
+    """``masks`` (N,h,w) bool at ``drawn_hw``, or nothing where no object has a segmentation."""
+    if not any(segmentation is not None for segmentation in segmentations):
+        return {}
+    masks = torch.zeros((len(segmentations), *drawn_hw), dtype=torch.bool)
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        if segmentation is not None:
+            mask.copy_(torch.from_numpy(draw_segmentation(segmentation, size_hw, drawn_hw)))
+    return {"masks": masks}
+
+
+def _resize(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Resize uint8 (3,H,W), once for all panels."""
+    if image.shape[1:] == size_hw:
+        return image
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    resized = picture.resize((size_hw[1], size_hw[0]), Image.Resampling.LANCZOS)
+    return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).reshape(*size_hw, 3).permute(2, 0, 1)
+
+
+def _encode(pictures: Sequence[Image.Image], budget: int) -> list[str]:
+    """``data:`` URLs of pictures of one image, of equal quality, at most ``budget`` characters together if possible."""
+    sources: list[str] = []
+    for encoding in _ENCODINGS:
+        first = _encode_picture(pictures[0], *encoding)
+        if len(first) * len(pictures) > budget and encoding != _ENCODINGS[-1]:
+            continue  # the other pictures have the same photograph
+        sources = [first, *(_encode_picture(picture, *encoding) for picture in pictures[1:])]
+        if sum(map(len, sources)) <= budget:
+            break
+    return sources
+
+
+def _encode_picture(picture: Image.Image, long_side: int, quality: int) -> str:
+    kind, options = ("WEBP", {"method": 2}) if features.check("webp") else ("JPEG", {})  # an optional part of Pillow
+    thumbnail = picture.copy()
+    thumbnail.thumbnail((long_side, long_side))
+    file = io.BytesIO()
+    thumbnail.save(file, kind, quality=quality, **options)
+    return data_url(file.getvalue(), f"image/{kind.lower()}")

@@ -1,0 +1,91 @@
+"""Settings, verdicts, versions and commands of a comparison, as text of the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from afictl.comparison.report.report_tables import shorten_paths
+from afictl.comparison.results import Comparison
+from afictl.run_folder import VERSIONS
+
+_NO_VERSION = ("command", "started")
+_MAX_COMMANDS = 3
+
+
+def settings(comparison: Comparison, report_dir: Path) -> list[tuple[str, str]]:
+    """Pairs of a term and its value; paths are relative to ``report_dir`` or the current folder."""
+    trained = any(method.runs for method in comparison.methods)
+    files = [("held-out data", str(comparison.annotation_file)), ("images", str(comparison.image_dir))]
+    terms = [*(files if trained else []), ("seeds", _seeds(comparison)), *comparison.settings.items()]
+    return [("preset", comparison.preset), *((term, shorten_paths(value, report_dir)) for term, value in terms)]
+
+
+def verdicts(comparison: Comparison, report_dir: Path) -> list[tuple[str, bool]]:
+    """The verdict on each method, and whether it claims a difference in box or mask AP."""
+    return [
+        (
+            shorten_paths(method.verdict, report_dir),
+            any(method.difference[key].claimed for key in ("box/AP", "mask/AP") if key in method.difference),
+        )
+        for method in comparison.methods
+        if method.verdict
+    ]
+
+
+def versions(comparison: Comparison) -> list[tuple[str, str]]:
+    """Software and hardware of the runs; values that differ between runs are listed side by side."""
+    values: dict[str, dict[str, None]] = {}
+    for record in _version_records(comparison):
+        for name, value in record.items():
+            if name not in _NO_VERSION:
+                text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+                values.setdefault(name, {})[text or "none"] = None
+    return [(name, " / ".join(texts)) for name, texts in values.items()]
+
+
+def commands(comparison: Comparison) -> list[str]:
+    """The commands of the runs, each once, quoted for a shell in the current folder."""
+    lines: dict[str, None] = {}
+    for record in _version_records(comparison):
+        words = record.get("command")
+        if isinstance(words, list) and words:
+            program, *arguments = map(str, words)
+            arguments = [shorten_paths(argument, Path.cwd()) for argument in arguments]
+            lines[shlex.join([_command_name(program), *arguments])] = None
+    return list(lines)[:_MAX_COMMANDS]
+
+
+def _command_name(program: str) -> str:
+    """The name of the program for a shell; that of ``python -m afictl`` is ``afictl/__main__.py`` in the record."""
+    folder, name = os.path.split(program)
+    return os.path.basename(folder) if name == "__main__.py" else name
+
+
+def _seeds(comparison: Comparison) -> str:
+    seeds = {method.name: tuple(run.seed for run in method.runs) for method in comparison.methods}
+    if not any(seeds.values()):
+        return "none: only costs were measured"
+    if len(set(seeds.values())) == 1:
+        return _format_seeds(next(iter(seeds.values())))
+    return "; ".join(f"{name}: {_format_seeds(method_seeds)}" for name, method_seeds in seeds.items())
+
+
+def _format_seeds(seeds: tuple[int, ...]) -> str:
+    return f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else "none"
+
+
+def _version_records(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """The content of ``versions.json`` of every run with a valid one."""
+    for method in comparison.methods:
+        for run in method.runs:
+            try:
+                record = json.loads((run.folder / VERSIONS).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(record, dict):
+                yield record
