@@ -14,7 +14,7 @@ from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator, build_interpolator
 from afictl.weights import load_detector, save_detector
-from tests.training.test_finetune import renamed
+from tests.helpers.changed_data import rename_disc
 
 
 def call(*arguments):
@@ -78,7 +78,7 @@ def test_a_threshold_below_that_of_the_detector_is_reported(untrained_run, shape
 def test_a_detector_of_other_classes_is_the_same_error_as_in_eval(untrained_run, shapes, tmp_path):
     from afictl.cli.main import app as afictl
 
-    data = renamed(shapes, tmp_path / "data", {"train2017", "val2017"})
+    data = rename_disc(shapes, tmp_path / "data")
     with pytest.raises(UserError, match="coin") as visualize_error:
         call("--weights", untrained_run, "--data", data)
     words = ["eval", "--weights", str(untrained_run), "--data", str(data)]

@@ -12,7 +12,7 @@ from afictl.detectors import Detector
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.feature_distance import feature_distance
 from afictl.weights import load_detector
-from tests.training.test_finetune import renamed
+from tests.helpers.changed_data import rename_disc
 
 
 @pytest.fixture(scope="module")
@@ -159,4 +159,4 @@ def test_stage_2_refuses_an_unfinished_stage_1(pretrained, fabric, guide_run, sh
 
 def test_a_guide_of_other_classes_is_refused(fabric, guide_run, shapes_dir, tmp_path):
     with pytest.raises(UserError, match="classes"):
-        pretrain(fabric, guide_run, renamed(shapes_dir, tmp_path / "data", {"train2017", "val2017"}), tmp_path / "run")
+        pretrain(fabric, guide_run, rename_disc(shapes_dir, tmp_path / "data"), tmp_path / "run")
