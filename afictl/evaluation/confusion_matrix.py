@@ -1,4 +1,4 @@
-"""Which class a detector takes which object for."""
+"""Confusion matrix of the classes of objects and of the detections that match them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from afictl.data import Dataset
 from afictl.evaluation.ground_truth import ground_truth_of
 from afictl.evaluation.predictions import read_predictions
 
-_IOU = 0.5
-_MOST = 100  # detections of an image, as the metric takes
+_MIN_IOU = 0.5
+_MAX_DETECTIONS = 100
+"""Of an image, as in the metric."""
+_UNMATCHED, _IGNORED = -1, -2
 
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """Objects by their class and by the class of the detection that found them."""
+    """Numbers of objects and detections by the class of each."""
 
     classes: tuple[str, ...]
     """K names in the order of the category ids."""
     counts: np.ndarray
     """(K+1, K+1) int64, a row for each class of an object and a column for each class of a detection. The last row
-    counts detections of nothing, the last column objects that were missed."""
+    counts detections without an object, the last column objects without a detection."""
     score: float
-    """From which a detection counts."""
+    """Lowest score of a counted detection."""
 
 
 def compute_confusion(
@@ -35,47 +37,47 @@ def compute_confusion(
 ) -> ConfusionMatrix:
     """Match boxes of all classes at an IoU of 0.5.
 
-    The best detection of an image chooses first, and takes the object that it overlaps most; of equal ones one of its
-    own class. Detections on a crowd of their class, and crowds, do not count.
+    In the order of their scores, the detections of an image are matched to the free object of largest IoU; of objects
+    with equal IoU, to one of the same class. Crowds, and detections on a crowd of their class, are not counted.
 
     Raises:
         UserError: see ``score_predictions``.
     """
     truth = ground_truth_of(dataset, image_ids)
-    found = read_predictions(predictions, truth, restricted=image_ids is not None)
+    loaded = read_predictions(predictions, truth, restricted=image_ids is not None)
     background = len(truth.classes)
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)
     for image in range(len(truth.image_ids)):
-        objects, rows = truth.objects_of(image, image + 1), found.of(image, image + 1)
-        chosen = rows.start + np.argsort(-found.scores[rows], kind="stable")[:_MOST]
-        chosen = chosen[found.scores[chosen] >= score]
-        wanted, labels, crowd = truth.categories[objects], found.categories[chosen], truth.crowd[objects]
-        taken = _match(_overlaps(found.boxes[chosen], truth.boxes[objects], crowd), labels, wanted, crowd)
-        hit = taken >= 0
-        np.add.at(counts, (wanted[taken[hit]], labels[hit]), 1)
-        np.add.at(counts, (background, labels[taken == -1]), 1)
-        missed = np.setdiff1d(np.flatnonzero(~crowd), taken)
-        np.add.at(counts, (wanted[missed], background), 1)
+        objects, rows = truth.objects_of(image, image + 1), loaded.of(image, image + 1)
+        best = rows.start + np.argsort(-loaded.scores[rows], kind="stable")[:_MAX_DETECTIONS]
+        best = best[loaded.scores[best] >= score]
+        categories, labels, crowd = truth.categories[objects], loaded.categories[best], truth.crowd[objects]
+        matches = _match(_overlaps(loaded.boxes[best], truth.boxes[objects], crowd), labels, categories, crowd)
+        matched = matches >= 0
+        np.add.at(counts, (categories[matches[matched]], labels[matched]), 1)
+        np.add.at(counts, (background, labels[matches == _UNMATCHED]), 1)
+        missed = np.setdiff1d(np.flatnonzero(~crowd), matches)
+        np.add.at(counts, (categories[missed], background), 1)
     return ConfusionMatrix(truth.classes, counts, score)
 
 
-def _overlaps(found: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def _overlaps(detections: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """IoU (n,m) of xywh boxes; with a crowd the part of the detection that is inside."""
-    if not len(found) or not len(objects):
-        return np.zeros((len(found), len(objects)))
-    return np.asarray(coco_mask.iou(found, objects, crowd.astype(np.uint8)))
+    if not len(detections) or not len(objects):
+        return np.zeros((len(detections), len(objects)))
+    return np.asarray(coco_mask.iou(detections, objects, crowd.astype(np.uint8)))
 
 
-def _match(overlaps: np.ndarray, labels: np.ndarray, wanted: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """The object of each detection in order; -1 for none, -2 where that does not count."""
-    taken = np.full(len(labels), -1)
+def _match(overlaps: np.ndarray, labels: np.ndarray, categories: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """Index (n,) of the object of each detection, ``_UNMATCHED``, or ``_IGNORED`` for a detection on a crowd."""
+    matches = np.full(len(labels), _UNMATCHED)
     free = ~crowd
     for k, label in enumerate(labels.tolist()):
-        fits = free & (overlaps[k] >= _IOU)
-        if fits.any():
-            # the own class is worth less than any difference of overlaps
-            taken[k] = np.argmax(np.where(fits, overlaps[k] + 1e-9 * (wanted == label), -1.0))
-            free[taken[k]] = False
-        elif (crowd & (wanted == label) & (overlaps[k] >= _IOU)).any():
-            taken[k] = -2
-    return taken
+        candidates = free & (overlaps[k] >= _MIN_IOU)
+        if candidates.any():
+            # the bonus of the same class is smaller than any difference of overlaps
+            matches[k] = np.argmax(np.where(candidates, overlaps[k] + 1e-9 * (categories == label), -1.0))
+            free[matches[k]] = False
+        elif (crowd & (categories == label) & (overlaps[k] >= _MIN_IOU)).any():
+            matches[k] = _IGNORED
+    return matches

@@ -1,4 +1,4 @@
-"""The two libraries that match predictions with objects: a fast one, and the reference to check it by."""
+"""Matching of predictions and objects by two libraries: hotcoco, which is fast, and pycocotools, the reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from afictl.evaluation.ground_truth import GroundTruth, GroundTruthMasks
 from afictl.evaluation.metrics import Precision
 from afictl.evaluation.predictions import Predictions
 
-_IMAGES = 64  # of which masks are in memory at once
+_IMAGES_PER_UPDATE = 64
+"""Images whose masks are in memory at once."""
 
 
 def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None) -> Precision:
@@ -23,8 +24,8 @@ def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: Groun
     from hotcoco import StreamingEval
 
     scorer = StreamingEval(_categories(ground_truth), "segm" if outlines else "bbox")
-    for first in range(0, len(ground_truth.image_ids), _IMAGES):
-        last = min(first + _IMAGES, len(ground_truth.image_ids))
+    for first in range(0, len(ground_truth.image_ids), _IMAGES_PER_UPDATE):
+        last = min(first + _IMAGES_PER_UPDATE, len(ground_truth.image_ids))
         rows = np.arange(*predictions.of(first, last).indices(len(predictions.images)))
         objects = list(_objects(ground_truth, outlines, ground_truth.objects_of(first, last)))
         images = _images(ground_truth, first, last)
@@ -40,23 +41,23 @@ def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: Groun
 
 
 def pycocotools(ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None) -> Precision:
-    """The same from the reference, with every mask in memory."""
+    """The same from the reference implementation, with all masks in memory."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     count = len(ground_truth.image_ids)
-    found = _masks(ground_truth, predictions) if outlines else _boxes(predictions)
-    sides: Any = (
+    results = _masks(ground_truth, predictions) if outlines else _boxes(predictions)
+    annotations = (
         list(_objects(ground_truth, outlines, slice(0, len(ground_truth.images)))),
-        [{**item, "id": number, "iscrowd": 0} for number, item in enumerate(found, start=1)],
+        [{**item, "id": number, "iscrowd": 0} for number, item in enumerate(results, start=1)],
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress on the console
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         indices = [COCO(), COCO()]
-        for index, annotations in zip(indices, sides, strict=True):  # its loadRes fails where nothing was found
+        for index, records in zip(indices, annotations, strict=True):  # COCO.loadRes fails without results
             index.dataset = {
                 "images": _images(ground_truth, 0, count),
                 "categories": _categories(ground_truth),
-                "annotations": annotations,
+                "annotations": records,
             }
             index.createIndex()
         scorer = COCOeval(*indices, "segm" if outlines else "bbox")
@@ -70,11 +71,11 @@ EVALUATORS = tuple(PRECISION_OF)
 
 
 def _precision(scorer: Any) -> Precision:
-    return np.asarray(scorer.eval["precision"])[..., -1]  # at most 100 detections of a class in an image
+    return np.asarray(scorer.eval["precision"])[..., -1]  # the largest number of detections: 100 of a class and image
 
 
 def _categories(ground_truth: GroundTruth) -> list[dict[str, Any]]:
-    """Numbered from 1 in the order of their ids, which may be any; images and objects are too."""
+    """Categories, images and objects are numbered from 1, because ids of a file may be any integers."""
     return [{"id": number, "name": name} for number, name in enumerate(ground_truth.classes, start=1)]
 
 
@@ -106,9 +107,9 @@ def _table(predictions: Predictions, rows: np.ndarray) -> npt.NDArray[np.float64
 
 
 def _mask_table(predictions: Predictions, rows: np.ndarray) -> npt.NDArray[np.float64]:
-    """The same for masks, ranked by their own score, each with a box as large as the mask.
+    """The same for masks, with their own scores and each with a box of the area of the mask.
 
-    By that hotcoco sorts them into size ranges, and not by the box that was found; detectron2 scores masks so too.
+    hotcoco takes the size range of a result from the area of its box. detectron2 too takes it from the mask.
     """
     table = _table(predictions, rows)
     table[:, 1:5] = 0, 0, 0, 1

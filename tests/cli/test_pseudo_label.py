@@ -60,11 +60,11 @@ def test_labels_counts_and_examples(untrained_run, shapes, unlabelled, tmp_path)
 
 def test_another_data_set_is_left_out(untrained_run, shapes_dir, unlabelled, tmp_path):
     common = ("pseudo-label", "--weights", untrained_run, "--output", tmp_path / "pseudo.json", "--threshold", 0)
-    with pytest.raises(UserError, match=r"each of its 4 images is in .* already: give other images"):
+    with pytest.raises(UserError, match=r"all of its 4 images are in .* already"):
         call(*common, "--images", unlabelled, "--exclude", shapes_dir)
     (untrained_run / "config.yaml").unlink()
     result = call(*common, "--images", unlabelled, "--limit", 2)
-    assert "which images are labelled already is not known; --exclude DIR leaves them out" in result.output
+    assert "the labelled data set is not known; --exclude DIR" in result.output
     assert len(json.loads((tmp_path / "pseudo.json").read_text())["images"]) == 2
 
 

@@ -160,7 +160,7 @@ def peak():
     return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))
 
 folder = Path(sys.argv[1])
-evaluators._IMAGES, predictions._PIECE = 1, 2**16  # so that few images fill them
+evaluators._IMAGES_PER_UPDATE, predictions._PIECE = 1, 2**16  # so that few images fill them
 score_predictions(folder / "small.json", folder / "instances.json")
 before = peak()
 score_predictions(folder / "large.json", folder / "instances.json")

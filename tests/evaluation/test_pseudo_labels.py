@@ -15,7 +15,7 @@ from afictl.detectors.masks import paste_masks
 from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation import tta
-from afictl.evaluation.pseudo_labels import _Spread, class_thresholds, write_pseudo_labels
+from afictl.evaluation.pseudo_labels import EvenSample, class_thresholds, write_pseudo_labels
 from afictl.presets import InputConfig
 
 CLASSES = ("cat", "N/A", "dog")
@@ -81,9 +81,9 @@ def write(images, output, thresholds=(0.7, 0.7, 0.6), workers=0, **options):
 def test_what_reaches_the_threshold_of_its_class_is_kept_and_counted(images, tmp_path, workers):
     done = []
     report = write(images, tmp_path / "pseudo.json", workers=workers, progress=lambda *place: done.append(place))
-    counts = [(c.name, c.threshold, c.seen, c.kept, c.images) for c in report.classes.values()]
+    counts = [(c.name, c.threshold, c.detections, c.labels, c.images) for c in report.classes.values()]
     assert counts == [("cat", 0.7, 6, 4, 2), ("dog", 0.6, 6, 2, 2)]
-    assert (report.images, report.labelled, report.kept) == (3, 2, 6)
+    assert (report.images, report.labelled_images, report.labels) == (3, 2, 6)
     assert [line.partition(" cannot be read")[0] for line in report.unreadable] == [f"image {images / 'broken.png'}"]
     assert done == [(k, 4) for k in range(1, 5)]
 
@@ -147,16 +147,16 @@ def test_examples_are_labelled_images(images, tmp_path, number, shown):
     assert {file.name: len(records) for file, records in report.examples} == shown
 
 
-@pytest.mark.parametrize("seen", [0, 1, 7, 8, 9, 17, 1000])
-def test_examples_are_spread_over_a_stream_of_any_length(seen):
-    spread = _Spread(8)
-    for thing in range(seen):
-        spread.add(thing)
-    chosen = spread.chosen()
-    assert len(chosen) == min(8, seen)
-    gaps = [b - a for a, b in pairwise([*chosen, seen])]
-    assert chosen[:1] == list(range(seen))[:1]
-    assert not gaps or max(gaps) <= 2 * seen / len(chosen)
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 17, 1000])
+def test_examples_are_evenly_distributed_over_a_stream_of_any_length(length):
+    sample = EvenSample(8)
+    for item in range(length):
+        sample.add(item)
+    items = sample.items()
+    assert len(items) == min(8, length)
+    gaps = [b - a for a, b in pairwise([*items, length])]
+    assert items[:1] == list(range(length))[:1]
+    assert not gaps or max(gaps) <= 2 * length / len(items)
 
 
 def test_nothing_is_written_where_nothing_is_sure(images, tmp_path):
@@ -165,7 +165,7 @@ def test_nothing_is_written_where_nothing_is_sure(images, tmp_path):
         write(images, tmp_path / "pseudo.json", thresholds=(1, 1, 1))
     for path in images.rglob("*.png"):
         path.write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"not one image could be read; the first: image .*a\.png"):
+    with pytest.raises(UserError, match=r"no image could be read; the first: image .*a\.png"):
         write(images, tmp_path / "pseudo.json")
     assert (tmp_path / "pseudo.json").read_text() == "older"
     assert {path.name for path in tmp_path.iterdir()} == {"images", "pseudo.json"}
