@@ -48,7 +48,7 @@ def finetune(
     resume: options.Resume = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a detector (stage 3), a guide included.
+    """Train a detector (stage 3), guides included.
 
     Writes a run folder: config.yaml, log.txt, metrics.jsonl, TensorBoard events, best.safetensors, last.safetensors
     and state.pt for --resume. The default folder is runs/PRESET-INTERPOLATOR.
@@ -68,12 +68,13 @@ def finetune(
     kind = name_of(interpolator or resolved.interpolator.kind)
     folder = output or Path("runs") / f"{slugify(resolved.name)}-{kind}"
     require_free_folder(folder, resume)
-    weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
-    labels = PseudoLabels(pseudo, weight, ratio) if pseudo else None
+    labels = None
+    if pseudo:
+        weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
+        labels = PseudoLabels(pseudo, weight, ratio)
     hardware, batch_size = HardwareSettings(devices, nodes, precision), resolved.train.batch_size
-    batch_sizes = labels.split_batch(batch_size, hardware.num_processes) if labels else [batch_size]
-    fabric = launch(hardware, batch_sizes)
-    start = InitialWeights(interpolator, weights, backbone_weights, partial)
-    finetune(fabric, resolved, data, folder, start, seed=seed, resume=resume, pseudo=labels)
+    fabric = launch(hardware, labels.split_batch(batch_size, hardware.num_processes) if labels else [batch_size])
+    initial = InitialWeights(interpolator, weights, backbone_weights, partial)
+    finetune(fabric, resolved, data, folder, initial, seed=seed, resume=resume, pseudo=labels)
     if fabric.is_global_zero:
         typer.echo(f"run: {folder}")

@@ -1,7 +1,7 @@
 """The three stages of AFI-GAN training and what they share.
 
 ``stage1`` trains the interpolator against the discriminator on a guide's features, ``stage2`` trains it inside a
-detector on half-size images, ``stage3`` trains any detector that holds it. Each hands a step to the one ``loop``.
+detector on half-size images, ``stage3`` trains any detector that holds it. Each passes a ``Stage`` to the one ``loop``.
 """
 
 from afictl.training.hardware import HardwareSettings, launch

@@ -13,18 +13,18 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from afictl.presets import Recipe
 
-_WARMUP_START = 1e-3  # detectron2's warm-up factor
+_WARMUP_FACTOR = 1e-3  # of detectron2
 
 
 class TrainableModule:
     """A module with its optimizer, both set up by Fabric.
 
-    Every stage trains through this pair of methods; gradient accumulation would have its place here.
+    Every stage trains by ``backward`` and ``optimizer_step`` alone, so gradient accumulation belongs here.
 
     Args:
         fabric: the launched Fabric.
-        module: on any device; parameters without ``requires_grad`` are not trained.
-        recipe: of the optimizer.
+        module: its parameters without ``requires_grad`` are not trained.
+        recipe: settings of the optimizer.
         clip_norm: largest gradient norm; None does not clip.
     """
 
@@ -44,41 +44,22 @@ class TrainableModule:
         Raises:
             FloatingPointError: a gradient is not finite.
         """
-        # The gradient scaler of float16 skips steps with gradients that are not finite.
-        strict = self._fabric.strategy.precision.precision != "16-mixed"
+        # The gradient scaler of float16 skips updates whose gradients are not finite.
+        is_strict = self._fabric.strategy.precision.precision != "16-mixed"
         max_norm = self.clip_norm or math.inf
         try:
-            self._fabric.clip_gradients(self.module, self.optimizer, max_norm=max_norm, error_if_nonfinite=strict)
+            self._fabric.clip_gradients(self.module, self.optimizer, max_norm=max_norm, error_if_nonfinite=is_strict)
         except RuntimeError as error:
             if "non-finite" not in str(error):
                 raise
-            raise FloatingPointError("the gradient is not finite any more") from None
+            raise FloatingPointError("the gradient is not finite") from None
         self.optimizer.step()
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Rate for the given step: linear warm-up, then constant with drops or a half cosine down to zero."""
-    warmup = min(1.0, _WARMUP_START + (1 - _WARMUP_START) * step / recipe.warmup_steps) if recipe.warmup_steps else 1.0
-    if recipe.schedule == "cosine":
-        progress = max(0.0, (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps))
-        return recipe.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return float(recipe.lr * warmup * 0.1 ** sum(step >= milestone for milestone in recipe.milestones))
-
-
-def schedule_warnings(recipe: Recipe) -> list[str]:
-    """What about the length of a recipe its schedule was not made for, in words; usually nothing."""
-    lines = []
-    if recipe.warmup_steps >= recipe.steps:
-        lines.append(f"the rate still rises when training ends: warmup_steps={recipe.warmup_steps}")
-    if recipe.schedule == "multistep" and recipe.milestones and min(recipe.milestones) >= recipe.steps:
-        lines.append(f"the rate never drops: the first of milestones is {min(recipe.milestones)}")
-    return [f"steps={recipe.steps}, but {line}" for line in lines]
-
-
 def build_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
-    """Optimiser over the trainable parameters; norms and Swin's position biases are not decayed."""
-    exempt = {id(p) for p in _exempt_from_decay(module)}
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    """Optimizer of the trainable parameters, without weight decay for norms and Swin's position biases."""
+    exempt = {id(parameter) for parameter in _exempt_from_decay(module)}
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if id(p) not in exempt], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trainable if id(p) in exempt], "weight_decay": 0.0},
@@ -89,16 +70,37 @@ def build_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
     return SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
 
 
+def _exempt_from_decay(module: nn.Module) -> Iterable[nn.Parameter]:
+    for child in module.modules():
+        is_norm = isinstance(child, (_NormBase, nn.GroupNorm, nn.LayerNorm))
+        for name, parameter in child.named_parameters(recurse=False):
+            if is_norm or name == "relative_position_bias_table":
+                yield parameter
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Learning rate of a step: linear warm-up, then drops by ten at the milestones or a half cosine to 0."""
+    warmup = 1.0
+    if recipe.warmup_steps:
+        warmup = min(1.0, _WARMUP_FACTOR + (1 - _WARMUP_FACTOR) * step / recipe.warmup_steps)
+    if recipe.schedule == "cosine":
+        progress = max(0.0, (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps))
+        return recipe.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return float(recipe.lr * warmup * 0.1 ** sum(step >= milestone for milestone in recipe.milestones))
+
+
 def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
-    """Give every parameter group the same rate."""
+    """Set the learning rate of every parameter group."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
 
 
-def _exempt_from_decay(module: nn.Module) -> Iterable[nn.Parameter]:
-    for part in module.modules():
-        norm = isinstance(part, (_NormBase, nn.GroupNorm, nn.LayerNorm))
-        for name, value in part.named_parameters(recurse=False):
-            if norm or name == "relative_position_bias_table":
-                yield value
+def schedule_warnings(recipe: Recipe) -> list[str]:
+    """Warnings about a schedule that does not fit the number of steps."""
+    warnings = []
+    if recipe.warmup_steps >= recipe.steps:
+        warnings.append(f"the rate still rises when training ends: warmup_steps={recipe.warmup_steps}")
+    if recipe.schedule == "multistep" and recipe.milestones and min(recipe.milestones) >= recipe.steps:
+        warnings.append(f"the rate never drops: the first of milestones is {min(recipe.milestones)}")
+    return [f"steps={recipe.steps}, but {warning}" for warning in warnings]

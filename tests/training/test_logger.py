@@ -1,4 +1,4 @@
-"""What a training shows beside a terminal."""
+"""Log lines of a training without a terminal."""
 
 from types import SimpleNamespace
 
@@ -10,22 +10,22 @@ from afictl.training import logger as module
 
 
 @pytest.mark.parametrize(
-    ("moments", "lines"),
+    ("seconds", "lines"),
     [
-        ((1, 2, 3, 4), []),  # it is over before anybody waits
+        ((1, 2, 3, 4), []),
         ((1, 40, 50, 60), ["evaluated 2 of 4 images", "evaluated 4 of 4 images"]),
         ((1, 2, 3, 40), ["evaluated 4 of 4 images"]),
     ],
 )
-def test_the_last_line_of_an_evaluation_is_its_total(monkeypatch, tmp_path, moments, lines):
+def test_a_long_evaluation_is_logged_up_to_its_last_image(monkeypatch, tmp_path, seconds, lines):
     messages = []
     run = SimpleNamespace(folder=tmp_path, console=Console(quiet=True), log=messages.append, close=lambda: None)
     monkeypatch.setattr(module.time, "perf_counter", lambda: 0.0)
     logger = module.TrainingLogger(run, steps=1, start=0, device=torch.device("cpu"))
-    for done, moment in enumerate(moments, start=1):
-        monkeypatch.setattr(module.time, "perf_counter", lambda moment=moment: float(moment))
-        logger.log_evaluation(done, len(moments))
+    for done, now in enumerate(seconds, start=1):
+        monkeypatch.setattr(module.time, "perf_counter", lambda now=now: float(now))
+        logger.log_evaluation(done, len(seconds))
     assert messages == lines
     logger.reset_interval()
     logger.log_evaluation(4, 4)
-    assert messages == lines  # the next one is short
+    assert messages == lines  # the next evaluation is short

@@ -1,3 +1,5 @@
+"""Optimizers and learning rates."""
+
 import pytest
 from torch import nn
 
@@ -21,7 +23,7 @@ def test_multistep_rates_of_the_published_stage_1(step, rate):
     assert learning_rate(recipe, step) == pytest.approx(rate)
 
 
-def test_cosine_falls_from_the_base_rate_to_nothing():
+def test_cosine_falls_from_the_base_rate_to_zero():
     recipe = Recipe(steps=110, batch_size=8, lr=0.1, schedule="cosine", warmup_steps=10)
     rates = [learning_rate(recipe, step) for step in range(10, 111)]
     assert rates[0] == pytest.approx(0.1)
@@ -32,10 +34,10 @@ def test_cosine_falls_from_the_base_rate_to_nothing():
 
 def test_position_biases_of_a_swin_are_not_decayed():
     backbone = build_detector("cascade-rcnn-swin-t-bifpn-tiny").backbone
-    _, rest = build_optimizer(backbone, Recipe(steps=1, batch_size=1, lr=0.1)).param_groups
+    _, undecayed = build_optimizer(backbone, Recipe(steps=1, batch_size=1, lr=0.1)).param_groups
     tables = {id(p) for name, p in backbone.named_parameters() if name.endswith("relative_position_bias_table")}
     assert len(tables) == 8
-    assert tables < {id(p) for p in rest["params"]}
+    assert tables < {id(p) for p in undecayed["params"]}
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
@@ -43,22 +45,24 @@ def test_only_norms_are_not_decayed(kind):
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Linear(4, 4))
     module[3].weight.requires_grad_(False)
     recipe = Recipe(steps=1, batch_size=1, lr=0.1, optimizer=kind, weight_decay=0.01)
-    decayed, rest = build_optimizer(module, recipe).param_groups
+    decayed, undecayed = build_optimizer(module, recipe).param_groups
     assert decayed["weight_decay"] == 0.01
     assert {id(p) for p in decayed["params"]} == {id(p) for p in (*module[0].parameters(), module[3].bias)}
-    assert rest["weight_decay"] == 0
-    assert {id(p) for p in rest["params"]} == {id(p) for p in (*module[1].parameters(), *module[2].parameters())}
+    assert undecayed["weight_decay"] == 0
+    assert {id(p) for p in undecayed["params"]} == {id(p) for p in (*module[1].parameters(), *module[2].parameters())}
 
 
 @pytest.mark.parametrize(
-    ("change", "doubt"),
+    ("change", "facts"),
     [
-        ({"steps": 90_000}, "steps=90000, but the rate never drops: the first of milestones is 210000"),
-        ({"steps": 500, "milestones": ()}, "steps=500, but the rate still rises when training ends: warmup_steps=1000"),
+        ({"steps": 90_000}, ("steps=90000", "milestones is 210000")),
+        ({"steps": 500, "milestones": ()}, ("steps=500", "warmup_steps=1000")),
         ({}, None),
         ({"steps": 90_000, "schedule": "cosine"}, None),
     ],
 )
-def test_a_schedule_for_another_length_is_told(change, doubt):
+def test_a_schedule_for_another_number_of_steps_is_warned_of(change, facts):
     values = {"steps": 270_000, "batch_size": 16, "lr": 0.02, "milestones": (210_000, 250_000)}
-    assert schedule_warnings(Recipe(**{**values, **change})) == ([doubt] if doubt else [])
+    warnings = schedule_warnings(Recipe(**{**values, **change}))
+    assert len(warnings) == bool(facts)
+    assert all(fact in warnings[0] for fact in facts or ())
