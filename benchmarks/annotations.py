@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from afictl.data import load_coco
-from afictl.data.index_cache import SMALLEST, cache_places
+from afictl.data.index_cache import MIN_FILE_BYTES, cache_paths
 from afictl.errors import UserError
 from benchmarks import annotation_reader, image_loader
 from benchmarks.annotation_file import write_annotation_file
@@ -52,9 +52,9 @@ def measure_reading(folder: Path, scale: float, rounds: int, console: Console) -
         path.mkdir()
     write_annotation_file(file, scale)
     console.print(f"generated annotations: {file.stat().st_size / 1e6:.0f} MB")
-    if file.stat().st_size < SMALLEST:
-        console.print(f"afictl caches no file below {SMALLEST / 1e6:.0f} MB: its later starts read this file again")
-    cache = cache_places(file)[0]
+    if file.stat().st_size < MIN_FILE_BYTES:
+        console.print(f"afictl caches no file below {MIN_FILE_BYTES / 1e6:.0f} MB: later starts read it again")
+    cache = cache_paths(file)[0]
     turns: dict[str, list[Figures]] = {}
 
     def measure(name: str, library: str, processes: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""What bytes are known by: hundreds of megabytes in a fraction of a second."""
+"""Parallel SHA-256 of files and tensors of hundreds of megabytes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-_BLOCK = 8 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 _THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -23,28 +22,28 @@ def file_digest(file: Path) -> str:
         OSError: it cannot be read.
     """
 
-    def read(start: int) -> bytes:
-        with open(file, "rb", buffering=0) as opened:
-            opened.seek(start)
-            return opened.read(_BLOCK)
+    def read_block(start: int) -> bytes:
+        with open(file, "rb", buffering=0) as stream:
+            stream.seek(start)
+            return stream.read(_BLOCK_BYTES)
 
-    return _digest(file.stat().st_size, read)
+    return _digest(file.stat().st_size, read_block)
 
 
 def tensor_digest(tensor: Tensor) -> str:
     """The digest of the numbers of a contiguous tensor, whatever its shape."""
     values = tensor.numpy().reshape(-1).view(np.uint8)
-    return _digest(len(values), lambda start: values[start : start + _BLOCK])
+    return _digest(len(values), lambda start: values[start : start + _BLOCK_BYTES].data)
 
 
-def _digest(size: int, read: Callable[[int], Any]) -> str:
-    """SHA-256 of the SHA-256 of each block, which threads compute at the same time."""
+def _digest(size: int, read_block: Callable[[int], bytes | memoryview]) -> str:
+    """SHA-256 of the SHA-256 of each block, which threads compute in parallel."""
 
-    def digest(start: int) -> bytes:
-        return sha256(read(start)).digest()
+    def digest_block(start: int) -> bytes:
+        return sha256(read_block(start)).digest()
 
-    starts = range(0, size, _BLOCK)
+    starts = range(0, size, _BLOCK_BYTES)
     if len(starts) < 2:
-        return sha256(b"".join(map(digest, starts))).hexdigest()
+        return sha256(b"".join(map(digest_block, starts))).hexdigest()
     with ThreadPoolExecutor(_THREADS) as pool:
-        return sha256(b"".join(pool.map(digest, starts))).hexdigest()
+        return sha256(b"".join(pool.map(digest_block, starts))).hexdigest()

@@ -15,20 +15,20 @@ from afictl.errors import UserError, one_line
 _ORIENTATION = 0x0112
 
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises at a file that is broken, truncated or no image."""
+"""Exceptions of Pillow at a file that is broken, truncated or no image."""
 
 
 def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tensor:
     """Decode an image file to uint8 (3,H,W) RGB, whose memory holds pixel after pixel ("channels last").
 
-    So decoders give it, and PyTorch resizes it more than twice as fast as plane after plane.
+    Decoders write it so, and PyTorch resizes it more than twice as fast as planes.
 
-    Grey, palette, 16-bit and CMYK images become RGB (CMYK JPEGs in Adobe's inverted polarity, as every writer
-    has them); transparency is dropped, as detectron2 and torchvision do. Pillow decodes: with torchvision the
+    Grey, palette, 16-bit and CMYK images become RGB (CMYK JPEGs in Adobe's inverted polarity, as all writers
+    store them); transparency is dropped, as detectron2 and torchvision do. Pillow decodes: with torchvision the
     stored size cannot be known before the orientation is applied.
 
     Args:
-        path: the file.
+        path: the image file.
         size_hw: the annotated height and width. Annotations may have been made on the pixels as stored or as
             shown: the EXIF orientation is ignored where only the stored size is this one. None always
             follows it.

@@ -1,7 +1,7 @@
-"""The index of a large annotation file, kept for later starts and for all processes that read the same file.
+"""Cache of the index of a large annotation file, for later starts and for all processes that read the same file.
 
-It lies beside the annotation file, where every machine that sees the data finds it; where that folder cannot be
-written to, in the user's cache folder or, failing that, in a temporary one. Any of them may be deleted at any time.
+It lies beside the annotation file, where every machine that can read the data finds it; where that folder is not
+writable, in the user's cache folder or, failing that, in a temporary one. Any of them may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -24,89 +24,91 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-SMALLEST = 16 * 2**20
-"""Bytes of an annotation file. A smaller one is read in a second or two and gets no cache."""
+MIN_FILE_BYTES = 16 * 2**20
+"""A smaller annotation file is read in a second or two and gets no cache."""
 
-_PATIENCE = 600.0
-"""Seconds that a process waits for another one's index before it reads the annotations itself."""
+_LOCK_TIMEOUT_SECONDS = 600.0
+"""After that a process that waits for another one's index reads the annotations itself."""
+
+_LOCK_POLL_SECONDS = 0.05
 
 
 def cached(file: Path, build: Callable[[], IndexContents]) -> IndexContents:
-    """What ``build`` makes of an annotation file, from its cache where that is sound and made of the same content.
+    """The result of ``build`` for an annotation file, from its cache where that is sound and has the same source.
 
-    Of several processes that need it at once, one builds and the others wait. Whatever goes wrong with the cache
-    costs time and nothing else.
+    Of several processes that need it at the same time, one builds and the others wait. A failure of the cache costs
+    time only.
 
     Raises:
-        UserError: what ``build`` raises.
+        UserError: raised by ``build``.
     """
     try:
-        if file.stat().st_size < SMALLEST:
+        if file.stat().st_size < MIN_FILE_BYTES:
             return build()
         source = file_digest(file)
     except OSError:
         return build()
-    places = cache_places(file)
-    found = _find(places, source)
-    if found is None:
-        with _alone_with(file):
-            found = _find(places, source) or _build_and_keep(file, source, places, build)
-    return found
+    paths = cache_paths(file)
+    contents = _read_first(paths, source)
+    if contents is None:
+        with _exclusive_lock(file):
+            contents = _read_first(paths, source) or _build_and_write(file, source, paths, build)
+    return contents
 
 
-def cache_places(file: Path) -> list[Path]:
-    """Where the index of an annotation file may lie, in order of preference."""
+def cache_paths(file: Path) -> list[Path]:
+    """Possible paths of the index of an annotation file, in order of preference."""
     name = f"{file.stem}-{sha256(os.fsencode(file.resolve())).hexdigest()[:16]}.afictl-index"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folders = [Path(home) / "afictl", *_own_temporary_folder()]
+    cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folders = [Path(cache_home) / "afictl", *_private_temporary_folder()]
     return [file.with_name(f"{file.name}.afictl-index"), *(folder / name for folder in folders)]
 
 
-def _own_temporary_folder() -> list[Path]:
-    """A folder where everybody may write, unless somebody else has made it there."""
+def _private_temporary_folder() -> list[Path]:
+    """A folder of this user in the system's temporary folder, unless another user made it."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     try:
-        folder = Path(tempfile.gettempdir()) / f"afictl-{user}"  # there may be none to be written to
+        folder = Path(tempfile.gettempdir()) / f"afictl-{user}"  # fails where no temporary folder is writable
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError:
         return []
-    return [folder] if stat.S_ISDIR(found.st_mode) and found.st_uid == user else []
+    return [folder] if stat.S_ISDIR(status.st_mode) and status.st_uid == user else []
 
 
-def _find(places: list[Path], source: str) -> IndexContents | None:
-    return next(filter(None, (read_index_file(place, source) for place in places)), None)
+def _read_first(paths: list[Path], source: str) -> IndexContents | None:
+    return next(filter(None, (read_index_file(path, source) for path in paths)), None)
 
 
-def _build_and_keep(file: Path, source: str, places: list[Path], build: Callable[[], IndexContents]) -> IndexContents:
+def _build_and_write(file: Path, source: str, paths: list[Path], build: Callable[[], IndexContents]) -> IndexContents:
     contents = build()
-    if file_digest(file) != source:  # written to while it was read
+    if file_digest(file) != source:  # changed while it was read
         return contents
-    for place in places:
-        with suppress(OSError):  # of a process that was killed here, whose index was never found: it is made again now
-            remove_temporary_files(place.parent, name=place.name)
+    for path in paths:
+        with suppress(OSError):  # of a process that was killed before its index was complete
+            remove_temporary_files(path.parent, name=path.name)
         try:
-            write_index_file(place, source, contents)
+            write_index_file(path, source, contents)
         except OSError:
             continue
-        return read_index_file(place, source) or contents
+        return read_index_file(path, source) or contents
     return contents
 
 
 @contextmanager
-def _alone_with(file: Path) -> Iterator[None]:
-    """Hold a lock on an annotation file, where its file system has locks, against other processes that read it.
+def _exclusive_lock(file: Path) -> Iterator[None]:
+    """Lock an annotation file, where its file system has locks, against other processes that read it.
 
-    The file itself is locked, so that no lock file is left behind and a read-only folder is no obstacle.
+    The file itself is locked, which leaves no lock file behind and works in a read-only folder.
     """
-    with open(file, "rb") as opened:
-        deadline = time.monotonic() + _PATIENCE
+    with open(file, "rb") as stream:
+        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
         while fcntl is not None and time.monotonic() < deadline:
             try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                time.sleep(0.05)
-            except OSError:  # no locks here
+                time.sleep(_LOCK_POLL_SECONDS)
+            except OSError:  # no locks on this file system
                 break
             else:
                 break

@@ -1,10 +1,10 @@
-"""The file of an index: its arrays as safetensors, mapped into memory, and checked as a stranger's file is."""
+"""Index file: the arrays of a data set as safetensors, mapped into memory and checked like any untrusted file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from afictl.tensor_files import read_tensors, save_tensors
 _FORMAT = 2
 """A file of another number is stale and written again."""
 
-_LARGEST = 2**31
+_SIDE_LIMIT_PX = 2**31
 
 
 class IndexContents(NamedTuple):
-    """What an annotation file says; see ``Dataset``."""
+    """Fields of ``Dataset`` that depend on the annotation file alone."""
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -28,7 +28,7 @@ class IndexContents(NamedTuple):
 
 
 class MappedArrays(Mapping[str, Tensor]):
-    """Arrays of an index file. They go to another process as the file's name, and share its pages there."""
+    """Arrays of an index file. Pickled as the path of the file, whose pages the other process shares."""
 
     def __init__(self, path: Path, source: str, arrays: dict[str, Tensor]) -> None:
         self._path, self._source, self._arrays = path.absolute(), source, arrays
@@ -43,18 +43,18 @@ class MappedArrays(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._arrays)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[..., Mapping[str, Tensor]], tuple[object, ...]]:
         if _identity(self._path) == self._identity:
             return _reopen, (self._path, self._source)
-        return dict, (self._arrays,)  # replaced or deleted meanwhile: what is mapped lives on here alone
+        return dict, (self._arrays,)  # replaced or deleted since: only this process still maps it
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _reopen(path: Path, source: str) -> Mapping[str, Tensor]:
@@ -81,12 +81,12 @@ def write_index_file(path: Path, source: str, contents: IndexContents) -> None:
 
 
 def read_index_file(path: Path, source: str, *, trusted: bool = False) -> IndexContents | None:
-    """The mapped contents of an index file; None where it is absent, stale or damaged.
+    """Map an index file; None where it is absent, stale or damaged.
 
     Args:
-        path: the file.
-        source: the digest of the annotation file that it must be made of.
-        trusted: leave out the comparison of every array with its digest.
+        path: the index file.
+        source: digest of the annotation file; another one in the index file makes it stale.
+        trusted: do not compare every array with its digest.
     """
     try:
         arrays, description = read_tensors(path)
@@ -95,14 +95,14 @@ def read_index_file(path: Path, source: str, *, trusted: bool = False) -> IndexC
     if description.get("format") != _FORMAT or description.get("source") != source:
         return None
     classes, category_ids = (description.get(key, ()) for key in ("classes", "category_ids"))
-    if not _are_categories(classes, category_ids) or not _are_sound(arrays, len(classes)):
+    if not _is_category_list(classes, category_ids) or not _are_sound(arrays, len(classes)):
         return None
     if not trusted and {name: tensor_digest(values) for name, values in arrays.items()} != description.get("digests"):
         return None
     return IndexContents(tuple(classes), tuple(category_ids), MappedArrays(path, source, arrays))
 
 
-def _are_categories(classes: Any, ids: Any) -> bool:
+def _is_category_list(classes: object, ids: object) -> bool:
     return (
         isinstance(classes, list)
         and isinstance(ids, list)
@@ -113,7 +113,7 @@ def _are_categories(classes: Any, ids: Any) -> bool:
 
 
 def _are_sound(arrays: Mapping[str, Tensor], classes: int) -> bool:
-    """Whether the arrays have their types and shapes, and no number in them leads outside of another one."""
+    """Whether the arrays have their types and shapes, and no number in one is out of the range of another."""
     sizes = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
     if not {"image_ids", "ids", "names", "polygon_points", "polygon_ends", "rle"} <= sizes.keys():
         return False
@@ -138,27 +138,27 @@ def _are_sound(arrays: Mapping[str, Tensor], classes: int) -> bool:
     return (
         images > 0
         and {name: (values.dtype, tuple(values.shape)) for name, values in arrays.items()} == expected
-        and _lie_within(arrays["sizes_hw"], 1, _LARGEST - 1)
+        and _lie_within(arrays["sizes_hw"], 1, _SIDE_LIMIT_PX - 1)
         and _lie_within(arrays["labels"], 1, classes)
         and _lie_within(arrays["crowd"].view(torch.uint8), 0, 1)
         and _are_ends(arrays["name_ends"], sizes["names"])
         and _are_ends(arrays["object_ends"], objects)
-        and _are_ends(arrays["polygon_ends"], sizes["polygon_points"], step=2, least=6)
+        and _are_ends(arrays["polygon_ends"], sizes["polygon_points"], step=2, min_length=6)
         and _are_ends(arrays["object_polygons"], polygons)
         and _are_ends(arrays["rle_ends"], sizes["rle"])
     )
 
 
-def _lie_within(values: Tensor, least: int, most: int) -> bool:
+def _lie_within(values: Tensor, minimum: int, maximum: int) -> bool:
     if not values.numel():
         return True
     low, high = values.aminmax()
-    return least <= int(low) and int(high) <= most
+    return minimum <= int(low) and int(high) <= maximum
 
 
-def _are_ends(ends: Tensor, size: int, step: int = 1, least: int = 0) -> bool:
-    """Whether they cut ``size`` into pieces of ``least`` or more, each a multiple of ``step``."""
+def _are_ends(ends: Tensor, size: int, step: int = 1, min_length: int = 0) -> bool:
+    """Whether they divide ``size`` into lengths of at least ``min_length``, each a multiple of ``step``."""
     if not len(ends) or ends[0] != 0 or ends[-1] != size or not _lie_within(ends, 0, size):
         return False
     lengths = ends.diff()
-    return bool((lengths >= least).all()) and (step == 1 or not bool((lengths % step).any()))
+    return bool((lengths >= min_length).all()) and (step == 1 or not bool((lengths % step).any()))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,34 +20,36 @@ from afictl.data.bitmaps import Bitmaps
 from afictl.data.dataset import Dataset
 from afictl.data.images import read_image
 from afictl.data.sampler import batches_of
-from afictl.data.shared_memory import Packed, Packer, require_room, send_reasons
+from afictl.data.shared_memory import BatchPacker, SharedBatch, require_shared_memory, send_errors_instead_of_samples
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 
-_AHEAD = 2
-"""Batches that a worker is asked for beyond the one that is in use: with it, one more block of memory."""
+_Prepared = TypeVar("_Prepared")
+
+_PREFETCH_BATCHES = 2
+"""Of a worker, beyond the one in use; each needs a block of shared memory."""
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """A rank's share of one training batch."""
+    """The images of one training batch that a rank trains on."""
 
     images: list[Tensor]
-    """Float32 (3,H,W) RGB 0..1, each of its own size. Workers send bytes; the process that asked makes floats."""
+    """Float32 (3,H,W) RGB 0..1, of various sizes. Workers send uint8, which the main process converts."""
     targets: list[dict[str, Any]]
-    """``boxes`` xyxy float32 pixels, ``labels`` int64 1..K, ``image_id``; ``masks`` uint8 (N,H,W) where asked for.
+    """``boxes`` xyxy float32 pixels, ``labels`` int64 1..K, ``image_id``; ``masks`` uint8 (N,H,W) if requested.
 
-    With half views only their targets have masks: large bitmaps are slow to draw and nothing learns from them.
+    With half views only their targets have masks: large bitmaps are slow to draw, and no loss uses them.
     """
     half_images: list[Tensor] | None
-    """The same views at half size; None unless asked for, like ``half_targets``."""
+    """The same views at half size; None unless requested, like ``half_targets``."""
     half_targets: list[dict[str, Any]] | None
     image_ids: list[int]
 
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """Images in the order of the index, without targets."""
+    """Images in the order of the data set, without targets."""
 
     images: list[Tensor]
     """Resized, float32 (3,H,W) RGB 0..1, or in their own pixels, uint8."""
@@ -58,7 +60,7 @@ class EvalBatch:
 
 
 def train_batches(
-    index: Dataset,
+    dataset: Dataset,
     config: InputConfig,
     batch_size: int,
     *,
@@ -77,44 +79,44 @@ def train_batches(
     a mask, and images that then hold none.
 
     Args:
-        batch_size: images over all ranks; a rank gets its share.
+        batch_size: images over all ranks.
         start_step: the number of the first batch.
-        half_view: add every image, with the same draw, at half size.
-        device: where images and masks go, as bytes, before they become floats and dense.
+        half_view: add every image, with the same augmentation, at half size.
+        device: where images and masks are copied to as uint8 before conversion to floats and dense masks.
 
     Raises:
-        UserError: nothing to train on, a batch that the ranks cannot share, a negative seed, or an image that
+        UserError: nothing to train on, a batch size that the ranks do not divide, a negative seed, or an image that
             cannot be read.
     """
     if seed < 0:
         raise UserError(f"--seed {seed}: choose a number from 0 on")
     require_even_share(batch_size, world_size)
-    if masks and not index.has_masks:
-        raise UserError(f"{index.annotation_file}: no object has a mask; train a detector without a mask head")
-    images = index.training_images(masks)
+    if masks and not dataset.has_masks:
+        raise UserError(f"{dataset.annotation_file}: no object has a mask; train a detector without a mask head")
+    images = dataset.training_images(masks)
     if not images:
-        raise UserError(f"{index.annotation_file}: no image has an object to train on; see 'afictl data check'")
-    sizes = index.sizes_hw[images]
+        raise UserError(f"{dataset.annotation_file}: no image has an object to train on; see 'afictl data check'")
+    sizes = dataset.sizes_hw[images]
     groups = (sizes[:, 1] > sizes[:, 0]).tolist()
-    share = batch_size // world_size
-    mine = slice(rank * share, (rank + 1) * share)
-    order = (batch[mine] for batch in batches_of(images, groups, batch_size, seed, start_step))
-    samples = _Samples(partial(_train_sample, index, config, half_view, masks))
-    return (_train_batch(batch, half_view, device) for batch in _Batches(samples, order, workers))
+    batch_size_per_rank = batch_size // world_size
+    slots = slice(rank * batch_size_per_rank, (rank + 1) * batch_size_per_rank)
+    requests = (batch[slots] for batch in batches_of(images, groups, batch_size, seed, start_step))
+    samples = _Samples(partial(_train_sample, dataset, config, half_view, masks))
+    return (_train_batch(batch, half_view, device) for batch in _Batches(samples, requests, workers))
 
 
 def require_even_share(batch_size: int, world_size: int) -> None:
-    """Check a batch size against the number of processes that share a batch.
+    """Check that the number of processes divides a batch size.
 
     Raises:
-        UserError: it cannot be shared evenly.
+        UserError: it does not.
     """
     if batch_size < 1 or batch_size % world_size:
         raise UserError(f"a batch of {batch_size} images cannot be shared by {world_size} devices evenly")
 
 
 def eval_batches(
-    index: Dataset,
+    dataset: Dataset,
     config: InputConfig | None,
     batch_size: int = 1,
     *,
@@ -125,54 +127,56 @@ def eval_batches(
     half_view: bool = False,
     device: torch.device | str = "cpu",
 ) -> Iterator[EvalBatch]:
-    """The images of an index, or the first ``limit``, in order; a rank sees every ``world_size``-th batch.
+    """The images of a data set, or the first ``limit``, in order; a rank gets every ``world_size``-th batch.
 
     Args:
-        config: how they are resized; None leaves them as they are, uint8, on the CPU.
-        device: where resized images go, as bytes, before they become floats.
+        config: test size; None leaves images in their own size, uint8, on the CPU.
+        device: where resized images are copied to as uint8 before conversion to floats.
 
     Raises:
         UserError: an image that cannot be read.
     """
-    indices = list(range(len(index)))[:limit]
+    indices = list(range(len(dataset)))[:limit]
     batches = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
-    samples = _Samples(partial(_eval_sample, index, config, half_view))
-    for read in _Batches(samples, batches[rank::world_size], workers, keep=config is None):
-        batch = {name: [sample[name] for sample in read] for name in read[0]}
+    samples = _Samples(partial(_eval_sample, dataset, config, half_view))
+    for batch_samples in _Batches(samples, batches[rank::world_size], workers, reuse_memory=config is not None):
+        batch = {name: [sample[name] for sample in batch_samples] for name in batch_samples[0]}
         for name in batch.keys() & {"images", "half_images"} if config else ():
             batch[name] = [_to_float_on(device, image) for image in batch[name]]
         yield EvalBatch(**batch)
 
 
-def read_files(files: Iterable[Path], prepare: Callable[[Tensor], Any], workers: int = 2) -> Iterator[Any]:
-    """``prepare`` of each image (uint8 (3,H,W) RGB), done by the reading processes, in the order of ``files``.
+def read_files(
+    files: Iterable[Path], prepare: Callable[[Tensor], _Prepared], workers: int = 2
+) -> Iterator[_Prepared | UserError]:
+    """``prepare`` of each image (uint8 (3,H,W) RGB), computed by the workers, in the order of ``files``.
 
-    For a file that cannot be read its ``UserError`` is given, not raised.
+    For a file that cannot be read its ``UserError`` is yielded, not raised.
     """
-    order = ([file] for file in files)
-    for (answer,) in _loader(_Samples(partial(_prepared, prepare)), order, workers, _same):
-        yield answer
+    requests = ([file] for file in files)
+    for (item,) in _loader(_Samples(partial(_read_and_prepare, prepare)), requests, workers, list):
+        yield item
 
 
-def _prepared(prepare: Callable[[Tensor], Any], file: Path) -> Any:
+def _read_and_prepare(prepare: Callable[[Tensor], _Prepared], file: Path) -> _Prepared:
     return prepare(read_image(file))
 
 
 def _train_sample(
-    index: Dataset, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
+    dataset: Dataset, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
 ) -> dict[str, Any]:
-    i, draw_seed = request
-    choice = transforms.draw(config, torch.Generator().manual_seed(draw_seed))
-    from_hw = index.size_hw(i)
-    image = read_image(index.image_path(i), from_hw)
-    objects = index.training_objects(i, masks)
-    full = transforms.shortest_edge(from_hw, choice.min_size, config.max_size)
+    i, augmentation_seed = request
+    augmentation = transforms.draw_augmentation(config, torch.Generator().manual_seed(augmentation_seed))
+    from_hw = dataset.size_hw(i)
+    image = read_image(dataset.image_path(i), from_hw)
+    objects = dataset.training_objects(i, masks)
+    full = transforms.shortest_edge(from_hw, augmentation.min_size, config.max_size)
     sizes = {"": full, "half_": transforms.half_size(full)} if half_view else {"": full}
-    sample: dict[str, Any] = {"image_id": index.image_id(i)}
+    sample: dict[str, Any] = {"image_id": dataset.image_id(i)}
     for name, size in sizes.items():
-        sample[f"{name}image"] = transforms.view(image, size, choice.flip)
+        sample[f"{name}image"] = transforms.view(image, size, augmentation.flip)
         draws_masks = masks and name == ("half_" if half_view else "")
-        target = transforms.view_target(objects, from_hw, size, choice.flip, draws_masks)
+        target = transforms.view_target(objects, from_hw, size, augmentation.flip, draws_masks)
         sample[f"{name}target"] = _pack(target)
     return sample
 
@@ -194,20 +198,20 @@ def _train_batch(samples: list[dict[str, Any]], half_view: bool, device: torch.d
 
 
 def _to_float_on(device: torch.device | str, image: Tensor) -> Tensor:
-    # From memory that is not pinned, an Apple GPU would still read when its worker writes the next batch there.
+    # From memory that is not pinned, an Apple GPU may still read while the worker writes the next batch there.
     return transforms.to_float(image.to(device, non_blocking=image.is_pinned()))
 
 
-def _eval_sample(index: Dataset, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
-    size_hw = index.size_hw(i)
-    image = read_image(index.image_path(i), size_hw)
+def _eval_sample(dataset: Dataset, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
+    size_hw = dataset.size_hw(i)
+    image = read_image(dataset.image_path(i), size_hw)
     if config is None:
-        return {"images": image, "original_sizes": size_hw, "image_ids": index.image_id(i)}
+        return {"images": image, "original_sizes": size_hw, "image_ids": dataset.image_id(i)}
     full = transforms.shortest_edge(size_hw, config.test_size, config.max_size)
     sample = {
         "images": transforms.view(image, full, flip=False),
         "original_sizes": size_hw,
-        "image_ids": index.image_id(i),
+        "image_ids": dataset.image_id(i),
     }
     if half_view:
         sample["half_images"] = transforms.view(image, transforms.half_size(full), flip=False)
@@ -215,7 +219,7 @@ def _eval_sample(index: Dataset, config: InputConfig | None, half_view: bool, i:
 
 
 def _pack(target: dict[str, Any]) -> dict[str, Any]:
-    """Small tensors as arrays: a tensor from a worker holds a file descriptor for as long as it lives."""
+    """Small tensors as arrays: a tensor from a worker keeps a file descriptor open until it is freed."""
     return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in target.items()}
 
 
@@ -227,7 +231,7 @@ def _unpack(target: dict[str, Any], device: torch.device | str) -> dict[str, Ten
 
 
 class _Samples(data.Dataset[Any]):
-    """``make`` applied to requests; a user's mistake is returned, as workers wrap what is raised."""
+    """``make`` applied to requests; a ``UserError`` is returned, as workers wrap exceptions."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         self.make = make
@@ -240,57 +244,58 @@ class _Samples(data.Dataset[Any]):
 
 
 class _Batches:
-    """Lists of samples in the order of ``order``, an iterable of lists of requests.
+    """Lists of samples, one for each list of requests.
 
-    With ``keep`` they may be kept; without, their images are good until the next ones are asked for.
+    With ``reuse_memory`` the images of a batch are valid until the next one is requested.
     """
 
-    def __init__(self, samples: _Samples, order: Any, workers: int, keep: bool = False) -> None:
-        self._loader = _loader(samples, order, workers, _same if keep or not workers else Packer(_AHEAD + 1))
+    def __init__(
+        self, samples: _Samples, requests: Iterable[list[Any]], workers: int, reuse_memory: bool = True
+    ) -> None:
+        collate = BatchPacker(_PREFETCH_BATCHES + 1) if reuse_memory and workers else list
+        self._loader = _loader(samples, requests, workers, collate)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for batch in self._loader:
-            samples = batch.unpack() if isinstance(batch, Packed) else batch
+            samples = batch.unpack() if isinstance(batch, SharedBatch) else batch
             for sample in samples:
                 if isinstance(sample, UserError):
                     raise sample
             yield samples
 
 
-def _loader(samples: _Samples, order: Any, workers: int, collate: Callable[[list[Any]], Any]) -> data.DataLoader[Any]:
-    """Gives ``collate`` of a list of samples for each list of requests in ``order``."""
+def _loader(
+    samples: _Samples, requests: Iterable[list[Any]], workers: int, collate: Callable[[list[Any]], Any]
+) -> data.DataLoader[Any]:
+    """A loader that yields ``collate`` of the samples of each list of requests."""
     if workers:
-        require_room()
+        require_shared_memory()
     return data.DataLoader(
         samples,
-        batch_sampler=order,
+        batch_sampler=requests,
         num_workers=workers,
         collate_fn=collate,
-        prefetch_factor=_AHEAD if workers else None,
-        worker_init_fn=_outlive_signals,
+        prefetch_factor=_PREFETCH_BATCHES if workers else None,
+        worker_init_fn=_init_worker,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # a draw from the global one would change what follows it
+        generator=torch.Generator(),  # a number drawn from the global one would change later ones
     )
 
 
-def _outlive_signals(worker: int) -> None:
-    """Leave signals to the main process; Ctrl-C, schedulers and ``kill`` of a group send them to workers too.
+def _init_worker(worker: int) -> None:
+    """Ignore signals that Ctrl-C, schedulers and ``kill`` of a process group send to workers too.
 
-    The main process may need further batches before it ends. Its own SIGTERM still ends a worker, and a worker ends
-    by itself soon after it.
+    The main process may need further batches before it ends. A SIGTERM from the main process still ends a worker, and
+    a worker ends soon after the main process.
     """
-    send_reasons()
+    send_errors_instead_of_samples()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_by_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_on_parent_sigterm, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_by_parent(parent: int) -> None:
+def _exit_on_parent_sigterm(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
-
-
-def _same(samples: Sequence[Any]) -> list[Any]:
-    return list(samples)

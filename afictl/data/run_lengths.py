@@ -1,8 +1,8 @@
-"""COCO's compressed run lengths, read without drawing them.
+"""Vectorized decoding of COCO's compressed run lengths.
 
-The packing: six bits a character from ``0`` on, the sixth says that more follow; five bits each, low ones first, the
-last one's highest bit the sign; from the fourth run on the difference to the run before the last. Runs are of unset and
-set pixels in turn.
+The format: a character holds six bits, offset by ``0``. Five bits are part of a number, lowest first, and the sixth is
+set if the number continues; the highest bit of its last character is the sign. From the fourth run on a number is the
+difference to the run before the last. Runs of unset and set pixels alternate.
 """
 
 from __future__ import annotations
@@ -11,107 +11,108 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_CHARACTERS = 7
-"""Of one run at most: 35 bits; a run has 32."""
+_MAX_CHARACTERS = 7
+"""Of one number: 35 bits; a run has at most 32."""
 
 
 def run_length_areas(packed: bytes, sizes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Set pixels of each mask; -1 where its run lengths are not readable or do not make up its image.
+    """Number of set pixels of each mask; -1 where its run lengths are not valid or do not sum to its image.
 
     Args:
-        packed: the ``counts`` of n masks, one behind the other.
+        packed: the concatenated ``counts`` of n masks.
         sizes: (n,) int64, bytes of each.
         pixels: (n,) int64, height x width of each.
 
     Returns:
         (n,) int64.
     """
-    sixes = _sixes(packed)
-    whole = _whole_runs(sixes, sizes) if len(sixes) else np.zeros(len(sizes), dtype=bool)
-    if not whole.all():
-        sixes = sixes[np.repeat(whole, sizes)]
+    codes = _codes(packed)
+    is_valid = _are_complete(codes, sizes) if len(codes) else np.zeros(len(sizes), dtype=bool)
+    if not is_valid.all():
+        codes = codes[np.repeat(is_valid, sizes)]
     areas = np.full(len(sizes), -1, dtype=np.int64)
-    if len(sixes):
-        areas[whole] = _areas(sixes, sizes[whole], pixels[whole])
+    if len(codes):
+        areas[is_valid] = _areas(codes, sizes[is_valid], pixels[is_valid])
     return areas
 
 
 def run_ends(packed: Sequence[bytes]) -> np.ndarray:
-    """Where the runs of several masks end, in pixels from the start of each mask.
+    """Ends of the runs of several masks, in pixels from the start of each mask.
 
     Returns:
-        (n,m) int64, m even: unset and set runs in turn, and behind the last one of a mask empty ones.
+        (n,m) int64, m even: unset and set runs alternate; a mask of fewer runs is padded with empty ones.
 
     Raises:
-        ValueError: bytes that are no such thing.
+        ValueError: not compressed run lengths.
     """
     sizes = np.fromiter(map(len, packed), dtype=np.int64, count=len(packed))
-    sixes = _sixes(b"".join(packed))
-    if not len(sixes) or not _whole_runs(sixes, sizes).all():
+    codes = _codes(b"".join(packed))
+    if not len(codes) or not _are_complete(codes, sizes).all():
         raise ValueError("not a compressed RLE")
-    starts, lengths = _numbers(sixes)
-    if lengths.max() > _CHARACTERS:
+    starts, lengths = _numbers(codes)
+    if lengths.max() > _MAX_CHARACTERS:
         raise ValueError("a run of more than 32 bits")
     counts = np.diff(np.searchsorted(starts, sizes.cumsum()), prepend=0)
-    longest = counts.max()
-    exists = np.arange(longest + longest % 2) < counts[:, None]
+    max_count = counts.max()
+    exists = np.arange(max_count + max_count % 2) < counts[:, None]
     runs = np.zeros(exists.shape, dtype=np.int64)
-    runs[exists] = _values(sixes, starts, lengths)
+    runs[exists] = _values(codes, starts, lengths)
     for parity in (runs[:, 1::2], runs[:, 2::2]):
         parity.cumsum(axis=1, out=parity)
     runs[~exists] = 0
     return runs.cumsum(axis=1)
 
 
-def _sixes(packed: bytes) -> np.ndarray:
+def _codes(packed: bytes) -> np.ndarray:
     return np.frombuffer(packed, dtype=np.uint8) - np.uint8(48)  # a character before 0 becomes more than 63
 
 
-def _numbers(sixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each number begins, and how many characters it has."""
-    ends = np.flatnonzero(sixes < 32)
+def _numbers(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start and number of characters of each number."""
+    ends = np.flatnonzero(codes < 32)
     starts = np.concatenate(([0], ends[:-1] + 1))
     return starts, ends - starts + 1
 
 
-def _whole_runs(sixes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Whether each mask ends with a run and has only characters of the packing, bool (n,)."""
+def _are_complete(codes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Whether each mask ends with a complete number and has only valid characters, bool (n,)."""
     ends = np.cumsum(sizes)
-    whole = (sizes > 0) & (sixes[ends - 1] < 32)
-    foreign = np.flatnonzero(sixes > 63)
-    whole[np.searchsorted(ends, foreign, side="right")] = False
-    return whole
+    is_valid = (sizes > 0) & (codes[ends - 1] < 32)
+    invalid = np.flatnonzero(codes > 63)
+    is_valid[np.searchsorted(ends, invalid, side="right")] = False
+    return is_valid
 
 
-def _areas(sixes: np.ndarray, sizes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    starts, lengths = _numbers(sixes)
-    values = _values(sixes, starts, lengths)
-    after = np.searchsorted(starts, np.cumsum(sizes))  # runs up to the end of each mask
-    counts = np.diff(after, prepend=0)
-    first = after - counts
+def _areas(codes: np.ndarray, sizes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    starts, lengths = _numbers(codes)
+    values = _values(codes, starts, lengths)
+    ends = np.searchsorted(starts, np.cumsum(sizes))  # number of runs up to the end of each mask
+    counts = np.diff(ends, prepend=0)
+    first = ends - counts
     is_set = (np.arange(len(values)) - np.repeat(first, counts)) % 2 == 1
-    areas, broken = _sums_of_runs(values[is_set], counts // 2)
+    areas, negative_set = _sum_runs(values[is_set], counts // 2)
     start = values[first].copy()
-    values[first] = 0  # the third run is no difference to the first
-    others, broken_too = _sums_of_runs(values[~is_set], counts - counts // 2)
-    wrong = (start < 0) | (areas + others + start != pixels)
-    wrong[[*broken, *broken_too, *np.searchsorted(after, np.flatnonzero(lengths > _CHARACTERS), side="right")]] = True
-    return np.where(wrong, -1, areas)
+    values[first] = 0  # the third run is not a difference to the first
+    unset_areas, negative_unset = _sum_runs(values[~is_set], counts - counts // 2)
+    is_invalid = (start < 0) | (areas + unset_areas + start != pixels)
+    too_long = np.searchsorted(ends, np.flatnonzero(lengths > _MAX_CHARACTERS), side="right")
+    is_invalid[[*negative_set, *negative_unset, *too_long]] = True
+    return np.where(is_invalid, -1, areas)
 
 
-def _values(sixes: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The signed number of each run of characters, int64; of too long ones anything."""
-    values = (sixes[starts] & 31).astype(np.int64)
-    for place in range(1, min(int(lengths.max()), _CHARACTERS)):
-        more = np.flatnonzero(lengths > place)
-        values[more] |= (sixes[starts[more] + place] & 31).astype(np.int64) << (5 * place)
-    negative = np.flatnonzero(sixes[starts + lengths - 1] & 16)
-    values[negative] -= np.int64(1) << (5 * np.minimum(lengths[negative], _CHARACTERS))
+def _values(codes: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The signed numbers, int64; undefined where one has too many characters."""
+    values = (codes[starts] & 31).astype(np.int64)
+    for position in range(1, min(int(lengths.max()), _MAX_CHARACTERS)):
+        longer = np.flatnonzero(lengths > position)
+        values[longer] |= (codes[starts[longer] + position] & 31).astype(np.int64) << (5 * position)
+    negative = np.flatnonzero(codes[starts + lengths - 1] & 16)
+    values[negative] -= np.int64(1) << (5 * np.minimum(lengths[negative], _MAX_CHARACTERS))
     return values
 
 
-def _sums_of_runs(differences: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of each mask's runs of one kind, given as differences; and which masks have a negative one."""
+def _sum_runs(differences: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of each mask's set or unset runs, given as differences; and the masks that have a negative one."""
     ends = np.cumsum(counts)
     total = np.concatenate(([0], np.cumsum(differences)))
     runs = total[1:] - np.repeat(total[ends - counts], counts)

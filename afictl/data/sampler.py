@@ -1,4 +1,4 @@
-"""Which images make up which training batch: a pure function of the seed and the step."""
+"""Training batches of image positions as a pure function of seed and step."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from itertools import chain, count, islice
 import numpy as np
 import torch
 
-_PERMUTATION, _DRAW, _SECOND = 0, 1, 2
+_PERMUTATION, _AUGMENTATION, _SECOND_STREAM = 0, 1, 2
+"""Streams of random numbers that one seed gives."""
 
 
 def batches_of(
     images: Sequence[int], groups: Sequence[int], batch_size: int, seed: int, start_step: int = 0
 ) -> Iterator[list[tuple[int, int]]]:
-    """Endless batches of (image, draw seed), from batch ``start_step`` on.
+    """Endless batches of (image, augmentation seed), from batch ``start_step`` on.
 
     Every epoch is a seeded permutation of ``images``. A batch holds images of one group, so that little of it
-    is padding; an image whose group does not fill a batch waits for the next epoch: none is starved.
+    is padding; images whose group does not fill a batch are carried over to the next epoch.
 
     Args:
-        images: positions in the index.
+        images: positions in the data set.
         groups: the group of each of ``images``, landscape or portrait.
     """
     batches = enumerate(_grouped(images, groups, batch_size, seed))
     for step, batch in islice(batches, start_step, None):
-        yield [(image, _mix(seed, _DRAW, step * batch_size + slot)) for slot, image in enumerate(batch)]
+        yield [(image, _mix(seed, _AUGMENTATION, step * batch_size + slot)) for slot, image in enumerate(batch)]
 
 
 def second_seed(seed: int) -> int:
-    """The seed of a further stream of batches beside that of ``seed``, so that the two share no draw."""
-    return _mix(seed, _SECOND)
+    """The seed of a second stream of batches, independent of that of ``seed``."""
+    return _mix(seed, _SECOND_STREAM)
 
 
 def _grouped(images: Sequence[int], groups: Sequence[int], batch_size: int, seed: int) -> Iterator[list[int]]:
@@ -48,5 +49,5 @@ def _epoch(size: int, seed: int, epoch: int) -> list[int]:
 
 
 def _mix(*numbers: int) -> int:
-    """One seed from several numbers; neighbouring numbers give unrelated seeds."""
+    """One seed from several numbers; consecutive numbers give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,24 +1,27 @@
-"""One object's segmentation: its sound form, and its bitmap."""
+"""Segmentation of one object: validation, and rasterization to a bitmap."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, islice, pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from afictl.data.run_lengths import run_length_areas
 
-Segmentation = list[np.ndarray] | dict[str, Any]
-"""Polygons, each a flat float array ``x0 y0 x1 y1 ...`` in pixels; or a compressed RLE dict."""
+Rle: TypeAlias = dict[str, Any]
+"""``size`` [H, W] and ``counts``, compressed run lengths as bytes, as pycocotools takes them."""
+
+Segmentation: TypeAlias = list[np.ndarray] | Rle
+"""Polygons, each a flat float array ``x0 y0 x1 y1 ...`` in pixels; or a compressed RLE."""
 
 COORDINATE_LIMIT_PX = 1e6
 """pycocotools visits every pixel of an outline, so that a wild coordinate takes all memory."""
 
 
-def normalize_segmentation(value: Any, size_hw: tuple[int, int]) -> Segmentation | None:
+def normalize_segmentation(value: object, size_hw: tuple[int, int]) -> Segmentation | None:
     """An annotation's segmentation as polygons or compressed RLE; None where absent, empty or malformed.
 
     A polygon needs three points and becomes float64. An RLE must have the size of its image and runs that fill
@@ -36,7 +39,7 @@ def normalize_segmentation(value: Any, size_hw: tuple[int, int]) -> Segmentation
     return [p for p in points if p.ndim == 1 and bool((np.abs(p) < COORDINATE_LIMIT_PX).all())] or None
 
 
-def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[str, Any] | None:
+def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle | None:
     counts, size = value.get("counts"), value.get("size")
     if not isinstance(size, list | tuple) or tuple(size) != tuple(size_hw) or not counts:
         return None
@@ -52,7 +55,7 @@ def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[s
 
 
 def fills(packed: bytes, pixels: int) -> bool:
-    """Whether compressed run lengths are readable and make up ``pixels``."""
+    """Whether compressed run lengths are valid and sum to ``pixels``."""
     return bool(run_length_areas(packed, np.array([len(packed)]), np.array([pixels]))[0] >= 0)
 
 
@@ -72,7 +75,7 @@ def draw_segmentation(
 
 def outline_runs(
     outlines: Sequence[list[np.ndarray]], from_hw: tuple[int, int], to_hw: tuple[int, int], flip: bool = False
-) -> list[dict[str, Any]]:
+) -> list[Rle]:
     """The compressed RLEs of several objects, each of polygons given on ``from_hw`` and filled at ``to_hw``."""
     polygons = list(chain.from_iterable(outlines))
     if not polygons:
@@ -83,7 +86,7 @@ def outline_runs(
     ends = list(accumulate(map(len, polygons), initial=0))
     runs = iter(coco_mask.frPyObjects([points.ravel()[a:b] for a, b in pairwise(ends)], *to_hw))
     parts = (list(islice(runs, len(outline))) for outline in outlines)
-    return [each[0] if len(each) == 1 else coco_mask.merge(each) for each in parts]
+    return [polygon_runs[0] if len(polygon_runs) == 1 else coco_mask.merge(polygon_runs) for polygon_runs in parts]
 
 
 def _nearest(size: int, new_size: int) -> np.ndarray:

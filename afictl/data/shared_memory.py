@@ -10,81 +10,87 @@ full, the queue of a worker drops the samples with a traceback, and the receiver
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.queues import Queue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from afictl.errors import UserError, is_disk_full, one_line
 
+_T = TypeVar("_T")
 _ADVICE = "free some space there, or read without further processes: --set loader.workers=0"
 
 
-class Place(NamedTuple):
-    """Where an image, uint8 (3,H,W), lies among the bytes of its batch, pixel after pixel."""
+class ImageLocation(NamedTuple):
+    """Position of an image, uint8 (3,H,W) in channels-last memory, among the bytes of its batch."""
 
     start: int
     size_hw: tuple[int, int]
 
     @property
     def end(self) -> int:
-        """Behind its last byte."""
+        """One past its last byte."""
         return self.start + 3 * self.size_hw[0] * self.size_hw[1]
 
-    def of(self, pixels: Tensor) -> Tensor:
+    def view_in(self, pixels: Tensor) -> Tensor:
         """The image, a view of the bytes of its batch."""
         return pixels[self.start : self.end].view(*self.size_hw, 3).permute(2, 0, 1)
 
 
-class Packed(NamedTuple):
-    """A batch whose images are ``Place`` in ``pixels``, uint8. Only one that has none of them may be kept."""
+class SharedBatch(NamedTuple):
+    """A batch whose images are an ``ImageLocation`` in ``pixels``, uint8."""
 
     pixels: Tensor
     samples: list[Any]
 
     def unpack(self) -> list[Any]:
-        """The samples with their images, which are good until ``Packer`` uses their memory again."""
-        return [_replace(sample, Place, lambda place: place.of(self.pixels)) for sample in self.samples]
+        """The samples with their images, which are valid until the ``BatchPacker`` reuses their memory."""
+        return [_map_values(sample, ImageLocation, lambda image: image.view_in(self.pixels)) for sample in self.samples]
 
 
-class Packer:
-    """Packs the batches of one worker into as many blocks of memory in turn as can be in use at a time."""
+class BatchPacker:
+    """Collate function of one worker, which fills ``blocks`` blocks of shared memory in turn.
+
+    ``blocks`` is the largest number of batches in use at a time.
+    """
 
     def __init__(self, blocks: int) -> None:
         self._blocks = [torch.empty(0, dtype=torch.uint8)] * blocks
-        self._turn = 0
+        self._current = 0
 
-    def __call__(self, samples: Sequence[Any]) -> Packed:
-        """Whatever is no dict stays as it is."""
-        images: list[tuple[Place, Tensor]] = []
+    def __call__(self, samples: Sequence[Any]) -> SharedBatch:
+        """Pack the images of all samples that are dicts; other samples are unchanged."""
+        images: list[tuple[ImageLocation, Tensor]] = []
 
-        def place(image: Tensor) -> Place:
-            images.append((Place(images[-1][0].end if images else 0, (image.shape[1], image.shape[2])), image))
+        def locate(image: Tensor) -> ImageLocation:
+            start = images[-1][0].end if images else 0
+            images.append((ImageLocation(start, (image.shape[1], image.shape[2])), image))
             return images[-1][0]
 
-        packed = [_replace(sample, Tensor, place) for sample in samples]
+        packed = [_map_values(sample, Tensor, locate) for sample in samples]
         pixels = self._next_block(images[-1][0].end if images else 0)
-        for where, image in images:
-            where.of(pixels).copy_(image)
-        return Packed(pixels, packed)
+        for location, image in images:
+            location.view_in(pixels).copy_(image)
+        return SharedBatch(pixels, packed)
 
     def _next_block(self, size: int) -> Tensor:
-        self._turn = (self._turn + 1) % len(self._blocks)
-        if len(self._blocks[self._turn]) < size:
-            self._blocks[self._turn] = torch.empty(size, dtype=torch.uint8).share_memory_()
-        return self._blocks[self._turn][:size]
+        self._current = (self._current + 1) % len(self._blocks)
+        if len(self._blocks[self._current]) < size:
+            self._blocks[self._current] = torch.empty(size, dtype=torch.uint8).share_memory_()
+        return self._blocks[self._current][:size]
 
 
-def _replace(sample: Any, kind: type, change: Any) -> Any:
+def _map_values(sample: Any, kind: type[_T], change: Callable[[_T], object]) -> Any:
+    """The sample with ``change`` applied to the values of ``kind``, if it is a dict."""
     if not isinstance(sample, dict):
         return sample
     return {name: change(value) if isinstance(value, kind) else value for name, value in sample.items()}
 
 
-def require_room() -> None:
-    """Look for room for the locks of reading processes, before a loader fails at them half-built.
+def require_shared_memory() -> None:
+    """Check that there is room for the locks of loader workers, before a ``DataLoader`` fails half-built.
 
     Raises:
         UserError: there is none.
@@ -97,13 +103,12 @@ def require_room() -> None:
         raise UserError(f"/dev/shm: {error.strerror} for the reading processes; {_ADVICE}") from None
 
 
-def send_reasons() -> None:
-    """Send a mistake in the place of samples that cannot be sent; for a process that a ``DataLoader`` has started."""
-    Queue._on_queue_feeder_error = _send_reason  # type: ignore[attr-defined]  # the one way to hear of it
+def send_errors_instead_of_samples() -> None:
+    """In a worker of a ``DataLoader``: replace samples that cannot be sent by the error."""
+    Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # the only hook for such errors
 
 
-def _send_reason(queue: Queue[Any], error: Exception, answer: Any) -> None:
-    """``answer`` is the number of a batch and its samples."""
-    what = one_line(error)
-    reason = UserError(f"a reading process cannot send its images ({what}); {_ADVICE}")
-    queue.put((answer[0], [reason]))
+def _send_error(queue: Queue[Any], error: Exception, item: Any) -> None:
+    """``item`` is the number of a batch and its samples."""
+    fault = UserError(f"a reading process cannot send its images ({one_line(error)}); {_ADVICE}")
+    queue.put((item[0], [fault]))

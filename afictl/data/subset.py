@@ -1,4 +1,4 @@
-"""A reproducible part of a data set's labels, with the other training images as an unlabelled folder."""
+"""Reproducible subset of a data set's labels, with the other training images as an unlabelled folder."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afictl.data.folders import SPLITS, find_files
+from afictl.data.folders import SPLITS, find_files, has_split
 from afictl.data.formats.coco_records import FIELDS, check_records, read_instances
 from afictl.errors import UserError
 from afictl.files import name_file_in_errors
 
 UNLABELED = "unlabeled"
-"""The folder of the images whose labels were left out."""
+"""Name of the folder of training images without labels."""
 
 
-class Parts(NamedTuple):
-    """How many training images a subset has with and without labels, and the labelled objects of each class."""
+class SubsetCounts(NamedTuple):
+    """Number of training images with and without labels, and of labelled objects of each class."""
 
     labelled: int
     unlabelled: int
     objects: dict[str, int]
 
 
-def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, *, copy: bool = False) -> Parts:
+def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, *, copy: bool = False) -> SubsetCounts:
     """Write a data set in COCO layout that has the labels of only a part of the training images.
 
     ``OUT/train`` and ``OUT/annotations/instances_train.json`` hold that part, ``OUT/unlabeled`` the images of the
-    rest; the other splits are whole. Which images keep their labels is decided by a hash of seed and file name: it
-    depends neither on their order in the file nor on any library's random numbers, and a smaller fraction is a part of
-    a larger one of the same seed. The folder appears complete or not at all.
+    rest; the other splits are complete. A hash of seed and file name selects the images that keep their labels: the
+    selection depends neither on their order in the file nor on a library's random numbers, and a smaller fraction is
+    a subset of a larger one of the same seed. The folder is written completely or not at all.
 
     Args:
         data_dir: data set in COCO layout.
         out_dir: must be absent or empty.
         fraction: of the training images, above 0 and below 1; at least one image keeps its labels.
-        seed: another seed chooses other images.
+        seed: another seed selects other images.
         copy: copy the image files instead of linking to them.
 
     Raises:
@@ -55,15 +55,15 @@ def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, 
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     try:
         with name_file_in_errors(out_dir):
-            parts = _write(data_dir, partial, fraction, seed, copy)
+            counts = _write(data_dir, partial, fraction, seed, copy)
         partial.chmod(0o755)  # mkdtemp's folders are private
         os.replace(partial, out_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return parts
+    return counts
 
 
-def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool) -> Parts:
+def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool) -> SubsetCounts:
     file, image_dir = find_files(data_dir, "train")
     contents = read_instances(file)
     for key, fields in FIELDS.items():
@@ -71,38 +71,37 @@ def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool
     names = sorted({image["file_name"] for image in contents["images"]}, key=lambda name: _rank(seed, name))
     if not names:
         raise UserError(f"{file}: 'images' is empty, so there is nothing to take a part of")
-    chosen = set(names[: max(1, round(fraction * len(names)))])
-    kept = [image for image in contents["images"] if image["file_name"] in chosen]
-    ids = {image["id"] for image in kept}
+    selection = set(names[: max(1, round(fraction * len(names)))])
+    images = [image for image in contents["images"] if image["file_name"] in selection]
+    ids = {image["id"] for image in images}
     objects = [record for record in contents["annotations"] if record["image_id"] in ids]
     (out_dir / "annotations").mkdir()
-    _save(out_dir, "train", {**contents, "images": kept, "annotations": objects})
-    for folder, files in (("train", names[: len(chosen)]), (UNLABELED, names[len(chosen) :])):
+    _write_annotations(out_dir, "train", {**contents, "images": images, "annotations": objects})
+    for folder, files in (("train", names[: len(selection)]), (UNLABELED, names[len(selection) :])):
         (out_dir / folder).mkdir()
-        _place_files(image_dir, out_dir / folder, files, copy)
+        _provide_files(image_dir, out_dir / folder, files, copy)
     for split in SPLITS[1:]:
-        _take_whole(data_dir, out_dir, split, copy)
+        _provide_split(data_dir, out_dir, split, copy)
     counts = Counter(record["category_id"] for record in objects)
     classes = sorted((category["id"], category["name"]) for category in contents["categories"])
-    return Parts(len(chosen), len(names) - len(chosen), {name: counts[k] for k, name in classes})
+    return SubsetCounts(len(selection), len(names) - len(selection), {name: counts[k] for k, name in classes})
 
 
 def _rank(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
 
-def _save(out_dir: Path, split: str, contents: dict[str, Any]) -> None:
+def _write_annotations(out_dir: Path, split: str, contents: dict[str, Any]) -> None:
     file = out_dir / "annotations" / f"instances_{split}.json"
     file.write_text(json.dumps(contents), encoding="utf-8")
 
 
-def _take_whole(data_dir: Path, out_dir: Path, split: str, copy: bool) -> None:
-    """A split as it is, where the data set has it."""
-    try:
-        file, image_dir = find_files(data_dir, split)
-    except UserError:
+def _provide_split(data_dir: Path, out_dir: Path, split: str, copy: bool) -> None:
+    """Copy or link a complete split, if the data set has it."""
+    if not has_split(data_dir, split):
         return
-    # A list of test images keeps its name: that is the one by which it is found, and a submission is named by it.
+    file, image_dir = find_files(data_dir, split)
+    # A list of test images keeps its name, which ``find_files`` looks for and a submission takes over.
     name = f"instances_{split}.json" if file.name.startswith("instances_") else file.name
     shutil.copyfile(file, out_dir / "annotations" / name)
     if copy:
@@ -111,15 +110,15 @@ def _take_whole(data_dir: Path, out_dir: Path, split: str, copy: bool) -> None:
         (out_dir / split).symlink_to(image_dir.resolve())
 
 
-def _place_files(source: Path, target: Path, names: Iterable[str], copy: bool) -> None:
+def _provide_files(source: Path, target: Path, names: Iterable[str], copy: bool) -> None:
     for name in names:
-        original, place = source / name, target / name
-        if target not in Path(os.path.normpath(place)).parents:
+        original, path = source / name, target / name
+        if target not in Path(os.path.normpath(path)).parents:
             raise UserError(f"image {name!r}: its file_name leaves the image folder {source}; mend the annotations")
         if not original.is_file():
             raise UserError(f"image {original} does not exist; 'afictl data check' lists every missing one")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if copy:
-            shutil.copyfile(original, place)
+            shutil.copyfile(original, path)
         else:
-            place.symlink_to(original.resolve())
+            path.symlink_to(original.resolve())

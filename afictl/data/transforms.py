@@ -1,9 +1,9 @@
-"""Resizing and flipping of an image with its boxes and masks; one random draw serves every view of it."""
+"""Resizing and flipping of an image with its boxes and masks; all views of a sample share one random augmentation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,27 +14,27 @@ from afictl.data.bitmaps import draw_bitmaps
 from afictl.data.dataset import Objects
 from afictl.presets import InputConfig
 
-Size = tuple[int, int]
+Size: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
 
 
 @dataclass(frozen=True)
-class Draw:
-    """The random choices for one sample, shared by its full and its half view."""
+class Augmentation:
+    """Random parameters of one sample, shared by its full and its half view."""
 
     min_size: int
     flip: bool
 
 
-def draw(config: InputConfig, generator: torch.Generator) -> Draw:
-    """Choose the short side and the flip of one training sample."""
-    choice = int(torch.randint(len(config.min_sizes), (), generator=generator))
+def draw_augmentation(config: InputConfig, generator: torch.Generator) -> Augmentation:
+    """Draw the short side and the flip of one training sample."""
+    k = int(torch.randint(len(config.min_sizes), (), generator=generator))
     flip = bool(torch.rand((), generator=generator) < config.flip)
-    return Draw(config.min_sizes[choice], flip)
+    return Augmentation(config.min_sizes[k], flip)
 
 
 def shortest_edge(size_hw: Size, min_size: int, max_size: int) -> Size:
-    """The size with the short side ``min_size``, or less where the long side would pass ``max_size``.
+    """The size with the short side ``min_size``, or less where the long side would exceed ``max_size``.
 
     Halves round up, as in detectron2's ``ResizeShortestEdge``.
     """
@@ -61,25 +61,25 @@ def to_float(image: Tensor) -> Tensor:
         return image.float().contiguous()
     if image.device.type != "cpu":
         return torch.div(image, 255).contiguous()
-    # NumPy asks for large pages: with small ones, taking the memory costs more than filling it.
+    # NumPy allocates large pages: with small ones, allocation costs more than filling them.
     floats = torch.from_numpy(np.empty(image.shape, dtype=np.float32))
     return floats.copy_(image).div_(255)
 
 
 def resize_for(config: InputConfig, image: Tensor) -> Tensor:
-    """What a detector sees at evaluation: ``image`` uint8 or float 0..1, any size, to float32 0..1."""
+    """Resize ``image``, uint8 or float 0..1 of any size, to a detector's test size, float32 0..1."""
     height, width = image.shape[-2:]
     return to_float(resize_image(image, shortest_edge((height, width), config.test_size, config.max_size)))
 
 
 def view(image: Tensor, size_hw: Size, flip: bool) -> Tensor:
-    """One view, uint8 (3,H,W), of a uint8 ``image``, resized once from the original pixels."""
+    """One view, uint8 (3,H,W), of a uint8 ``image``, resized from the original pixels."""
     resized = resize_image(image, size_hw)
     return resized.flip(-1) if flip else resized
 
 
 def view_target(objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks: bool = False) -> dict[str, Any]:
-    """The objects of an image of ``from_hw`` on its view of ``to_hw``.
+    """The training target of an image of ``from_hw`` on its view of ``to_hw``.
 
     Returns:
         ``boxes`` xyxy float32 (n,4) in pixels of the view, ``labels`` int64 (n,) and with ``masks`` also
@@ -93,7 +93,7 @@ def view_target(objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks:
 
 
 def move_boxes(boxes: Tensor, from_hw: Size, to_hw: Size, flip: bool = False) -> Tensor:
-    """Boxes xyxy (n,4) of an image of ``from_hw`` on its view of ``to_hw``."""
+    """Transform boxes xyxy (n,4) of an image of ``from_hw`` to its view of ``to_hw``."""
     scale_x, scale_y = to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]
     x1, y1, x2, y2 = (boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])).unbind(1)
     if flip:

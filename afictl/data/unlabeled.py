@@ -1,4 +1,4 @@
-"""Image files without annotations, and which of them a labelled data set holds already."""
+"""Image files of a folder without annotations, and removal of those that a labelled data set contains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import filecmp
 from collections.abc import Iterator
 from pathlib import Path
 
-from afictl.data.folders import SPLITS, find_files
+from afictl.data.folders import SPLITS, find_files, has_split
 from afictl.data.formats.coco import load_coco
 from afictl.errors import UserError
 
@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder and its subfolders, sorted; hidden files are left out.
+    """List the image files in a folder and its subfolders, sorted, without hidden files.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -31,36 +31,28 @@ def image_files(folder: Path) -> list[Path]:
 def without_labelled(files: list[Path], data_dir: Path) -> list[Path]:
     """Those of ``files`` that no split of a data set in COCO layout lists in its annotations.
 
-    Images are compared by their bytes: sets that number their files anew share names and not images, and copies have
-    other names. Splits that the data set lacks hold nothing; images in its folders that no annotation file lists are
-    not labelled.
+    Images are compared by their bytes: two sets may use the same names for different images, and copies may have other
+    names. Absent splits are skipped; images in the folders of the data set that no annotation file lists are not
+    labelled.
 
     Raises:
         UserError: no such data set, or an annotation file that cannot be read.
     """
     by_size: dict[int, list[Path]] = {}
-    for path in _labelled(data_dir):
+    for path in _labelled_images(data_dir):
         if path.is_file():
             by_size.setdefault(path.stat().st_size, []).append(path)
-    return [file for file in files if not any(_same(file, other) for other in by_size.get(file.stat().st_size, ()))]
+    return [file for file in files if not any(_are_equal(file, path) for path in by_size.get(file.stat().st_size, ()))]
 
 
-def _labelled(data_dir: Path) -> Iterator[Path]:
-    splits = [split for split in SPLITS if _has(data_dir, split)]
+def _labelled_images(data_dir: Path) -> Iterator[Path]:
+    splits = [split for split in SPLITS if has_split(data_dir, split)]
     if not splits:
-        find_files(data_dir, "train")  # says what it looked for
+        find_files(data_dir, "train")  # raises the error that names the missing paths
     for split in splits:
-        index = load_coco(data_dir, split)
-        yield from (index.image_path(i) for i in range(len(index)))
+        dataset = load_coco(data_dir, split)
+        yield from (dataset.image_path(i) for i in range(len(dataset)))
 
 
-def _has(data_dir: Path, split: str) -> bool:
-    try:
-        find_files(data_dir, split)
-    except UserError:
-        return False
-    return True
-
-
-def _same(first: Path, second: Path) -> bool:
+def _are_equal(first: Path, second: Path) -> bool:
     return filecmp.cmp(first, second, shallow=False)

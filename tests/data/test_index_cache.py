@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from afictl.data import index_cache, load_coco
-from afictl.data.index_cache import cache_places
+from afictl.data.index_cache import cache_paths
 from afictl.data.index_file import MappedArrays, read_index_file
 from afictl.files import temporary_path
 from afictl.tensor_files import read_tensors, save_tensors
@@ -21,7 +21,7 @@ WIDE = [[1, 1, 60, 1, 60, 40, 1, 40], [2, 2, 9, 2, 9, 7]]
 @pytest.fixture
 def data(write_coco, monkeypatch, tmp_path) -> Path:
     """A data set that is large enough for a cache, and a home of its own."""
-    monkeypatch.setattr(index_cache, "SMALLEST", 0)
+    monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     monkeypatch.setattr(index_cache, "tempfile", SimpleNamespace(gettempdir=lambda: str(tmp_path / "home")))
@@ -33,7 +33,7 @@ def annotations(data: Path) -> Path:
 
 
 def beside(data: Path) -> Path:
-    return cache_places(annotations(data))[0]
+    return cache_paths(annotations(data))[0]
 
 
 def forbid_building(monkeypatch):
@@ -50,10 +50,10 @@ def assert_same(first, second):
 
 
 def test_a_later_start_maps_what_the_first_one_kept(data, monkeypatch):
-    monkeypatch.setattr(index_cache, "SMALLEST", 2**20)
+    monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 2**20)
     plain = load_coco(data, "train")
     assert not beside(data).exists()  # a small file gets none
-    monkeypatch.setattr(index_cache, "SMALLEST", 0)
+    monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 0)
     first = load_coco(data, "train")
     assert set(os.listdir(data / "annotations")) == {"instances_train.json", "instances_val.json", beside(data).name}
     forbid_building(monkeypatch)
@@ -175,7 +175,7 @@ def test_an_index_outlives_its_cache(data):
 def start(folder, barrier, builds, queue):
     from afictl.data.formats import coco
 
-    index_cache.SMALLEST = 0
+    index_cache.MIN_FILE_BYTES = 0
     read = coco.read_annotations
 
     def counted(file):
@@ -204,7 +204,7 @@ def test_eight_that_start_at_once_read_the_annotations_once(data):
 
 
 def test_a_folder_that_cannot_be_written_to_has_its_cache_at_home(data, monkeypatch):
-    places = cache_places(annotations(data))
+    places = cache_paths(annotations(data))
     real = index_cache.write_index_file
     refused = set(places[:1])
 
@@ -228,7 +228,7 @@ def test_a_folder_that_cannot_be_written_to_has_its_cache_at_home(data, monkeypa
 @pytest.mark.parametrize("place", range(3))
 def test_a_killed_process_leaves_no_draft_for_ever(data, monkeypatch, place):
     """Where the index is written next; other drafts there are another one's business."""
-    places = cache_places(annotations(data))
+    places = cache_paths(annotations(data))
     real = index_cache.write_index_file
 
     def write(path, *args):
@@ -265,10 +265,10 @@ def test_a_folder_whose_drafts_cannot_be_removed_still_gets_its_index(data, monk
 
 
 def test_a_temporary_folder_of_somebody_else_is_not_trusted(data, tmp_path, monkeypatch):
-    assert len(cache_places(annotations(data))) == 3
+    assert len(cache_paths(annotations(data))) == 3
     monkeypatch.setattr(index_cache.os, "getuid", lambda: 12345)
     (tmp_path / "home" / "afictl-12345").mkdir()
-    assert len(cache_places(annotations(data))) == 2
+    assert len(cache_paths(annotations(data))) == 2
 
 
 def test_a_machine_without_a_temporary_folder_has_one_place_less(data, monkeypatch):
@@ -276,7 +276,7 @@ def test_a_machine_without_a_temporary_folder_has_one_place_less(data, monkeypat
         raise FileNotFoundError(2, "No usable temporary directory found")
 
     monkeypatch.setattr(index_cache, "tempfile", SimpleNamespace(gettempdir=missing))
-    assert len(cache_places(annotations(data))) == 2
+    assert len(cache_paths(annotations(data))) == 2
     assert isinstance(load_coco(data, "train").arrays, MappedArrays)
 
 

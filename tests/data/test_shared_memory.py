@@ -6,7 +6,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from afictl.data import load_coco
 from afictl.data.loader import eval_batches, read_files
-from afictl.data.shared_memory import Packed, Packer
+from afictl.data.shared_memory import BatchPacker, SharedBatch
 from afictl.errors import UserError
 
 
@@ -19,7 +19,7 @@ def test_images_come_back_as_they_were_and_the_rest_is_left_alone():
     full, half, other = images((8, 6), (4, 3), (5, 9))
     mistake = UserError("no image")
     samples = [{"image": full, "half_image": half, "target": {"boxes": [1]}}, mistake, {"image": other}]
-    packed = Packer(2)(samples)
+    packed = BatchPacker(2)(samples)
     assert packed.pixels.is_shared()
     first, second, third = packed.unpack()
     assert first["image"].equal(full)
@@ -30,7 +30,7 @@ def test_images_come_back_as_they_were_and_the_rest_is_left_alone():
 
 
 def test_a_batch_stays_until_as_many_others_were_packed_as_there_are_blocks():
-    packer = Packer(3)
+    packer = BatchPacker(3)
     batches = [images((4 + k, 5), (3, 3 * k + 1)) for k in range(8)]  # larger and larger
     packed = []
     for batch in batches:
@@ -44,16 +44,16 @@ def test_a_batch_stays_until_as_many_others_were_packed_as_there_are_blocks():
 
 @pytest.mark.parametrize("samples", [[], [UserError("no image")]])
 def test_a_batch_without_images(samples):
-    assert Packer(2)(samples).unpack() == samples
+    assert BatchPacker(2)(samples).unpack() == samples
 
 
 def test_pinning_keeps_a_batch(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, device=None: self.clone())
-    packer = Packer(1)
+    packer = BatchPacker(1)
     (image, other) = images((8, 6), (8, 6))
     pinned = pin_memory(packer([{"image": image}]))
     packer([{"image": other}])
-    assert isinstance(pinned, Packed)
+    assert isinstance(pinned, SharedBatch)
     assert pinned.unpack()[0]["image"].equal(image)
 
 

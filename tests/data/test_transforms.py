@@ -42,7 +42,7 @@ def test_boxes_follow_resize_and_flip():
 def test_flip_probability_and_sizes_come_from_the_generator():
     config = InputConfig(min_sizes=(10, 20, 30), flip=0.25)
     generator = torch.Generator().manual_seed(0)
-    draws = [T.draw(config, generator) for _ in range(400)]
+    draws = [T.draw_augmentation(config, generator) for _ in range(400)]
     assert {draw.min_size for draw in draws} == {10, 20, 30}
     assert 60 < sum(draw.flip for draw in draws) < 140
 

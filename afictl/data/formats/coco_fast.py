@@ -61,7 +61,7 @@ def read_fast(file: Path, *, lenient: bool = False) -> Annotations | None:
     Args:
         file: the annotation file.
         lenient: leave out objects of an unknown image or category, and accept whatever has no effect on a score:
-            ids written as 1.0, objects without an id, categories of one name, an empty name, no categories.
+            objects without an id, categories of one name, an empty name, no categories.
     """
     try:
         contents = file.read_bytes()
@@ -86,8 +86,8 @@ def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
     objects = [] if isinstance(contents.annotations, UnsetType) else contents.annotations
     if not lenient:
         _require_usual(file, contents)
-    category_ids = _distinct_ids((category.id for category in categories), lenient)
-    image_ids = _distinct_ids((image.id for image in images), lenient)
+    category_ids = _distinct_ids(category.id for category in categories)
+    image_ids = _distinct_ids(image.id for image in images)
     if not len(image_ids):
         raise _UnusualError
     image_index = _positions((record.image_id for record in objects), image_ids, lenient)
@@ -98,7 +98,7 @@ def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
         image_index, labels = image_index[known], labels[known]
         ids = np.arange(len(objects))
     else:
-        ids = _distinct_ids((record.id for record in objects), lenient)
+        ids = _distinct_ids(record.id for record in objects)
     return Annotations(
         classes=tuple(category.name for category in categories),
         category_ids=tuple(category_ids.tolist()),
@@ -122,11 +122,9 @@ def _require_usual(file: Path, contents: _File) -> None:
         raise _UnusualError
 
 
-def _integers(values: Iterable[Any], lenient: bool) -> np.ndarray:
-    """Int64; lenient, also of floats that are integers."""
+def _integers(values: Iterable[Any]) -> np.ndarray:
+    """Int64 (n,)."""
     numbers = list(values)
-    if lenient:
-        numbers = [int(number) if number == int(number) else number for number in numbers]
     if not set(map(type, numbers)) <= {int}:
         raise _UnusualError
     array = np.array(numbers, dtype=np.int64)
@@ -135,8 +133,8 @@ def _integers(values: Iterable[Any], lenient: bool) -> np.ndarray:
     return array
 
 
-def _distinct_ids(values: Iterable[Any], lenient: bool) -> np.ndarray:
-    ids = _integers(values, lenient)
+def _distinct_ids(values: Iterable[Any]) -> np.ndarray:
+    ids = _integers(values)
     if len(np.unique(ids)) < len(ids):
         raise _UnusualError
     return ids
@@ -144,7 +142,7 @@ def _distinct_ids(values: Iterable[Any], lenient: bool) -> np.ndarray:
 
 def _positions(values: Iterable[_Number], ids: np.ndarray, lenient: bool) -> np.ndarray:
     """Position of each of ``values`` among ``ids``, int64; lenient, -1 of one that is not there."""
-    targets, order = _integers(values, lenient), np.argsort(ids)
+    targets, order = _integers(values), np.argsort(ids)
     if not len(ids):
         return np.full(len(targets), -1)
     positions = order[np.searchsorted(ids[order], targets).clip(max=len(ids) - 1)]

@@ -7,6 +7,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from afictl.data import load_coco
+from afictl.data.formats.coco import load_coco_file, load_ground_truth_file
 from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from tests.data.conftest import SQUARE
@@ -159,3 +160,16 @@ def test_agrees_with_pycocotools_on_real_data(shared_data):
 def test_layout_without_year_and_a_third_split(shared_data):
     index = load_coco(shared_data / "bccd", "test")
     assert (len(index), index.classes, index.has_masks) == (72, ("RBC", "WBC", "Platelets"), False)
+
+
+def test_ground_truth_of_a_faulty_file_leaves_out_what_cannot_be_scored(write_coco):
+    objects = [{}, {"image_id": 7}, {"category_id": 7}, {"id": 1}, {"bbox": [1, 2, 3]}, {"id": None, "iscrowd": 1}]
+    file = write_coco(objects) / "annotations" / "instances_train.json"
+    dataset = load_ground_truth_file(file)
+    assert dataset.arrays["crowd"].tolist() == [False, False, True]
+    contents = json.loads(file.read_text())
+    del contents["annotations"][4]  # the fast reader accepts the rest
+    file.write_text(json.dumps(contents))
+    assert load_ground_truth_file(file).arrays["xywh"].equal(dataset.arrays["xywh"])
+    with pytest.raises(UserError, match="id 1"):
+        load_coco_file(file, file.parent)
