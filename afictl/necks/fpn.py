@@ -5,6 +5,7 @@ Initialisation and the levels above ``p5`` as in detectron2. Shapes: N images, C
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 
 from afictl.interpolators import Interpolator
 from afictl.necks.neck import make_conv, upsample_to
+
+_FORMER_NAMES = {"laterals": "lateral_convs", "outputs": "output_convs", "halvings": "downsample_convs"}
+"""Parts of ``FPN`` and ``PAFPN`` in files of earlier versions -> today's names."""
 
 
 class FPN(nn.Module):
@@ -46,13 +50,13 @@ class FPN(nn.Module):
         self.interpolator = interpolator
         self._sources = {name.replace("res", "p"): name for name in in_channels}
         with_norm = norm == "batch"
-        self.laterals = nn.ModuleDict(
+        self.lateral_convs = nn.ModuleDict(
             {
                 level: make_conv(in_channels[source], channels, 1, norm=with_norm)
                 for level, source in self._sources.items()
             }
         )
-        self.outputs = nn.ModuleDict(
+        self.output_convs = nn.ModuleDict(
             {level: make_conv(channels, channels, 3, norm=with_norm) for level in self._sources}
         )
         self.top = _make_top(top, in_channels["res5"], channels)
@@ -60,16 +64,17 @@ class FPN(nn.Module):
         self.num_upsamplers = len(self._sources) - 1
         self._scale = {"sum": 1.0, "avg": 0.5}[fuse]
         self._top_source = top
+        self.register_load_state_dict_pre_hook(_rename_former_keys)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``res{i}`` (N, c_i, H / 2^i, W / 2^i) -> ``p{i}`` (N, C, H / 2^i, W / 2^i), rounded up."""
         merged = self.merge(features)
-        pyramid = {level: self.outputs[level](merged[level]) for level in self._sources}
+        pyramid = {level: self.output_convs[level](merged[level]) for level in self._sources}
         return pyramid | self._above({**features, **pyramid})
 
     def merge(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Backbone maps -> the fused maps (N, C, h, w) of their levels, before the output convolutions."""
-        maps = {level: self.laterals[level](features[source]) for level, source in self._sources.items()}
+        maps = {level: self.lateral_convs[level](features[source]) for level, source in self._sources.items()}
         for coarse, fine in pairwise(reversed(self._sources)):
             maps[fine] = self._fuse(maps[fine], upsample_to(self.interpolator, maps[coarse], maps[fine]))
         return maps
@@ -83,6 +88,19 @@ class FPN(nn.Module):
             return {"p6": F.max_pool2d(maps["p5"], kernel_size=1, stride=2)}
         p6 = self.top["p6"](maps[self._top_source])
         return {"p6": p6, "p7": self.top["p7"](F.relu(p6))}
+
+
+def rename_former_keys(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """A state dict of an earlier version under today's names; ``prefix`` is that of the neck, such as ``neck.``."""
+    former = re.compile(rf"^{re.escape(prefix)}({'|'.join(_FORMER_NAMES)})(?=\.p\d)")
+    return {former.sub(lambda match: prefix + _FORMER_NAMES[match[1]], key, count=1): state[key] for key in state}
+
+
+def _rename_former_keys(neck: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Hook of ``load_state_dict``, which gives it a copy of the state dict to change."""
+    renamed = rename_former_keys(state, prefix)
+    state.clear()
+    state.update(renamed)
 
 
 def _make_top(top: Literal["pool", "p5", "res5"], res5_channels: int, channels: int) -> nn.ModuleDict:

@@ -32,7 +32,7 @@ class PAFPN(FPN):
     ) -> None:
         super().__init__(in_channels, interpolator, channels=channels, norm=norm, fuse=fuse, top=top)
         _, *coarser = self._sources
-        self.halvings = nn.ModuleDict(
+        self.downsample_convs = nn.ModuleDict(
             {level: make_conv(channels, channels, 3, stride=2, norm=norm == "batch") for level in coarser}
         )
 
@@ -40,5 +40,5 @@ class PAFPN(FPN):
         """``FPN.merge``, followed by the path from fine to coarse."""
         maps = super().merge(features)
         for fine, coarse in pairwise(self._sources):
-            maps[coarse] = self._fuse(maps[coarse], F.relu(self.halvings[coarse](maps[fine])))
+            maps[coarse] = self._fuse(maps[coarse], F.relu(self.downsample_convs[coarse](maps[fine])))
         return maps

@@ -16,6 +16,7 @@ from afictl.detectors.adapter import AdaptedDetector
 from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator
+from afictl.necks.fpn import FPN, rename_former_keys
 from afictl.presets import InputConfig
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.compatibility import require_same_arithmetic
@@ -107,14 +108,23 @@ def _for_detectron2_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
     """``load_weights`` for tensors under the names of the module."""
+    tensors = _current_names(module, tensors)
     report = compare_tensors(module, tensors)
     module.load_state_dict({name: tensors[name] for name in report.matched}, strict=False)
     return report
 
 
+def _current_names(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``tensors`` of an earlier version under today's names of the parts of ``module``."""
+    for name, part in module.named_modules():
+        if isinstance(part, FPN):
+            tensors = rename_former_keys(tensors, f"{name}." if name else "")
+    return tensors
+
+
 def compare_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
     """The report of ``load_tensors`` without loading; ``module`` may be on the meta device."""
-    state = module.state_dict()
+    state, tensors = module.state_dict(), _current_names(module, tensors)
     shared = [name for name in state if name in tensors]
     return LoadReport(
         matched=tuple(name for name in shared if state[name].shape == tensors[name].shape),

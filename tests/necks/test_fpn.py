@@ -38,7 +38,7 @@ def test_nearest_equals_torchvision_on_any_size(size, top, above, norm):
     sources = list(NARROW.items())[0 if top == "pool" else 1 :]
     norm_layer = nn.BatchNorm2d if norm == "batch" else None
     theirs = FeaturePyramidNetwork([count for _, count in sources], 8, above, norm_layer)
-    for ours, blocks in ((neck.laterals, theirs.inner_blocks), (neck.outputs, theirs.layer_blocks)):
+    for ours, blocks in ((neck.lateral_convs, theirs.inner_blocks), (neck.output_convs, theirs.layer_blocks)):
         for conv, block in zip(ours.values(), blocks, strict=True):
             (block if norm == "batch" else block[0]).load_state_dict(conv.state_dict())
     if top != "pool":

@@ -29,9 +29,9 @@ def test_activation_follows_the_norm_of_the_way_up():
     neck: PAFPN = build_neck(
         PAFPNConfig(channels=8, norm="batch", top="p5"), NARROW, build_interpolator("nearest", 8)
     ).eval()
-    neck.outputs = torch.nn.ModuleDict({level: torch.nn.Identity() for level in neck.outputs})
-    neck.halvings["p4"][1].bias.data.fill_(0.5)
+    neck.output_convs = torch.nn.ModuleDict({level: torch.nn.Identity() for level in neck.output_convs})
+    neck.downsample_convs["p4"][1].bias.data.fill_(0.5)
     maps = features(NARROW, 64, 64)
     pyramid = neck(maps)
-    own = neck.laterals["p4"](maps["res4"]) + F.interpolate(neck.laterals["p5"](maps["res5"]), scale_factor=2)
-    torch.testing.assert_close(pyramid["p4"], own + F.relu(neck.halvings["p4"](pyramid["p3"])))
+    own = neck.lateral_convs["p4"](maps["res4"]) + F.interpolate(neck.lateral_convs["p5"](maps["res5"]), scale_factor=2)
+    torch.testing.assert_close(pyramid["p4"], own + F.relu(neck.downsample_convs["p4"](pyramid["p3"])))

@@ -7,42 +7,8 @@ import yaml
 
 from afictl import UserError, load_preset
 from afictl.presets import parse_preset, upgrade_settings
+from tests.helpers.earlier_versions import DETECTOR, NECK
 
-NECK = yaml.safe_load("""
-kind: fpn
-channels: 256
-norm: none
-fuse: sum
-top: pool
-repeats: 6
-fusion: fast
-skips: layer
-blocks: plain
-""")
-DETECTOR = yaml.safe_load("""
-kind: faster-rcnn
-source: ''
-segments: false
-anchor_sizes: [32.0, 64.0, 128.0, 256.0, 512.0]
-anchors_per_octave: 1
-anchor_ratios: [0.5, 1.0, 2.0]
-rpn_batch: 256
-proposals_before_nms_train: 2000
-proposals_before_nms_test: 1000
-proposals_train: 1000
-proposals_test: 1000
-roi_batch: 512
-box_head: 2fc
-head_norm: none
-fc_width: 1024
-mask_width: 256
-size_ranges: [64.0, 128.0, 256.0, 512.0]
-level_scales: false
-candidates: 1000
-score_threshold: 0.05
-nms_threshold: 0.5
-max_detections: 100
-""")
 TINY = {"rpn_batch": 128, "roi_batch": 128, "proposals_before_nms_train": 500, "proposals_before_nms_test": 500}
 TINY |= {"proposals_train": 500, "proposals_test": 300, "fc_width": 256, "mask_width": 64}
 TINY |= {"anchor_sizes": [16.0, 32.0, 64.0, 128.0, 256.0]}

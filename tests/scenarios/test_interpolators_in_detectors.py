@@ -124,7 +124,7 @@ def use_of_fine_maps(neck, spy, maps):
     pyramid(maps)
     if neck == "bifpn":
         return [pyramid.inputs(maps)[0][level] for level in ("p6", "p5", "p4", "p3")]
-    return [pyramid.laterals[f"p{i}"](maps[f"res{i}"]) for i in (4, 3, 2)]
+    return [pyramid.lateral_convs[f"p{i}"](maps[f"res{i}"]) for i in (4, 3, 2)]
 
 
 def detectron2_fpn(maps):

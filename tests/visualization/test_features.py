@@ -140,7 +140,7 @@ def test_fade_gets_the_lateral_map_of_the_half_size_image(guide, pictures):
     full = resize_for(guide.input, image)
     half = to_float(resized_view(image, half_size(full.shape[1:]), flip=False))
     with torch.no_grad():
-        lateral = guide.neck.laterals["p2"](guide.backbone(guide.batch([half]).tensor)["res2"])
+        lateral = guide.neck.lateral_convs["p2"](guide.backbone(guide.batch([half]).tensor)["res2"])
         expected = fade(guide.pyramid([half])["p3"], lateral)
     (features,) = enlarge_levels(guide, {"fade": fade}, image, ["p3"])
     h, w = features.target.shape[1:]

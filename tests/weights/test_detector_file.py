@@ -47,8 +47,8 @@ def test_stored_interpolator_can_be_replaced(detector, file):
     expected = fresh.tail.weight.clone()
     interpolator = load_detector(file, fresh).detector.neck.interpolator
     assert torch.equal(interpolator.tail.weight, expected)
-    stored = detector.neck.outputs["p2"].weight
-    assert torch.equal(loaded.detector.neck.outputs["p2"].weight, stored)
+    stored = detector.neck.output_convs["p2"].weight
+    assert torch.equal(loaded.detector.neck.output_convs["p2"].weight, stored)
 
 
 def test_interrupted_write_leaves_the_old_file(detector, file, monkeypatch):

@@ -56,8 +56,8 @@ def discriminator_key(name: str) -> str:
     return f"Discriminators.0.{block}.0." + ("norm." if part == "norms" else "") + rest
 
 
-_FPN = {"laterals": "fpn_lateral", "outputs": "fpn_output"}
-_PAFPN = {"laterals": "fpn_lateral", "outputs": "pafpn_output", "halvings": "pafpn_downsample"}
+_FPN = {"lateral_convs": "fpn_lateral", "output_convs": "fpn_output"}
+_PAFPN = {"lateral_convs": "fpn_lateral", "output_convs": "pafpn_output", "downsample_convs": "pafpn_downsample"}
 
 
 def fpn_key(name: str) -> str:

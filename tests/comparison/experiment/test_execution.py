@@ -21,6 +21,7 @@ from afictl.training.initial_weights import (
     resolve_interpolator,
 )
 from afictl.weights import read_checkpoint
+from tests.helpers.earlier_versions import rewrite_comparison
 from tests.helpers.full_disk import fill_disk_for, needs_dev_full
 from tests.helpers.tiny_runs import SMALL
 
@@ -256,6 +257,13 @@ def test_other_conditions_are_refused_by_name(finished, fabric, methods, shapes_
     other = load_preset("faster-rcnn-r18-fpn-tiny", [*SMALL, "train.steps=3", "train.eval_every=2", "loader.workers=1"])
     with pytest.raises(UserError, match=r"under other conditions \(preset\.train\.steps\); choose another --output"):
         train_experiment(fabric, ExperimentSettings(other, shapes_dir, finished, tuple(methods), (0, 1)))
+
+
+def test_a_comparison_of_an_earlier_version_continues(finished, fabric, grid, monkeypatch):
+    shutil.copytree(finished, grid.output)
+    rewrite_comparison(grid.output)
+    monkeypatch.setattr("afictl.comparison.experiment.execution.train_run", refuse)
+    assert train_experiment(fabric, replace(grid, seeds=(0, 1))) == {}
 
 
 def test_another_interpolator_under_the_same_name_is_refused(finished, fabric, preset, shapes_dir):
