@@ -1,4 +1,4 @@
-"""``afictl pretrain``: train an AF interpolator on a guide's features."""
+"""``afictl pretrain``: train an interpolator on a guide's features."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,11 @@ def pretrain(
         Path | None,
         typer.Option("--data", help="Data set in COCO layout; default: the one the guide was trained on."),
     ] = None,
-    stages: Annotated[str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 goes on from stage 1.")] = "1,2",
+    interpolator: Annotated[
+        str,
+        typer.Option("--interpolator", help="Kind to train: afi, or another one with parameters, such as carafe."),
+    ] = "afi",
+    stages: Annotated[str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 continues after stage 1.")] = "1,2",
     output: options.Output = None,
     settings: options.Settings = None,
     devices: options.Devices = "auto",
@@ -29,22 +33,26 @@ def pretrain(
     resume: options.Resume = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train an AF interpolator adversarially (stages 1 and 2).
+    """Train an interpolator adversarially (stages 1 and 2).
 
     Stage 1 reports on held-out images how far its features are from the guide's, beside nearest, bilinear and bicubic.
     Writes the runs stage1 and stage2 and interpolator.safetensors, which --interpolator takes everywhere.
-    The default folder is runs/pretrain-GUIDE. Recipes are the keys stage1.* and stage2.* of the guide's preset.
+    The default folder is runs/pretrain-GUIDE, or runs/pretrain-GUIDE-KIND for kinds other than afi. Recipes are the
+    keys stage1.* and stage2.* of the guide's preset; the interpolator's options are interpolator.options.
     """
     if stages not in ("1", "2", "1,2"):
         raise UserError(f"--stages {stages}: write 1, 2 or 1,2")
     from afictl.data.folders import find_files
     from afictl.tensor_files import check_file
     from afictl.training import HardwareSettings, launch, pretrain
+    from afictl.training.pretraining import require_learned
     from afictl.training.run_writer import require_free_folder
     from afictl.weights.checkpoint import find_checkpoint
 
+    require_learned(interpolator)
     numbers = [int(number) for number in stages.split(",")]
-    folder = output or Path("runs") / f"pretrain-{name_of(guide)}"
+    suffix = "" if interpolator == "afi" else f"-{interpolator}"
+    folder = output or Path("runs") / f"pretrain-{name_of(guide)}{suffix}"
     for number in numbers:
         require_free_folder(folder / f"stage{number}", resume)
     check_file(find_checkpoint(guide))
@@ -52,7 +60,17 @@ def pretrain(
     find_files(source, "train")
     hardware = HardwareSettings(devices, nodes, precision)
     fabric = launch(hardware, _batch_sizes(guide, settings or [], numbers) if hardware.num_processes > 1 else ())
-    result = pretrain(fabric, guide, source, folder, stages=numbers, overrides=settings or (), seed=seed, resume=resume)
+    result = pretrain(
+        fabric,
+        guide,
+        source,
+        folder,
+        kind=interpolator,
+        stages=numbers,
+        overrides=settings or (),
+        seed=seed,
+        resume=resume,
+    )
     if fabric.is_global_zero:
         typer.echo(f"interpolator: {result}")
 

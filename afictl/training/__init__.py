@@ -6,7 +6,7 @@ detector on half-size images, ``stage3`` trains any detector that holds it. Each
 
 from afictl.training.hardware import HardwareSettings, launch
 from afictl.training.initial_weights import InitialWeights
-from afictl.training.pretrain import pretrain
+from afictl.training.pretraining import pretrain
 from afictl.training.pseudo import PseudoLabels
 from afictl.training.stage3 import finetune
 

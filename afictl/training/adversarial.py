@@ -3,7 +3,7 @@
 Source: AFI-GAN, section 3 (losses). Two departures from the published code: the adversarial gradient
 reaches the generator, and only positions inside both images count, not the padding of the batch.
 
-Shapes: a pyramid is a dict of maps (N,C,h,w) by level name; sizes are (height, width) in pixels.
+Shapes: a pyramid is a dict of maps (N,C,h,w) by level name, finest first; sizes are (height, width) in pixels.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afictl.distributed import all_reduce_mean, world_size
+from afictl.interpolators import Interpolator
 from afictl.presets import AdversarialRecipe
 from afictl.training.optimization import TrainableModule
 
@@ -36,9 +38,29 @@ class PerLevel(nn.Module):
         return {level: self.module(value) for level, value in maps.items()}
 
 
+class PyramidInterpolator(nn.Module):
+    """Enlarges the maps of a pyramid with one interpolator, in a single forward as ``PerLevel``.
+
+    An interpolator that needs the fine map gets the next finer level of the pyramid; the finest level is left out.
+    """
+
+    def __init__(self, interpolator: Interpolator) -> None:
+        super().__init__()
+        self.module = interpolator  # saved states hold this name
+
+    def forward(self, pyramid: Pyramid) -> Pyramid:
+        """Maps (N,C,h,w) -> the ``levels``, (N,C,2h,2w)."""
+        fine = {coarse: pyramid[finer] for finer, coarse in pairwise(pyramid)} if self.module.needs_fine else {}
+        return {level: self.module(pyramid[level], fine.get(level)) for level in self.levels(pyramid)}
+
+    def levels(self, pyramid: Pyramid) -> list[str]:
+        """The levels that are enlarged."""
+        return list(pyramid)[1:] if self.module.needs_fine else list(pyramid)
+
+
 @dataclass(frozen=True)
 class Pair:
-    """Generated and target maps of one level, cut to their common size, and where both images really are."""
+    """Generated and target maps of one level, cropped to their common size, and a mask without padding."""
 
     fake: Tensor
     """(N,C,h,w), carries the generator's gradient."""
@@ -49,7 +71,7 @@ class Pair:
 
     @property
     def judged(self) -> bool:
-        """False where batch norm has one value a channel, which it cannot normalise."""
+        """False where the discriminator's batch norm has one value a channel, which it cannot normalise."""
         n, _, h, w = self.fake.shape
         return n * h * w > 1 or world_size() > 1
 
@@ -66,7 +88,7 @@ def make_pairs(
     for level, generated in fake.items():
         target = real[level]
         h, w = min(generated.shape[2], target.shape[2]), min(generated.shape[3], target.shape[3])
-        mask = _inside(fake_extent[level], h, w, target) * _inside(real_extent[level], h, w, target)
+        mask = _image_mask(fake_extent[level], h, w, target) * _image_mask(real_extent[level], h, w, target)
         pairs[level] = Pair(generated[..., :h, :w], target[..., :h, :w].detach(), mask)
     return pairs
 
@@ -81,7 +103,7 @@ def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
     return [(image.shape[-2], image.shape[-1]) for image in images]
 
 
-def _inside(sizes: Sizes, height: int, width: int, like: Tensor) -> Tensor:
+def _image_mask(sizes: Sizes, height: int, width: int, like: Tensor) -> Tensor:
     mask = torch.zeros(len(sizes), 1, height, width, device=like.device)
     for row, (h, w) in zip(mask, sizes, strict=True):
         row[:, :h, :w] = 1
@@ -115,7 +137,7 @@ def feature_losses(discriminator: nn.Module, pairs: Mapping[str, Pair], recipe: 
     losses = {"loss_l1": torch.stack(l1).sum()}
     if recipe.adversarial_weight:
         judged = _judged(pairs)
-        # The discriminator's own gradients are not wanted here, only the path through it.
+        # Only the path through the discriminator is needed, not the gradients of its parameters.
         discriminator.requires_grad_(False)
         logits = discriminator({f"{level}.fake": pair.fake * pair.mask for level, pair in judged.items()})
         discriminator.requires_grad_(True)

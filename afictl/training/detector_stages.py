@@ -12,7 +12,7 @@ from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector
 from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
-from afictl.interpolators import AFInterpolator
+from afictl.interpolators import Interpolator
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, INTERPOLATOR, PREDICTIONS
 from afictl.training.optimization import TrainableModule
@@ -70,5 +70,6 @@ def _export(path: Path, detector: Detector, dataset: Dataset, step: int, metrics
         "metrics": dict(metrics),
     }
     save_detector(path, detector, metadata)
-    if path.name == BEST and isinstance(detector.neck.interpolator, AFInterpolator):
-        detector.neck.interpolator.save(path.with_name(INTERPOLATOR))
+    interpolator = detector.neck.interpolator
+    if path.name == BEST and isinstance(interpolator, Interpolator) and interpolator.learned:
+        interpolator.save(path.with_name(INTERPOLATOR))

@@ -1,4 +1,4 @@
-"""How far enlarged features of a half-size image are from the guide's features of the image itself."""
+"""Distance of the enlarged features of a half-size image to the guide's features of the image itself."""
 
 from __future__ import annotations
 
@@ -6,43 +6,45 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from afictl.data import Dataset, eval_batches
 from afictl.detectors import Detector
-from afictl.interpolators import build_interpolator
+from afictl.interpolators import Interpolator, build_interpolator
 from afictl.progress import ProgressCallback
-from afictl.training.adversarial import Pair, extent, make_pairs, sizes_of
+from afictl.training.adversarial import Pair, Pyramid, PyramidInterpolator, extent, make_pairs, sizes_of
 
-Distance = Mapping[str, Mapping[str, Mapping[str, float]]]
+FeatureDistance = Mapping[str, Mapping[str, Mapping[str, float]]]
 """method -> level -> measure -> value"""
 
 _BASELINES = ("nearest", "bilinear", "bicubic")
+_MIN_GAIN_PERCENT = 0.05  # the report shows one decimal
 
 
 @torch.no_grad()
-def feature_distance(
+def measure_feature_distance(
     guide: Detector,
-    interpolator: nn.Module,
+    interpolator: Interpolator,
     index: Dataset,
     *,
     limit: int | None,
     workers: int,
     progress: ProgressCallback,
-) -> Distance:
-    """Compare an interpolator with fixed ones on held-out images.
+) -> FeatureDistance:
+    """Compare a learned interpolator with fixed ones on held-out images.
 
     Args:
         guide: gives the target features of an image and the coarse features of its half-size view.
-        interpolator: the learned one; called ``afi`` in the result.
+        interpolator: named by its kind in the result; one that needs the fine map restricts all methods to the levels
+            that have a finer one.
         index: held-out images, of which the first ``limit`` are used.
         progress: called with the number of images done and of all images.
 
     Returns:
         method -> level -> ``{"l1": mean absolute difference, "cosine": mean cosine of the channel vectors}``.
     """
-    methods: dict[str, nn.Module] = {kind: build_interpolator(kind, guide.neck.channels) for kind in _BASELINES}
-    methods["afi"] = interpolator.eval()
+    methods = {kind: PyramidInterpolator(build_interpolator(kind, guide.neck.channels)) for kind in _BASELINES}
+    methods[interpolator.kind] = learned = PyramidInterpolator(interpolator).eval()
     sums: dict[str, dict[str, Tensor]] = {name: {} for name in methods}
     device = next(guide.parameters()).device
     total = len(range(len(index))[:limit])
@@ -50,9 +52,10 @@ def feature_distance(
         full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images or ()]
         real, coarse = guide.pyramid(full), guide.pyramid(half)
         for name, method in methods.items():
-            fake = {level: method(value) for level, value in coarse.items()}
+            fake = method(coarse)
             for level, pair in enlarged_pairs(guide, fake, real, full, half).items():
-                sums[name][level] = sums[name].get(level, 0) + _sums(pair)
+                if level in learned.levels(coarse):
+                    sums[name][level] = sums[name].get(level, 0) + _sums(pair)
         progress(done, total)
     interpolator.train()
     return {
@@ -62,7 +65,7 @@ def feature_distance(
 
 
 def enlarged_pairs(
-    guide: Detector, fake: dict[str, Tensor], real: dict[str, Tensor], full: list[Tensor], half: list[Tensor]
+    guide: Detector, fake: Pyramid, real: Pyramid, full: list[Tensor], half: list[Tensor]
 ) -> dict[str, Pair]:
     """Pairs of enlarged half-view maps and the guide's maps of the full view (stage 1)."""
     strides = guide.neck.strides
@@ -74,7 +77,7 @@ def enlarged_pairs(
     )
 
 
-def mean_distance(distance: Distance) -> dict[str, float]:
+def mean_distance(distance: FeatureDistance) -> dict[str, float]:
     """Means over the levels: ``l1/afi``, ``cosine/nearest`` and so on."""
     return {
         f"{measure}/{method}": sum(values[measure] for values in levels.values()) / len(levels)
@@ -83,31 +86,32 @@ def mean_distance(distance: Distance) -> dict[str, float]:
     }
 
 
-def as_metrics(distance: Distance) -> dict[str, float]:
+def distance_metrics(distance: FeatureDistance) -> dict[str, float]:
     """Means and every single value, named as in ``metrics.jsonl``: ``l1/afi``, ``l1/afi/p2`` and so on."""
-    single = {
+    values_by_level = {
         f"{measure}/{method}/{level}": value
         for method, levels in distance.items()
         for level, values in levels.items()
         for measure, value in values.items()
     }
-    return {**mean_distance(distance), **single}
+    return {**mean_distance(distance), **values_by_level}
 
 
-def describe(distance: Distance) -> str:
-    """The distances as lines of text, and whether the learned interpolator is closer than the best fixed one."""
-    levels = list(next(iter(distance.values())))
+def describe_distance(distance: FeatureDistance, kind: str) -> str:
+    """Lines of text: a table, and whether the interpolator ``kind`` is closer than the best fixed one."""
+    levels = list(distance[kind])
+    width = max(10, *(len(method) + 1 for method in distance))
     lines = ["distance to the guide's features on held-out images: L1 (cosine)"]
-    lines.append(" " * 10 + "".join(f"{level:>16}" for level in (*levels, "mean")))
+    lines.append(" " * width + "".join(f"{level:>16}" for level in (*levels, "mean")))
     means = mean_distance(distance)
     for method, values in distance.items():
         cells = [f"{values[level]['l1']:.4f} ({values[level]['cosine']:.3f})" for level in levels]
         cells.append(f"{means[f'l1/{method}']:.4f} ({means[f'cosine/{method}']:.3f})")
-        lines.append(f"{method:<10}" + "".join(f"{cell:>16}" for cell in cells))
-    best = min(_BASELINES, key=lambda kind: means[f"l1/{kind}"])
-    change = 100 * (means["l1/afi"] / means[f"l1/{best}"] - 1)
-    verdict = "closer to" if change < -0.05 else "no closer to"  # as many digits as are shown
-    lines.append(f"afi is {verdict} the guide than {best}, the best plain interpolation: L1 {change:+.1f} %")
+        lines.append(f"{method:<{width}}" + "".join(f"{cell:>16}" for cell in cells))
+    best = min(_BASELINES, key=lambda baseline: means[f"l1/{baseline}"])
+    change = 100 * (means[f"l1/{kind}"] / means[f"l1/{best}"] - 1)
+    verdict = "closer to" if change < -_MIN_GAIN_PERCENT else "no closer to"
+    lines.append(f"{kind} is {verdict} the guide than {best}, the best plain interpolation: L1 {change:+.1f} %")
     return "\n".join(lines)
 
 

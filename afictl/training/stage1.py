@@ -16,12 +16,17 @@ from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
 from afictl.files import write_text
-from afictl.interpolators import AFInterpolator
+from afictl.interpolators import Interpolator
 from afictl.presets import Preset
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
-from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses
-from afictl.training.feature_distance import as_metrics, describe, enlarged_pairs, feature_distance
+from afictl.training.adversarial import PerLevel, PyramidInterpolator, discriminator_step, feature_losses
+from afictl.training.feature_distance import (
+    describe_distance,
+    distance_metrics,
+    enlarged_pairs,
+    measure_feature_distance,
+)
 from afictl.training.loop import fit
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
@@ -29,15 +34,15 @@ from afictl.training.splits import Splits, batch_source
 from afictl.training.stage import Metrics, Stage
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 
-_HELD_OUT = 200  # images for the distance report; more would not change what it says
+_MAX_HELD_OUT = 200  # images of the distance report; more would hardly change it
 
 
-def stage1(
+def train_stage1(
     fabric: Fabric,
     run: RunWriter,
     guide: Detector,
     preset: Preset,
-    interpolator: AFInterpolator,
+    interpolator: Interpolator,
     discriminator: PatchDiscriminator,
     data: Splits,
     seed: int,
@@ -48,7 +53,7 @@ def stage1(
     """
     recipe = preset.stage1
     synchronize_batch_norms(fabric, discriminator)
-    generator = TrainableModule(fabric, PerLevel(interpolator), recipe, recipe.clip_norm)
+    generator = TrainableModule(fabric, PyramidInterpolator(interpolator), recipe, recipe.clip_norm)
     trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), recipe)
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
@@ -63,18 +68,18 @@ def stage1(
         generator.optimizer_step()
         return {**losses, "loss_discriminator": loss_d}
 
-    def distances(progress: ProgressCallback) -> Metrics:
+    def report_distance(progress: ProgressCallback) -> Metrics:
         workers = preset.loader.workers
         with fabric.autocast():
-            distance = feature_distance(
-                guide, interpolator, data[1], limit=_HELD_OUT, workers=workers, progress=progress
+            distance = measure_feature_distance(
+                guide, interpolator, data[1], limit=_MAX_HELD_OUT, workers=workers, progress=progress
             )
         write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
-        run.log(describe(distance))
-        return as_metrics(distance)
+        run.log(describe_distance(distance, interpolator.kind))
+        return distance_metrics(distance)
 
     def evaluate(progress: ProgressCallback) -> Metrics:
-        return run_on_rank_zero(lambda: distances(progress), fabric.global_rank, fabric.world_size)
+        return run_on_rank_zero(lambda: report_distance(progress), fabric.global_rank, fabric.world_size)
 
     def export(path: Path, step: int, metrics: Metrics) -> None:
         interpolator.save(path)
@@ -87,7 +92,7 @@ def stage1(
         step=step,
         batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True),
         evaluate=evaluate,
-        score=lambda metrics: -float(metrics["l1/afi"] or 0),
+        score=lambda metrics: -float(metrics[f"l1/{interpolator.kind}"] or 0),
         export=export,
     )
     fit(fabric, run, recipe, stage, seed)

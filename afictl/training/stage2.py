@@ -1,6 +1,6 @@
-"""Stage 2: a detector with the stage-1 interpolator learns to see in a half-size image what the guide sees in full.
+"""Stage 2: a detector of half-size images, with the interpolator of stage 1 ("AF extractor" of AFI-GAN, section 3).
 
-Detection losses on half-size targets plus the feature losses of stage 1 (AFI-GAN, section 3, "AF extractor").
+Detection losses on half-size targets, plus the feature losses of stage 1 against the guide's features of the image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from afictl.data import TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
-from afictl.interpolators import AFInterpolator
+from afictl.interpolators import Interpolator
 from afictl.presets import Preset
 from afictl.training.adversarial import (
     Pair,
@@ -38,7 +38,7 @@ _SIZES_IN_PIXELS = ("anchor_sizes", "size_ranges")
 
 
 class Extractor(nn.Module):
-    """A detector whose forward gives its pyramid beside its losses, so that both train in one pass."""
+    """Detector whose forward also returns its pyramid, so that detection and feature losses share one pass."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Extractor(nn.Module):
 
 
 def half_size_preset(preset: Preset) -> Preset:
-    """The guide's preset for images of half the size: what counts pixels is halved."""
+    """The guide's preset for images of half the size: settings in pixels are halved."""
     heads = preset.detector
     half_heads = {key: tuple(size / 2 for size in sizes) for key, sizes in heads if key in _SIZES_IN_PIXELS}
     view = preset.input
@@ -67,17 +67,17 @@ def half_size_preset(preset: Preset) -> Preset:
     )
 
 
-def build_student(guide: Detector, preset: Preset, interpolator: AFInterpolator) -> Detector:
+def build_student(guide: Detector, preset: Preset, interpolator: Interpolator) -> Detector:
     """A detector with the guide's weights and ``interpolator`` that works on half-size images."""
     student = build_detector(half_size_preset(preset), guide.num_classes, interpolator)
     prefix = student.interpolator_prefix
     weights = {name: value for name, value in guide.state_dict().items() if not name.startswith(prefix)}
-    own = {name: value for name, value in student.state_dict().items() if name.startswith(prefix)}
-    student.load_state_dict({**weights, **own})
+    fresh = {name: value for name, value in student.state_dict().items() if name.startswith(prefix)}
+    student.load_state_dict({**weights, **fresh})
     return student
 
 
-def stage2(
+def train_stage2(
     fabric: Fabric,
     run: RunWriter,
     guide: Detector,
@@ -88,7 +88,7 @@ def stage2(
 ) -> None:
     """Train ``student``, and with it its interpolator, in place.
 
-    Writes the interpolator of the best student, judged by box AP on half-size held-out images, as
+    Writes the interpolator of the best student by box AP on half-size held-out images as
     ``interpolator.safetensors`` beside the usual files of a run.
     """
     preset, recipe = student.preset, student.preset.stage2

@@ -12,7 +12,7 @@ from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator, build_interpolator
 from afictl.presets import load_preset
-from afictl.training.feature_distance import feature_distance
+from afictl.training.feature_distance import measure_feature_distance
 from afictl.visualization import dataset_pictures, feature_figures, file_pictures
 from afictl.visualization.level_features import enlarge_levels, pyramid_and_fine
 
@@ -45,7 +45,9 @@ def pictures(tmp_path):
 
 def test_distances_equal_those_of_stage_1(guide, methods, shapes_dir):
     index = load_coco(shapes_dir, "val")
-    expected = feature_distance(guide, methods["afi"], index, limit=2, workers=0, progress=lambda done, total: None)
+    expected = measure_feature_distance(
+        guide, methods["afi"], index, limit=2, workers=0, progress=lambda done, total: None
+    )
     methods["afi"].eval()
     features = [
         {view.level: view for view in enlarge_levels(guide, methods, picture.read(), list(guide.neck.strides))}

@@ -1,4 +1,4 @@
-"""Pre-training of the AF interpolator: stages 1 and 2 one after the other, each a run of its own."""
+"""Pre-training of an interpolator: stages 1 and 2 one after the other, each a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, one_line
-from afictl.interpolators import AFInterpolator
+from afictl.interpolators import Interpolator, build_interpolator, learned_kinds
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path
 from afictl.training.hardware import hardware_record
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, in_label_order, load_splits, uses_masks
-from afictl.training.stage1 import stage1
-from afictl.training.stage2 import build_student, stage2
+from afictl.training.stage1 import train_stage1
+from afictl.training.stage2 import build_student, train_stage2
 from afictl.weights import LoadedDetector, load_detector, load_tensors
 
 
@@ -30,38 +30,42 @@ def pretrain(
     data: Path,
     output: Path,
     *,
+    kind: str = "afi",
     stages: Sequence[int] = (1, 2),
     overrides: Iterable[str] = (),
     seed: int = 0,
     resume: bool = False,
 ) -> Path:
-    """Train an AF interpolator on the features of a guide.
+    """Train an interpolator on the features of a guide.
 
     ``output/stage1`` and ``output/stage2`` become runs; ``output/interpolator.safetensors`` is the result of the last
     stage asked for.
 
     Args:
         guide_path: run or checkpoint of a trained detector, whose preset holds the recipes ``stage1`` and ``stage2``.
-        overrides: settings on top of the guide's preset, such as ``stage1.steps=100``.
-        stages: (1,), (2,) to go on from a finished stage 1 in ``output``, or both.
+        kind: of the interpolator, one with parameters.
+        stages: (1,), (2,) to continue after a finished stage 1 in ``output``, or both.
+        overrides: settings on top of the guide's preset, such as ``stage1.steps=100``; ``interpolator.options`` are
+            those of the interpolator to train.
 
     Returns:
         The interpolator's file.
 
     Raises:
-        UserError: guide, data or output that do not fit.
+        UserError: guide, data or output that do not fit, or a kind without parameters.
     """
+    require_learned(kind)
     if 1 not in stages:
         _require_stage1(output / "stage1")
     splits = load_splits(data)
     loaded = load_detector(guide_path)
-    preset = parse_preset(loaded.preset.model_dump(), overrides, source=str(guide_path))
+    preset = parse_preset(_preset_without_other_options(loaded, kind), overrides, source=str(guide_path))
     splits = _in_label_order(splits, loaded.classes, guide_path)
     uses_masks(preset, splits)
     guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
     fabric.to_device(guide)
     for number in stages:
-        interpolator, discriminator = _networks(preset, seed)
+        interpolator, discriminator = _build_networks(preset, kind, seed)
         if number == 2:
             _load_stage1(output / "stage1", preset, interpolator, discriminator)
         config = {
@@ -69,51 +73,70 @@ def pretrain(
             "preset": preset.model_dump(mode="json"),
             "data": absolute_path(data),
             "guide": absolute_path(guide_path),
+            **({} if kind == "afi" else {"interpolator": kind}),  # runs from before there were other kinds have no key
             "seed": seed,
             "hardware": hardware_record(fabric),
         }
         folder = output / f"stage{number}"
-        begun = number == stages[0] or folder.exists()  # else there is nothing to continue, as expected
-        run = RunWriter(fabric, folder, config, resume and begun)
+        has_begun = number == stages[0] or folder.exists()  # else an empty folder is expected
+        run = RunWriter(fabric, folder, config, resume and has_begun)
         if number == stages[0]:
-            _introduce(run, loaded, guide_path)
+            _log_guide(run, loaded, guide_path)
         run.log(f"stage {number} of {preset.name}: {len(splits[0])} training images, {len(splits[1])} held out")
         if number == 1:
-            stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)
+            train_stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)
         else:
             student = build_student(guide, preset, interpolator)
-            stage2(fabric, run, guide, student, discriminator, splits, seed)
+            train_stage2(fabric, run, guide, student, discriminator, splits, seed)
     result = output / f"stage{stages[-1]}" / INTERPOLATOR
     run_on_rank_zero(
-        lambda: AFInterpolator.load(result).save(output / INTERPOLATOR), fabric.global_rank, fabric.world_size
+        lambda: Interpolator.load(result).save(output / INTERPOLATOR), fabric.global_rank, fabric.world_size
     )
     return output / INTERPOLATOR
 
 
-def _introduce(run: RunWriter, loaded: LoadedDetector, path: Path) -> None:
+def require_learned(kind: str) -> None:
+    """Refuse a kind that cannot be trained.
+
+    Raises:
+        UserError: no interpolator with parameters has this name.
+    """
+    if kind not in learned_kinds():
+        raise UserError(f"--interpolator {kind}: not a kind with parameters, which are {', '.join(learned_kinds())}")
+
+
+def _preset_without_other_options(loaded: LoadedDetector, kind: str) -> dict[str, object]:
+    """The guide's preset as a mapping, with the options of its interpolator only if it is of ``kind``."""
+    preset = loaded.preset
+    if preset.interpolator.kind != kind:
+        preset = preset.with_interpolator(preset.interpolator.kind, {})
+    return preset.model_dump()
+
+
+def _log_guide(run: RunWriter, loaded: LoadedDetector, path: Path) -> None:
     run.log(f"guide {path}: {loaded.report}")
-    held = loaded.preset.interpolator.kind
-    if held != "nearest":
-        run.log(f"warning: the guide {path} interpolates with {held}; a guide in the paper with nearest")
+    kind = loaded.preset.interpolator.kind
+    if kind != "nearest":
+        run.log(f"warning: the guide {path} interpolates with {kind}; a guide in the paper with nearest")
 
 
 def _rebuild(loaded: LoadedDetector, preset: Preset, path: Path) -> Detector:
     """The guide with the settings of ``preset``, all but its interpolator, whose options are those of the new one."""
-    kept = loaded.preset
+    trained = loaded.preset
     for key in ("backbone", "neck"):
-        if getattr(preset, key) != getattr(kept, key):
+        if getattr(preset, key) != getattr(trained, key):
             raise UserError(f"--set {key}.*: the guide {path} is trained already; its {key} cannot change")
-    detector = build_detector(preset.model_copy(update={"interpolator": kept.interpolator}), len(loaded.classes))
+    detector = build_detector(preset.model_copy(update={"interpolator": trained.interpolator}), len(loaded.classes))
     report = load_tensors(detector, loaded.detector.state_dict())
     if not report.complete:
         raise UserError(f"--set detector.*: the weights of the guide {path} do not fit any more ({report})")
     return detector
 
 
-def _networks(preset: Preset, seed: int) -> tuple[AFInterpolator, PatchDiscriminator]:
+def _build_networks(preset: Preset, kind: str, seed: int) -> tuple[Interpolator, PatchDiscriminator]:
     torch.manual_seed(seed)
-    options = preset.interpolator.options  # a guide with another kind has none of its own
-    return AFInterpolator(preset.neck.channels, **options), PatchDiscriminator(preset.neck.channels)
+    channels = preset.neck.channels
+    return build_interpolator(kind, channels, **preset.interpolator.options), PatchDiscriminator(channels)
 
 
 def _in_label_order(splits: Splits, classes: tuple[str, ...], guide: Path) -> Splits:
@@ -128,8 +151,8 @@ def _require_stage1(folder: Path) -> None:
         raise UserError(f"{folder}: stage 2 starts from a finished stage 1, which is not there; add --stages 1,2")
 
 
-def _load_stage1(folder: Path, preset: Preset, interpolator: AFInterpolator, discriminator: PatchDiscriminator) -> None:
-    """Take both networks over from the end of stage 1."""
+def _load_stage1(folder: Path, preset: Preset, interpolator: Interpolator, discriminator: PatchDiscriminator) -> None:
+    """Load the weights of both networks at the end of stage 1."""
     _require_stage1(folder)
     path = folder / STATE
     try:
@@ -139,7 +162,7 @@ def _load_stage1(folder: Path, preset: Preset, interpolator: AFInterpolator, dis
         for name, network in networks.items():
             network.load_state_dict({key.removeprefix("module."): value for key, value in state[name].items()})
     except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: is not the state of this stage 1: {one_line(error):.200}") from None
+        raise UserError(f"{path}: not the state of this stage 1: {one_line(error):.200}") from None
     if steps < preset.stage1.steps:
         raise UserError(
             f"{folder}: stage 1 stopped at step {steps} of {preset.stage1.steps}; finish it with --stages 1,2 --resume"
