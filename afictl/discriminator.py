@@ -1,4 +1,4 @@
-"""Feature patch discriminator of AFI-GAN: is a feature map real or interpolated, one logit a position.
+"""Feature patch discriminator of AFI-GAN: one logit a position, for real against interpolated features.
 
 Lee and Bae, https://doi.org/10.1016/j.patcog.2023.109365. Shapes: N images, C channels, H x W the map.
 """
@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_SLOPE = 0.2
+_NEGATIVE_SLOPE = 0.2
 
 
 class PatchDiscriminator(nn.Module):
@@ -31,8 +31,8 @@ class PatchDiscriminator(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Judge ``features`` (N, C, H, W)."""
+        """Compute the logits (N, 1, H, W) of ``features`` (N, C, H, W)."""
         x = features
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.leaky_relu(norm(conv(x)), _SLOPE, inplace=True)
+            x = F.leaky_relu(norm(conv(x)), _NEGATIVE_SLOPE, inplace=True)
         return self.logits(x)

@@ -7,23 +7,24 @@ from afictl import UserError, build_interpolator, interpolator_kinds
 COARSE = torch.arange(24.0).view(1, 2, 3, 4)
 
 
-GUIDED = ("sapa", "fade")
-"""Kinds that look at the fine map."""
+NEED_FINE = ("sapa", "fade")
 
 
 @pytest.mark.parametrize("kind", interpolator_kinds())
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 2)])
-def test_every_kind_doubles_exactly(kind, size):
+def test_every_kind_enlarges_exactly_twofold(kind, size):
     interpolator = build_interpolator(kind, 8)
     coarse, fine = torch.randn(2, 8, *size), torch.randn(2, 8, 2 * size[0] - 1, 2 * size[1])
     enlarged = interpolator(coarse, fine)
     assert enlarged.shape == (2, 8, 2 * size[0], 2 * size[1])
     assert enlarged.isfinite().all()
     assert (interpolator.kind, interpolator.channels) == (kind, 8)
+    assert interpolator.needs_fine == (kind in NEED_FINE)
+    assert interpolator.learned == bool(interpolator.state_dict())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in interpolator_kinds() if kind not in GUIDED])
-def test_most_kinds_ignore_the_fine_map(kind):
+@pytest.mark.parametrize("kind", [kind for kind in interpolator_kinds() if kind not in NEED_FINE])
+def test_fine_map_is_unused_by_other_kinds(kind):
     interpolator, coarse = build_interpolator(kind, 8), torch.randn(2, 8, 3, 4)
     torch.testing.assert_close(interpolator(coarse, torch.randn(2, 8, 9, 9)), interpolator(coarse))
 
@@ -34,18 +35,13 @@ def test_nearest_repeats_every_value():
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
-def test_smooth_kinds_keep_pixel_centres(kind):
+def test_smooth_kinds_do_not_align_corners(kind):
     expected = F.interpolate(COARSE, size=(6, 8), mode=kind, align_corners=False)
     torch.testing.assert_close(build_interpolator(kind, 2)(COARSE), expected)
 
 
-@pytest.mark.parametrize("kind", ["nearest", "bilinear", "bicubic"])
-def test_fixed_kinds_hold_nothing_to_train_or_store(kind):
-    assert not build_interpolator(kind, 8).state_dict()
-
-
 @pytest.mark.parametrize("kind", interpolator_kinds())
-def test_options_build_the_like(kind):
+def test_options_build_an_interpolator_of_the_same_shape(kind):
     first = build_interpolator(kind, 8)
     second = build_interpolator(kind, 8, **first.options)
     second.load_state_dict(first.state_dict())
@@ -63,6 +59,6 @@ def test_options_build_the_like(kind):
         ("dysample-plus", {"group": 2}, "no option 'group'; did you mean 'groups'"),
     ],
 )
-def test_unknown_names_are_explained(kind, options, message):
+def test_unknown_kinds_and_options_are_named(kind, options, message):
     with pytest.raises(UserError, match=message):
         build_interpolator(kind, 8, **options)

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 
-from afictl import AFInterpolator, PatchDiscriminator
+from afictl import AFInterpolator, PatchDiscriminator, build_interpolator
 from afictl.presets import AdversarialRecipe
 from afictl.training.adversarial import (
     PerLevel,
+    PyramidInterpolator,
     discriminator_step,
     extent,
     feature_losses,
@@ -24,9 +25,9 @@ PUBLISHED = AdversarialRecipe(steps=2, batch_size=2, lr=1e-3, weight_decay=1e-4,
 GENERATOR_RATE = {"lr": 1e-6}
 FULL = {"p2": (10, 12), "p3": (5, 6), "p4": (3, 3), "p5": (2, 2), "p6": (1, 1)}
 HALF = {"p2": (5, 6), "p3": (3, 3), "p4": (2, 2), "p5": (1, 1), "p6": (1, 1)}
-BEFORE_NORM = tuple(f"convs.{i}.bias" for i in range(3))  # true gradient 0, what is recorded is rounding
+BEFORE_NORM = tuple(f"convs.{i}.bias" for i in range(3))  # true gradient 0: the recorded one is rounding
 # p6 has two values a channel, which batch norm makes +1 and -1: rounding decides the sign of equal ones.
-NORM_OF_TWO = 1e-2
+NORM_OF_TWO_TOLERANCE = 1e-2
 INFO = json.loads((FOLDER / "stage1_step_info.json").read_text())
 
 
@@ -35,7 +36,7 @@ def fabric():
     return Fabric(accelerator="cpu", devices=1)
 
 
-def all_of(maps, times=1):
+def full_extents(maps, times=1):
     """Extents of maps without padding."""
     return {level: [tuple(times * side for side in value.shape[2:])] * len(value) for level, value in maps.items()}
 
@@ -46,7 +47,7 @@ def stats(tensor):
 
 
 def assert_stats(name, tensor, tolerance=TOLERANCE):
-    """Sums over n elements may differ by what n elements within the pass mark can make of them."""
+    """The allowed difference of sums over n elements is that of n elements within the tolerance."""
     expected = read_golden("stage1_step", name).values
     spread = (expected[2] / tensor.numel()).sqrt()
     allowed = tolerance * tensor.numel() * spread * torch.tensor([1.0, 1.0, 2 * float(spread)]) + 1e-12
@@ -64,7 +65,7 @@ def test_two_steps_without_adversarial_weight_equal_the_public_code(fabric):
     trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), PUBLISHED)
     for number in range(2):
         fake = upsampler.module(coarse)
-        pairs = make_pairs(fake, real, all_of(coarse, times=2), all_of(real))
+        pairs = make_pairs(fake, real, full_extents(coarse, times=2), full_extents(real))
         loss_d = discriminator_step(trainable_discriminator, pairs)
         losses = feature_losses(trainable_discriminator.module, pairs, PUBLISHED)
         upsampler.backward(losses.values())
@@ -77,26 +78,26 @@ def test_two_steps_without_adversarial_weight_equal_the_public_code(fabric):
         for letter, module, key in (("G", generator, generator_key), ("D", discriminator, discriminator_key)):
             for name, parameter in module.named_parameters():
                 if not (letter == "D" and name.endswith(BEFORE_NORM)):
-                    mark = TOLERANCE if letter == "G" else NORM_OF_TWO
-                    assert_stats(f"it{number}.{letter}.grad_stats.{key(name)}", parameter.grad, mark)
+                    tolerance = TOLERANCE if letter == "G" else NORM_OF_TWO_TOLERANCE
+                    assert_stats(f"it{number}.{letter}.grad_stats.{key(name)}", parameter.grad, tolerance)
                 assert_stats(f"it{number}.{letter}.param_stats.{key(name)}", parameter.detach())
 
 
 def test_the_discriminators_gradient_is_that_of_the_plain_formula(fabric):
     torch.manual_seed(0)
-    ours, plain = PatchDiscriminator(8), PatchDiscriminator(8)
-    plain.load_state_dict(ours.state_dict())
+    trained, plain = PatchDiscriminator(8), PatchDiscriminator(8)
+    plain.load_state_dict(trained.state_dict())
     real, fake = ({level: torch.randn(2, 8, size, size) for level, size in (("p2", 6), ("p3", 3))} for _ in range(2))
-    pairs = make_pairs(fake, real, all_of(fake), all_of(real))
-    discriminator_step(TrainableModule(fabric, PerLevel(ours), PUBLISHED), pairs)
+    pairs = make_pairs(fake, real, full_extents(fake), full_extents(real))
+    discriminator_step(TrainableModule(fabric, PerLevel(trained), PUBLISHED), pairs)
     loss = sum(
         F.binary_cross_entropy_with_logits(plain(maps[level]), torch.full((2, 1, *maps[level].shape[2:]), target))
         for level in ("p2", "p3")
         for maps, target in ((real, 1.0), (fake, 0.0))
     )
     loss.backward()
-    for mine, expected in zip(ours.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, expected.grad, rtol=1e-4, atol=1e-6)
+    for parameter, expected in zip(trained.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
 def small_pairs(generator):
@@ -104,20 +105,20 @@ def small_pairs(generator):
     coarse = {"p2": torch.randn(2, 8, 4, 4), "p3": torch.randn(2, 8, 2, 2)}
     real = {"p2": torch.randn(2, 8, 8, 8), "p3": torch.randn(2, 8, 4, 4)}
     fake = {level: generator(value) for level, value in coarse.items()}
-    return make_pairs(fake, real, all_of(fake), all_of(real))
+    return make_pairs(fake, real, full_extents(fake), full_extents(real))
 
 
 def test_the_adversarial_gradient_reaches_the_generator(fabric):
     generator = AFInterpolator(8, blocks=1, growth=4)
-    judge = PerLevel(PatchDiscriminator(8))
+    discriminator = PerLevel(PatchDiscriminator(8))
     recipe = AdversarialRecipe(steps=1, batch_size=2, lr=1e-3, adversarial_weight=0.1)
-    losses = feature_losses(judge, small_pairs(generator), recipe)
+    losses = feature_losses(discriminator, small_pairs(generator), recipe)
     losses["loss_adversarial"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in generator.parameters())
-    assert all(p.grad is None and p.requires_grad for p in judge.parameters())
+    assert all(p.grad is None and p.requires_grad for p in discriminator.parameters())
 
 
-def test_the_discriminator_step_leaves_the_generator_alone(fabric):
+def test_the_discriminator_step_does_not_change_the_generator(fabric):
     generator = AFInterpolator(8, blocks=1, growth=4)
     discriminator = PatchDiscriminator(8)
     before = {name: value.clone() for name, value in discriminator.state_dict().items()}
@@ -128,7 +129,7 @@ def test_the_discriminator_step_leaves_the_generator_alone(fabric):
 
 
 def test_padding_of_either_view_changes_no_loss(fabric):
-    discriminator = PerLevel(PatchDiscriminator(8)).eval()  # with fixed statistics a loss sees only its positions
+    discriminator = PerLevel(PatchDiscriminator(8)).eval()  # fixed statistics: a loss depends on its positions
     recipe = AdversarialRecipe(steps=1, batch_size=2, lr=1e-3)
     torch.manual_seed(2)
     fake, real = {"p2": torch.randn(2, 8, 8, 8)}, {"p2": torch.randn(2, 8, 8, 8)}
@@ -146,13 +147,13 @@ def test_padding_of_either_view_changes_no_loss(fabric):
     assert not torch.allclose(losses(), before)
 
 
-def test_a_level_with_one_value_a_channel_is_not_judged(fabric):
+def test_level_with_one_value_a_channel_is_not_judged(fabric):
     one, two = torch.randn(1, 8, 1, 1), torch.randn(1, 8, 2, 2)
     pairs = make_pairs(
         {"p5": two, "p6": one},
         {"p5": two, "p6": one},
-        all_of({"p5": two, "p6": one}),
-        all_of({"p5": two, "p6": one}),
+        full_extents({"p5": two, "p6": one}),
+        full_extents({"p5": two, "p6": one}),
     )
     assert pairs["p5"].judged
     assert not pairs["p6"].judged
@@ -161,9 +162,9 @@ def test_a_level_with_one_value_a_channel_is_not_judged(fabric):
     assert torch.isfinite(losses["loss_adversarial"])
 
 
-def test_maps_are_cut_to_their_common_size():
+def test_maps_are_cropped_to_their_common_size():
     fake, real = torch.randn(1, 2, 6, 8), torch.randn(1, 2, 5, 9)
-    pair = make_pairs({"p3": fake}, {"p3": real}, all_of({"p3": fake}), all_of({"p3": real}))["p3"]
+    pair = make_pairs({"p3": fake}, {"p3": real}, full_extents({"p3": fake}), full_extents({"p3": real}))["p3"]
     assert pair.fake.shape == pair.real.shape == (1, 2, 5, 8)
     assert torch.equal(pair.fake, fake[..., :5, :])
 
@@ -172,3 +173,13 @@ def test_extent_counts_positions_that_begin_inside_the_image():
     images = [torch.zeros(3, 33, 64), torch.zeros(3, 8, 1)]
     assert extent(sizes_of(images), 8) == [(5, 8), (1, 1)]
     assert extent(sizes_of(images), 8, times=2) == [(10, 16), (2, 2)]
+
+
+def test_pyramid_interpolator_passes_the_next_finer_level_to_kinds_that_need_it():
+    pyramid = {level: torch.randn(1, 8, size, size) for level, size in (("p2", 7), ("p3", 4), ("p4", 2))}
+    fade = build_interpolator("fade", 8)
+    enlarged = PyramidInterpolator(fade)(pyramid)
+    assert list(enlarged) == ["p3", "p4"]
+    assert torch.equal(enlarged["p3"], fade(pyramid["p3"], pyramid["p2"]))
+    assert torch.equal(enlarged["p4"], fade(pyramid["p4"], pyramid["p3"]))
+    assert list(PyramidInterpolator(build_interpolator("carafe", 8))(pyramid)) == list(pyramid)

@@ -5,14 +5,30 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import save_file
 
-from afictl import AFInterpolator, UserError
+from afictl import AFInterpolator, PatchDiscriminator, UserError
 from afictl.data import eval_batches, load_coco
 from afictl.detectors import Detector
+from afictl.interpolators import Interpolator, learned_kinds
+from afictl.tensor_files import read_tensors
 from afictl.training import InitialWeights, finetune, pretrain
-from afictl.training.feature_distance import feature_distance
+from afictl.training.feature_distance import describe_distance, measure_feature_distance
 from afictl.weights import load_detector
 from tests.helpers.changed_data import rename_disc
+
+ONE_STEP = [f"{stage}.{key}=1" for stage in ("stage1", "stage2") for key in ("steps", "eval_every")]
+OPTIONS = {
+    "afi": "{blocks: 1, growth: 4}",
+    "carafe": "{up_kernel: 3, compressed_channels: 4}",
+    "dysample": "{groups: 2}",
+    "sapa": "{up_kernel: 3, embedding_channels: 4}",
+    "fade": "{up_kernel: 3, compressed_channels: 4}",
+}
+
+
+def same_weights(first, second):
+    return all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +38,7 @@ def pretrained(tmp_path_factory, fabric, shapes_dir, guide_run):
     return folder
 
 
-def test_both_stages_leave_a_run_and_one_interpolator_file(pretrained):
+def test_both_stages_write_a_run_and_one_interpolator_file(pretrained):
     for stage in ("stage1", "stage2"):
         assert {"config.yaml", "metrics.jsonl", "state.pt", "best.safetensors", "interpolator.safetensors"} <= {
             path.name for path in (pretrained / stage).iterdir()
@@ -30,10 +46,82 @@ def test_both_stages_leave_a_run_and_one_interpolator_file(pretrained):
     result = AFInterpolator.load(pretrained / "interpolator.safetensors")
     assert result.channels == 16
     first = AFInterpolator.load(pretrained / "stage1" / "interpolator.safetensors")
-    assert any(not torch.equal(a, b) for a, b in zip(result.parameters(), first.parameters(), strict=True))
+    assert not same_weights(result, first)
 
 
-def test_stage_1_reports_the_distance_to_the_guide_beside_plain_interpolation(pretrained, guide_run, shapes_dir):
+@pytest.mark.parametrize("kind", learned_kinds())
+def test_every_learned_kind_is_pretrained_and_put_into_a_detector(
+    kind, fabric, preset, guide_run, shapes_dir, tmp_path
+):
+    options = [f"interpolator.options={OPTIONS[kind]}"] if kind in OPTIONS else []
+    result = pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", kind=kind, overrides=[*ONE_STEP, *options])
+    levels = ["p3", "p4", "p5", "p6"] if kind in ("sapa", "fade") else ["p2", "p3", "p4", "p5", "p6"]
+    distance = json.loads((tmp_path / "run" / "stage1" / "feature_distance.json").read_text())
+    assert list(distance) == ["nearest", "bilinear", "bicubic", kind]
+    assert all(list(values) == levels for values in distance.values())
+    record = json.loads((tmp_path / "run" / "stage1" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert record[f"l1/{kind}"] == pytest.approx(sum(v["l1"] for v in distance[kind].values()) / len(levels))
+
+    interpolator, first = (
+        Interpolator.load(path) for path in (result, tmp_path / "run" / "stage1" / "interpolator.safetensors")
+    )
+    assert interpolator.kind == kind
+    assert not same_weights(interpolator, first)
+
+    settings = {"steps": 1, "warmup_steps": 0, "lr": 1e-12}
+    unchanged = preset.model_copy(update={"train": preset.train.model_copy(update=settings)})
+    start = InitialWeights(str(tmp_path / "run"), weights=guide_run)
+    finetune(fabric, unchanged, shapes_dir, tmp_path / "detector", start)
+    in_detector = load_detector(tmp_path / "detector").detector.neck.interpolator
+    in_file = Interpolator.load(tmp_path / "detector" / "interpolator.safetensors")
+    for module in (in_detector, in_file):
+        assert (type(module), module.config) == (type(interpolator), interpolator.config)
+        torch.testing.assert_close(module.state_dict(), interpolator.state_dict(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "bicubic", "carafee"])
+def test_kind_without_parameters_is_refused(kind, fabric, tmp_path):
+    with pytest.raises(UserError, match=f"--interpolator {kind}: ") as error:
+        pretrain(fabric, tmp_path / "guide", tmp_path / "data", tmp_path / "run", kind=kind)
+    assert "\n" not in str(error.value)
+
+
+def test_files_of_earlier_versions_are_read(fabric, guide_run, shapes_dir, tmp_path):
+    """The layout of an interpolator file and of stage 1's state when AFI was the only kind, written out."""
+    torch.manual_seed(5)
+    interpolator, discriminator = AFInterpolator(16, blocks=1, growth=4), PatchDiscriminator(16)
+    description = {
+        "format": "afi-interpolator",
+        "version": 1,
+        "config": {"channels": 16, "blocks": 1, "growth": 4, "residual_scale": 0.2},
+    }
+    save_file(interpolator.state_dict(), tmp_path / "old.safetensors", metadata={"afictl": json.dumps(description)})
+    assert same_weights(Interpolator.load(tmp_path / "old.safetensors"), interpolator)
+    state = {
+        "version": 1,
+        "stage": "stage1",
+        "step": 1,
+        "generator": {f"module.{name}": value for name, value in interpolator.state_dict().items()},
+        "discriminator": {f"module.{name}": value for name, value in discriminator.state_dict().items()},
+    }
+    (tmp_path / "run" / "stage1").mkdir(parents=True)
+    torch.save(state, tmp_path / "run" / "stage1" / "state.pt")
+    overrides = [*ONE_STEP, "stage2.lr=1e-12", "stage2.warmup_steps=0", f"interpolator.options={OPTIONS['afi']}"]
+    result = pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", stages=(2,), overrides=overrides)
+    torch.testing.assert_close(AFInterpolator.load(result).state_dict(), interpolator.state_dict(), rtol=0, atol=1e-6)
+
+
+def test_files_of_afi_keep_their_layout(pretrained):
+    """So that runs of earlier versions resume, and earlier versions read new files."""
+    config = yaml.safe_load((pretrained / "stage1" / "config.yaml").read_text())
+    assert list(config) == ["command", "preset", "data", "guide", "seed", "hardware"]
+    state = torch.load(pretrained / "stage1" / "state.pt", weights_only=True)
+    assert {"generator", "discriminator", "generator_optimizer", "discriminator_optimizer"} <= set(state)
+    assert {name.split(".")[0] for name in state["generator"]} == {"module"}
+    assert read_tensors(pretrained / "interpolator.safetensors")[1]["format"] == "afi-interpolator"
+
+
+def test_stage_1_reports_the_distance_to_the_guide_of_each_method(pretrained, guide_run, shapes_dir):
     distance = json.loads((pretrained / "stage1" / "feature_distance.json").read_text())
     assert set(distance) == {"nearest", "bilinear", "bicubic", "afi"}
     guide = load_detector(guide_run).detector
@@ -51,10 +139,10 @@ def test_stage_1_reports_the_distance_to_the_guide_beside_plain_interpolation(pr
         assert distance[kind][level]["l1"] == pytest.approx(sum(values) / len(values), rel=1e-4)
 
 
-def test_a_fresh_interpolator_is_as_far_as_bilinear(guide_run, shapes_dir):
+def test_distance_of_a_fresh_interpolator_is_that_of_bilinear(guide_run, shapes_dir):
     guide = load_detector(guide_run).detector
     fresh, index = AFInterpolator(16), load_coco(shapes_dir, "val")
-    distance = feature_distance(guide, fresh, index, limit=2, workers=0, progress=lambda done, total: None)
+    distance = measure_feature_distance(guide, fresh, index, limit=2, workers=0, progress=lambda done, total: None)
     for level, values in distance["afi"].items():
         assert values["l1"] == pytest.approx(distance["bilinear"][level]["l1"], rel=1e-2)
 
@@ -66,18 +154,28 @@ def test_stage_2_trains_a_detector_for_half_size_images(pretrained, guide_run):
     assert student.preset.interpolator.kind == "afi"
 
 
-def test_a_guide_that_is_no_guide_of_the_paper_is_told(fabric, preset, shapes_dir, tmp_path, pretrained):
+def test_guide_with_another_interpolator_than_nearest_is_logged(fabric, preset, shapes_dir, tmp_path, pretrained):
     one_step = preset.model_copy(update={"train": preset.train.model_copy(update={"steps": 1})})
-    finetune(fabric, one_step, shapes_dir, tmp_path / "guide", InitialWeights("bilinear"))
+    finetune(fabric, one_step, shapes_dir, tmp_path / "guide", InitialWeights("carafe"))
     pretrain(fabric, tmp_path / "guide", shapes_dir, tmp_path / "out", stages=(1,), overrides=("stage1.steps=1",))
     log = (tmp_path / "out" / "stage1" / "log.txt").read_text()
     assert f"guide {tmp_path / 'guide'}: " in log
     assert " tensors loaded" in log
-    assert f"warning: the guide {tmp_path / 'guide'} interpolates with bilinear; a guide in the paper" in log
+    assert f"warning: the guide {tmp_path / 'guide'} interpolates with carafe; a guide in the paper" in log
+    assert AFInterpolator.load(tmp_path / "out" / "interpolator.safetensors").options["blocks"] == 3  # not carafe's
     assert "warning" not in (pretrained / "stage1" / "log.txt").read_text()
 
 
-def test_the_guide_stays_as_it_was(guide_run, fabric, shapes_dir, tmp_path, monkeypatch):
+def test_description_of_the_distance_names_kind_and_best_baseline():
+    distances = {"nearest": 3.0, "bilinear": 2.0, "bicubic": 2.5, "transposed-conv": 1.0}
+    distance = {kind: {"p3": {"l1": l1, "cosine": 0.5}} for kind, l1 in distances.items()}
+    _, *table, verdict = describe_distance(distance, "transposed-conv").splitlines()
+    assert len({len(line) for line in table}) == 1
+    assert verdict.startswith("transposed-conv is closer to the guide than bilinear,")
+    assert verdict.endswith("L1 -50.0 %")
+
+
+def test_the_guide_is_not_trained(guide_run, fabric, shapes_dir, tmp_path, monkeypatch):
     guides = []
     to_device = fabric.to_device
 
@@ -92,22 +190,29 @@ def test_the_guide_stays_as_it_was(guide_run, fabric, shapes_dir, tmp_path, monk
     assert all(torch.equal(before[name], value) for name, value in guide.state_dict().items())
 
 
-def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(pretrained, fabric, shapes_dir, guide_run, tmp_path):
-    def explode(clock, step, *args):
+@pytest.mark.parametrize("kind", ["afi", "sapa"])
+def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(kind, fabric, shapes_dir, guide_run, tmp_path):
+    def interrupt(logger, step, *args):
         if step == 3:
             raise KeyboardInterrupt
         return 0.0
 
-    folder, overrides = tmp_path / "run", ["stage1.checkpoint_every=2"]
+    overrides = ["stage1.checkpoint_every=2", f"interpolator.options={OPTIONS[kind]}"]
+
+    def train(folder, resume=False):
+        pretrain(fabric, guide_run, shapes_dir, folder, kind=kind, stages=(1,), overrides=overrides, resume=resume)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.logger.TrainingLogger.log_step", explode)
+        patch.setattr("afictl.training.logger.TrainingLogger.log_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,), overrides=overrides)
-    pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,), overrides=overrides, resume=True)
-    for part in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer"):
-        whole = torch.load(pretrained / "stage1" / "state.pt", weights_only=True)[part]
-        resumed = torch.load(folder / "stage1" / "state.pt", weights_only=True)[part]
-        torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+            train(tmp_path / "resumed")
+    train(tmp_path / "resumed", resume=True)
+    train(tmp_path / "uninterrupted")
+    resumed, expected = (
+        torch.load(tmp_path / run / "stage1" / "state.pt", weights_only=True) for run in ("resumed", "uninterrupted")
+    )
+    for part in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "metrics"):
+        torch.testing.assert_close(resumed[part], expected[part], rtol=0, atol=0)
 
 
 def test_stage_2_alone_needs_a_finished_stage_1(fabric, guide_run, shapes_dir, tmp_path):
@@ -115,23 +220,23 @@ def test_stage_2_alone_needs_a_finished_stage_1(fabric, guide_run, shapes_dir, t
         pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", stages=(2,))
 
 
-def test_stage_2_alone_goes_on_from_stage_1(pretrained, fabric, guide_run, shapes_dir, tmp_path):
+def test_stage_2_alone_continues_after_stage_1(pretrained, fabric, guide_run, shapes_dir, tmp_path):
     folder = tmp_path / "run"
     pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,))
     pretrain(fabric, guide_run, shapes_dir, folder, stages=(2,))
-    ours, both = (AFInterpolator.load(run / "interpolator.safetensors") for run in (folder, pretrained))
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), both.parameters(), strict=True))
+    separate, both = (AFInterpolator.load(run / "interpolator.safetensors") for run in (folder, pretrained))
+    assert same_weights(separate, both)
 
 
 def test_the_result_goes_into_a_detector(pretrained, fabric, preset, guide_run, shapes_dir, tmp_path):
     one_step = preset.model_copy(update={"train": preset.train.model_copy(update={"steps": 1, "warmup_steps": 0})})
     start = InitialWeights(str(pretrained), weights=guide_run)
     finetune(fabric, one_step, shapes_dir, tmp_path / "run", start)
-    held, trained = load_detector(tmp_path / "run"), AFInterpolator.load(pretrained / "interpolator.safetensors")
-    assert held.preset.interpolator.options == trained.options
+    loaded, trained = load_detector(tmp_path / "run"), AFInterpolator.load(pretrained / "interpolator.safetensors")
+    assert loaded.preset.interpolator.options == trained.options
     change = [
         (a - b).abs().max()
-        for a, b in zip(held.detector.neck.interpolator.parameters(), trained.parameters(), strict=True)
+        for a, b in zip(loaded.detector.neck.interpolator.parameters(), trained.parameters(), strict=True)
     ]
     assert 0 < max(change) < 1e-2  # one small step away from the pre-trained weights
 
@@ -145,7 +250,7 @@ def test_overrides_reach_the_views_and_the_interpolator(fabric, guide_run, shape
 
 
 @pytest.mark.parametrize("setting", ["neck.channels=8", "backbone.frozen_stages=1"])
-def test_a_trained_guide_keeps_its_layers(fabric, guide_run, shapes_dir, tmp_path, setting):
+def test_layers_of_a_trained_guide_cannot_be_changed(fabric, guide_run, shapes_dir, tmp_path, setting):
     with pytest.raises(UserError, match="cannot change"):
         pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", overrides=[setting])
     assert not (tmp_path / "run").exists()
