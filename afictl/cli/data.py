@@ -23,8 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_FEW = 3
-_WIDEST = 10_000
+_MAX_LOCATIONS = 3
+_MAX_WIDTH_CHARACTERS = 10_000
 _COLOURS = {"stops": "red", "drops": "yellow", "mends": "cyan", "fine": "dim"}
 
 
@@ -57,23 +57,23 @@ def subset(
     fraction: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, callback=options.finite, help="Part of the training images that keeps its labels."
+            min=0.0, max=1.0, callback=options.finite, help="Fraction of the training images that keep their labels."
         ),
     ] = 0.2,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which images: another seed, other images.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed selects other images.")] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the image files instead of linking to them.")] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Keep the labels of a part of the training images; the others become OUT/unlabeled/.
+    """Keep the labels of a fraction of the training images; the others become OUT/unlabeled/.
 
-    OUT is a data set in COCO layout: train is that part, the other splits are whole. The same fraction and seed choose
-    the same images everywhere, and a smaller fraction a part of those of a larger one.
+    OUT is a data set in COCO layout: train is that fraction, the other splits are complete. The same fraction and seed
+    select the same images everywhere, and a smaller fraction a subset of those of a larger one.
     """
     from afictl.data.subset import UNLABELED, write_subset
 
-    parts = write_subset(data, output, fraction, seed, copy=copy)
-    typer.echo(f"{parts.labelled} training images with labels, {parts.unlabelled} without in {output / UNLABELED}")
-    typer.echo("objects: " + ", ".join(f"{name} {count}" for name, count in parts.objects.items()))
+    counts = write_subset(data, output, fraction, seed, copy=copy)
+    typer.echo(f"{counts.labelled} training images with labels, {counts.unlabelled} without in {output / UNLABELED}")
+    typer.echo("objects: " + ", ".join(f"{name} {count}" for name, count in counts.objects.items()))
     typer.echo(f"data set: {output}")
 
 
@@ -82,15 +82,17 @@ def check(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Data set in COCO layout.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     images: Annotated[bool, typer.Option(help="Decode every image file.")] = True,
-    every: Annotated[bool, typer.Option("--all", help="List every place of a finding, not the first few.")] = False,
+    all_locations: Annotated[
+        bool, typer.Option("--all", help="List every location of a finding, not the first few.")
+    ] = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json", callback=output_file, help="Write everything found to this file.")
+        Path | None, typer.Option("--json", callback=output_file, help="Write all findings to this file.")
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Find what is wrong or unusual in a data set, and say what training will do about it.
+    """List the faults and peculiarities of a data set, and the effect of each on training.
 
-    Exit code 0: training will run. 1: something listed prevents it.
+    Exit code 0: training will run. 1: a fault prevents it.
     """
     from rich.console import Console
 
@@ -99,16 +101,16 @@ def check(
     console = Console()
     reports = [_check_split(data, name, images, console) for name in splits_to_check(data, split)]
     for report in reports:
-        _print_report(report, console, every)
+        _print_report(report, console, all_locations)
     if json_file:
         write_json(json_file, [report.as_json() for report in reports])
     fatal = sum(len(report.fatal) for report in reports)
     if fatal:
         kinds = f"{fatal} kind{'' if fatal == 1 else 's'} of problem"
-        console.print(f"[red]Training cannot run: {kinds} (red above) must be mended first.[/]", soft_wrap=True)
+        console.print(f"[red]Training cannot run: {kinds} (red above) must be corrected first.[/]", soft_wrap=True)
         raise typer.Exit(1)
-    unseen = "" if images else ", unless an image file is at fault: they were not looked at"
-    console.print(f"[green]Training will run[/]{unseen}.")
+    condition = "" if images else ", unless an image file is faulty: image files were not checked"
+    console.print(f"[green]Training will run[/]{condition}.")
 
 
 def _check_split(data: Path, split: str, images: bool, console: Console) -> SplitReport:
@@ -121,7 +123,7 @@ def _check_split(data: Path, split: str, images: bool, console: Console) -> Spli
         return check_split(data, split, progress=progress)
 
 
-def _print_report(report: SplitReport, console: Console, every: bool) -> None:
+def _print_report(report: SplitReport, console: Console, all_locations: bool) -> None:
     from rich.markup import escape
 
     title = f"{report.split}: {escape(report.annotation_file or 'not found')}"
@@ -134,14 +136,14 @@ def _print_report(report: SplitReport, console: Console, every: bool) -> None:
     if report.histogram:
         console.print(_histogram(report.histogram))
     if report.findings:
-        _print_whole(console, _findings(report, every))
+        _print_unwrapped(console, _findings(report, all_locations))
 
 
-def _print_whole(console: Console, table: Table) -> None:
-    """Elsewhere than on a terminal as wide as its longest line, so that no path is broken."""
+def _print_unwrapped(console: Console, table: Table) -> None:
+    """Print a table; elsewhere than on a terminal as wide as its longest line, so that no path is wrapped."""
     if not console.is_terminal:
-        needed = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
-        console.width = max(console.width, needed)
+        width = console.measure(table, options=console.options.update(max_width=_MAX_WIDTH_CHARACTERS)).maximum
+        console.width = max(console.width, width)
     console.print(table)
 
 
@@ -149,23 +151,24 @@ def _histogram(histogram: dict[str, int]) -> object:
     from rich.columns import Columns
     from rich.markup import escape
 
-    most_first = sorted(histogram.items(), key=lambda item: -item[1])
-    return Columns([f"{escape(name)} [bold]{count}[/]" for name, count in most_first], padding=(0, 3))
+    by_count = sorted(histogram.items(), key=lambda item: -item[1])
+    return Columns([f"{escape(name)} [bold]{count}[/]" for name, count in by_count], padding=(0, 3))
 
 
-def _findings(report: SplitReport, every: bool) -> Table:
+def _findings(report: SplitReport, all_locations: bool) -> Table:
     from rich.markup import escape
     from rich.table import Column, Table
 
     from afictl.data.check_report import RULES
 
-    table = Table("Found", Column("Where", overflow="fold"), "What training does", show_lines=True)
+    table = Table("Finding", Column("Where", overflow="fold"), "Effect on training", show_lines=True)
     for key, rule in RULES.items():
-        places = report.findings.get(key, [])
-        if not places:
+        locations = report.findings.get(key, [])
+        if not locations:
             continue
-        shown = [escape(str(place)) for place in (places if every else places[:_FEW])]
-        more = [f"... {len(places) - _FEW} more (--all)"] if len(places) > len(shown) else []
-        colour = _COLOURS[rule.effect]
-        table.add_row(f"{len(places)} x [{colour}]{rule.title}[/]", "\n".join(shown + more), rule.consequence)
+        lines = [escape(str(location)) for location in locations[: None if all_locations else _MAX_LOCATIONS]]
+        if len(locations) > len(lines):
+            lines.append(f"... {len(locations) - len(lines)} more (--all)")
+        title = f"[{_COLOURS[rule.effect]}]{rule.title}[/]"
+        table.add_row(f"{len(locations)} x {title}", "\n".join(lines), rule.consequence)
     return table

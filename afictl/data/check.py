@@ -1,30 +1,28 @@
-"""The check of a data set before any training: everything that the annotations get wrong, by file and id."""
+"""Check of a data set before training: every fault of the annotations, by file and id."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from afictl.data.check_images import check_images
-from afictl.data.check_report import Place, SplitReport
+from afictl.data.check_report import Location, SplitReport
 from afictl.data.check_splits import compare_with_train
 from afictl.data.dataset import MIN_SIDE_PX, clip_boxes, drop_reasons
 from afictl.data.folders import SPLITS, annotation_names, find_files, require_data_folder
-from afictl.data.formats.coco_records import FIELDS, ids_by_repeated, read_instances, record_fault
+from afictl.data.formats.coco_records import FIELDS, Contents, Record, ids_by_repeated, read_instances, record_fault
 from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.progress import ProgressCallback
 
-Record = dict[str, Any]
-_FATE_RULES = {1: "crowd", 2: "box-without-area", 3: "box-outside"}
+_DROP_RULES = {1: "crowd", 2: "box-without-area", 3: "box-outside"}
 
 
 def splits_to_check(data_dir: Path, split: str) -> list[str]:
-    """The splits meant by ``split``; ``all`` is train, val, and test where there is one.
+    """The splits that ``split`` selects; ``all`` is train, val, and test if it exists.
 
     Raises:
         UserError: unknown split, or no such folder.
@@ -41,13 +39,13 @@ def splits_to_check(data_dir: Path, split: str) -> list[str]:
 def check_split(
     data_dir: str | Path, split: str, *, images: bool = True, progress: ProgressCallback | None = None
 ) -> SplitReport:
-    """Check one split; what is wrong with it is reported, not raised.
+    """Check one split; faults are reported, not raised.
 
     Args:
         data_dir: a data set in COCO layout.
-        split: ``"train"``, ``"val"`` or ``"test"``; the last two are also held against the first.
+        split: ``"train"``, ``"val"`` or ``"test"``; the last two are also compared with the first.
         images: also decode every image file, in parallel.
-        progress: called with (images done, images in all).
+        progress: called with the number of images done and of all images.
     """
     report = SplitReport(split)
     try:
@@ -55,31 +53,31 @@ def check_split(
         report.annotation_file = str(annotation_file)
         contents = read_instances(annotation_file)
     except UserError as error:
-        report.add("annotation-file", Place(detail=str(error)))
+        report.add("annotation-file", Location(detail=str(error)))
         return report
-    known_images = check_annotations(contents, report)
+    images_to_read = check_annotations(contents, report)
     if split != "train":
         compare_with_train(Path(data_dir), contents, image_dir, report)
     if images:
-        check_images(image_dir, [(r["file_name"], _size_hw(r)) for r in known_images], report, progress)
+        check_images(image_dir, [(r["file_name"], _size_hw(r)) for r in images_to_read], report, progress)
     return report
 
 
-def check_annotations(contents: dict[str, Any], report: SplitReport) -> list[Record]:
-    """Note every fault of the annotations in ``report``; returns the image records that are sound."""
+def check_annotations(contents: Contents, report: SplitReport) -> list[Record]:
+    """Add every fault of the annotations to ``report``; return the image records without fault."""
     report.images, report.objects = len(contents["images"]), len(contents["annotations"])
     for key in ("images", "categories"):
         if not contents[key]:
-            report.add("annotation-file", Place(report.annotation_file, detail=f"'{key}' is empty"))
+            report.add("annotation-file", Location(report.annotation_file, detail=f"'{key}' is empty"))
     categories = {record["id"]: record["name"] for record in _sound(contents, "categories", "category", report)}
     images = {record["id"]: record for record in _sound(contents, "images", "image", report)}
     for name, ids in ids_by_repeated({k: record["file_name"] for k, record in images.items()}).items():
-        report.add("duplicate-file", Place(name, detail=f"image ids {', '.join(map(str, ids))}"))
+        report.add("duplicate-file", Location(name, detail=f"image ids {', '.join(map(str, ids))}"))
     objects = [
         record
         for record in _sound(contents, "annotations", "annotation", report)
-        if _points_to(record, "category", categories, images, report)
-        if _points_to(record, "image", images, images, report)
+        if _check_reference(record, "category", categories, images, report)
+        if _check_reference(record, "image", images, images, report)
     ]
     _check_categories(categories, objects, report)
     usable = _check_boxes(objects, images, report)
@@ -88,81 +86,82 @@ def check_annotations(contents: dict[str, Any], report: SplitReport) -> list[Rec
     return list(images.values())
 
 
-def _sound(contents: dict[str, Any], key: str, kind: str, report: SplitReport) -> Iterator[Record]:
-    """The records under ``key`` that hold what they must and have an id of their own."""
-    seen = set()
+def _sound(contents: Contents, key: str, kind: str, report: SplitReport) -> Iterator[Record]:
+    """The records under ``key`` with sound fields and a unique id; add the faults of the others."""
+    earlier_ids = set()
     for k, record in enumerate(contents[key]):
         fault = record_fault(record, FIELDS[key])
-        identity = record.get("id")
-        if not fault and identity not in seen:
-            seen.add(identity)
+        record_id = record.get("id")
+        if not fault and record_id not in earlier_ids:
+            earlier_ids.add(record_id)
             yield record
             continue
         rule = "malformed-record" if fault else f"duplicate-{kind}"
         if kind == "annotation":
-            place = Place(None, identity, f"{key}[{k}] of image {record.get('image_id')}")
+            location = Location(None, record_id, f"{key}[{k}] of image {record.get('image_id')}")
         else:
-            place = Place(record.get("file_name"), None, f"{key}[{k}] id {identity}")
-        report.add(rule, place._replace(detail=f"{place.detail}: {fault}") if fault else place)
+            location = Location(record.get("file_name"), None, f"{key}[{k}] id {record_id}")
+        report.add(rule, location._replace(detail=f"{location.detail}: {fault}") if fault else location)
 
 
-def _points_to(
-    record: Record, kind: str, known: dict[int, Any], images: dict[int, Record], report: SplitReport
+def _check_reference(
+    record: Record, kind: str, known: Collection[int], images: dict[int, Record], report: SplitReport
 ) -> bool:
+    """Whether the image or category of an object exists; add a finding if not."""
     target = record[f"{kind}_id"]
     if target not in known:
         file = images.get(record["image_id"], {}).get("file_name")
-        report.add(f"unknown-{kind}", Place(file, record["id"], f"{kind}_id {target}"))
+        report.add(f"unknown-{kind}", Location(file, record["id"], f"{kind}_id {target}"))
     return target in known
 
 
 def _check_categories(categories: dict[int, str], objects: list[Record], report: SplitReport) -> None:
-    for name, same in ids_by_repeated(categories).items():
-        report.add("duplicate-name", Place(detail=f"{name} (ids {', '.join(map(str, same))})"))
+    for name, repeated_ids in ids_by_repeated(categories).items():
+        report.add("duplicate-name", Location(detail=f"{name} (ids {', '.join(map(str, repeated_ids))})"))
     ids = sorted(categories)
     if ids and ids != list(range(1, len(ids) + 1)):
         detail = f"{len(ids)} categories with ids {ids[0]} to {ids[-1]}"
-        report.add("category-gaps", Place(detail=detail))
+        report.add("category-gaps", Location(detail=detail))
     used = {record["category_id"] for record in objects}
     for category_id in ids:
         if category_id not in used:
-            report.add("category-unused", Place(detail=f"{categories[category_id]} (id {category_id})"))
+            report.add("category-unused", Location(detail=f"{categories[category_id]} (id {category_id})"))
 
 
 def _check_boxes(objects: list[Record], images: dict[int, Record], report: SplitReport) -> np.ndarray:
-    """Note crowd objects and boxes that training leaves out or cuts; returns which it uses, bool (m,)."""
+    """Add crowd objects and boxes that training leaves out or clips; return which it uses, bool (m,)."""
     sizes = np.array([_size_hw(images[r["image_id"]]) for r in objects], dtype=np.int64).reshape(-1, 2)
     xywh = np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4)
     clipped = clip_boxes(xywh, sizes)
-    fate = drop_reasons(xywh, clipped, np.array([bool(record.get("iscrowd")) for record in objects], dtype=bool))
+    dropped = drop_reasons(xywh, clipped, np.array([bool(record.get("iscrowd")) for record in objects], dtype=bool))
     corners = np.concatenate((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), axis=1)
-    # Coordinates of two decimals pass the edge by a rounding; that much is no finding.
-    cut = (np.abs(corners - clipped).max(axis=1, initial=0) > MIN_SIDE_PX + 1e-3) & (fate == 0)
-    for k in np.flatnonzero((fate > 0) | cut).tolist():
+    # Coordinates rounded to two decimals may exceed the edge by that much.
+    is_clipped = (np.abs(corners - clipped).max(axis=1, initial=0) > MIN_SIDE_PX + 1e-3) & (dropped == 0)
+    for k in np.flatnonzero((dropped > 0) | is_clipped).tolist():
         record = objects[k]
         image = images[record["image_id"]]
         detail = f"bbox {record['bbox']} in {image['width']}x{image['height']}"
-        place = Place(image["file_name"], record["id"], "" if fate[k] == 1 else detail)
-        report.add(_FATE_RULES.get(int(fate[k]), "box-partly-outside"), place)
-    return np.asarray(fate == 0)
+        location = Location(image["file_name"], record["id"], "" if dropped[k] == 1 else detail)
+        report.add(_DROP_RULES.get(int(dropped[k]), "box-partly-outside"), location)
+    return np.asarray(dropped == 0)
 
 
 def _check_masks(objects: list[Record], images: dict[int, Record], report: SplitReport) -> None:
     kinds = [_mask_kind(record.get("segmentation"), _size_hw(images[record["image_id"]])) for record in objects]
     report.masks = dict(Counter(kinds))
-    trained = [kind for kind, record in zip(kinds, objects, strict=True) if not record.get("iscrowd")]
-    some = "polygons" in trained or "RLE" in trained
-    if objects and not some:
-        report.add("no-masks", Place(detail=f"{len(objects)} objects"))
+    trainable_kinds = [kind for kind, record in zip(kinds, objects, strict=True) if not record.get("iscrowd")]
+    has_masks = "polygons" in trainable_kinds or "RLE" in trainable_kinds
+    if objects and not has_masks:
+        report.add("no-masks", Location(detail=f"{len(objects)} objects"))
     for kind, record in zip(kinds, objects, strict=True):
-        place = Place(images[record["image_id"]]["file_name"], record["id"])
+        location = Location(images[record["image_id"]]["file_name"], record["id"])
         if kind == "malformed":
-            report.add("mask-malformed", place)
-        elif kind == "absent" and some and not record.get("iscrowd"):
-            report.add("mask-missing", place)
+            report.add("mask-malformed", location)
+        elif kind == "absent" and has_masks and not record.get("iscrowd"):
+            report.add("mask-missing", location)
 
 
-def _mask_kind(value: Any, size_hw: tuple[int, int]) -> str:
+def _mask_kind(value: object, size_hw: tuple[int, int]) -> str:
     if value is None or value == [] or value == {}:
         return "absent"
     if normalize_segmentation(value, size_hw) is None:
@@ -177,19 +176,19 @@ def _check_use(
     usable: np.ndarray,
     report: SplitReport,
 ) -> None:
-    """Note what training uses, and the images that it therefore leaves out."""
-    kept = [record for record, use in zip(objects, usable.tolist(), strict=True) if use]
-    counts = Counter(record["category_id"] for record in kept)
+    """Count what training uses, and add the images that it therefore leaves out."""
+    used_objects = [record for record, use in zip(objects, usable.tolist(), strict=True) if use]
+    counts = Counter(record["category_id"] for record in used_objects)
     report.histogram = {categories[k]: counts[k] for k in sorted(categories)}
-    annotated, used = ({record["image_id"] for record in records} for records in (objects, kept))
+    annotated, used = ({record["image_id"] for record in records} for records in (objects, used_objects))
     for image_id, image in images.items():
         if image_id not in annotated:
-            report.add("empty-image", Place(image["file_name"]))
+            report.add("empty-image", Location(image["file_name"]))
         elif image_id not in used:
-            report.add("image-without-usable", Place(image["file_name"]))
-    report.usable_objects, report.usable_images = len(kept), len(used)
-    if not kept and report.split == "train":
-        report.add("no-usable-object", Place(report.annotation_file))
+            report.add("image-without-usable", Location(image["file_name"]))
+    report.usable_objects, report.usable_images = len(used_objects), len(used)
+    if not used_objects and report.split == "train":
+        report.add("no-usable-object", Location(report.annotation_file))
 
 
 def _size_hw(image: Record) -> tuple[int, int]:

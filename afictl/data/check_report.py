@@ -1,11 +1,11 @@
-"""What a check of a data set can find, and what training does about each of it."""
+"""Rules of the data set check, with their effect on training, and the report of a split."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-Effect = Literal["stops", "drops", "mends", "fine"]
+Effect: TypeAlias = Literal["stops", "drops", "mends", "fine"]
 
 
 class Rule(NamedTuple):
@@ -19,10 +19,12 @@ class Rule(NamedTuple):
 
 RULES = {
     "annotation-file": Rule("annotation file not usable", "stops", "stops before the first step"),
-    "malformed-record": Rule("record without a needed key, or of the wrong kind", "stops", "stops: mend the file"),
+    "malformed-record": Rule(
+        "record without a required key, or with a value of the wrong type", "stops", "stops: correct the file"
+    ),
     "duplicate-category": Rule("category id occurs twice", "stops", "stops: give every category its own id"),
     "duplicate-name": Rule(
-        "categories of the same name", "stops", "stops: classes are told apart by name; give every category its own"
+        "categories of the same name", "stops", "stops: classes are matched by name; give every category its own"
     ),
     "classes-differ": Rule(
         "category names differ from those of the training split", "stops", "stops: give both splits the same names"
@@ -31,10 +33,10 @@ RULES = {
     "duplicate-annotation": Rule("annotation id occurs twice", "stops", "stops: give every annotation its own id"),
     "unknown-image": Rule("object of an unknown image", "stops", "stops: add the image or remove the object"),
     "unknown-category": Rule("object of an unknown category", "stops", "stops: add the category or remove the object"),
-    "no-usable-object": Rule("not one object to train on", "stops", "stops before the first step"),
+    "no-usable-object": Rule("no object to train on", "stops", "stops before the first step"),
     "missing-file": Rule("image file missing", "stops", "stops at this image: add the file or remove its record"),
     "unreadable-file": Rule("image file truncated or unreadable", "stops", "stops at this image: replace the file"),
-    "wrong-size": Rule("image size differs from its annotation", "stops", "stops at this image: mend its record"),
+    "wrong-size": Rule("image size differs from its annotation", "stops", "stops at this image: correct its record"),
     "crowd": Rule("crowd objects", "drops", "leaves the object out; evaluation ignores detections on it"),
     "box-without-area": Rule("box without area", "drops", "leaves the object out"),
     "box-outside": Rule("box fully outside its image", "drops", "leaves the object out"),
@@ -46,53 +48,57 @@ RULES = {
     "mask-malformed": Rule(
         "mask not usable",
         "drops",
-        "takes the object as one without a mask: leaves it out when masks are trained",
+        "treats the object as one without a mask: leaves it out when masks are trained",
     ),
-    "box-partly-outside": Rule("box partly outside its image", "mends", "cuts the box at the edge"),
-    "exif-followed": Rule("EXIF rotation, annotated as shown", "mends", "turns the pixels as the file says"),
-    "exif-ignored": Rule("EXIF rotation, annotated as stored", "mends", "reads the pixels as stored, as the boxes are"),
+    "box-partly-outside": Rule("box partly outside its image", "mends", "clips the box to the image"),
+    "exif-followed": Rule(
+        "EXIF rotation, annotated as displayed", "mends", "rotates the pixels by the EXIF orientation"
+    ),
+    "exif-ignored": Rule(
+        "EXIF rotation, annotated as stored", "mends", "ignores the EXIF orientation, as the boxes do"
+    ),
     "grey": Rule("grey images", "mends", "repeats grey as red, green and blue"),
     "cmyk": Rule("CMYK images", "mends", "converts to RGB"),
     "palette": Rule("palette images", "mends", "converts to RGB"),
     "transparent": Rule("images with transparency", "mends", "drops the transparency"),
-    "deep": Rule("images of 16 bits a channel", "mends", "scales to 8 bits"),
+    "deep": Rule("images of 16 bits per channel", "mends", "scales to 8 bits"),
     "other-mode": Rule("images in another colour space", "mends", "converts to RGB"),
     "category-gaps": Rule("category ids with gaps", "fine", "numbers the classes 1..K and keeps the ids for results"),
     "category-ids-differ": Rule(
         "category ids differ from those of the training split", "fine", "matches the classes of the splits by name"
     ),
     "duplicate-file": Rule(
-        "image file with several records", "fine", "takes every record as an image of its own, with its objects alone"
+        "image file with several records", "fine", "treats every record as a separate image with its own objects"
     ),
     "file-in-train": Rule(
-        "image file that the training split holds too", "fine", "learns it and is scored on it: AP comes out too high"
+        "image file that is also in the training split", "fine", "trains and evaluates on it: AP is too high"
     ),
-    "category-unused": Rule("categories without an object", "fine", "gets no example to learn or to score it by"),
+    "category-unused": Rule("categories without an object", "fine", "has no example of it to train or evaluate on"),
     "empty-image": Rule("images without an annotation", "fine", "leaves the image out; evaluation counts it"),
     "image-without-usable": Rule(
         "images whose objects are all left out", "fine", "leaves the image out; evaluation counts it"
     ),
     "no-masks": Rule("no object has a mask", "fine", "trains boxes only; a detector with a mask head is refused"),
 }
-"""Every kind, the gravest first."""
+"""All rules by key, the most severe first."""
 
 
-class Place(NamedTuple):
-    """Where one finding is; what does not apply is None."""
+class Location(NamedTuple):
+    """Position of one finding; None where a field does not apply."""
 
     file: str | None = None
-    annotation_id: Any = None
+    annotation_id: object = None
     detail: str = ""
 
     def __str__(self) -> str:
-        named = [self.file, None if self.annotation_id is None else f"annotation {self.annotation_id}"]
-        place = " ".join(part for part in named if part)
-        return f"{place}: {self.detail}" if place and self.detail else place or self.detail
+        names = [self.file, None if self.annotation_id is None else f"annotation {self.annotation_id}"]
+        location = " ".join(name for name in names if name)
+        return f"{location}: {self.detail}" if location and self.detail else location or self.detail
 
 
 @dataclass
 class SplitReport:
-    """What was found in one split."""
+    """Counts and findings of one split."""
 
     split: str
     annotation_file: str = ""
@@ -105,22 +111,22 @@ class SplitReport:
     histogram: dict[str, int] = field(default_factory=dict)
     """Objects that training uses, by category name."""
     images_checked: bool = False
-    findings: dict[str, list[Place]] = field(default_factory=dict)
-    """Places by key of ``RULES``."""
+    findings: dict[str, list[Location]] = field(default_factory=dict)
+    """Locations by key of ``RULES``."""
 
-    def add(self, rule: str, place: Place) -> None:
-        """Note one more place of a kind of finding."""
-        self.findings.setdefault(rule, []).append(place)
+    def add(self, rule: str, location: Location) -> None:
+        """Add a finding."""
+        self.findings.setdefault(rule, []).append(location)
 
     @property
     def fatal(self) -> list[str]:
-        """The kinds found that stop training."""
+        """Rules with findings that stop training."""
         return [rule for rule in RULES if rule in self.findings and RULES[rule].effect == "stops"]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, every place listed."""
+        """Plain values, with all locations."""
         findings = {
-            rule: {**RULES[rule]._asdict(), "places": [place._asdict() for place in self.findings[rule]]}
+            rule: {**RULES[rule]._asdict(), "places": [location._asdict() for location in self.findings[rule]]}
             for rule in RULES
             if rule in self.findings
         }

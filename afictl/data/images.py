@@ -30,7 +30,7 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
     Args:
         path: the image file.
         size_hw: the annotated height and width. Annotations may have been made on the pixels as stored or as
-            shown: the EXIF orientation is ignored where only the stored size is this one. None always
+            displayed: the EXIF orientation is ignored where only the stored size is this one. None always
             follows it.
 
     Raises:
@@ -50,7 +50,7 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
     return pixels
 
 
-def shown_size(image: Image.Image) -> tuple[int, int]:
+def displayed_size(image: Image.Image) -> tuple[int, int]:
     """Height and width after the EXIF orientation, which Pillow reads without decoding the pixels."""
     height, width = image.height, image.width
     return (width, height) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
@@ -63,7 +63,7 @@ def is_rotated(image: Image.Image) -> bool:
 
 def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
     stored = (image.height, image.width)
-    if size_hw is None or shown_size(image) == tuple(size_hw):
+    if size_hw is None or displayed_size(image) == tuple(size_hw):
         return ImageOps.exif_transpose(image) if is_rotated(image) else image  # it copies even then
     if stored == tuple(size_hw):
         return image
