@@ -1,4 +1,4 @@
-"""Models of detectron2 go through everything that our own detectors go through, on tiny images."""
+"""Models of detectron2 train, evaluate, compare and draw as this package's detectors, on tiny images."""
 
 import json
 
@@ -36,20 +36,19 @@ def data(tmp_path_factory):
 def guide_run(tmp_path_factory, fabric, data):
     folder = tmp_path_factory.mktemp("runs")
     preset = small_preset(folder, "mask", *TINY)
-    (folder / "mask.yaml").unlink()  # from here on the run has to know it
+    (folder / "mask.yaml").unlink()  # the run stores its settings
     finetune(fabric, preset, data, folder / "guide", InitialWeights("nearest"))
     return folder / "guide"
 
 
-def test_a_run_holds_the_model_under_its_own_names(guide_run, data):
+def test_a_run_stores_the_model_under_its_tensor_names(guide_run, data):
     names = read_checkpoint(guide_run).tensors.keys()
     assert {"model.backbone.fpn_lateral2.weight", "model.roi_heads.mask_head.predictor.weight"} <= names
     records = [json.loads(line) for line in (guide_run / "metrics.jsonl").read_text().splitlines()]
     assert {"loss_mask", "loss_rpn_loc"} <= records[0].keys()
     loaded = load_detector(guide_run)
     assert loaded.classes == ("disc", "square", "triangle", "cross")
-    index = load_coco(data, "val")
-    result = evaluate(loaded.detector, index, Runtime(workers=0), classes=loaded.classes)
+    result = evaluate(loaded.detector, load_coco(data, "val"), Runtime(workers=0), classes=loaded.classes)
     assert result.metrics == {key: value for key, value in records[-1].items() if key in result.metrics}
     assert "mask/AP" in result.metrics
 
@@ -63,12 +62,12 @@ def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, dat
     finetune(
         fabric, load_detector(guide_run).preset, data, tmp_path / "run", InitialWeights(str(interpolator), guide_run)
     )
-    held = load_detector(tmp_path / "run")
-    assert held.preset.interpolator.kind == held.detector.neck.interpolator.kind == "afi"
+    finetuned = load_detector(tmp_path / "run")
+    assert finetuned.preset.interpolator.kind == finetuned.detector.neck.interpolator.kind == "afi"
     assert f"interpolator: {interpolator} (trained; " in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_weights_of_detectron2_with_other_classes_are_a_start(fabric, data, tmp_path):
+def test_detectron2_weights_of_other_classes_are_initial_weights(fabric, data, tmp_path):
     from detectron2.modeling import build_model
 
     from afictl.presets.detectron2_configs import read_config
@@ -80,13 +79,13 @@ def test_weights_of_detectron2_with_other_classes_are_a_start(fabric, data, tmp_
     torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")
     finetune(fabric, preset, data, tmp_path / "run", InitialWeights("nearest", tmp_path / "model_final.pth"))
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "layers of other classes start anew for 4: model.head.cls_score.weight, model.head.cls_score.bias" in log
-    held = load_detector(tmp_path / "run").detector.model
-    assert torch.equal(held.backbone.bottom_up.stem.conv1.weight, model.backbone.bottom_up.stem.conv1.weight)
-    assert held.loss_normalizer != 100
+    assert "for 4: model.head.cls_score.weight, model.head.cls_score.bias" in log
+    trained = load_detector(tmp_path / "run").detector.model
+    assert torch.equal(trained.backbone.bottom_up.stem.conv1.weight, model.backbone.bottom_up.stem.conv1.weight)
+    assert trained.loss_normalizer != 100
 
 
-def test_resumed_training_goes_on_as_if_never_stopped(fabric, data, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(fabric, data, tmp_path):
     def run(name, steps, resume=False):
         settings = (*TINY, f"train.steps={steps}", "train.checkpoint_every=1")
         finetune(fabric, small_preset(tmp_path, "retinanet", *settings), data, tmp_path / name, resume=resume)
@@ -96,17 +95,17 @@ def test_resumed_training_goes_on_as_if_never_stopped(fabric, data, tmp_path):
     run("parts", 2)
     config = tmp_path / "parts" / "config.yaml"
     config.write_text(config.read_text().replace("steps: 2", "steps: 3", 1))
-    parts = run("parts", 3, resume=True)
-    assert not [name for name, value in whole.items() if not torch.equal(parts[name], value)]
+    resumed = run("parts", 3, resume=True)
+    assert not [name for name, value in whole.items() if not torch.equal(resumed[name], value)]
 
 
 def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
     preset = small_preset(tmp_path, "cascade", *TINY)
-    found = compare(fabric, preset, data, parse_methods("nearest,bicubic"), tmp_path / "runs").comparison
-    assert [method.name for method in found.methods] == ["nearest", "bicubic"]
-    prices = [method.cost for method in found.methods]
-    assert prices[0].parameters == prices[1].parameters > 10e6
-    assert prices[0].multiply_adds > 1e8
+    comparison = compare(fabric, preset, data, parse_methods("nearest,bicubic"), tmp_path / "runs").comparison
+    assert [method.name for method in comparison.methods] == ["nearest", "bicubic"]
+    costs = [method.cost for method in comparison.methods]
+    assert costs[0].parameters == costs[1].parameters > 10e6
+    assert costs[0].multiply_adds > 1e8
     files = write_side_by_side(
         {"a": tmp_path / "runs" / "nearest" / "seed0"}, load_coco(data, "val"), tmp_path / "pictures"
     )

@@ -1,4 +1,4 @@
-"""A run that is stopped from outside."""
+"""A training that receives a signal."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests.helpers.tiny_runs import SMALL
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_reading_processes_as_well_saves_the_state(shapes_dir, tmp_path, number):
+def test_a_signal_to_the_whole_process_group_saves_the_state(shapes_dir, tmp_path, number):
     settings = (*SMALL, "train.steps=10000", "train.eval_every=10000", "loader.workers=2")
     command = [sys.executable, "-m", "afictl", "finetune", "--preset", "faster-rcnn-r18-fpn-tiny"]
     command += ["--data", shapes_dir, "--output", tmp_path / "run"]
@@ -27,10 +27,10 @@ def test_a_signal_to_reading_processes_as_well_saves_the_state(shapes_dir, tmp_p
             time.sleep(0.1)
         try:
             os.killpg(process.pid, number)
-            said, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=60)
         except BaseException:
-            process.kill()  # without which leaving the block would wait for it
+            process.kill()  # or the end of the block would wait for it
             raise
-    assert process.returncode == 130, said
-    assert "which is saved" in said
+    assert process.returncode == 130, output
+    assert "which is saved" in output
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] >= 20

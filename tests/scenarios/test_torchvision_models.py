@@ -1,4 +1,4 @@
-"""Models of torchvision go through everything that our own detectors go through, on tiny images."""
+"""Models of torchvision train, evaluate, compare and draw as this package's detectors, on tiny images."""
 
 import json
 import shutil
@@ -49,17 +49,16 @@ def guide_run(tmp_path_factory, fabric, data):
     return folder
 
 
-def test_a_run_holds_the_model_under_its_own_names(guide_run, data):
+def test_a_run_stores_the_model_under_its_tensor_names(guide_run, data):
     names = read_checkpoint(guide_run).tensors.keys()
-    theirs = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
-    assert names == {f"model.{name}" for name in theirs if "body" not in name or "num_batches" not in name}
+    expected = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    assert names == {f"model.{name}" for name in expected if "body" not in name or "num_batches" not in name}
     records = [json.loads(line) for line in (guide_run / "metrics.jsonl").read_text().splitlines()]
     assert {"loss_mask", "loss_classifier"} <= records[0].keys()
     loaded = load_detector(guide_run)
     assert loaded.preset.name == "torchvision:maskrcnn_resnet50_fpn"
     assert loaded.classes == ("disc", "square", "triangle", "cross")
-    index = load_coco(data, "val")
-    result = evaluate(loaded.detector, index, Runtime(workers=0), classes=loaded.classes)
+    result = evaluate(loaded.detector, load_coco(data, "val"), Runtime(workers=0), classes=loaded.classes)
     assert result.metrics == {key: value for key, value in records[-1].items() if key in result.metrics}
     assert "mask/AP" in result.metrics
 
@@ -71,18 +70,18 @@ def test_pretraining_on_it_and_finetuning_with_the_result(fabric, guide_run, dat
     assert student.preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
     assert student.detector.model.rpn.anchor_generator.sizes[0] == (16,)
     finetune(fabric, student.preset, data, tmp_path / "run", InitialWeights(str(interpolator), weights=guide_run))
-    held = load_detector(tmp_path / "run")
-    assert held.preset.interpolator.kind == held.detector.neck.interpolator.kind == "afi"
+    finetuned = load_detector(tmp_path / "run")
+    assert finetuned.preset.interpolator.kind == finetuned.detector.neck.interpolator.kind == "afi"
     assert f"interpolator: {interpolator} (trained; " in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):
     preset = load_preset("torchvision:retinanet_resnet50_fpn_v2", TINY_DENSE)
-    found = compare(fabric, preset, data, parse_methods("nearest,bicubic"), tmp_path / "runs").comparison
-    assert [method.name for method in found.methods] == ["nearest", "bicubic"]
-    prices = [method.cost for method in found.methods]
-    assert prices[0].parameters == prices[1].parameters > 30e6
-    assert prices[0].multiply_adds > 5e8
+    comparison = compare(fabric, preset, data, parse_methods("nearest,bicubic"), tmp_path / "runs").comparison
+    assert [method.name for method in comparison.methods] == ["nearest", "bicubic"]
+    costs = [method.cost for method in comparison.methods]
+    assert costs[0].parameters == costs[1].parameters > 30e6
+    assert costs[0].multiply_adds > 5e8
     files = write_side_by_side(
         {"a": tmp_path / "runs" / "nearest" / "seed0"}, load_coco(data, "val"), tmp_path / "pictures"
     )
@@ -98,40 +97,40 @@ def test_a_student_of_a_dense_model_has_half_the_anchors():
         assert student.model.anchor_generator.sizes[0] == sizes
 
 
-def test_labels_of_torchvision_s_coco_weights_stay_coco_s_ids(fabric, data, tmp_path):
-    """90 labels, of which a data set of COCO's 80 classes uses 80; here one of four, with those names."""
+def test_labels_of_torchvision_coco_weights_stay_coco_ids(fabric, data, tmp_path):
+    """Of 90 labels, a data set of the 80 COCO classes uses 80; here one of four of them."""
     save_torchvision(tmp_path / "coco.pth", "fasterrcnn_resnet50_fpn", 91)
     loaded = load_detector(tmp_path / "coco.pth")
     assert loaded.classes[0] == "person"
     assert len(loaded.classes) == 90
-    annotations = coco_data(data, tmp_path / "data")
-    index = load_coco(annotations, "train")
+    coco = write_coco_classes(data, tmp_path / "data")
+    index = load_coco(coco, "train")
     assert len(index.classes) == 80
     ordered = index.in_label_order(loaded.classes)
     assert {ordered.classes[label - 1] for label in ordered.arrays["labels"].tolist()} == {
         index.classes[label - 1] for label in index.arrays["labels"].tolist()
     }
     preset = load_preset("torchvision:fasterrcnn_resnet50_fpn", TINY)
-    finetune(fabric, preset, annotations, tmp_path / "run", InitialWeights(weights=tmp_path / "coco.pth"))
+    finetune(fabric, preset, coco, tmp_path / "run", InitialWeights(weights=tmp_path / "coco.pth"))
     assert load_detector(tmp_path / "run").classes == loaded.classes
     drop_states(tmp_path)
     assert "start anew" not in (tmp_path / "run" / "log.txt").read_text()
     settings = [setting for setting in TINY if not setting.startswith("backbone.")]
-    pretrain(fabric, tmp_path / "coco.pth", annotations, tmp_path / "pretrain", stages=(1,), overrides=settings)
-    with pytest.raises(UserError, match=r"4 of .*train2017\.json; .* does not have .*fine-tune the guide"):
+    pretrain(fabric, tmp_path / "coco.pth", coco, tmp_path / "pretrain", stages=(1,), overrides=settings)
+    with pytest.raises(UserError, match=r"train2017\.json.*fine-tune the guide"):
         pretrain(fabric, tmp_path / "coco.pth", data, tmp_path / "other", overrides=settings)
 
 
-def coco_data(source, target):
-    """The shapes, called as the last four of COCO's 80 classes."""
+def write_coco_classes(source, target):
+    """A copy of the shapes whose classes are called as the last four of the 80 COCO classes."""
     shutil.copytree(source, target)
     names = [name for name in COCO[1:] if name != "N/A"]
     for file in (target / "annotations").glob("*.json"):
         content = json.loads(file.read_text())
         ids = sorted(category["id"] for category in content["categories"])
-        real = [COCO.index(name) for name in names]
+        coco_ids = [COCO.index(name) for name in names]
         for item in content["annotations"]:
-            item["category_id"] = real[-4:][ids.index(item["category_id"])]
-        content["categories"] = [{"id": number, "name": COCO[number]} for number in real]
+            item["category_id"] = coco_ids[-4:][ids.index(item["category_id"])]
+        content["categories"] = [{"id": number, "name": COCO[number]} for number in coco_ids]
         file.write_text(json.dumps(content))
     return target

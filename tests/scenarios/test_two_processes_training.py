@@ -1,22 +1,17 @@
-"""Two processes with half of a batch each do what one process does with all of it."""
+"""Two processes with half of a batch each train as one process with the whole batch."""
 
 import torch
 from lightning_fabric import Fabric
 
 from afictl import AFInterpolator, PatchDiscriminator
 from afictl.presets import AdversarialRecipe
-from afictl.training.adversarial import (
-    PerLevel,
-    discriminator_step,
-    feature_losses,
-    make_pairs,
-)
+from afictl.training.adversarial import PerLevel, discriminator_step, feature_losses, make_pairs
 from afictl.training.optimization import TrainableModule
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 from tests.helpers.ranks import on_two_ranks
 
 RECIPE = AdversarialRecipe(steps=2, batch_size=4, lr=0.05, warmup_steps=0, adversarial_weight=0.5)
-EXTENTS = [(8, 8), (5, 8), (8, 3), (7, 7)]  # the last three images are padded, by different amounts
+EXTENTS = [(8, 8), (5, 8), (8, 3), (7, 7)]  # the last three images are padded, by different numbers of positions
 
 
 def train(fabric, rows):
@@ -36,16 +31,16 @@ def train(fabric, rows):
     return {**generator.state_dict(), **{f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}}
 
 
-def half(fabric, path):
-    weights = train(fabric, slice(2 * fabric.global_rank, 2 * fabric.global_rank + 2))
-    torch.save(weights, path / f"{fabric.global_rank}.pt")
+def train_rank(fabric, path):
+    rows = slice(2 * fabric.global_rank, 2 * fabric.global_rank + 2)
+    torch.save(train(fabric, rows), path / f"{fabric.global_rank}.pt")
 
 
 def test_the_adversarial_stages_equal_one_process(tmp_path):
-    on_two_ranks(half, tmp_path)
-    whole = train(Fabric(accelerator="cpu", devices=1), slice(0, 4))
+    on_two_ranks(train_rank, tmp_path)
+    weights = train(Fabric(accelerator="cpu", devices=1), slice(0, 4))
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert ranks[0].keys() == whole.keys()
-    for name, value in whole.items():
+    assert ranks[0].keys() == weights.keys()
+    for name, value in weights.items():
         torch.testing.assert_close(ranks[0][name], ranks[1][name], rtol=0, atol=0, msg=name)
         torch.testing.assert_close(ranks[0][name], value, rtol=1e-4, atol=1e-6, msg=name)

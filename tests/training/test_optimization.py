@@ -1,11 +1,13 @@
 """Optimizers and learning rates."""
 
 import pytest
+import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from afictl import build_detector
 from afictl.presets import Recipe
-from afictl.training.optimization import build_optimizer, learning_rate, schedule_warnings
+from afictl.training.optimization import TrainableModule, build_optimizer, learning_rate, schedule_warnings
 
 
 @pytest.mark.parametrize(
@@ -66,3 +68,29 @@ def test_a_schedule_for_another_number_of_steps_is_warned_of(change, facts):
     warnings = schedule_warnings(Recipe(**{**values, **change}))
     assert len(warnings) == bool(facts)
     assert all(fact in warnings[0] for fact in facts or ())
+
+
+def one_weight(clip_norm=None):
+    """A weight of 1 that SGD with rate 0.1 trains."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    recipe = Recipe(steps=1, batch_size=1, lr=0.1, momentum=0.0, weight_decay=0.0)
+    return TrainableModule(Fabric(accelerator="cpu", devices=1), module, recipe, clip_norm)
+
+
+@pytest.mark.parametrize(("clip_norm", "weight"), [(None, 0.4), (2.0, 0.8)])
+def test_a_step_follows_the_clipped_gradient_of_the_sum(clip_norm, weight):
+    trainable = one_weight(clip_norm)
+    for _ in range(2):  # the second backward replaces the gradient
+        outputs = trainable.module(torch.ones(1, 1))
+        trainable.backward([5 * outputs.sum(), outputs.mean()])
+    trainable.optimizer_step()
+    assert float(trainable.module.weight.detach()) == pytest.approx(weight)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights():
+    trainable = one_weight()
+    trainable.backward([trainable.module(torch.ones(1, 1)).sum() * float("inf")])
+    with pytest.raises(FloatingPointError):
+        trainable.optimizer_step()
+    assert float(trainable.module.weight.detach()) == 1
