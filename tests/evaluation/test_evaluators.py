@@ -1,4 +1,4 @@
-"""The fast metric against pycocotools' own reading and matching of the same files, and the memory that it takes."""
+"""hotcoco against pycocotools' reading and matching of the same files, and its memory."""
 
 import json
 import subprocess
@@ -17,9 +17,9 @@ from benchmarks.detections_file import write_detections
 AREAS = (32.0**2, 96.0**2)
 
 
-def reference(truth, found, kind):
-    """Every number that is shown, by pycocotools from the files; masks are as large as they are, not as their boxes."""
-    objects, results = COCO(str(truth)), json.loads(found.read_text())
+def reference(truth, detections, kind):
+    """All metrics by pycocotools from the files; the size of a mask is its area, not that of its box."""
+    objects, results = COCO(str(truth)), json.loads(detections.read_text())
     if kind == "mask":
         results = [{k: v for k, v in item.items() if k != "bbox"} for item in results if item.get("segmentation")]
         for item in results:
@@ -38,12 +38,12 @@ def reference(truth, found, kind):
     return {name: None if value == -1 else pytest.approx(100 * value, abs=1e-6) for name, value in numbers.items()}
 
 
-def check(truth, found, kinds=("box", "mask")):
-    result = score_predictions(found, truth)
+def check(truth, detections, kinds=("box", "mask")):
+    result = score_predictions(detections, truth)
     numbers = dict(result.metrics)
     for row in result.per_class:
         numbers |= {f"{row['name']}/{name}": row[name] for name in row if name not in ("name", "objects")}
-    assert numbers == {name: value for kind in kinds for name, value in reference(truth, found, kind).items()}
+    assert numbers == {name: value for kind in kinds for name, value in reference(truth, detections, kind).items()}
     return result
 
 
@@ -59,24 +59,24 @@ def change(file, edit):
 
 
 def test_unusual_sets(tmp_path):
-    """All of it at once; the numbers depend on each."""
-    truth, found = write_detections(tmp_path, 25, masks=True, seed=2)
+    """Several unusual values at once; each changes the numbers."""
+    truth, detections = write_detections(tmp_path, 25, masks=True, seed=2)
     rng = np.random.default_rng(0)
 
     def objects(content):
-        wanted = content["annotations"]
-        for item, area in zip(wanted, AREAS * (len(wanted) // 4), strict=False):
-            item["area"] = area  # the limits belong to both sides
-        for item in wanted[::7]:
+        annotations = content["annotations"]
+        for item, area in zip(annotations, AREAS * (len(annotations) // 4), strict=False):
+            item["area"] = area  # the limits belong to both size ranges
+        for item in annotations[::7]:
             item["category_id"] = 1
-        content["categories"].append({"id": 10**9, "name": "never seen"})
+        content["categories"].append({"id": 10**9, "name": "absent"})
         content["categories"].reverse()
         numbers = {image["id"]: 3 * 10**9 - image["id"] for image in content["images"]}
         for image in content["images"]:
             image["id"] = numbers[image["id"]]
-        for item in wanted:
+        for item in annotations:
             item["image_id"] = numbers[item["image_id"]]
-        rng.shuffle(wanted)
+        rng.shuffle(annotations)
 
     def results(content):
         for item in content:
@@ -94,14 +94,14 @@ def test_unusual_sets(tmp_path):
         return content
 
     change(truth, objects)
-    change(found, results)
-    result = check(truth, found)
+    change(detections, results)
+    result = check(truth, detections)
     assert result.metrics["box/APs"] is not None
 
 
 @pytest.mark.parametrize("set_name", ["coco-mini", "bccd"])
 def test_real_annotations(shared_data, tmp_path, set_name):
-    """Jittered and wrong answers to real objects, crowds among them."""
+    """Jittered and wrong detections of real objects, crowds among them."""
     truth, _ = find_files(shared_data / set_name, "val")
     rng = np.random.default_rng(0)
     content = json.loads(truth.read_text())
@@ -119,11 +119,11 @@ def test_real_annotations(shared_data, tmp_path, set_name):
             }
             if item.get("segmentation"):
                 mask = np.roll(objects.annToMask(item), int(rng.integers(-9, 9)), axis=int(rng.integers(2)))
-                packed = coco_mask.encode(np.asfortranarray(mask))
-                result["segmentation"] = {"size": packed["size"], "counts": packed["counts"].decode()}
+                encoded = coco_mask.encode(np.asfortranarray(mask))
+                result["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode()}
             results.append(result)
-    (tmp_path / "found.json").write_text(json.dumps(results))
-    result = check(truth, tmp_path / "found.json", ("box", "mask") if set_name == "coco-mini" else ("box",))
+    (tmp_path / "predictions.json").write_text(json.dumps(results))
+    result = check(truth, tmp_path / "predictions.json", ("box", "mask") if set_name == "coco-mini" else ("box",))
     assert 5 < result.metrics["box/AP"] < 95
 
 
@@ -131,24 +131,24 @@ LAYOUTS = [("[", ",", "]"), ("[\n", ",\n", "\n]\n"), (" [ ", " ,\n\n ", " ] ")]
 
 
 @pytest.mark.parametrize(("opening", "between", "closing"), LAYOUTS)
-def test_files_are_cut_between_results_however_they_are_laid_out(tmp_path, monkeypatch, opening, between, closing):
-    truth, found = write_detections(tmp_path, 8, masks=True)
-    entries = list(map(json.dumps, json.loads(found.read_text())))
-    whole = score_predictions(found, truth).metrics
-    found.write_text(opening + between.join(entries) + closing)
+def test_files_of_any_layout_are_split_between_results(tmp_path, monkeypatch, opening, between, closing):
+    truth, detections = write_detections(tmp_path, 8, masks=True)
+    entries = list(map(json.dumps, json.loads(detections.read_text())))
+    expected = score_predictions(detections, truth).metrics
+    detections.write_text(opening + between.join(entries) + closing)
     monkeypatch.setattr(predictions, "_PIECE", 700)
-    monkeypatch.setattr(predictions, "read_json", None)  # would be called where the pieces are not understood
-    assert score_predictions(found, truth).metrics == whole
+    monkeypatch.setattr(predictions, "read_json", None)  # would be called if the pieces could not be parsed
+    assert score_predictions(detections, truth).metrics == expected
 
 
-def test_a_file_that_cannot_be_cut_is_read_as_a_whole(tmp_path, monkeypatch):
-    """Where a text looks like the seam between two results."""
-    truth, found = write_detections(tmp_path, 4, masks=False)
-    whole = score_predictions(found, truth).metrics
-    entries = json.loads(found.read_text())
-    found.write_text(json.dumps([{**item, "note": "},{" * 300} for item in entries]))
+def test_a_file_that_cannot_be_split_is_read_at_once(tmp_path, monkeypatch):
+    """A text contains the separator of two results."""
+    truth, detections = write_detections(tmp_path, 4, masks=False)
+    expected = score_predictions(detections, truth).metrics
+    entries = json.loads(detections.read_text())
+    detections.write_text(json.dumps([{**item, "note": "},{" * 300} for item in entries]))
     monkeypatch.setattr(predictions, "_PIECE", 700)
-    assert score_predictions(found, truth).metrics == whole
+    assert score_predictions(detections, truth).metrics == expected
 
 
 MEMORY = """
@@ -160,7 +160,7 @@ def peak():
     return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))
 
 folder = Path(sys.argv[1])
-evaluators._IMAGES_PER_UPDATE, predictions._PIECE = 1, 2**16  # so that few images fill them
+evaluators._IMAGES_PER_UPDATE, predictions._PIECE = 1, 2**16  # so that a few images are enough
 score_predictions(folder / "small.json", folder / "instances.json")
 before = peak()
 score_predictions(folder / "large.json", folder / "instances.json")
@@ -170,19 +170,19 @@ print(1024 * (peak() - before))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_masks_do_not_fill_memory(tmp_path):
-    """Masks of kilobytes instead of bytes, the rest being the same, take a small part of those kilobytes."""
-    _, found = write_detections(tmp_path, 80, masks=True)
+    """Large instead of small masks add less memory than their size in the file."""
+    _, detections = write_detections(tmp_path, 80, masks=True)
     stripes = np.asfortranarray(np.indices((480, 640)).sum(axis=0) % 96 < 48, dtype=np.uint8)
-    results = json.loads(found.read_text())
+    results = json.loads(detections.read_text())
     texts = {"small": results[0]["segmentation"]["counts"], "large": coco_mask.encode(stripes)["counts"].decode()}
     for name, counts in texts.items():
         masks = {"segmentation": {"size": [480, 640], "counts": counts}}
         entries = [{**item, **masks} for item in results]
         for entry in entries[::2]:
-            del entry["bbox"]  # then it is made of the mask
+            del entry["bbox"]  # then it is computed from the mask
         (tmp_path / f"{name}.json").write_text(json.dumps(entries))
     added = (tmp_path / "large.json").stat().st_size - (tmp_path / "small.json").stat().st_size
-    assert added > 40 * 2**20  # against which the noise of such a measurement is small
+    assert added > 40 * 2**20  # large against the noise of the measurement
     script = [sys.executable, "-c", MEMORY, str(tmp_path)]
     grown = int(subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout)
-    assert grown < added / 2  # four times of them where all are held
+    assert grown < added / 2  # about four times as much if all masks were in memory

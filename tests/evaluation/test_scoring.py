@@ -1,4 +1,4 @@
-"""Average precision: agreement of the evaluators, hand-made cases, and files that are wrong."""
+"""Average precision: agreement of the evaluators, hand-made cases, and invalid files."""
 
 import json
 
@@ -10,6 +10,7 @@ from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, score_predictions
 
 HEIGHT, WIDTH = 240, 320
+BOX = [1, 2, 3, 4]
 
 
 def rle_of_box(xywh):
@@ -31,7 +32,7 @@ def random_boxes(rng, count):
 
 
 def random_set(rng, images=24, categories=(1, 5, 90)):
-    """Objects of every size with crowds, images without objects, ids with gaps, one category never seen."""
+    """Objects of every size with crowds, images without objects, ids with gaps, one category without objects."""
     dataset = {
         "images": [
             {"id": 10 + 3 * i, "height": HEIGHT, "width": WIDTH, "file_name": f"{i}.jpg"} for i in range(images)
@@ -57,7 +58,7 @@ def random_set(rng, images=24, categories=(1, 5, 90)):
 
 
 def random_predictions(rng, dataset):
-    """Each object found with a jittered box, some classes wrong, some images left out, and false alarms."""
+    """Jittered boxes of most objects, some with wrong classes, and false positives."""
     predictions = []
 
     def add(image_id, category_id, box):
@@ -101,7 +102,7 @@ def box_set(*annotations, categories=(1,)):
     }
 
 
-def found(box, score=0.9, category_id=1, image_id=1, **more):
+def prediction_of(box, score=0.9, category_id=1, image_id=1, **more):
     return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score, **more}
 
 
@@ -118,15 +119,15 @@ def test_the_two_evaluators_agree(write, seed, limit):
     }
     assert fast.metrics["box/AP"] > 5
     assert fast.metrics == pytest.approx(slow.metrics, abs=1e-9)
-    for ours, theirs in zip(fast.per_class, slow.per_class, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-9) if ours["objects"] else ours == theirs
+    for row, expected in zip(fast.per_class, slow.per_class, strict=True):
+        assert row == pytest.approx(expected, abs=1e-9) if row["objects"] else row == expected
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_hand_made_precision(write, evaluator):
-    """Of two objects one is found exactly: precision 1 up to recall 0.5, that is at 51 of 101 points."""
+    """Of two objects one is detected exactly: precision 1 up to recall 0.5, that is at 51 of 101 points."""
     path = write(box_set({"id": 1, "bbox": [10, 10, 20, 20]}, {"id": 2, "bbox": [100, 100, 50, 50]}, categories=(1, 2)))
-    result = score_predictions([found([10, 10, 20, 20])], path, evaluator=evaluator)
+    result = score_predictions([prediction_of([10, 10, 20, 20])], path, evaluator=evaluator)
     half = pytest.approx(100 * 51 / 101)
     assert result.metrics == {
         "box/AP": half,
@@ -143,7 +144,7 @@ def test_hand_made_precision(write, evaluator):
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_no_predictions_at_all(write, evaluator):
+def test_no_predictions(write, evaluator):
     path = write(random_set(np.random.default_rng(0)))
     result = score_predictions([], path, evaluator=evaluator, masks=True)
     assert result.metrics["box/AP"] == result.metrics["mask/AP"] == 0
@@ -152,18 +153,18 @@ def test_no_predictions_at_all(write, evaluator):
 
 @pytest.mark.parametrize("key", ["annotations", "none"])
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_no_objects_at_all(write, evaluator, key):
-    """Also for image lists without the key ``annotations``, as COCO gives them for its test images."""
+def test_no_objects(write, evaluator, key):
+    """Also for image lists without the key ``annotations``, as COCO publishes for its test images."""
     dataset = box_set()
     dataset[key] = dataset.pop("annotations")
-    result = score_predictions([found([1, 1, 5, 5])], write(dataset), evaluator=evaluator)
+    result = score_predictions([prediction_of([1, 1, 5, 5])], write(dataset), evaluator=evaluator)
     assert set(result.metrics.values()) == {None}
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_ground_truth_without_outlines_scores_boxes_only(write, evaluator):
     path = write(box_set({"id": 1, "bbox": [10, 10, 20, 20], "segmentation": []}))
-    prediction = {**found([10, 10, 20, 20]), "segmentation": rle_of_box([10, 10, 20, 20])}
+    prediction = {**prediction_of([10, 10, 20, 20]), "segmentation": rle_of_box([10, 10, 20, 20])}
     result = score_predictions([prediction], path, evaluator=evaluator)
     assert result.metrics["box/AP"] == pytest.approx(100)
     assert "mask/AP" not in result.metrics
@@ -173,15 +174,15 @@ def test_ground_truth_without_outlines_scores_boxes_only(write, evaluator):
 def test_object_without_outline_is_ignored_among_outlined_ones(write, evaluator):
     first, second = [10.0, 10, 20, 20], [100.0, 100, 50, 50]
     path = write(box_set({"id": 1, "bbox": first, "segmentation": polygon_of_box(first)}, {"id": 2, "bbox": second}))
-    predictions = [{**found(box), "segmentation": rle_of_box(box)} for box in (first, second)]
+    predictions = [{**prediction_of(box), "segmentation": rle_of_box(box)} for box in (first, second)]
     assert score_predictions(predictions, path, evaluator=evaluator).metrics["mask/AP"] == pytest.approx(100)
 
 
-def test_a_wild_box_without_outline_costs_no_memory(write):
+def test_a_huge_box_without_outline_needs_no_memory(write):
     first = [10.0, 10, 20, 20]
     sound = {"id": 1, "bbox": first, "segmentation": polygon_of_box(first)}
     path = write(box_set(sound, {"id": 2, "bbox": [100.0, 100, 1e12, 1e12]}))
-    predictions = [found(box, segmentation=rle_of_box(box)) for box in (first, [150.0, 150, 50, 50])]
+    predictions = [prediction_of(box, segmentation=rle_of_box(box)) for box in (first, [150.0, 150, 50, 50])]
     assert score_predictions(predictions, path).metrics["mask/AP"] == pytest.approx(100)
 
 
@@ -204,7 +205,7 @@ def test_an_object_with_an_unusable_mask_is_ignored_by_the_mask_metric(write, ev
     bad = {"id": 2, "bbox": second, "segmentation": mask}
     path = write(box_set({"id": 1, "bbox": first, "segmentation": polygon_of_box(first)}, bad))
     for boxes in ([first], [first, second]):
-        predictions = [found(box, segmentation=rle_of_box(box)) for box in boxes]
+        predictions = [prediction_of(box, segmentation=rle_of_box(box)) for box in boxes]
         assert score_predictions(predictions, path, evaluator=evaluator).metrics["mask/AP"] == pytest.approx(100)
     assert "mask/AP" not in score_predictions(predictions, write(box_set(bad)), evaluator=evaluator).metrics
 
@@ -213,22 +214,22 @@ def test_run_lengths_of_predictions_may_be_uncompressed(write):
     box = [0.0, 0, 2, HEIGHT]
     path = write(box_set({"id": 1, "bbox": box, "segmentation": polygon_of_box(box)}))
     runs = {"size": [HEIGHT, WIDTH], "counts": [0, 2 * HEIGHT, (WIDTH - 2) * HEIGHT]}
-    assert score_predictions([found(box, segmentation=runs)], path).metrics["mask/AP"] == pytest.approx(100)
+    assert score_predictions([prediction_of(box, segmentation=runs)], path).metrics["mask/AP"] == pytest.approx(100)
 
 
 def test_objects_that_cannot_be_scored_are_left_out(write):
     sound = {"id": 1, "bbox": [10, 10, 20, 20]}
     broken = [{"bbox": ["a", 1, 2, 3]}, {"bbox": [1, 2, 3, float("inf")]}, {"image_id": [1], "bbox": [1, 2, 3, 4]}]
-    result = score_predictions([found([10, 10, 20, 20])], write(box_set(sound, *broken)))
+    result = score_predictions([prediction_of([10, 10, 20, 20])], write(box_set(sound, *broken)))
     assert result.metrics["box/AP"] == pytest.approx(100)
 
 
 def test_mask_size_ranges_use_the_area_of_the_mask(write):
-    """A thin mask in a large box is a small object: a false alarm of that kind costs APs, not APl."""
+    """A thin mask in a large box is a small object: a false positive of that kind costs APs, not APl."""
     box, thin = [10.0, 10, 20, 20], [100.0, 5, 120, 3]
     path = write(box_set({"id": 1, "bbox": box, "area": 400, "segmentation": polygon_of_box(box)}))
-    alarm = {**found([100, 5, 120, 120], score=0.99), "segmentation": rle_of_box(thin)}
-    hit = {**found(box, score=0.5), "segmentation": rle_of_box(box)}
+    alarm = {**prediction_of([100, 5, 120, 120], score=0.99), "segmentation": rle_of_box(thin)}
+    hit = {**prediction_of(box, score=0.5), "segmentation": rle_of_box(box)}
     for evaluator in EVALUATORS:
         metrics = score_predictions([alarm, hit], path, evaluator=evaluator).metrics
         assert metrics["box/APs"] == pytest.approx(100)
@@ -237,15 +238,15 @@ def test_mask_size_ranges_use_the_area_of_the_mask(write):
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_a_mask_score_ranks_masks_and_leaves_boxes(write, evaluator):
-    """By its score the false alarm comes second, by its mask score first."""
+    """By its score the false positive comes second, by its mask score first."""
     box, alarm = [10.0, 10, 20, 20], [100.0, 100, 50, 50]
     path = write(box_set({"id": 1, "bbox": box, "segmentation": polygon_of_box(box)}))
-    hit = found(box, 0.9, segmentation=rle_of_box(box), mask_score=0.3)
-    miss = found(alarm, 0.8, segmentation=rle_of_box(alarm), mask_score=0.4)
+    hit = prediction_of(box, 0.9, segmentation=rle_of_box(box), mask_score=0.3)
+    miss = prediction_of(alarm, 0.8, segmentation=rle_of_box(alarm), mask_score=0.4)
     metrics = score_predictions([hit, miss], path, evaluator=evaluator).metrics
     assert metrics["box/AP"] == pytest.approx(100)
     assert metrics["mask/AP"] == pytest.approx(50)
-    # without its own score a mask has its box's
+    # without mask_score a mask has the score of its box
     del miss["mask_score"], hit["mask_score"]
     assert score_predictions([hit, miss], path, evaluator=evaluator).metrics["mask/AP"] == pytest.approx(100)
 
@@ -264,7 +265,7 @@ def test_predictions_from_a_file_score_the_same_and_are_left_unchanged(write):
 def test_nothing_is_printed(write, capfd):
     path = write(box_set({"id": 1, "bbox": [10, 10, 20, 20]}))
     for evaluator in EVALUATORS:
-        score_predictions([found([10, 10, 20, 20])], path, evaluator=evaluator)
+        score_predictions([prediction_of([10, 10, 20, 20])], path, evaluator=evaluator)
     assert capfd.readouterr() == ("", "")
 
 
@@ -273,22 +274,28 @@ def test_nothing_is_printed(write, capfd):
     [
         ("[1, 2", "not readable as JSON"),
         ({"images": []}, "JSON list of COCO results, not dict"),
-        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}], "entry 0: has no category_id"),
-        ([found([1, 2, 3, 4]), found([1, 2, 3, 4], category_id=7)], "entry 1: category 7"),
-        ([found([1, 2, 3, 4], image_id=8)], "entry 0: image 8"),
+        ([{"image_id": 1, "bbox": BOX, "score": 1}], "entry 0: has no category_id"),
+        ([prediction_of(BOX), prediction_of(BOX, category_id=7)], "entry 1: category 7"),
+        ([prediction_of(BOX, image_id=8)], "entry 0: image 8"),
         (["box"], "entry 0: is not a mapping"),
-        ([{**found([1, 2, 3, 4]), "bbox": [1, 2, 3]}], "entry 0: 'bbox'"),
-        ([found([1, 2, 3, 4]), found([1, "2", 3, 4])], "entry 1: 'bbox'"),
-        ([found([1, 2, 3, float("nan")])], "entry 0: 'bbox' and 'score' must be finite"),
-        ([found([1, 2, 3, 4], score="high")], "entry 0: 'score'"),
-        ([found([1, 2, 3, 4], mask_score="high")], "entry 0: 'mask_score'"),
-        ([found([1, 2, 3, 4], mask_score=float("inf"))], "entry 0: 'mask_score' must be finite"),
-        ([found([1, 2, 3, 4], image_id=[1])], "entry 0: 'image_id'"),
-        ([found([1, 2, 3, 4], segmentation=[[1, 2, 4, 2, 4, 6]])], "entry 0: 'segmentation' is not a run-length"),
-        ([found([1, 2, 3, 4], segmentation={"size": [3, 2], "counts": [6]})], r"entry 0: .* image's size .*240, 320"),
+        ([{**prediction_of(BOX), "bbox": [1, 2, 3]}], "entry 0: 'bbox'"),
+        ([prediction_of(BOX), prediction_of([1, "2", 3, 4])], "entry 1: 'bbox'"),
+        ([prediction_of([1, 2, 3, float("nan")])], "entry 0: 'bbox' and 'score' must be finite"),
+        ([prediction_of(BOX, score="high")], "entry 0: 'score'"),
+        ([prediction_of(BOX, mask_score="high")], "entry 0: 'mask_score'"),
+        ([prediction_of(BOX, mask_score=float("inf"))], "entry 0: 'mask_score' must be finite"),
+        ([prediction_of(BOX, image_id=[1])], "entry 0: 'image_id'"),
+        (
+            [prediction_of(BOX, segmentation=[[1, 2, 4, 2, 4, 6]])],
+            "entry 0: 'segmentation' is not a run-length",
+        ),
+        (
+            [prediction_of(BOX, segmentation={"size": [3, 2], "counts": [6]})],
+            r"entry 0: .* image's size .*240, 320",
+        ),
     ],
 )
-def test_wrong_predictions_say_where(write, predictions, message):
+def test_wrong_predictions_are_named(write, predictions, message):
     annotations = write(box_set({"id": 1, "bbox": [10, 10, 20, 20]}))
     with pytest.raises(UserError, match=message) as error:
         score_predictions(write(predictions, "predictions.json"), annotations)

@@ -1,4 +1,4 @@
-"""Multi-scale testing: which views, what becomes of their boxes and masks, and that one view is plain detection."""
+"""Test-time augmentation: sizes of views, merging of boxes and masks, and one view against plain detection."""
 
 import pytest
 import torch
@@ -7,13 +7,13 @@ from torch import nn
 from afictl.data.transforms import resize_for
 from afictl.detectors import build_detector, to_original
 from afictl.errors import UserError
-from afictl.evaluation.tta import TestTimeAugmentation as Recipe
+from afictl.evaluation.tta import TestTimeAugmentation as Augmentation
 from afictl.evaluation.tta import detect_augmented
 from afictl.presets import load_preset
 from tests.helpers.narrow_presets import narrow_preset
 
 SMALL = ("detector.max_detections=20", "input.test_size=96", "input.max_size=160")
-OURS = [
+PRESETS = [
     "faster-rcnn-r18-fpn-tiny",
     "mask-rcnn-r18-pafpn-tiny",
     "cascade-rcnn-r18-fpn-tiny",
@@ -22,7 +22,7 @@ OURS = [
     "fcos-r18-fpn-tiny",
     "centermask-r18-bifpn-tiny",
 ]
-THEIRS = [
+TORCHVISION_MODELS = [
     "torchvision:fasterrcnn_resnet50_fpn",
     "torchvision:maskrcnn_resnet50_fpn",
     "torchvision:retinanet_resnet50_fpn",
@@ -32,7 +32,7 @@ THEIRS = [
 
 @torch.no_grad()
 def build(name, *overrides):
-    """An untrained detector of three classes whose scores are spread, so that each threshold has work to do."""
+    """An untrained detector of three classes with a wide range of scores, so that each threshold has an effect."""
     torch.manual_seed(0)
     settings = (*SMALL, *overrides)
     preset = load_preset(name, settings) if ":" in name else narrow_preset(name, *settings)
@@ -46,40 +46,40 @@ def build(name, *overrides):
 
 
 def photo(height=120, width=150):
-    """Coarse patches: what a detector says of noise changes with the last bit."""
+    """Coarse patches: on noise, detections change with the last bit."""
     patches = torch.rand(1, 3, 6, 7, generator=torch.Generator().manual_seed(0)) * 255
     return nn.functional.interpolate(patches, (height, width), mode="bicubic")[0].clamp(0, 255).byte()
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [*OURS, *THEIRS])
-def test_one_view_of_the_usual_size_is_plain_detection(name):
+@pytest.mark.parametrize("name", [*PRESETS, *TORCHVISION_MODELS])
+def test_one_view_of_the_test_size_equals_plain_detection(name):
     detector, image = build(name), photo()
-    seen = resize_for(detector.input, image)
-    expected = to_original(detector.detect([seen])[0], tuple(seen.shape[1:]), (120, 150))
-    found = detect_augmented(detector, image, Recipe((96,), 160, flip=False))
-    assert found.keys() == expected.keys()
-    assert ("mask_probs" in found) == detector.has_masks
-    assert len(found["boxes"]) >= 10
+    resized = resize_for(detector.input, image)
+    expected = to_original(detector.detect([resized])[0], tuple(resized.shape[1:]), (120, 150))
+    detection = detect_augmented(detector, image, Augmentation((96,), 160, flip=False))
+    assert detection.keys() == expected.keys()
+    assert ("mask_probs" in detection) == detector.has_masks
+    assert len(detection["boxes"]) >= 10
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-3 if key == "boxes" else 1e-4)
-    assert ("mask_scores" in found) == name.startswith("centermask")
+        torch.testing.assert_close(detection[key], value, rtol=0, atol=1e-3 if key == "boxes" else 1e-4)
+    assert ("mask_scores" in detection) == name.startswith("centermask")
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["mask-rcnn-r18-pafpn-tiny", "centermask-r18-bifpn-tiny", THEIRS[1]])
-def test_with_flips_a_mirrored_image_has_the_mirrored_answer(name):
+@pytest.mark.parametrize("name", ["mask-rcnn-r18-pafpn-tiny", "centermask-r18-bifpn-tiny", TORCHVISION_MODELS[1]])
+def test_flips_make_the_detections_of_a_mirrored_image_mirrored(name):
     detector, image = build(name), photo(96, 128)  # of the view's size: resizing rounds to another side in a mirror
-    recipe = Recipe((96,), 160)
-    expected, found = (detect_augmented(detector, each, recipe) for each in (image, image.flip(-1)))
+    augmentation = Augmentation((96,), 160)
+    expected, detection = (detect_augmented(detector, view, augmentation) for view in (image, image.flip(-1)))
     x1, y1, x2, y2 = expected["boxes"].unbind(1)
     mirrored = {**expected, "boxes": torch.stack((128 - x2, y1, 128 - x1, y2), dim=1)}
     if "mask_probs" in mirrored:
         mirrored["mask_probs"] = mirrored["mask_probs"].flip(-1)
         assert (mirrored["mask_probs"] - expected["mask_probs"]).abs().max() > 1e-3
-    assert len(found["boxes"]) >= 10
+    assert len(detection["boxes"]) >= 10
     for key, value in mirrored.items():
-        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-3 if key == "boxes" else 1e-4)
+        torch.testing.assert_close(detection[key], value, rtol=0, atol=1e-3 if key == "boxes" else 1e-4)
 
 
 def ramp(start, stop):
@@ -97,10 +97,9 @@ SCORES = {
 
 
 class Scripted:
-    """What a detector could say of an image of 40 x 80 that is dark on its left.
+    """Scripted detections in an image of 40 x 80 that is dark on its left.
 
-    An object that each view sees with another score, around it a box of another class, and an object that a single view
-    sees.
+    An object with a different score in each view, around it a box of another class, and an object in a single view.
     """
 
     def __init__(self):
@@ -113,7 +112,7 @@ class Scripted:
 
     def detect(self, images, masks):
         assert not masks
-        answers = []
+        detections = []
         for size, flip in self.views(images):
             self.detected.append((size, flip))
             boxes = [[10.0, 10, 30, 30], [11.0, 10, 31, 30]]
@@ -124,17 +123,17 @@ class Scripted:
             inside = torch.tensor(boxes) * size[0] / 40
             if flip:
                 inside[:, [0, 2]] = size[1] - inside[:, [2, 0]]
-            answers.append({"boxes": inside, "labels": torch.tensor(labels), "scores": torch.tensor(scores)})
-        return answers
+            detections.append({"boxes": inside, "labels": torch.tensor(labels), "scores": torch.tensor(scores)})
+        return detections
 
     def segment(self, images, detections):
-        answers = []
+        segmented = []
         for (size, flip), detection in zip(self.views(images), detections, strict=True):
             self.segmented.append((size, flip, detection))
             mask = ramp(0, 1) * (1.0 if size[0] == 40 else 0.5)
             masks = (mask.flip(-1) if flip else mask).expand(len(detection["boxes"]), 4, 4)
-            answers.append({**detection, "mask_probs": masks, "mask_scores": detection["scores"] * size[0] / 80})
-        return answers
+            segmented.append({**detection, "mask_probs": masks, "mask_scores": detection["scores"] * size[0] / 80})
+        return segmented
 
 
 @pytest.fixture
@@ -154,106 +153,108 @@ def half_dark():
     return image
 
 
-def test_boxes_of_all_views_are_pooled_and_suppressed_once_by_class(scripted):
+def test_boxes_of_all_views_are_merged_by_nms_per_class(scripted):
     detector, script = scripted()
-    found = detect_augmented(detector, half_dark(), Recipe((40, 80)))
+    detection = detect_augmented(detector, half_dark(), Augmentation((40, 80)))
     assert script.detected == list(SCORES)
-    torch.testing.assert_close(found["boxes"], torch.tensor([[10.0, 10, 30, 30], [50, 0, 79, 20], [11, 10, 31, 30]]))
-    assert found["labels"].tolist() == [2, 2, 1]
-    torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.45, 0.4]))
+    torch.testing.assert_close(
+        detection["boxes"], torch.tensor([[10.0, 10, 30, 30], [50, 0, 79, 20], [11, 10, 31, 30]])
+    )
+    assert detection["labels"].tolist() == [2, 2, 1]
+    torch.testing.assert_close(detection["scores"], torch.tensor([0.9, 0.45, 0.4]))
 
 
-def test_masks_are_those_of_the_pooled_boxes_averaged_over_views(scripted):
+def test_masks_of_merged_boxes_are_averaged_over_views(scripted):
     detector, script = scripted()
-    found = detect_augmented(detector, half_dark(), Recipe((40, 80)))
+    detection = detect_augmented(detector, half_dark(), Augmentation((40, 80)))
     assert [(size, flip) for size, flip, _ in script.segmented] == list(SCORES)
-    for size, flip, detection in script.segmented:
-        expected = found["boxes"] * size[0] / 40
+    for size, flip, in_view in script.segmented:
+        expected = detection["boxes"] * size[0] / 40
         if flip:
             expected = torch.stack(
                 (size[1] - expected[:, 2], expected[:, 1], size[1] - expected[:, 0], expected[:, 3]), 1
             )
-        torch.testing.assert_close(detection["boxes"], expected)
-        assert torch.equal(detection["labels"], found["labels"])
-    torch.testing.assert_close(found["mask_probs"], (ramp(0, 1) * 0.75).expand(3, 4, 4))
-    torch.testing.assert_close(found["mask_scores"], found["scores"] * 0.75)
+        torch.testing.assert_close(in_view["boxes"], expected)
+        assert torch.equal(in_view["labels"], detection["labels"])
+    torch.testing.assert_close(detection["mask_probs"], (ramp(0, 1) * 0.75).expand(3, 4, 4))
+    torch.testing.assert_close(detection["mask_scores"], detection["scores"] * 0.75)
 
 
-def test_settings_of_the_detector_rule_the_pool(scripted):
+def test_merging_uses_the_settings_of_the_detector(scripted):
     few, _ = scripted("detector.max_detections=2")
-    assert detect_augmented(few, half_dark(), Recipe((40, 80)))["scores"].tolist() == pytest.approx([0.9, 0.45])
+    assert detect_augmented(few, half_dark(), Augmentation((40, 80)))["scores"].tolist() == pytest.approx([0.9, 0.45])
     lenient, _ = scripted("detector.nms_threshold=1.0")
-    assert len(detect_augmented(lenient, half_dark(), Recipe((40, 80)))["boxes"]) == 2 * 4 + 1
+    assert len(detect_augmented(lenient, half_dark(), Augmentation((40, 80)))["boxes"]) == 2 * 4 + 1
 
 
-def test_what_the_detector_keeps_of_a_single_view_is_not_suppressed_again(monkeypatch):
-    """Dense heads compare boxes before they clip them: two that differ only beyond the border both stay."""
+def test_detections_of_a_single_view_are_not_suppressed_again(monkeypatch):
+    """Dense heads apply NMS before clipping: two boxes that differ only beyond the border both stay."""
     detector = build("fcos-r18-fpn-tiny")
-    kept = {
+    detection = {
         "boxes": torch.tensor([[0.0, 0, 40, 40], [0, 0, 40, 40]]),
         "labels": torch.tensor([1, 1]),
         "scores": torch.tensor([0.9, 0.8]),
     }
-    monkeypatch.setattr(detector, "detect", lambda images, masks: [kept] * len(images))
-    assert len(detect_augmented(detector, half_dark(), Recipe((40,), flip=False))["boxes"]) == 2
-    assert len(detect_augmented(detector, half_dark(), Recipe((40, 44), flip=False))["boxes"]) == 1
+    monkeypatch.setattr(detector, "detect", lambda images, masks: [detection] * len(images))
+    assert len(detect_augmented(detector, half_dark(), Augmentation((40,), flip=False))["boxes"]) == 2
+    assert len(detect_augmented(detector, half_dark(), Augmentation((40, 44), flip=False))["boxes"]) == 1
 
 
 def test_without_flips_no_view_is_mirrored(scripted):
     detector, script = scripted()
-    detect_augmented(detector, half_dark(), Recipe((40, 80), flip=False))
+    detect_augmented(detector, half_dark(), Augmentation((40, 80), flip=False))
     assert script.detected == [((40, 80), False), ((80, 160), False)]
 
 
 @pytest.mark.parametrize(
-    ("recipe", "size_hw", "views"),
+    ("augmentation", "size_hw", "views"),
     [
-        (Recipe(), (480, 640), [(s, round(s * 4 / 3)) for s in range(400, 1201, 100)]),
-        (Recipe((400, 800)), (640, 480), [(533, 400), (1067, 800)]),
-        (Recipe((400, 800, 1200)), (100, 1000), [(400, 4000)]),  # all stop at the long side
-        (Recipe((300, 300, 200), 300), (100, 100), [(300, 300), (200, 200)]),
-        (Recipe((8,)), (1, 5000), [(1, 4000)]),
+        (Augmentation(), (480, 640), [(s, round(s * 4 / 3)) for s in range(400, 1201, 100)]),
+        (Augmentation((400, 800)), (640, 480), [(533, 400), (1067, 800)]),
+        (Augmentation((400, 800, 1200)), (100, 1000), [(400, 4000)]),  # all reach the largest long side
+        (Augmentation((300, 300, 200), 300), (100, 100), [(300, 300), (200, 200)]),
+        (Augmentation((8,)), (1, 5000), [(1, 4000)]),
     ],
 )
-def test_sizes_of_the_views(recipe, size_hw, views):
-    assert recipe.sizes(size_hw) == views
+def test_sizes_of_the_views(augmentation, size_hw, views):
+    assert augmentation.sizes(size_hw) == views
 
 
 @pytest.mark.parametrize("sides", [(), (7,), (0,), (-400,), (800, 4001), (10**9,)])
-def test_absurd_sizes_are_refused(sides):
-    with pytest.raises(UserError, match=r"^multi-scale testing .*(choose 8 to 4000|--tta-sizes 600,800)$"):
-        Recipe(sides)
+def test_sizes_out_of_range_are_refused(sides):
+    with pytest.raises(UserError, match=r"choose 8 to 4000|--tta-sizes"):
+        Augmentation(sides)
 
 
-def test_a_module_that_is_no_detector_of_ours_is_refused():
-    with pytest.raises(UserError, match="needs a detector built from a preset, not a Linear"):
-        detect_augmented(nn.Linear(1, 1), photo(), Recipe())
+def test_a_module_that_is_no_detector_is_refused():
+    with pytest.raises(UserError, match="not a Linear"):
+        detect_augmented(nn.Linear(1, 1), photo(), Augmentation())
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 90), (70, 2)])
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_tiny_images_and_tiny_views(name, size_hw):
-    found = detect_augmented(build(name), photo(*size_hw), Recipe((8, 33), 90))
-    assert len(found["boxes"]) > 0
-    assert (found["boxes"][:, 2:] <= torch.tensor([size_hw[1], size_hw[0]])).all()
-    assert all(value.isfinite().all() for value in found.values())
+    detection = detect_augmented(build(name), photo(*size_hw), Augmentation((8, 33), 90))
+    assert len(detection["boxes"]) > 0
+    assert (detection["boxes"][:, 2:] <= torch.tensor([size_hw[1], size_hw[0]])).all()
+    assert all(value.isfinite().all() for value in detection.values())
 
 
-@pytest.mark.parametrize("name", ["mask-rcnn-r18-fpn-tiny", "centermask-r18-bifpn-tiny", THEIRS[1]])
-def test_nothing_found_is_an_empty_answer_that_can_be_pasted(name):
+@pytest.mark.parametrize("name", ["mask-rcnn-r18-fpn-tiny", "centermask-r18-bifpn-tiny", TORCHVISION_MODELS[1]])
+def test_no_detections_have_masks_that_can_be_pasted(name):
     detector = build(name, "detector.score_threshold=1.0")
-    found = detect_augmented(detector, photo(), Recipe((64, 96)))
-    assert {len(value) for value in found.values()} == {0}
-    assert found["mask_probs"].shape == (0, 28, 28)
-    assert detector.paste_masks(found["mask_probs"], found["boxes"], (120, 150)).shape == (0, 120, 150)
+    detection = detect_augmented(detector, photo(), Augmentation((64, 96)))
+    assert {len(value) for value in detection.values()} == {0}
+    assert detection["mask_probs"].shape == (0, 28, 28)
+    assert detector.paste_masks(detection["mask_probs"], detection["boxes"], (120, 150)).shape == (0, 120, 150)
 
 
-def test_under_autocast_answers_are_float32():
+def test_under_autocast_detections_are_float32():
     with torch.autocast("cpu", torch.bfloat16):
-        found = detect_augmented(build("centermask-r18-bifpn-tiny"), photo(), Recipe((64, 96)))
-    assert {found[name].dtype for name in ("boxes", "scores", "mask_probs", "mask_scores")} == {torch.float32}
+        detection = detect_augmented(build("centermask-r18-bifpn-tiny"), photo(), Augmentation((64, 96)))
+    assert {detection[name].dtype for name in ("boxes", "scores", "mask_probs", "mask_scores")} == {torch.float32}
 
 
 def test_a_detector_in_train_mode_is_refused():
     with pytest.raises(ValueError, match="eval mode"):
-        detect_augmented(build("fcos-r18-fpn-tiny").train(), photo(), Recipe((64,)))
+        detect_augmented(build("fcos-r18-fpn-tiny").train(), photo(), Augmentation((64,)))

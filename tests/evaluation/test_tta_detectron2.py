@@ -1,11 +1,11 @@
-"""Multi-scale testing of detectron2's models: against detectron2's own, and one view against plain detection."""
+"""Test-time augmentation of detectron2's models: against detectron2's, and one view against plain detection."""
 
 import pytest
 import torch
 
 from afictl.data.transforms import resize_for, view
 from afictl.detectors import build_detector, to_original
-from afictl.evaluation.tta import TestTimeAugmentation as Recipe
+from afictl.evaluation.tta import TestTimeAugmentation as Augmentation
 from afictl.evaluation.tta import detect_augmented
 from tests.evaluation.test_tta import photo
 from tests.helpers.detectron2_presets import ZOO, small_preset
@@ -38,14 +38,14 @@ def config(tmp_path, kind, *pairs):
     return cfg
 
 
-def given_views(image, recipe):
-    """A mapper for detectron2's class that resizes as afictl does: Pillow, which detectron2 uses, rounds otherwise."""
+def view_mapper(image, augmentation):
+    """A mapper for detectron2's class that resizes as afictl does: detectron2 uses Pillow, which rounds differently."""
     from detectron2.data.transforms import HFlipTransform, NoOpTransform, ResizeTransform, TransformList
 
     def mapper(_):
         views = []
-        for height, width in recipe.sizes(SIZE):
-            for flip in recipe.flips:
+        for height, width in augmentation.sizes(SIZE):
+            for flip in augmentation.flips:
                 steps = [ResizeTransform(*SIZE, height, width), HFlipTransform(width) if flip else NoOpTransform()]
                 pixels = view(image, (height, width), flip).flip(0)
                 views.append({"image": pixels, "height": height, "width": width, "transforms": TransformList(steps)})
@@ -57,53 +57,53 @@ def given_views(image, recipe):
 @torch.no_grad()
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("kind", ["mask", "cascade", "gn"])
-def test_the_answer_is_that_of_detectron2(tmp_path, kind, flip):
+def test_detections_equal_those_of_detectron2(tmp_path, kind, flip):
     from detectron2.modeling import GeneralizedRCNNWithTTA
 
     detector, image = build(tmp_path, kind), photo(*SIZE)
-    recipe = Recipe((64, 96, 128), 400, flip)
-    theirs = GeneralizedRCNNWithTTA(
-        config(tmp_path, kind), detector.model, given_views(image, recipe), len(recipe.flips)
+    augmentation = Augmentation((64, 96, 128), 400, flip)
+    reference = GeneralizedRCNNWithTTA(
+        config(tmp_path, kind), detector.model, view_mapper(image, augmentation), len(augmentation.flips)
     )
-    (answer,) = theirs([{"image": image.flip(0), "height": SIZE[0], "width": SIZE[1]}])
-    expected, found = answer["instances"], detect_augmented(detector, image, recipe)
-    assert len(found["boxes"]) == len(expected) == 9
-    assert torch.equal(found["labels"], expected.pred_classes + 1)
-    torch.testing.assert_close(found["boxes"], expected.pred_boxes.tensor, rtol=0, atol=1e-3)
-    torch.testing.assert_close(found["scores"], expected.scores, rtol=0, atol=1e-5)
-    masks = detector.paste_masks(found["mask_probs"], found["boxes"], SIZE)
+    (output,) = reference([{"image": image.flip(0), "height": SIZE[0], "width": SIZE[1]}])
+    expected, detection = output["instances"], detect_augmented(detector, image, augmentation)
+    assert len(detection["boxes"]) == len(expected) == 9
+    assert torch.equal(detection["labels"], expected.pred_classes + 1)
+    torch.testing.assert_close(detection["boxes"], expected.pred_boxes.tensor, rtol=0, atol=1e-3)
+    torch.testing.assert_close(detection["scores"], expected.scores, rtol=0, atol=1e-5)
+    masks = detector.paste_masks(detection["mask_probs"], detection["boxes"], SIZE)
     assert (masks != expected.pred_masks).sum(dim=(1, 2)).max() <= 3  # border pixels
     assert masks.sum() > 1000
 
 
 @pytest.mark.parametrize("size_hw", [(480, 640), (640, 427), (101, 999), (333, 500)])
-def test_the_views_are_those_of_detectron2(tmp_path, size_hw):
+def test_views_equal_those_of_detectron2(tmp_path, size_hw):
     from detectron2.modeling.test_time_augmentation import DatasetMapperTTA
 
     small_preset(tmp_path, "mask")
-    given = {"image": torch.zeros(3, *size_hw, dtype=torch.uint8), "height": size_hw[0], "width": size_hw[1]}
-    shapes = [tuple(each["image"].shape[1:]) for each in DatasetMapperTTA(config(tmp_path, "mask"))(given)]
-    assert list(dict.fromkeys(shapes)) == Recipe().sizes(size_hw)
-    assert len(shapes) == 2 * len(Recipe().min_sizes)
+    record = {"image": torch.zeros(3, *size_hw, dtype=torch.uint8), "height": size_hw[0], "width": size_hw[1]}
+    shapes = [tuple(item["image"].shape[1:]) for item in DatasetMapperTTA(config(tmp_path, "mask"))(record)]
+    assert list(dict.fromkeys(shapes)) == Augmentation().sizes(size_hw)
+    assert len(shapes) == 2 * len(Augmentation().min_sizes)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", list(ZOO))
-def test_one_view_of_the_usual_size_is_plain_detection(tmp_path, kind):
+def test_one_view_of_the_test_size_equals_plain_detection(tmp_path, kind):
     detector, image = build(tmp_path, kind), photo(*SIZE)
-    seen = resize_for(detector.input, image)
-    expected = to_original(detector.detect([seen])[0], tuple(seen.shape[1:]), SIZE)
-    found = detect_augmented(detector, image, Recipe((96,), detector.input.max_size, flip=False))
-    assert found.keys() == expected.keys()
-    assert ("mask_probs" in found) == (kind != "retinanet")
-    assert len(found["boxes"]) == 9
+    resized = resize_for(detector.input, image)
+    expected = to_original(detector.detect([resized])[0], tuple(resized.shape[1:]), SIZE)
+    detection = detect_augmented(detector, image, Augmentation((96,), detector.input.max_size, flip=False))
+    assert detection.keys() == expected.keys()
+    assert ("mask_probs" in detection) == (kind != "retinanet")
+    assert len(detection["boxes"]) == 9
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-3 if key == "boxes" else 1e-4)
+        torch.testing.assert_close(detection[key], value, rtol=0, atol=1e-3 if key == "boxes" else 1e-4)
 
 
 @pytest.mark.parametrize("kind", ["mask", "retinanet"])
-def test_nothing_found_is_an_empty_answer(tmp_path, kind):
+def test_no_detections_are_empty_tensors(tmp_path, kind):
     preset = small_preset(tmp_path, kind, "detector.score_threshold=1.0")
-    found = detect_augmented(build_detector(preset, 3).eval(), photo(), Recipe((64, 96)))
-    assert {len(value) for value in found.values()} == {0}
-    assert kind == "retinanet" or found["mask_probs"].shape == (0, 28, 28)
+    detection = detect_augmented(build_detector(preset, 3).eval(), photo(), Augmentation((64, 96)))
+    assert {len(value) for value in detection.values()} == {0}
+    assert kind == "retinanet" or detection["mask_probs"].shape == (0, 28, 28)
