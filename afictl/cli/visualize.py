@@ -66,13 +66,13 @@ def detections(
     detectors = sources.load_weights(weights, source, threshold, partial)
     pictures = sources.select_pictures(source, None if only_different else limit)
     if only_different:
-        searched = len(pictures)
+        num_searched = len(pictures)
         with show_progress(Console(soft_wrap=True), "searched") as progress:
             pictures = rank_pictures(detectors, pictures, threshold, limit, progress)
         for picture in pictures:
             typer.echo(picture.title)
         if not pictures:
-            raise UserError(f"no difference in {searched} images at --threshold {threshold}: nothing is drawn")
+            raise UserError(f"no difference in {num_searched} images at --threshold {threshold}: nothing is drawn")
     figures = side_by_side_figures(detectors, pictures, threshold)
     sources.write(figures, folder, "detections", form, "Detections", len(pictures))
 
@@ -149,11 +149,13 @@ def gradcam(
     detectors = sources.load_weights(weights, source, threshold, partial)
     pictures = sources.select_pictures(source, sources.default_limit(source, limit))
     figures = gradcam_figures(detectors, pictures, threshold)
-    drawn = sources.write(figures, folder, "gradcam", form, "Grad-CAM", len(pictures))
-    if not drawn:
+    num_figures = sources.write(figures, folder, "gradcam", form, "Grad-CAM", len(pictures))
+    if not num_figures:
         raise UserError(f"no detection from {threshold} on in {len(pictures)} images, and no object: nothing is drawn")
-    if drawn < len(pictures):
-        typer.echo(f"{len(pictures) - drawn} without a detection from {threshold} on: lower --threshold to draw them")
+    if num_figures < len(pictures):
+        typer.echo(
+            f"{len(pictures) - num_figures} without a detection from {threshold} on: lower --threshold to draw them"
+        )
 
 
 @app.command()

@@ -76,14 +76,14 @@ def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Se
         classes: class names in label order.
     """
     colors = class_colors([label for _, _, detection in pictures for label in detection["labels"].tolist()])
-    drawn = [
+    images = [
         _draw(image, detection, classes, colors, len(detection["boxes"]) > _MAX_LARGE_LABELS)
         for _, image, detection in pictures
     ]
-    size = max(image.width for image in drawn), max(image.height for image in drawn)
+    size = max(image.width for image in images), max(image.height for image in images)
     panels = [
         Panel(ImageOps.pad(image, size, color=PAPER), title, _count(detection))
-        for image, (title, _, detection) in zip(drawn, pictures, strict=True)
+        for image, (title, _, detection) in zip(images, pictures, strict=True)
     ]
     return Figure("", panels, legend=[(classes[label - 1], color) for label, color in colors.items()]).draw()
 

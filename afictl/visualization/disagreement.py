@@ -86,15 +86,17 @@ def count_missing(
     boxes, labels, scores = (np.concatenate(field) for field in zip(*methods, strict=True))
     method_index = np.repeat(np.arange(len(methods)), [len(detections.scores) for detections in methods])
     candidates = scores >= threshold * _PARTNER_FRACTION
-    drawn = scores >= threshold
+    above_threshold = scores >= threshold
     counts = np.zeros(len(scores), dtype=np.int64)
-    for label in np.unique(labels[drawn]):
+    for label in np.unique(labels[above_threshold]):
         same_label = labels == label
-        partners = _pairwise_iou(boxes[drawn & same_label], boxes[candidates & same_label]) >= _MIN_IOU
+        partners = _pairwise_iou(boxes[above_threshold & same_label], boxes[candidates & same_label]) >= _MIN_IOU
         columns = method_index[candidates & same_label]
         has_partner = [partners[:, columns == method].any(axis=1) for method in range(len(methods))]
-        num_methods = sum(label in known for known in method_labels) if method_labels else len(methods)
-        counts[drawn & same_label] = num_methods - np.sum(has_partner, axis=0)  # a detection is its own partner
+        num_methods = sum(label in class_labels for class_labels in method_labels) if method_labels else len(methods)
+        counts[above_threshold & same_label] = num_methods - np.sum(
+            has_partner, axis=0
+        )  # a detection is its own partner
     return np.split(counts, np.cumsum([len(detections.scores) for detections in methods])[:-1])
 
 

@@ -67,13 +67,15 @@ def select_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
     Raises:
         UserError: the guide has no such level, or it is named twice.
     """
-    known = list(guide.neck.strides)
+    guide_levels = list(guide.neck.strides)
     for level in levels:
-        if level not in known:
-            raise UserError(f"--levels {level or repr(level)}: the guide has no such level{did_you_mean(level, known)}")
+        if level not in guide_levels:
+            raise UserError(
+                f"--levels {level or repr(level)}: the guide has no such level{did_you_mean(level, guide_levels)}"
+            )
         if levels.count(level) > 1:
             raise UserError(f"--levels: {level} is named twice")
-    return [level for level in known if level in levels or not levels]
+    return [level for level in guide_levels if level in levels or not levels]
 
 
 def _explain_finer_maps(interpolators: Mapping[str, nn.Module], levels_without_fine: Sequence[str]) -> str:

@@ -105,7 +105,7 @@ def explain(
         logits = model.class_logits(batch.tensor)
     level = level or max(logits, key=lambda name: float(logits[name].max()))
     if level not in logits:
-        raise UserError(f"the box lies on {'/'.join(logits)} of this detector, not on {level}")
+        raise UserError(f"the box belongs to {'/'.join(logits)} of this detector, not on {level}")
     gradcam = LayerGradCam(model, model.levels[level])
     values = gradcam.attribute(batch.tensor, additional_forward_args=(level,), relu_attributions=True)
     resized_map: Any = LayerAttribution.interpolate(
@@ -164,7 +164,7 @@ def _figure(detectors: NamedDetectors, picture: Picture, image: Tensor, target: 
     stride = next(iter(detectors.detectors.values())).detector.neck.strides[level]
     text = (
         f"Positions of the map {level} (stride {stride}) that raise the class logit of the box. Box, level and colour "
-        "scale are the same for all; the logit is each head's for the class there."
+        "scale are the same for all; each panel has the mean logit of the class there."
     )
     strip = scale_strip(text_size(small.size), highest, "Grad-CAM")
     return Figure(f"{picture.name}-gradcam", panels, title, text, strip=strip)

@@ -62,16 +62,16 @@ def line_styles(names: Collection[str]) -> list[tuple[str, LineStyle]]:
     """Line style of each run: colour and marker by method, dashes by seed for names ``METHOD/seedN``."""
     palette = [rgb_fractions(color) for color in LINE_COLORS]
     seed_counts: dict[str, int] = {}
-    look_indices: dict[tuple[str, int], int] = {}
+    style_indices: dict[tuple[str, int], int] = {}
     styles = []
     for name in names:
         match = _SEED_NAME.fullmatch(name)
         method = match[1] if match else name
         seed = seed_counts[method] = seed_counts.get(method, -1) + 1
-        look = look_indices.setdefault((method, seed // len(_DASHES)), len(look_indices))
+        index = style_indices.setdefault((method, seed // len(_DASHES)), len(style_indices))
         style = {
-            "color": palette[look % len(palette)],
-            "marker": MARKERS[look // len(palette) % len(MARKERS)],
+            "color": palette[index % len(palette)],
+            "marker": MARKERS[index // len(palette) % len(MARKERS)],
             "markersize": 4,
             "linestyle": _DASHES[seed % len(_DASHES)],
             "linewidth": 1.6,
@@ -82,6 +82,6 @@ def line_styles(names: Collection[str]) -> list[tuple[str, LineStyle]]:
 
 def repeated_style_warning(names: Collection[str]) -> str:
     """A sentence on the number of runs that share a line style; empty where all differ."""
-    looks = [tuple(style.values()) for _, style in line_styles(names)]
-    repeated = sum(looks.count(look) > 1 for look in looks)
-    return f"Too many runs to tell apart: {repeated} of {len(looks)} are drawn like another one" if repeated else ""
+    styles = [tuple(style.values()) for _, style in line_styles(names)]
+    repeated = sum(styles.count(style) > 1 for style in styles)
+    return f"Too many runs to tell apart: {repeated} of {len(styles)} are drawn like another one" if repeated else ""

@@ -122,8 +122,8 @@ def mark_unshared(
     result = {}
     for (name, detection), missing in zip(detections.items(), counts, strict=True):
         unshared = {"unshared": torch.from_numpy(missing > 0)} if len(detections) > 1 else {}
-        drawn = detection["scores"] >= threshold
-        result[name] = {key: values[drawn] for key, values in {**detection, **unshared}.items()}
+        above_threshold = detection["scores"] >= threshold
+        result[name] = {key: values[above_threshold] for key, values in {**detection, **unshared}.items()}
     return result
 
 

@@ -37,22 +37,22 @@ def test_other_warnings_are_not_suppressed():
         warnings.warn("something else", stacklevel=1)
 
 
-def looks(names):
+def style_values(names):
     return [tuple(style.values()) for _, style in line_styles(dict.fromkeys(names))]
 
 
 @pytest.mark.parametrize("count", [11, 36])
 def test_line_styles_of_many_runs_differ(count):
-    assert len(set(looks(f"run {k}" for k in range(count)))) == count
+    assert len(set(style_values(f"run {k}" for k in range(count)))) == count
 
 
 def test_seeds_of_a_method_share_colour_and_marker_and_differ_in_dashes():
     names = [f"method {k}/seed{seed}" for k in range(12) for seed in range(6)]
     styles = dict(line_styles(dict.fromkeys(names)))
-    assert len(set(looks(names))) == len(names)
+    assert len(set(style_values(names))) == len(names)
     for k in range(12):
         looks_of_method = {
             (styles[f"method {k}/seed{s}"]["color"], styles[f"method {k}/seed{s}"]["marker"]) for s in range(6)
         }
         assert len(looks_of_method) == 1
-    assert len(set(looks(f"one/seed{k}" for k in range(40)))) == 40
+    assert len(set(style_values(f"one/seed{k}" for k in range(40)))) == 40

@@ -75,7 +75,7 @@ def plot_accuracy_against_costs(
 ) -> list[tuple[str, list[tuple[str, dict[str, ScatterPlot]]]]]:
     """For each cost its title, and for each kind of AP the plots by width; empty without a method that has both."""
     costs = []
-    # Parameters are the last choice: they say least about speed.
+    # Parameters are the last choice: their number is a poor measure of speed.
     for column in sorted(COST_COLUMNS, key=lambda column: column.key == "parameters"):
         plots = []
         for kind in comparison.kinds if column.inference else ():

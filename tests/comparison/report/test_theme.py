@@ -17,7 +17,7 @@ def test_every_colour_has_enough_contrast(background):
 
 
 def test_thirty_methods_differ_in_more_than_colour():
-    looks = [(color_class(k), marker_path(k)) for k in range(31)]
-    assert len(set(looks)) == 31
+    appearances = [(color_class(k), marker_path(k)) for k in range(31)]
+    assert len(set(appearances)) == 31
     lines = [(color_class(k), dash_pattern(k)) for k in range(19)]
     assert len(set(lines)) == 19
