@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import Tensor
 
 from afictl.data.transforms import resize_for
 from afictl.detectors import Detector
 from afictl.errors import UserError, did_you_mean
+from afictl.interpolators import Interpolator
 from afictl.visualization.colormaps import component_colors, heat_colors, scale_bar
 from afictl.visualization.figure import Figure, Panel
-from afictl.visualization.level_features import LevelFeatures, enlarge_levels, needs_fine
+from afictl.visualization.level_features import LevelFeatures, enlarge_levels
 from afictl.visualization.palette import MUTED, PAPER
 from afictl.visualization.pictures import Picture
 from afictl.visualization.principal_components import PrincipalComponents
@@ -34,7 +35,7 @@ _LEARNED = (
 
 
 def feature_figures(
-    guide: Detector, interpolators: Mapping[str, nn.Module], pictures: Sequence[Picture], levels: Sequence[str] = ()
+    guide: Detector, interpolators: Mapping[str, Interpolator], pictures: Sequence[Picture], levels: Sequence[str] = ()
 ) -> Iterator[Figure]:
     """Yield a figure of each image: two rows of panels a level, features above and their errors below.
 
@@ -53,7 +54,7 @@ def feature_figures(
         if module.channels != guide.neck.channels:
             raise UserError(f"{name} has {module.channels} channels, the guide has {guide.neck.channels}")
         module.to(next(guide.parameters()).device).eval()
-    learned = any(True for module in interpolators.values() for _ in module.parameters())
+    learned = any(module.learned for module in interpolators.values())
     for picture in pictures:
         panels, levels_without_fine = _panels(guide, interpolators, picture.read(), selection)
         text = _TEXT + (_LEARNED if learned else "") + _explain_finer_maps(interpolators, levels_without_fine)
@@ -78,9 +79,9 @@ def select_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
     return [level for level in guide_levels if level in levels or not levels]
 
 
-def _explain_finer_maps(interpolators: Mapping[str, nn.Module], levels_without_fine: Sequence[str]) -> str:
+def _explain_finer_maps(interpolators: Mapping[str, Interpolator], levels_without_fine: Sequence[str]) -> str:
     """A sentence on the interpolators that need a finer map and the levels without one; empty without such."""
-    names = [name for name, module in interpolators.items() if needs_fine(module)]
+    names = [name for name, module in interpolators.items() if module.needs_fine]
     if not names:
         return ""
     exception = ""
@@ -90,7 +91,7 @@ def _explain_finer_maps(interpolators: Mapping[str, nn.Module], levels_without_f
 
 
 def _panels(
-    guide: Detector, interpolators: Mapping[str, nn.Module], image: Tensor, levels: Sequence[str]
+    guide: Detector, interpolators: Mapping[str, Interpolator], image: Tensor, levels: Sequence[str]
 ) -> tuple[list[Panel], list[str]]:
     """The panels of all levels that an interpolator enlarges, and the levels without a finer map that one needs.
 

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from afictl.data.transforms import half_size, resize_for, to_float, view
 from afictl.detectors import Detector
+from afictl.interpolators import Interpolator
 from afictl.training.adversarial import Pair, extent, sizes_of
 from afictl.training.feature_distance import enlarged_pairs, position_distance
-
-_NEEDS_FINE = ("fade", "sapa")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class LevelFeatures:
 
 @torch.no_grad()
 def enlarge_levels(
-    guide: Detector, interpolators: Mapping[str, nn.Module], image: Tensor, levels: Sequence[str]
+    guide: Detector, interpolators: Mapping[str, Interpolator], image: Tensor, levels: Sequence[str]
 ) -> Iterator[LevelFeatures]:
     """Enlarge the guide's features of ``image``, uint8 (3, H, W) RGB, level by level."""
     device = next(guide.parameters()).device
@@ -53,7 +52,7 @@ def enlarge_levels(
         pairs = {
             name: enlarged_pairs(guide, {level: module(coarse[level], fine.get(level))}, real, [full], [half])[level]
             for name, module in interpolators.items()
-            if level in fine or not needs_fine(module)
+            if level in fine or not module.needs_fine
         }
         stride = guide.neck.strides[level]
         ends = zip(extent(sizes_of([half]), stride, times=2)[0], extent(sizes_of([full]), stride)[0], strict=True)
@@ -83,11 +82,6 @@ def pyramid_and_fine(guide: Detector, image: Tensor) -> tuple[dict[str, Tensor],
     finest = min(levels)
     padded_width = pyramid[levels[finest]].shape[-1] * finest  # of which every map has exactly its fraction
     return pyramid, {levels[2 * padded_width // fine.shape[-1]]: fine for fine in fine_maps}
-
-
-def needs_fine(module: nn.Module) -> bool:
-    """Whether an interpolator requires the finer map."""
-    return module.kind in _NEEDS_FINE
 
 
 def _level_features(

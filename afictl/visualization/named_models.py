@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from afictl.data import Dataset
 from afictl.data.transforms import resize_for
 from afictl.detectors import Detector, to_original
 from afictl.evaluation.category_matching import match_categories
-from afictl.interpolators import interpolator_kinds
+from afictl.interpolators import Interpolator, interpolator_kinds
 from afictl.training.initial_weights import resolve_interpolator
 from afictl.visualization.pictures import Picture, unique_names
 from afictl.weights import LoadedDetector, load_detector
@@ -81,7 +81,7 @@ def load_named_detectors(
     return NamedDetectors(detectors, tuple(classes))
 
 
-def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequence[Path]) -> dict[str, nn.Module]:
+def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequence[Path]) -> dict[str, Interpolator]:
     """Interpolators by the title of their panel, on the CPU.
 
     Args:
@@ -95,7 +95,7 @@ def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequen
     """
     kinds = interpolator_kinds()
     paths = iter(run_names([*(Path(source) for source in sources if source not in kinds), *weights]))
-    interpolators: list[tuple[str, nn.Module]] = []
+    interpolators: list[tuple[str, Interpolator]] = []
     for source in sources:
         module = resolve_interpolator(guide.preset, source, seed=0)[1]
         interpolators.append((_kind_name(module) if source in kinds else _run_name(next(paths), module), module))
@@ -134,11 +134,10 @@ def _shortest_suffix(tail: tuple[str, ...], other_tails: Sequence[tuple[str, ...
     return "/".join(tail[-length:])
 
 
-def _kind_name(module: nn.Module) -> str:
-    return f"{module.kind} (untrained)" if any(True for _ in module.parameters()) else str(module.kind)
+def _kind_name(module: Interpolator) -> str:
+    return f"{module.kind} (untrained)" if module.learned else module.kind
 
 
-def _run_name(run: str, module: nn.Module) -> str:
+def _run_name(run: str, module: Interpolator) -> str:
     """The run with the kind of its interpolator, unless its name contains the kind."""
-    kind = str(module.kind)
-    return run if kind in run else f"{run} ({kind})"
+    return run if module.kind in run else f"{run} ({module.kind})"
