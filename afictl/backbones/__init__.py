@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import timm
 from timm.models import is_model_in_modules
 
-from afictl.backbones.backbone import LEVELS, Backbone
+from afictl.backbones.backbone import LEVELS, Backbone, FeatureExtractor
 from afictl.backbones.pretrained import load_pretrained
 from afictl.backbones.resnet import ResNet
 from afictl.backbones.swin import Swin
 from afictl.errors import UserError, did_you_mean
 from afictl.presets import BackboneConfig
 
-__all__ = ["Backbone", "build_backbone", "load_pretrained"]
+__all__ = ["Backbone", "FeatureExtractor", "build_backbone", "load_pretrained"]
 
 _FAMILIES: dict[str, type[ResNet] | type[Swin]] = {"resnet": ResNet, "resnest": ResNet, "swin_transformer": Swin}
 """timm's module of a network -> the class of ours."""

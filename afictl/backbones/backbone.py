@@ -6,8 +6,8 @@ Shapes: N images, H x W pixels. Stages are counted as detectron2 does: the stem 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import timm
 from timm.models import FeatureListNet, get_pretrained_cfg
@@ -22,6 +22,30 @@ LEVELS = ("res2", "res3", "res4", "res5")
 _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 # Arguments of timm's models that concern their classifier, or that the backbone itself sets.
 _NOT_OPTIONS = {"in_chans", "num_classes", "global_pool", "drop_rate", "device", "dtype", "output_stride"}
+
+
+class FeatureExtractor(Protocol):
+    """The contract of a backbone; besides ``Backbone``, views of other libraries' networks fulfil it."""
+
+    name: str
+    """timm's name of the network, perhaps with the tag of its weights."""
+    channels: dict[str, int]
+    """Channels of each level, finest first."""
+    strides: dict[str, int]
+    """Pixels a position of each level."""
+
+    @property
+    def net(self) -> nn.Module:
+        """The network without its classifier."""
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images (N, 3, H, W) -> ``res{i}`` (N, channels, H / 2^i, W / 2^i), rounded up."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the network."""
+
+    def plain_to_net(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of timm's classifier of this name under the names in ``net``, without the classifier."""
 
 
 class Backbone(nn.Module):

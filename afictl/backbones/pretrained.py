@@ -10,7 +10,7 @@ from typing import Any
 from timm.models import get_pretrained_cfg
 from torch import Tensor
 
-from afictl.backbones.backbone import Backbone
+from afictl.backbones.backbone import FeatureExtractor
 from afictl.errors import UserError, one_line
 from afictl.tensor_files import read_tensors
 
@@ -18,7 +18,7 @@ _FILE = "model.safetensors"
 _PATIENCE_S = 10.0
 
 
-def load_pretrained(backbone: Backbone) -> None:
+def load_pretrained(backbone: FeatureExtractor) -> None:
     """Load the ImageNet weights that timm lists under the backbone's name, downloading them on first use.
 
     Raises:
@@ -34,7 +34,7 @@ def load_pretrained(backbone: Backbone) -> None:
     backbone.net.load_state_dict(tensors, strict=False)
 
 
-def _require_strides(backbone: Backbone) -> None:
+def _require_strides(backbone: FeatureExtractor) -> None:
     """A ResNet that strides elsewhere takes the same tensors and computes something else."""
     blocks: list[Any] = [block for block in backbone.net.modules() if hasattr(block, "conv3")]
     if any(tuple(block.conv1.stride) != (1, 1) for block in blocks):
@@ -42,7 +42,7 @@ def _require_strides(backbone: Backbone) -> None:
         raise _failure(backbone.name, reason)
 
 
-def _require_fit(backbone: Backbone, tensors: Mapping[str, Tensor], repository: str) -> None:
+def _require_fit(backbone: FeatureExtractor, tensors: Mapping[str, Tensor], repository: str) -> None:
     for name, own in backbone.net.state_dict().items():
         if name.endswith("num_batches_tracked"):  # old files lack it, and nothing reads it
             continue

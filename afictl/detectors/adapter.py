@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from afictl.detectors.detector import Detector
@@ -43,3 +45,12 @@ class AdaptedDetector(Detector):
     def class_layers(self) -> tuple[str, ...]:
         """Prefixes of the names of the tensors in the state dict whose shapes depend on the classes."""
         return tuple(f"model.{prefix}" for prefix in self.head.class_layers)
+
+
+def changed_settings(preset: Preset, fixed: Preset) -> Iterator[tuple[str, object, object]]:
+    """Settings of the architecture in ``preset`` that differ from ``fixed``: dotted key, value in ``fixed``, value."""
+    for section in ("backbone", "neck", "detector"):
+        values, expected = (getattr(source, section).model_dump() for source in (preset, fixed))
+        for key, value in values.items():  # the kind of a section is its first key
+            if value != expected.get(key):
+                yield f"{section}.{key}", expected.get(key), value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from afictl.backbones import FeatureExtractor
 from afictl.detectors.detector import Detector
 from afictl.detectors.head import FeatureMaps, HeadWithParts
+from afictl.necks import Neck
 
 _Output = TypeVar("_Output")
 
@@ -66,12 +68,12 @@ def model_cost(detector: Detector, image_hw: tuple[int, int]) -> list[PartCost]:
         features, backbone = _count(lambda: model.backbone(batch.tensor))
         pyramid, neck, interpolator = _count_neck(model.neck, features)
         head = [(part, _count(part.run)[1]) for part in model.head.parts(pyramid)]
-    interpolator_parameters = _parameters([model.neck.interpolator])
+    interpolator_parameters = _count_parameters(model.neck.interpolator)
     return [
-        PartCost("backbone", "", _parameters([model.backbone]), backbone),
-        PartCost("neck", "", _parameters([model.neck]) - interpolator_parameters, neck),
+        PartCost("backbone", "", _count_parameters(model.backbone), backbone),
+        PartCost("neck", "", _count_parameters(model.neck) - interpolator_parameters, neck),
         PartCost("interpolator", "", interpolator_parameters, interpolator),
-        *(PartCost(part.name, part.workload, _parameters(part.modules), count) for part, count in head),
+        *(PartCost(part.name, part.workload, _count_parameters(*part.modules), count) for part, count in head),
     ]
 
 
@@ -101,7 +103,7 @@ def _count(run: Callable[[], _Output], formulas: Mapping[Any, Callable[..., int]
     return output, counter.get_total_flops() // 2  # torch counts a multiply-add as two
 
 
-def _count_neck(neck: Any, features: FeatureMaps) -> tuple[FeatureMaps, int, int]:
+def _count_neck(neck: Neck, features: FeatureMaps) -> tuple[FeatureMaps, int, int]:
     """The pyramid, and the multiply-adds of the neck without its interpolator and of all calls of the interpolator."""
     calls: list[tuple[Tensor, ...]] = []
     hook = neck.interpolator.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
@@ -112,5 +114,5 @@ def _count_neck(neck: Any, features: FeatureMaps) -> tuple[FeatureMaps, int, int
     return pyramid, total - counted, interpolator
 
 
-def _parameters(modules: Iterable[nn.Module]) -> int:
+def _count_parameters(*modules: nn.Module | FeatureExtractor | Neck) -> int:
     return sum(value.numel() for module in modules for value in module.parameters())

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from afictl.backbones import FeatureExtractor
 from afictl.detectors.head import Detections, FeatureMaps, Head, HeadWithMasks, ImageBatch, Losses, Target
 from afictl.detectors.masks import paste_masks
 from afictl.detectors.targets import check_targets
+from afictl.necks import Neck
 from afictl.presets import Preset
 
 
@@ -31,7 +32,7 @@ class Detector(nn.Module):
     Args:
         preset: what the parts were built from; ``preset.input`` holds mean and standard deviation.
         backbone: (N, 3, H, W) -> ``res2..res5``.
-        neck: ``res2..res5`` -> pyramid; has ``interpolator``, ``strides`` and ``size_divisor``.
+        neck: ``res2..res5`` -> pyramid.
         head: a ``HeadWithMasks`` where ``preset.detector.masks`` is true.
         num_classes: K.
     """
@@ -39,13 +40,13 @@ class Detector(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, preset: Preset, backbone: Any, neck: Any, head: Head, num_classes: int) -> None:
+    def __init__(self, preset: Preset, backbone: FeatureExtractor, neck: Neck, head: Head, num_classes: int) -> None:
         super().__init__()
         self.preset = preset
         self.input = preset.input
         self.num_classes = num_classes
-        self.backbone: Any = backbone
-        self.neck: Any = neck
+        self.backbone = backbone
+        self.neck = neck
         self.head = head
         for name, values in (("pixel_mean", self.input.mean), ("pixel_std", self.input.std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)

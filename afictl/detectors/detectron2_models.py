@@ -9,8 +9,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-import afictl.integrations.detectron2  # noqa: F401  # its backbones may be named in a configuration
-from afictl.detectors.adapter import AdaptedDetector
+import afictl.integrations.detectron2  # noqa: F401  # registers backbones that a configuration may name
+from afictl.detectors.adapter import AdaptedDetector, changed_settings
 from afictl.detectors.detectron2_parts import BottomUpView, Detectron2DenseHead, Detectron2RegionHead, PyramidView
 from afictl.errors import UserError, one_line
 from afictl.integrations import substitute_interpolator
@@ -20,7 +20,8 @@ from afictl.presets.architecture import Detectron2Config
 from afictl.presets.detectron2_configs import read_config
 from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, changeable, model_values
 
-_ALWAYS = {"backbone.name", "backbone.pretrained", "detector.source", "detector.anchor_sizes"}
+_CHANGEABLE = {"backbone.name", "backbone.pretrained", "detector.source", "detector.anchor_sizes"}
+"""Settings that every preset may change, beside those of the configuration."""
 
 
 def detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpolator) -> AdaptedDetector:
@@ -36,7 +37,7 @@ def detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpol
     config = preset.detector
     assert isinstance(config, Detectron2Config)
     cfg = read_config(config.source)
-    _require_possible(preset, config.source, cfg)
+    _require_supported(preset, config.source, cfg)
     _apply(preset, config.anchor_sizes, cfg, num_classes)
     model = _build(cfg, preset.name)
     num_upsamplers = substitute_interpolator(model, interpolator)
@@ -59,35 +60,31 @@ def _build(cfg: CfgNode, name: str) -> Any:
         raise UserError(f"{name}: detectron2 cannot build it: {type(error).__name__}: {reason:.200}") from error
 
 
-def _require_possible(preset: Preset, source: str, cfg: CfgNode) -> None:
-    """Refuse what would silently be ignored: a setting that differs from the configuration's and does not reach it."""
-    fixed = Preset.model_validate({"name": "", **model_values(source)}).model_dump()
-    for section in ("backbone", "neck", "detector"):
-        for key, value in getattr(preset, section).model_dump().items():
-            name = f"{section}.{key}"
-            expected = fixed[section].get(key)
-            if value != expected and name not in _ALWAYS and name not in changeable(cfg):
-                raise UserError(
-                    f"{preset.name}: {name} is {expected!r} in the configuration and cannot be {value!r} "
-                    "here; change it in a YAML file of your own"
-                )
+def _require_supported(preset: Preset, source: str, cfg: CfgNode) -> None:
+    """Refuse a setting that differs from the configuration's and would be ignored."""
+    fixed = Preset.model_validate({"name": "", **model_values(source)})
+    for name, expected, value in changed_settings(preset, fixed):
+        if name not in _CHANGEABLE and name not in changeable(cfg):
+            raise UserError(
+                f"{preset.name}: {name} is {expected!r} in the configuration and cannot be {value!r} here; "
+                "change it in a YAML file of your own"
+            )
 
 
 def _apply(preset: Preset, sizes: Sequence[float], cfg: CfgNode, num_classes: int) -> None:
-    """Put what the preset may change into ``cfg``, and what afictl does its own way."""
+    """Set the changeable values of ``preset`` in ``cfg``, the anchor ``sizes``, the classes and afictl's defaults."""
     values = preset.model_dump()
     changes: dict[str, Any] = {}
-    for ours, theirs in changeable(cfg).items():
-        section, key = ours.split(".")
-        changes[theirs] = values[section][key]
-    before = anchor_sizes(cfg)
-    factors = [ours / theirs for ours, theirs in zip(sizes, before, strict=True)]
+    for name, cfg_key in changeable(cfg).items():
+        section, key = name.split(".")
+        changes[cfg_key] = values[section][key]
+    factors = [size / before for size, before in zip(sizes, anchor_sizes(cfg), strict=True)]
     scaled = [[size * factor for size in level] for level, factor in zip(anchor_lists(cfg), factors, strict=False)]
     changes |= {
         "MODEL.ANCHOR_GENERATOR.SIZES": scaled,
         "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,
         "MODEL.RETINANET.NUM_CLASSES": num_classes,
-        "MODEL.AFICTL.INTERPOLATOR": "nearest",  # the preset's takes its place
+        "MODEL.AFICTL.INTERPOLATOR": "nearest",  # replaced by the preset's
         "MODEL.DEVICE": str(torch.get_default_device()),
         "VIS_PERIOD": 0,
     }

@@ -1,7 +1,7 @@
 """torchvision's detection models with a ResNet-50 and a feature pyramid, built by torchvision's own functions.
 
-Source: torchvision.models.detection. Their numbers are in ``presets/torchvision``. A preset that changes a number which
-the model takes (sizes of anchors, sampling, thresholds) changes it in the model; any other change is refused.
+Source: torchvision.models.detection. Their numbers are in ``presets/torchvision``. A preset may change
+arguments of the model (sizes of anchors, sampling, thresholds); any other change is refused.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Any
 from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops.poolers import initLevelMapper
 
 from afictl.backbones.norms import freeze_batch_norm
-from afictl.detectors.adapter import AdaptedDetector
+from afictl.detectors.adapter import AdaptedDetector, changed_settings
 from afictl.detectors.torchvision_parts import (
     FPNView,
     ResNetView,
@@ -29,7 +30,7 @@ from afictl.presets import BackboneConfig, Preset, load_preset
 from afictl.presets.architecture import AnchorConfig, TorchvisionConfig
 
 _STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
-"""Parts of the body that ``frozen_stages`` counts."""
+"""Modules of the network's stages, in the order of ``frozen_stages``."""
 
 _REGION_ARGUMENTS = {
     "rpn_batch": "rpn_batch_size_per_image",
@@ -42,7 +43,7 @@ _REGION_ARGUMENTS = {
     "nms_threshold": "box_nms_thresh",
     "max_detections": "box_detections_per_img",
 }
-"""Keys of ``detector`` and torchvision's names for them in its two-stage models."""
+"""Keys of ``detector`` and the names of the arguments in torchvision's two-stage models."""
 
 _DENSE_ARGUMENTS = {
     "candidates": "topk_candidates",
@@ -50,15 +51,10 @@ _DENSE_ARGUMENTS = {
     "nms_threshold": "nms_thresh",
     "max_detections": "detections_per_img",
 }
-"""Keys of ``detector`` and torchvision's names for them in RetinaNet and FCOS."""
+"""Keys of ``detector`` and the names of the arguments in torchvision's RetinaNet and FCOS."""
 
-_CHANGEABLE = {
-    "backbone": {"pretrained", "frozen_stages", "norm"},
-    # FCOS takes its size ranges from its anchors; what halves the anchors halves the ranges beside them.
-    "detector": {"anchor_sizes"},
-    "neck": set[str](),
-}
-"""Keys that every model takes, beside its arguments."""
+_CHANGEABLE = {"backbone.pretrained", "backbone.frozen_stages", "backbone.norm", "detector.anchor_sizes"}
+"""Keys that every preset may change, beside the model's arguments."""
 
 
 def torchvision_detector(preset: Preset, num_classes: int, interpolator: Interpolator) -> AdaptedDetector:
@@ -74,12 +70,12 @@ def torchvision_detector(preset: Preset, num_classes: int, interpolator: Interpo
     assert isinstance(config, TorchvisionConfig)
     dense = config.source.startswith(("retinanet", "fcos"))
     arguments = _DENSE_ARGUMENTS if dense else _REGION_ARGUMENTS
-    _require_possible(preset, config.source, {*arguments})
+    _require_supported(preset, config.source, {*arguments})
     model: Any = getattr(detection, config.source)(
         weights=None,
         weights_backbone=None,
         num_classes=1 + num_classes,
-        **{theirs: getattr(config, ours) for ours, theirs in arguments.items()},
+        **{argument: getattr(config, key) for key, argument in arguments.items()},
     )
     (model if dense else model.rpn).anchor_generator = _anchors(config)
     if not dense:
@@ -92,42 +88,34 @@ def torchvision_detector(preset: Preset, num_classes: int, interpolator: Interpo
     return TorchvisionDetector(preset, model, backbone, neck, head, num_classes)
 
 
-def _require_possible(preset: Preset, source: str, arguments: set[str]) -> None:
-    """Refuse what would silently be ignored: a setting that differs from the model's and is none of its arguments."""
-    fixed = load_preset(f"torchvision:{source}")
-    architecture = fixed.backbone.name.split(".")[0]
-    for section, keys in _CHANGEABLE.items():
-        own, theirs = getattr(preset, section).model_dump(), getattr(fixed, section).model_dump()
-        for key in own:  # a section's kind comes first
-            if key in keys or (section == "detector" and key in arguments):
-                continue
-            tag_only = (section, key) == ("backbone", "name") and own[key].split(".")[0] == architecture
-            if own[key] != theirs[key] and not tag_only:
-                raise UserError(
-                    f"{preset.name}: {section}.{key} is {theirs[key]!r} in torchvision's {source} and cannot be "
-                    f"{own[key]!r}; take a preset of afictl for another architecture"
-                )
+def _require_supported(preset: Preset, source: str, arguments: set[str]) -> None:
+    """Refuse a setting that differs from the model's and would be ignored, for it is none of its arguments."""
+    changeable = _CHANGEABLE | {f"detector.{key}" for key in arguments}
+    for name, fixed, value in changed_settings(preset, load_preset(f"torchvision:{source}")):
+        tag_only = name == "backbone.name" and str(value).split(".")[0] == str(fixed).split(".")[0]
+        if name not in changeable and not tag_only:
+            raise UserError(
+                f"{preset.name}: {name} is {fixed!r} in torchvision's {source} and cannot be {value!r}; "
+                "use a preset of afictl for another architecture"
+            )
 
 
 def _anchors(config: AnchorConfig) -> AnchorGenerator:
-    """torchvision's anchors, whose further sizes of an octave are whole pixels."""
+    """torchvision's anchors, with the further sizes of an octave rounded down to whole pixels."""
     steps = [2 ** (i / config.anchors_per_octave) for i in range(1, config.anchors_per_octave)]
     sizes = tuple((size, *(int(size * step) for step in steps)) for size in config.anchor_sizes)
     return AnchorGenerator(sizes, (config.anchor_ratios,) * len(sizes))
 
 
-def _fix_scales(heads: Any) -> None:
-    """Tell the poolings their levels' scales, which torchvision guesses once for all from its first batch.
-
-    From a batch of images below 50 pixels it guesses wrong; otherwise it comes to these.
-    """
+def _fix_scales(heads: RoIHeads) -> None:
+    """Set the scales of levels, which torchvision infers from its first batch, wrongly from images below 50 pixels."""
     for pool in filter(None, (heads.box_roi_pool, heads.mask_roi_pool)):
         pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
         pool.map_levels = initLevelMapper(2, 5)
 
 
 def _freeze(body: nn.ModuleDict, config: BackboneConfig) -> None:
-    """As in our own backbones: frozen stages keep their statistics too, which torchvision's v2 models go on to move."""
+    """Freeze stages as in ``Backbone``, with their statistics, which torchvision's v2 models continue to update."""
     if config.norm == "frozen-batch":
         freeze_batch_norm(body)
     for name in (name for stage in _STAGES[: config.frozen_stages] for name in stage):

@@ -1,4 +1,4 @@
-"""Views of the parts of a model that another library built, with the interface of afictl's backbones and necks.
+"""Views of a model that another library built: its network as a ``FeatureExtractor``, its pyramid as a ``Neck``.
 
 A view is a plain object, not a module: the model's tensors stand once in the state dict, under the model's own names.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from afictl.detectors.head import FeatureMaps
+from afictl.interpolators import Interpolator
 
 
 class BackboneView(ABC):
-    """The bottom-up network of a model, with the interface of ``Backbone``.
+    """The bottom-up network of a model as a ``FeatureExtractor``.
 
     Args:
         name: timm's name of the network, whose ImageNet weights it can start from.
@@ -45,7 +47,7 @@ class BackboneView(ABC):
 
 
 class NeckView(ABC):
-    """The feature pyramid of a model, with the interface of afictl's necks.
+    """The feature pyramid of a model as a ``Neck``.
 
     Args:
         pyramid: the module that has the interpolator as its part ``interpolator``.
@@ -65,9 +67,9 @@ class NeckView(ABC):
         self.size_divisor = size_divisor
 
     @property
-    def interpolator(self) -> nn.Module:
+    def interpolator(self) -> Interpolator:
         """The interpolator that the model has now."""
-        return self._pyramid.get_submodule("interpolator")
+        return cast(Interpolator, self._pyramid.get_submodule("interpolator"))
 
     @abstractmethod
     def __call__(self, features: Mapping[str, Tensor]) -> FeatureMaps:

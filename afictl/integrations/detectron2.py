@@ -1,16 +1,16 @@
-"""Backbones with an interpolator inside, by name in any detectron2 configuration.
+"""Backbones with an interpolator, registered for detectron2 configurations.
 
 Importing this module registers ``build_afictl_resnet_fpn_backbone``, ``build_afictl_resnet_pafpn_backbone`` and
-``build_afictl_resnet_bifpn_backbone``. A training script for detectron2 needs the import and one line more::
+``build_afictl_resnet_bifpn_backbone``. A training script for detectron2 needs the import and one more line::
 
     import afictl.integrations.detectron2
 
     cfg.MODEL.BACKBONE.NAME = "build_afictl_resnet_fpn_backbone"
 
-and, for other than the defaults of ``add_afictl_config``, a call of that before its YAML file is merged. The bottom-up
-network is detectron2's ResNet, with all that ``cfg.MODEL.RESNETS`` and ``cfg.MODEL.BACKBONE`` say, so that its ImageNet
-weights load. Pyramids are p2..p6 where ``cfg.MODEL.FPN.IN_FEATURES`` begins with ``res2``, else p3..p7 with p6 from
-``res5``; the BiFPN's are p3..p7 always. With LazyConfig, ``LazyCall`` the classes ``InterpolatedFPN`` and
+and, for settings other than the defaults, a call of ``add_afictl_config`` before its YAML file is merged. The bottom-up
+network is detectron2's ResNet with the settings of ``cfg.MODEL.RESNETS`` and ``cfg.MODEL.BACKBONE``, so that its
+ImageNet weights load. Pyramids are p2..p6 where ``cfg.MODEL.FPN.IN_FEATURES`` begins with ``res2``, else p3..p7 with p6
+from ``res5``; the BiFPN's are p3..p7 always. With LazyConfig, ``LazyCall`` the classes ``InterpolatedFPN`` and
 ``NeckBackbone``.
 """
 
@@ -49,13 +49,13 @@ __all__ = [
     "build_afictl_resnet_pafpn_backbone",
 ]
 
-# detectron2's names of norms -> ours. Over several devices, SyncBN counts the batches of all.
+# detectron2's names of norms -> afictl's. SyncBN computes statistics over the batches of all devices.
 _NORMS = {"": "none", "BN": "batch", "SyncBN": "batch"}
 
 
 @BACKBONE_REGISTRY.register()
 def build_afictl_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> InterpolatedFPN:
-    """detectron2's ResNet and FPN with an interpolator; weights made for those load by name."""
+    """detectron2's ResNet and FPN with an interpolator; weights of these load by name."""
     bottom_up = build_resnet_backbone(cfg, input_shape)
     fpn = cfg.MODEL.FPN
     if _top(cfg) == "pool":
@@ -118,5 +118,5 @@ def _norm(cfg: CfgNode) -> str:
 
 
 def _top(cfg: CfgNode) -> str:
-    """Where the levels above p5 come from: as in detectron2's R-CNN, or as in its RetinaNet."""
+    """Source of the levels above p5: as in detectron2's R-CNN, or as in its RetinaNet."""
     return "pool" if "res2" in cfg.MODEL.FPN.IN_FEATURES else "res5"

@@ -1,6 +1,6 @@
-"""detectron2's backbones with a feature pyramid that has any interpolator inside; imported only beside detectron2.
+"""detectron2's backbones with a feature pyramid that has an interpolator; requires detectron2.
 
-Source of the classes that are extended: detectron2.modeling.backbone, https://github.com/facebookresearch/detectron2.
+Source of the base classes: detectron2.modeling.backbone, https://github.com/facebookresearch/detectron2.
 Both are plain modules, to be built directly or by ``LazyCall``.
 """
 
@@ -15,7 +15,7 @@ from detectron2.modeling.backbone.fpn import FPN
 from torch import Tensor, nn
 
 from afictl.errors import UserError
-from afictl.integrations.sites import UpsamplingSite
+from afictl.integrations.sites import UpsamplingSite, neck_site
 from afictl.interpolators import Interpolator
 from afictl.necks import build_neck, input_levels
 from afictl.necks.neck import upsample_to
@@ -23,9 +23,9 @@ from afictl.presets import parse_neck
 
 
 class InterpolatedFPN(FPN):
-    """detectron2's ``FPN`` whose top-down path enlarges with its part ``interpolator``.
+    """detectron2's ``FPN`` whose top-down path upsamples with its part ``interpolator``.
 
-    Every other part keeps its name, so that checkpoints of a model with detectron2's ``FPN`` load.
+    Names of all other parts are unchanged, so that checkpoints of a model with detectron2's ``FPN`` load.
 
     Args:
         interpolator: called ``interpolator(coarse, fine)``, (N, C, h, w) -> (N, C, 2h, 2w).
@@ -61,8 +61,8 @@ class InterpolatedFPN(FPN):
                 running = running / 2
             outputs.insert(0, output_conv(running))
         if self.top_block is not None:
-            known = {**dict(zip(names, outputs, strict=False)), **bottom_up}
-            outputs.extend(self.top_block(known[self.top_block.in_feature]))
+            maps = {**dict(zip(names, outputs, strict=False)), **bottom_up}
+            outputs.extend(self.top_block(maps[self.top_block.in_feature]))
         return dict(zip(names, outputs, strict=True))
 
 
@@ -70,13 +70,13 @@ class NeckBackbone(Backbone):
     """A bottom-up network of detectron2 and an afictl neck, as one detectron2 backbone.
 
     Args:
-        bottom_up: gives ``res2..res5`` at strides 4..32; for a pyramid p3..p7 (BiFPN always) from ``res3``.
-        interpolator: enlarges inside the neck.
+        bottom_up: returns ``res2..res5`` at strides 4..32; for a pyramid p3..p7 (BiFPN always) from ``res3``.
+        interpolator: of the neck.
         neck: keys of ``afictl.presets.NeckConfig``, such as ``kind="bifpn", repeats=3``; ``kind`` is ``fpn`` and
             ``channels`` the interpolator's unless given.
 
     Raises:
-        UserError: a key or value that no neck has, a level that ``bottom_up`` does not give or gives at another
+        UserError: a key or value that no neck has, a level that ``bottom_up`` lacks or has at another
             stride, or an interpolator of another width.
     """
 
@@ -84,7 +84,7 @@ class NeckBackbone(Backbone):
         super().__init__()
         config = parse_neck({"channels": interpolator.channels, **neck})
         self.bottom_up = bottom_up
-        self.neck: Any = build_neck(config, _channels(bottom_up, input_levels(config)), interpolator)
+        self.neck = build_neck(config, _channels(bottom_up, input_levels(config)), interpolator)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images (N, 3, H, W) -> maps ``p{i}`` (N, C, H / 2^i, W / 2^i), finest first."""
@@ -109,27 +109,26 @@ def _channels(bottom_up: Backbone, levels: tuple[str, ...]) -> dict[str, int]:
     for level in levels:
         if level not in shapes:
             raise UserError(
-                f"the neck reads {', '.join(levels)}, the bottom-up network gives {', '.join(shapes)}; "
+                f"the neck reads {', '.join(levels)}, the bottom-up network has {', '.join(shapes)}; "
                 "for a ResNet see MODEL.RESNETS.OUT_FEATURES"
             )
-        wanted = 2 ** int(level.removeprefix("res"))
-        if shapes[level].stride != wanted:
-            raise UserError(f"the neck needs {level} at stride {wanted}, the bottom-up network has {shapes[level]}")
+        stride = 2 ** int(level.removeprefix("res"))
+        if shapes[level].stride != stride:
+            raise UserError(f"the neck needs {level} at stride {stride}, the bottom-up network has {shapes[level]}")
     return {level: shapes[level].channels for level in levels}
 
 
-def detectron2_places(model: nn.Module) -> Iterator[UpsamplingSite]:
-    """Every feature pyramid of detectron2 in ``model``, and every neck of ours in one of its backbones.
+def detectron2_sites(model: nn.Module) -> Iterator[UpsamplingSite]:
+    """Every feature pyramid of detectron2 in ``model``, and every neck of afictl in its backbones.
 
     Raises:
-        UserError: a pyramid of a derived class, which may work differently.
+        UserError: a pyramid of a derived class, which may compute otherwise.
     """
     for module in model.modules():
         if isinstance(module, NeckBackbone):
-            neck = module.neck
-            yield UpsamplingSite(neck, neck.channels, neck.num_upsamplers, next(neck.parameters()), type(neck))
+            yield neck_site(module.get_submodule("neck"))
         if isinstance(module, FPN):
             if type(module) not in (FPN, InterpolatedFPN):
-                raise UserError(f"{type(module).__name__} has a way of its own to be an FPN; left alone")
+                raise UserError(f"{type(module).__name__} is derived from FPN and may compute otherwise")
             weight = module.lateral_convs[0].weight
             yield UpsamplingSite(module, len(weight), len(module.lateral_convs) - 1, weight, InterpolatedFPN)

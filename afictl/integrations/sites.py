@@ -1,20 +1,28 @@
-"""One place in a model where an interpolator can stand."""
+"""A place in a model where an interpolator can be put."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
+from afictl.necks import Neck
+
 
 class UpsamplingSite(NamedTuple):
-    """A pyramid, and what substitution has to know about it."""
+    """A feature pyramid, and how an interpolator is put into it."""
 
     pyramid: nn.Module
     """Gets the interpolator as its part ``interpolator``."""
     channels: int
-    """Width of the maps that are enlarged."""
-    steps: int
-    """Enlargements in one forward pass."""
+    """Width of the maps that are upsampled."""
+    num_upsamplers: int
+    """Upsampling steps in one forward pass."""
     weight: Tensor
-    """A parameter of the pyramid: its device and type are the interpolator's too."""
-    becomes: type[nn.Module]
-    """Class of the pyramid once it works with an interpolator; differs from the present one in ``forward`` alone."""
+    """A parameter of the pyramid, with the device and type that the interpolator gets."""
+    new_class: type[nn.Module]
+    """Class of the pyramid with an interpolator; differs from the present one in ``forward`` alone."""
+
+
+def neck_site(neck: nn.Module) -> UpsamplingSite:
+    """The site of one of afictl's necks."""
+    typed = cast(Neck, neck)
+    return UpsamplingSite(neck, typed.channels, typed.num_upsamplers, next(neck.parameters()), type(neck))

@@ -1,6 +1,6 @@
-"""torchvision's feature pyramid with any interpolator inside.
+"""torchvision's feature pyramid with an interpolator.
 
-Source of the class that is extended: torchvision.ops.FeaturePyramidNetwork, the pyramid of torchvision's Faster,
+Source of the base class: torchvision.ops.FeaturePyramidNetwork, the pyramid of torchvision's Faster,
 Mask and Keypoint R-CNN, RetinaNet and FCOS.
 """
 
@@ -24,7 +24,7 @@ from afictl.necks.neck import upsample_to
 
 
 class InterpolatedFPN(FeaturePyramidNetwork):
-    """A ``FeaturePyramidNetwork`` whose top-down path enlarges with its part ``interpolator``."""
+    """A ``FeaturePyramidNetwork`` whose top-down path upsamples with its part ``interpolator``."""
 
     interpolator: Interpolator
 
@@ -40,7 +40,7 @@ class InterpolatedFPN(FeaturePyramidNetwork):
         for level in reversed(range(len(maps) - 1)):
             lateral = self.inner_blocks[level](maps[level])
             if not _is_half(running.shape, lateral.shape):
-                raise UserError(_not_twofold(running.shape, lateral.shape))
+                raise _wrong_step(running.shape, lateral.shape)
             running = lateral + upsample_to(self.interpolator, running, lateral)
             outputs.insert(0, self.layer_blocks[level](running))
         if self.extra_blocks is not None:
@@ -48,11 +48,11 @@ class InterpolatedFPN(FeaturePyramidNetwork):
         return OrderedDict(zip(names, outputs, strict=True))
 
 
-def torchvision_places(model: nn.Module) -> Iterator[UpsamplingSite]:
+def torchvision_sites(model: nn.Module) -> Iterator[UpsamplingSite]:
     """Every feature pyramid of torchvision in ``model``.
 
     Raises:
-        UserError: a pyramid of a derived class, which may work differently, or whose steps are not twofold.
+        UserError: a pyramid of a derived class, which may compute otherwise, or with a step that is not twofold.
     """
     for module in model.modules():
         if isinstance(module, BackboneWithFPN):
@@ -60,28 +60,28 @@ def torchvision_places(model: nn.Module) -> Iterator[UpsamplingSite]:
         if isinstance(module, FeaturePyramidNetwork):
             if type(module) not in (FeaturePyramidNetwork, InterpolatedFPN):
                 raise UserError(
-                    f"{type(module).__name__} has a way of its own to be a FeaturePyramidNetwork; left alone"
+                    f"{type(module).__name__} is derived from FeaturePyramidNetwork and may compute otherwise"
                 )
             weight = module.inner_blocks[0][0].weight
             yield UpsamplingSite(module, len(weight), len(module.inner_blocks) - 1, weight, InterpolatedFPN)
 
 
 def _check_strides(backbone: BackboneWithFPN) -> None:
-    """Find out the sizes of the maps without computing them: MobileNet's pyramid has two maps of one size."""
+    """Check the sizes of the maps on the meta device: MobileNet's pyramid has two maps of one size."""
     body = backbone.body
-    shapes_only = {name: held.to("meta") for name, held in (*body.named_parameters(), *body.named_buffers())}
+    tensors = {name: value.to("meta") for name, value in (*body.named_parameters(), *body.named_buffers())}
     image = torch.empty(1, 3, 256, 256, dtype=next(body.parameters()).dtype, device="meta")
-    # A body that does not run like this (other input channels, operations of its own) is checked in every forward.
+    # A body that fails here (other input channels, custom operations) is checked in every forward.
     with torch.no_grad(), contextlib.suppress(RuntimeError):
-        for fine, coarse in pairwise(functional_call(body, shapes_only, (image,)).values()):
+        for fine, coarse in pairwise(functional_call(body, tensors, (image,)).values()):
             if not _is_half(coarse.shape, fine.shape):
-                raise UserError(_not_twofold(coarse.shape, fine.shape))
+                raise _wrong_step(coarse.shape, fine.shape)
 
 
 def _is_half(coarse: torch.Size, fine: torch.Size) -> bool:
     return all(small == (large + 1) // 2 for small, large in zip(coarse[-2:], fine[-2:], strict=True))
 
 
-def _not_twofold(coarse: torch.Size, fine: torch.Size) -> str:
-    (h, w), (height, width) = coarse[-2:], fine[-2:]
-    return f"an interpolator enlarges twofold, but a step of this pyramid goes from {h}x{w} to {height}x{width}"
+def _wrong_step(coarse: torch.Size, fine: torch.Size) -> UserError:
+    sizes = f"{coarse[-2]}x{coarse[-1]} to {fine[-2]}x{fine[-1]}"
+    return UserError(f"an interpolator upsamples twofold, but a step of this pyramid is from {sizes}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afictl.backbones import Backbone
+from afictl.backbones import Backbone, FeatureExtractor
 from afictl.detectors import Detector
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.discriminator import PatchDiscriminator
@@ -134,7 +134,7 @@ def compare_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadRep
     )
 
 
-def load_backbone_weights(backbone: Backbone, path: str | Path, view: InputConfig | None = None) -> LoadReport:
+def load_backbone_weights(backbone: FeatureExtractor, path: str | Path, view: InputConfig | None = None) -> LoadReport:
     """Load ImageNet weights into a backbone; the classifier is ignored.
 
     Supported are state dicts of timm, torchvision (ResNet), Microsoft (Swin) and detectron2 (ResNet, ResNeXt).
@@ -167,7 +167,7 @@ def load_backbone_weights(backbone: Backbone, path: str | Path, view: InputConfi
     return report
 
 
-def _require_strides(backbone: Backbone, stride_in_1x1: bool | None, path: Path) -> None:
+def _require_strides(backbone: FeatureExtractor, stride_in_1x1: bool | None, path: Path) -> None:
     """Refuse weights of a network with the stride in another convolution, whose shapes are equal. None: unknown."""
     blocks: list[Any] = [
         block for block in backbone.net.modules() if hasattr(block, "conv3") and hasattr(block, "conv1")

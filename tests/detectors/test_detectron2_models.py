@@ -181,7 +181,7 @@ def test_what_detectron2_cannot_build_is_told(tmp_path):
 
 def test_model_without_a_pyramid():
     preset = load_preset("detectron2:COCO-Detection/faster_rcnn_R_50_C4_1x.yaml")
-    with pytest.raises(UserError, match="GeneralizedRCNN has no enlargement to replace"):
+    with pytest.raises(UserError, match=r"GeneralizedRCNN.* no upsampling step"):
         build_detector(preset, 3)
 
 

@@ -100,21 +100,21 @@ def test_simple_pyramid_of_vitdet_has_no_steps():
 
     vit = ViT(img_size=32, embed_dim=8, depth=1, num_heads=1, out_feature="last", use_rel_pos=False)
     model = SimpleFeaturePyramid(vit, "last", 8, (2.0, 1.0), norm="LN")
-    with pytest.raises(UserError, match=r"SimpleFeaturePyramid has no enlargement to replace.*ViTDet"):
+    with pytest.raises(UserError, match=r"SimpleFeaturePyramid.* no upsampling step"):
         substitute_interpolator(model, build_interpolator("nearest", 8))
 
 
 def test_models_without_a_pyramid_and_other_widths():
     without = build("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", DEEP)
-    with pytest.raises(UserError, match="GeneralizedRCNN has no enlargement to replace"):
+    with pytest.raises(UserError, match=r"GeneralizedRCNN.* no upsampling step"):
         substitute_interpolator(without, build_interpolator("nearest", 16))
     model = build(MODELS["mask"][0])
-    with pytest.raises(UserError, match="made for 8 channels, the model's FPN has 16"):
+    with pytest.raises(UserError, match=r"8 channels.* 16"):
         substitute_interpolator(model, AFInterpolator(8, blocks=1, growth=4))
 
 
 def test_derived_pyramid_is_refused():
     model = build(MODELS["mask"][0])
     model.backbone.__class__ = type("Special", (type(model.backbone),), {})
-    with pytest.raises(UserError, match="Special has a way of its own to be an FPN"):
+    with pytest.raises(UserError, match="Special"):
         substitute_interpolator(model, build_interpolator("nearest", 16))
