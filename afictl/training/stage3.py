@@ -80,10 +80,10 @@ def finetune(
     run = RunWriter(fabric, output, config, resume)
     for line in (*lines, *_description(preset, splits, masks, mixed)):
         run.log(line)
-    return stage3(fabric, run, detector, splits, seed, masks, mixed)
+    return train_stage3(fabric, run, detector, splits, seed, masks, mixed)
 
 
-def stage3(
+def train_stage3(
     fabric: Fabric,
     run: RunWriter,
     detector: Detector,

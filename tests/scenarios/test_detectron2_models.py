@@ -91,12 +91,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(fabric, data, tmp_path):
         finetune(fabric, small_preset(tmp_path, "retinanet", *settings), data, tmp_path / name, resume=resume)
         return read_checkpoint(tmp_path / name / "last.safetensors").tensors
 
-    whole = run("whole", 3)
+    uninterrupted = run("uninterrupted", 3)
     run("parts", 2)
     config = tmp_path / "parts" / "config.yaml"
     config.write_text(config.read_text().replace("steps: 2", "steps: 3", 1))
     resumed = run("parts", 3, resume=True)
-    assert not [name for name, value in whole.items() if not torch.equal(resumed[name], value)]
+    assert not [name for name, value in uninterrupted.items() if not torch.equal(resumed[name], value)]
 
 
 def test_comparing_interpolators_and_drawing(fabric, data, tmp_path):

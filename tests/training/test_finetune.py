@@ -76,15 +76,17 @@ def test_an_interrupted_evaluation_is_done_first_on_resume(train, preset, tmp_pa
         signal.raise_signal(signal.SIGTERM)
 
     preset = with_steps(preset, checkpoint_every=2, eval_every=2)
-    runs = whole, resumed = tmp_path / "whole", tmp_path / "run"
-    train(preset, output=whole)
+    runs = uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "run"
+    train(preset, output=uninterrupted)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLogger, "log_evaluation", interrupt)
         with pytest.raises(MemoryError if kind == "kill" else KeyboardInterrupt):
             train(preset)
     assert not (resumed / "best.safetensors").exists()
     train(preset, resume=True)
-    assert_same_states(whole, resumed, ("detector", "detector_optimizer", "best", "metrics", "measured", "step"))
+    assert_same_states(
+        uninterrupted, resumed, ("detector", "detector_optimizer", "best", "metrics", "measured", "step")
+    )
     metadata = [read_checkpoint(run / "best.safetensors").metadata for run in runs]
     assert metadata[0] == metadata[1]
     evaluations = [[record for record in read_records(run) if "box/AP" in record] for run in runs]
@@ -133,8 +135,10 @@ def test_a_signal_saves_the_state_before_the_end(train, guide_run, tmp_path, mon
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 3
     assert read_checkpoint(tmp_path / "run" / "last.safetensors").metadata["metrics"] == {}
     train(resume=True)
-    whole, resumed = (read_checkpoint(run / "last.safetensors").tensors for run in (guide_run, tmp_path / "run"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    uninterrupted, resumed = (
+        read_checkpoint(run / "last.safetensors").tensors for run in (guide_run, tmp_path / "run")
+    )
+    assert all(torch.equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut"])
