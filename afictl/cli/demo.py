@@ -1,4 +1,4 @@
-"""``afictl demo``: the whole story on generated data."""
+"""``afictl demo``: guide, pre-training and comparison on generated data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ def demo(
     """Train, pre-train, compare and draw on generated data.
 
     It takes minutes on a laptop. A guide is trained from scratch, the AF interpolator is pre-trained on its features,
-    and the same fine-tuning is done with nearest and with AFI. The same command again goes on where it stopped.
+    and the same fine-tuning is done with nearest and with AFI. The same command again continues where it stopped.
     """
     from rich.console import Console
 
@@ -27,19 +27,14 @@ def demo(
     from afictl.comparison.shapes_demo import run_demo
     from afictl.training import HardwareSettings, launch
 
-    fabric = launch(HardwareSettings(devices="1"))
-    comparison = run_demo(fabric, output, seed=seed)
-    console = Console()
-    console.print(*comparison_tables(comparison))
+    comparison = run_demo(launch(HardwareSettings(devices="1")), output, seed=seed)
+    Console().print(*comparison_tables(comparison))
     for line in comparison_notes(comparison):
         typer.echo(line)
-    for name, what in (
+    for name, description in (
         ("compare/report.html", "this table with plots and pictures, in a browser"),
         ("plots/", "losses, accuracy, and the features of stage 1 against plain interpolation"),
         ("detections/", "ground truth and detections of both, side by side"),
-        (
-            "pretrain/interpolator.safetensors",
-            "the interpolator, for --interpolator of any 64-channel preset",
-        ),
+        ("pretrain/interpolator.safetensors", "the interpolator, for --interpolator of any 64-channel preset"),
     ):
-        typer.echo(f"{output / name}: {what}")
+        typer.echo(f"{output / name}: {description}")

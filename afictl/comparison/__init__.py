@@ -1,4 +1,4 @@
-"""Compare interpolators: the same training for each, then accuracy and price side by side."""
+"""Comparison of interpolators: equal training for each, then accuracy and cost side by side."""
 
 from afictl.comparison.analysis.screen_tables import comparison_notes, comparison_tables
 from afictl.comparison.cost.cost_list import list_costs

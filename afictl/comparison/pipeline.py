@@ -1,9 +1,9 @@
-"""The whole comparison: runs of a grid or runs that exist, their prices, what follows, and the files of it."""
+"""Complete comparisons: train or read the runs, measure costs, summarize, and write tables and report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -15,7 +15,8 @@ from afictl.comparison.analysis.settings_summary import describe_settings
 from afictl.comparison.analysis.summary import MeasuredMethod, build_comparison, choose_baseline
 from afictl.comparison.cost.cost_list import costs_of_runs, describe_measurement
 from afictl.comparison.experiment.comparison_run import is_finished, read_finished_run
-from afictl.comparison.experiment.execution import experiment_record, train_experiment
+from afictl.comparison.experiment.execution import train_experiment
+from afictl.comparison.experiment.preconditions import experiment_record
 from afictl.comparison.experiment.specification import ExperimentSettings, Method
 from afictl.comparison.report import write_report
 from afictl.comparison.results import Comparison
@@ -29,12 +30,12 @@ from afictl.run_folder import COMPARISON, COMPARISON_SETTINGS, REPORT
 
 @dataclass(frozen=True)
 class ComparisonOutcome:
-    """What a comparison ends with."""
+    """Result of ``compare``."""
 
     comparison: Comparison | None
-    """None where no cell is finished, and on other processes than the first."""
+    """None if no run is finished, and on all ranks but 0."""
     failures: dict[str, str] = field(default_factory=dict)
-    """What went wrong, by the name of the cell."""
+    """Error by run."""
 
 
 def compare(
@@ -48,51 +49,49 @@ def compare(
     baseline: str | None = None,
     weights: Path | None = None,
     backbone_weights: Path | None = None,
-    spread: int = 1,
+    parallel_runs: int = 1,
     progress: ProgressDisplay = no_progress,
 ) -> ComparisonOutcome:
-    """Fine-tune ``preset`` once for each interpolator and seed, and measure accuracy and price.
+    """Fine-tune ``preset`` once for each method and seed, and measure accuracy and cost.
 
-    Within a seed everything but the interpolator is the same: start weights of all other parts, data order,
-    augmentation, schedule and evaluation. A cell that is finished in ``output`` is not trained again, a stopped one
-    goes on; methods and seeds may be added later.
+    Within a seed everything but the interpolator is equal: initial weights of all other parts, data order,
+    augmentation, schedule and evaluation. A run that is finished in ``output`` is not trained again, an interrupted
+    one is continued; methods and seeds may be added later.
 
-    Writes a run for each cell, ``output/NAME/seedK``, ``comparison.json``, ``comparison.csv``,
-    ``runs.csv`` and ``report.html``.
+    Writes the runs ``output/NAME/seedK``, ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``.
 
     Args:
-        fabric: where to train and to measure.
+        fabric: devices to train and to measure on.
         preset: the detector and its recipe.
         data: the data set.
         methods: the interpolators.
-        output: folder; absent, empty, or of a comparison under the same conditions.
-        seeds: one run of each contender for each.
-        baseline: the name of the contender that the others are compared with; ``nearest``, or else the first.
+        output: folder; absent, empty, or of a comparison with the same settings.
+        seeds: one run of each method for each.
+        baseline: name of the method that the others are compared with; ``nearest``, or else the first.
         weights: a detector to start from.
         backbone_weights: a local file instead of the ImageNet download.
-        spread: how many cells to train at once, each in a process of its own on one device.
-        progress: shows how far the measuring of prices has come.
+        parallel_runs: number of runs to train at once, each in a process of its own on one device.
+        progress: display for the measurement of costs.
 
     Raises:
         UserError: data, weights, output or an interpolator that do not fit; before anything is trained.
     """
-    choose_baseline([contender.name for contender in methods], baseline)
-    grid = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), weights, backbone_weights)
-    failures = train_experiment(fabric, grid, spread)
+    choose_baseline([method.name for method in methods], baseline)
+    settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), weights, backbone_weights)
+    failures = train_experiment(fabric, settings, parallel_runs)
     if not fabric.is_global_zero:
         return ComparisonOutcome(None, failures)
-    cells = {
-        each: tuple(read_finished_run(f) for s in seeds if is_finished(f := grid.folder(each, s))) for each in methods
-    }
-    finished = {each: found for each, found in cells.items() if found}
+    folders = {method: [settings.run_folder(method, seed) for seed in seeds] for method in methods}
+    runs = {method: tuple(read_finished_run(f) for f in folders[method] if is_finished(f)) for method in methods}
+    finished = [method for method in methods if runs[method]]
     if not finished:
         return ComparisonOutcome(None, failures)
-    index = load_coco(data, "val")
-    folders = {each.name: found[0].folder for each, found in finished.items()}
-    prices, basis = costs_of_runs(fabric, folders, index, progress, earlier=output / COMPARISON)
-    entries = [MeasuredMethod(each.name, each.source, found, prices[each.name]) for each, found in finished.items()]
-    conditions = describe_settings(preset, experiment_record(fabric, grid)) | {"prices": describe_measurement(fabric)}
-    comparison = replace(build_comparison(preset.name, index, entries, conditions, baseline), cost_basis=basis)
+    dataset = load_coco(data, "val")
+    first_folders = {method.name: runs[method][0].folder for method in finished}
+    costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
+    measured = [MeasuredMethod(method.name, method.source, runs[method], costs[method.name]) for method in finished]
+    texts = describe_settings(preset, experiment_record(fabric, settings)) | {"prices": describe_measurement(fabric)}
+    comparison = build_comparison(preset.name, dataset, measured, texts, baseline, cost_basis=basis)
     write_comparison_folder(comparison, output)
     return ComparisonOutcome(comparison, failures)
 
@@ -107,19 +106,19 @@ def compare_runs(
     baseline: str | None = None,
     progress: ProgressDisplay = no_progress,
 ) -> Comparison:
-    """Compare runs that exist, and write ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``.
+    """Compare existing runs, and write ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``.
 
-    They are grouped into methods by their interpolator, and paired by their seed. Conditions that are not the same for
-    all are named in the conditions and in every verdict.
+    Runs are grouped into methods by interpolator and paired by seed. Settings that are not equal for all runs are
+    listed in the settings and in every verdict.
 
     Args:
-        fabric: where to measure, on one process.
-        folders: runs of ``finetune`` or of a grid.
+        fabric: device to measure on, with one process.
+        folders: runs of ``finetune`` or ``compare``.
         output: folder; absent, empty, or of another comparison of runs.
-        names: folder -> what its method is called, for runs whose interpolators do not tell them apart.
-        data: where the data set of the runs is now, also where they had it in different places.
+        names: method name by folder, for runs that differ in something else than the interpolator.
+        data: present folder of the runs' data set; also for runs that recorded different folders.
         baseline: as for ``compare``.
-        progress: shows how far the measuring has come.
+        progress: display for detections and costs.
 
     Raises:
         UserError: no finished run, two runs of one method and seed, one name for two interpolators, or runs with
@@ -128,32 +127,31 @@ def compare_runs(
     require_comparison_folder(output)
     methods = group_by_method([read_run(folder, (names or {}).get(folder)) for folder in folders])
     choose_baseline(list(methods), baseline)
-    conditions, differing = compare_settings(methods, data)
-    conditions["prices"] = describe_measurement(fabric)
-    first = next(iter(methods.values()))[0]
-    index = load_coco(data or Path(first.config["data"]), "val")
-    cells = {name: tuple(evaluate_run(fabric, run, index, progress) for run in runs) for name, runs in methods.items()}
-    firsts = {name: runs[0].folder for name, runs in methods.items()}
-    prices, basis = costs_of_runs(fabric, firsts, index, progress, earlier=output / COMPARISON)
-    entries = [MeasuredMethod(name, runs[0].source, cells[name], prices[name]) for name, runs in methods.items()]
-    presets = dict.fromkeys(run.preset.name for runs in methods.values() for run in runs)
-    concluded = build_comparison(" / ".join(presets), index, entries, conditions, baseline, differing)
-    comparison = replace(concluded, cost_basis=basis)
+    texts, unequal = compare_settings(methods, data)
+    texts["prices"] = describe_measurement(fabric)
+    first_runs = {name: runs[0] for name, runs in methods.items()}
+    dataset = load_coco(data or next(iter(first_runs.values())).data, "val")
+    runs = {name: tuple(evaluate_run(fabric, run, dataset, progress) for run in methods[name]) for name in methods}
+    first_folders = {name: run.folder for name, run in first_runs.items()}
+    costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
+    measured = [MeasuredMethod(name, run.source, runs[name], costs[name]) for name, run in first_runs.items()]
+    presets = " / ".join(dict.fromkeys(run.preset.name for group in methods.values() for run in group))
+    comparison = build_comparison(presets, dataset, measured, texts, baseline, unequal, cost_basis=basis)
     write_comparison_folder(comparison, output)
     return comparison
 
 
 def require_comparison_folder(output: Path) -> None:
-    """Refuse a folder that holds a grid, or anything else than what ``write_comparison_folder`` writes.
+    """Refuse a folder of trained methods, or with other content than ``write_comparison_folder`` writes.
 
     Raises:
-        UserError: it does.
+        UserError: it is one.
     """
     table = output / COMPARISON
-    ours = table.is_file() and table.read_bytes()[:1] == b"{"  # that of 'afictl eval' is a list
-    if (output / COMPARISON_SETTINGS).exists() or (not ours and output.exists() and any(output.iterdir())):
+    is_comparison = table.is_file() and table.read_bytes()[:1] == b"{"  # that of 'afictl eval' is a list
+    if (output / COMPARISON_SETTINGS).exists() or (not is_comparison and output.exists() and any(output.iterdir())):
         raise UserError(
-            f"{output}: holds something else than a comparison of runs or a list of prices; choose another --output"
+            f"{output}: holds something else than a comparison of runs or a list of costs; choose another --output"
         )
 
 

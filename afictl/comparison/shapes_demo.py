@@ -1,4 +1,4 @@
-"""The whole story on generated data: a guide, adversarial pre-training, and nearest against AFI."""
+"""Demonstration on generated shapes: train a guide, pre-train AFI on its features, compare it with nearest."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from afictl.visualization import write_side_by_side
 from afictl.visualization.training_curves import plot_feature_distance, plot_training
 
 _PRESET = "faster-rcnn-r18-fpn-tiny"
-_IMAGE = 160
-_IMAGES = {"train": 240, "val": 48}
-_DRAWN = 6
-_SETTINGS = (
-    f"input.min_sizes=[{_IMAGE}]",
-    f"input.test_size={_IMAGE}",
+_IMAGE_SIZE_PX = 160
+_NUM_IMAGES = {"train": 240, "val": 48}
+_MAX_FIGURES = 6
+_OVERRIDES = (
+    f"input.min_sizes=[{_IMAGE_SIZE_PX}]",
+    f"input.test_size={_IMAGE_SIZE_PX}",
     "detector.anchor_sizes=[8, 16, 32, 64, 128]",
     "train.warmup_steps=10",
     "train.eval_every=100",
@@ -40,42 +40,34 @@ _GUIDE_STEPS, _FINETUNE_STEPS = 200, 100
 
 
 def run_demo(fabric: Fabric, output: Path, seed: int = 0) -> Comparison:
-    """Run the story in ``output`` and return its comparison; a stopped demo goes on where it was.
+    """Run the demonstration in ``output``, or continue it where it was interrupted, and return its comparison.
 
-    Leaves the generated ``data``, the runs ``guide`` and ``pretrain``, the comparison ``compare`` and the pictures
+    Writes the generated ``data``, the runs ``guide`` and ``pretrain``, the comparison ``compare`` and the figures
     ``plots`` and ``detections``.
 
     Raises:
-        UserError: ``output`` holds something else.
+        UserError: ``output`` has other content.
     """
-    first = load_preset(_PRESET, (*_SETTINGS, f"train.steps={_GUIDE_STEPS}"))
-    second = load_preset(_PRESET, (*_SETTINGS, f"train.steps={_FINETUNE_STEPS}"))
-    data = output / "data"
+    guide_preset = load_preset(_PRESET, (*_OVERRIDES, f"train.steps={_GUIDE_STEPS}"))
+    preset = load_preset(_PRESET, (*_OVERRIDES, f"train.steps={_FINETUNE_STEPS}"))
+    data, guide, pretraining, comparison = (output / name for name in ("data", "guide", "pretrain", "compare"))
     if not data.exists():
         if output.exists() and any(output.iterdir()):
             raise UserError(f"{output} is not empty and holds no demo: choose another --output")
-        make_shapes(data, **_IMAGES, size=_IMAGE, seed=seed)
-    _title(fabric, "1/4  A guide: the detector with nearest interpolation, from scratch")
-    finetune(
-        fabric, first, data, output / "guide", InitialWeights("nearest"), seed=seed, resume=(output / "guide").exists()
-    )
-    _title(fabric, "2/4  The AF interpolator, adversarially on the guide's features (stages 1 and 2)")
-    interpolator = pretrain(
-        fabric, output / "guide", data, output / "pretrain", seed=seed, resume=(output / "pretrain").exists()
-    )
-    _title(fabric, "3/4  The same fine-tuning with nearest and with AFI")
-    contenders = [Method("nearest", "nearest"), Method("afi", str(interpolator))]
-    answer = compare(fabric, second, data, contenders, output / "compare", weights=output / "guide", seeds=(seed,))
-    if answer.comparison is None or answer.failures:
-        raise UserError("; ".join(f"{name}: {problem}" for name, problem in answer.failures.items()))
-    _title(fabric, "4/4  Pictures")
-    runs = {contender.name: output / "compare" / contender.name / f"seed{seed}" for contender in contenders}
-    plot_training({"guide": output / "guide", **runs}, output / "plots" / "training.png")
-    distance = json.loads((output / "pretrain" / "stage1" / FEATURE_DISTANCE).read_text())
+        make_shapes(data, **_NUM_IMAGES, size=_IMAGE_SIZE_PX, seed=seed)
+    fabric.print("\n1/4  A guide: the detector with nearest interpolation, from scratch")
+    finetune(fabric, guide_preset, data, guide, InitialWeights("nearest"), seed=seed, resume=guide.exists())
+    fabric.print("\n2/4  The AF interpolator, adversarially on the guide's features (stages 1 and 2)")
+    interpolator = pretrain(fabric, guide, data, pretraining, seed=seed, resume=pretraining.exists())
+    fabric.print("\n3/4  The same fine-tuning with nearest and with AFI")
+    methods = [Method("nearest", "nearest"), Method("afi", str(interpolator))]
+    outcome = compare(fabric, preset, data, methods, comparison, weights=guide, seeds=(seed,))
+    if outcome.comparison is None or outcome.failures:
+        raise UserError("; ".join(f"{run}: {failure}" for run, failure in outcome.failures.items()))
+    fabric.print("\n4/4  Pictures")
+    runs = {method.name: method.runs[0].folder for method in outcome.comparison.methods}
+    plot_training({"guide": guide, **runs}, output / "plots" / "training.png")
+    distance = json.loads((pretraining / "stage1" / FEATURE_DISTANCE).read_text())
     plot_feature_distance(distance, output / "plots" / "features.png")
-    write_side_by_side(runs, load_coco(data, "val"), output / "detections", limit=_DRAWN)
-    return answer.comparison
-
-
-def _title(fabric: Fabric, text: str) -> None:
-    fabric.print(f"\n{text}")
+    write_side_by_side(runs, load_coco(data, "val"), output / "detections", limit=_MAX_FIGURES)
+    return outcome.comparison

@@ -14,14 +14,15 @@ TINY = "faster-rcnn-r18-fpn-tiny"
 
 @pytest.fixture
 def run(afictl, monkeypatch):
-    """The command, with what it would have compared instead of comparing."""
-    seen = []
-    monkeypatch.setattr(module, "_compare_runs", lambda *arguments, **named: seen.append((*arguments, named)))
-    monkeypatch.setattr(module, "_train", lambda *arguments, **named: seen.append((arguments, named)))
+    """The command, which records the arguments of the comparison instead of comparing."""
+    calls = []
+    for name in ("_compare_existing", "_train"):
+        monkeypatch.setattr(module, name, lambda *arguments: calls.append(arguments))
 
     def call(*words):
         code, _, errors = afictl("compare", *words)
-        return code, errors, seen
+        assert (code, errors) == (0, "")
+        return calls[-1]
 
     return call
 
@@ -35,25 +36,24 @@ def run(afictl, monkeypatch):
         ("--runs", "A", "--baseline", "afi", "B", "C"),
     ],
 )
-def test_runs_in_any_spelling(run, words):
-    code, _, seen = run(*words)
-    assert code == 0
-    assert seen[0][0] == [Path("A"), Path("B"), Path("C")]
+def test_runs_are_separated_by_spaces_commas_or_flags(run, words):
+    folders, *_ = run(*words)
+    assert folders == [Path("A"), Path("B"), Path("C")]
 
 
 def test_a_folder_with_a_comma_in_its_name_is_one_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr0,1").mkdir()
-    assert run("--runs", "lr0,1", "B")[2][0][0] == [Path("lr0,1"), Path("B")]
+    folders, *_ = run("--runs", "lr0,1", "B")
+    assert folders == [Path("lr0,1"), Path("B")]
 
 
 def test_runs_with_names(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=0.1").mkdir()
-    *_, seen = run("--runs", " deep =A,B", "lr=0.1", "low rate=lr=0.1/C")
-    folders, *_, named = seen[0]
+    folders, names, _ = run("--runs", " deep =A,B", "lr=0.1", "low rate=lr=0.1/C")
     assert folders == [Path("A"), Path("B"), Path("lr=0.1"), Path("lr=0.1/C")]
-    assert named["names"] == {Path("A"): "deep", Path("lr=0.1/C"): "low rate"}
+    assert names == {Path("A"): "deep", Path("lr=0.1/C"): "low rate"}
 
 
 @pytest.mark.parametrize(
@@ -81,25 +81,25 @@ def test_runs_with_names(run, tmp_path, monkeypatch):
         (("--only-cost", "--preset", TINY, "--nodes", "1"), "--nodes has no effect with --only-cost"),
     ],
 )
-def test_what_does_not_go_together(afictl, words, message):
+def test_conflicting_flags_are_rejected(afictl, words, message):
     code, _, errors = afictl("compare", *words)
     assert code == 2
     assert message in errors
     assert errors.count("\n") == 1
 
 
-def test_seeds_count_from_the_first(run):
-    _, _, seen = run("--preset", TINY, "--data", "D", "--seeds", "3", "--seed", "5")
-    assert list(seen[0][1]["seeds"]) == [5, 6, 7]
+def test_seeds_are_counted_from_the_first_one(run):
+    _, _, training, _ = run("--preset", TINY, "--data", "D", "--seeds", "3", "--seed", "5")
+    assert list(training.seeds) == [5, 6, 7]
 
 
-def test_spreading_over_machines_is_refused(afictl):
+def test_spread_over_several_machines_is_rejected(afictl):
     code, _, errors = afictl("compare", "--preset", TINY, "--data", ".", "--spread", "--nodes", "2")
     assert code == 2
-    assert "one machine" in errors
+    assert "--nodes" in errors
 
 
-def test_prices_alone_are_printed_and_written(afictl, tmp_path):
+def test_costs_alone_are_printed_and_written(afictl, tmp_path):
     settings = [word for setting in SMALL for word in ("--set", setting)]
     words = ["--only-cost", "--preset", TINY, "--interpolators", "nearest,afi", "--output", tmp_path / "out"]
     code, text, _ = afictl("compare", *map(str, words), *settings)
@@ -112,11 +112,11 @@ def test_prices_alone_are_printed_and_written(afictl, tmp_path):
     ]
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["comparison.csv", "comparison.json", "report.html"]
-    prices = json.loads((tmp_path / "out" / "comparison.json").read_text())["conditions"]["prices"]
-    assert prices == "of an image of noise, as large as evaluation allows, on cpu, in 32-true"
+    description = json.loads((tmp_path / "out" / "comparison.json").read_text())["conditions"]["prices"]
+    assert description == "of an image of noise, as large as evaluation allows, on cpu, in 32-true"
 
 
-def test_prices_do_not_replace_a_comparison(afictl, tmp_path):
+def test_costs_do_not_overwrite_a_comparison(afictl, tmp_path):
     (tmp_path / "compare.json").write_text("{}")
     code, _, errors = afictl("compare", "--only-cost", "--preset", TINY, "--output", str(tmp_path))
     assert code == 2
@@ -124,19 +124,19 @@ def test_prices_do_not_replace_a_comparison(afictl, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
 
 
-def test_existing_runs_are_measured_in_the_precision_that_is_asked_for(monkeypatch, tmp_path):
-    seen = []
+def test_existing_runs_are_measured_in_the_requested_precision(afictl, monkeypatch, tmp_path):
+    precisions = []
 
-    def compare_runs(fabric, folders, output, **further):
-        seen.append(fabric.strategy.precision.precision)
+    def compare_runs(fabric, folders, output, **options):
+        precisions.append(fabric.strategy.precision.precision)
 
     monkeypatch.setattr(comparison, "compare_runs", compare_runs)
-    monkeypatch.setattr(module, "_show", lambda *_: None)
-    module._compare_runs([Path("A")], tmp_path, "bf16-mixed")
-    assert seen == ["bf16-mixed"]
+    monkeypatch.setattr(module, "_print", lambda *_: None)
+    code, *_ = afictl("compare", "--runs", "A", "--output", str(tmp_path), "--precision", "bf16-mixed")
+    assert (code, precisions) == (0, ["bf16-mixed"])
 
 
-def test_a_run_that_failed_ends_in_code_1_and_the_rest_is_told(afictl, tmp_path, shapes, monkeypatch):
+def test_a_failed_run_ends_in_exit_code_1(afictl, tmp_path, shapes, monkeypatch):
     monkeypatch.setattr(
         comparison, "compare", lambda *_, **__: ComparisonOutcome(None, {"afi seed 0": "loss became nan"})
     )
@@ -146,7 +146,7 @@ def test_a_run_that_failed_ends_in_code_1_and_the_rest_is_told(afictl, tmp_path,
     assert "1: some failed" in " ".join(afictl("compare", "--help")[1].split())
 
 
-def test_one_alone_is_told_to_be_compared_with_nothing(afictl, tmp_path, shapes, monkeypatch):
+def test_a_single_method_is_compared_with_nothing(afictl, tmp_path, shapes, monkeypatch):
     monkeypatch.setattr(comparison, "compare", lambda *_, **__: ComparisonOutcome(None))
     words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest", "--output", tmp_path / "out")
     expected = "nearest alone: it is trained and measured, and compared with nothing\n"
@@ -156,7 +156,7 @@ def test_one_alone_is_told_to_be_compared_with_nothing(afictl, tmp_path, shapes,
     assert text.splitlines()[-1] == "nearest alone: nothing is compared"
 
 
-def test_a_default_folder_that_cannot_be_made_is_told_before_runs_are_measured(afictl, tmp_path, monkeypatch):
+def test_an_unwritable_default_folder_is_rejected_before_runs_are_measured(afictl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").touch()
     monkeypatch.setattr(comparison, "compare_runs", lambda *_, **__: pytest.fail("too late"))
@@ -165,9 +165,9 @@ def test_a_default_folder_that_cannot_be_made_is_told_before_runs_are_measured(a
     assert (code, errors) == (2, f"error: --output runs/compare-runs: {reason}\n")
 
 
-def test_one_alone_is_told_by_the_first_process_only(tmp_path, shapes, monkeypatch, capsys):
-    further = SimpleNamespace(print=lambda *_: None, is_global_zero=False)
-    monkeypatch.setattr(training, "launch", lambda *_: further)
+def test_only_rank_0_prints(afictl, tmp_path, shapes, monkeypatch):
+    rank_1 = SimpleNamespace(print=lambda *_: None, is_global_zero=False)
+    monkeypatch.setattr(training, "launch", lambda *_: rank_1)
     monkeypatch.setattr(comparison, "compare", lambda *_, **__: ComparisonOutcome(None))
-    module._train(TINY, [], "nearest", tmp_path, hardware=("2", 1, "32-true"), spread=False, data=shapes)
-    assert capsys.readouterr().out == ""
+    words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest", "--output", tmp_path / "out")
+    assert afictl("compare", *words) == (0, "", "")

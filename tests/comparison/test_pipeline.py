@@ -1,74 +1,75 @@
 import csv
 import json
-from importlib import import_module
 
 import pytest
 
 from afictl import UserError
 from afictl.comparison import compare
-from afictl.comparison.cost.measurement import measure_costs
+from afictl.comparison.cost import cost_list
 from afictl.comparison.pipeline import write_comparison_folder
 from tests.helpers.comparisons import make_comparison
 from tests.helpers.full_disk import killed_draft
 
 
-def test_accuracy_and_price_of_every_method(fabric, preset, methods, shapes_dir, tmp_path, monkeypatch):
-    answer = compare(fabric, preset, shapes_dir, methods, tmp_path / "out", seeds=(0, 1))
-    assert answer.failures == {}
-    found = answer.comparison
-    nearest, afi = found.methods
-    assert (nearest.name, afi.name, found.baseline) == ("nearest", "afi", "nearest")
-    assert [cell.seed for cell in afi.runs] == [0, 1]
-    for method in found.methods:
-        values = [cell.metrics["box/AP"] for cell in method.runs]
+def read_rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_comparison_has_accuracy_costs_and_files(fabric, preset, methods, shapes_dir, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    outcome = compare(fabric, preset, shapes_dir, methods, output, seeds=(0, 1))
+    assert outcome.failures == {}
+    comparison = outcome.comparison
+    nearest, afi = comparison.methods
+    assert (nearest.name, afi.name, comparison.baseline) == ("nearest", "afi", "nearest")
+    assert [run.seed for run in afi.runs] == [0, 1]
+    for method in comparison.methods:
+        values = [run.metrics["box/AP"] for run in method.runs]
         assert method.mean["box/AP"] == pytest.approx(sum(values) / 2)
         assert method.cost.milliseconds > method.cost.interpolator_milliseconds > 0
     assert afi.difference["box/AP"].seeds == 2
-    assert found.annotation_file == shapes_dir / "annotations" / "instances_val2017.json"
-    assert found.settings["schedule"] == "2 steps of 2 images, adamw, lr 0.001, cosine"
+    assert comparison.annotation_file == shapes_dir / "annotations" / "instances_val2017.json"
+    assert comparison.settings["schedule"] == "2 steps of 2 images, adamw, lr 0.001, cosine"
 
-    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [method["name"] for method in written["methods"]] == ["nearest", "afi"]
-    with (tmp_path / "out" / "comparison.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    content = json.loads((output / "comparison.json").read_text())
+    assert [method["name"] for method in content["methods"]] == ["nearest", "afi"]
+    rows = read_rows(output / "comparison.csv")
     assert [row["interpolator"] for row in rows] == ["nearest", "afi"]
     assert float(rows[1]["interpolator_parameters"]) == afi.cost.interpolator_parameters
     assert float(rows[1]["box/AP difference mean"]) == pytest.approx(afi.difference["box/AP"].mean)
     assert rows[1]["box/AP difference seeds"] == "2"
-    with (tmp_path / "out" / "runs.csv").open() as file:
-        rows = [(row["interpolator"], row["seed"]) for row in csv.DictReader(file)]
-    assert rows == [("nearest", "0"), ("nearest", "1"), ("afi", "0"), ("afi", "1")]
+    runs = [(row["interpolator"], row["seed"]) for row in read_rows(output / "runs.csv")]
+    assert runs == [("nearest", "0"), ("nearest", "1"), ("afi", "0"), ("afi", "1")]
+    assert "<html" in (output / "report.html").read_text()
 
-    assert "<html" in (tmp_path / "out" / "report.html").read_text()
-
-    table, measured = tmp_path / "out" / "comparison.json", []
-    module = import_module("afictl.comparison.cost.cost_list")
-    monkeypatch.setattr(module, "measure_costs", lambda *words: measured.append(1) or measure_costs(*words))
-    again = compare(fabric, preset, shapes_dir, methods, tmp_path / "out", seeds=(0, 1))
-    assert ([method.cost for method in again.comparison.methods], measured) == ([nearest.cost, afi.cost], [])
-    assert json.loads(table.read_text()) == written
-    written["price_basis"]["versions"]["torch"] = "another"
-    table.write_text(json.dumps(written))
-    compare(fabric, preset, shapes_dir, methods, tmp_path / "out", seeds=(0, 1))
-    assert measured == [1]
-
-    fewer = compare(fabric, preset, shapes_dir, methods, tmp_path / "out", seeds=(1,), baseline="afi")
-    assert [method.name for method in fewer.comparison.methods] == ["afi", "nearest"]
-    assert measured == [1, 1]  # of seed 1: other detectors
-    assert fewer.comparison.methods[1].verdict.startswith("nearest: nothing can be claimed from one seed")
+    # costs are measured again for other software or other detectors only
+    calls, measure_costs = [], cost_list.measure_costs
+    monkeypatch.setattr(cost_list, "measure_costs", lambda *args: calls.append(1) or measure_costs(*args))
+    repeated = compare(fabric, preset, shapes_dir, methods, output, seeds=(0, 1)).comparison
+    assert ([method.cost for method in repeated.methods], calls) == ([nearest.cost, afi.cost], [])
+    assert json.loads((output / "comparison.json").read_text()) == content
+    content["price_basis"]["versions"]["torch"] = "another"
+    (output / "comparison.json").write_text(json.dumps(content))
+    compare(fabric, preset, shapes_dir, methods, output, seeds=(0, 1))
+    assert calls == [1]
+    fewer = compare(fabric, preset, shapes_dir, methods, output, seeds=(1,), baseline="afi").comparison
+    assert calls == [1, 1]
+    assert [method.name for method in fewer.methods] == ["afi", "nearest"]
+    assert fewer.methods[1].verdict.startswith("nearest: nothing can be claimed from one seed")
 
 
-def test_an_unknown_baseline_is_refused_before_anything_is_trained(fabric, preset, methods, shapes_dir, tmp_path):
+def test_an_unknown_baseline_is_rejected_before_anything_is_trained(fabric, preset, methods, shapes_dir, tmp_path):
     with pytest.raises(UserError, match="--baseline"):
         compare(fabric, preset, shapes_dir, methods, tmp_path / "out", baseline="fade")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_killed_draftes_left_is_removed(shapes_dir, tmp_path):
-    found = make_comparison(shapes_dir, tmp_path / "runs", seeds=1)
+def test_temporary_files_of_killed_processes_are_removed(shapes_dir, tmp_path):
+    comparison = make_comparison(shapes_dir, tmp_path / "runs", seeds=1)
     draft = killed_draft(tmp_path / "out" / "report.html")
     draft.parent.mkdir()
     draft.touch()
-    write_comparison_folder(found, draft.parent)
+    write_comparison_folder(comparison, draft.parent)
     assert not draft.exists()
     assert (draft.parent / "report.html").is_file()

@@ -2,34 +2,35 @@ import pytest
 from lightning_fabric import Fabric
 
 from afictl import AFInterpolator
-from afictl.comparison import shapes_demo as module
+from afictl.comparison import shapes_demo
 from afictl.errors import UserError
 
 
 @pytest.fixture
-def short(monkeypatch):
-    """The demo with a step or two a stage."""
-    steps = ("stage1.steps=2", "stage2.steps=2", "loader.workers=0")
-    monkeypatch.setattr(module, "_SETTINGS", (*module._SETTINGS, *steps))
-    monkeypatch.setattr(module, "_GUIDE_STEPS", 2)
-    monkeypatch.setattr(module, "_FINETUNE_STEPS", 1)
-    monkeypatch.setattr(module, "_IMAGES", {"train": 8, "val": 2})
+def short_demo(monkeypatch):
+    """The demo with a step or two in each stage."""
+    overrides = ("stage1.steps=2", "stage2.steps=2", "loader.workers=0")
+    monkeypatch.setattr(shapes_demo, "_OVERRIDES", (*shapes_demo._OVERRIDES, *overrides))
+    monkeypatch.setattr(shapes_demo, "_GUIDE_STEPS", 2)
+    monkeypatch.setattr(shapes_demo, "_FINETUNE_STEPS", 1)
+    monkeypatch.setattr(shapes_demo, "_NUM_IMAGES", {"train": 8, "val": 2})
 
 
-def test_the_demo_tells_the_whole_story_and_goes_on_where_it_stopped(short, tmp_path, monkeypatch):
+def test_the_demo_writes_all_parts_and_can_be_repeated(short_demo, tmp_path):
     fabric = Fabric(accelerator="cpu", devices=1)
-    found = module.demo(fabric, tmp_path / "demo")
-    assert [method.name for method in found.methods] == ["nearest", "afi"]
+    output = tmp_path / "demo"
+    comparison = shapes_demo.run_demo(fabric, output)
+    assert [method.name for method in comparison.methods] == ["nearest", "afi"]
     for name in ("compare/comparison.csv", "compare/comparison.json", "plots/training.png", "plots/features.png"):
-        assert (tmp_path / "demo" / name).stat().st_size > 0
-    assert len(list((tmp_path / "demo" / "detections").glob("*.png"))) == 2
-    assert AFInterpolator.load(tmp_path / "demo" / "pretrain" / "interpolator.safetensors").channels == 64
-    again = module.demo(fabric, tmp_path / "demo")
-    assert [method.runs for method in again.methods] == [method.runs for method in found.methods]
+        assert (output / name).stat().st_size > 0
+    assert len(list((output / "detections").glob("*.png"))) == 2
+    assert AFInterpolator.load(output / "pretrain" / "interpolator.safetensors").channels == 64
+    repeated = shapes_demo.run_demo(fabric, output)
+    assert [method.runs for method in repeated.methods] == [method.runs for method in comparison.methods]
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_content_is_refused(tmp_path):
     (tmp_path / "guide").mkdir()
-    with pytest.raises(UserError, match="not empty and holds no demo"):
-        module.demo(Fabric(accelerator="cpu", devices=1), tmp_path)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        shapes_demo.run_demo(Fabric(accelerator="cpu", devices=1), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["guide"]

@@ -1,4 +1,4 @@
-"""What an existing run found on the held-out images."""
+"""Accuracy of an existing run on the held-out images."""
 
 from __future__ import annotations
 
@@ -18,50 +18,47 @@ from afictl.run_folder import LAST, PREDICTIONS
 from afictl.visualization.training_curves import read_metrics
 from afictl.weights import load_detector
 
-_SAME = 0.01
-"""Points of 100: more than the evaluators differ by."""
+_TOLERANCE_POINTS = 0.01
+"""More than the evaluators differ by."""
 
 
 def evaluate_run(
-    fabric: Fabric, run: FinishedRun, index: Dataset, progress: ProgressDisplay = no_progress
+    fabric: Fabric, run: FinishedRun, dataset: Dataset, progress: ProgressDisplay = no_progress
 ) -> ComparisonRun:
-    """What the run found on the held-out images; it detects again, and keeps that, where it has not kept it.
+    """Score the run's ``predictions.json``, which is written by a new detection if it is absent.
 
     Raises:
-        UserError: what it kept does not belong to these images, or to other objects or classes.
+        UserError: the stored predictions belong to other images, objects or classes.
     """
-    kept = (run.folder / PREDICTIONS).is_file()
-    result = _score(run, index) if kept else _detect(fabric, run, index, progress)
+    stored = (run.folder / PREDICTIONS).is_file()
+    result = _score(run, dataset) if stored else _detect(fabric, run, dataset, progress)
     return ComparisonRun(run.seed, run.folder, result.metrics, result.per_class, _training_seconds(run.folder))
 
 
-def _score(run: FinishedRun, index: Dataset) -> Evaluation:
-    """The score of what the run kept; it is that which the run recorded, unless the data are not the same."""
-    classes, ids = run.metadata.get("classes"), run.metadata.get("category_ids")
-    own = match_categories(classes, index, owner=str(run.folder))
-    if ids is not None and list(own) != list(ids):
-        raise UserError(f"{run.folder}: its classes have other ids than in {_of(index)}")
-    result = score_predictions(run.folder / PREDICTIONS, index, masks=run.preset.detector.masks)
-    recorded, found = (metrics.get("box/AP") for metrics in (run.metadata.get("metrics") or {}, result.metrics))
-    if recorded is not None and (found is None or abs(found - recorded) > _SAME):
-        now = "none" if found is None else f"{found:.1f}"
+def _score(run: FinishedRun, dataset: Dataset) -> Evaluation:
+    """Score the stored predictions; the box AP must be the recorded one, or the data are not the same."""
+    classes, recorded_ids = run.metadata.get("classes"), run.metadata.get("category_ids")
+    category_ids = match_categories(classes, dataset, owner=str(run.folder))
+    if recorded_ids is not None and list(category_ids) != list(recorded_ids):
+        raise UserError(f"{run.folder}: its classes have other ids than in {dataset.annotation_file}")
+    result = score_predictions(run.folder / PREDICTIONS, dataset, masks=run.preset.detector.masks)
+    recorded, present = (metrics.get("box/AP") for metrics in (run.metadata.get("metrics") or {}, result.metrics))
+    if recorded is not None and (present is None or abs(present - recorded) > _TOLERANCE_POINTS):
+        value = "none" if present is None else f"{present:.1f}"
         raise UserError(
-            f"{run.folder}: its box AP was {recorded:.1f} when it was trained and is {now} on {_of(index)}, so that the"
-            " data are not the same; 'afictl eval --weights' compares detectors on other data"
+            f"{run.folder}: its box AP was {recorded:.1f} when it was trained and is {value} on"
+            f" {dataset.annotation_file}, so that the data are not the same; 'afictl eval --weights' compares detectors"
+            " on other data"
         )
     return result
 
 
-def _of(index: Dataset) -> str:
-    return str(index.annotation_file)
-
-
-def _detect(fabric: Fabric, run: FinishedRun, index: Dataset, progress: ProgressDisplay) -> Evaluation:
+def _detect(fabric: Fabric, run: FinishedRun, dataset: Dataset, progress: ProgressDisplay) -> Evaluation:
     loaded = load_detector(run.folder / LAST)
     with progress("images") as show:
         return evaluate(
             fabric.to_device(loaded.detector),
-            index,
+            dataset,
             Runtime.of_fabric(fabric, run.preset.loader.workers),
             predictions=run.folder / PREDICTIONS,
             classes=loaded.classes,
@@ -70,7 +67,7 @@ def _detect(fabric: Fabric, run: FinishedRun, index: Dataset, progress: Progress
 
 
 def _training_seconds(folder: Path) -> float | None:
-    """Time spent in steps, from the mean times that the run recorded; None where it recorded none."""
+    """Seconds spent in training steps, from the recorded means; None without any."""
     seconds, last = 0.0, 0
     try:
         records = read_metrics(folder)

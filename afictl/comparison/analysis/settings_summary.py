@@ -1,4 +1,4 @@
-"""Under which conditions runs were made, in words, and where they are not the same."""
+"""The settings of runs as text, and those that are not equal for all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from afictl.presets import Preset
 from afictl.training.run_writer import config_differences
 
 UNEQUAL_PREFIX = "NOT THE SAME"
-"""How the names of conditions begin in which runs differ."""
-_OF_METHOD = ("seed", "interpolator", "preset.interpolator.", "hardware.")  # whose precision stands beside it too
-_WITHOUT_EFFECT = (
+"""Start of the key of a setting that is not equal for all runs."""
+_METHOD_KEYS = ("seed", "interpolator", "preset.interpolator.", "hardware.")
+"""Keys that belong to a method or seed, or, like the precision in ``hardware``, are repeated elsewhere."""
+_KEYS_WITHOUT_EFFECT = (
     "command",
     "preset.name",
     "preset.description",
@@ -24,56 +25,58 @@ _WITHOUT_EFFECT = (
 
 
 def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, str]:
-    """What decides the outcome beside interpolator and seed.
+    """The settings that determine the result beside interpolator and seed.
 
     Args:
         preset: of the runs.
-        config: ``data``, ``weights``, ``backbone_weights`` as a run records them, and ``precision``.
+        config: ``data``, ``weights`` and ``backbone_weights`` as in ``config.yaml``, and ``precision``.
     """
     recipe, view, backbone = preset.train, preset.input, preset.backbone
-    start = config["weights"] or config["backbone_weights"] or ("ImageNet" if backbone.pretrained else "random")
     return {
         "data": config["data"],
         "detector": f"{preset.detector.kind}, {backbone.name}, {preset.neck.kind} of {preset.neck.channels} channels",
         "schedule": f"{recipe.steps} steps of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g}, "
         f"{recipe.schedule}",
         "image sizes": f"short side {_range(view.min_sizes)} in training, {view.test_size} in evaluation",
-        "start weights": start,
+        "start weights": config["weights"]
+        or config["backbone_weights"]
+        or ("ImageNet" if backbone.pretrained else "random"),
         "precision": config["precision"],
         "evaluation": "the last weights on all held-out images",
     }
 
 
-def differing_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What differs between runs beside interpolator and seed: by key, each value with the runs that have it.
+def unequal_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The settings, beside interpolator and seed, in which runs differ: by key, each value and the runs with it.
 
     Args:
-        configs: what each run records, by its name.
+        configs: contents of ``config.yaml`` by run.
     """
     first = next(iter(configs.values()))
     keys = {key: None for config in configs.values() for key in config_differences(first, config) if _matters(key)}
-    found = {}
+    texts = {}
     for key in keys:
-        holders: dict[str, list[str]] = {}
-        for name, config in configs.items():
-            holders.setdefault(str(_value(config, key)) or "none", []).append(name)
-        found[key.removeprefix("preset.")] = "; ".join(f"{value}: {_listed(names)}" for value, names in holders.items())
-    return found
+        runs: dict[str, list[str]] = {}
+        for run, config in configs.items():
+            runs.setdefault(str(_value(config, key)) or "none", []).append(run)
+        texts[key.removeprefix("preset.")] = "; ".join(f"{value}: {_enumerate(names)}" for value, names in runs.items())
+    return texts
 
 
 def _matters(key: str) -> bool:
-    return not f"{key}.".startswith((*_OF_METHOD, *_WITHOUT_EFFECT))
+    return not f"{key}.".startswith((*_METHOD_KEYS, *_KEYS_WITHOUT_EFFECT))
 
 
-def _value(config: Any, key: str) -> Any:
+def _value(config: object, key: str) -> object:
+    """The value of a dotted key; None if there is none."""
     for part in key.split("."):
         config = config.get(part) if isinstance(config, Mapping) else None
     return config
 
 
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _enumerate(names: Sequence[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _range(sizes: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""From finished runs to the answer: means over seeds, differences to the baseline, verdicts."""
+"""Summary of measured methods: means over seeds, differences to the baseline, and verdicts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from afictl.comparison.analysis.statistics import PairedDifference, claims, deviation, paired_difference
+from afictl.comparison.analysis.statistics import PairedDifference, deviation, paired_difference, significant
 from afictl.comparison.analysis.verdicts import verdict_sentence
 from afictl.comparison.results import Comparison, ComparisonRun, Cost, Difference, MethodResult
 from afictl.data import Dataset
@@ -16,7 +17,7 @@ from afictl.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class MeasuredMethod:
-    """What is known of one interpolator before it is compared."""
+    """Runs and cost of one method, before it is compared."""
 
     name: str
     source: str
@@ -24,98 +25,99 @@ class MeasuredMethod:
     cost: Cost | None
 
 
-def choose_baseline(names: Sequence[str], wanted: str | None) -> str:
-    """The method that the others are compared with: ``wanted``, or ``nearest``, or the first.
+def choose_baseline(names: Sequence[str], requested: str | None) -> str:
+    """The method that the others are compared with: ``requested``, or ``nearest``, or the first.
 
     Raises:
-        UserError: ``wanted`` is not among ``names``.
+        UserError: ``requested`` is not among ``names``.
     """
-    if wanted is not None and wanted not in names:
-        raise UserError(f"--baseline: no method is called '{wanted}'{did_you_mean(wanted, names)}")
-    return wanted or ("nearest" if "nearest" in names else names[0])
-
-
-def summarize(
-    entries: Sequence[MeasuredMethod], baseline: str, differing: Sequence[str] = ()
-) -> tuple[MethodResult, ...]:
-    """The methods, the baseline first.
-
-    A difference is claimed where Student's t over the seeds rejects chance at 5 %, by Holm's rule over the methods,
-    for each metric by itself.
-
-    Args:
-        entries: one for each interpolator.
-        baseline: the name of one of them.
-        differing: conditions that were not the same for all; every verdict names them.
-    """
-    base = next(entry for entry in entries if entry.name == baseline)
-    others = [entry for entry in entries if entry is not base]
-    paired = {entry.name: _differences(entry, base) for entry in others}
-    claimed = {
-        metric: claims({name: found[metric].p for name, found in paired.items() if metric in found})
-        for metric in _metrics([base])
-    }
-    judged = sum(any(each.low is not None for each in found.values()) for found in paired.values())
-    methods = [_method(base)]
-    for entry in others:
-        difference = {
-            metric: Difference(found.mean, found.low, found.high, found.count, entry.name in claimed[metric])
-            for metric, found in paired[entry.name].items()
-        }
-        method = replace(_method(entry), difference=difference)
-        said = verdict_sentence(method, methods[0], judged, differing) if entry.runs else ""
-        methods.append(replace(method, verdict=said))
-    return tuple(methods)
-
-
-def _method(entry: MeasuredMethod) -> MethodResult:
-    metrics = _metrics([entry])
-    values = {metric: [v for cell in entry.runs if (v := cell.metrics.get(metric)) is not None] for metric in metrics}
-    return MethodResult(
-        entry.name,
-        entry.source,
-        entry.runs,
-        entry.cost,
-        mean={metric: statistics.fmean(known) if known else None for metric, known in values.items()},
-        deviation={metric: deviation(known) for metric, known in values.items()},
-    )
-
-
-def _metrics(entries: Sequence[MeasuredMethod]) -> list[str]:
-    return list(dict.fromkeys(metric for entry in entries for cell in entry.runs for metric in cell.metrics))
-
-
-def _differences(entry: MeasuredMethod, base: MeasuredMethod) -> dict[str, PairedDifference]:
-    """By metric, over the seeds that both have."""
-    found = {}
-    for metric in _metrics([base]):
-        ours, theirs = _by_seed(entry, metric), _by_seed(base, metric)
-        common = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-        if common:
-            found[metric] = paired_difference(common)
-    return found
-
-
-def _by_seed(entry: MeasuredMethod, metric: str) -> Mapping[int, float]:
-    return {cell.seed: value for cell in entry.runs if (value := cell.metrics.get(metric)) is not None}
+    if requested is not None and requested not in names:
+        raise UserError(f"--baseline: no method is called '{requested}'{did_you_mean(requested, names)}")
+    return requested or ("nearest" if "nearest" in names else names[0])
 
 
 def build_comparison(
     preset: str,
-    index: Dataset | None,
-    entries: Sequence[MeasuredMethod],
-    conditions: Mapping[str, str],
+    dataset: Dataset | None,
+    methods: Sequence[MeasuredMethod],
+    settings: Mapping[str, str],
     baseline: str | None,
-    differing: Sequence[str] = (),
+    unequal: Sequence[str] = (),
+    cost_basis: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """The comparison; a baseline of which nothing is known gives way to the usual one."""
-    present = [entry.name for entry in entries]
-    chosen = choose_baseline(present, baseline if baseline in present else None)
+    """Summarize methods as a ``Comparison``; a baseline without any finished run is replaced by the default one."""
+    names = [method.name for method in methods]
+    present_baseline = choose_baseline(names, baseline if baseline in names else None)
     return Comparison(
         preset=preset,
-        annotation_file=index.annotation_file if index else Path(),
-        image_dir=index.image_dir if index else Path(),
-        baseline=chosen,
-        settings=conditions,
-        methods=summarize(entries, chosen, differing),
+        annotation_file=dataset.annotation_file if dataset else Path(),
+        image_dir=dataset.image_dir if dataset else Path(),
+        baseline=present_baseline,
+        settings=settings,
+        methods=summarize(methods, present_baseline, unequal),
+        cost_basis=cost_basis or {},
     )
+
+
+def summarize(
+    methods: Sequence[MeasuredMethod], baseline: str, unequal: Sequence[str] = ()
+) -> tuple[MethodResult, ...]:
+    """Summarize the methods, the baseline first.
+
+    A difference is claimed where Student's t over the seeds rejects chance at 5 %, by Holm's rule over the methods,
+    separately for each metric.
+
+    Args:
+        methods: one for each interpolator.
+        baseline: name of one of them.
+        unequal: settings that are not equal for all runs; every verdict lists them.
+    """
+    base = next(method for method in methods if method.name == baseline)
+    candidates = [method for method in methods if method is not base]
+    paired = {method.name: _paired_differences(method, base) for method in candidates}
+    claimed = {
+        metric: significant({name: by_metric[metric].p for name, by_metric in paired.items() if metric in by_metric})
+        for metric in _metrics(base)
+    }
+    num_tested = sum(any(item.low is not None for item in by_metric.values()) for by_metric in paired.values())
+    results = [_without_difference(base)]
+    for method in candidates:
+        difference = {
+            metric: Difference(item.mean, item.low, item.high, item.count, method.name in claimed[metric])
+            for metric, item in paired[method.name].items()
+        }
+        result = replace(_without_difference(method), difference=difference)
+        verdict = verdict_sentence(result, results[0], num_tested, unequal) if method.runs else ""
+        results.append(replace(result, verdict=verdict))
+    return tuple(results)
+
+
+def _without_difference(method: MeasuredMethod) -> MethodResult:
+    values = {metric: list(_by_seed(method, metric).values()) for metric in _metrics(method)}
+    return MethodResult(
+        method.name,
+        method.source,
+        method.runs,
+        method.cost,
+        mean={metric: statistics.fmean(numbers) if numbers else None for metric, numbers in values.items()},
+        deviation={metric: deviation(numbers) for metric, numbers in values.items()},
+    )
+
+
+def _metrics(method: MeasuredMethod) -> list[str]:
+    return list(dict.fromkeys(metric for run in method.runs for metric in run.metrics))
+
+
+def _paired_differences(method: MeasuredMethod, base: MeasuredMethod) -> dict[str, PairedDifference]:
+    """By metric, over the seeds that both methods have."""
+    paired = {}
+    for metric in _metrics(base):
+        values, references = _by_seed(method, metric), _by_seed(base, metric)
+        differences = [values[seed] - references[seed] for seed in values if seed in references]
+        if differences:
+            paired[metric] = paired_difference(differences)
+    return paired
+
+
+def _by_seed(method: MeasuredMethod, metric: str) -> dict[int, float]:
+    return {run.seed: value for run in method.runs if (value := run.metrics.get(metric)) is not None}

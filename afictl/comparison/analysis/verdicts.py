@@ -1,4 +1,4 @@
-"""What a comparison allows to be said: in one sentence a method, and of many methods together."""
+"""Verdicts: the sentence that a comparison allows about each method, and one about all methods."""
 
 from __future__ import annotations
 
@@ -6,82 +6,89 @@ from collections.abc import Sequence
 
 from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX
 from afictl.comparison.results import Comparison, Difference, MethodResult
-from afictl.evaluation.metrics import format_difference, format_points
+from afictl.evaluation.metrics import KINDS, format_difference, format_points
 
-_MANY = 3  # methods whose verdicts are easier read after one sentence about all of them
+_MIN_METHODS_FOR_OVERVIEW = 3
+_EQUAL_POINTS = 1e-6
+"""Width of an interval that is zero but for rounding."""
+_EQUAL_RATIO = 0.005
+"""Difference of a ratio to 1 that is not displayed."""
 
 
-def verdict_sentence(method: MethodResult, baseline: MethodResult, compared: int, differing: Sequence[str] = ()) -> str:
+def verdict_sentence(method: MethodResult, baseline: MethodResult, num_tested: int, unequal: Sequence[str] = ()) -> str:
     """One sentence about a method against the baseline.
 
     Args:
         method: with its differences.
-        baseline: what they are taken from.
-        compared: how many methods have an interval; a difference must stand out among as many.
-        differing: conditions that were not the same for all.
+        baseline: the method that they refer to.
+        num_tested: number of methods with an interval, among which a difference must be significant.
+        unequal: settings that are not equal for all runs.
     """
-    found = {kind: method.difference[f"{kind}/AP"] for kind in ("box", "mask") if f"{kind}/AP" in method.difference}
-    if not found:
+    differences = {kind: item for kind in KINDS if (item := method.difference.get(f"{kind}/AP"))}
+    if not differences:
         return f"{method.name}: nothing can be claimed, as no seed has an AP of both it and {baseline.name}"
-    said = "; ".join(_said(kind, difference, baseline.name, compared) for kind, difference in found.items())
-    price = _price(method, baseline)
-    if price:
-        said += f" for {price}" if next(reversed(found.values())).claimed else f", at {price}"
-    if differing:
-        said += f"; but the runs differ in {', '.join(differing)} too, which may be the cause"
-    return f"{method.name}{' ' if next(iter(found.values())).claimed else ': '}{said}"
+    sentence = "; ".join(_clause(kind, item, baseline.name, num_tested) for kind, item in differences.items())
+    claimed = [item.claimed for item in differences.values()]
+    if cost := _relative_cost(method, baseline):
+        sentence += f" for {cost}" if claimed[-1] else f", at {cost}"
+    if unequal:
+        sentence += f"; but the runs differ in {', '.join(unequal)} too, which may be the cause"
+    return f"{method.name}{' ' if claimed[0] else ': '}{sentence}"
 
 
 def overview_sentences(comparison: Comparison) -> list[str]:
-    """One sentence about all methods for boxes and one for masks; none where the methods are few.
+    """One sentence about all methods for boxes and one for masks; none for few methods.
 
-    It names those whose difference to the baseline is claimed, and counts those of which that cannot be said.
+    It names the methods whose difference to the baseline is claimed, and counts the others.
     """
-    if comparison.num_tested < _MANY:
+    if comparison.num_tested < _MIN_METHODS_FOR_OVERVIEW:
         return []
-    alike = not any(key.startswith(UNEQUAL_PREFIX) for key in comparison.settings)
+    unequal = any(key.startswith(UNEQUAL_PREFIX) for key in comparison.settings)
+    suffix = "; the runs differ in more than the interpolator" if unequal else ""
     sentences = []
-    for kind in ("box", "mask"):
-        named = {method.name: method.difference.get(f"{kind}/AP") for method in comparison.methods}
-        found = {name: difference for name, difference in named.items() if difference and difference.low is not None}
-        if not found:
-            continue
-        better = [name for name, difference in found.items() if difference.claimed and difference.mean > 0]
-        worse = [name for name, difference in found.items() if difference.claimed and difference.mean <= 0]
-        rest = len(found) - len(better) - len(worse)
-        if rest == len(found):
-            said = "no difference can be claimed"
-        else:
-            said = "; ".join(
-                [f"{word}: {', '.join(names)}" for word, names in (("better", better), ("worse", worse)) if names]
-                + ([f"no difference can be claimed of the other {rest}"] if rest else [])
-            )
-        doubt = "" if alike else "; the runs differ in more than the interpolator"
-        sentences.append(f"{kind} AP of {len(found)} methods against {comparison.baseline}: {said}{doubt}")
+    for kind in KINDS:
+        differences = {
+            method.name: item
+            for method in comparison.methods
+            if (item := method.difference.get(f"{kind}/AP")) and item.low is not None
+        }
+        if differences:
+            subject = f"{kind} AP of {len(differences)} methods against {comparison.baseline}"
+            sentences.append(f"{subject}: {_claims(differences)}{suffix}")
     return sentences
 
 
-def _said(kind: str, difference: Difference, baseline: str, compared: int) -> str:
+def _claims(differences: dict[str, Difference]) -> str:
+    better = [name for name, item in differences.items() if item.claimed and item.mean > 0]
+    worse = [name for name, item in differences.items() if item.claimed and item.mean <= 0]
+    rest = len(differences) - len(better) - len(worse)
+    if rest == len(differences):
+        return "no difference can be claimed"
+    clauses = [f"{word}: {', '.join(names)}" for word, names in (("better", better), ("worse", worse)) if names]
+    return "; ".join([*clauses, *([f"no difference can be claimed of the other {rest}"] if rest else [])])
+
+
+def _clause(kind: str, difference: Difference, baseline: str, num_tested: int) -> str:
     amount = format_difference(difference.mean)
-    if difference.low is None or difference.high is None:
+    low, high = difference.low, difference.high
+    if low is None or high is None:
         return f"nothing can be claimed from one seed ({amount} {kind} AP)"
-    interval = (
-        f"95 % interval {format_points(difference.low)} to {format_points(difference.high)}, {difference.seeds} seeds"
-    )
+    interval = f"95 % interval {format_points(low)} to {format_points(high)}, {difference.seeds} seeds"
     if difference.claimed:
         return f"{amount} {kind} AP {'over' if difference.mean > 0 else 'against'} {baseline} ({interval})"
-    alone = difference.low > 0 or difference.high < 0
-    reason = f"; too little to stand out among {compared} methods" if alone and compared > 1 else ""
-    if difference.high - difference.low < 1e-6:  # but for rounding
-        reason = "; the same for every seed, which leaves no spread to judge it by"
+    reason = ""
+    if high - low < _EQUAL_POINTS:
+        reason = "; the same for every seed, which leaves no spread to test it against"
+    elif num_tested > 1 and (low > 0 or high < 0):
+        reason = f"; too small to be significant among {num_tested} methods"
     return f"no difference in {kind} AP to {baseline} can be claimed ({amount}, {interval}{reason})"
 
 
-def _price(method: MethodResult, baseline: MethodResult) -> str:
-    """The work of the whole detector against the baseline's; empty where it is not known."""
+def _relative_cost(method: MethodResult, baseline: MethodResult) -> str:
+    """Multiply-adds of the whole detector relative to the baseline's; empty if they were not measured."""
     if method.cost is None or baseline.cost is None:
         return ""
     ratio = method.cost.multiply_adds / baseline.cost.multiply_adds
-    if abs(ratio - 1) < 0.005:
+    if abs(ratio - 1) < _EQUAL_RATIO:
         return "the same multiply-adds"
     return f"{ratio:.{1 if ratio >= 1.1 else 2}f}x the multiply-adds"

@@ -1,4 +1,4 @@
-"""What each interpolator costs in a detector: of runs, and without any training."""
+"""Costs of the methods of a comparison: of trained runs, or of untrained detectors."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ from afictl.training.initial_weights import (
 from afictl.training.run_writer import config_differences
 from afictl.weights import load_detector
 
+_DEFAULT_NUM_CLASSES = 80
+
 
 def list_costs(
     fabric: Fabric,
@@ -44,59 +46,72 @@ def list_costs(
     baseline: str | None = None,
     progress: ProgressDisplay = no_progress,
 ) -> Comparison:
-    """The prices of ``preset`` with each interpolator, without training.
+    """Measure the costs of ``preset`` with each interpolator, without training.
 
-    Measured on the first held-out images of ``data``, or on noise as large as an image can be at evaluation. A detector
-    that has not been trained finds as many objects as chance wants, so what a head does for each object, such as a
-    mask, costs another time than in a trained one.
+    Measured on the first held-out images of ``data``, or on noise at the largest size of evaluation. The number of
+    detections of an untrained detector is arbitrary, and with it the time that a head spends on each, as on masks.
 
     Raises:
         UserError: data, weights or an interpolator that do not fit.
     """
-    names = [contender.name for contender in methods]
-    choose_baseline(names, baseline)
-    index = load_coco(data, "val") if data else None
+    choose_baseline([method.name for method in methods], baseline)
+    dataset = load_coco(data, "val") if data else None
     detectors = {}
-    for each in methods:
-        own, interpolator = resolve_interpolator(preset, each.source, seed=0)
-        detector = build_seeded_detector(own, interpolator, len(index.classes) if index else 80, seed=0)
+    for method in methods:
+        method_preset, interpolator = resolve_interpolator(preset, method.source, seed=0)
+        num_classes = len(dataset.classes) if dataset else _DEFAULT_NUM_CLASSES
+        detector = build_seeded_detector(method_preset, interpolator, num_classes, seed=0)
         if weights:
-            load_initial_weights(detector, InitialWeights(each.source, weights))
-        detectors[each.name] = detector
-    prices = _prices(fabric, detectors, index, progress)
-    entries = [MeasuredMethod(each.name, each.source, (), prices[each.name]) for each in methods]
+            load_initial_weights(detector, InitialWeights(method.source, weights))
+        detectors[method.name] = detector
+    costs = _measure(fabric, detectors, dataset, progress)
+    measured = [MeasuredMethod(method.name, method.source, (), costs[method.name]) for method in methods]
     images = f"the first images of {data}" if data else "an image of noise, as large as evaluation allows"
-    conditions = {"prices": describe_measurement(fabric, images)}
-    return build_comparison(preset.name, index, entries, conditions, baseline)
+    settings = {"prices": describe_measurement(fabric, images)}
+    return build_comparison(preset.name, dataset, measured, settings, baseline)
 
 
 def costs_of_runs(
     fabric: Fabric,
     folders: Mapping[str, Path],
-    index: Dataset,
+    dataset: Dataset,
     progress: ProgressDisplay,
     earlier: Path | None = None,
 ) -> tuple[dict[str, Cost], dict[str, Any]]:
-    """The prices of trained detectors, by the name of the folder of each, and what they depend on.
+    """Measure the costs of trained detectors.
 
-    Those of ``earlier``, a ``comparison.json``, are taken where they hold for the same detectors, images, device and
-    software. All or none: times are compared with each other, so they are measured side by side.
+    Stored costs are used only if they hold for all detectors: times are comparable only if measured together.
+
+    Args:
+        fabric: device and precision.
+        folders: run folder by method.
+        dataset: its first images are measured on.
+        progress: display for the measurement.
+        earlier: ``comparison.json`` with stored costs for equal detectors, images, device and software.
+
+    Returns:
+        Cost by method, and everything that the costs depend on as JSON values.
     """
-    basis = _basis(fabric, folders, index)
-    known = _known_prices(earlier, basis) if earlier else {}
-    if folders.keys() <= known.keys():
-        return {name: known[name] for name in folders}, basis
+    basis = _basis(fabric, folders, dataset)
+    stored = _stored_costs(earlier, basis) if earlier else {}
+    if folders.keys() <= stored.keys():
+        return {name: stored[name] for name in folders}, basis
     detectors = {name: load_detector(folder / LAST).detector for name, folder in folders.items()}
-    return _prices(fabric, detectors, index, progress), basis
+    return _measure(fabric, detectors, dataset, progress), basis
 
 
-def _basis(fabric: Fabric, folders: Mapping[str, Path], index: Dataset) -> dict[str, Any]:
-    """What prices depend on, as plain values; a detector's file holds its preset, sizes and interpolator too."""
+def describe_measurement(fabric: Fabric, images: str = "the first held-out images") -> str:
+    """Images, device and precision of a measurement as text."""
+    return f"of {images}, on {fabric.device}, in {hardware_record(fabric)['precision']}"
+
+
+def _basis(fabric: Fabric, folders: Mapping[str, Path], dataset: Dataset) -> dict[str, Any]:
+    """Everything that costs depend on; a detector's file includes its preset, input sizes and interpolator."""
     device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.node()}, {platform.platform()}"
     return {
         "detectors": {method: file_digest(folder / LAST) for method, folder in folders.items()},
-        "images": str(index.annotation_file.resolve()),
+        "images": str(dataset.annotation_file.resolve()),
         "device": name,
         "threads": torch.get_num_threads(),
         "precision": hardware_record(fabric)["precision"],
@@ -104,32 +119,33 @@ def _basis(fabric: Fabric, folders: Mapping[str, Path], index: Dataset) -> dict[
     }
 
 
-def _known_prices(file: Path, basis: Mapping[str, Any]) -> dict[str, Cost]:
-    """The prices in ``comparison.json`` of the detectors that are the same, if all else is."""
+def _stored_costs(file: Path, basis: Mapping[str, Any]) -> dict[str, Cost]:
+    """The costs in ``comparison.json`` of unchanged detectors, if everything else in ``basis`` is unchanged too."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        before = content["price_basis"]
-        if config_differences(before | {"detectors": {}}, {**basis, "detectors": {}}):
+        old_basis = content["price_basis"]
+        if config_differences(old_basis | {"detectors": {}}, {**basis, "detectors": {}}):
             return {}
-        same = {name for name, digest in before["detectors"].items() if basis["detectors"].get(name) == digest}
-        stored = {method["name"]: method["price"] for method in content["methods"] if method["name"] in same}
-        names = [field.name for field in fields(Cost)]
-        values = {method: {name: price[name] for name in names} for method, price in stored.items()}
-        return {method: Cost(**value | {"image_hw": tuple(value["image_hw"])}) for method, value in values.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of another version
+        digests = old_basis["detectors"]
+        return {
+            method["name"]: _parse_cost(method["price"])
+            for method in content["methods"]
+            if digests.get(method["name"], "") == basis["detectors"].get(method["name"])
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or of another version
         return {}
 
 
-def describe_measurement(fabric: Fabric, images: str = "the first held-out images") -> str:
-    """What the prices hold for, in words; times mean nothing without it."""
-    return f"of {images}, on {fabric.device}, in {hardware_record(fabric)['precision']}"
+def _parse_cost(record: Mapping[str, Any]) -> Cost:
+    values = {field.name: record[field.name] for field in fields(Cost)}
+    return Cost(**values | {"image_hw": tuple(record["image_hw"])})
 
 
-def _prices(
-    fabric: Fabric, detectors: Mapping[str, Detector], index: Dataset | None, progress: ProgressDisplay
+def _measure(
+    fabric: Fabric, detectors: Mapping[str, Detector], dataset: Dataset | None, progress: ProgressDisplay
 ) -> dict[str, Cost]:
     for detector in detectors.values():
         fabric.to_device(detector)
-    view = next(iter(detectors.values())).input
-    with fabric.autocast(), progress("prices") as show:
-        return measure_costs(detectors, cost_images(view, index), show)
+    config = next(iter(detectors.values())).input
+    with fabric.autocast(), progress("costs") as show:
+        return measure_costs(detectors, cost_images(config, dataset), show)

@@ -1,4 +1,4 @@
-"""One cell of a grid: an ordinary run, and ``result.json``, which is written last and says that it is finished."""
+"""Training of one run of an experiment, and ``result.json``, which is written last and marks the run as finished."""
 
 from __future__ import annotations
 
@@ -21,58 +21,61 @@ from afictl.presets import Preset
 from afictl.run_folder import CONFIG, LOG, PREDICTIONS, RESULT, STATE
 from afictl.training import finetune
 
-_OF_A_RESULT = {"interpolator", "seed", "metrics", "per_class", "seconds"}
-EXIT_LOG_UNWRITABLE = 120
-"""The exit code of a process that cannot write its last words; Python's own where they were still buffered."""
+_RESULT_KEYS = {"interpolator", "seed", "metrics", "per_class", "seconds"}
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the cell in ``folder`` has its result."""
+    """Whether the run in ``folder`` has its result."""
     return (folder / RESULT).is_file()
 
 
-def train_run(fabric: Fabric, preset: Preset, data: Path, job: RunSpecification) -> None:
-    """Train and measure one cell; a cell that was stopped goes on.
+def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification) -> None:
+    """Train and evaluate one run, or continue it where it was interrupted.
 
-    A finished cell is never continued, so that its resumable state, by far its largest file, is removed.
+    A finished run is never continued: its resumable state, by far the largest file, is removed.
 
     Raises:
         UserError: as ``finetune``.
     """
-    resume = (job.folder / CONFIG).is_file()
-    outcome = finetune(fabric, preset, data, job.folder, job.start, seed=job.seed, resume=resume)
+    resume = (run.folder / CONFIG).is_file()
+    outcome = finetune(fabric, preset, data, run.folder, run.initial_weights, seed=run.seed, resume=resume)
 
-    def measure() -> None:
-        scored = score_predictions(job.folder / PREDICTIONS, load_coco(data, "val"), masks=preset.detector.masks)
+    def write_result() -> None:
+        dataset = load_coco(data, "val")
+        evaluation = score_predictions(run.folder / PREDICTIONS, dataset, masks=preset.detector.masks)
         result = {
-            "interpolator": job.start.as_config()["interpolator"],
-            "seed": job.seed,
+            "interpolator": run.initial_weights.as_config()["interpolator"],
+            "seed": run.seed,
             "metrics": outcome.metrics,
-            "per_class": scored.per_class,
+            "per_class": evaluation.per_class,
             "seconds": outcome.seconds,
         }
-        write_text(job.folder / RESULT, json.dumps(result, indent=2))
-        (job.folder / STATE).unlink(missing_ok=True)
+        write_text(run.folder / RESULT, json.dumps(result, indent=2))
+        (run.folder / STATE).unlink(missing_ok=True)
 
-    run_on_rank_zero(measure, fabric.global_rank, fabric.world_size)
+    run_on_rank_zero(write_result, fabric.global_rank, fabric.world_size)
 
 
 def describe_failure(error: Exception, folder: Path) -> str:
-    """One line for an error; the traceback of an unexpected one goes to the log of the run in ``folder``."""
+    """An error in one line; the traceback of an unexpected one is appended to the log of the run in ``folder``."""
     if isinstance(error, UserError):
         return str(error)
     if is_disk_full(error):
         return format_error(error)
-    lacking, less = describe_out_of_memory(error)
-    if lacking:
-        return f"{lacking}; {less}"
+    reason, advice = describe_out_of_memory(error)
+    if reason:
+        return f"{reason}; {advice}"
     with suppress(OSError), (folder / LOG).open("a", encoding="utf-8") as file:
         file.write(traceback.format_exc())
     return f"unexpected {type(error).__name__}: {format_error(error)}"
 
 
 def read_finished_run(folder: Path) -> ComparisonRun:
-    """A finished cell."""
+    """The finished run in ``folder``.
+
+    Raises:
+        UserError: its result is damaged.
+    """
     result = read_result(folder)
     return ComparisonRun(result["seed"], folder, result["metrics"], result["per_class"], result["seconds"])
 
@@ -83,11 +86,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged.
     """
-    problem = "something is missing in it"
+    reason = "keys are missing"
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        if isinstance(result, dict) and result.keys() >= _OF_A_RESULT:
+        if isinstance(result, dict) and result.keys() >= _RESULT_KEYS:
             return result
     except ValueError as error:
-        problem = str(error)
-    raise UserError(f"{folder / RESULT}: cannot be read ({problem}); remove it to measure this cell again")
+        reason = str(error)
+    raise UserError(f"{folder / RESULT}: cannot be read ({reason}); remove it to evaluate this run again")

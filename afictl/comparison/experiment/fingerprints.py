@@ -1,10 +1,11 @@
-"""What the files hold that a grid is made of: one that is written again in place keeps its path, not its content."""
+"""SHA-256 fingerprints of the input files of an experiment: a file that is replaced keeps its path, not its content."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from afictl.comparison.experiment.specification import ExperimentSettings
 from afictl.data.folders import find_files
@@ -15,47 +16,57 @@ from afictl.run_folder import CONFIG, absolute_path
 from afictl.training.initial_weights import find_interpolator_file
 from afictl.weights.checkpoint import find_checkpoint
 
-_EVERY = "*"
-"""Stands for the interpolators of all cells."""
+
+class _Input(NamedTuple):
+    """An input file of the runs of one method."""
+
+    method: str
+    """``*`` for all methods."""
+    source: str | Path
+    """As on the command line."""
+    file: Path
 
 
-def compute_fingerprints(grid: ExperimentSettings) -> dict[str, str]:
-    """The digest of each file that the grid is made of, by its path; of those that are there."""
-    return {absolute_path(file): file_digest(file) for _, _, file in _files(grid) if file.is_file()}
+def compute_fingerprints(settings: ExperimentSettings) -> dict[str, str]:
+    """Fingerprint by absolute path of each input file that exists."""
+    return {absolute_path(item.file): file_digest(item.file) for item in _inputs(settings) if item.file.is_file()}
 
 
-def find_changed_input(grid: ExperimentSettings, before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Why cells that are trained and those to come would be made of other things; empty where they would not.
+def find_changed_input(settings: ExperimentSettings, old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """The error for a file that changed after the first of its runs was begun; empty without one.
 
-    A path of which ``before`` knows nothing is not judged.
+    Args:
+        settings: the experiment.
+        old: earlier fingerprints by path; files without one are not compared.
+        new: present fingerprints by path.
     """
-    changed = {path for path, digest in now.items() if before.get(path, digest) != digest}
-    for name, source, file in _files(grid):
-        for cell in _begun(grid.output, name) if absolute_path(file) in changed else ():
-            another = f"give the new one another name, NAME={source}, or remove {cell.parent}"
-            advice = "choose another --output" if name == _EVERY else another
-            return f"{file}: its content is not what it was when {cell} was trained; {advice}"
+    changed = {path for path, fingerprint in new.items() if old.get(path, fingerprint) != fingerprint}
+    for method, source, file in _inputs(settings):
+        for folder in _begun_runs(settings.output, method) if absolute_path(file) in changed else ():
+            advice = (
+                "choose another --output"
+                if method == "*"
+                else f"give the new one another name, NAME={source}, or remove {folder.parent}"
+            )
+            return f"{file}: its content is not what it was when {folder} was trained; {advice}"
     return ""
 
 
-def _files(grid: ExperimentSettings) -> Iterator[tuple[str, str | Path, Path]]:
-    """The interpolator whose cells are made of it, what the user calls it, and the file that is read of that.
-
-    Of data sets these are the annotations. A run may stand here twice, with its detector and with its interpolator.
-    """
+def _inputs(settings: ExperimentSettings) -> Iterator[_Input]:
+    """Annotations, initial weights and interpolators; a run may contribute its detector and its interpolator."""
     for split in ("train", "val"):
         with suppress(UserError):
-            yield _EVERY, grid.data, find_files(grid.data, split)[0]
-    for weights in (grid.weights, grid.backbone_weights):
+            yield _Input("*", settings.data, find_files(settings.data, split)[0])
+    for weights in (settings.weights, settings.backbone_weights):
         if weights:
             with suppress(UserError):
-                yield _EVERY, weights, find_checkpoint(weights)
-    for each in grid.methods:
-        if each.source not in interpolator_kinds():
-            with suppress(UserError):  # gone since its cells were trained, which do not need it any more
-                yield each.name, each.source, find_interpolator_file(each.source)
+                yield _Input("*", weights, find_checkpoint(weights))
+    for method in settings.methods:
+        if method.source not in interpolator_kinds():
+            with suppress(UserError):  # removed after its runs were trained, which do not need it any more
+                yield _Input(method.name, method.source, find_interpolator_file(method.source))
 
 
-def _begun(output: Path, name: str) -> list[Path]:
-    """The cells of this interpolator that are trained, or on the way."""
-    return sorted(file.parent for file in output.glob(f"{name}/seed*/{CONFIG}"))
+def _begun_runs(output: Path, method: str) -> list[Path]:
+    """Folders of the runs of a method that are finished or were begun."""
+    return sorted(file.parent for file in output.glob(f"{method}/seed*/{CONFIG}"))

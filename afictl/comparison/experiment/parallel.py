@@ -1,4 +1,4 @@
-"""Cells of a grid side by side: one process for each, on a device of its own."""
+"""Parallel training of runs: one worker process for each, on a device of its own."""
 
 from __future__ import annotations
 
@@ -11,122 +11,160 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypedDict
 
 import torch
 
-from afictl.comparison.experiment.comparison_run import EXIT_LOG_UNWRITABLE
 from afictl.comparison.experiment.parallel_progress import show_parallel_progress
 from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification
 from afictl.errors import UserError, format_error
 
-_POLL = 0.5
-"""Seconds between two looks at the processes."""
-_PATIENCE = 600.0
-"""Seconds in which the processes must have saved their state when they are told to leave."""
-_WORKER = "afictl.comparison.experiment.worker"
+EXIT_LOG_UNWRITABLE = 120
+"""Exit code of a worker that cannot print its error; Python's own where printed text was still buffered."""
+_POLL_SECONDS = 0.5
+_TIMEOUT_SECONDS = 600.0
+"""For the workers to save their state after an interruption; then they are killed."""
+_WORKER_MODULE = "afictl.comparison.experiment.worker"
 
 
-def require_devices(text: str) -> int:
-    """How many cells ``--devices`` lets run at once.
+class WorkerTask(TypedDict):
+    """A run as JSON values on the worker's standard input; an absent path is empty."""
+
+    preset: dict[str, Any]
+    data: str
+    name: str
+    seed: int
+    folder: str
+    interpolator: str | None
+    weights: str
+    backbone_weights: str
+    precision: str
+    command: list[str]
+    """Command line that the run records."""
+
+
+def require_devices(devices: str) -> int:
+    """Number of runs that ``--devices`` allows at once.
 
     Raises:
-        UserError: no number, or more than there are GPUs where there are some.
+        UserError: not a number, or more than there are GPUs on a machine with GPUs.
     """
-    present = torch.cuda.device_count()
-    if text == "auto":
-        return max(1, present)
-    if not text.isdigit() or not int(text):
-        raise UserError(f"--devices {text}: with --spread give a number of devices, or 'auto'")
-    if present and int(text) > present:
-        raise UserError(f"--devices {text}: this machine has {present}")
-    return int(text)
+    num_gpus = torch.cuda.device_count()
+    if devices == "auto":
+        return max(1, num_gpus)
+    if not devices.isdigit() or not int(devices):
+        raise UserError(f"--devices {devices}: with --spread give a number of devices, or 'auto'")
+    if num_gpus and int(devices) > num_gpus:
+        raise UserError(f"--devices {devices}: this machine has {num_gpus}")
+    return int(devices)
 
 
 @dataclass
 class _Worker:
-    """A process and the cell that it trains."""
+    """A worker process and the run that it trains."""
 
-    job: RunSpecification
+    run: RunSpecification
     device: int
     process: subprocess.Popen[str]
     output: IO[str]
 
     @property
     def log(self) -> Path:
-        return _log(self.job)
+        """File with everything that the process prints."""
+        return _log_file(self.run)
+
+    def close_input(self) -> None:
+        """Close the standard input, which interrupts a worker that is running."""
+        if self.process.stdin:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+    def failure(self) -> str:
+        """The reason why an ended process failed; empty for success."""
+        self.output.close()
+        self.close_input()
+        code = self.process.returncode
+        if code == 0:
+            return ""
+        if code == EXIT_LOG_UNWRITABLE:
+            return f"{self.log}: cannot be written to, as on a full disk"
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return errors[-1] if errors else f"its process ended with code {code}; see {self.log}"
 
 
 def train_in_parallel(
-    grid: ExperimentSettings, jobs: Sequence[RunSpecification], at_once: int, precision: str
+    settings: ExperimentSettings, runs: Sequence[RunSpecification], parallel_runs: int, precision: str
 ) -> dict[str, str]:
-    """Train ``jobs``, ``at_once`` at a time; returns what went wrong, by the name of the cell.
+    """Train ``runs``, ``parallel_runs`` at a time, and return the failures: error by run.
 
-    What a process prints is in ``seedK.txt`` beside its run folder. On Ctrl-C, and when this process ends in whatever
-    way, the others save their state and end too.
+    Each process prints to ``seedK.txt`` beside its run folder. On Ctrl-C, and whenever this process ends, the workers
+    save their state and end too.
     """
     failures: dict[str, str] = {}
-    waiting, free = list(jobs), list(range(at_once))
-    with show_parallel_progress(len(jobs), grid.preset.train.steps) as shown, _workers() as running:
-        while waiting or running:
-            while waiting and free:
-                job = waiting.pop(0)
+    waiting, free_devices = list(runs), list(range(parallel_runs))
+    with show_parallel_progress(len(runs), settings.preset.train.steps) as progress, _workers() as workers:
+        while waiting or workers:
+            while waiting and free_devices:
+                run = waiting.pop(0)
                 try:
-                    worker = _start(grid, job, free[0], at_once, precision)
-                except OSError as error:  # such as a full disk; what runs may still come to its end
-                    failures[str(job)] = format_error(error)
-                    shown.say(f"{job}: failed: {failures[str(job)]}")
+                    worker = _start_worker(settings, run, free_devices[0], parallel_runs, precision)
+                except OSError as error:  # such as a full disk; the running ones may still finish
+                    failures[str(run)] = format_error(error)
+                    progress.log(f"{run}: failed: {failures[str(run)]}")
                     continue
-                running.append(worker)
-                free.remove(worker.device)
-                shown.started(str(worker.job), worker.log)
-            time.sleep(_POLL if running else 0)
-            for worker in [each for each in running if each.process.poll() is not None]:
-                running.remove(worker)
-                free.append(worker.device)
-                problem = _problem(worker)
-                if problem:
-                    failures[str(worker.job)] = problem
-                shown.ended(str(worker.job), problem)
-            shown.look({str(worker.job): worker.job.folder for worker in running})
+                workers.append(worker)
+                free_devices.remove(worker.device)
+                progress.start(str(run), worker.log)
+            time.sleep(_POLL_SECONDS if workers else 0)
+            for worker in [worker for worker in workers if worker.process.poll() is not None]:
+                workers.remove(worker)
+                free_devices.append(worker.device)
+                failure = worker.failure()
+                if failure:
+                    failures[str(worker.run)] = failure
+                progress.end(str(worker.run), failure)
+            progress.update({str(worker.run): worker.run.folder for worker in workers})
     return failures
 
 
-def _start(grid: ExperimentSettings, job: RunSpecification, device: int, at_once: int, precision: str) -> _Worker:
-    log = _log(job)
+def _start_worker(
+    settings: ExperimentSettings, run: RunSpecification, device: int, parallel_runs: int, precision: str
+) -> _Worker:
+    log = _log_file(run)
     log.parent.mkdir(parents=True, exist_ok=True)
     output = log.open("w", encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-m", _WORKER],
+        [sys.executable, "-m", _WORKER_MODULE],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, **_place(device, at_once)},
-        start_new_session=True,  # Ctrl-C is for this process, which tells the others
+        env={**os.environ, **_device_variables(device, parallel_runs)},
+        start_new_session=True,  # Ctrl-C interrupts this process alone, which then closes the workers' input
     )
-    order = {
-        "preset": grid.preset.model_dump(mode="json"),
-        "data": str(grid.data),
-        "name": job.name,
-        "seed": job.seed,
-        "folder": str(job.folder),
-        "interpolator": job.start.interpolator,
-        "weights": str(job.start.weights or ""),
-        "backbone_weights": str(job.start.backbone_weights or ""),
+    task: WorkerTask = {
+        "preset": settings.preset.model_dump(mode="json"),
+        "data": str(settings.data),
+        "name": run.method,
+        "seed": run.seed,
+        "folder": str(run.folder),
+        "interpolator": run.initial_weights.interpolator,
+        "weights": str(run.initial_weights.weights or ""),
+        "backbone_weights": str(run.initial_weights.backbone_weights or ""),
         "precision": precision,
         "command": sys.argv,
     }
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it has ended already, which is told with the others
-        process.stdin.write(json.dumps(order) + "\n")
+    with suppress(BrokenPipeError):  # it has ended already; its exit code is read with those of the others
+        process.stdin.write(json.dumps(task) + "\n")
         process.stdin.flush()
-    return _Worker(job, device, process, output)
+    return _Worker(run, device, process, output)
 
 
-def _place(device: int, at_once: int) -> dict[str, str]:
-    """The variables that give a process its device and its share of the threads."""
-    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // at_once))}
+def _device_variables(device: int, parallel_runs: int) -> dict[str, str]:
+    """Environment variables for one GPU, if there are any, and a fair number of threads."""
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // parallel_runs))}
     if not torch.cuda.device_count():
         return threads
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -136,50 +174,28 @@ def _place(device: int, at_once: int) -> dict[str, str]:
 
 @contextmanager
 def _workers() -> Iterator[list[_Worker]]:
-    """The running processes; those that are left at the end are told to save and leave, a second Ctrl-C kills them."""
-    running: list[_Worker] = []
+    """The running workers; at the end those that still run save their state and stop, a second Ctrl-C kills them."""
+    workers: list[_Worker] = []
     try:
-        yield running
+        yield workers
     finally:
         try:
-            if running:
-                print(f"waiting for {len(running)} runs to save their state", file=sys.stderr)
-            for worker in running:
-                _close_order(worker)  # which is how they learn that it is over
-            deadline = time.monotonic() + _PATIENCE
-            for worker in running:
+            if workers:
+                print(f"waiting for {len(workers)} runs to save their state", file=sys.stderr)
+            for worker in workers:
+                worker.close_input()
+            deadline = time.monotonic() + _TIMEOUT_SECONDS
+            for worker in workers:
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
         except (KeyboardInterrupt, subprocess.TimeoutExpired) as error:
-            for worker in running:
+            for worker in workers:
                 worker.process.kill()
-            if isinstance(error, KeyboardInterrupt):  # else what ended the comparison is told, not this
+            if isinstance(error, KeyboardInterrupt):  # after a timeout the first exception is raised instead
                 raise
         finally:
-            for worker in running:
+            for worker in workers:
                 worker.output.close()
 
 
-def _problem(worker: _Worker) -> str:
-    """Why a process that has ended did not do its work; empty where it did."""
-    worker.output.close()
-    _close_order(worker)
-    code = worker.process.returncode
-    if code == 0:
-        return ""
-    if code == EXIT_LOG_UNWRITABLE:
-        return f"{worker.log}: cannot be written to, as on a full disk"
-    lines = worker.log.read_text(encoding="utf-8", errors="replace").split("\n")
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    if errors:
-        return errors[-1]
-    return f"its process ended with code {code}; see {worker.log}"
-
-
-def _close_order(worker: _Worker) -> None:
-    if worker.process.stdin:
-        with suppress(BrokenPipeError):
-            worker.process.stdin.close()
-
-
-def _log(job: RunSpecification) -> Path:
-    return job.folder.with_name(f"{job.folder.name}.txt")
+def _log_file(run: RunSpecification) -> Path:
+    return run.folder.with_name(f"{run.folder.name}.txt")

@@ -1,4 +1,4 @@
-"""What several running cells are doing: bars on a terminal, lines elsewhere."""
+"""Progress of runs that are trained in parallel: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,66 +14,72 @@ from rich.progress import Progress, TaskID
 from afictl.progress import progress_bar
 from afictl.run_folder import METRICS
 
-_LOOK, _LINE = 1.0, 300.0
-"""Seconds between two looks at the runs, and between two lines where there is no terminal."""
-_TAIL = 4096
+_UPDATE_SECONDS = 1.0
+_LINE_SECONDS = 300.0
+"""Between two lines of progress where there is no terminal."""
+_TAIL_BYTES = 4096
+"""At the end of ``metrics.jsonl``, enough for its last line."""
 
 
 class ParallelProgress:
-    """Shows the cells that run, and tells of each that starts or ends."""
+    """Displays the steps of the running runs, and a line for each that starts or ends."""
 
-    def __init__(self, console: Console, bar: Progress, cells: int, steps: int) -> None:
-        self.console, self.bar, self.steps = console, bar, steps
-        self.all = bar.add_task("cells", total=cells)
-        self.tasks: dict[str, TaskID] = {}
-        self.began: dict[str, float] = {}
-        self.looked = self.spoke = time.monotonic()
+    def __init__(self, console: Console, bar: Progress, num_runs: int, steps: int) -> None:
+        self._console, self._bar, self._steps = console, bar, steps
+        self._total = bar.add_task("runs", total=num_runs)
+        self._tasks: dict[str, TaskID] = {}
+        self._start_times: dict[str, float] = {}
+        self._last_update = self._last_line = time.monotonic()
 
-    def started(self, name: str, log: Path) -> None:
-        """A cell has started and prints to ``log``."""
-        self.tasks[name] = self.bar.add_task(name, total=self.steps)
-        self.began[name] = time.monotonic()
-        self.say(f"{name}: started; {log}")
+    def start(self, run: str, log: Path) -> None:
+        """Add a run that has started; its process prints to ``log``."""
+        self._tasks[run] = self._bar.add_task(run, total=self._steps)
+        self._start_times[run] = time.monotonic()
+        self.log(f"{run}: started; {log}")
 
-    def ended(self, name: str, problem: str) -> None:
-        """A cell has ended, with a ``problem`` or without."""
-        self.bar.remove_task(self.tasks.pop(name))
-        self.bar.advance(self.all)
-        minutes = (time.monotonic() - self.began[name]) / 60
-        self.say(f"{name}: " + (f"failed: {problem}" if problem else f"done in {minutes:.1f} minutes"))
+    def end(self, run: str, failure: str) -> None:
+        """Remove a run that has ended; ``failure`` is empty for success."""
+        self._bar.remove_task(self._tasks.pop(run))
+        self._bar.advance(self._total)
+        minutes = (time.monotonic() - self._start_times[run]) / 60
+        self.log(f"{run}: " + (f"failed: {failure}" if failure else f"done in {minutes:.1f} minutes"))
 
-    def look(self, running: Mapping[str, Path]) -> None:
-        """Show how far the runs have come, by the folder of each; call it as often as convenient."""
+    def update(self, folders: Mapping[str, Path]) -> None:
+        """Display the last step of each running run, at most once a second.
+
+        Args:
+            folders: run folder by run.
+        """
         now = time.monotonic()
-        if now < self.looked + _LOOK:
+        if now < self._last_update + _UPDATE_SECONDS:
             return
-        self.looked = now
-        steps = {name: _last_step(folder) for name, folder in running.items()}
-        for name, step in steps.items():
-            self.bar.update(self.tasks[name], completed=step)
-        self.bar.refresh()
-        if not self.console.is_terminal and now > self.spoke + _LINE:
-            self.spoke = now
-            self.say("; ".join(f"{name}: step {step} of {self.steps}" for name, step in steps.items()))
+        self._last_update = now
+        steps = {run: _last_step(folder) for run, folder in folders.items()}
+        for run, step in steps.items():
+            self._bar.update(self._tasks[run], completed=step)
+        self._bar.refresh()
+        if not self._console.is_terminal and now > self._last_line + _LINE_SECONDS:
+            self._last_line = now
+            self.log("; ".join(f"{run}: step {step} of {self._steps}" for run, step in steps.items()))
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, markup=False)
+        self._console.print(text, markup=False)
 
 
 @contextmanager
-def show_parallel_progress(cells: int, steps: int) -> Iterator[ParallelProgress]:
-    """A board for ``cells`` runs of ``steps`` steps."""
+def show_parallel_progress(num_runs: int, steps: int) -> Iterator[ParallelProgress]:
+    """A display for ``num_runs`` runs of ``steps`` steps."""
     console = Console(highlight=False, soft_wrap=True)
     with progress_bar(console, elapsed=True) as bar:
-        yield ParallelProgress(console, bar, cells, steps)
+        yield ParallelProgress(console, bar, num_runs, steps)
 
 
 def _last_step(folder: Path) -> int:
-    """The last step that a run has recorded."""
+    """The last step in ``metrics.jsonl``; 0 without one."""
     try:
         with (folder / METRICS).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _TAIL))
+            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             return int(json.loads(file.read().splitlines()[-1])["step"])
     except (OSError, ValueError, IndexError, KeyError):
         return 0

@@ -1,4 +1,4 @@
-"""What a grid is: interpolators, seeds and the conditions that all runs share."""
+"""Specification of an experiment: methods, seeds and the settings that all runs share."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Method:
 
 @dataclass(frozen=True)
 class RunSpecification:
-    """One cell of a grid, to be trained in ``folder``."""
+    """One training of an experiment: a method with a seed, and the folder of its run."""
 
-    name: str
+    method: str
     seed: int
     folder: Path
-    start: InitialWeights
+    initial_weights: InitialWeights
 
     def __str__(self) -> str:
-        return f"{self.name} seed {self.seed}"
+        return f"{self.method} seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class ExperimentSettings:
-    """Every contender with every seed; all else is the same for all."""
+    """Every method with every seed; everything else is equal for all runs."""
 
     preset: Preset
     data: Path
@@ -43,32 +43,35 @@ class ExperimentSettings:
     methods: tuple[Method, ...]
     seeds: tuple[int, ...] = (0,)
     weights: Path | None = None
+    """A detector to start from."""
     backbone_weights: Path | None = None
+    """A local file instead of the ImageNet download."""
 
-    def start(self, contender: Method) -> InitialWeights:
-        """Where the weights of a contender's detectors come from."""
-        return InitialWeights(contender.source, self.weights, self.backbone_weights)
+    def run_folder(self, method: Method, seed: int) -> Path:
+        """Folder of the run of a method with a seed."""
+        return self.output / method.name / f"seed{seed}"
 
-    def folder(self, contender: Method, seed: int) -> Path:
-        """The run folder of a cell."""
-        return self.output / contender.name / f"seed{seed}"
-
-    def jobs(self) -> list[RunSpecification]:
-        """All cells, seed by seed, so that a grid which is stopped has whole seeds to compare."""
+    def runs(self) -> list[RunSpecification]:
+        """All runs, seed by seed, so that an interrupted experiment has complete seeds to compare."""
         return [
-            RunSpecification(each.name, seed, self.folder(each, seed), self.start(each))
+            RunSpecification(
+                method.name,
+                seed,
+                self.run_folder(method, seed),
+                InitialWeights(method.source, self.weights, self.backbone_weights),
+            )
             for seed in self.seeds
-            for each in self.methods
+            for method in self.methods
         ]
 
 
 def parse_methods(text: str) -> list[Method]:
-    """Read ``nearest,bilinear,afi=RUN``; a part is a kind, or a name and where its weights are.
+    """Parse ``nearest,bilinear,afi=RUN``; a part is a kind, or a name and the source of its weights.
 
     Raises:
-        UserError: an unknown kind without a source, or a name given twice.
+        UserError: an unknown kind without a source, an unusable name, or a name given twice.
     """
-    contenders = []
+    methods = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, source = part.partition("=")
         if not source and name not in interpolator_kinds():
@@ -77,13 +80,10 @@ def parse_methods(text: str) -> list[Method]:
             )
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise UserError(f"--interpolators: '{name}' cannot be a folder name; use letters, digits, - and _")
-        contenders.append(Method(name, source or name))
-    names = [contender.name for contender in contenders]
-    doubles = sorted({name for name in names if names.count(name) > 1})
-    if doubles or not names:
-        raise UserError(
-            f"--interpolators: '{doubles[0]}' is given twice; write NAME=RUN to tell them apart"
-            if doubles
-            else "--interpolators: name at least one"
-        )
-    return contenders
+        methods.append(Method(name, source or name))
+    if not methods:
+        raise UserError("--interpolators: name at least one")
+    names = [method.name for method in methods]
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"--interpolators: '{duplicates[0]}' is given twice; write NAME=RUN for different names")
+    return methods

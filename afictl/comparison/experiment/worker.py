@@ -1,6 +1,6 @@
-"""Worker process that trains one run: ``python -m afictl.comparison.experiment.worker``, specified on standard input.
+"""Worker process that trains one run: ``python -m afictl.comparison.experiment.worker``.
 
-The order is one line of JSON. The stream then stays open for as long as the cell is wanted.
+Its task is one line of JSON on standard input. Closing the stream later interrupts the training.
 """
 
 from __future__ import annotations
@@ -12,47 +12,47 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from afictl.comparison.experiment.comparison_run import EXIT_LOG_UNWRITABLE, describe_failure, train_run
+from afictl.comparison.experiment.comparison_run import describe_failure, train_run
+from afictl.comparison.experiment.parallel import EXIT_LOG_UNWRITABLE, WorkerTask
 from afictl.comparison.experiment.specification import RunSpecification
 from afictl.presets import parse_preset
 from afictl.training import HardwareSettings, InitialWeights, launch
 
-_STOPPED = 130
+_EXIT_INTERRUPTED = 130
 
 
 def main() -> int:
-    """Train the cell that standard input orders; returns the exit code."""
-    order: dict[str, Any] = json.loads(_first_line())
-    sys.argv = order["command"]  # which the run records
-    threading.Thread(target=_leave_with_the_stream, daemon=True).start()
-    weights, backbone_weights = (Path(order[name]) if order[name] else None for name in ("weights", "backbone_weights"))
-    start = InitialWeights(order["interpolator"], weights, backbone_weights)
-    job = RunSpecification(order["name"], order["seed"], Path(order["folder"]), start)
+    """Train the run on standard input and return the exit code."""
+    task: WorkerTask = json.loads(_read_line())
+    sys.argv = task["command"]
+    threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
+    weights, backbone_weights = (Path(path) if path else None for path in (task["weights"], task["backbone_weights"]))
+    initial_weights = InitialWeights(task["interpolator"], weights, backbone_weights)
+    run = RunSpecification(task["name"], task["seed"], Path(task["folder"]), initial_weights)
     try:
-        fabric = launch(HardwareSettings(devices="1", precision=order["precision"]))
-        train_run(fabric, parse_preset(order["preset"], source=order["name"]), Path(order["data"]), job)
+        fabric = launch(HardwareSettings(devices="1", precision=task["precision"]))
+        train_run(fabric, parse_preset(task["preset"], source=task["name"]), Path(task["data"]), run)
     except KeyboardInterrupt:
-        return _STOPPED
+        return _EXIT_INTERRUPTED
     except Exception as error:
         with suppress(OSError):
-            print(f"error: {describe_failure(error, job.folder)}", file=sys.stderr, flush=True)
+            print(f"error: {describe_failure(error, run.folder)}", file=sys.stderr, flush=True)
             return 1
         return EXIT_LOG_UNWRITABLE
     return 0
 
 
-def _first_line() -> bytes:
-    """Read without Python's buffer, whose lock must not be held by a thread while reading processes are forked."""
+def _read_line() -> bytes:
+    """The first line of standard input, read without Python's buffer, whose lock loader processes would inherit."""
     line = b""
     while not line.endswith(b"\n"):
         line += os.read(0, 1) or b"\n"
     return line
 
 
-def _leave_with_the_stream() -> None:
-    """Ask the training to save and leave when whoever ordered it is gone, or closes the stream."""
+def _interrupt_at_end_of_input() -> None:
+    """Wait for the end of standard input, then send SIGTERM, after which the training saves its state and ends."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

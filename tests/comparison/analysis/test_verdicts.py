@@ -8,17 +8,17 @@ from afictl.comparison.results import Comparison, Cost, Difference, MethodResult
 
 
 def method(name, multiply_adds=1000, **differences):
-    price = Cost((64, 64), 1, 0, multiply_adds, 0, 1.0, 0.0, 1, 0) if multiply_adds else None
+    cost = Cost((64, 64), 1, 0, multiply_adds, 0, 1.0, 0.0, 1, 0) if multiply_adds else None
     named = {kind.replace("_", "/"): value for kind, value in differences.items()}
-    return MethodResult(name, str(Path(name)), (), price, difference=named)
+    return MethodResult(name, str(Path(name)), (), cost, difference=named)
 
 
 CLAIMED = Difference(1.8, 0.9, 2.7, 3, True)
-OPEN = Difference(0.3, -0.9, 1.5, 3, False)
+UNCLAIMED = Difference(0.3, -0.9, 1.5, 3, False)
 
 
 @pytest.mark.parametrize(
-    ("differences", "work", "compared", "expected"),
+    ("differences", "multiply_adds", "num_tested", "expected"),
     [
         (
             {"box_AP": CLAIMED},
@@ -27,7 +27,7 @@ OPEN = Difference(0.3, -0.9, 1.5, 3, False)
             "AFI +1.8 box AP over nearest (95 % interval 0.9 to 2.7, 3 seeds) for 1.9x the multiply-adds",
         ),
         (
-            {"box_AP": OPEN},
+            {"box_AP": UNCLAIMED},
             1900,
             1,
             "AFI: no difference in box AP to nearest can be claimed (+0.3, 95 % interval -0.9 to 1.5, 3 seeds),"
@@ -44,7 +44,7 @@ OPEN = Difference(0.3, -0.9, 1.5, 3, False)
             1031,
             10,
             "AFI: no difference in box AP to nearest can be claimed (+0.8, 95 % interval 0.1 to 1.5, 4 seeds; too"
-            " little to stand out among 10 methods), at 1.03x the multiply-adds",
+            " small to be significant among 10 methods), at 1.03x the multiply-adds",
         ),
         (
             {"box_AP": Difference(9.0, None, None, 1, False)},
@@ -53,7 +53,7 @@ OPEN = Difference(0.3, -0.9, 1.5, 3, False)
             "AFI: nothing can be claimed from one seed (+9.0 box AP)",
         ),
         (
-            {"box_AP": CLAIMED, "mask_AP": OPEN},
+            {"box_AP": CLAIMED, "mask_AP": UNCLAIMED},
             1900,
             1,
             "AFI +1.8 box AP over nearest (95 % interval 0.9 to 2.7, 3 seeds); no difference in mask AP to nearest can"
@@ -71,31 +71,32 @@ OPEN = Difference(0.3, -0.9, 1.5, 3, False)
             None,
             3,
             "AFI: no difference in box AP to nearest can be claimed (+0.8, 95 % interval 0.8 to 0.8, 2 seeds; the same"
-            " for every seed, which leaves no spread to judge it by)",
+            " for every seed, which leaves no spread to test it against)",
         ),
     ],
 )
-def test_verdicts(differences, work, compared, expected):
-    assert verdict_sentence(method("AFI", work, **differences), method("nearest"), compared) == expected
+def test_verdicts(differences, multiply_adds, num_tested, expected):
+    candidate = method("AFI", multiply_adds, **differences)
+    assert verdict_sentence(candidate, method("nearest"), num_tested) == expected
 
 
-def test_conditions_that_differ_are_part_of_the_verdict():
-    said = verdict_sentence(method("afi", 1900, box_AP=CLAIMED), method("nearest"), 1, ["train.lr", "weights"])
-    assert said.endswith("multiply-adds; but the runs differ in train.lr, weights too, which may be the cause")
+def test_unequal_settings_are_part_of_the_verdict():
+    sentence = verdict_sentence(method("afi", 1900, box_AP=CLAIMED), method("nearest"), 1, ["train.lr", "weights"])
+    assert "multiply-adds; but the runs differ in train.lr, weights too" in sentence
 
 
 WORSE = Difference(-1.8, -2.7, -0.9, 3, True)
-ALONE = Difference(9.0, None, None, 1, False)
+ONE_SEED = Difference(9.0, None, None, 1, False)
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("differences", "expected"),
     [
-        ([OPEN, OPEN], []),  # two verdicts are read as fast
-        ([OPEN, OPEN, ALONE], []),
-        ([OPEN, OPEN, OPEN], ["box AP of 3 methods against nearest: no difference can be claimed"]),
+        ([UNCLAIMED, UNCLAIMED], []),  # of two methods the verdicts suffice
+        ([UNCLAIMED, UNCLAIMED, ONE_SEED], []),
+        ([UNCLAIMED, UNCLAIMED, UNCLAIMED], ["box AP of 3 methods against nearest: no difference can be claimed"]),
         (
-            [CLAIMED, OPEN, WORSE, CLAIMED, OPEN, ALONE],
+            [CLAIMED, UNCLAIMED, WORSE, CLAIMED, UNCLAIMED, ONE_SEED],
             [
                 "box AP of 5 methods against nearest: better: m0, m3; worse: m2; no difference can be claimed of the"
                 " other 2"
@@ -104,18 +105,18 @@ ALONE = Difference(9.0, None, None, 1, False)
         ([WORSE] * 3, ["box AP of 3 methods against nearest: worse: m0, m1, m2"]),
     ],
 )
-def test_many_verdicts_in_one_sentence(found, expected):
-    methods = (method("nearest"), *(method(f"m{k}", box_AP=each) for k, each in enumerate(found)))
+def test_many_verdicts_are_summarized_in_one_sentence(differences, expected):
+    methods = (method("nearest"), *(method(f"m{k}", box_AP=item) for k, item in enumerate(differences)))
     comparison = Comparison("preset", Path("a.json"), Path("images"), "nearest", {"seeds": "3"}, methods)
     assert overview_sentences(comparison) == expected
-    doubted = replace(comparison, settings={"NOT THE SAME, train.lr": "0.1: a; 0.2: b"})
-    assert overview_sentences(doubted) == [
+    unequal = replace(comparison, settings={"NOT THE SAME, train.lr": "0.1: a; 0.2: b"})
+    assert overview_sentences(unequal) == [
         f"{text}; the runs differ in more than the interpolator" for text in expected
     ]
 
 
-def test_boxes_and_masks_have_a_sentence_each():
-    methods = (method("nearest"), *(method(f"m{k}", box_AP=OPEN, mask_AP=CLAIMED) for k in range(3)))
+def test_boxes_and_masks_have_separate_sentences():
+    methods = (method("nearest"), *(method(f"m{k}", box_AP=UNCLAIMED, mask_AP=CLAIMED) for k in range(3)))
     comparison = Comparison("preset", Path("a.json"), Path("images"), "nearest", {}, methods)
     assert overview_sentences(comparison) == [
         "box AP of 3 methods against nearest: no difference can be claimed",

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from afictl import build_detector, load_preset
-from afictl.comparison.cost import measurement as module
+from afictl.comparison.cost import measurement
 from afictl.comparison.cost.measurement import cost_images, measure_costs
 from afictl.data import load_coco
 from afictl.detectors import model_cost
@@ -16,67 +16,67 @@ def detector(kind, preset="faster-rcnn-r18-fpn-tiny"):
 
 
 @pytest.fixture(scope="module")
-def prices():
+def costs():
     torch.manual_seed(0)
     images = [torch.rand(3, 96, 64), torch.rand(3, 64, 96), torch.rand(3, 64, 96)]
     return measure_costs({kind: detector(kind) for kind in ("nearest", "carafe", "afi")}, images)
 
 
-def test_parts_add_up_and_the_interpolator_is_one_of_them(prices):
-    assert list(prices) == ["nearest", "carafe", "afi"]
-    nearest, carafe, afi = prices.values()
+def test_differences_between_detectors_are_their_interpolators(costs):
+    assert list(costs) == ["nearest", "carafe", "afi"]
+    nearest, carafe, afi = costs.values()
     assert nearest.interpolator_parameters == nearest.interpolator_multiply_adds == 0
-    for price in (carafe, afi):
-        assert price.parameters - nearest.parameters == price.interpolator_parameters > 0
-        assert price.multiply_adds - nearest.multiply_adds == price.interpolator_multiply_adds > 0
-    for price in prices.values():
-        assert price.milliseconds > price.interpolator_milliseconds > 0
-        assert price.peak_bytes >= price.interpolator_peak_bytes
+    for cost in (carafe, afi):
+        assert cost.parameters - nearest.parameters == cost.interpolator_parameters > 0
+        assert cost.multiply_adds - nearest.multiply_adds == cost.interpolator_multiply_adds > 0
+    for cost in costs.values():
+        assert cost.milliseconds > cost.interpolator_milliseconds > 0
+        assert cost.peak_bytes >= cost.interpolator_peak_bytes
 
 
-def test_work_is_that_of_model_show_at_the_most_frequent_size(prices):
+def test_multiply_adds_equal_model_cost_at_the_most_frequent_size(costs):
     parts = model_cost(detector("afi"), (64, 96))
-    assert prices["afi"].image_hw == (64, 96)
-    assert prices["afi"].multiply_adds == sum(part.multiply_adds for part in parts)
+    assert costs["afi"].image_hw == (64, 96)
+    assert costs["afi"].multiply_adds == sum(part.multiply_adds for part in parts)
 
 
-def test_memory_of_the_interpolator_is_that_of_its_largest_call(prices):
-    # p3 of 64x96 is 8x12: nearest holds its answer, 16x24, and nothing else
-    assert prices["nearest"].interpolator_peak_bytes == 16 * 16 * 24 * 4
-    assert prices["afi"].interpolator_peak_bytes > 2 * prices["nearest"].interpolator_peak_bytes
+def test_memory_of_the_interpolator_is_that_of_its_largest_call(costs):
+    # p3 of 64x96 is 8x12: nearest allocates its result, 16x24, and nothing else
+    assert costs["nearest"].interpolator_peak_bytes == 16 * 16 * 24 * 4
+    assert costs["afi"].interpolator_peak_bytes > 2 * costs["nearest"].interpolator_peak_bytes
 
 
 @pytest.mark.parametrize("name", ["torchvision:fasterrcnn_resnet50_fpn", "centermask-r18-bifpn-tiny"])
 def test_other_necks_and_adapted_models(name):
     preset = load_preset(name, ["input.test_size=64"])
-    made = build_detector(preset, num_classes=2, interpolator="bilinear")
-    price = measure_costs({"one": made}, [torch.rand(3, 64, 64)])["one"]
-    assert price.interpolator_multiply_adds > 0 == price.interpolator_parameters
-    assert price.interpolator_peak_bytes > 0
+    one = build_detector(preset, num_classes=2, interpolator="bilinear")
+    cost = measure_costs({"one": one}, [torch.rand(3, 64, 64)])["one"]
+    assert cost.interpolator_multiply_adds > 0 == cost.interpolator_parameters
+    assert cost.interpolator_peak_bytes > 0
 
 
-def test_detectors_take_turns_on_every_image_after_a_turn_that_does_not_count(monkeypatch):
-    calls, done = [], []
+def test_detectors_alternate_on_every_image_after_a_warm_up(monkeypatch):
+    calls, progress = [], []
 
-    def time(one, image):
-        calls.append((one, image.shape[-1]))
+    def time(detector, image):
+        calls.append((detector, image.shape[-1]))
         return (100.0, 50.0) if len(calls) <= 4 else (len(calls), 1.0)
 
-    monkeypatch.setattr(module, "_time", time)
-    pair = {"a": detector("nearest"), "b": detector("bilinear")}
+    monkeypatch.setattr(measurement, "_time", time)
+    detectors = {"a": detector("nearest"), "b": detector("bilinear")}
     images = [torch.rand(3, 64, 64), torch.rand(3, 64, 96)]
-    found = measure_costs(pair, images, lambda *counts: done.append(counts))
-    a, b = pair.values()
+    costs = measure_costs(detectors, images, lambda *counts: progress.append(counts))
+    a, b = detectors.values()
     assert calls == [(a, 64), (b, 64), (a, 96), (b, 96)] * 4
     # the median of passes 5, 7, ... 15 and of 6, 8, ... 16
-    assert (found["a"].milliseconds, found["b"].milliseconds) == (10_000, 11_000)
-    assert found["a"].interpolator_milliseconds == 1000
-    assert done == [(2 * turn, 16) for turn in range(1, 9)]
+    assert (costs["a"].milliseconds, costs["b"].milliseconds) == (10_000, 11_000)
+    assert costs["a"].interpolator_milliseconds == 1000
+    assert progress == [(2 * turn, 16) for turn in range(1, 9)]
 
 
-def test_one_image_is_measured_often_enough_for_a_median(monkeypatch):
+def test_one_image_is_measured_six_times(monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "_time", lambda *_: calls.append(1) or (1.0, 1.0))
+    monkeypatch.setattr(measurement, "_time", lambda *_: calls.append(1) or (1.0, 1.0))
     measure_costs({"a": detector("nearest")}, [torch.rand(3, 64, 64)])
     assert len(calls) == 1 + 6
 

@@ -23,8 +23,8 @@ def chain():
     [
         (lambda: X + 1, KB),
         (chain, 2 * KB),
-        (lambda: X[:128], 0),  # a view of what was there before
-        (lambda: X.clone().view(16, 16).t(), KB),  # views of what is new
+        (lambda: X[:128], 0),  # a view of an existing tensor
+        (lambda: X.clone().view(16, 16).t(), KB),  # views of a new tensor
         (lambda: X.clone().add_(1), KB),  # in place
         (lambda: WIDE.sum(1), 64 * 4),
         (lambda: torch.cat([X, X]).split(256), 2 * KB),
@@ -33,19 +33,19 @@ def chain():
         (lambda: None, 0),
     ],
 )
-def test_peak_is_what_is_held_at_once(run, expected):
+def test_peak_is_the_largest_sum_of_live_tensors(run, expected):
     assert peak_bytes(run, CPU) == expected
 
 
-def test_what_is_freed_is_no_longer_live():
+def test_freed_memory_is_no_longer_live():
     with LiveMemory() as memory:
         for _ in range(5):  # the same addresses again and again
-            held = X + 1
+            result = X + 1
         assert memory.live == KB
-        kept = held.view(-1)
-        del held
+        view = result.view(-1)
+        del result
         assert memory.live == KB
-        del kept
+        del view
         assert memory.live == 0
     assert memory.peak == 2 * KB
 
@@ -59,11 +59,11 @@ def test_weights_inputs_and_buffers_do_not_count():
         assert peak_bytes(lambda: F.relu_(image), CPU) == 0
 
 
-def test_what_the_backward_pass_keeps_is_live():
+def test_tensors_saved_for_the_backward_pass_are_live():
     weight = nn.Parameter(torch.ones(256))
     with LiveMemory() as memory:
         (weight.exp() * weight.sin()).sum().backward()
-        # the gradient; both factors were kept for it until it was there
+        # the gradient; both factors were saved for it
         assert memory.live == KB
     assert memory.peak >= 4 * KB
 
@@ -82,7 +82,7 @@ def test_cuda_agrees_on_large_tensors():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda_charges_no_lasting_workspace_to_the_first():
+def test_cuda_does_not_count_lasting_workspaces():
     x = torch.ones(256, 256, device="cuda")
     torch._C._cuda_clearCublasWorkspaces()
     assert peak_bytes(lambda: x @ x, x.device) == x.nbytes

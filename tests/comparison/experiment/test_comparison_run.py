@@ -1,44 +1,38 @@
-"""A cell's result and what is said of a cell that failed."""
-
 import json
 
 import pytest
 
 from afictl import UserError
-from afictl.comparison.experiment.comparison_run import describe_failure, read_result
+from afictl.comparison.experiment.comparison_run import describe_failure, read_finished_run, read_result
 
-WHOLE = {"interpolator": "afi", "seed": 0, "metrics": {}, "per_class": [], "seconds": 1.0}
+RESULT = {"interpolator": "afi", "seed": 3, "metrics": {"box/AP": 1.5}, "per_class": [], "seconds": 1.0}
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ("{", "Expecting"),
-        ("[]", "something is missing in it"),
-        ("{}", "something is missing in it"),
-        (json.dumps({key: value for key, value in WHOLE.items() if key != "seconds"}), "something is missing in it"),
-    ],
-)
-def test_a_damaged_result_is_named(tmp_path, content, problem):
+@pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps({**RESULT, "seconds": 0}).replace("seconds", "time")])
+def test_a_damaged_result_is_rejected_by_file(tmp_path, content):
     (tmp_path / "result.json").write_text(content)
-    with pytest.raises(UserError, match=rf"result\.json: cannot be read \({problem}.*remove it to measure this cell"):
+    with pytest.raises(UserError) as error:
         read_result(tmp_path)
+    assert str(tmp_path / "result.json") in str(error.value)
 
 
-def test_a_whole_result_is_read(tmp_path):
-    (tmp_path / "result.json").write_text(json.dumps(WHOLE))
-    assert read_result(tmp_path) == WHOLE
+def test_a_result_is_read_as_a_run(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
+    run = read_finished_run(tmp_path)
+    assert (run.seed, run.folder, run.metrics, run.training_seconds) == (3, tmp_path, {"box/AP": 1.5}, 1.0)
 
 
 @pytest.mark.parametrize(
-    ("error", "line", "logged"),
+    ("error", "text", "logged"),
     [
         (UserError("a: mistake"), "a: mistake", False),
-        (OSError(28, "No space left on device", "a.json"), "a.json: No space left on device; free some", False),
-        (MemoryError(), "the memory is too small; a smaller batch_size or max_size (--set) or --precision", False),
+        (OSError(28, "No space left on device", "a.json"), "a.json: No space left on device", False),
+        (MemoryError(), "batch_size", False),
         (KeyError("x"), "unexpected KeyError: 'x'", True),
     ],
 )
-def test_one_line_for_each_failure(tmp_path, error, line, logged):
-    assert describe_failure(error, tmp_path).startswith(line)
+def test_failures_are_described_in_one_line(tmp_path, error, text, logged):
+    line = describe_failure(error, tmp_path)
+    assert text in line
+    assert "\n" not in line
     assert (tmp_path / "log.txt").exists() == logged

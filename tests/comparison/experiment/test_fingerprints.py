@@ -1,4 +1,6 @@
-"""Which cells are told to have started from other files."""
+"""Changed input files and the runs that depend on them."""
+
+from dataclasses import replace
 
 import pytest
 
@@ -8,59 +10,59 @@ from afictl.comparison.experiment.specification import ExperimentSettings
 
 
 @pytest.fixture
-def grid(preset, tmp_path):
-    """From one run come the start weights of all cells and the interpolator of one; some cells are begun."""
-    trained = tmp_path / "run"
-    trained.mkdir()
+def settings(preset, tmp_path):
+    """Begun runs of two methods; one run is the source of all initial weights and of the interpolator of ``afi``."""
+    source = tmp_path / "run"
+    source.mkdir()
     for name in ("best", "interpolator"):
-        (trained / f"{name}.safetensors").write_text(name)
-    for name in ("nearest", "afi"):
-        (tmp_path / "out" / name / "seed0").mkdir(parents=True)
-        (tmp_path / "out" / name / "seed0" / "config.yaml").touch()
-    methods = (Method("nearest", "nearest"), Method("afi", str(trained)))
+        (source / f"{name}.safetensors").write_text(name)
+    for method in ("nearest", "afi"):
+        folder = tmp_path / "out" / method / "seed0"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+    methods = (Method("nearest", "nearest"), Method("afi", str(source)))
     for name in ("annotations/instances_train.json", "annotations/instances_val.json", "train/1.jpg", "val/2.jpg"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).touch()
-    return ExperimentSettings(preset, tmp_path / "data", tmp_path / "out", methods, weights=trained)
+    return ExperimentSettings(preset, tmp_path / "data", tmp_path / "out", methods, weights=source)
 
 
 @pytest.mark.parametrize(
-    ("changed", "cell", "advice"),
-    [
-        ("best", "afi/seed0", "choose another --output"),  # of all cells, the first by name
-        ("interpolator", "afi/seed0", "NAME={run}, or remove {output}/afi"),
-    ],
+    ("name", "advice"),
+    [("best", "choose another --output"), ("interpolator", "NAME={run}, or remove {output}/afi")],
 )
-def test_detector_and_interpolator_of_one_run_are_told_apart(grid, changed, cell, advice):
-    before = compute_fingerprints(grid)
-    assert find_changed_input(grid, before, before) == ""
-    file = grid.weights / f"{changed}.safetensors"
+def test_detector_and_interpolator_of_one_run_have_separate_fingerprints(settings, name, advice):
+    old = compute_fingerprints(settings)
+    assert find_changed_input(settings, old, old) == ""
+    file = settings.weights / f"{name}.safetensors"
     file.write_text("trained again")
-    told = find_changed_input(grid, before, compute_fingerprints(grid))
-    assert told.startswith(f"{file}: its content is not what it was when {grid.output / cell} was trained; ")
-    assert told.endswith(advice.format(run=grid.weights, output=grid.output))
+    error = find_changed_input(settings, old, compute_fingerprints(settings))
+    assert str(file) in error
+    assert str(settings.output / "afi/seed0") in error
+    assert error.endswith(advice.format(run=settings.weights, output=settings.output))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_annotations_concern_every_cell(grid, split):
-    before = compute_fingerprints(grid)
-    file = grid.data / "annotations" / f"instances_{split}.json"
+def test_annotations_are_inputs_of_every_run(settings, split):
+    old = compute_fingerprints(settings)
+    file = settings.data / "annotations" / f"instances_{split}.json"
     file.write_text("corrected")
-    told = find_changed_input(grid, before, compute_fingerprints(grid))
-    assert told.startswith(f"{file}: its content is not what it was when {grid.output / 'afi' / 'seed0'} was trained")
-    assert told.endswith("choose another --output")
+    error = find_changed_input(settings, old, compute_fingerprints(settings))
+    assert str(file) in error
+    assert error.endswith("choose another --output")
 
 
-def test_start_weights_concern_every_cell(grid):
-    before = compute_fingerprints(grid)
-    (grid.output / "afi" / "seed0" / "config.yaml").unlink()
-    (grid.weights / "best.safetensors").write_text("trained again")
-    assert str(grid.output / "nearest" / "seed0") in find_changed_input(grid, before, compute_fingerprints(grid))
-    (grid.output / "nearest" / "seed0" / "config.yaml").unlink()
-    assert find_changed_input(grid, before, compute_fingerprints(grid)) == ""
+def test_initial_weights_are_inputs_of_every_begun_run(settings):
+    old = compute_fingerprints(settings)
+    (settings.output / "afi" / "seed0" / "config.yaml").unlink()
+    (settings.weights / "best.safetensors").write_text("trained again")
+    new = compute_fingerprints(settings)
+    assert str(settings.output / "nearest" / "seed0") in find_changed_input(settings, old, new)
+    (settings.output / "nearest" / "seed0" / "config.yaml").unlink()
+    assert find_changed_input(settings, old, new) == ""
 
 
-def test_an_interpolator_that_is_added_changes_nothing(grid):
-    before = compute_fingerprints(grid)
-    more = ExperimentSettings(grid.preset, grid.data, grid.output, (*grid.methods, Method("again", str(grid.weights))))
-    assert find_changed_input(more, before, compute_fingerprints(more)) == ""
+def test_an_added_method_changes_no_input(settings):
+    old = compute_fingerprints(settings)
+    more = replace(settings, methods=(*settings.methods, Method("again", str(settings.weights))))
+    assert find_changed_input(more, old, compute_fingerprints(more)) == ""

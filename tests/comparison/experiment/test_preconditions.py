@@ -1,0 +1,101 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from afictl import AFInterpolator, UserError, load_preset
+from afictl.comparison import Method
+from afictl.comparison.experiment.execution import train_experiment
+from tests.helpers.tiny_runs import SMALL
+
+
+def refusal(fabric, settings):
+    """The message with which an experiment is refused."""
+    with pytest.raises(UserError) as error:
+        train_experiment(fabric, settings)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_a_damaged_settings_file_is_refused_and_not_overwritten(fabric, settings, content):
+    settings.output.mkdir()
+    (settings.output / "compare.json").write_text(content)
+    assert str(settings.output) in refusal(fabric, settings)
+    assert [file.read_text() for file in settings.output.iterdir()] == [content]
+
+
+def test_other_settings_are_refused_by_key(fabric, finished):
+    overrides = [*SMALL, "train.steps=3", "train.eval_every=2", "loader.workers=1"]
+    message = refusal(fabric, replace(finished, preset=load_preset("faster-rcnn-r18-fpn-tiny", overrides)))
+    assert "(preset.train.steps)" in message  # not loader.workers, which has no effect on the result
+
+
+def test_another_interpolator_under_the_same_name_is_refused(fabric, finished):
+    message = refusal(fabric, replace(finished, methods=(Method("nearest", "bilinear"),)))
+    assert str(finished.output / "nearest" / "seed0") in message
+    assert "bilinear" in message
+
+
+@pytest.fixture
+def with_files(settings, finished, tmp_path):
+    """A finished experiment whose interpolator and initial weights are files that may be overwritten."""
+    shutil.copytree(finished.output, settings.output)
+    interpolator, start = tmp_path / "interpolator.safetensors", tmp_path / "start.safetensors"
+    shutil.copy(settings.methods[1].source, interpolator)
+    shutil.copy(finished.output / "nearest" / "seed0" / "last.safetensors", start)
+    for seed in (0, 1):
+        result = settings.output / "afi" / f"seed{seed}" / "result.json"
+        result.write_text(json.dumps(json.loads(result.read_text()) | {"interpolator": str(interpolator)}))
+    file = settings.output / "compare.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"weights": str(start), "contents": {}}))
+    methods = (settings.methods[0], Method("afi", str(interpolator)))
+    return replace(settings, methods=methods, seeds=(0, 1), weights=start)
+
+
+def fingerprints(settings):
+    return json.loads((settings.output / "compare.json").read_text())["contents"]
+
+
+@pytest.mark.parametrize(("name", "advice"), [("interpolator", "NAME="), ("start", "choose another --output")])
+def test_an_overwritten_input_file_is_refused(fabric, with_files, tmp_path, name, advice):
+    assert train_experiment(fabric, with_files) == {}  # without fingerprints nothing can be compared
+    old = fingerprints(with_files)
+    assert {with_files.methods[1].source, str(with_files.weights)} < set(old)
+    torch.manual_seed(987)  # other weights than those of the fixture, whatever drew them
+    AFInterpolator(16, blocks=1, growth=4).save(tmp_path / f"{name}.safetensors")
+    message = refusal(fabric, with_files)
+    assert f"{name}.safetensors" in message
+    assert "afi/seed0" in message
+    assert advice in message
+    assert fingerprints(with_files) == old
+    if name == "interpolator":  # the other methods do not depend on it
+        assert train_experiment(fabric, replace(with_files, methods=with_files.methods[:1])) == {}
+        shutil.rmtree(with_files.output / "afi")
+        assert train_experiment(fabric, replace(with_files, seeds=())) == {}
+        assert fingerprints(with_files) != old
+
+
+@pytest.mark.parametrize("source", ["nowhere", "wide.safetensors"])
+def test_every_interpolator_is_checked_before_anything_is_trained(fabric, settings, tmp_path, monkeypatch, source):
+    AFInterpolator(8, blocks=1, growth=4).save(tmp_path / "wide.safetensors")
+    monkeypatch.chdir(tmp_path)
+    methods = (Method("nearest", "nearest"), Method("mine", source))
+    message = refusal(fabric, replace(settings, methods=methods))
+    assert message.startswith(f"--interpolators mine={source}: ")
+    assert message.count(source) == 1
+    assert not settings.output.exists()
+
+
+def test_data_and_weights_are_checked_before_anything_is_trained(fabric, settings, tmp_path, guide_run):
+    assert "nowhere" in refusal(fabric, replace(settings, data=tmp_path / "nowhere"))
+    assert str(guide_run) in refusal(fabric, replace(settings, weights=guide_run))  # of another detector
+    assert not settings.output.exists()
+
+
+def test_a_folder_with_other_content_is_refused_and_not_written_to(fabric, settings, tmp_path):
+    (tmp_path / "thesis.tex").write_text("text")
+    assert str(tmp_path) in refusal(fabric, replace(settings, output=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
