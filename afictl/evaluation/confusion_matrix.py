@@ -48,7 +48,7 @@ def compute_confusion(
     background = len(truth.classes)
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)
     for image in range(len(truth.image_ids)):
-        objects, rows = truth.objects_of(image, image + 1), loaded.of(image, image + 1)
+        objects, rows = truth.objects_of(image, image + 1), loaded.results_of(image, image + 1)
         best = rows.start + np.argsort(-loaded.scores[rows], kind="stable")[:_MAX_DETECTIONS]
         best = best[loaded.scores[best] >= score]
         categories, labels, crowd = truth.categories[objects], loaded.categories[best], truth.crowd[objects]

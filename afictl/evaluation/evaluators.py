@@ -26,7 +26,7 @@ def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: Groun
     scorer = StreamingEval(_categories(ground_truth), "segm" if outlines else "bbox")
     for first in range(0, len(ground_truth.image_ids), _IMAGES_PER_UPDATE):
         last = min(first + _IMAGES_PER_UPDATE, len(ground_truth.image_ids))
-        rows = np.arange(*predictions.of(first, last).indices(len(predictions.images)))
+        rows = np.arange(*predictions.results_of(first, last).indices(len(predictions.images)))
         objects = list(_objects(ground_truth, outlines, ground_truth.objects_of(first, last)))
         images = _images(ground_truth, first, last)
         if outlines is None:

@@ -1,4 +1,4 @@
-"""Run lengths of many masks in a file instead of memory."""
+"""Run lengths of many masks in a temporary file instead of memory."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from afictl.files import name_file_in_errors
 
 
 class MaskFile:
-    """COCO's compressed run lengths, numbered in the order in which they are added.
+    """COCO's compressed run lengths, numbered in the order of their addition.
 
-    They lie in an unnamed temporary file, which the system removes with its owner; only their positions are in memory.
+    They are in an unnamed temporary file, which the system removes with the object; only positions are in memory.
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as its owner lives
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open until the object is freed
         self._ends = array("q", [0])
 
     def add(self, packed: bytes, sizes: Iterable[int]) -> None:
-        """Append masks of ``sizes`` bytes, one behind the other; 0 stands for an object without a mask."""
+        """Append concatenated masks of ``sizes`` bytes; 0 stands for an object without a mask."""
         with name_file_in_errors(tempfile.gettempdir()):
             self._file.seek(0, os.SEEK_END)
             self._file.write(packed)
         self._ends.extend(accumulate(sizes, initial=self._ends.pop()))
 
     def present(self) -> np.ndarray:
-        """Which of the n have a mask, bool (n,)."""
+        """Whether each of the n objects has a mask, bool (n,)."""
         return np.diff(np.frombuffer(self._ends, dtype=np.int64)) > 0
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
@@ -40,10 +40,10 @@ class MaskFile:
         if not rows or rows[-1] - rows[0] + 1 != len(rows) or list(rows) != list(range(rows[0], rows[-1] + 1)):
             return [self._between(ends[k], ends[k + 1]) for k in rows]
         start = ends[rows[0]]
-        together = self._between(start, ends[rows[-1] + 1])
-        return [together[ends[k] - start : ends[k + 1] - start] for k in rows]
+        packed = self._between(start, ends[rows[-1] + 1])
+        return [packed[ends[k] - start : ends[k + 1] - start] for k in rows]
 
     def _between(self, start: int, end: int) -> bytes:
-        with name_file_in_errors(tempfile.gettempdir()):  # seeking writes what is buffered
+        with name_file_in_errors(tempfile.gettempdir()):  # seeking flushes the buffer
             self._file.seek(start)  # Windows has no pread
             return self._file.read(end - start)

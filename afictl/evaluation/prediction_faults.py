@@ -1,62 +1,59 @@
-"""What is wrong with COCO results from outside, in words."""
+"""Error messages for COCO results that cannot be scored."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from afictl.data.formats.coco_records import FIELDS, Field, record_fault
+from afictl.data.formats.coco_records import FIELDS, NUMBER, record_fault
 from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
 
-_NUMBER = Field("a number", lambda value: isinstance(value, int | float))
 _ID = FIELDS["annotations"]["image_id"]
-_ID_OF_RESULT = _ID._replace(
-    is_valid=lambda value: _ID.is_valid(value) or (type(value) is float and value.is_integer())
-)
-_RESULT = {
-    "image_id": _ID_OF_RESULT,
-    "category_id": _ID_OF_RESULT,
+_RESULT_ID = _ID._replace(is_valid=lambda value: _ID.is_valid(value) or (type(value) is float and value.is_integer()))
+_RESULT_FIELDS = {
+    "image_id": _RESULT_ID,
+    "category_id": _RESULT_ID,
     "bbox": FIELDS["annotations"]["bbox"]._replace(optional=True),
-    "score": _NUMBER,
-    "mask_score": _NUMBER._replace(optional=True),
+    "score": NUMBER,
+    "mask_score": NUMBER._replace(optional=True),
 }
 
 
-def require_results(predictions: Any, source: str, ground_truth: GroundTruth, restricted: bool) -> None:
-    """Look at every entry of parsed predictions by itself.
+def require_results(predictions: object, source: str, ground_truth: GroundTruth, restricted: bool) -> None:
+    """Check every entry of parsed predictions.
 
     Args:
-        predictions: what should be a list of COCO results.
-        source: what they are called.
-        ground_truth: what they are results for.
-        restricted: let results of other images pass.
+        predictions: a list of COCO results if all is well.
+        source: name of the predictions in errors.
+        ground_truth: the images and categories of the results.
+        restricted: accept results of other images.
 
     Raises:
-        UserError: the first entry that cannot be scored, and why.
+        UserError: the first entry that cannot be scored, and its fault.
     """
     if not isinstance(predictions, list):
         raise UserError(f"{source}: predictions are a JSON list of COCO results, not {type(predictions).__name__}")
     sizes = dict(zip(ground_truth.image_ids.tolist(), ground_truth.sizes_hw.tolist(), strict=True))
     categories = set(ground_truth.category_ids)
     for number, prediction in enumerate(predictions):
-        problem = _malformed(prediction)
-        if not problem and prediction["category_id"] not in categories:
-            problem = f"category {prediction['category_id']} is not in the annotation file"
-        if not problem and prediction["image_id"] in sizes:
-            problem = _mask_problem(prediction, sizes[prediction["image_id"]])
-        elif not problem and not restricted:
-            problem = f"image {prediction['image_id']} is not in the annotation file"
-        if problem:
-            raise UserError(f"{source}: entry {number}: {problem}")
+        fault = _fault(prediction)
+        if not fault and prediction["category_id"] not in categories:
+            fault = f"category {prediction['category_id']} is not in the annotation file"
+        if not fault and prediction["image_id"] in sizes:
+            fault = _mask_fault(prediction, sizes[prediction["image_id"]])
+        elif not fault and not restricted:
+            fault = f"image {prediction['image_id']} is not in the annotation file"
+        if fault:
+            raise UserError(f"{source}: entry {number}: {fault}")
 
 
-def _malformed(prediction: Any) -> str:
-    """What keeps an entry from being a COCO result, or an empty string."""
+def _fault(prediction: object) -> str:
+    """The fault of an entry that is not a COCO result, or an empty string."""
     if not isinstance(prediction, dict):
         return "is not a mapping"
-    if prediction.get("bbox") == []:  # in pycocotools it is none
+    if prediction.get("bbox") == []:  # pycocotools treats it as absent
         prediction = {**prediction, "bbox": None}
     box = prediction.get("bbox")
     missing = {"image_id", "category_id", "score"} - prediction.keys()
@@ -64,7 +61,7 @@ def _malformed(prediction: Any) -> str:
         missing.add("bbox")
     if missing:
         return f"has no {', '.join(sorted(missing))}"
-    if fault := record_fault(prediction, _RESULT):
+    if fault := record_fault(prediction, _RESULT_FIELDS):
         return fault
     if not all(map(math.isfinite, (*(box or ()), prediction["score"]))):
         return "'bbox' and 'score' must be finite"
@@ -72,8 +69,8 @@ def _malformed(prediction: Any) -> str:
     return "" if mask_score is None or math.isfinite(mask_score) else "'mask_score' must be finite"
 
 
-def _mask_problem(prediction: dict[str, Any], size_hw: list[int]) -> str:
-    """What keeps an entry's mask, where it has one, from being scored, or an empty string."""
+def _mask_fault(prediction: dict[str, Any], size_hw: list[int]) -> str:
+    """The fault of an entry's mask, or an empty string if it can be scored or is absent."""
     value = prediction.get("segmentation")
     if not value:
         return ""

@@ -106,6 +106,6 @@ def _best(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The id of each image and the rows of its results in ``selection``, best first."""
     for k, image in enumerate(truth.image_ids.tolist()):
-        rows = loaded.of(k, k + 1)
+        rows = loaded.results_of(k, k + 1)
         selected_rows = np.arange(rows.start, rows.stop)[selection[rows]]
         yield image, selected_rows[np.argsort(-scores[selected_rows], kind="stable")[:_MAX_DETECTIONS]]

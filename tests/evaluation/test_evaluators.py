@@ -136,7 +136,7 @@ def test_files_of_any_layout_are_split_between_results(tmp_path, monkeypatch, op
     entries = list(map(json.dumps, json.loads(detections.read_text())))
     expected = score_predictions(detections, truth).metrics
     detections.write_text(opening + between.join(entries) + closing)
-    monkeypatch.setattr(predictions, "_PIECE", 700)
+    monkeypatch.setattr(predictions, "_CHUNK_BYTES", 700)
     monkeypatch.setattr(predictions, "read_json", None)  # would be called if the pieces could not be parsed
     assert score_predictions(detections, truth).metrics == expected
 
@@ -147,7 +147,7 @@ def test_a_file_that_cannot_be_split_is_read_at_once(tmp_path, monkeypatch):
     expected = score_predictions(detections, truth).metrics
     entries = json.loads(detections.read_text())
     detections.write_text(json.dumps([{**item, "note": "},{" * 300} for item in entries]))
-    monkeypatch.setattr(predictions, "_PIECE", 700)
+    monkeypatch.setattr(predictions, "_CHUNK_BYTES", 700)
     assert score_predictions(detections, truth).metrics == expected
 
 
@@ -160,7 +160,7 @@ def peak():
     return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))
 
 folder = Path(sys.argv[1])
-evaluators._IMAGES_PER_UPDATE, predictions._PIECE = 1, 2**16  # so that a few images are enough
+evaluators._IMAGES_PER_UPDATE, predictions._CHUNK_BYTES = 1, 2**16  # so that a few images are enough
 score_predictions(folder / "small.json", folder / "instances.json")
 before = peak()
 score_predictions(folder / "large.json", folder / "instances.json")

@@ -63,7 +63,7 @@ def by_pycocotools(truth, file, kind):
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_masks_alone_are_scored_as_by_pycocotools(truth, results, tmp_path, monkeypatch, evaluator):
-    monkeypatch.setattr(predictions, "_PIECE", 700)
+    monkeypatch.setattr(predictions, "_CHUNK_BYTES", 700)
     monkeypatch.setattr(predictions, "read_json", None)  # would be called where the pieces are not understood
     file = as_file(tmp_path / "masks.json", without_boxes(results))
     metrics = score_predictions(file, truth, evaluator=evaluator).metrics
