@@ -17,29 +17,28 @@ from afictl.presets import BackboneConfig
 __all__ = ["Backbone", "FeatureExtractor", "build_backbone", "load_pretrained"]
 
 _FAMILIES: dict[str, type[ResNet] | type[Swin]] = {"resnet": ResNet, "resnest": ResNet, "swin_transformer": Swin}
-"""timm's module of a network -> the class of ours."""
+"""timm's module of a network -> the class of its backbones."""
 
 
-def build_backbone(config: BackboneConfig, levels: Sequence[str] = LEVELS) -> Backbone:
-    """Build the backbone that ``config`` describes, with random weights even when it says ``pretrained``.
+def build_backbone(config: BackboneConfig, levels: Sequence[str] = LEVELS) -> ResNet | Swin:
+    """Build the backbone that ``config`` describes with random weights, whatever ``config.pretrained`` is.
 
-    Training that starts from ImageNet calls ``load_pretrained`` on it; a detector read from a checkpoint must
-    not need a network.
+    Training from ImageNet weights calls ``load_pretrained`` on it; a detector from a checkpoint downloads nothing.
 
     Args:
-        config: name, options and what is frozen.
-        levels: the maps that it gives, from fine to coarse.
+        config: of the preset.
+        levels: maps that it returns, finest first.
 
     Raises:
-        UserError: no ResNet, ResNeSt or Swin Transformer of that name, a wrong option, or a setting that the
-            network cannot have.
+        UserError: no network of a supported family of that name, an invalid option, or a setting that the network
+            cannot have.
     """
     architecture = config.name.split(".")[0]
     for module, family in _FAMILIES.items():
         if is_model_in_modules(architecture, {module}):
-            return family(config, levels)
+            return family(config.name, levels, **config.model_dump(exclude={"name", "pretrained"}))
     known = sorted(name for module in _FAMILIES for name in timm.list_models(module=module))
     raise UserError(
-        f"backbone.name: '{config.name}' is not a ResNet, ResNeSt or Swin Transformer of timm"
+        f"backbone.name: timm has no '{config.name}' in its families {', '.join(_FAMILIES)}"
         f"{did_you_mean(architecture, known)}"
     )

@@ -1,13 +1,13 @@
-"""What all backbones share: timm's network in the middle, frozen stages, levels out.
+"""The contract of a backbone, and the base class of backbones with a network of timm.
 
-Shapes: N images, H x W pixels. Stages are counted as detectron2 does: the stem is 1, ``res2`` is 2, ``res5`` is 5.
+Shapes: N images, H x W pixels. Stages are counted as in detectron2: the stem is 1, ``res2`` is 2, ``res5`` is 5.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import timm
 from timm.models import FeatureListNet, get_pretrained_cfg
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from afictl.backbones.norms import freeze_batch_norm
 from afictl.errors import UserError, did_you_mean, one_line
-from afictl.presets import BackboneConfig
 
 LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -25,7 +24,7 @@ _NOT_OPTIONS = {"in_chans", "num_classes", "global_pool", "drop_rate", "device",
 
 
 class FeatureExtractor(Protocol):
-    """The contract of a backbone; besides ``Backbone``, views of other libraries' networks fulfil it."""
+    """Normalised images (N, 3, H, W) -> levels, each (N, channels, H / stride, W / stride), rounded up."""
 
     name: str
     """timm's name of the network, perhaps with the tag of its weights."""
@@ -36,100 +35,104 @@ class FeatureExtractor(Protocol):
 
     @property
     def net(self) -> nn.Module:
-        """The network without its classifier."""
+        """The network."""
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images (N, 3, H, W) -> ``res{i}`` (N, channels, H / 2^i, W / 2^i), rounded up."""
+        """Normalised ``images`` (N, 3, H, W) -> ``res*``, finest first."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the network."""
+        """Parameters of the backbone."""
 
-    def plain_to_net(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of timm's classifier of this name under the names in ``net``, without the classifier."""
+    def convert_classifier(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of timm's ImageNet classifier under the names in ``net``, without the classifier's last layer."""
 
 
 class Backbone(nn.Module):
-    """Normalised images (N, 3, H, W) -> levels, each (N, channels, H / stride, W / stride), rounded up.
-
-    Attributes:
-        name: timm's name of the network, perhaps with the tag of its weights.
-        net: timm's feature extractor; ``plain_to_net`` says how its keys differ from those of timm's classifier.
-        channels: channels of each level.
-        strides: pixels a position of each level.
+    """A ``FeatureExtractor`` with timm's feature extractor; every weight is random.
 
     Args:
-        config: name, frozen stages and norm; every weight is random.
-        net: what ``create_net`` gave.
+        name: timm's name of the network, perhaps with the tag of its weights.
+        net: result of ``create_net``.
         levels: names of the maps of ``net``.
-        stages: names of the parts of ``net`` that are ``res2``, ``res3``, ...; the stem is all the others.
+        stages: names of the parts of ``net`` that are ``res2``, ``res3``, ...; all other parts are the stem.
+        norm: batch norm of the trainable stages, trained or with fixed statistics and scale.
+        frozen_stages: number of stages that are not trained.
     """
 
     def __init__(
-        self, config: BackboneConfig, net: FeatureListNet, levels: Sequence[str], stages: Sequence[str]
+        self,
+        name: str,
+        net: FeatureListNet,
+        levels: Sequence[str],
+        stages: Sequence[str],
+        *,
+        norm: Literal["batch", "frozen-batch"],
+        frozen_stages: int,
     ) -> None:
         super().__init__()
-        self.name = config.name
+        self.name = name
         self.net = net
         self.channels: dict[str, int] = dict(zip(levels, net.feature_info.channels(), strict=True))
         self.strides: dict[str, int] = dict(zip(levels, net.feature_info.reduction(), strict=True))
         if any(self.strides[level] != _STRIDES[level] for level in levels):
-            found = ", ".join(f"{level} of {stride}" for level, stride in self.strides.items())
-            raise UserError(f"backbone.options: {config.options} give {found}; strides must be 4, 8, 16 and 32")
-        if config.norm == "frozen-batch":
+            strides = ", ".join(f"{level} of {stride}" for level, stride in self.strides.items())
+            raise UserError(f"backbone.options: {name} has {strides} with them; strides must be 4, 8, 16 and 32")
+        if norm == "frozen-batch":
             freeze_batch_norm(net)
-        self._frozen = _names_of_stages(net, stages, config.frozen_stages)
-        for name in self._frozen:
-            net[name] = freeze_batch_norm(net[name]).requires_grad_(False)
+        self._frozen = _parts_of_stages(net, stages, frozen_stages)
+        for part in self._frozen:
+            net[part] = freeze_batch_norm(net[part]).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Backbone:
-        """As usual, but frozen stages stay in eval mode: nothing may be dropped from what never learns."""
+        """Set train or eval mode; frozen stages stay in eval mode, so that none of their paths is dropped."""
         super().train(mode)
-        for name in self._frozen:
-            self.net[name].eval()
+        for part in self._frozen:
+            self.net[part].eval()
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised ``images`` (N, 3, H, W) -> its levels, from fine to coarse."""
+        """Normalised ``images`` (N, 3, H, W) -> its levels, finest first."""
         return dict(zip(self.channels, self.net(images), strict=True))
 
-    def plain_to_net(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of timm's classifier of this name under the names in ``net``, without the classifier."""
+    def convert_classifier(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of timm's ImageNet classifier under the names in ``net``, without the classifier's last layer."""
         raise NotImplementedError
 
 
 def create_net(
-    config: BackboneConfig, model: type[nn.Module], out_indices: Sequence[int], **settings: Any
+    name: str, options: Mapping[str, Any], model: type[nn.Module], out_indices: Sequence[int], **settings: Any
 ) -> FeatureListNet:
     """timm's feature extractor of that name with random weights.
 
     Args:
-        config: name and options.
-        model: timm's class of the network; its arguments are the options.
-        out_indices: timm's numbers of the maps to give.
-        settings: further arguments of ``model``, which are no options.
+        name: of the network.
+        options: arguments of ``model``.
+        model: timm's class of the network.
+        out_indices: timm's indices of the maps to return.
+        settings: further arguments of ``model``, which users cannot set.
 
     Raises:
         UserError: unknown tag of weights, unknown option, or options that do not fit together.
     """
     known = sorted(inspect.signature(model).parameters.keys() - _NOT_OPTIONS - settings.keys())
-    for option in config.options:
+    for option in options:
         if option not in known:
-            raise UserError(f"backbone.options: {config.name} has no option '{option}'{did_you_mean(option, known)}")
+            raise UserError(f"backbone.options: {name} has no option '{option}'{did_you_mean(option, known)}")
     try:
-        get_pretrained_cfg(config.name)
+        get_pretrained_cfg(name)
     except RuntimeError as error:  # an unknown tag
-        raise UserError(f"backbone.name: '{config.name}': {error}") from None
-    arguments = {**settings, **config.options, "features_only": True, "out_indices": tuple(out_indices)}
+        raise UserError(f"backbone.name: '{name}': {error}") from None
+    arguments = {**settings, **options, "features_only": True, "out_indices": tuple(out_indices)}
     try:
-        return cast(FeatureListNet, timm.create_model(config.name, pretrained=False, **arguments))
-    except Exception as error:  # a bad value can fail anywhere in timm's constructors
-        if not config.options:
+        return cast(FeatureListNet, timm.create_model(name, pretrained=False, **arguments))
+    except Exception as error:  # an invalid value can fail anywhere in timm's constructors
+        if not options:
             raise
         reason = one_line(error) or type(error).__name__
-        raise UserError(f"backbone.options: {config.options} do not make a {config.name} ({reason:.200})") from None
+        raise UserError(f"backbone.options: {dict(options)} do not make a {name} ({reason:.200})") from None
 
 
-def _names_of_stages(net: nn.Module, stages: Sequence[str], count: int) -> list[str]:
+def _parts_of_stages(net: nn.Module, stages: Sequence[str], count: int) -> list[str]:
     """Names of the parts of ``net`` that make up its first ``count`` stages, as far as it has them."""
     parts = [name for name, _ in net.named_children()]
     stem = [name for name in parts if name not in stages]

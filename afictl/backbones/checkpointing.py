@@ -1,8 +1,8 @@
 """Activation checkpointing: less memory for more time (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
 
-timm's own switch for feature extractors checkpoints whole stages, never the last one, and lets the second
-computation move the running statistics of batch norms once more. This one works block by block, in every
-stage, and changes no number.
+timm's own switch for feature extractors checkpoints whole stages, never the last one, and the recomputation updates
+the running statistics of batch norms once more. ``CheckpointedSequential`` works block by block, in every stage, with
+the same numbers as without it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch.utils.checkpoint import checkpoint
 
 
 class CheckpointedSequential(nn.Sequential):
-    """A chain that keeps only the input of each of its parts and computes the rest again in the backward pass.
+    """A sequential module that stores the input of each of its parts only and recomputes the rest in the backward pass.
 
     Args:
-        chain: what it takes the place of, with the same names of parts.
+        chain: the module to replace; its parts keep their names.
     """
 
     def __init__(self, chain: nn.Sequential) -> None:
         super().__init__(OrderedDict(chain.named_children()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """As ``nn.Sequential``, with the same result, gradients and changes of buffers."""
+        """Result, gradients and buffers are those of ``nn.Sequential``."""
         for part in self:
             x = _checkpointed(part, x) if torch.is_grad_enabled() else part(x)
         return x
@@ -41,13 +41,13 @@ def _checkpointed(part: nn.Module, x: Tensor) -> Tensor:
 
 
 def _contexts(part: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Around the first computation of ``part``, and around the one in the backward pass."""
-    return nullcontext(), _still_statistics(part)
+    """Contexts of the first computation of ``part`` and of the recomputation."""
+    return nullcontext(), _fixed_statistics(part)
 
 
 @contextmanager
-def _still_statistics(part: nn.Module) -> Iterator[None]:
-    """Running statistics stay as they are: an update without momentum changes none, and a copy counts it."""
+def _fixed_statistics(part: nn.Module) -> Iterator[None]:
+    """Do not update running statistics: momentum is 0, and a copy of ``num_batches_tracked`` is incremented."""
     norms = [module for module in part.modules() if isinstance(module, _BatchNorm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, _, count in before:

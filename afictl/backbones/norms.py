@@ -9,9 +9,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 class FrozenBatchNorm(FrozenBatchNorm2d):
-    """torchvision's frozen batch norm, computed in one pass and in the dtype of its input.
+    """torchvision's frozen batch norm in one pass and in the dtype of its input.
 
-    torchvision's own forward makes two full-size temporaries, and under bfloat16 autocast it returns float32:
+    torchvision's own forward allocates two full-size temporaries, and under bfloat16 autocast it returns float32:
     twice the memory for every activation of the backbone.
     """
 
@@ -19,13 +19,14 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
         """(N, C, H, W) -> (N, C, H, W)."""
         if not (x.requires_grad and torch.is_grad_enabled()):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # F.batch_norm keeps its input for the gradient of a scale that has none here; this form does not.
+        # F.batch_norm stores its input for the gradient of the scale, which has none here; this form does not.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return torch.addcmul(_as_map(shift, x), x, _as_map(scale, x))
 
 
 def _as_map(values: Tensor, x: Tensor) -> Tensor:
+    """Values (C,) as (1, C, 1, 1) in the dtype of ``x``."""
     return values.to(x.dtype).view(1, -1, 1, 1)
 
 

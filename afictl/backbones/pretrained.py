@@ -1,4 +1,4 @@
-"""ImageNet weights from timm's model hub: the one place that may use the network."""
+"""ImageNet weights from timm's model hub; the only module of the backbones that uses the network."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from afictl.errors import UserError, one_line
 from afictl.tensor_files import read_tensors
 
 _FILE = "model.safetensors"
-_PATIENCE_S = 10.0
+_TIMEOUT_SECONDS = 10.0
 
 
 def load_pretrained(backbone: FeatureExtractor) -> None:
     """Load the ImageNet weights that timm lists under the backbone's name, downloading them on first use.
 
     Raises:
-        UserError: there are none, they are neither in the cache nor within reach, or they do not fit.
+        UserError: there are none, they are neither cached nor can be downloaded, or they do not fit.
     """
     source = get_pretrained_cfg(backbone.name)
     if source is None or not source.hf_hub_id:
         raise _failure(backbone.name, "timm has none under this name")
     _require_strides(backbone)
-    tensors, _ = read_tensors(_locate(backbone.name, source.hf_hub_id))
-    tensors = backbone.plain_to_net(tensors)
+    tensors, _ = read_tensors(_find_or_download(backbone.name, source.hf_hub_id))
+    tensors = backbone.convert_classifier(tensors)
     _require_fit(backbone, tensors, source.hf_hub_id)
     backbone.net.load_state_dict(tensors, strict=False)
 
 
 def _require_strides(backbone: FeatureExtractor) -> None:
-    """A ResNet that strides elsewhere takes the same tensors and computes something else."""
+    """Refuse a ResNet that strides in its 1x1 convolutions: the same tensors fit, and it computes something else."""
     blocks: list[Any] = [block for block in backbone.net.modules() if hasattr(block, "conv3")]
     if any(tuple(block.conv1.stride) != (1, 1) for block in blocks):
         reason = "timm's stride in the 3x3 convolutions, this network in the 1x1: --set backbone.stride_in_1x1=false"
@@ -43,18 +43,19 @@ def _require_strides(backbone: FeatureExtractor) -> None:
 
 
 def _require_fit(backbone: FeatureExtractor, tensors: Mapping[str, Tensor], repository: str) -> None:
-    for name, own in backbone.net.state_dict().items():
-        if name.endswith("num_batches_tracked"):  # old files lack it, and nothing reads it
+    """Refuse ``tensors`` that lack one of the network or have another shape."""
+    for name, expected in backbone.net.state_dict().items():
+        if name.endswith("num_batches_tracked"):  # missing in old files, and unused
             continue
         if name not in tensors:
             raise _failure(backbone.name, f"{repository} lacks {name}")
-        if tensors[name].shape != own.shape:
-            shapes = f"{tuple(tensors[name].shape)} in {repository} and {tuple(own.shape)} with backbone.options"
+        if tensors[name].shape != expected.shape:
+            shapes = f"{tuple(tensors[name].shape)} in {repository} and {tuple(expected.shape)} with backbone.options"
             raise _failure(backbone.name, f"{name} is {shapes}")
 
 
-def _locate(name: str, repository: str) -> str:
-    """Path of the cached weights; they are downloaded if need be."""
+def _find_or_download(name: str, repository: str) -> str:
+    """Path of the cached weights, downloaded if they are not cached."""
     from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     cached = try_to_load_from_cache(repository, _FILE)
@@ -65,16 +66,16 @@ def _locate(name: str, repository: str) -> str:
     _require_reachable(name, hf_hub_url(repository, _FILE))
     try:
         return hf_hub_download(repository, _FILE)
-    except Exception as error:  # what it raises depends on its version and its HTTP client
+    except Exception as error:  # its type depends on the versions of the hub's client and of its HTTP client
         raise _failure(name, one_line(error)[:200]) from None
 
 
 def _require_reachable(name: str, url: str) -> None:
-    """Ask once: without a network, the hub's own client retries for a minute and prints each failure."""
+    """Send one request: without a network, the hub's own client retries for a minute and prints each failure."""
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PATIENCE_S).close()
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS).close()
     except urllib.error.HTTPError:
-        pass  # somebody answers; the hub's client knows better what the answer means
+        pass  # the server responds; the hub's client reports what the status means
     except OSError as error:
         raise _failure(name, f"{url} is out of reach: {getattr(error, 'reason', error)}") from None
 
@@ -83,5 +84,5 @@ def _failure(name: str, reason: str) -> UserError:
     return UserError(
         f"no ImageNet weights for backbone {name} ({reason}); give a local file with --backbone-weights FILE "
         "or start from random weights with --set backbone.pretrained=false "
-        "(and backbone.norm=batch, backbone.frozen_stages=0, so that everything can learn)"
+        "(and backbone.norm=batch, backbone.frozen_stages=0, so that all stages are trained)"
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, Literal, cast
 
 from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from afictl.backbones.backbone import LEVELS, Backbone, create_net
 from afictl.backbones.checkpointing import CheckpointedSequential
 from afictl.errors import UserError
-from afictl.presets import BackboneConfig
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -20,26 +20,47 @@ _STAGES = ("layer1", "layer2", "layer3", "layer4")
 class ResNet(Backbone):
     """A ResNet or ResNeSt; the keys of ``net`` are those of timm's or torchvision's classifier.
 
+    The arguments are keys of ``BackboneConfig``.
+
     Raises:
-        UserError: a wrong option, or ``stride_in_1x1`` for a network without plain bottlenecks.
+        UserError: an invalid option, or ``stride_in_1x1`` for a network without plain bottlenecks.
     """
 
-    def __init__(self, config: BackboneConfig, levels: Sequence[str] = LEVELS) -> None:
-        net = create_net(config, TimmResNet, [LEVELS.index(level) + 1 for level in levels])
-        if config.stride_in_1x1:
-            _move_strides(net, config.name)
-        super().__init__(config, net, levels, _STAGES)
-        if config.checkpointing:
-            for name in _STAGES:
-                if name in net:
-                    net[name] = CheckpointedSequential(cast(nn.Sequential, net[name]))
+    def __init__(
+        self,
+        name: str,
+        levels: Sequence[str] = LEVELS,
+        *,
+        options: Mapping[str, Any],
+        frozen_stages: int,
+        norm: Literal["batch", "frozen-batch"],
+        stride_in_1x1: bool,
+        checkpointing: bool,
+    ) -> None:
+        net = create_net(name, options, TimmResNet, [LEVELS.index(level) + 1 for level in levels])
+        if stride_in_1x1:
+            _move_strides(net, name)
+        super().__init__(name, net, levels, _STAGES, norm=norm, frozen_stages=frozen_stages)
+        if checkpointing:
+            for stage in _STAGES:
+                if stage in net:
+                    net[stage] = CheckpointedSequential(cast(nn.Sequential, net[stage]))
 
-    def plain_to_net(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of timm's or torchvision's classifier without the classifier."""
+    def convert_classifier(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of timm's or torchvision's classifier without its last layer."""
         return {name: value for name, value in tensors.items() if not name.startswith("fc.")}
 
 
+def resnet_key(name: str) -> str:
+    """timm's name of a tensor of a ResNet (inner norms of a ResNeSt keep theirs) -> detectron2's."""
+    name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
+    name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
+    name = name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+    return re.sub(r"(?<!conv2\.)bn(\d)\.", r"conv\1.norm.", name)
+
+
 def _move_strides(net: nn.Module, name: str) -> None:
+    """Move the strides of bottlenecks from their 3x3 to their first 1x1 convolution."""
     blocks = [module for module in net.modules() if isinstance(module, Bottleneck) and module.conv2.stride != (1, 1)]
     if not blocks:
         raise UserError(f"backbone.stride_in_1x1: {name} has no bottlenecks that stride in a 3x3; set it to false")

@@ -18,7 +18,7 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from afictl.backbones.detectron2_names import resnet_key
+from afictl.backbones.resnet import resnet_key
 from afictl.detectors.class_logits import anchor_logits, matching_logits, region_logits
 from afictl.detectors.dense import flatten_map
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
@@ -50,7 +50,7 @@ class BottomUpView(BackboneView):
         """Images (N, 3, H, W), RGB and normalised -> the maps that the pyramid reads, and any others."""
         return self.net(images.flip(1) if self._bgr else images)
 
-    def plain_to_net(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_classifier(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of timm's ResNet classifier, trained on RGB with the mean and deviation of ImageNet."""
         renamed = {resnet_key(name): value for name, value in tensors.items() if not name.startswith("fc.")}
         stem = renamed.get("stem.conv1.weight")

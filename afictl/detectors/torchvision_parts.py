@@ -69,7 +69,7 @@ class ResNetView(BackboneView):
         """Normalised images (N, 3, H, W) -> the maps that the pyramid reads."""
         return dict(zip(self.channels, self.net(images).values(), strict=True))
 
-    def plain_to_net(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_classifier(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of timm's or torchvision's classifier without its last layer."""
         return {name: value for name, value in tensors.items() if not name.startswith("fc.")}
 

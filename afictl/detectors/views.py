@@ -38,7 +38,7 @@ class BackboneView(ABC):
         """Normalised images (N, 3, H, W) -> the maps ``res*`` that the neck reads."""
 
     @abstractmethod
-    def plain_to_net(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_classifier(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of timm's ImageNet classifier under the names in ``net``, without the classifier's last layer."""
 
     def parameters(self) -> Iterator[nn.Parameter]:

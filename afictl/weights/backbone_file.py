@@ -33,7 +33,7 @@ def as_backbone(checkpoint: Checkpoint) -> tuple[Checkpoint, LoadReport] | None:
         with torch.device("meta"):
             backbone = build_backbone(BackboneConfig(name=network))
         tensors = to_timm(plain.tensors, network) if plain else checkpoint.tensors
-        report = compare_tensors(backbone.net, backbone.plain_to_net(tensors))
+        report = compare_tensors(backbone.net, backbone.convert_classifier(tensors))
         if not report.complete:
             continue
         if plain:

@@ -161,7 +161,7 @@ def load_backbone_weights(backbone: FeatureExtractor, path: str | Path, view: In
             name: fold_pixels(value, plain.pixels, view or InputConfig()) if name == "conv1.weight" else value
             for name, value in tensors.items()
         }
-    report = load_tensors(backbone.net, backbone.plain_to_net(tensors))
+    report = load_tensors(backbone.net, backbone.convert_classifier(tensors))
     if not report.complete:
         raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name}: {report}")
     return report

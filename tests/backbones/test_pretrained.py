@@ -48,7 +48,7 @@ def test_cached_weights_of_a_classifier_are_loaded_without_the_network(cached, n
         actual = actual.permute(0, 3, 1, 2) if SWIN in name else actual
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     plain = donor.state_dict()
-    for key, value in backbone.plain_to_net(plain).items():
+    for key, value in backbone.convert_classifier(plain).items():
         assert torch.equal(backbone.net.state_dict()[key], value), key
 
 

@@ -99,7 +99,7 @@ def test_stride_in_1x1_moves_the_stride_and_keeps_the_shapes():
 def test_resnest_equals_timms_classifier():
     donor = timm.create_model("resnest26d").eval()
     backbone = build("resnest26d", norm="frozen-batch", frozen_stages=2).eval()
-    backbone.net.load_state_dict(backbone.plain_to_net(donor.state_dict()), strict=False)
+    backbone.net.load_state_dict(backbone.convert_classifier(donor.state_dict()), strict=False)
     image = torch.randn(1, 3, 75, 98)
     with torch.no_grad():
         expected = donor.forward_intermediates(image, indices=[1, 2, 3, 4], intermediates_only=True)

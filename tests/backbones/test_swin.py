@@ -87,7 +87,7 @@ def microsoft(tensors):
 def test_names_of_classifiers_are_understood(rename):
     donor = timm.create_model(SWIN, embed_dim=32, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8]).eval()
     backbone = build_swin(options={"window_size": 7}).eval()
-    backbone.net.load_state_dict(backbone.plain_to_net(rename(donor.state_dict())), strict=True)
+    backbone.net.load_state_dict(backbone.convert_classifier(rename(donor.state_dict())), strict=True)
     image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         expected = donor.forward_intermediates(image, intermediates_only=True)

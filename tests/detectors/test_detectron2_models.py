@@ -196,7 +196,7 @@ def test_imagenet_weights_of_timm_give_the_same_features(tmp_path, bgr):
     net.load_state_dict(whole.state_dict(), strict=False)
     view = detector.backbone
     view._bgr = bgr
-    view.net.load_state_dict(view.plain_to_net(whole.state_dict()), strict=False)
+    view.net.load_state_dict(view.convert_classifier(whole.state_dict()), strict=False)
     picture = image(64, 96)
     mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     expected = net(((picture - mean[:, None, None]) / std[:, None, None])[None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from afictl.backbones.detectron2_names import resnet_key
+from afictl.backbones.resnet import resnet_key
 from afictl.presets import Preset
 
 BOTTOM_UP = "backbone.bottom_up."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from afictl.backbones.detectron2_names import resnet_key
+from afictl.backbones.resnet import resnet_key
 from afictl.errors import UserError
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.description import describe_foreign

@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import Tensor
 
-from afictl.backbones.detectron2_names import resnet_key
+from afictl.backbones.resnet import resnet_key
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.pixels import MSRA, RESNEXT, TORCHVISION, Pixels
 

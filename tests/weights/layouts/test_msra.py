@@ -8,7 +8,7 @@ import torch
 
 from afictl import UserError
 from afictl.backbones import build_backbone
-from afictl.backbones.detectron2_names import resnet_key
+from afictl.backbones.resnet import resnet_key
 from afictl.presets import BackboneConfig, InputConfig
 from afictl.weights import load_backbone_weights
 from tests.helpers.foreign_checkpoints import MEAN, save_pkl
