@@ -34,8 +34,8 @@ _ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 def add_afictl_config(cfg: CfgNode) -> None:
     """Add the node ``cfg.MODEL.AFICTL``, which the registered backbones read; without it they use these defaults.
 
-    ``INTERPOLATOR``: a kind, see ``afictl.build_interpolator``. ``INTERPOLATOR_FILE``: an AF interpolator that
-    ``afictl pretrain`` made, instead; the file is needed whenever the model is built, its weights give way to those
+    ``INTERPOLATOR``: a kind, see ``afictl.build_interpolator``. ``INTERPOLATOR_FILE``: an interpolator file of
+    ``afictl pretrain``, instead; the file is needed whenever the model is built, its weights give way to those
     of ``MODEL.WEIGHTS`` where that holds an interpolator. ``BIFPN``: as documented in ``afictl.presets.BiFPNConfig``.
     Width, norm and fusion of all pyramids are ``cfg.MODEL.FPN.OUT_CHANNELS``, ``NORM`` and ``FUSE_TYPE``.
     """

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from afictl.errors import UserError
+from afictl.interpolators import learned_kinds
 from afictl.run_folder import METRICS, list_runs_below
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.palette import LINE_COLORS, rgb_fractions
@@ -46,8 +47,8 @@ _MARGIN = 1.05
 _ACCURACY = {
     "box/AP": ("Box AP, held out", "points"),
     "mask/AP": ("Mask AP, held out", "points"),
-    "l1/afi": ("Distance to the guide, held out", "L1"),
-    "cosine/afi": ("Likeness to the guide, held out", "cosine"),
+    **{f"l1/{kind}": ("Distance to the guide, held out", "L1") for kind in learned_kinds()},
+    **{f"cosine/{kind}": ("Likeness to the guide, held out", "cosine") for kind in learned_kinds()},
 }
 
 

@@ -89,6 +89,7 @@ def test_a_mistake_in_its_own_process():
         ("finetune --preset x --data . --devices -1", "-1 is neither a number of at least 1 nor 'auto'"),
         ("finetune --preset x --data . --seed -1", "'--seed'"),
         ("pretrain --guide nowhere --stages 3", "--stages 3"),
+        ("pretrain --guide nowhere --interpolator bilinear", "--interpolator bilinear"),
         ("visualize --weights nowhere --data . --images .", "--data DIR or --images PATH, not both"),
         ("visualize detektions", "did you mean 'detections'"),
         # what it names
