@@ -47,7 +47,7 @@ def build_cascade_rcnn_head(
         max_detections=config.max_detections,
         **mask_branch,
     )
-    return RCNNHead(build_rpn(config, channels, strides), roi_heads, num_classes)
+    return RCNNHead(build_rpn(config, channels, strides), roi_heads)
 
 
 def build_cascade_mask_rcnn_head(

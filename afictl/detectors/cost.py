@@ -79,7 +79,7 @@ def model_cost(detector: Detector, image_hw: tuple[int, int]) -> list[PartCost]:
 
 def _on_meta(detector: Detector) -> Detector:
     """A copy without storage."""
-    memo: dict[int, Any] = {id(value): value.to("meta") for value in detector.buffers()}
+    memo: dict[int, Tensor] = {id(value): value.to("meta") for value in detector.buffers()}
     for value in detector.parameters():
         memo[id(value)] = nn.Parameter(value.to("meta"), value.requires_grad)
     return copy.deepcopy(detector, memo)

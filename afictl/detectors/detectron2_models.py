@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import GeneralizedRCNN, RetinaNet, build_model
 
 import afictl.integrations.detectron2  # noqa: F401  # registers backbones that a configuration may name
 from afictl.detectors.adapter import AdaptedDetector, changed_settings
@@ -50,7 +49,7 @@ def detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpol
     return AdaptedDetector(preset, model, backbone, neck, head, num_classes, unsaved)
 
 
-def _build(cfg: CfgNode, name: str) -> Any:
+def _build(cfg: CfgNode, name: str) -> GeneralizedRCNN | RetinaNet:
     try:
         return build_model(cfg)
     except UserError:
@@ -74,7 +73,7 @@ def _require_supported(preset: Preset, source: str, cfg: CfgNode) -> None:
 def _apply(preset: Preset, sizes: Sequence[float], cfg: CfgNode, num_classes: int) -> None:
     """Set the changeable values of ``preset`` in ``cfg``, the anchor ``sizes``, the classes and afictl's defaults."""
     values = preset.model_dump()
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     for name, cfg_key in changeable(cfg).items():
         section, key = name.split(".")
         changes[cfg_key] = values[section][key]

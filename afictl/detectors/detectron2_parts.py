@@ -9,11 +9,13 @@ Legend: N images, K classes without background; detectron2 counts them from 0 to
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import torch
+from detectron2.modeling import GeneralizedRCNN, RetinaNet
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.poolers import assign_boxes_to_levels
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -93,7 +95,7 @@ class _Detectron2Head:
     """Conversion of targets and detections, common to the heads of both kinds.
 
     Args:
-        model: a model of detectron2, which has no types.
+        model: GeneralizedRCNN or RetinaNet.
         num_classes: K.
         masks: whether it has masks.
     """
@@ -101,7 +103,7 @@ class _Detectron2Head:
     unsaved: tuple[str, ...] = ()
     """Tensors that detectron2 does not save, relative to the model."""
 
-    def __init__(self, model: Any, num_classes: int, masks: bool) -> None:
+    def __init__(self, model: GeneralizedRCNN | RetinaNet, num_classes: int, masks: bool) -> None:
         self._model = model
         self._num_classes = num_classes
         self._masks = masks
@@ -186,7 +188,7 @@ class Detectron2RegionHead(_Detectron2Head):
             box_part(stages, maps[0], rpn.post_nms_topk[False], heads.box_pooler.output_size),
         ]
         if self._masks:
-            predictor: Any = stages[0][1]
+            predictor = cast(FastRCNNOutputLayers, stages[0][1])
             count, size = predictor.test_topk_per_image, heads.mask_pooler.output_size
             parts.append(mask_part(heads.mask_head, heads.mask_head.layers, maps[0], count, size))
         return parts
@@ -202,7 +204,7 @@ class Detectron2DenseHead(_Detectron2Head):
     class_layers: tuple[str, ...] = ("head.cls_score.",)
     unsaved: tuple[str, ...] = ("loss_normalizer",)
 
-    def __init__(self, model: Any, num_classes: int, masks: bool) -> None:
+    def __init__(self, model: GeneralizedRCNN | RetinaNet, num_classes: int, masks: bool) -> None:
         super().__init__(model, num_classes, masks)
         model.register_buffer("loss_normalizer", torch.tensor(100.0))  # detectron2's initial mean
 

@@ -33,7 +33,7 @@ def build_faster_rcnn_head(
         max_detections=config.max_detections,
         **mask_branch,
     )
-    return RCNNHead(build_rpn(config, channels, strides), roi_heads, num_classes)
+    return RCNNHead(build_rpn(config, channels, strides), roi_heads)
 
 
 def region_strides(strides: Mapping[str, int]) -> dict[str, int]:

@@ -23,11 +23,10 @@ class RCNNHead(nn.Module):
 
     class_layers: tuple[str, ...] = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.")
 
-    def __init__(self, rpn: ProposalNetwork, roi_heads: RegionHeads, num_classes: int) -> None:
+    def __init__(self, rpn: ProposalNetwork, roi_heads: RegionHeads) -> None:
         super().__init__()
         self.rpn = rpn
         self.roi_heads = roi_heads
-        self.num_classes = num_classes
 
     def losses(self, batch: ImageBatch, features: FeatureMaps, targets: Sequence[Target]) -> Losses:
         """Losses of the proposals and of the region heads."""

@@ -16,8 +16,6 @@ from ``res5``; the BiFPN's are p3..p7 always. With LazyConfig, ``LazyCall`` the 
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from afictl.errors import UserError
@@ -87,7 +85,7 @@ def build_afictl_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> 
     return _neck_backbone(cfg, input_shape, kind="bifpn", **options)
 
 
-def _neck_backbone(cfg: CfgNode, input_shape: ShapeSpec, **neck: Any) -> NeckBackbone:
+def _neck_backbone(cfg: CfgNode, input_shape: ShapeSpec, **neck: object) -> NeckBackbone:
     bottom_up = build_resnet_backbone(cfg, input_shape)
     backbone = NeckBackbone(bottom_up, _interpolator(cfg), channels=cfg.MODEL.FPN.OUT_CHANNELS, **neck)
     if cfg.MODEL.FPN.NORM == "SyncBN":

@@ -7,7 +7,6 @@ Both are plain modules, to be built directly or by ``LazyCall``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
@@ -37,7 +36,7 @@ class InterpolatedFPN(FPN):
 
     interpolator: Interpolator
 
-    def __init__(self, interpolator: Interpolator, **fpn: Any) -> None:
+    def __init__(self, interpolator: Interpolator, **fpn: object) -> None:
         super().__init__(**fpn)
         made_for, channels = getattr(interpolator, "channels", fpn["out_channels"]), fpn["out_channels"]
         if made_for != channels:
@@ -80,7 +79,7 @@ class NeckBackbone(Backbone):
             stride, or an interpolator of another width.
     """
 
-    def __init__(self, bottom_up: Backbone, interpolator: Interpolator, **neck: Any) -> None:
+    def __init__(self, bottom_up: Backbone, interpolator: Interpolator, **neck: object) -> None:
         super().__init__()
         config = parse_neck({"channels": interpolator.channels, **neck})
         self.bottom_up = bottom_up

@@ -18,7 +18,7 @@ STRIDES = {"p3": 8, "p4": 16, "p5": 32}
 
 @pytest.fixture
 def build() -> Build:
-    """A small CenterMask with three classes that finds much before it has learned anything."""
+    """A small CenterMask with three classes and a threshold that fresh weights exceed."""
 
     def make(*overrides: str) -> Detector:
         torch.manual_seed(0)
@@ -36,11 +36,11 @@ def build() -> Build:
         ((0, 0, 300, 400), "p4"),  # a half: ceil(5 - 1)
         ((10, 0, 310, 201), "p4"),  # just above a quarter
         ((0, 0, 300, 200), "p3"),  # a quarter: ceil(5 - 2)
-        ((50, 50, 60, 60), "p3"),  # far below: ceil(5 - 11.2), but no finer level serves regions
+        ((50, 50, 60, 60), "p3"),  # far below: ceil(5 - 11.2), but regions are pooled from no finer level
         ((50, 50, 50, 60), "p3"),  # no area at all
     ],
 )
-def test_a_region_is_cut_from_the_level_of_its_share_of_the_image(box: tuple[int, ...], level: str) -> None:
+def test_regions_are_pooled_from_the_level_of_their_fraction_of_the_image(box: tuple[int, ...], level: str) -> None:
     torch.manual_seed(0)
     pyramid = {name: torch.randn(2, 3, 640 // stride, 640 // stride) for name, stride in STRIDES.items()}
     # In the first image, eight times smaller, the same box would be of another level.
@@ -103,37 +103,37 @@ def test_under_autocast_losses_are_float32_and_finite(build: Build, images: list
     assert {detection[name].dtype for name in ("boxes", "scores", "mask_probs", "mask_scores")} == {torch.float32}
 
 
-def test_masks_are_learned_on_a_quarter_sample_of_regions_that_fit_an_object(build: Build, targets: Targets) -> None:
+def test_masks_train_on_a_quarter_sample_of_regions_that_fit_an_object(build: Build, targets: Targets) -> None:
     head = build("detector.roi_batch=12").head
     objects = targets[0]["boxes"]
     shifted = objects.repeat_interleave(4, 0) + torch.arange(8)[:, None]  # up to 7 px away: IoU above 0.5
-    found = torch.cat((shifted, torch.tensor([[0.0, 80, 30, 97], [10, 10, 20, 20]])))
-    boxes, matched = head._regions({"boxes": found}, targets[0])
+    proposals = torch.cat((shifted, torch.tensor([[0.0, 80, 30, 97], [10, 10, 20, 20]])))
+    boxes, matches = head._regions({"boxes": proposals}, targets[0])
     assert len(boxes) == 3
-    assert (box_iou(boxes, objects)[torch.arange(3), matched] >= 0.5).all()
+    assert (box_iou(boxes, objects)[torch.arange(3), matches] >= 0.5).all()
     head.regions_train = 512
-    boxes, matched = head._regions({"boxes": found}, targets[0])
+    boxes, matches = head._regions({"boxes": proposals}, targets[0])
     assert len(boxes) == 8 + 2  # the objects themselves are always candidates
-    assert sorted(matched.tolist()) == [0] * 5 + [1] * 5
-    boxes, matched = head._regions({"boxes": found}, nothing(97, 131))
-    assert (boxes.shape, matched.shape) == ((0, 4), (0,))
+    assert sorted(matches.tolist()) == [0] * 5 + [1] * 5
+    boxes, matches = head._regions({"boxes": proposals}, nothing(97, 131))
+    assert (boxes.shape, matches.shape) == ((0, 4), (0,))
 
 
 def test_detections_follow_the_convention_with_scores_of_masks(build: Build, images: list[Tensor]) -> None:
     detector = build("detector.max_detections=7").eval()
     with torch.no_grad():
-        answers, raw = detector(images), detector.detect(images)
-    for image, answer, other in zip(images, answers, raw, strict=True):
-        assert set(answer) == {"boxes", "labels", "scores", "masks", "mask_scores"}
-        assert answer["masks"].shape == (7, *image.shape[-2:])
-        assert other["mask_probs"].shape == (7, 28, 28)
-        assert answer["scores"].tolist() == sorted(answer["scores"].tolist(), reverse=True)
-        assert torch.equal(answer["mask_scores"], other["mask_scores"])
-        assert ((answer["mask_scores"] >= 0) & (answer["mask_scores"] <= answer["scores"])).all()
+        predictions, on_grids = detector(images), detector.detect(images)
+    for image, prediction, detections in zip(images, predictions, on_grids, strict=True):
+        assert set(prediction) == {"boxes", "labels", "scores", "masks", "mask_scores"}
+        assert prediction["masks"].shape == (7, *image.shape[-2:])
+        assert detections["mask_probs"].shape == (7, 28, 28)
+        assert prediction["scores"].tolist() == sorted(prediction["scores"].tolist(), reverse=True)
+        assert torch.equal(prediction["mask_scores"], detections["mask_scores"])
+        assert ((prediction["mask_scores"] >= 0) & (prediction["mask_scores"] <= prediction["scores"])).all()
 
 
 @pytest.mark.parametrize(("iou", "factor"), [(0.25, 0.25), (1.7, 1.0), (-0.3, 0.0)])
-def test_a_masks_score_is_its_boxs_times_the_predicted_iou_of_its_class(
+def test_mask_score_is_the_box_score_times_the_predicted_iou_of_the_class(
     build: Build, images: list[Tensor], iou: float, factor: float
 ) -> None:
     detector = build().eval()
@@ -154,16 +154,16 @@ def test_scoring_changes_the_order_of_masks_and_not_of_boxes(build: Build, image
     with torch.no_grad():
         detector.head.mask_scorer.iou.weight.normal_(std=1)
         detector.head.mask_scorer.iou.bias.fill_(0.5)
-    answer = predict(detector, images[:1])[0]
-    assert answer["scores"].tolist() == sorted(answer["scores"].tolist(), reverse=True)
-    assert answer["mask_scores"].argsort(descending=True).tolist() != list(range(len(answer["scores"])))
+    prediction = predict(detector, images[:1])[0]
+    assert prediction["scores"].tolist() == sorted(prediction["scores"].tolist(), reverse=True)
+    assert prediction["mask_scores"].argsort(descending=True).tolist() != list(range(len(prediction["scores"])))
 
 
-def test_nothing_found_is_an_empty_answer(build: Build, images: list[Tensor]) -> None:
+def test_detections_are_empty_above_all_scores(build: Build, images: list[Tensor]) -> None:
     detector = build("detector.score_threshold=1.0").eval()
     with torch.no_grad():
-        answer = detector(images)[0]
-    assert {name: tuple(value.shape) for name, value in answer.items()} == {
+        prediction = detector(images)[0]
+    assert {name: tuple(value.shape) for name, value in prediction.items()} == {
         "boxes": (0, 4), "labels": (0,), "scores": (0,), "masks": (0, 97, 131), "mask_scores": (0,),
     }  # fmt: skip
 
@@ -179,12 +179,12 @@ def test_a_step_of_training_reaches_every_branch(build: Build, images: list[Tens
     build().load_state_dict(detector.state_dict())
 
 
-def test_the_named_layers_are_those_that_depend_on_the_classes(build: Build) -> None:
+def test_class_layers_are_those_that_depend_on_the_classes(build: Build) -> None:
     detector = build()
     other = build_detector(detector.preset, num_classes=4)
-    ours, theirs = detector.head.state_dict(), other.head.state_dict()
-    differing = {name for name in ours if ours[name].shape != theirs[name].shape}
-    assert differing == {name for name in ours if name.startswith(detector.head.class_layers)}
+    tensors, other_tensors = detector.head.state_dict(), other.head.state_dict()
+    differing = {name for name in tensors if tensors[name].shape != other_tensors[name].shape}
+    assert differing == {name for name in tensors if name.startswith(detector.head.class_layers)}
 
 
 def test_the_cost_covers_every_parameter_of_the_head(build: Build) -> None:

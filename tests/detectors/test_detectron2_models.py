@@ -18,11 +18,11 @@ KINDS = list(ZOO)
 
 
 def build(tmp_path, kind="mask", *overrides, interpolator="nearest", **model):
-    return tame(build_detector(small_preset(tmp_path, kind, *overrides, **model), 3, interpolator))
+    return set_weights(build_detector(small_preset(tmp_path, kind, *overrides, **model), 3, interpolator))
 
 
 @torch.no_grad()
-def tame(detector):
+def set_weights(detector):
     """The same random weights every time, for which pixels of 0..255 make no huge maps."""
     generator = torch.Generator().manual_seed(0)
     for name, value in detector.named_parameters():
@@ -59,26 +59,26 @@ def test_pyramid_and_detections_are_those_of_the_model(tmp_path, kind, pixels):
         cfg["INPUT"]["FORMAT"] = "RGB"
         cfg["MODEL"] |= {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]}
         path.write_text(yaml.safe_dump(cfg))
-        detector = tame(build_detector(load_preset(f"detectron2:{path}"), 3))
+        detector = set_weights(build_detector(load_preset(f"detectron2:{path}"), 3))
     pictures = [image(61, 83), image(70, 40)]
-    given = [{"image": 255 * (each if pixels == "RGB" else each.flip(0))} for each in pictures]
+    inputs = [{"image": 255 * (picture if pixels == "RGB" else picture.flip(0))} for picture in pictures]
     model = detector.model
-    maps = model.backbone(model.preprocess_image(given).tensor)
+    maps = model.backbone(model.preprocess_image(inputs).tensor)
     assert detector.pyramid(pictures).keys() == maps.keys()
     for level, value in detector.pyramid(pictures).items():
         torch.testing.assert_close(value, maps[level], rtol=1e-4, atol=1e-4 * maps[level].std().item())
-    for found, expected in zip(detector(pictures), model(given), strict=True):
+    for detections, expected in zip(detector(pictures), model(inputs), strict=True):
         expected = expected["instances"]
         assert len(expected) > 0
-        torch.testing.assert_close(found["boxes"], expected.pred_boxes.tensor, rtol=0, atol=1e-3)
-        torch.testing.assert_close(found["scores"], expected.scores, rtol=0, atol=1e-4)
-        assert torch.equal(found["labels"], expected.pred_classes + 1)
+        torch.testing.assert_close(detections["boxes"], expected.pred_boxes.tensor, rtol=0, atol=1e-3)
+        torch.testing.assert_close(detections["scores"], expected.scores, rtol=0, atol=1e-4)
+        assert torch.equal(detections["labels"], expected.pred_classes + 1)
         if kind != "retinanet":
-            assert (found["masks"] != expected.pred_masks).float().mean() < 1e-3
+            assert (detections["masks"] != expected.pred_masks).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_part_learns_also_without_objects_and_under_autocast(tmp_path, kind):
+def test_every_part_gets_a_gradient_also_without_objects_and_under_autocast(tmp_path, kind):
     detector = build(tmp_path, kind, interpolator=AFInterpolator(32, 1, 8)).train()
     pictures, targets = [image(64, 70), image(61, 90)], [target(64, 70), nothing(61, 90)]
     with torch.autocast("cpu", torch.bfloat16):
@@ -86,8 +86,8 @@ def test_every_part_learns_also_without_objects_and_under_autocast(tmp_path, kin
     assert list(pyramid) == list(detector.neck.strides)
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
-    idle = {key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None}
-    assert not idle
+    without_gradient = {key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None}
+    assert not without_gradient
     assert all(p.grad.abs().sum() > 0 for p in detector.neck.interpolator.parameters())
     detector.zero_grad()
     losses = detector(pictures, [nothing(64, 70), nothing(61, 90)])
@@ -166,15 +166,13 @@ def test_settings_reach_the_model(tmp_path):
         torch.testing.assert_close(2 * cells, larger)
     for setting in ("detector.anchor_ratios=[1]", "neck.norm=batch", "backbone.norm=batch", "detector.segments=false"):
         key = setting.partition("=")[0]
-        with pytest.raises(
-            UserError, match=rf"{key} is .* in the configuration and cannot be .* YAML file of your own"
-        ):
+        with pytest.raises(UserError, match=key):
             build(tmp_path, "mask", setting)
     with pytest.raises(UserError, match="made for 8 channels"):
         build(tmp_path, interpolator=AFInterpolator(8, 1, 4))
 
 
-def test_what_detectron2_cannot_build_is_told(tmp_path):
+def test_a_failure_of_detectron2_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"mask.yaml: detectron2 cannot build it: KeyError: .*build_nothing"):
         build(tmp_path, "mask", BACKBONE={"NAME": "build_nothing"})
 
@@ -200,15 +198,15 @@ def test_imagenet_weights_of_timm_give_the_same_features(tmp_path, bgr):
     picture = image(64, 96)
     mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     expected = net(((picture - mean[:, None, None]) / std[:, None, None])[None])
-    for ours, theirs in zip(view(detector.batch([picture]).tensor).values(), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    for features, expected_features in zip(view(detector.batch([picture]).tensor).values(), expected, strict=True):
+        torch.testing.assert_close(features, expected_features, rtol=1e-3, atol=1e-3)
 
 
 def test_imagenet_weights_that_would_compute_something_else_are_refused():
     from afictl.backbones import load_pretrained
 
     detector = build_detector(load_preset(f"detectron2:{ZOO['mask']}"), 3)
-    with pytest.raises(UserError, match=r"stride in the 3x3 .*--backbone-weights FILE"):
+    with pytest.raises(UserError, match=r"3x3 .*--backbone-weights FILE"):
         load_pretrained(detector.backbone)
     with pytest.raises(UserError, match="timm has none under this name"):
         load_pretrained(build_detector(load_preset(f"detectron2:{ZOO['gn']}"), 3).backbone)
@@ -237,14 +235,14 @@ def test_cost_copies_and_whole_photographs(tmp_path, kind):
         for twin in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
             (after,) = twin([image(64, 96)])
             assert all(torch.equal(after[name], value) for name, value in before.items())
-    (found,) = predict(detector, [image(128, 192)])
-    assert len(found["boxes"]) == 9
-    assert found["boxes"][:, 2].max() <= 192
-    assert kind == "retinanet" or found["masks"].shape == (9, 128, 192)
+    (detections,) = predict(detector, [image(128, 192)])
+    assert len(detections["boxes"]) == 9
+    assert detections["boxes"][:, 2].max() <= 192
+    assert kind == "retinanet" or detections["masks"].shape == (9, 128, 192)
 
 
 def test_files_of_old_versions_of_several_devices_and_of_other_pixels(tmp_path):
-    """Frozen norms of old files hold scale and shift alone; PyTorch's wrapper puts a name before every other."""
+    """Frozen norms of old files have scale and shift only; PyTorch's wrapper puts a prefix before all names."""
     source, detector = build(tmp_path), build(tmp_path)
     for value in detector.parameters():
         value.data.zero_()

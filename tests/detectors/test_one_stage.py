@@ -1,4 +1,4 @@
-"""What RetinaNet and FCOS have in common as detectors."""
+"""RetinaNet and FCOS as detectors."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ LOSSES = {
     "fcos": {"loss_classifier", "loss_box_reg", "loss_centerness"},
 }
 SCALES = {"retinanet": (), "fcos": ("detector.level_scales=true",)}
-FIND_ALL = "detector.score_threshold=0.001"
+LOW_THRESHOLD = "detector.score_threshold=0.001"
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -41,41 +41,41 @@ def test_training_gives_finite_losses_and_a_gradient_to_everything(
 
 
 def test_detections_follow_torchvisions_convention(build: Build, images: list[Tensor], kind: str) -> None:
-    detector = build(kind, FIND_ALL).eval()
+    detector = build(kind, LOW_THRESHOLD).eval()
     with torch.no_grad():
-        answers = detector(images)
-    for image, answer in zip(images, answers, strict=True):
-        count, (height, width) = len(answer["labels"]), image.shape[-2:]
-        assert set(answer) == {"boxes", "labels", "scores"}
+        predictions = detector(images)
+    for image, prediction in zip(images, predictions, strict=True):
+        count, (height, width) = len(prediction["labels"]), image.shape[-2:]
+        assert set(prediction) == {"boxes", "labels", "scores"}
         assert 0 < count <= 100
-        assert answer["boxes"].shape == (count, 4)
-        assert answer["scores"].tolist() == sorted(answer["scores"].tolist(), reverse=True)
-        assert set(answer["labels"].tolist()) <= {1, 2, 3}
-        assert (answer["boxes"][:, :2] >= 0).all()
-        assert (answer["boxes"][:, 2:] <= torch.tensor([width, height])).all()
-        assert (answer["boxes"][:, 2:] > answer["boxes"][:, :2]).all()
+        assert prediction["boxes"].shape == (count, 4)
+        assert prediction["scores"].tolist() == sorted(prediction["scores"].tolist(), reverse=True)
+        assert set(prediction["labels"].tolist()) <= {1, 2, 3}
+        assert (prediction["boxes"][:, :2] >= 0).all()
+        assert (prediction["boxes"][:, 2:] <= torch.tensor([width, height])).all()
+        assert (prediction["boxes"][:, 2:] > prediction["boxes"][:, :2]).all()
 
 
-def test_nothing_found_is_an_empty_answer(build: Build, images: list[Tensor], kind: str) -> None:
+def test_detections_are_empty_above_all_scores(build: Build, images: list[Tensor], kind: str) -> None:
     detector = build(kind, "detector.score_threshold=1.0").eval()
     with torch.no_grad():
-        answer = detector(images)[1]
-    assert {name: tuple(value.shape) for name, value in answer.items()} == {
+        prediction = detector(images)[1]
+    assert {name: tuple(value.shape) for name, value in prediction.items()} == {
         "boxes": (0, 4), "labels": (0,), "scores": (0,),
     }  # fmt: skip
 
 
 def test_candidates_and_detections_are_limited(build: Build, images: list[Tensor], kind: str) -> None:
     with torch.no_grad():
-        few = build(kind, FIND_ALL, "detector.candidates=2").eval()(images)
-        three = build(kind, FIND_ALL, "detector.max_detections=3").eval()(images)
-    assert all(0 < len(answer["boxes"]) <= 2 * 5 for answer in few)
-    assert [len(answer["boxes"]) for answer in three] == [3, 3]
+        by_candidates = build(kind, LOW_THRESHOLD, "detector.candidates=2").eval()(images)
+        by_detections = build(kind, LOW_THRESHOLD, "detector.max_detections=3").eval()(images)
+    assert all(0 < len(prediction["boxes"]) <= 2 * 5 for prediction in by_candidates)
+    assert [len(prediction["boxes"]) for prediction in by_detections] == [3, 3]
 
 
 @pytest.mark.parametrize("size", [(33, 200), (1, 1), (64, 64)])
 def test_any_image_size(build: Build, kind: str, size: tuple[int, int]) -> None:
-    detector = build(kind, FIND_ALL)
+    detector = build(kind, LOW_THRESHOLD)
     target = {"boxes": torch.tensor([[0.0, 0, size[1], size[0]]]), "labels": torch.tensor([2])}
     losses = detector([torch.rand(3, *size)] * 2, [target] * 2)
     assert all(loss.isfinite() for loss in losses.values())
@@ -87,7 +87,7 @@ def test_any_image_size(build: Build, kind: str, size: tuple[int, int]) -> None:
 def test_under_autocast_losses_are_float32_and_boxes_exact(
     build: Build, images: list[Tensor], targets: Targets, kind: str
 ) -> None:
-    detector = build(kind, FIND_ALL, *SCALES[kind])
+    detector = build(kind, LOW_THRESHOLD, *SCALES[kind])
     with torch.autocast("cpu", torch.bfloat16):
         losses = detector(images[:1], targets[:1])
         detection = detector.eval()(images[:1])[0]

@@ -243,15 +243,15 @@ def test_anchors_of_the_presets_are_torchvisions():
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
-        ("torchvision:ssd300_vgg16", (), "no model of torchvision with a feature pyramid is called 'ssd300_vgg16'"),
-        ("torchvision:maskrcnn_resnet50_fpn_v3", (), "did you mean 'maskrcnn_resnet50_fpn_v2'"),
+        ("torchvision:ssd300_vgg16", (), "'ssd300_vgg16'"),
+        ("torchvision:maskrcnn_resnet50_fpn_v3", (), "'maskrcnn_resnet50_fpn_v2'"),
         ("torchvision:", (), "no model of torchvision"),
-        (MASK, ("neck.channels=64",), "neck.channels is 256 in torchvision's maskrcnn_resnet50_fpn and cannot be 64"),
+        (MASK, ("neck.channels=64",), "neck.channels is 256 .* 64"),
         (MASK, ("neck.kind=bifpn",), "neck.kind is 'fpn'"),
         (MASK, ("backbone.name=resnet18",), "backbone.name is 'resnet50.tv_in1k'"),
         (MASK, ("detector.segments=false",), "detector.segments is True"),
         ("torchvision:fcos_resnet50_fpn", ("detector.rpn_batch=64",), "detector.rpn_batch is 256"),
-        (MASK, ("detector.source=maskrcnn",), "is called 'maskrcnn'"),
+        (MASK, ("detector.source=maskrcnn",), "'maskrcnn'"),
         ("faster-rcnn-r18-fpn-tiny", ("detector.kind=torchvision",), "no model of torchvision"),
     ],
 )
@@ -262,7 +262,7 @@ def test_impossible_settings_are_user_errors(preset, overrides, message):
 
 
 def test_an_interpolator_of_another_width_is_refused():
-    with pytest.raises(UserError, match="made for 16 channels"):
+    with pytest.raises(UserError, match="16 channels"):
         build_detector(MASK, 3, AFInterpolator(16, blocks=1, growth=4))
 
 

@@ -23,7 +23,7 @@ SMALL = (
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
     *("TEST.DETECTIONS_PER_IMAGE", 5),
 )
-DEEP = ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)  # the C4 head has no other
+DEEP = ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)  # the only depth of the C4 head
 
 
 def build(config, options=()):
@@ -60,11 +60,10 @@ def inputs():
 @torch.no_grad()
 def compute(model):
     maps = model.backbone(torch.linspace(-1, 1, 3 * 64 * 96).view(1, 3, 64, 96))
-    found = [tensor for output in model(inputs()) for tensor in flat(output)]
-    return [*maps.values(), *found]
+    return [*maps.values(), *(tensor for output in model(inputs()) for tensor in tensors_of(output))]
 
 
-def flat(output):
+def tensors_of(output):
     fields = output["instances"].get_fields().values()
     instances = [getattr(field, "tensor", field) for field in fields]
     return [*instances, *([output["sem_seg"]] if "sem_seg" in output else [])]

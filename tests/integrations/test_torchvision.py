@@ -65,7 +65,7 @@ def targets():
 @torch.no_grad()
 def compute(model):
     maps = model.backbone(torch.stack([image[:, :61, :70] for image in images()]))
-    return [*maps.values(), *(tensor for found in model(images()) for tensor in found.values())]
+    return [*maps.values(), *(tensor for detections in model(images()) for tensor in detections.values())]
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -90,7 +90,7 @@ def test_shipped_model_with_batch_norm_in_its_pyramid():
 
 
 @pytest.mark.parametrize("size", [(7, 5), (8, 5), (1, 1)])
-def test_odd_maps_as_torchvision_enlarges_them(size):
+def test_odd_maps_as_torchvision_upsamples_them(size):
     fpn = FeaturePyramidNetwork([2, 3], 4)
     coarse = [(side + 1) // 2 for side in size]
     maps = {"fine": torch.randn(1, 2, *size), "coarse": torch.randn(1, 3, *coarse)}
@@ -99,7 +99,7 @@ def test_odd_maps_as_torchvision_enlarges_them(size):
     assert all(torch.equal(before[name], after) for name, after in fpn(maps).items())
 
 
-def test_device_type_and_mode_are_the_pyramid_s():
+def test_device_type_and_mode_are_the_pyramids():
     fpn = FeaturePyramidNetwork([2, 3], 4).double().eval()
     afi = AFInterpolator(4, blocks=1, growth=4)
     substitute_interpolator(fpn, afi)
@@ -124,17 +124,17 @@ def test_plain_module_without_a_width_of_its_own():
     assert fpn({"a": torch.zeros(1, 2, 4, 4), "b": torch.zeros(1, 3, 2, 2)})["a"].shape == (1, 4, 4, 4)
 
 
-def test_mobilenet_s_pyramid_has_maps_of_one_size():
+def test_mobilenets_pyramid_has_maps_of_one_size():
     make = detection.fasterrcnn_mobilenet_v3_large_fpn
     model = make(weights=None, weights_backbone=None, **SMALL).train()
-    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(UserError, match="8x8 to 8x8"):
         substitute_interpolator(model, build_interpolator("nearest", 256))
     assert type(model.backbone.fpn) is FeaturePyramidNetwork
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_step_that_is_not_twofold_is_an_error_when_it_runs():
+def test_step_that_is_not_twofold_is_an_error_in_forward():
     fpn = FeaturePyramidNetwork([2, 3], 4)
     substitute_interpolator(fpn, build_interpolator("nearest", 4))
     with pytest.raises(UserError, match="2x2 to 8x8"):
@@ -171,7 +171,7 @@ def test_derived_pyramid_is_refused():
         ("faster-rcnn", build_interpolator("nearest", 4), "model"),
     ],
 )
-def test_what_is_no_module_is_named(model, interpolator, name):
+def test_arguments_that_are_no_modules_are_named(model, interpolator, name):
     with pytest.raises(UserError, match=f"{name} is"):
         substitute_interpolator(model, interpolator)
 

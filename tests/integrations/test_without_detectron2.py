@@ -35,8 +35,8 @@ def test_import_says_where_to_get_it():
 @pytest.mark.usefixtures("no_detectron2")
 def test_presets_say_where_to_get_it():
     name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
-    kept = parse_preset({"name": "", "detector": {"kind": "detectron2", "source": name}})  # as in a checkpoint
-    for action in (lambda: load_preset(f"detectron2:{name}"), lambda: build_detector(kept)):
+    stored = parse_preset({"name": "", "detector": {"kind": "detectron2", "source": name}})  # as in a checkpoint
+    for action in (lambda: load_preset(f"detectron2:{name}"), lambda: build_detector(stored)):
         with pytest.raises(
             UserError, match=r"need detectron2, which is not installed; see https://detectron2\.readthedocs"
         ):

@@ -29,17 +29,17 @@ def losses(rows: slice) -> dict[str, Tensor]:
     return {**points.compute_losses(points.outputs(features), TARGETS[rows]), "normalizer": anchors.normalizer}
 
 
-def half(fabric: Fabric, path: Path) -> None:
+def compute_rank_losses(fabric: Fabric, path: Path) -> None:
     torch.set_num_threads(1)
-    answer = losses(slice(fabric.global_rank, fabric.global_rank + 1))
-    averaged = {name: fabric.all_reduce(value.clone(), reduce_op="mean") for name, value in answer.items()}
-    assert torch.equal(answer["normalizer"], averaged["normalizer"])
+    of_rank = losses(slice(fabric.global_rank, fabric.global_rank + 1))
+    averaged = {name: fabric.all_reduce(value.clone(), reduce_op="mean") for name, value in of_rank.items()}
+    assert torch.equal(of_rank["normalizer"], averaged["normalizer"])
     torch.save(averaged, path / f"{fabric.global_rank}.pt")
 
 
 def test_two_processes_divide_by_the_counts_of_the_whole_batch(tmp_path: Path) -> None:
     # Forked, which is ten times faster than spawned: nothing here computes gradients or uses a GPU.
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(half, tmp_path)
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(compute_rank_losses, tmp_path)
     averaged = torch.load(tmp_path / "0.pt", weights_only=True)
     whole = losses(slice(0, 2))
     # RetinaNet's count is one for each device.
