@@ -1,4 +1,4 @@
-"""From a preset to a detector."""
+"""Build a detector from a preset."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _HEADS: dict[str, Callable[..., Head]] = {
 
 
 def _detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpolator) -> AdaptedDetector:
-    """A model of detectron2, which is optional: imported only for presets that ask for it."""
-    importlib.import_module("afictl.presets.detectron2_configs")  # says where to get detectron2 if it is absent
+    """A model of detectron2, which is optional and imported for its presets only."""
+    importlib.import_module("afictl.presets.detectron2_configs")  # its error names the way to install detectron2
     from afictl.detectors.detectron2_models import detectron2_detector
 
     return detectron2_detector(preset, num_classes, interpolator)
 
 
-_FOREIGN: dict[str, Callable[[Preset, int, Interpolator], AdaptedDetector]] = {
+_LIBRARY_DETECTORS: dict[str, Callable[[Preset, int, Interpolator], AdaptedDetector]] = {
     "torchvision": torchvision_detector,
     "detectron2": _detectron2_detector,
 }
@@ -52,13 +52,12 @@ _FOREIGN: dict[str, Callable[[Preset, int, Interpolator], AdaptedDetector]] = {
 def build_detector(
     preset: str | Path | Preset, num_classes: int | None = None, interpolator: str | Interpolator | None = None
 ) -> Detector:
-    """Build a detector with fresh weights; nothing is downloaded.
+    """Build a detector with random weights; nothing is downloaded.
 
     Args:
         preset: name, path of a YAML file, or a loaded preset.
         num_classes: classes without background; None is COCO's 80.
-        interpolator: kind, or a module to use as it is; None is the preset's. ``detector.preset`` names
-            the one that was used.
+        interpolator: kind, or a module to use as it is; None is the preset's. ``detector.preset`` contains its kind.
 
     Raises:
         UserError: unknown preset or interpolator, an interpolator of another width, no class, or for a model of
@@ -69,20 +68,20 @@ def build_detector(
     num_classes = 80 if num_classes is None else num_classes
     if num_classes < 1:
         raise UserError(f"a detector needs at least one class, got num_classes={num_classes}")
-    preset, module = _choose_interpolator(preset, interpolator)
-    if preset.detector.kind in _FOREIGN:
-        return _FOREIGN[preset.detector.kind](preset, num_classes, module)
+    preset, module = _resolve_interpolator(preset, interpolator)
+    if preset.detector.kind in _LIBRARY_DETECTORS:
+        return _LIBRARY_DETECTORS[preset.detector.kind](preset, num_classes, module)
     backbone = build_backbone(preset.backbone, input_levels(preset.neck))
     neck = build_neck(preset.neck, backbone.channels, module)
     head = _HEADS[preset.detector.kind](preset.detector, neck.channels, neck.strides, num_classes)
     return Detector(preset, backbone, neck, head, num_classes)
 
 
-def _choose_interpolator(preset: Preset, chosen: str | Interpolator | None) -> tuple[Preset, Interpolator]:
-    """The interpolator, and the preset as it is with that interpolator."""
-    if isinstance(chosen, nn.Module):
-        return preset.with_interpolator(str(chosen.kind), getattr(chosen, "options", {})), chosen
-    if chosen is not None and chosen != preset.interpolator.kind:
-        preset = preset.with_interpolator(chosen, {})  # the preset's options belong to its own kind
+def _resolve_interpolator(preset: Preset, interpolator: str | Interpolator | None) -> tuple[Preset, Interpolator]:
+    """The interpolator, and the preset with its kind and options."""
+    if isinstance(interpolator, nn.Module):
+        return preset.with_interpolator(str(interpolator.kind), getattr(interpolator, "options", {})), interpolator
+    if interpolator is not None and interpolator != preset.interpolator.kind:
+        preset = preset.with_interpolator(interpolator, {})  # the preset's options belong to its own kind
     config = preset.interpolator
     return preset, build_interpolator(config.kind, preset.neck.channels, **config.options)

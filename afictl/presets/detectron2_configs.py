@@ -1,7 +1,7 @@
 """detectron2's YAML configurations, read safely; imported only beside detectron2.
 
-Source: detectron2.config, https://detectron2.readthedocs.io/en/latest/modules/config.html. A configuration never runs
-code: detectron2 itself reads YAML that may call any Python function.
+Source: detectron2.config, https://detectron2.readthedocs.io/en/latest/modules/config.html. A configuration
+never runs code, whereas detectron2 itself reads YAML that may call any Python function.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
         raise
     raise UserError(f"presets detectron2:... need detectron2, which is not installed; see {INSTALL}") from None
 
-_MAX_LENGTH = 50_000
+_MAX_CHARACTERS = 50_000
 _ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 
 
@@ -46,14 +46,14 @@ def add_afictl_config(cfg: CfgNode) -> None:
 
 
 def read_config(source: str) -> CfgNode:
-    """The whole configuration behind ``detector.source`` of a preset; ``MODEL.WEIGHTS`` is empty.
+    """The complete configuration of ``detector.source`` of a preset; ``MODEL.WEIGHTS`` is empty.
 
     Args:
         source: name of a YAML file in detectron2's model zoo, or ``{...}``, YAML of all that differs from detectron2's
-            defaults. No other file is opened, whatever a stranger's checkpoint says.
+            defaults. No other file is opened: the source may stem from an untrusted checkpoint.
 
     Raises:
-        UserError: no such file, not readable, or a key or value that detectron2 does not know.
+        UserError: no such file, not readable, or a key or value that detectron2 does not have.
     """
     cfg = _defaults()
     if source.startswith("{"):
@@ -66,52 +66,57 @@ def read_config(source: str) -> CfgNode:
         path = _zoo_file(source)
         if path is None:
             raise UserError(f"detector.source: detectron2's model zoo has no {source}{did_you_mean(source, _names())}")
-        # The files that detectron2 itself brings may call functions: RetinaNet's computes its anchors.
-        with _no_warning_of_that():
+        # Files of detectron2's own model zoo may call functions: RetinaNet's computes its anchors.
+        with _without_unsafe_warning():
             _merge(functools.partial(cfg.merge_from_file, allow_unsafe=True), source, str(path))
     cfg.MODEL.WEIGHTS = ""
     return cfg
 
 
 def embed(name: str) -> str:
-    """The ``detector.source`` of what a user calls ``name``: a file in the model zoo, or a path.
+    """The ``detector.source`` for ``name``, a file in the model zoo or a path.
 
-    A file of the user's is read now and kept whole, so that checkpoints do not need it again.
+    A file at a path is embedded completely, so that checkpoints do not need it again.
 
     Raises:
         UserError: as ``read_config``, or a Python file.
     """
     if name.endswith(".py"):
-        raise UserError(f"detectron2:{name}: a LazyConfig is a program, which afictl does not run; give a YAML file")
+        raise UserError(
+            f"detectron2:{name}: a LazyConfig is a Python program, which afictl does not run; give a YAML file"
+        )
     if _zoo_file(name) is not None:
         return name
     if not Path(name).is_file():
-        near = did_you_mean(name, _names())
-        raise UserError(f"detectron2:{name}: neither a file nor in detectron2's model zoo{near}")
+        hint = did_you_mean(name, _names())
+        raise UserError(f"detectron2:{name}: neither a file nor in detectron2's model zoo{hint}")
     cfg = _defaults()
     _merge(functools.partial(cfg.merge_from_file, allow_unsafe=False), name, name)
     cfg.MODEL.WEIGHTS = ""
-    return yaml.dump(_difference(cfg, _defaults()), Dumper=_Repeating, default_flow_style=True, width=2**20).strip()
+    return yaml.dump(
+        _difference(cfg, _defaults()), Dumper=_DumperWithoutAliases, default_flow_style=True, width=2**20
+    ).strip()
 
 
-class _Repeating(yaml.SafeDumper):
-    """Writes what occurs twice twice."""
+class _DumperWithoutAliases(yaml.SafeDumper):
+    """Repeats values that occur more than once instead of referring to them."""
 
     def ignore_aliases(self, _: Any) -> bool:
         return True
 
 
 def _plain_yaml(text: str) -> Any:
-    """A stranger's YAML: a few references to references would grow to gigabytes where detectron2 copies them."""
-    if len(text) > _MAX_LENGTH:
-        raise yaml.YAMLError(f"longer than {_MAX_LENGTH:,} characters")
+    """Parse untrusted YAML without aliases: nested ones would grow to gigabytes where detectron2 copies them."""
+    if len(text) > _MAX_CHARACTERS:
+        raise yaml.YAMLError(f"longer than {_MAX_CHARACTERS:,} characters")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise yaml.YAMLError("refers to itself with *; write values out")
+        raise yaml.YAMLError("has aliases (*name); write the values instead")
     return yaml.safe_load(text)
 
 
 @contextlib.contextmanager
-def _no_warning_of_that() -> Iterator[None]:
+def _without_unsafe_warning() -> Iterator[None]:
+    """Disable the logger that warns of configurations with function calls."""
     logger = logging.getLogger("fvcore.common.config")
     before, logger.disabled = logger.disabled, True
     try:
@@ -127,31 +132,35 @@ def _defaults() -> CfgNode:
 
 
 def _zoo_file(name: str) -> Path | None:
-    """A YAML file inside the model zoo; ``..`` and absolute paths lead nowhere."""
+    """Path of a YAML file inside the model zoo; None for names outside it, by ``..`` or an absolute path."""
     path, root = (_ZOO / name).resolve(), _ZOO.resolve()
     return path if path.is_file() and path.suffix == ".yaml" and path.is_relative_to(root) else None
 
 
 def _names() -> list[str]:
+    """Names of the files in the model zoo."""
     return sorted(str(path.relative_to(_ZOO)) for path in _ZOO.glob("*/*.yaml"))
 
 
-def _merge(merge: Any, where: str, values: Any) -> None:
-    """Call ``merge``; it fails in as many ways as a file can be wrong."""
+def _merge(merge: Callable[[Any], None], source: str, values: object) -> None:
+    """Call ``merge(values)``; each of its errors becomes a ``UserError`` that names ``source``."""
     try:
         merge(CfgNode(values) if isinstance(values, Mapping) else values)
     except yaml.constructor.ConstructorError as error:
-        raise UserError(f"{where}: calls Python, which afictl does not run ({error.problem}); write values") from None
+        raise UserError(f"{source}: calls Python, which afictl does not run ({error.problem}); write values") from None
     except Exception as error:
         reason = one_line(error) or type(error).__name__
-        raise UserError(f"{where}: not a configuration of detectron2 {detectron2.__version__}: {reason:.200}") from None
+        raise UserError(
+            f"{source}: not a configuration of detectron2 {detectron2.__version__}: {reason:.200}"
+        ) from None
 
 
 def _difference(cfg: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """The values of ``cfg`` that differ from those of ``base``."""
+    changes: dict[str, Any] = {}
     for key, value in cfg.items():
         if isinstance(value, Mapping):
-            found[key] = _difference(value, base.get(key, {}))
+            changes[key] = _difference(value, base.get(key, {}))
         elif key not in base or base[key] != value:
-            found[key] = list(value) if isinstance(value, tuple) else value
-    return {key: value for key, value in found.items() if value != {}}
+            changes[key] = list(value) if isinstance(value, tuple) else value
+    return {key: value for key, value in changes.items() if value != {}}

@@ -12,16 +12,16 @@ from typing import Any
 from afictl.errors import UserError
 from afictl.presets.detectron2_configs import CfgNode, embed, read_config
 
-_BOTH = {
+_COMMON_KEYS = {
     "backbone.frozen_stages": "MODEL.BACKBONE.FREEZE_AT",
     "backbone.stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
     "neck.channels": "MODEL.FPN.OUT_CHANNELS",
     "neck.fuse": "MODEL.FPN.FUSE_TYPE",
     "detector.max_detections": "TEST.DETECTIONS_PER_IMAGE",
 }
-_BY_ARCHITECTURE = {
+_CHANGEABLE_KEYS = {
     "GeneralizedRCNN": {
-        **_BOTH,
+        **_COMMON_KEYS,
         "detector.rpn_batch": "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
         "detector.proposals_before_nms_train": "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
         "detector.proposals_before_nms_test": "MODEL.RPN.PRE_NMS_TOPK_TEST",
@@ -34,7 +34,7 @@ _BY_ARCHITECTURE = {
         "detector.nms_threshold": "MODEL.ROI_HEADS.NMS_THRESH_TEST",
     },
     "RetinaNet": {
-        **_BOTH,
+        **_COMMON_KEYS,
         "detector.candidates": "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
         "detector.score_threshold": "MODEL.RETINANET.SCORE_THRESH_TEST",
         "detector.nms_threshold": "MODEL.RETINANET.NMS_THRESH_TEST",
@@ -52,9 +52,9 @@ _NECKS = {"build_afictl_resnet_pafpn_backbone": "pafpn", "build_afictl_resnet_bi
 
 
 def preset_values(name: str) -> dict[str, Any]:
-    """What the configuration ``name`` says, as values of a preset.
+    """The configuration ``name`` as values of a preset.
 
-    Not carried over: cropping, gradient clipping, learning-rate factors of biases, and MAX_SIZE_TEST where it is not
+    Not converted: cropping, gradient clipping, learning-rate factors of biases, and MAX_SIZE_TEST where it is not
     that of training.
 
     Raises:
@@ -68,7 +68,7 @@ def preset_values(name: str) -> dict[str, Any]:
         "name": f"detectron2:{name}",
         "description": f"detectron2's {cfg.MODEL.META_ARCHITECTURE} of {Path(name).stem}.",
         **values,
-        "interpolator": {"kind": cfg.MODEL.AFICTL.INTERPOLATOR if _has_own_neck(cfg) else "nearest"},
+        "interpolator": {"kind": cfg.MODEL.AFICTL.INTERPOLATOR if _has_afictl_neck(cfg) else "nearest"},
         "input": _input_values(cfg),
         "train": _recipe_values(cfg),
     }
@@ -81,8 +81,8 @@ def model_values(source: str) -> dict[str, dict[str, Any]]:
 
 def changeable(cfg: CfgNode) -> dict[str, str]:
     """Dotted keys of a preset that change the model -> detectron2's."""
-    keys = _BY_ARCHITECTURE[cfg.MODEL.META_ARCHITECTURE]
-    return {ours: theirs for ours, theirs in keys.items() if (_neck(cfg), ours) != ("bifpn", "neck.fuse")}
+    keys = _CHANGEABLE_KEYS[cfg.MODEL.META_ARCHITECTURE].items()
+    return {key: cfg_key for key, cfg_key in keys if (_neck(cfg), key) != ("bifpn", "neck.fuse")}
 
 
 def lookup(cfg: CfgNode, key: str) -> Any:
@@ -94,12 +94,12 @@ def lookup(cfg: CfgNode, key: str) -> Any:
 
 def _model_values(cfg: CfgNode) -> dict[str, dict[str, Any]]:
     model = cfg.MODEL
-    if model.META_ARCHITECTURE not in _BY_ARCHITECTURE:
-        known = ", ".join(_BY_ARCHITECTURE)
+    if model.META_ARCHITECTURE not in _CHANGEABLE_KEYS:
+        known = ", ".join(_CHANGEABLE_KEYS)
         raise UserError(f"MODEL.META_ARCHITECTURE: afictl takes {known} from detectron2, not {model.META_ARCHITECTURE}")
-    for key, wanted in _REQUIRED.items():
-        if lookup(cfg, key) != wanted:
-            raise UserError(f"{key}: afictl trains detectron2's models with {wanted!r} only, not {lookup(cfg, key)!r}")
+    for key, required in _REQUIRED.items():
+        if (value := lookup(cfg, key)) != required:
+            raise UserError(f"{key}: afictl trains detectron2's models with {required!r} only, not {value!r}")
     values: dict[str, dict[str, Any]] = {
         "backbone": {"name": _network(cfg), "norm": _NORMS.get(model.RESNETS.NORM, "batch")},
         "neck": {"kind": _neck(cfg)},
@@ -112,9 +112,9 @@ def _model_values(cfg: CfgNode) -> dict[str, dict[str, Any]]:
     if _neck(cfg) != "bifpn":
         values["neck"]["norm"] = "batch" if model.FPN.NORM in ("BN", "SyncBN") else "none"
         values["neck"]["top"] = "pool" if "res2" in model.FPN.IN_FEATURES else "res5"
-    for ours, theirs in changeable(cfg).items():
-        section, key = ours.split(".")
-        values[section][key] = lookup(cfg, theirs)
+    for dotted, cfg_key in changeable(cfg).items():
+        section, key = dotted.split(".")
+        values[section][key] = lookup(cfg, cfg_key)
     return values
 
 
@@ -123,20 +123,22 @@ def anchor_sizes(cfg: CfgNode) -> tuple[float, ...]:
     smallest = [float(min(sizes)) for sizes in anchor_lists(cfg)]
     if len(smallest) == 1:
         return tuple(smallest * 5)
-    # A pyramid of fewer levels: a preset still has five numbers.
+    # A preset has five sizes, also for a pyramid of fewer levels.
     return tuple((smallest + [smallest[-1] * 2**i for i in range(1, 5)])[:5])
 
 
 def anchor_lists(cfg: CfgNode) -> list[list[float]]:
-    """All anchor sizes of each level, or one list for all levels, which detectron2 also takes without a list around it.
+    """All anchor sizes of each level, or one list for all levels; detectron2 also accepts the latter unnested.
 
     Raises:
         UserError: not numbers.
     """
     sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
-    lists = [list(each) for each in sizes] if sizes and isinstance(sizes[0], (list, tuple)) else [list(sizes)]
-    if not all(each and all(isinstance(size, (int, float)) and size > 0 for size in each) for each in lists):
-        raise UserError(f"MODEL.ANCHOR_GENERATOR.SIZES: sizes of anchors for each level, not {sizes!r:.60}")
+    lists = [list(level) for level in sizes] if sizes and isinstance(sizes[0], (list, tuple)) else [list(sizes)]
+    if not all(level and all(isinstance(size, (int, float)) and size > 0 for size in level) for level in lists):
+        raise UserError(
+            f"MODEL.ANCHOR_GENERATOR.SIZES: needs positive sizes of anchors for each level, not {sizes!r:.60}"
+        )
     return lists
 
 
@@ -146,7 +148,7 @@ def _neck(cfg: CfgNode) -> str:
 
 
 def _network(cfg: CfgNode) -> str:
-    """timm's name of the network, or for one that timm lacks detectron2's."""
+    """timm's name of the network, or detectron2's for one that timm does not have."""
     net = cfg.MODEL.RESNETS
     plain = (net.NUM_GROUPS, net.WIDTH_PER_GROUP) == (1, 64) and not any(net.DEFORM_ON_PER_STAGE)
     if "resnet" in cfg.MODEL.BACKBONE.NAME and plain and net.NORM.endswith("BN"):
@@ -154,7 +156,7 @@ def _network(cfg: CfgNode) -> str:
     return f"{cfg.MODEL.BACKBONE.NAME}-{net.DEPTH}"
 
 
-def _has_own_neck(cfg: CfgNode) -> bool:
+def _has_afictl_neck(cfg: CfgNode) -> bool:
     return cfg.MODEL.BACKBONE.NAME.startswith("build_afictl_")
 
 
@@ -164,7 +166,7 @@ def _input_values(cfg: CfgNode) -> dict[str, Any]:
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
         sizes = tuple(range(sizes[0], sizes[-1] + 1))
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise UserError(f"INPUT.FORMAT: afictl gives RGB or BGR, not {cfg.INPUT.FORMAT}")
+        raise UserError(f"INPUT.FORMAT: detectron2's models get RGB or BGR, not {cfg.INPUT.FORMAT}")
     order = 1 if cfg.INPUT.FORMAT == "RGB" else -1
     return {
         "min_sizes": sizes,

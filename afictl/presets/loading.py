@@ -1,4 +1,4 @@
-"""Presets by name or file: finding, extending and overriding the YAML that describes one."""
+"""Presets by name or file: find, extend and override their YAML."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from afictl.presets.validation import format_validation_error
 
 _TORCHVISION = "torchvision:"
 _DETECTRON2 = "detectron2:"
+_NOT_INHERITED = {"name", "published"}  # they identify one preset
 
 _FLAT_KEYS = {
     "neck": frozenset({"kind", "channels", "norm", "fuse", "top", "repeats", "fusion", "skips", "blocks"}),
@@ -114,7 +115,7 @@ def _resolve(values: Mapping[str, Any], overrides: Iterable[str], source: str) -
     merged = _merge(_defaults(), values)
     preset = _validate(merged, source)
     overrides = list(overrides)
-    for override in sorted(overrides, key=_keeps_options):
+    for override in sorted(overrides, key=_is_no_kind):
         merged = _merge(merged, _parse_override(override))
     return _validate(merged, "--set") if overrides else preset
 
@@ -131,13 +132,14 @@ def _validate(values: Mapping[str, Any], source: str) -> Preset:
 
 
 def _detectron2_values(name: str) -> dict[str, Any]:
-    """What the configuration behind ``detectron2:`` says; read by detectron2, which is optional."""
+    """Preset values of the configuration behind ``detectron2:``, read by detectron2, which is optional."""
     from afictl.presets.detectron2_presets import preset_values
 
     return preset_values(name.removeprefix(_DETECTRON2))
 
 
 def _find(name: str) -> Path:
+    """The YAML file of a preset."""
     if name.startswith(_TORCHVISION):
         return _find_torchvision(name)
     if name.endswith((".yaml", ".yml")):
@@ -153,7 +155,7 @@ def _find(name: str) -> Path:
 
 
 def _find_torchvision(name: str) -> Path:
-    known = [each.removeprefix(_TORCHVISION) for each in list_torchvision_presets()]
+    known = [preset.removeprefix(_TORCHVISION) for preset in list_torchvision_presets()]
     model = name.removeprefix(_TORCHVISION)
     if model not in known:
         raise UserError(
@@ -163,9 +165,9 @@ def _find_torchvision(name: str) -> Path:
     return _folder() / "torchvision" / f"{model}.yaml"
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's values on top of those of the preset that it extends."""
-    if path in seen:
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Values of a file on top of those of the preset that it extends; ``extending`` are the files that extend it."""
+    if path in extending:
         raise UserError(f"{path}: extends: the preset extends itself")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -177,10 +179,9 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
-    beside = path.parent / (base if str(base).endswith((".yaml", ".yml")) else f"{base}.yaml")
-    inherited = _read(beside if beside.is_file() else _find(str(base)), (*seen, path))
-    own = {"name", "published"}  # what says which preset it is
-    return _merge({key: value for key, value in inherited.items() if key not in own}, values)
+    neighbour = path.parent / (base if str(base).endswith((".yaml", ".yml")) else f"{base}.yaml")
+    inherited = _read(neighbour if neighbour.is_file() else _find(str(base)), (*extending, path))
+    return _merge({key: value for key, value in inherited.items() if key not in _NOT_INHERITED}, values)
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any], section: str = "") -> dict[str, Any]:
@@ -200,12 +201,13 @@ def _inherited(base: Mapping[str, Any], top: Mapping[str, Any], section: str) ->
     return {key: value for key, value in base.items() if key != "options" and (not model or key in model.model_fields)}
 
 
-def _keeps_options(override: str) -> bool:
-    """False for another name or kind: it comes first, or it would drop the keys set beside it."""
+def _is_no_kind(override: str) -> bool:
+    """False for a name or kind, which is applied first: it drops keys of the former kind, but none set beside it."""
     return override.partition("=")[0].strip().rpartition(".")[2] not in ("name", "kind")
 
 
 def _parse_override(text: str) -> dict[str, Any]:
+    """``KEY.KEY=VALUE`` as nested values."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise UserError(f"--set {text}: write KEY=VALUE, for example train.lr=0.01")
@@ -213,7 +215,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         parsed: Any = yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"--set {text}: the value is not readable as YAML") from None
-    if isinstance(parsed, str):  # YAML 1.1 takes 1e-3 for a string
+    if isinstance(parsed, str):  # in YAML 1.1, 1e-3 is a string
         with contextlib.suppress(ValueError):
             parsed = float(parsed)
     for part in reversed(key.strip().split(".")):

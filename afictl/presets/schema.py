@@ -32,12 +32,12 @@ _Side = Annotated[int, Field(ge=8)]
 
 
 class InputConfig(Section):
-    """How an image becomes what the detector sees."""
+    """Resizing, flipping and normalisation of images."""
 
     min_sizes: tuple[_Side, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
-    """Short sides in pixels; training draws one for each image."""
+    """Short sides in pixels; in training one is drawn for each image."""
     max_size: _Side = 1333
-    """Longest allowed long side in pixels; an image that would pass it becomes smaller than its short side asks."""
+    """Maximum long side in pixels; an image that would exceed it is resized to a smaller short side."""
     test_size: _Side = 800
     """Short side in pixels for evaluation."""
     flip: float = Field(default=0.5, ge=0, le=1)
@@ -48,7 +48,7 @@ class InputConfig(Section):
 
     @property
     def largest_hw(self) -> tuple[int, int]:
-        """Height and width in pixels of the largest image that evaluation can have, upright ones aside."""
+        """Height and width in pixels of the largest landscape image in evaluation."""
         return min(self.test_size, self.max_size), self.max_size
 
 
@@ -64,28 +64,28 @@ class Recipe(Section):
     """Not applied to the scale and shift of norms, nor to the position biases of a Swin Transformer."""
     schedule: Literal["multistep", "cosine"] = "multistep"
     milestones: tuple[int, ...] = ()
-    """Steps at which ``multistep`` divides the rate by ten."""
+    """Steps at which ``multistep`` divides the learning rate by ten."""
     warmup_steps: int = Field(default=1000, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
-    """Largest gradient norm; None leaves gradients as they are."""
+    """Maximum gradient norm; None does not clip gradients."""
     eval_every: int = Field(default=5000, gt=0)
-    """Steps between evaluations; one more follows the last step."""
+    """Steps between evaluations; the last step is always followed by one."""
     checkpoint_every: int = Field(default=5000, gt=0)
-    """Steps between writes of the resumable state."""
+    """Steps between checkpoints of the resumable state."""
 
 
 class AdversarialRecipe(Recipe):
-    """A stage that trains against the discriminator."""
+    """Optimisation of a stage with the discriminator."""
 
     adversarial_weight: float = Field(default=1e-3, ge=0)
     """Weight of the adversarial term beside the L1 term."""
 
 
 class LoaderConfig(Section):
-    """How samples are read."""
+    """Data loading."""
 
     workers: int = Field(default=2, ge=0)
-    """Reading processes for each device; 0 reads in the training process."""
+    """Loader processes a device; 0 loads in the training process."""
 
 
 class Scores(Section):
@@ -96,12 +96,12 @@ class Scores(Section):
 
 
 class Published(Section):
-    """What the AFI-GAN paper's results table (COCO test-dev) says of a preset; its numbers, not ours."""
+    """Numbers of the AFI-GAN paper's results table (COCO test-dev) for a preset; none of them measured with afictl."""
 
     nearest: Scores = Scores()
     afi: Scores = Scores()
     note: str = ""
-    """What the rows contain beside the preset, such as self-training."""
+    """Differences of the rows from the preset, such as self-training."""
 
 
 class Preset(Section):
@@ -110,7 +110,7 @@ class Preset(Section):
     name: str
     description: str = ""
     published: Published = Published()
-    """Belongs to one preset: a preset that extends another does not inherit it."""
+    """Not inherited by a preset that extends this one."""
     detector: DetectorConfig = FasterRCNNConfig()
     backbone: BackboneConfig = BackboneConfig()
     neck: NeckConfig = FPNConfig()
@@ -118,7 +118,7 @@ class Preset(Section):
     input: InputConfig = InputConfig()
     loader: LoaderConfig = LoaderConfig()
     train: Recipe = Recipe(steps=270_000, batch_size=16, lr=0.02, milestones=(210_000, 250_000))
-    """Stage 3: ordinary training of the detector. A guide is trained by it too."""
+    """Stage 3: ordinary training of the detector, also of a guide."""
     stage1: AdversarialRecipe = AdversarialRecipe(steps=300_000, batch_size=8, lr=0.001, milestones=(270_000,))
     """Stage 1: interpolator against discriminator on the guide's features."""
     stage2: AdversarialRecipe = AdversarialRecipe(steps=180_000, batch_size=8, lr=0.01, milestones=(120_000, 160_000))

@@ -92,7 +92,7 @@ def edited(file, **changes):
         ({"version": 99}, "version 99; update afictl"),
         ({"classes": None}, "classes or preset"),
         ({"classes": ["cat", "dog", "cow"]}, "do not fit.*mismatched"),
-        ({"preset": {"neck": {"chanels": 3}}}, "unknown key; did you mean 'channels'"),
+        ({"preset": {"neck": {"chanels": 3}}}, r"neck\.chanels: unknown key.*did you mean 'channels'"),
     ],
 )
 def test_description_that_does_not_fit_is_explained(file, changes, message):
