@@ -28,7 +28,7 @@ def test_generated_shapes_pass_the_check(afictl_data, tmp_path):
     assert "triangle" in checked.stdout
 
 
-def test_a_fatal_fault_gives_exit_code_one_and_its_place(afictl_data, tmp_path):
+def test_fatal_fault_gives_exit_code_one_and_its_location(afictl_data, tmp_path):
     afictl_data("shapes", tmp_path / "set", "--train", 6, "--val", 2, "--size", 96)
     for k in range(1, 6):
         (tmp_path / "set" / "train2017" / f"{k:06d}.jpg").unlink()
@@ -44,7 +44,7 @@ def test_a_fatal_fault_gives_exit_code_one_and_its_place(afictl_data, tmp_path):
     assert afictl_data("check", tmp_path / "set", "--no-images").exit_code == 0
 
 
-def test_paths_are_whole_where_output_is_no_terminal(afictl_data, tmp_path):
+def test_paths_are_not_wrapped_outside_a_terminal(afictl_data, tmp_path):
     folder = tmp_path / ("deep" * 20)
     afictl_data("shapes", folder, "--train", 1, "--val", 1, "--size", 96)
     file = folder / "annotations" / "instances_train2017.json"
@@ -57,7 +57,7 @@ def test_paths_are_whole_where_output_is_no_terminal(afictl_data, tmp_path):
     assert "cannot run: 1 kind of problem (" in checked.stdout
 
 
-def test_a_missing_folder_is_the_users_mistake(afictl_data, tmp_path):
+def test_missing_folder_is_a_user_error(afictl_data, tmp_path):
     result = afictl_data("check", tmp_path / "nowhere")
     assert isinstance(result.exception, UserError)
     assert "nowhere does not exist" in str(result.exception)

@@ -17,7 +17,7 @@ def outlines(number):
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("to", [(48, 64), (111, 150), (7, 5), (1, 1)])
-def test_cut_masks_are_the_whole_ones(to, flip):
+def test_cropped_masks_equal_dense_masks(to, flip):
     polygons = list(outlines(40))
     runs = [coco_mask.encode(np.asfortranarray(draw_segmentation(polygon, FROM, FROM))) for polygon in polygons[:20]]
     corner = [np.array([-9, -9, -1, -9, -1, -1], dtype=np.float32)]  # nothing of it is inside
@@ -30,5 +30,5 @@ def test_cut_masks_are_the_whole_ones(to, flip):
     assert drawn.bits.nbytes < dense.nbytes / 8 + 1
 
 
-def test_no_object_has_no_mask():
+def test_no_objects_give_no_masks():
     assert draw_bitmaps([], FROM, (30, 40)).dense().shape == (0, 30, 40)

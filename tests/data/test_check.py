@@ -11,11 +11,11 @@ from afictl.errors import UserError
 from tests.data.conftest import SQUARE
 
 
-def places(report, rule):
-    return [str(place) for place in report.findings.get(rule, [])]
+def locations(report, rule):
+    return [str(location) for location in report.findings.get(rule, [])]
 
 
-def test_every_fault_of_the_annotations_is_found_at_once(write_coco):
+def test_check_reports_every_annotation_fault_at_once(write_coco):
     half = {"size": [48, 64], "counts": [0, 48 * 32, 48 * 32]}
     objects = [
         {},
@@ -35,8 +35,8 @@ def test_every_fault_of_the_annotations_is_found_at_once(write_coco):
     categories = [{"id": 1, "name": "cat"}, {"id": 9, "name": "dog"}, {"id": 9, "name": "again"}]
     data = write_coco(objects, images=[{}, {}, {}, {"id": 2}], categories=categories)
     report = check_split(data, "train")
-    found = {rule: places(report, rule) for rule in report.findings}
-    assert found == {
+    findings = {rule: locations(report, rule) for rule in report.findings}
+    assert findings == {
         "malformed-record": [
             "annotation 12: annotations[11] of image 1: 'bbox' is 'big', not four numbers x, y, width, height"
         ],
@@ -62,7 +62,7 @@ def test_every_fault_of_the_annotations_is_found_at_once(write_coco):
     assert len(report.fatal) == 6
 
 
-def test_every_fault_of_the_image_files_is_found(write_coco):
+def test_check_reports_every_image_file_fault(write_coco):
     names = [
         "good",
         "missing",
@@ -97,7 +97,7 @@ def test_every_fault_of_the_image_files_is_found(write_coco):
         noise.convert(mode).save(folder / files[name])
     Image.fromarray(np.zeros((48, 64), dtype=np.uint16)).save(folder / files["deep"])
     report = check_split(data, "train")
-    where = {rule: [place.file for place in found] for rule, found in report.findings.items()}
+    where = {rule: [location.file for location in findings] for rule, findings in report.findings.items()}
     assert where == {
         "missing-file": ["missing.png"],
         "unreadable-file": ["cut.jpg", "text.png"],
@@ -111,32 +111,32 @@ def test_every_fault_of_the_image_files_is_found(write_coco):
         "deep": ["deep.png"],
         "category-unused": [None],
     }
-    assert places(report, "wrong-size") == ["size.png: 32x24 pixels, annotated 64x48"]
+    assert locations(report, "wrong-size") == ["size.png: 32x24 pixels, annotated 64x48"]
     assert set(report.fatal) == {"missing-file", "unreadable-file", "wrong-size"}
     assert check_split(data, "train", images=False).fatal == []
 
 
-def test_each_record_of_a_shared_file_is_checked(write_coco):
+def test_every_record_of_a_shared_image_file_is_checked(write_coco):
     same = {"file_name": "same.png"}
     data = write_coco([{}, {"image_id": 2}], images=[same | {"width": 32}, same])
     report = check_split(data, "train")
-    assert places(report, "duplicate-file") == ["same.png: image ids 1, 2"]
-    assert places(report, "wrong-size") == ["same.png: 64x48 pixels, annotated 32x48"]
+    assert locations(report, "duplicate-file") == ["same.png: image ids 1, 2"]
+    assert locations(report, "wrong-size") == ["same.png: 64x48 pixels, annotated 32x48"]
 
 
-def test_categories_of_one_name_are_fatal(write_coco):
+def test_duplicate_category_names_are_fatal(write_coco):
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 5, "name": "cat"}]
     report = check_split(write_coco([{}], categories=categories), "train")
-    assert places(report, "duplicate-name") == ["cat (ids 1, 5)"]
+    assert locations(report, "duplicate-name") == ["cat (ids 1, 5)"]
     assert report.fatal == ["duplicate-name"]
 
 
-def test_val_is_held_against_train(write_coco):
+def test_val_is_compared_with_train(write_coco):
     data = write_coco([{}], images=[{}, {}, {}])
     Image.new("RGB", (64, 48), "red").save(data / "val" / "2.png")
     (data / "train" / "3.png").unlink()
     report = check_split(data, "val")
-    assert places(report, "file-in-train") == ["1.png"]
+    assert locations(report, "file-in-train") == ["1.png"]
     assert not report.fatal
     file = data / "annotations" / "instances_val.json"
     contents = json.loads(file.read_text())
@@ -144,28 +144,28 @@ def test_val_is_held_against_train(write_coco):
     file.write_text(json.dumps(contents))
     report = check_split(data, "val")
     train_file = data / "annotations" / "instances_train.json"
-    assert places(report, "category-ids-differ") == [f"cat: id 2, in {train_file} 1"]
-    assert places(report, "classes-differ") == [f"'Dog' is not in {train_file}", f"'dog' is only in {train_file}"]
+    assert locations(report, "category-ids-differ") == [f"cat: id 2, in {train_file} 1"]
+    assert locations(report, "classes-differ") == [f"'Dog' is not in {train_file}", f"'dog' is only in {train_file}"]
     assert report.fatal == ["classes-differ"]
     train_file.write_text("[")
     assert not check_split(data, "val").fatal
 
 
-def test_an_unusable_annotation_file_is_a_finding(write_coco):
+def test_unusable_annotation_file_is_a_finding(write_coco):
     data = write_coco([{}])
     (data / "annotations" / "instances_val.json").write_text("[1")
-    assert "instances_val.json: not readable as JSON" in places(check_split(data, "val"), "annotation-file")[0]
+    assert "instances_val.json: not readable as JSON" in locations(check_split(data, "val"), "annotation-file")[0]
     (data / "annotations" / "instances_val.json").unlink()
-    assert "no val annotation file" in places(check_split(data, "val"), "annotation-file")[0]
+    assert "no val annotation file" in locations(check_split(data, "val"), "annotation-file")[0]
 
 
-def test_nothing_to_train_on_is_fatal_for_training_alone(write_coco):
+def test_no_usable_object_is_fatal_for_train_only(write_coco):
     data = write_coco([{"iscrowd": 1}])
     assert check_split(data, "train").fatal == ["no-usable-object"]
     assert check_split(data, "val").fatal == []
 
 
-def test_a_set_without_masks_is_sound(write_coco):
+def test_data_without_masks_pass(write_coco):
     report = check_split(write_coco([{"segmentation": []}, {"segmentation": None}]), "train")
     assert set(report.findings) == {"no-masks", "category-unused"}
     assert not report.fatal
@@ -185,7 +185,7 @@ def test_a_set_without_masks_is_sound(write_coco):
         {"objects": [], "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]},
     ],
 )
-def test_what_loading_refuses_the_check_calls_fatal(write_coco, fault):
+def test_faults_that_loading_refuses_are_fatal(write_coco, fault):
     data = write_coco(**fault)
     with pytest.raises(UserError):
         load_coco(data, "val")
@@ -193,17 +193,17 @@ def test_what_loading_refuses_the_check_calls_fatal(write_coco, fault):
 
 
 @pytest.mark.parametrize("name", ["coco-mini", "bccd"])
-def test_counts_on_real_data_are_those_of_loading(shared_data, name):
+def test_counts_of_real_data_equal_those_of_loading(shared_data, name):
     report = check_split(shared_data / name, "train", images=False)
-    index = load_coco(shared_data / name, "train")
-    objects = read_instances(index.annotation_file)["annotations"]
-    assert report.usable_images == len(index.training_images())
-    assert report.usable_objects == sum(len(index.training_objects(i).ids) for i in range(len(index)))
-    assert report.usable_objects + index.left_out().get("objects crowd", 0) == len(objects)
-    assert bool(report.findings.get("no-masks")) is not index.has_masks
+    dataset = load_coco(shared_data / name, "train")
+    objects = read_instances(dataset.annotation_file)["annotations"]
+    assert report.usable_images == len(dataset.training_images())
+    assert report.usable_objects == sum(len(dataset.training_objects(i).ids) for i in range(len(dataset)))
+    assert report.usable_objects + dataset.left_out().get("objects crowd", 0) == len(objects)
+    assert bool(report.findings.get("no-masks")) is not dataset.has_masks
 
 
-def test_splits_of_all(write_coco, shared_data):
+def test_all_selects_existing_splits(write_coco, shared_data):
     assert splits_to_check(write_coco([{}]), "all") == ["train", "val"]
     assert splits_to_check(shared_data / "bccd", "all") == ["train", "val", "test"]
     with pytest.raises(UserError, match="--split dev"):
@@ -212,7 +212,7 @@ def test_splits_of_all(write_coco, shared_data):
         splits_to_check(shared_data / "nothing", "all")
 
 
-def test_the_report_is_plain_json(write_coco):
+def test_report_is_json_serializable(write_coco):
     report = check_split(write_coco([{"bbox": [60, 0, 20, 10], "segmentation": SQUARE}]), "train")
     plain = json.loads(json.dumps(report.as_json()))
     assert plain["findings"]["box-partly-outside"]["places"][0]["annotation_id"] == 1

@@ -38,7 +38,7 @@ def exif(orientation):
         ("RGB", "a.webp"),
     ],
 )
-def test_every_colour_kind_becomes_the_same_rgb(picture, tmp_path, mode, name):
+def test_every_colour_mode_is_converted_to_rgb(picture, tmp_path, mode, name):
     picture.convert(mode).save(tmp_path / name, quality=95)
     image = read_image(tmp_path / name, (20, 30))
     assert image.shape == (3, 20, 30)
@@ -48,18 +48,18 @@ def test_every_colour_kind_becomes_the_same_rgb(picture, tmp_path, mode, name):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1"])
-def test_grey_is_repeated(tmp_path, mode):
+def test_grey_is_repeated_over_channels(tmp_path, mode):
     Image.new("L", (8, 6), 255).convert(mode).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").unique().tolist() == [255]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_sixteen_bit_grey_keeps_its_range(tmp_path, name):
+def test_16_bit_grey_is_scaled_to_8_bits(tmp_path, name):
     Image.fromarray(np.array([[0, 257, 32768, 65535]], dtype=np.uint16)).save(tmp_path / name)
     assert read_image(tmp_path / name)[1].tolist() == [[0, 1, 128, 255]]
 
 
-def test_a_palette_with_transparency_is_read_silently(picture, tmp_path):
+def test_palette_with_transparency_gives_no_warning(picture, tmp_path):
     picture.convert("P").save(tmp_path / "a.png", transparency=b"\x00\x80")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -67,32 +67,32 @@ def test_a_palette_with_transparency_is_read_silently(picture, tmp_path):
     np.testing.assert_allclose(image[:, 10, 4], COLOUR, atol=6)
 
 
-def test_exif_is_followed_unless_only_the_stored_size_is_annotated(picture, tmp_path):
+def test_exif_orientation_is_ignored_where_only_the_stored_size_is_annotated(picture, tmp_path):
     path = tmp_path / "a.jpg"
-    picture.save(path, exif=exif(6))  # shown turned clockwise: the coloured half is on top
-    shown = read_image(path, (30, 20))
-    assert shown.shape == (3, 30, 20)
-    assert shown[0, 4].float().mean() > 150 > 50 > shown[0, 25].float().mean()
+    picture.save(path, exif=exif(6))  # displayed turned clockwise: the coloured half is on top
+    displayed = read_image(path, (30, 20))
+    assert displayed.shape == (3, 30, 20)
+    assert displayed[0, 4].float().mean() > 150 > 50 > displayed[0, 25].float().mean()
     stored = read_image(path, (20, 30))
     assert stored.shape == (3, 20, 30)
     assert stored[0, :, 4].float().mean() > 150
     assert read_image(path).shape == (3, 30, 20)
 
 
-def test_exif_is_followed_where_both_sizes_match(picture, tmp_path):
+def test_exif_orientation_is_applied_where_both_sizes_match(picture, tmp_path):
     picture.save(tmp_path / "a.jpg", exif=exif(3))  # upside down
     image = read_image(tmp_path / "a.jpg", (20, 30))
     assert image[0, :, 25].float().mean() > 150 > image[0, :, 4].float().mean()
 
 
-def test_another_size_is_refused(picture, tmp_path):
+def test_size_other_than_annotated_is_an_error(picture, tmp_path):
     picture.save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"a\.jpg is 30x20 pixels, but its annotation says 31x20"):
         read_image(tmp_path / "a.jpg", (20, 31))
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_a_truncated_file_is_named(tmp_path, name):
+def test_error_names_truncated_file(tmp_path, name):
     noise = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / name)
     content = (tmp_path / name).read_bytes()
@@ -101,7 +101,7 @@ def test_a_truncated_file_is_named(tmp_path, name):
         read_image(tmp_path / name)
 
 
-def test_no_image_and_no_file_are_named(tmp_path):
+def test_error_names_missing_file_and_file_that_is_no_image(tmp_path):
     (tmp_path / "a.jpg").write_text("hello")
     with pytest.raises(UserError, match=r"a\.jpg cannot be read"):
         read_image(tmp_path / "a.jpg")

@@ -20,7 +20,7 @@ WIDE = [[1, 1, 60, 1, 60, 40, 1, 40], [2, 2, 9, 2, 9, 7]]
 
 @pytest.fixture
 def data(write_coco, monkeypatch, tmp_path) -> Path:
-    """A data set that is large enough for a cache, and a home of its own."""
+    """A data set that gets a cache, and a separate cache folder."""
     monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
@@ -49,7 +49,7 @@ def assert_same(first, second):
     assert all(first.arrays[name].equal(second.arrays[name]) for name in first.arrays)
 
 
-def test_a_later_start_maps_what_the_first_one_kept(data, monkeypatch):
+def test_later_start_maps_the_index_of_the_first(data, monkeypatch):
     monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 2**20)
     plain = load_coco(data, "train")
     assert not beside(data).exists()  # a small file gets none
@@ -64,7 +64,7 @@ def test_a_later_start_maps_what_the_first_one_kept(data, monkeypatch):
     assert [p.tolist() for p in later.objects(1).segmentations[0]] == WIDE
 
 
-def test_other_annotations_are_read_anew_even_with_the_time_and_size_of_the_old(data):
+def test_changed_annotations_of_same_time_and_size_are_read_again(data):
     load_coco(data, "train")
     file = annotations(data)
     before, times = file.read_text(), file.stat()
@@ -104,7 +104,7 @@ def a_folder(path):
 
 
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, empty, another_format, no_description, a_folder])
-def test_a_damaged_cache_is_made_again_in_silence(data, damage, capfd):
+def test_damaged_index_is_replaced_silently(data, damage, capfd):
     sound = load_coco(data, "train")
     expected = {name: values.clone() for name, values in sound.arrays.items()}
     damage(beside(data))
@@ -137,7 +137,7 @@ def test_a_damaged_cache_is_made_again_in_silence(data, damage, capfd):
         ("crowd", None),
     ],
 )
-def test_a_strangers_cache_that_leads_outside_is_not_used(data, name, change):
+def test_index_with_values_out_of_range_is_rejected(data, name, change):
     load_coco(data, "train")
     path = beside(data)
     tensors, description = read_tensors(path)
@@ -152,24 +152,24 @@ def test_a_strangers_cache_that_leads_outside_is_not_used(data, name, change):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_the_mapped_index_travels_as_a_name(data, method):
-    index = load_coco(data, "train").in_label_order(["dog", "bird", "cat"])
-    assert index.objects(1).labels.tolist() == [3]
+def test_mapped_index_is_pickled_as_a_path(data, method):
+    dataset = load_coco(data, "train").in_label_order(["dog", "bird", "cat"])
+    assert dataset.objects(1).labels.tolist() == [3]
     with multiprocessing.get_context(method).Pool(1) as pool:
-        kind, boxes = pool.apply(describe, (index,))
-    assert boxes == index.objects(1).boxes.tolist()
+        kind, boxes = pool.apply(describe, (dataset,))
+    assert boxes == dataset.objects(1).boxes.tolist()
     assert kind == "MappedArrays"
     assert len(pickle.dumps(load_coco(data, "train"))) < 2000
 
 
-def describe(index):
-    return type(index.arrays.maps[1]).__name__, index.objects(1).boxes.tolist()
+def describe(dataset):
+    return type(dataset.arrays.maps[1]).__name__, dataset.objects(1).boxes.tolist()
 
 
-def test_an_index_outlives_its_cache(data):
-    index = load_coco(data, "train")
+def test_mapped_index_survives_deletion_of_its_file(data):
+    dataset = load_coco(data, "train")
     beside(data).unlink()
-    assert_same(pickle.loads(pickle.dumps(index)), index)
+    assert_same(pickle.loads(pickle.dumps(dataset)), dataset)
 
 
 def start(folder, barrier, builds, queue):
@@ -185,77 +185,78 @@ def start(folder, barrier, builds, queue):
 
     coco.read_annotations = counted
     barrier.wait(60)
-    index = load_coco(folder, "train")
-    queue.put((type(index.arrays).__name__, index.objects(1).boxes.tolist()))
+    dataset = load_coco(folder, "train")
+    queue.put((type(dataset.arrays).__name__, dataset.objects(1).boxes.tolist()))
 
 
-def test_eight_that_start_at_once_read_the_annotations_once(data):
+def test_eight_concurrent_processes_read_the_annotations_once(data):
     context = multiprocessing.get_context("fork")
     builds, queue, barrier = context.Value("i", 0), context.Queue(), context.Barrier(8)
     processes = [context.Process(target=start, args=(data, barrier, builds, queue)) for _ in range(8)]
     for process in processes:
         process.start()
-    answers = [queue.get(timeout=60) for _ in processes]
+    outcomes = [queue.get(timeout=60) for _ in processes]
     for process in processes:
         process.join(60)
     assert builds.value == 1
-    assert answers == [("MappedArrays", [[10, 10, 30, 30]])] * 8
+    assert outcomes == [("MappedArrays", [[10, 10, 30, 30]])] * 8
     assert len(os.listdir(data / "annotations")) == 3
 
 
-def test_a_folder_that_cannot_be_written_to_has_its_cache_at_home(data, monkeypatch):
-    places = cache_paths(annotations(data))
+def test_index_of_a_read_only_folder_is_in_the_user_cache(data, monkeypatch):
+    paths = cache_paths(annotations(data))
     real = index_cache.write_index_file
-    refused = set(places[:1])
-
-    def write(place, *args):
-        if place in refused:
-            raise PermissionError(13, "Permission denied")
-        real(place, *args)
-
-    monkeypatch.setattr(index_cache, "write_index_file", write)
-    first = load_coco(data, "train")
-    assert [place.exists() for place in places] == [False, True, False]
-    places[1].unlink()
-    refused.add(places[1])
-    load_coco(data, "train")
-    assert [place.exists() for place in places] == [False, False, True]
-    places[2].unlink()
-    refused.add(places[2])
-    assert_same(load_coco(data, "train"), first)  # without any cache
-
-
-@pytest.mark.parametrize("place", range(3))
-def test_a_killed_process_leaves_no_draft_for_ever(data, monkeypatch, place):
-    """Where the index is written next; other drafts there are another one's business."""
-    places = cache_paths(annotations(data))
-    real = index_cache.write_index_file
+    unwritable = set(paths[:1])
 
     def write(path, *args):
-        if path in places[:place]:
+        if path in unwritable:
             raise PermissionError(13, "Permission denied")
         real(path, *args)
 
     monkeypatch.setattr(index_cache, "write_index_file", write)
-    folder = places[place].parent
+    first = load_coco(data, "train")
+    assert [path.exists() for path in paths] == [False, True, False]
+    paths[1].unlink()
+    unwritable.add(paths[1])
+    load_coco(data, "train")
+    assert [path.exists() for path in paths] == [False, False, True]
+    paths[2].unlink()
+    unwritable.add(paths[2])
+    assert_same(load_coco(data, "train"), first)  # without any cache
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_temporary_files_of_killed_processes_are_removed(data, monkeypatch, position):
+    """Beside the index that is written, and of this index alone."""
+    paths = cache_paths(annotations(data))
+    real = index_cache.write_index_file
+
+    def write(path, *args):
+        if path in paths[:position]:
+            raise PermissionError(13, "Permission denied")
+        real(path, *args)
+
+    monkeypatch.setattr(index_cache, "write_index_file", write)
+    folder = paths[position].parent
     folder.mkdir(exist_ok=True)
-    left = killed_draft(places[place])
-    kept = {
-        temporary_path(places[place]),  # of a process that runs
+    draft = killed_draft(paths[position])
+    running_draft = temporary_path(paths[position])  # becomes the index
+    other_files = {
         killed_draft(folder / "instances_other.json.afictl-index"),
         killed_draft(folder / "notes.json"),
-        left.with_name(left.name.replace("index.", "index.another-")),  # of another machine
-        left.with_name(left.name.removeprefix(".")),
+        draft.with_name(draft.name.replace("index.", "index.another-")),  # of another machine
+        draft.with_name(draft.name.removeprefix(".")),
     }
-    for path in kept | {left}:
+    for path in other_files | {draft, running_draft}:
         path.touch()
     load_coco(data, "train")
     assert isinstance(load_coco(data, "train").arrays, MappedArrays)
-    assert not left.exists()
-    assert {path for path in kept if path.exists()} == kept - {temporary_path(places[place])}  # which became the index
+    assert not draft.exists()
+    assert not running_draft.exists()
+    assert all(path.exists() for path in other_files)
 
 
-def test_a_folder_whose_drafts_cannot_be_removed_still_gets_its_index(data, monkeypatch):
+def test_index_is_written_where_temporary_files_cannot_be_removed(data, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
@@ -264,14 +265,14 @@ def test_a_folder_whose_drafts_cannot_be_removed_still_gets_its_index(data, monk
     assert beside(data).exists()
 
 
-def test_a_temporary_folder_of_somebody_else_is_not_trusted(data, tmp_path, monkeypatch):
+def test_temporary_folder_of_another_user_is_not_used(data, tmp_path, monkeypatch):
     assert len(cache_paths(annotations(data))) == 3
     monkeypatch.setattr(index_cache.os, "getuid", lambda: 12345)
     (tmp_path / "home" / "afictl-12345").mkdir()
     assert len(cache_paths(annotations(data))) == 2
 
 
-def test_a_machine_without_a_temporary_folder_has_one_place_less(data, monkeypatch):
+def test_index_works_without_a_temporary_folder(data, monkeypatch):
     def missing():
         raise FileNotFoundError(2, "No usable temporary directory found")
 
@@ -280,12 +281,12 @@ def test_a_machine_without_a_temporary_folder_has_one_place_less(data, monkeypat
     assert isinstance(load_coco(data, "train").arrays, MappedArrays)
 
 
-def test_without_locks_everything_still_works(data, monkeypatch):
+def test_index_works_without_file_locks(data, monkeypatch):
     monkeypatch.setattr(index_cache, "fcntl", None)
     assert isinstance(load_coco(data, "train").arrays, MappedArrays)
 
 
-def test_faulty_annotations_leave_no_cache(data):
+def test_faulty_annotations_give_no_index(data):
     file = annotations(data)
     contents = json.loads(file.read_text())
     contents["annotations"][0]["bbox"] = [1]

@@ -45,7 +45,7 @@ def one_by_one(packed, pixels):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_areas_are_those_of_the_masks(seed):
+def test_areas_equal_those_of_decoded_masks(seed):
     packed, masks = packed_masks(np.random.default_rng(seed), 60)
     areas = areas_of(packed, np.array([mask.size for mask in masks]))
     assert areas == [int(mask.sum()) for mask in masks]
@@ -55,7 +55,7 @@ def test_areas_are_those_of_the_masks(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_damaged_ones_are_told_from_sound_ones(seed):
+def test_damaged_run_lengths_are_detected(seed):
     rng = np.random.default_rng(seed)
     packed, masks = packed_masks(rng, 200)
     pixels = np.array([mask.size for mask in masks])
@@ -77,20 +77,20 @@ def test_damaged_ones_are_told_from_sound_ones(seed):
     assert 50 < expected.count(-1) < 110
 
 
-def test_a_mask_that_breaks_off_leaves_the_next_one_alone():
+def test_truncated_mask_does_not_affect_the_next():
     sound = coco_mask.encode(np.asfortranarray(np.eye(300, dtype=np.uint8)))["counts"]
     areas = areas_of([b"o" * 12, sound, b"0" + b"o" * 6, sound], np.full(4, 300 * 300))
     assert areas == [-1, 300, -1, 300]
 
 
 @pytest.mark.parametrize("packed", [b"", b"o" * 3, b"\x10", b"o" * 8 + b"0"])
-def test_unreadable_runs_are_an_error(packed):
+def test_invalid_run_lengths_are_an_error(packed):
     sound = coco_mask.encode(np.asfortranarray(np.eye(9, dtype=np.uint8)))["counts"]
     for masks in ([packed], [packed, sound], [sound, packed]):
         with pytest.raises(ValueError, match=r"not a compressed RLE|more than 32 bits"):
             run_ends(masks)
 
 
-def test_no_masks_at_all():
+def test_areas_of_no_masks():
     assert areas_of([], np.zeros(0, dtype=np.int64)) == []
     assert areas_of([b""], np.array([4])) == [-1]

@@ -24,7 +24,7 @@ def test_drawn_masks_are_disjoint_visible_and_small():
     assert max(widths) > 28
 
 
-def test_objects_stand_out_from_what_surrounds_them():
+def test_objects_contrast_with_their_background():
     image, shapes = draw_image(np.random.default_rng(3), 160)
     for shape in shapes:
         inside = image[shape.mask].mean(axis=0)
@@ -43,7 +43,7 @@ def coco_ring(mask):
     return grown & ~mask
 
 
-def test_annotations_are_exact(shapes_dir):
+def test_annotations_match_drawn_masks(shapes_dir):
     contents = json.loads((shapes_dir / "annotations" / "instances_train2017.json").read_text())
     assert [category["name"] for category in contents["categories"]] == list(CLASSES)
     _, shapes = draw_image(np.random.default_rng((0, 0, 1)), 96)
@@ -58,16 +58,16 @@ def test_annotations_are_exact(shapes_dir):
         assert (record["area"], record["category_id"]) == (mask.sum(), shape.label)
 
 
-def test_the_set_passes_the_check(shapes_dir):
+def test_generated_data_pass_the_check(shapes_dir):
     for split in ("train", "val"):
         assert not check_split(shapes_dir, split).findings
-    index = load_coco(shapes_dir, "train")
-    assert (len(index), index.has_masks, index.left_out(masks=True)) == (14, True, {})
-    with Image.open(index.image_path(0)) as image:
+    dataset = load_coco(shapes_dir, "train")
+    assert (len(dataset), dataset.has_masks, dataset.left_out(masks=True)) == (14, True, {})
+    with Image.open(dataset.image_path(0)) as image:
         assert image.size == (96, 96)
 
 
-def test_same_seed_same_images_and_an_old_set_is_replaced(shapes_dir, tmp_path):
+def test_same_seed_gives_same_images_and_replaces_an_earlier_set(shapes_dir, tmp_path):
     out = make_shapes(tmp_path / "shapes", train=3, val=1, size=96)
     assert (out / "train2017/000001.jpg").read_bytes() == (shapes_dir / "train2017/000001.jpg").read_bytes()
     make_shapes(out, train=2, val=1, size=96, seed=4)
@@ -76,7 +76,7 @@ def test_same_seed_same_images_and_an_old_set_is_replaced(shapes_dir, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
 
 
-def test_a_folder_with_other_contents_is_left_alone(tmp_path):
+def test_folder_with_other_contents_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="choose another folder"):
         make_shapes(tmp_path, train=1, val=1)

@@ -15,7 +15,7 @@ def images(*sizes):
     return [torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
 
 
-def test_images_come_back_as_they_were_and_the_rest_is_left_alone():
+def test_unpacked_samples_equal_the_packed_ones():
     full, half, other = images((8, 6), (4, 3), (5, 9))
     mistake = UserError("no image")
     samples = [{"image": full, "half_image": half, "target": {"boxes": [1]}}, mistake, {"image": other}]
@@ -29,25 +29,25 @@ def test_images_come_back_as_they_were_and_the_rest_is_left_alone():
     assert third["image"].equal(other)
 
 
-def test_a_batch_stays_until_as_many_others_were_packed_as_there_are_blocks():
+def test_batch_is_valid_until_its_block_is_reused():
     packer = BatchPacker(3)
     batches = [images((4 + k, 5), (3, 3 * k + 1)) for k in range(8)]  # larger and larger
     packed = []
     for batch in batches:
         packed.append(packer([{"image": image} for image in batch]))
-        for kept, expected in list(zip(packed, batches, strict=False))[-3:]:
-            assert all(a["image"].equal(b) for a, b in zip(kept.unpack(), expected, strict=True))
+        for shared_batch, expected in list(zip(packed, batches, strict=False))[-3:]:
+            assert all(a["image"].equal(b) for a, b in zip(shared_batch.unpack(), expected, strict=True))
     small = [packer([{"image": image} for image in images((2, 2))]).pixels.data_ptr() for _ in range(6)]
     assert len(set(small[:3])) == 3
     assert small[:3] == small[3:]
 
 
 @pytest.mark.parametrize("samples", [[], [UserError("no image")]])
-def test_a_batch_without_images(samples):
+def test_batch_without_images(samples):
     assert BatchPacker(2)(samples).unpack() == samples
 
 
-def test_pinning_keeps_a_batch(monkeypatch):
+def test_pinned_batch_unpacks(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, device=None: self.clone())
     packer = BatchPacker(1)
     (image, other) = images((8, 6), (8, 6))
@@ -65,27 +65,27 @@ def no_memory(*args):
     raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 
 
-@pytest.mark.timeout(60)  # who waits for the images would wait for ever
+@pytest.mark.timeout(60)  # without an error the main process would block
 @pytest.mark.parametrize(
-    ("place", "fault", "told"),
+    ("target", "fault", "message"),
     [
         ("multiprocessing.util.get_temp_dir", full, r"/tmp/pymp-1.*loader\.workers=0"),
         ("torch.UntypedStorage._share_fd_cpu_", no_memory, r"shared memory.*loader\.workers=0"),
         ("multiprocessing.synchronize.SemLock.__init__", full, "/dev/shm: No space left"),
     ],
 )
-def test_no_room_for_images_is_told(shapes_dir, monkeypatch, place, fault, told):
-    index = load_coco(shapes_dir, "val")
-    monkeypatch.setattr(place, fault)
-    with pytest.raises(UserError, match=told):
-        list(eval_batches(index, None, workers=2))
-    assert len(list(eval_batches(index, None, workers=0))) == len(index)
+def test_full_shared_memory_is_an_error(shapes_dir, monkeypatch, target, fault, message):
+    dataset = load_coco(shapes_dir, "val")
+    monkeypatch.setattr(target, fault)
+    with pytest.raises(UserError, match=message):
+        list(eval_batches(dataset, None, workers=2))
+    assert len(list(eval_batches(dataset, None, workers=0))) == len(dataset)
 
 
 @pytest.mark.timeout(60)
-def test_no_room_for_the_image_of_a_file_is_told_in_its_place(shapes_dir, monkeypatch):
+def test_full_shared_memory_gives_an_error_per_file(shapes_dir, monkeypatch):
     monkeypatch.setattr("multiprocessing.util.get_temp_dir", full)
     files = sorted((shapes_dir / "val2017").iterdir())[:3]
-    answers = list(read_files(files, torch.Tensor.clone, workers=1))
-    assert len(answers) == 3
-    assert all("cannot send" in str(answer) for answer in answers)
+    items = list(read_files(files, torch.Tensor.clone, workers=1))
+    assert len(items) == 3
+    assert all("cannot send" in str(item) for item in items)

@@ -14,7 +14,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_a_part_keeps_its_labels_and_the_rest_is_unlabelled(shapes_dir, tmp_path, copy):
+def test_subset_keeps_labels_of_a_fraction(shapes_dir, tmp_path, copy):
     parts = write_subset(shapes_dir, tmp_path / "part", 0.3, copy=copy)
     assert (parts.labelled, parts.unlabelled) == (4, 10)
     part, whole = (load_coco(folder, "train") for folder in (tmp_path / "part", shapes_dir))
@@ -32,7 +32,7 @@ def test_a_part_keeps_its_labels_and_the_rest_is_unlabelled(shapes_dir, tmp_path
     assert all(load_coco(tmp_path / "part", "val").image_path(i).is_file() for i in range(6))
 
 
-def test_the_choice_depends_on_seed_and_names_alone(shapes_dir, tmp_path):
+def test_selection_depends_on_seed_and_file_names_alone(shapes_dir, tmp_path):
     for name, fraction, seed in (("few", 0.2, 0), ("many", 0.5, 0), ("other", 0.5, 1)):
         write_subset(shapes_dir, tmp_path / name, fraction, seed)
     reordered = tmp_path / "reordered"
@@ -49,7 +49,7 @@ def test_the_choice_depends_on_seed_and_names_alone(shapes_dir, tmp_path):
     assert few == {"000002.jpg", "000011.jpg", "000014.jpg"}  # for ever, on every system
 
 
-def test_names_with_folders_keep_them(write_coco):
+def test_file_names_with_folders(write_coco):
     data = write_coco([{}], images=[{"file_name": "1.png"}, {"file_name": "2.png"}])
     file = data / "annotations" / "instances_train.json"
     content = json.loads(file.read_text())
@@ -59,25 +59,25 @@ def test_names_with_folders_keep_them(write_coco):
         image["file_name"] = f"day{image['id']}/{image['file_name']}"
     file.write_text(json.dumps(content))
     write_subset(data, data / "part", 0.5)
-    found = [path.relative_to(data / "part").as_posix() for path in (data / "part").glob("*/day*/*.png")]
-    assert len([name for name in found if name.startswith("train/")]) == 1
-    assert len([name for name in found if name.startswith("unlabeled/")]) == 1
+    linked_files = [path.relative_to(data / "part").as_posix() for path in (data / "part").glob("*/day*/*.png")]
+    assert len([name for name in linked_files if name.startswith("train/")]) == 1
+    assert len([name for name in linked_files if name.startswith("unlabeled/")]) == 1
 
 
 @pytest.mark.parametrize(
     "name", ["image_info_test-dev2017.json", "image_info_test2017.json", "instances_test2017.json"]
 )
-def test_test_images_are_found_in_the_part(write_coco, name):
+def test_subset_includes_test_images(write_coco, name):
     data = write_coco([{}], images=[{}, {}])
     content = json.loads((data / "annotations" / "instances_train.json").read_text())
     (data / "annotations" / name).write_text(json.dumps(content))
     (data / "train").rename(data / "test2017")
     (data / "train").symlink_to(data / "test2017")
     write_subset(data, data / "part", 0.5)
-    index = load_coco(data / "part", "test")
-    assert len(index) == 2
-    assert index.image_path(0).is_file()
-    assert index.annotation_file.name.startswith(name[:10])
+    dataset = load_coco(data / "part", "test")
+    assert len(dataset) == 2
+    assert dataset.image_path(0).is_file()
+    assert dataset.annotation_file.name.startswith(name[:10])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_test_images_are_found_in_the_part(write_coco, name):
         ("in use", 0.5, r"part is in use: choose another folder"),
     ],
 )
-def test_mistakes_leave_nothing_behind(write_coco, change, fraction, message):
+def test_errors_leave_no_files(write_coco, change, fraction, message):
     data = write_coco([{}], images=[{}, {}])
     file = data / "annotations" / "instances_train.json"
     if change == "missing":
@@ -110,7 +110,7 @@ def test_mistakes_leave_nothing_behind(write_coco, change, fraction, message):
     assert names(data) == before
 
 
-def test_the_command_tells_what_it_wrote(shapes_dir, tmp_path):
+def test_command_prints_counts(shapes_dir, tmp_path):
     result = CliRunner().invoke(app, ["subset", str(shapes_dir), str(tmp_path / "part"), "--fraction", "0.5"])
     assert result.exit_code == 0
     assert f"7 training images with labels, 7 without in {tmp_path / 'part' / 'unlabeled'}" in result.output

@@ -22,24 +22,24 @@ from afictl.presets import InputConfig
         ((696, 348), (1333, 667)),
     ],
 )
-def test_size_rule_is_detectron2s(size, expected):
+def test_shortest_edge_equals_detectron2(size, expected):
     assert T.shortest_edge(size, 800, 1333) == expected
 
 
-def test_resize_is_pillows_antialiased_bilinear():
+def test_resize_equals_pillows_antialiased_bilinear():
     pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).resize((50, 33), Image.Resampling.BILINEAR)).astype(int)
     resized = T.resize_image(torch.from_numpy(pixels).permute(2, 0, 1), (33, 50)).permute(1, 2, 0).numpy()
     assert abs(resized - expected).max() <= 1
 
 
-def test_boxes_follow_resize_and_flip():
+def test_boxes_are_resized_and_flipped():
     boxes = torch.tensor([[10.0, 5.0, 30.0, 15.0]])
     assert T.move_boxes(boxes, (50, 100), (100, 300)).tolist() == [[30, 10, 90, 30]]
     assert T.move_boxes(boxes, (50, 100), (100, 300), flip=True).tolist() == [[210, 10, 270, 30]]
 
 
-def test_flip_probability_and_sizes_come_from_the_generator():
+def test_augmentation_is_drawn_from_the_generator():
     config = InputConfig(min_sizes=(10, 20, 30), flip=0.25)
     generator = torch.Generator().manual_seed(0)
     draws = [T.draw_augmentation(config, generator) for _ in range(400)]
@@ -48,9 +48,9 @@ def test_flip_probability_and_sizes_come_from_the_generator():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_half_view_shows_the_same_as_the_full_view(shapes_dir, flip):
-    index = load_coco(shapes_dir, "train")
-    image = read_image(index.image_path(0))
+def test_half_view_matches_full_view(shapes_dir, flip):
+    dataset = load_coco(shapes_dir, "train")
+    image = read_image(dataset.image_path(0))
     full = T.to_float(T.view(image, (150, 150), flip))
     half = T.to_float(T.view(image, T.half_size((150, 150)), flip))
     assert half.shape == (3, 75, 75)
@@ -61,7 +61,7 @@ def test_half_view_shows_the_same_as_the_full_view(shapes_dir, flip):
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("kind", ["polygon", "rle"])
-def test_masks_lie_where_the_boxes_do(kind, flip):
+def test_masks_match_boxes(kind, flip):
     segmentation = [np.array([10, 4, 30, 4, 30, 20, 10, 20], dtype=np.float32)]
     if kind == "rle":
         bitmap = draw_segmentation(segmentation, (48, 64), (48, 64))
@@ -78,8 +78,8 @@ def test_masks_lie_where_the_boxes_do(kind, flip):
 
 
 def test_targets_of_an_image_without_objects_are_empty(shapes_dir):
-    index = load_coco(shapes_dir, "train")
-    nothing = index._select(0, torch.arange(0))
+    dataset = load_coco(shapes_dir, "train")
+    nothing = dataset._select(0, torch.arange(0))
     target = T.view_target(nothing, (96, 96), (50, 60), flip=True, masks=True)
     assert target["boxes"].shape == (0, 4)
     assert target["masks"].dense().shape == (0, 50, 60)

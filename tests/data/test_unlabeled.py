@@ -6,7 +6,7 @@ from afictl.data.unlabeled import image_files, without_labelled
 from afictl.errors import UserError
 
 
-def test_the_images_of_a_folder_and_below_it(tmp_path):
+def test_image_files_of_a_folder_and_subfolders(tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("c.JPG", "b/a.png", "a.webp", "notes.txt", ".hidden.png"):
         (tmp_path / name).write_bytes(b"")
@@ -17,7 +17,7 @@ def test_the_images_of_a_folder_and_below_it(tmp_path):
             image_files(tmp_path / name)
 
 
-def test_labelled_images_are_known_by_their_bytes(shapes_dir, tmp_path):
+def test_labelled_images_are_compared_by_their_bytes(shapes_dir, tmp_path):
     train, val = (sorted((shapes_dir / f"{split}2017").iterdir())[0] for split in ("train", "val"))
     assert train.name == val.name
     shutil.copy(val, tmp_path / "copy.jpg")  # another name
@@ -36,6 +36,6 @@ def test_images_that_no_annotation_file_lists_are_not_labelled(write_coco):
     assert [file.name for file in without_labelled(image_files(data / "train"), data)] == ["2.png"]
 
 
-def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
+def test_folder_that_is_no_data_set_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no train annotation file"):
         without_labelled([], tmp_path)

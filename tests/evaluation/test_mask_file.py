@@ -5,7 +5,7 @@ import os
 from afictl.evaluation.mask_file import MaskFile
 
 
-def test_masks_are_read_in_any_order_also_between_additions(monkeypatch):
+def test_masks_are_read_in_any_order_between_additions(monkeypatch):
     monkeypatch.delattr(os, "pread", raising=False)  # as on Windows
     masks = MaskFile()
     masks.add(b"firstthird", [5, 0, 5])

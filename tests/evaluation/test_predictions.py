@@ -1,4 +1,4 @@
-"""COCO results of others: without boxes, and with numbers as pandas writes them."""
+"""COCO results without boxes, and with integers as pandas writes them."""
 
 import contextlib
 import io
@@ -47,14 +47,14 @@ def as_file(path, results):
 
 
 def by_pycocotools(truth, file, kind):
-    """What pycocotools prints for a file of results; boxes go into size ranges by their own area."""
+    """The metrics of pycocotools for a file of results; size ranges of boxes are those of the boxes' areas."""
     with contextlib.redirect_stdout(io.StringIO()):
         objects = COCO(str(truth))
-        found = objects.loadRes(str(file))
+        detections = objects.loadRes(str(file))
         if kind == "bbox":
-            for item in found.anns.values():
+            for item in detections.anns.values():
                 item["area"] = item["bbox"][2] * item["bbox"][3]
-        scorer = COCOeval(objects, found, kind)
+        scorer = COCOeval(objects, detections, kind)
         scorer.evaluate()
         scorer.accumulate()
         scorer.summarize()
@@ -62,15 +62,15 @@ def by_pycocotools(truth, file, kind):
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_masks_alone_are_scored_as_by_pycocotools(truth, results, tmp_path, monkeypatch, evaluator):
+def test_masks_without_boxes_score_as_in_pycocotools(truth, results, tmp_path, monkeypatch, evaluator):
     monkeypatch.setattr(predictions, "_CHUNK_BYTES", 700)
-    monkeypatch.setattr(predictions, "read_json", None)  # would be called where the pieces are not understood
+    monkeypatch.setattr(predictions, "read_json", None)  # would be called for a file that cannot be parsed in chunks
     file = as_file(tmp_path / "masks.json", without_boxes(results))
     metrics = score_predictions(file, truth, evaluator=evaluator).metrics
     for name, kind in (("box", "bbox"), ("mask", "segm")):
-        found = [metrics[f"{name}/{metric}"] for metric in METRICS]
-        assert min(found) > 1
-        assert found == pytest.approx(by_pycocotools(truth, file, kind), abs=1e-9)
+        values = [metrics[f"{name}/{metric}"] for metric in METRICS]
+        assert min(values) > 1
+        assert values == pytest.approx(by_pycocotools(truth, file, kind), abs=1e-9)
 
 
 def test_masks_with_and_without_boxes_may_be_mixed(truth, results, tmp_path):
@@ -89,22 +89,22 @@ def test_masks_with_and_without_boxes_may_be_mixed(truth, results, tmp_path):
 
 @pytest.mark.parametrize("none", [[], None])
 @pytest.mark.parametrize("counts", ["compressed", "runs"])
-def test_a_box_that_is_there_and_empty_is_none(truth, results, tmp_path, none, counts):
+def test_empty_box_is_treated_as_absent(truth, results, tmp_path, none, counts):
     mask, other = rle_of_box([10, 20, 30, 40]), rle_of_box([0, 0, 5, 5])
     if counts == "runs":
         drawn = coco_mask.decode(mask).flatten(order="F")
         ends = np.flatnonzero(np.diff(drawn, append=2)) + 1
         mask = {"size": mask["size"], "counts": np.diff(ends, prepend=0).tolist()}
     item = {**results[0], "bbox": none, "segmentation": mask, "score": 0.9}
-    kept = {**results[1], "bbox": [0, 0, 5, 5], "segmentation": other}
-    whole = [{**item, "bbox": coco_mask.toBbox(rle_of_box([10, 20, 30, 40])).tolist()}, kept]
+    with_box = {**results[1], "bbox": [0, 0, 5, 5], "segmentation": other}
+    whole = [{**item, "bbox": coco_mask.toBbox(rle_of_box([10, 20, 30, 40])).tolist()}, with_box]
     expected = score_predictions(whole, truth)
-    assert score_predictions(as_file(tmp_path / "found.json", [item, kept]), truth) == expected
-    assert score_predictions([item, kept], truth) == expected
+    assert score_predictions(as_file(tmp_path / "found.json", [item, with_box]), truth) == expected
+    assert score_predictions([item, with_box], truth) == expected
 
 
 @pytest.mark.parametrize("change", [{}, {"bbox": None}, {"bbox": []}, {"segmentation": {}}, {"segmentation": None}])
-def test_a_result_without_box_and_mask_is_refused(truth, results, tmp_path, change):
+def test_result_without_box_and_mask_is_an_error(truth, results, tmp_path, change):
     bare = {name: results[1][name] for name in ("image_id", "category_id", "score")}
     file = as_file(tmp_path / "found.json", [results[0], {**bare, **change}])
     for ids in (None, [results[0]["image_id"]]):
@@ -112,15 +112,15 @@ def test_a_result_without_box_and_mask_is_refused(truth, results, tmp_path, chan
             score_predictions(file, truth, image_ids=ids)
 
 
-def test_who_needs_boxes_is_told_of_a_result_without(results, tmp_path):
+def test_iter_results_raises_at_a_result_without_box(results, tmp_path):
     file = as_file(tmp_path / "found.json", [results[0], *without_boxes(results[1:2])])
-    found = iter_results(file)
-    assert next(found).bbox == tuple(results[0]["bbox"])
+    detections = iter_results(file)
+    assert next(detections).bbox == tuple(results[0]["bbox"])
     with pytest.raises(UserError, match=rf"found\.json: a result of image {results[1]['image_id']} has no bbox"):
-        next(found)
+        next(detections)
 
 
-def test_whole_numbers_may_be_written_as_pandas_does(truth, results, tmp_path, monkeypatch):
+def test_integer_ids_may_be_floats(truth, results, tmp_path, monkeypatch):
     expected = score_predictions(results, truth)
     floats = [{**item, **{name: float(item[name]) for name in ("image_id", "category_id")}} for item in results]
     assert score_predictions(floats, truth) == expected
@@ -140,7 +140,7 @@ def test_whole_numbers_may_be_written_as_pandas_does(truth, results, tmp_path, m
         ({"category_id": 7.0}, "category 7.0 is not in the annotation file"),
     ],
 )
-def test_other_numbers_are_refused(truth, results, tmp_path, change, message):
+def test_ids_that_are_not_integers_are_errors(truth, results, tmp_path, change, message):
     file = as_file(tmp_path / "found.json", [{**results[0], **change}])
     for source, ids in ((file, None), (file, [10]), (json.loads(file.read_text()), None)):
         with pytest.raises(UserError, match=message):

@@ -16,13 +16,13 @@ from tests.data.conftest import SQUARE
 def test_gaps_in_category_ids_become_labels_from_one(write_coco):
     categories = [{"id": 90, "name": "zebra"}, {"id": 3, "name": "ant"}]
     data = write_coco([{"category_id": 90}, {"category_id": 3}], categories=categories)
-    index = load_coco(data, "train")
-    assert index.classes == ("ant", "zebra")
-    assert index.category_ids == (3, 90)
-    assert index.objects(0).labels.tolist() == [2, 1]
+    dataset = load_coco(data, "train")
+    assert dataset.classes == ("ant", "zebra")
+    assert dataset.category_ids == (3, 90)
+    assert dataset.objects(0).labels.tolist() == [2, 1]
 
 
-def test_boxes_are_cut_at_the_edge_and_unusable_objects_left_out_with_a_count(write_coco):
+def test_boxes_are_clipped_and_unusable_objects_counted(write_coco):
     objects = [
         {"bbox": [50, -5, 30, 20]},
         {"iscrowd": 1},
@@ -30,13 +30,13 @@ def test_boxes_are_cut_at_the_edge_and_unusable_objects_left_out_with_a_count(wr
         {"bbox": [5, 5, 4, -3]},
         {"bbox": [70, 5, 10, 10]},
     ]
-    index = load_coco(write_coco(objects, images=[{}, {}]), "train")
-    assert len(index.objects(0).boxes) == 5
-    kept = index.training_objects(0)
-    assert kept.ids.tolist() == [1]
-    assert kept.boxes.tolist() == [[50, 0, 64, 15]]
-    assert index.training_images() == [0]
-    assert index.left_out() == {
+    dataset = load_coco(write_coco(objects, images=[{}, {}]), "train")
+    assert len(dataset.objects(0).boxes) == 5
+    usable = dataset.training_objects(0)
+    assert usable.ids.tolist() == [1]
+    assert usable.boxes.tolist() == [[50, 0, 64, 15]]
+    assert dataset.training_images() == [0]
+    assert dataset.left_out() == {
         "objects crowd": 1,
         "objects without area": 2,
         "objects outside the image": 1,
@@ -44,7 +44,7 @@ def test_boxes_are_cut_at_the_edge_and_unusable_objects_left_out_with_a_count(wr
     }
 
 
-def test_every_kind_of_segmentation_survives(write_coco):
+def test_every_form_of_segmentation_is_read(write_coco):
     bitmap = np.zeros((48, 64), dtype=np.uint8, order="F")
     bitmap[4:9, 7:20] = 1
     packed = coco_mask.encode(bitmap)
@@ -60,18 +60,18 @@ def test_every_kind_of_segmentation_survives(write_coco):
         {"segmentation": {"size": 48, "counts": [48 * 64]}},
         {"segmentation": [[1, 1, 9, 1, 9, 1e30]]},
     ]
-    index = load_coco(write_coco(objects), "train")
-    polygons, rle, loose, *unusable = index.objects(0).segmentations
+    dataset = load_coco(write_coco(objects), "train")
+    polygons, rle, loose, *unusable = dataset.objects(0).segmentations
     assert [polygon.tolist() for polygon in polygons] == objects[0]["segmentation"]
     assert (coco_mask.decode(rle) == bitmap).all()
     assert (coco_mask.decode(loose) == bitmap).all()
     assert unusable == [None] * 6
-    assert index.has_masks
-    assert index.training_objects(0, masks=True).ids.tolist() == [1, 2, 3]
-    assert index.left_out(masks=True) == {"objects without a mask": 6}
+    assert dataset.has_masks
+    assert dataset.training_objects(0, masks=True).ids.tolist() == [1, 2, 3]
+    assert dataset.left_out(masks=True) == {"objects without a mask": 6}
 
 
-def test_compressed_runs_must_be_readable_and_fill_their_image():
+def test_invalid_compressed_run_lengths_are_rejected():
     rng = np.random.default_rng(0)
     for height, width, share in [(1, 1, 1), (1, 1, 0), (48, 64, 0.5), (480, 640, 0.001), (700, 900, 0)]:
         bitmap = np.asfortranarray(rng.random((height, width)) < share, dtype=np.uint8)
@@ -84,14 +84,14 @@ def test_compressed_runs_must_be_readable_and_fill_their_image():
         assert normalize_segmentation({"size": [height, width + 1], "counts": counts}, (height, width + 1)) is None
 
 
-def test_a_set_without_segmentations_has_no_masks(write_coco):
+def test_data_without_segmentations_have_no_masks(write_coco):
     crowd_mask = {"iscrowd": 1, "segmentation": SQUARE}
     assert not load_coco(write_coco([{"segmentation": []}, crowd_mask]), "train").has_masks
 
 
-def test_area_is_the_boxs_where_none_is_given(write_coco):
-    index = load_coco(write_coco([{"area": 7.5}, {}, {"area": None}]), "train")
-    assert index.objects(0).areas.tolist() == [7.5, 400, 400]
+def test_missing_area_is_the_area_of_the_box(write_coco):
+    dataset = load_coco(write_coco([{"area": 7.5}, {}, {"area": None}]), "train")
+    assert dataset.objects(0).areas.tolist() == [7.5, 400, 400]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_area_is_the_boxs_where_none_is_given(write_coco):
         ([], {"annotations": {}}, ["'annotations' must be a list"]),
     ],
 )
-def test_a_structural_fault_is_one_line_with_file_and_id(write_coco, objects, contents, words):
+def test_error_names_file_and_id_in_one_line(write_coco, objects, contents, words):
     data = write_coco(objects, **contents)
     with pytest.raises(UserError) as error:
         load_coco(data, "train")
@@ -116,7 +116,7 @@ def test_a_structural_fault_is_one_line_with_file_and_id(write_coco, objects, co
     assert all(word in message for word in ["instances_train.json", *words])
 
 
-def test_broken_and_missing_files_are_named(write_coco, tmp_path):
+def test_error_names_broken_and_missing_files(write_coco, tmp_path):
     data = write_coco([{}])
     with pytest.raises(UserError, match=r"instances_test2017\.json .*instances_test\.json"):
         load_coco(data, "test")
@@ -138,28 +138,28 @@ def test_broken_and_missing_files_are_named(write_coco, tmp_path):
         load_coco(data, "train")
 
 
-def test_the_index_travels_to_another_process(shapes_dir):
-    index = load_coco(shapes_dir, "train")
-    copy = pickle.loads(pickle.dumps(index))
-    assert copy.image_path(3) == index.image_path(3)
-    assert copy.objects(3).boxes.equal(index.objects(3).boxes)
+def test_dataset_is_picklable(shapes_dir):
+    dataset = load_coco(shapes_dir, "train")
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.image_path(3) == dataset.image_path(3)
+    assert copy.objects(3).boxes.equal(dataset.objects(3).boxes)
 
 
-def test_agrees_with_pycocotools_on_real_data(shared_data):
-    index = load_coco(shared_data / "coco-mini", "val")
-    reference = COCO(index.annotation_file)
-    assert len(index.classes) == 80
-    assert index.category_ids[-1] == 90
-    for i, image_id in enumerate(index.image_ids):
-        objects = index.objects(i)
+def test_real_data_equal_pycocotools(shared_data):
+    dataset = load_coco(shared_data / "coco-mini", "val")
+    reference = COCO(dataset.annotation_file)
+    assert len(dataset.classes) == 80
+    assert dataset.category_ids[-1] == 90
+    for i, image_id in enumerate(dataset.image_ids):
+        objects = dataset.objects(i)
         annotations = reference.loadAnns(reference.getAnnIds(imgIds=image_id))
         assert sorted(objects.ids.tolist()) == sorted(a["id"] for a in annotations)
-        assert index.image_path(i).is_file()
+        assert dataset.image_path(i).is_file()
 
 
-def test_layout_without_year_and_a_third_split(shared_data):
-    index = load_coco(shared_data / "bccd", "test")
-    assert (len(index), index.classes, index.has_masks) == (72, ("RBC", "WBC", "Platelets"), False)
+def test_layout_without_year_and_test_split(shared_data):
+    dataset = load_coco(shared_data / "bccd", "test")
+    assert (len(dataset), dataset.classes, dataset.has_masks) == (72, ("RBC", "WBC", "Platelets"), False)
 
 
 def test_ground_truth_of_a_faulty_file_leaves_out_what_cannot_be_scored(write_coco):

@@ -30,12 +30,12 @@ def assert_equal_readings(file):
 
 @pytest.mark.parametrize("data", ["coco-mini", "bccd"])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_real_data_are_read_alike(shared_data, data, split):
+def test_readers_agree_on_real_data(shared_data, data, split):
     (file,) = (shared_data / data / "annotations").glob(f"instances_{split}*.json")
     assert_equal_readings(file)
 
 
-def test_generated_data_are_read_alike(tmp_path):
+def test_readers_agree_on_generated_data(tmp_path):
     folder = make_shapes(tmp_path / "shapes", train=4, val=2, size=96)
     assert_equal_readings(folder / "annotations" / "instances_train2017.json")
 
@@ -71,7 +71,7 @@ def test_generated_data_are_read_alike(tmp_path):
     ],
     ids=str,
 )
-def test_odd_objects_are_read_alike(write_coco, record):
+def test_readers_agree_on_unusual_objects(write_coco, record):
     folder = write_coco([{"image_id": 2}, record, {"segmentation": SQUARE}], images=[{"id": 9}, {"id": 1}, {"id": 2}])
     assert_equal_readings(folder / "annotations" / "instances_train.json")
 
@@ -92,7 +92,7 @@ def test_odd_objects_are_read_alike(write_coco, record):
     ],
     ids=str,
 )
-def test_faults_are_left_to_the_reader_that_names_them(write_coco, record, words):
+def test_faulty_objects_are_named(write_coco, record, words):
     folder = write_coco([{}, record, {"id": 3}])
     file = folder / "annotations" / "instances_train.json"
     assert read_fast(file) is None
@@ -112,7 +112,7 @@ def test_faults_are_left_to_the_reader_that_names_them(write_coco, record, words
     ],
     ids=str,
 )
-def test_faulty_images_and_categories_are_left_to_it_too(write_coco, contents):
+def test_faulty_images_and_categories_are_named(write_coco, contents):
     file = write_coco([{}]) / "annotations" / "instances_train.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | contents))
     assert read_fast(file) is None
@@ -131,7 +131,7 @@ def test_faulty_images_and_categories_are_left_to_it_too(write_coco, contents):
     ],
     ids=["NaN area", "NaN point", "infinite", "byte order mark", "twice"],
 )
-def test_what_json_allows_and_the_fast_reader_does_not_is_read_all_the_same(write_coco, old, new):
+def test_json_that_the_fast_reader_refuses_is_read(write_coco, old, new):
     file = write_coco([{}, {}]) / "annotations" / "instances_train.json"
     before = file.read_bytes()
     file.write_bytes(before.replace(old, new, 1))
@@ -141,7 +141,7 @@ def test_what_json_allows_and_the_fast_reader_does_not_is_read_all_the_same(writ
     np.testing.assert_array_equal(first.arrays["areas"], second.arrays["areas"])
 
 
-def test_bytes_that_are_no_text_are_refused_wherever_they_stand(write_coco):
+def test_bytes_that_are_not_utf8_are_refused(write_coco):
     file = write_coco([{"caption": "not read"}]) / "annotations" / "instances_train.json"
     file.write_bytes(file.read_bytes().replace(b"not read", b"\xe9"))
     assert read_fast(file) is None
@@ -149,7 +149,7 @@ def test_bytes_that_are_no_text_are_refused_wherever_they_stand(write_coco):
         read_annotations(file)
 
 
-def test_a_list_of_test_images_needs_no_objects(write_coco):
+def test_list_of_test_images_needs_no_annotations(write_coco):
     file = write_coco([]) / "annotations" / "instances_train.json"
     contents = json.loads(file.read_text())
     del contents["annotations"]
