@@ -28,19 +28,8 @@ NAMES = (
     "fade",
     "afi",
 )
-_EXTRA_MULTIPLY_ADDS = (
-    0.0,
-    0.0,
-    0.02,
-    3.1,
-    4.9,
-    1.3,
-    0.08,
-    0.09,
-    0.4,
-    1.6,
-    9.7,
-)  # G of each interpolator
+_EXTRA_MULTIPLY_ADDS = (0.0, 0.0, 0.02, 3.1, 4.9, 1.3, 0.08, 0.09, 0.4, 1.6, 9.7)
+"""G multiply-adds of the interpolator of each of ``NAMES``."""
 
 
 def make_comparison(

@@ -33,12 +33,12 @@ def deviation(values: Sequence[float]) -> float | None:
 def paired_difference(differences: Sequence[float]) -> PairedDifference:
     """Student's t test over differences, one for each seed; at least one."""
     mean, count = statistics.fmean(differences), len(differences)
-    spread = deviation(differences)
-    if spread is None:
+    standard_deviation = deviation(differences)
+    if standard_deviation is None:
         return PairedDifference(mean, None, None, None, count)
-    error = spread / math.sqrt(count)
+    error = standard_deviation / math.sqrt(count)
     half = error * t_quantile(1 - _LEVEL / 2, count - 1)
-    p = t_tail(abs(mean) / error, count - 1) if spread > _ROUNDING_ERROR else None
+    p = t_tail(abs(mean) / error, count - 1) if standard_deviation > _ROUNDING_ERROR else None
     return PairedDifference(mean, mean - half, mean + half, p, count)
 
 
