@@ -89,7 +89,7 @@ class Comparison:
     """Settings that all methods share, as text, such as ``{"schedule": "800 steps of 4 images"}``."""
     methods: tuple[MethodResult, ...]
     """The baseline first."""
-    cost_basis: Mapping[str, Any] = field(default_factory=dict)
+    cost_basis: Mapping[str, object] = field(default_factory=dict)
     """Everything that the costs of trained detectors depend on, as JSON values; equal values allow their reuse."""
 
     @property

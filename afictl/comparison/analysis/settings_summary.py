@@ -46,7 +46,7 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
     }
 
 
-def unequal_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def unequal_settings(configs: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """The settings, beside interpolator and seed, in which runs differ: by key, each value and the runs with it.
 
     Args:

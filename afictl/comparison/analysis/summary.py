@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from afictl.comparison.analysis.statistics import PairedDifference, deviation, paired_difference, significant
 from afictl.comparison.analysis.verdicts import verdict_sentence
@@ -43,7 +42,7 @@ def build_comparison(
     settings: Mapping[str, str],
     baseline: str | None,
     unequal: Sequence[str] = (),
-    cost_basis: Mapping[str, Any] | None = None,
+    cost_basis: Mapping[str, object] | None = None,
 ) -> Comparison:
     """Summarize methods as a ``Comparison``; a baseline without any finished run is replaced by the default one."""
     names = [method.name for method in methods]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from lightning_fabric import Fabric
@@ -34,6 +34,18 @@ from afictl.training.run_writer import config_differences
 from afictl.weights import load_detector
 
 _DEFAULT_NUM_CLASSES = 80
+
+
+class CostBasis(TypedDict):
+    """Everything that the costs of trained detectors depend on; a detector's file includes preset and interpolator."""
+
+    detectors: dict[str, str]
+    """SHA-256 of the last checkpoint by method."""
+    images: str
+    device: str
+    threads: int
+    precision: str
+    versions: dict[str, str]
 
 
 def list_costs(
@@ -77,7 +89,7 @@ def costs_of_runs(
     dataset: Dataset,
     progress: ProgressDisplay,
     earlier: Path | None = None,
-) -> tuple[dict[str, Cost], dict[str, Any]]:
+) -> tuple[dict[str, Cost], CostBasis]:
     """Measure the costs of trained detectors.
 
     Stored costs are used only if they hold for all detectors: times are comparable only if measured together.
@@ -90,7 +102,7 @@ def costs_of_runs(
         earlier: ``comparison.json`` with stored costs for equal detectors, images, device and software.
 
     Returns:
-        Cost by method, and everything that the costs depend on as JSON values.
+        Cost by method, and everything that the costs depend on.
     """
     basis = _basis(fabric, folders, dataset)
     stored = _stored_costs(earlier, basis) if earlier else {}
@@ -105,8 +117,7 @@ def describe_measurement(fabric: Fabric, images: str = "the first held-out image
     return f"of {images}, on {fabric.device}, in {hardware_record(fabric)['precision']}"
 
 
-def _basis(fabric: Fabric, folders: Mapping[str, Path], dataset: Dataset) -> dict[str, Any]:
-    """Everything that costs depend on; a detector's file includes its preset, input sizes and interpolator."""
+def _basis(fabric: Fabric, folders: Mapping[str, Path], dataset: Dataset) -> CostBasis:
     device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.node()}, {platform.platform()}"
     return {
@@ -114,12 +125,12 @@ def _basis(fabric: Fabric, folders: Mapping[str, Path], dataset: Dataset) -> dic
         "images": str(dataset.annotation_file.resolve()),
         "device": name,
         "threads": torch.get_num_threads(),
-        "precision": hardware_record(fabric)["precision"],
+        "precision": str(hardware_record(fabric)["precision"]),
         "versions": {package: version(package) for package in ("afictl", "torch", "torchvision", "timm")},
     }
 
 
-def _stored_costs(file: Path, basis: Mapping[str, Any]) -> dict[str, Cost]:
+def _stored_costs(file: Path, basis: CostBasis) -> dict[str, Cost]:
     """The costs in ``comparison.json`` of unchanged detectors, if everything else in ``basis`` is unchanged too."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
