@@ -1,4 +1,4 @@
-"""Writing to a full disk: one error that names the file, and what was there stays."""
+"""Writing to a full disk: one error that names the file; an earlier file stays."""
 
 import errno
 import shutil
@@ -59,7 +59,7 @@ WRITERS = {
 
 @needs_dev_full
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_told_with_the_file_and_costs_nothing(tmp_path, name):
+def test_a_full_disk_is_an_error_with_the_file_and_the_earlier_file_stays(tmp_path, name):
     path = tmp_path / name
     path.write_text("old")
     fill_disk_for(path)
@@ -74,14 +74,14 @@ def test_a_full_disk_is_told_with_the_file_and_costs_nothing(tmp_path, name):
 
 
 @needs_dev_full
-def test_a_device_is_written_to_and_stays():
+def test_a_device_is_written_directly():
     with pytest.raises(OSError, match="/dev/full"):
         write_text(Path("/dev/full"), "text")
     assert Path("/dev/full").is_char_device()
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "there: No space left on device; free"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "draft"), "there: Disk quota exceeded; free some"),
@@ -95,40 +95,40 @@ def test_a_device_is_written_to_and_stays():
         (RuntimeError("something else"), "something else"),
     ],
 )
-def test_an_error_names_its_file(raised, told):
+def test_an_error_names_its_file(raised, message):
     with pytest.raises((OSError, RuntimeError)) as error, name_file_in_errors("there"):
         raise raised
-    assert format_error(error.value).startswith(told)
+    assert format_error(error.value).startswith(message)
 
 
-def test_a_parent_that_is_a_file_is_told_with_the_name_that_was_asked_for(tmp_path):
+def test_a_parent_that_is_a_file_is_an_error_with_the_path_of_the_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError) as error:
         write_text(tmp_path / "file" / "out.json", "text")
     assert format_error(error.value) == f"{tmp_path / 'file' / 'out.json'}: Not a directory"
 
 
-def test_only_drafts_of_processes_that_are_gone_are_removed(tmp_path):
+def test_only_drafts_of_ended_processes_are_removed(tmp_path):
     names = ("predictions.json", "last.safetensors", "detections_test_results.zip", "image.png", "a.json.afictl-index")
-    own = temporary_path(tmp_path / "predictions.json").name
+    current = temporary_path(tmp_path / "predictions.json").name
     stale = [killed_draft(tmp_path / name).name for name in names]
-    stale.append(Path(own).with_suffix(f".{9**30}").name)
-    kept = [
-        own,
-        own.replace("json.", "json.another-"),
+    stale.append(Path(current).with_suffix(f".{9**30}").name)
+    retained = [
+        current,
+        current.replace("json.", "json.another-"),
         "predictions.json",
         ".notes.7",
         stale[0].removeprefix("."),
         ".json.x",
     ]
-    for name in stale + kept:
+    for name in stale + retained:
         (tmp_path / name).touch()
     remove_temporary_files(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(retained)
     remove_temporary_files(tmp_path / "nowhere")
 
 
-def test_in_a_folder_of_others_only_drafts_of_one_file_are_removed(tmp_path):
+def test_only_drafts_of_a_named_file_are_removed(tmp_path):
     drafts = [killed_draft(tmp_path / name) for name in ("a.json", "b.json", "a.json.json", "ba.json")]
     for draft in drafts:
         draft.touch()

@@ -20,7 +20,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture
 def untrained_run(tmp_path, shapes):
-    """A run folder with an untrained Mask R-CNN, which finds something everywhere."""
+    """A run folder with an untrained Mask R-CNN, which has detections everywhere."""
     torch.manual_seed(0)
     settings = [
         "input.min_sizes=[96]",
@@ -58,11 +58,11 @@ def afictl(monkeypatch, capsys):
 
 
 def commands(app):
-    """All commands of the program by the words that call them."""
+    """All commands of the program with their words on the command line."""
 
     def inside(group, words):
         for name, command in group.commands.items():
-            called = [*words, name]
-            yield from inside(command, called) if hasattr(command, "commands") else [(" ".join(called), command)]
+            path = [*words, name]
+            yield from inside(command, path) if hasattr(command, "commands") else [(" ".join(path), command)]
 
     return list(inside(typer.main.get_command(app), []))

@@ -24,13 +24,13 @@ def test_list_shows_every_preset_with_its_parts() -> None:
     output = run("list")
     for name in (*list_presets(), *list_torchvision_presets()):
         assert name in output
-    listed = ["mask-rcnn-r50-fpn", "mask-rcnn", "resnet50", "fpn"]
-    assert row(output, "mask-rcnn-r50-fpn") == [*listed, *["39.0", "/", "35.5", "41.5", "/", "37.4"]]
+    parts = ["mask-rcnn-r50-fpn", "mask-rcnn", "resnet50", "fpn"]
+    assert row(output, "mask-rcnn-r50-fpn") == [*parts, *["39.0", "/", "35.5", "41.5", "/", "37.4"]]
     assert row(output, "faster-rcnn-r50-fpn")[4:] == ["-", "-"]
     assert "self-training" in output
 
 
-def test_show_names_parts_and_the_interpolators_share() -> None:
+def test_show_prints_parts_and_the_share_of_the_interpolator() -> None:
     output = run("show", "mask-rcnn-r50-fpn", "--size", "1333x800")
     assert "multiply-adds at 1333x800" in output
     assert " ".join(row(output, "backbone")[:10]) == "backbone resnet50.tv_in1k 4 8 16 32 256 512 1024 2048"
@@ -50,14 +50,14 @@ def test_show_measures_a_model_of_torchvision() -> None:
 
 
 def test_show_resolved_of_a_model_of_torchvision_is_a_preset_file(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
+    file = tmp_path / "preset.yaml"
     file.write_text(run("show", "torchvision:fcos_resnet50_fpn", "--resolved", "--interpolator", "bilinear"))
     preset = load_preset(file)
     assert preset.detector == load_preset("torchvision:fcos_resnet50_fpn").detector
     assert preset.interpolator.kind == "bilinear"
 
 
-def test_show_takes_another_interpolator_size_and_setting() -> None:
+def test_show_with_another_interpolator_size_and_setting() -> None:
     output = run(
         *(
             "show",
@@ -76,8 +76,8 @@ def test_show_takes_another_interpolator_size_and_setting() -> None:
     assert "mask head" not in output
 
 
-def test_show_resolved_is_the_whole_preset_as_a_preset_file(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
+def test_show_resolved_prints_a_preset_file(tmp_path: Path) -> None:
+    file = tmp_path / "preset.yaml"
     file.write_text(run("show", "mask-rcnn-r18-fpn-tiny", "--resolved", "--set", "train.lr=0.5"))
     assert load_preset(file) == load_preset("mask-rcnn-r18-fpn-tiny", ["train.lr=0.5"])
     assert "extends" not in file.read_text()
@@ -99,6 +99,6 @@ def test_show_resolved_is_the_whole_preset_as_a_preset_file(tmp_path: Path) -> N
         (["mask-rcnn-r50-fpn", "--interpolator", "neerest"], "did you mean 'nearest'"),
     ],
 )
-def test_mistakes_are_user_errors(arguments: list[str], message: str) -> None:
+def test_wrong_arguments_are_user_errors(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run("show", *arguments)

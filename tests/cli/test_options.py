@@ -1,4 +1,4 @@
-"""The shared flags, as a command receives them."""
+"""Shared flags as a command receives them."""
 
 from types import NoneType
 from typing import get_args, get_type_hints
@@ -21,7 +21,7 @@ def show(
     output: options.Output = None,
     devices: options.Devices = "auto",
 ) -> None:
-    """Print what came in."""
+    """Print the values."""
     typer.echo(f"{type(precision).__name__} {precision} {seed}")
 
 
@@ -51,13 +51,15 @@ def test_an_output_that_is_a_file_is_refused(tmp_path):
     assert str(result.exception) == f"{tmp_path / 'file'} is a file; --output is a folder"
 
 
-def test_views_of_multi_scale_testing():
-    from afictl.evaluation.tta import TestTimeAugmentation as Recipe
+def test_views_of_test_time_augmentation():
+    from afictl.evaluation.tta import TestTimeAugmentation
 
     assert options.parse_tta(False, None, False) is None
-    assert options.parse_tta(True, None, False) == Recipe()
-    assert Recipe() == Recipe((400, 500, 600, 700, 800, 900, 1000, 1100, 1200), 4000, flip=True)
-    assert options.parse_tta(True, "600, 800", True) == Recipe((600, 800), flip=False)
+    assert options.parse_tta(True, None, False) == TestTimeAugmentation()
+    assert TestTimeAugmentation() == TestTimeAugmentation(
+        (400, 500, 600, 700, 800, 900, 1000, 1100, 1200), 4000, flip=True
+    )
+    assert options.parse_tta(True, "600, 800", True) == TestTimeAugmentation((600, 800), flip=False)
 
 
 @pytest.mark.parametrize(
@@ -65,20 +67,20 @@ def test_views_of_multi_scale_testing():
     [
         ((False, "600", False), "--tta-sizes has no effect without --tta"),
         ((False, None, True), "--no-tta-flip has no effect without --tta"),
-        ((True, "big", False), "--tta-sizes big: expected whole numbers between commas, e.g. 600,800"),
-        ((True, "600,,800", False), "--tta-sizes 600,,800: expected whole numbers between commas, e.g. 600,800"),
+        ((True, "big", False), "--tta-sizes big: expected whole numbers"),
+        ((True, "600,,800", False), "--tta-sizes 600,,800: expected whole numbers"),
         ((True, "600,800,600", False), "--tta-sizes 600,800,600: a size is given twice"),
         ((True, "600,99999", False), "multi-scale testing with a short side of 99999 pixels: choose 8 to 4000"),
     ],
 )
-def test_mistakes_in_the_views_are_told(arguments, message):
-    with pytest.raises(UserError) as caught:
+def test_invalid_views_are_errors(arguments, message):
+    with pytest.raises(UserError) as error:
         options.parse_tta(*arguments)
-    assert str(caught.value) == message
+    assert message in str(error.value)
 
 
 def _numbers():
-    """Every option of the program that takes a number, and the values that it refuses."""
+    """Every option of the program with a number, and invalid values."""
     cases = []
     for name, command in commands(main.app):
         kinds = get_type_hints(command.callback)
@@ -91,15 +93,15 @@ def _numbers():
 
 
 @pytest.mark.parametrize(("name", "parameter", "value"), _numbers())
-def test_numbers_that_mean_nothing_are_refused(name, parameter, value, afictl):
+def test_invalid_numbers_are_refused(name, parameter, value, afictl):
     command = dict(commands(main.app))[name]
-    needed = [word for each in command.params if each.required for word in _given(each)]
-    code, output, errors = afictl(*name.split(), *needed, f"{parameter.opts[0]}={value}")
+    required = [word for option in command.params if option.required for word in _valid(option)]
+    code, output, errors = afictl(*name.split(), *required, f"{parameter.opts[0]}={value}")
     assert (code, output) == (2, "")
     assert f"'{parameter.opts[0]}'" in errors
     assert errors.count("\n") == 1
 
 
-def _given(parameter):
-    """A value for a parameter that must have one."""
+def _valid(parameter):
+    """Words of a valid value of a required parameter."""
     return [parameter.opts[0], "x"] if parameter.opts[0].startswith("-") else ["x"]

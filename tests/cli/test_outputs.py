@@ -1,4 +1,4 @@
-"""What commands write to is checked before they do anything."""
+"""Output paths are checked before any work."""
 
 import json
 import os
@@ -12,7 +12,7 @@ FILES = ("data check", "benchmark interpolators", "pseudo-label", "convert")
 FOLDERS = ("demo", "pretrain", "finetune", "eval", "compare", "visualize detections", "data shapes", "data subset")
 OPTION = dict.fromkeys(("data check", "benchmark interpolators"), "--json")
 OPTION |= dict.fromkeys(("convert", "data shapes", "data subset"), "OUT")
-NEEDED = {  # nothing of this is there: where to write is told first
+REQUIRED = {  # none of these exist: outputs are checked first
     "data check": ["nowhere"],
     "data subset": ["nowhere"],
     "pseudo-label": ["--weights", "nowhere", "--images", "nowhere"],
@@ -29,35 +29,35 @@ NEEDED = {  # nothing of this is there: where to write is told first
 def here(monkeypatch, tmp_path):
     """A folder to work in, with a file."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("text")
     return tmp_path
 
 
 def words(command, target):
     option = OPTION.get(command, "--output")
-    return [*command.split(), *NEEDED.get(command, []), *([option] if option != "OUT" else []), target]
+    return [*command.split(), *REQUIRED.get(command, []), *([option] if option != "OUT" else []), target]
 
 
 @pytest.mark.parametrize("command", [*FILES, *FOLDERS])
-def test_a_place_that_takes_no_file(afictl, here, command):
+def test_an_output_that_is_not_writable(afictl, here, command):
     code, _, errors = afictl(*words(command, "file/inside/out.json"))
-    place = "file/inside" if command in FILES else "file/inside/out.json"
+    path = "file/inside" if command in FILES else "file/inside/out.json"
     reason = f"nothing can be written in {here / 'file'} (Not a directory)"
-    assert (code, errors) == (2, f"error: {OPTION.get(command, '--output')} {place}: {reason}\n")
+    assert (code, errors) == (2, f"error: {OPTION.get(command, '--output')} {path}: {reason}\n")
     assert [path.name for path in here.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("command", FILES)
-def test_a_folder_in_the_place_of_a_file(afictl, here, command):
+def test_a_folder_instead_of_a_file(afictl, here, command):
     option = OPTION.get(command, "--output")
     assert afictl(*words(command, ".")) == (2, "", f"error: . is a folder; {option} is a file\n")
 
 
 @pytest.mark.parametrize("command", FOLDERS)
-def test_a_file_in_the_place_of_a_folder(afictl, here, command):
+def test_a_file_instead_of_a_folder(afictl, here, command):
     option = OPTION.get(command, "--output")
     assert afictl(*words(command, "file")) == (2, "", f"error: file is a file; {option} is a folder\n")
-    assert (here / "file").read_text() == "mine"
+    assert (here / "file").read_text() == "text"
 
 
 def test_every_json_and_output_is_checked():
@@ -66,14 +66,17 @@ def test_every_json_and_output_is_checked():
         assert parameter.callback is not None, name
 
 
-def test_missing_folders_are_made(afictl, here, shapes):
-    code, _, _ = afictl("data", "check", shapes, "--no-images", "--json", "a/b/found.json")
+def test_missing_folders_are_created(afictl, here, shapes):
+    code, _, _ = afictl("data", "check", shapes, "--no-images", "--json", "a/b/report.json")
     assert code == 0
-    assert [report["split"] for report in json.loads((here / "a" / "b" / "found.json").read_text())] == ["train", "val"]
-    assert os.listdir(here / "a" / "b") == ["found.json"]
+    assert [report["split"] for report in json.loads((here / "a" / "b" / "report.json").read_text())] == [
+        "train",
+        "val",
+    ]
+    assert os.listdir(here / "a" / "b") == ["report.json"]
 
 
-def test_a_link_stays_one(afictl, here, shapes):
+def test_a_link_is_written_through(afictl, here, shapes):
     (here / "link.json").symlink_to("file")
     assert afictl("data", "check", shapes, "--no-images", "--json", "link.json")[0] == 0
     assert (here / "link.json").is_symlink()

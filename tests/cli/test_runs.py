@@ -1,4 +1,4 @@
-"""What new folders are called after the run that a command is given."""
+"""Folder, name and data set of a run."""
 
 import pytest
 
@@ -15,25 +15,25 @@ def run(tmp_path):
     return folder
 
 
-def test_a_run_and_the_files_in_it_have_the_runs_name(run, monkeypatch):
+def test_a_run_and_its_files_have_the_name_of_the_run(run, monkeypatch):
     for source in (run, run / "best.safetensors", run / "interpolator.safetensors"):
         assert name_of(source) == "my-guide-v1.2"
     monkeypatch.chdir(run)
     assert name_of(".") == name_of("best.safetensors") == "my-guide-v1.2"
 
 
-def test_the_interpolator_beside_the_stages_has_the_folders_name(run):
+def test_an_interpolator_of_pretraining_has_the_name_of_its_folder(run):
     (run / "config.yaml").unlink()
     assert name_of(run / "interpolator.safetensors") == "my-guide-v1.2"
 
 
-def test_a_file_of_its_own_loses_only_the_ending_of_its_format(tmp_path):
+def test_another_file_loses_only_the_suffix_of_its_format(tmp_path):
     (tmp_path / "r50.v2.pth").write_text("")
     (tmp_path / "r50.v2").mkdir()
     assert name_of(tmp_path / "r50.v2.pth") == name_of(tmp_path / "r50.v2") == "r50.v2"
 
 
-def test_a_kind_is_its_own_name():
+def test_a_kind_is_its_name():
     assert name_of("bilinear") == "bilinear"
     assert slugify("../a b/c:d") == "a-b-c-d"
     assert slugify("..") == "unnamed"

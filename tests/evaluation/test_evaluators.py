@@ -43,7 +43,8 @@ def check(truth, detections, kinds=("box", "mask")):
     numbers = dict(result.metrics)
     for row in result.per_class:
         numbers |= {f"{row['name']}/{name}": row[name] for name in row if name not in ("name", "objects")}
-    assert numbers == {name: value for kind in kinds for name, value in reference(truth, detections, kind).items()}
+    for kind in kinds:
+        assert reference(truth, detections, kind).items() <= numbers.items()
     return result
 
 
