@@ -1,7 +1,9 @@
 """``afictl visualize``: figures of detections, features, Grad-CAM and training."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -10,6 +12,28 @@ from afictl.cli import options
 from afictl.cli import visualize_sources as sources
 from afictl.cli.runs import folder_of
 from afictl.errors import UserError
+
+if TYPE_CHECKING:
+    from afictl.visualization import Picture
+    from afictl.visualization.named_models import NamedDetectors
+
+_OnlyDifferent = Annotated[
+    bool, typer.Option("--only-different", help="Search all images and draw those where the weights differ most.")
+]
+_Guide = Annotated[Path, typer.Option("--guide", help="Detector whose features are enlarged: run or checkpoint.")]
+_Interpolators = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--interpolator",
+        help="Kind, run of pretrain, or run or file with a learned interpolator in it. Repeatable; default:"
+        " nearest, bilinear, bicubic.",
+    ),
+]
+_InterpolatorWeights = Annotated[
+    list[Path] | None,
+    typer.Option("--weights", help="Run or checkpoint of a detector whose interpolator is used. Repeatable."),
+]
+_Levels = Annotated[str | None, typer.Option("--levels", help="Pyramid levels, e.g. p2,p3; default: all.")]
 
 
 class _DetectionsFirst(TyperGroup):
@@ -38,10 +62,7 @@ def detections(
     images: sources.Images = None,
     limit: sources.Limit = None,
     threshold: sources.Threshold = 0.5,
-    only_different: Annotated[
-        bool,
-        typer.Option("--only-different", help="Search all images and draw those where the weights differ most."),
-    ] = False,
+    only_different: _OnlyDifferent = False,
     partial: options.Partial = False,
     form: sources.Format = "png",
     output: options.Output = None,
@@ -53,10 +74,7 @@ def detections(
     and a wider outline mark detections that another of the weights misses. With --only-different the names begin with
     the rank. The default folder is detections/ in the run of the first weights.
     """
-    from rich.console import Console
-
-    from afictl.progress import show_progress
-    from afictl.visualization import rank_pictures, side_by_side_figures
+    from afictl.visualization import side_by_side_figures
 
     if only_different and len(weights) < 2:
         raise UserError("--only-different compares detectors: give --weights twice or more")
@@ -66,34 +84,38 @@ def detections(
     detectors = sources.load_weights(weights, source, threshold, partial)
     pictures = sources.select_pictures(source, None if only_different else limit)
     if only_different:
-        num_searched = len(pictures)
-        with show_progress(Console(soft_wrap=True), "searched") as progress:
-            pictures = rank_pictures(detectors, pictures, threshold, limit, progress)
-        for picture in pictures:
-            typer.echo(picture.title)
-        if not pictures:
-            raise UserError(f"no difference in {num_searched} images at --threshold {threshold}: nothing is drawn")
+        pictures = _rank(detectors, pictures, threshold, limit)
     figures = side_by_side_figures(detectors, pictures, threshold)
     sources.write(figures, folder, "detections", form, "Detections", len(pictures))
+
+
+def _rank(detectors: NamedDetectors, pictures: list[Picture], threshold: float, limit: int | None) -> list[Picture]:
+    """The pictures with the largest disagreement, which is printed.
+
+    Raises:
+        UserError: the detectors agree on all pictures.
+    """
+    from rich.console import Console
+
+    from afictl.progress import show_progress
+    from afictl.visualization import rank_pictures
+
+    with show_progress(Console(soft_wrap=True), "searched") as progress:
+        ranked = rank_pictures(detectors, pictures, threshold, limit, progress)
+    if not ranked:
+        raise UserError(f"no difference in {len(pictures)} images at --threshold {threshold}: nothing is drawn")
+    for picture in ranked:
+        typer.echo(picture.title)
+    return ranked
 
 
 @app.command()
 def features(
     context: typer.Context,
-    guide: Annotated[Path, typer.Option("--guide", help="Detector whose features are enlarged: run or checkpoint.")],
-    interpolators: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--interpolator",
-            help="Kind, run of pretrain, or run or file with a learned interpolator in it. Repeatable; default:"
-            " nearest, bilinear, bicubic.",
-        ),
-    ] = None,
-    weights: Annotated[
-        list[Path] | None,
-        typer.Option("--weights", help="Run or checkpoint of a detector whose interpolator is taken. Repeatable."),
-    ] = None,
-    levels: Annotated[str | None, typer.Option("--levels", help="Pyramid levels, e.g. p2,p3; default: all.")] = None,
+    guide: _Guide,
+    interpolators: _Interpolators = None,
+    weights: _InterpolatorWeights = None,
+    levels: _Levels = None,
     data: sources.Data = None,
     split: sources.Split = "val",
     images: sources.Images = None,

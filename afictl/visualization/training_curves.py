@@ -47,9 +47,10 @@ _MARGIN = 1.05
 _ACCURACY = {
     "box/AP": ("Box AP, held out", "points"),
     "mask/AP": ("Mask AP, held out", "points"),
-    **{f"l1/{kind}": ("Distance to the guide, held out", "L1") for kind in learned_kinds()},
-    **{f"cosine/{kind}": ("Likeness to the guide, held out", "cosine") for kind in learned_kinds()},
+    "l1": ("Distance to the guide, held out", "L1"),
+    "cosine": ("Cosine similarity to the guide, held out", "cosine"),
 }
+"""Title and unit by metric; ``l1`` and ``cosine`` are those of the interpolator in stage 1, of any learned kind."""
 
 
 class _Curve(NamedTuple):
@@ -148,7 +149,11 @@ def _curves(records: Mapping[str, Sequence[Record]]) -> list[_Curve]:
     """The curves of the metrics that any run has, accuracy first."""
     keys = dict.fromkeys(key for run in records.values() for record in run for key in record)
     losses = [key for key in keys if key.startswith("loss_")]
-    curves = [_Curve(key, *names, False) for key, names in _ACCURACY.items() if key in keys]
+    curves = [
+        _Curve(key, *names, False)
+        for key, names in _ACCURACY.items()
+        if any(name in keys for name in _metric_names(key))
+    ]
     if len(losses) > 1:
         curves.append(_Curve(_LOSS_SUM, "Sum of losses", "", True))
     curves += [_Curve(key, _loss_title(key), "", True) for key in losses]
@@ -157,6 +162,15 @@ def _curves(records: Mapping[str, Sequence[Record]]) -> list[_Curve]:
     if not curves:
         raise UserError(f"neither losses nor accuracies yet: {', '.join(records)}")
     return curves
+
+
+def _metric_names(key: str) -> list[str]:
+    """Names in ``metrics.jsonl`` of a curve: ``l1/KIND`` for ``l1``."""
+    return [f"{key}/{kind}" for kind in learned_kinds()] if key in ("l1", "cosine") else [key]
+
+
+def _metric(record: Record, key: str) -> float | None:
+    return next((record[name] for name in _metric_names(key) if name in record), None)
 
 
 def _loss_title(key: str) -> str:
@@ -169,7 +183,7 @@ def _values(curve: _Curve, records: Sequence[Record]) -> tuple[list[int], list[f
     """Steps and values of a curve of one run."""
     pairs = []
     for record in records:
-        value = record.get(curve.key)
+        value = _metric(record, curve.key)
         if curve.key == _LOSS_SUM and "lr" in record:
             value = sum(v for k, v in record.items() if k.startswith("loss_"))
         if isinstance(value, int | float) and math.isfinite(value):
@@ -231,7 +245,7 @@ def _legend_figure(names: Collection[str]) -> MatplotlibFigure:
 def _summary(name: str, records: Sequence[Record]) -> str:
     summary = f"{name}: {records[-1]['step']} steps"
     for key, (title, _) in _ACCURACY.items():
-        values = [record[key] for record in records if record.get(key) is not None]
+        values = [value for value in (_metric(record, key) for record in records) if value is not None]
         if values:
             summary += f", {title.split(',')[0].lower().replace('ap', 'AP')} {values[-1]:.3g}"
     return summary

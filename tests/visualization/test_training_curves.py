@@ -116,6 +116,18 @@ def test_panels_of_a_page_have_a_summary(tmp_path):
     assert len({panel.picture.size for panel in figure.panels}) == 1
 
 
+def test_runs_of_stage_1_show_the_distance_of_any_learned_interpolator(tmp_path):
+    runs = {}
+    for kind, value in (("afi", 0.25), ("carafe", 0.5)):
+        runs[kind] = tmp_path / kind
+        runs[kind].mkdir()
+        record = {"step": 8, f"l1/{kind}": value, f"l1/{kind}/p2": 9.0, "l1/nearest": 3.0}
+        (runs[kind] / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    (curve,) = _curves({kind: read_metrics(folder) for kind, folder in runs.items()})
+    assert [_values(curve, read_metrics(folder)) for folder in runs.values()] == [([8], [0.25]), ([8], [0.5])]
+    assert "carafe: 8 steps, distance to the guide 0.5" in training_panels(runs).text
+
+
 def test_a_truncated_line_is_skipped(tmp_path):
     assert len(read_metrics(run(tmp_path / "run", last='{"step": 21, "lo'))) == 20
 
