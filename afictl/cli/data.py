@@ -1,4 +1,4 @@
-"""``afictl data``: check a data set before training on it, take a part of its labels, or generate one."""
+"""``afictl data``: check a data set before training on it, select a fraction of its labels, or generate one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="Check a data set in COCO layout, take a part of its labels, or generate one.",
+    help="Check a data set in COCO layout, select a fraction of its labels, or generate one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -1,4 +1,4 @@
-"""Reading of one image file, of whatever kind, as RGB."""
+"""Reading of image files of any colour mode as RGB."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
     if stored == tuple(size_hw):
         return image
     raise UserError(
-        f"is {stored[1]}x{stored[0]} pixels, but its annotation says {size_hw[1]}x{size_hw[0]}: "
-        "mend 'width' and 'height' (and the boxes), or the file"
+        f"is {stored[1]}x{stored[0]} pixels, but its annotation has {size_hw[1]}x{size_hw[0]}: "
+        "correct 'width' and 'height' (and the boxes), or the file"
     )
 
 

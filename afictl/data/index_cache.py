@@ -1,6 +1,6 @@
 """Cache of the index of a large annotation file, for later starts and for all processes that read the same file.
 
-It lies beside the annotation file, where every machine that can read the data finds it; where that folder is not
+It is beside the annotation file, where every machine that can read the data finds it; where that folder is not
 writable, in the user's cache folder or, failing that, in a temporary one. Any of them may be deleted at any time.
 """
 

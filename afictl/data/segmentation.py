@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, islice, pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from afictl.data.run_lengths import run_length_areas
 
-Rle: TypeAlias = dict[str, Any]
-"""``size`` [H, W] and ``counts``, compressed run lengths as bytes, as pycocotools takes them."""
+
+class Rle(TypedDict):
+    """Compressed run lengths, as pycocotools takes them."""
+
+    size: list[int]
+    """[H, W]."""
+    counts: bytes
+
 
 Segmentation: TypeAlias = list[np.ndarray] | Rle
 """Polygons, each a flat float array ``x0 y0 x1 y1 ...`` in pixels; or a compressed RLE."""
@@ -49,7 +55,8 @@ def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle | 
     try:
         if sum(counts) != size_hw[0] * size_hw[1] or min(counts) < 0:
             return None
-        return dict(coco_mask.frPyObjects({"size": list(size_hw), "counts": counts}, *size_hw))
+        rle: Rle = coco_mask.frPyObjects({"size": list(size_hw), "counts": counts}, *size_hw)
+        return rle
     except (TypeError, ValueError):
         return None
 

@@ -24,7 +24,7 @@ from afictl.errors import UserError
 _Polygons: TypeAlias = Sequence[list[float]]
 
 _CHUNK_OBJECTS = 4096
-"""Objects parsed at a time; only theirs are Python numbers."""
+"""Objects whose coordinates are Python numbers at a time."""
 
 _DAMAGED = (
     "an outline in the stored index of the annotations is damaged; delete the '.afictl-index' file and start again"

@@ -12,12 +12,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from afictl.data.formats.coco_records import Record
 from afictl.errors import UserError
 from afictl.files import name_file_in_errors
 
@@ -45,7 +45,7 @@ def make_shapes(out_dir: str | Path, train: int = 400, val: int = 100, size: int
     Args:
         train: number of training images.
         val: number of validation images.
-        size: side of the square images in pixels; objects are mostly 8 to 30 pixels wide whatever it is.
+        size: side of the square images in pixels; objects are mostly 8 to 30 pixels wide at any size.
         seed: the same seed gives the same images.
 
     Raises:
@@ -142,8 +142,8 @@ def _paint(generator: np.random.Generator, background: np.ndarray) -> np.ndarray
 
 def _write_split(root: Path, folder: str, number: int, size: int, seed: tuple[int, int]) -> None:
     (root / folder).mkdir()
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[Record] = []
+    annotations: list[Record] = []
     for k in range(1, number + 1):
         pixels, shapes = draw_image(np.random.default_rng((*seed, k)), size)
         images.append({"id": k, "file_name": f"{k:06d}.jpg", "width": size, "height": size})
@@ -160,7 +160,7 @@ def _write_split(root: Path, folder: str, number: int, size: int, seed: tuple[in
     (root / "annotations" / f"instances_{folder}.json").write_text(json.dumps(contents))
 
 
-def _annotate(shape: Shape) -> dict[str, Any]:
+def _annotate(shape: Shape) -> Record:
     runs = coco_mask.encode(np.asfortranarray(shape.mask.astype(np.uint8)))
     return {
         "category_id": shape.label,

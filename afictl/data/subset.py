@@ -10,10 +10,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from afictl.data.folders import SPLITS, find_files, has_split
-from afictl.data.formats.coco_records import FIELDS, check_records, read_instances
+from afictl.data.formats.coco_records import FIELDS, Contents, check_records, read_instances
 from afictl.errors import UserError
 from afictl.files import name_file_in_errors
 
@@ -70,7 +70,7 @@ def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool
         check_records(file, key, contents[key], fields)
     names = sorted({image["file_name"] for image in contents["images"]}, key=lambda name: _rank(seed, name))
     if not names:
-        raise UserError(f"{file}: 'images' is empty, so there is nothing to take a part of")
+        raise UserError(f"{file}: 'images' is empty, so there is no image to select")
     selection = set(names[: max(1, round(fraction * len(names)))])
     images = [image for image in contents["images"] if image["file_name"] in selection]
     ids = {image["id"] for image in images}
@@ -91,7 +91,7 @@ def _rank(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
 
-def _write_annotations(out_dir: Path, split: str, contents: dict[str, Any]) -> None:
+def _write_annotations(out_dir: Path, split: str, contents: Contents) -> None:
     file = out_dir / "annotations" / f"instances_{split}.json"
     file.write_text(json.dumps(contents), encoding="utf-8")
 
@@ -114,7 +114,7 @@ def _provide_files(source: Path, target: Path, names: Iterable[str], copy: bool)
     for name in names:
         original, path = source / name, target / name
         if target not in Path(os.path.normpath(path)).parents:
-            raise UserError(f"image {name!r}: its file_name leaves the image folder {source}; mend the annotations")
+            raise UserError(f"image {name!r}: its file_name leaves the image folder {source}; correct the annotations")
         if not original.is_file():
             raise UserError(f"image {original} does not exist; 'afictl data check' lists every missing one")
         path.parent.mkdir(parents=True, exist_ok=True)

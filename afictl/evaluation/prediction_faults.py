@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from afictl.data.formats.coco_records import FIELDS, NUMBER, record_fault
+from afictl.data.formats.coco_records import FIELDS, NUMBER, Record, record_fault
 from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
@@ -69,7 +68,7 @@ def _fault(prediction: object) -> str:
     return "" if mask_score is None or math.isfinite(mask_score) else "'mask_score' must be finite"
 
 
-def _mask_fault(prediction: dict[str, Any], size_hw: list[int]) -> str:
+def _mask_fault(prediction: Record, size_hw: list[int]) -> str:
     """The fault of an entry's mask, or an empty string if it can be scored or is absent."""
     value = prediction.get("segmentation")
     if not value:

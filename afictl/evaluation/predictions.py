@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from afictl.data.formats.coco_records import read_json
+from afictl.data.formats.coco_records import Record, read_json
 from afictl.data.run_lengths import run_length_areas
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
@@ -77,7 +77,7 @@ class _UnusualError(Exception):
     """Results that have to be checked one by one."""
 
 
-def read_predictions(source: list[dict[str, Any]] | Path, ground_truth: GroundTruth, restricted: bool) -> Predictions:
+def read_predictions(source: list[Record] | Path, ground_truth: GroundTruth, restricted: bool) -> Predictions:
     """Read the results of a list or of a JSON file, which is in memory as a whole only if something in it is unusual.
 
     With ``restricted`` results of other images are dropped (a limited evaluation); otherwise they are an error, as
@@ -143,12 +143,12 @@ def _last_boundary(text: bytes) -> int:
     return 0
 
 
-def _list_chunks(results: list[dict[str, Any]]) -> Iterator[list[Result]]:
+def _list_chunks(results: list[Record]) -> Iterator[list[Result]]:
     for k in range(0, len(results), _CHUNK_RESULTS):
         yield [_as_result(item) for item in results[k : k + _CHUNK_RESULTS]]
 
 
-def _as_result(item: dict[str, Any]) -> Result:
+def _as_result(item: Record) -> Result:
     """Convert a checked entry to the types of a parsed file."""
     mask = item.get("segmentation") or None
     if mask:

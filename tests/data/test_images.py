@@ -87,7 +87,7 @@ def test_exif_orientation_is_applied_where_both_sizes_match(picture, tmp_path):
 
 def test_size_other_than_annotated_is_an_error(picture, tmp_path):
     picture.save(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match=r"a\.jpg is 30x20 pixels, but its annotation says 31x20"):
+    with pytest.raises(UserError, match=r"a\.jpg is 30x20 .* 31x20"):
         read_image(tmp_path / "a.jpg", (20, 31))
 
 

@@ -1,1 +1,1 @@
-"""Readers of annotation formats; each gives the record of ``afictl.data.dataset``."""
+"""Readers of annotation formats: file to ``Dataset``."""

@@ -10,7 +10,6 @@ import codecs
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -38,7 +37,7 @@ class _Object(msgspec.Struct, gc=False):
     image_id: _Number
     category_id: _Number
     bbox: tuple[float, float, float, float]
-    id: Any = None
+    id: object = None
     """Any value: ground truth needs none."""
     area: _Number | None = None
     iscrowd: _Number | bool | None = None
@@ -122,7 +121,7 @@ def _require_usual(file: Path, contents: _File) -> None:
         raise _UnusualError
 
 
-def _integers(values: Iterable[Any]) -> np.ndarray:
+def _integers(values: Iterable[object]) -> np.ndarray:
     """Int64 (n,)."""
     numbers = list(values)
     if not set(map(type, numbers)) <= {int}:
@@ -133,7 +132,7 @@ def _integers(values: Iterable[Any]) -> np.ndarray:
     return array
 
 
-def _distinct_ids(values: Iterable[Any]) -> np.ndarray:
+def _distinct_ids(values: Iterable[object]) -> np.ndarray:
     ids = _integers(values)
     if len(np.unique(ids)) < len(ids):
         raise _UnusualError
