@@ -10,7 +10,7 @@ from torch import nn
 
 from afictl.errors import UserError
 from afictl.integrations.sites import UpsamplingSite, neck_site
-from afictl.integrations.torchvision import torchvision_sites
+from afictl.integrations.torchvision_pyramids import torchvision_sites
 from afictl.interpolators import Interpolator
 from afictl.necks import Neck
 from afictl.presets import Preset

@@ -23,7 +23,7 @@ from afictl.interpolators import Interpolator
 from afictl.necks.neck import upsample_to
 
 
-class InterpolatedFPN(FeaturePyramidNetwork):
+class InterpolatedPyramid(FeaturePyramidNetwork):
     """A ``FeaturePyramidNetwork`` whose top-down path upsamples with its part ``interpolator``."""
 
     interpolator: Interpolator
@@ -58,12 +58,12 @@ def torchvision_sites(model: nn.Module) -> Iterator[UpsamplingSite]:
         if isinstance(module, BackboneWithFPN):
             _check_strides(module)
         if isinstance(module, FeaturePyramidNetwork):
-            if type(module) not in (FeaturePyramidNetwork, InterpolatedFPN):
+            if type(module) not in (FeaturePyramidNetwork, InterpolatedPyramid):
                 raise UserError(
                     f"{type(module).__name__} is derived from FeaturePyramidNetwork and may compute otherwise"
                 )
             weight = module.inner_blocks[0][0].weight
-            yield UpsamplingSite(module, len(weight), len(module.inner_blocks) - 1, weight, InterpolatedFPN)
+            yield UpsamplingSite(module, len(weight), len(module.inner_blocks) - 1, weight, InterpolatedPyramid)
 
 
 def _check_strides(backbone: BackboneWithFPN) -> None:
