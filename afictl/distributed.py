@@ -1,4 +1,4 @@
-"""Collectives that propagate a failure to every rank, and the runtime that a computation is given.
+"""Collectives that propagate a failure to every rank, and the runtime of a computation.
 
 Legend: a rank is one process of a launched group; world size is the number of ranks.
 """

@@ -47,11 +47,11 @@ def describe_out_of_memory(error: BaseException) -> tuple[str, str]:
     out_of_memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)  # the first is torch's
     if not out_of_memory and "can't allocate memory" not in text:
         return "", ""
-    place = "of the GPU " if text.startswith("CUDA") else ""
+    device = "of the GPU " if text.startswith("CUDA") else ""
     requested = _REQUESTED.search(text)
     detail = f" ({requested[0][0].lower()}{requested[0][1:]})" if requested else ""
     hint = "use a smaller batch_size or max_size (--set) or --precision bf16-mixed"
-    return f"the memory {place}is too small{detail}", hint
+    return f"the memory {device}is too small{detail}", hint
 
 
 def did_you_mean(word: str, known: Sequence[str], *, listed_by: str = "") -> str:

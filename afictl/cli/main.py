@@ -53,8 +53,8 @@ app.add_typer(benchmark.app, name="benchmark")
 def main() -> None:
     """Run the program and exit.
 
-    Code 0: done. 1: ``data check`` found what stops training, or an error of the program. 2: a mistake of the user
-    or an unusable file. 130: Ctrl-C. Every error is one line on stderr.
+    Code 0: done. 1: ``data check`` reports errors that prevent training, or an error of the program. 2: a mistake of
+    the user or an unusable file. 130: Ctrl-C. Every error is one line on stderr.
     """
     try:
         code = app(prog_name="afictl", standalone_mode=False) or 0

@@ -1,4 +1,4 @@
-"""Folder, name and data set of a run that a command is given."""
+"""Folder, name and data set of a run named on the command line."""
 
 import re
 from pathlib import Path

@@ -19,7 +19,9 @@ _IMAGES_PER_UPDATE = 64
 """Images whose masks are in memory at once."""
 
 
-def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None) -> Precision:
+def hotcoco_precision(
+    ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None
+) -> Precision:
     """Precision of boxes, or with ``outlines`` of masks, with a few images' masks in memory at a time."""
     from hotcoco import StreamingEval
 
@@ -40,7 +42,9 @@ def hotcoco(ground_truth: GroundTruth, predictions: Predictions, outlines: Groun
     return _precision(result)
 
 
-def pycocotools(ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None) -> Precision:
+def pycocotools_precision(
+    ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None
+) -> Precision:
     """The same from the reference implementation, with all masks in memory."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -66,7 +70,7 @@ def pycocotools(ground_truth: GroundTruth, predictions: Predictions, outlines: G
     return _precision(scorer)
 
 
-PRECISION_OF = {"hotcoco": hotcoco, "pycocotools": pycocotools}
+PRECISION_OF = {"hotcoco": hotcoco_precision, "pycocotools": pycocotools_precision}
 EVALUATORS = tuple(PRECISION_OF)
 
 
