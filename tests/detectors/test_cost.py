@@ -118,3 +118,10 @@ def test_counting_leaves_the_detector_as_it_was(build: Callable[..., Detector]) 
 def _one_object() -> dict[str, torch.Tensor]:
     box = torch.tensor([[4.0, 4, 40, 40]])
     return {"boxes": box, "labels": torch.tensor([1]), "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}
+
+
+def test_head_without_parts_is_named(build: Callable[..., Detector]) -> None:
+    detector = build("fcos")
+    detector.head = torch.nn.Identity()
+    with pytest.raises(ValueError, match="Identity"):
+        model_cost(detector, (64, 64))

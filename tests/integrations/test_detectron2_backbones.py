@@ -148,7 +148,7 @@ def test_wrong_configurations_are_user_errors(tmp_path):
         build("pafpn", "MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"])
     with pytest.raises(UserError, match="res5 at stride 32"):
         build("pafpn", "MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES5_DILATION", 2)
-    with pytest.raises(UserError, match="neck: fusion"):
+    with pytest.raises(UserError, match=r"neck\.fusion"):
         build("bifpn", "MODEL.AFICTL.BIFPN.FUSION", "slow", node=True)
 
 
