@@ -20,18 +20,18 @@ _IMAGES_PER_UPDATE = 64
 
 
 def hotcoco_precision(
-    ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None
+    ground_truth: GroundTruth, predictions: Predictions, truth_masks: GroundTruthMasks | None
 ) -> Precision:
-    """Precision of boxes, or with ``outlines`` of masks, with a few images' masks in memory at a time."""
+    """Precision of boxes, or with ``truth_masks`` of masks, with a few images' masks in memory at a time."""
     from hotcoco import StreamingEval
 
-    scorer = StreamingEval(_categories(ground_truth), "segm" if outlines else "bbox")
+    scorer = StreamingEval(_categories(ground_truth), "segm" if truth_masks else "bbox")
     for first in range(0, len(ground_truth.image_ids), _IMAGES_PER_UPDATE):
         last = min(first + _IMAGES_PER_UPDATE, len(ground_truth.image_ids))
         rows = np.arange(*predictions.results_of(first, last).indices(len(predictions.images)))
-        objects = list(_objects(ground_truth, outlines, ground_truth.objects_of(first, last)))
+        objects = list(_objects(ground_truth, truth_masks, ground_truth.objects_of(first, last)))
         images = _images(ground_truth, first, last)
-        if outlines is None:
+        if truth_masks is None:
             scorer.update(images, objects, _table(predictions, rows))
         else:
             rows = rows[predictions.has_mask[rows]]
@@ -43,16 +43,16 @@ def hotcoco_precision(
 
 
 def pycocotools_precision(
-    ground_truth: GroundTruth, predictions: Predictions, outlines: GroundTruthMasks | None
+    ground_truth: GroundTruth, predictions: Predictions, truth_masks: GroundTruthMasks | None
 ) -> Precision:
     """The same from the reference implementation, with all masks in memory."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     count = len(ground_truth.image_ids)
-    results = _masks(ground_truth, predictions) if outlines else _boxes(predictions)
+    results = _masks(ground_truth, predictions) if truth_masks else _boxes(predictions)
     annotations = (
-        list(_objects(ground_truth, outlines, slice(0, len(ground_truth.images)))),
+        list(_objects(ground_truth, truth_masks, slice(0, len(ground_truth.images)))),
         [{**item, "id": number, "iscrowd": 0} for number, item in enumerate(results, start=1)],
     )
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
@@ -64,7 +64,7 @@ def pycocotools_precision(
                 "annotations": records,
             }
             index.createIndex()
-        scorer = COCOeval(*indices, "segm" if outlines else "bbox")
+        scorer = COCOeval(*indices, "segm" if truth_masks else "bbox")
         scorer.evaluate()
         scorer.accumulate()
     return _precision(scorer)
@@ -88,19 +88,19 @@ def _images(ground_truth: GroundTruth, first: int, last: int) -> list[dict[str, 
     return [{"id": k, "height": height, "width": width} for k, (height, width) in enumerate(sizes, start=first + 1)]
 
 
-def _objects(ground_truth: GroundTruth, outlines: GroundTruthMasks | None, rows: slice) -> Iterator[dict[str, Any]]:
+def _objects(ground_truth: GroundTruth, truth_masks: GroundTruthMasks | None, rows: slice) -> Iterator[dict[str, Any]]:
     columns = (
         ground_truth.images[rows] + 1,
         ground_truth.categories[rows] + 1,
         ground_truth.boxes[rows],
         ground_truth.areas[rows],
-        (outlines or ground_truth).crowd[rows].astype(int),
+        (truth_masks or ground_truth).crowd[rows].astype(int),
     )
     names = ("image_id", "category_id", "bbox", "area", "iscrowd")
-    masks = outlines.masks.read(range(rows.start, rows.stop)) if outlines else []
-    sizes = ground_truth.sizes_hw[ground_truth.images[rows]].tolist() if outlines else []
+    masks = truth_masks.masks.read(range(rows.start, rows.stop)) if truth_masks else []
+    sizes = ground_truth.sizes_hw[ground_truth.images[rows]].tolist() if truth_masks else []
     for k, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        mask = {"segmentation": {"size": sizes[k], "counts": masks[k]}} if outlines else {}
+        mask = {"segmentation": {"size": sizes[k], "counts": masks[k]}} if truth_masks else {}
         yield {"id": rows.start + k + 1, **dict(zip(names, values, strict=True)), **mask}
 
 

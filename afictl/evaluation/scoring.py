@@ -92,10 +92,10 @@ def _score(
     ground_truth = ground_truth_of(Path(dataset) if isinstance(dataset, str) else dataset, image_ids)
     source = Path(predictions) if isinstance(predictions, str | Path) else predictions
     loaded = read_predictions(source, ground_truth, restricted=image_ids is not None)
-    outlines = masks_of(ground_truth) if (loaded.has_mask.any() if masks is None else masks) else None
+    truth_masks = masks_of(ground_truth) if (loaded.has_mask.any() if masks is None else masks) else None
     precision = {"box": precision_of(ground_truth, loaded, None)}
-    if outlines is not None:
-        precision["mask"] = precision_of(ground_truth, loaded, outlines)
+    if truth_masks is not None:
+        precision["mask"] = precision_of(ground_truth, loaded, truth_masks)
     metrics = {f"{kind}/{metric.key}": metric.getter(p) for kind, p in precision.items() for metric in METRICS}
     return Evaluation(metrics, _per_class(ground_truth, precision), precision)
 
