@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import save_file
 
 from afictl import AFInterpolator, PatchDiscriminator, UserError
-from afictl.data import eval_batches, load_coco
+from afictl.data import eval_batches, load_coco, make_shapes
 from afictl.detectors import Detector
 from afictl.interpolators import Interpolator, learned_kinds
 from afictl.tensor_files import read_tensors
@@ -32,6 +32,11 @@ def same_weights(first, second):
 
 
 @pytest.fixture(scope="module")
+def few_images(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=4, val=2, size=96)
+
+
+@pytest.fixture(scope="module")
 def pretrained(tmp_path_factory, fabric, shapes_dir, guide_run):
     folder = tmp_path_factory.mktemp("runs") / "pretrain"
     pretrain(fabric, guide_run, shapes_dir, folder)
@@ -51,10 +56,10 @@ def test_both_stages_write_a_run_and_one_interpolator_file(pretrained):
 
 @pytest.mark.parametrize("kind", learned_kinds())
 def test_every_learned_kind_is_pretrained_and_put_into_a_detector(
-    kind, fabric, preset, guide_run, shapes_dir, tmp_path
+    kind, fabric, preset, guide_run, few_images, tmp_path
 ):
     options = [f"interpolator.options={OPTIONS[kind]}"] if kind in OPTIONS else []
-    result = pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", kind=kind, overrides=[*ONE_STEP, *options])
+    result = pretrain(fabric, guide_run, few_images, tmp_path / "run", kind=kind, overrides=[*ONE_STEP, *options])
     levels = ["p3", "p4", "p5", "p6"] if kind in ("sapa", "fade") else ["p2", "p3", "p4", "p5", "p6"]
     distance = json.loads((tmp_path / "run" / "stage1" / "feature_distance.json").read_text())
     assert list(distance) == ["nearest", "bilinear", "bicubic", kind]
@@ -71,7 +76,7 @@ def test_every_learned_kind_is_pretrained_and_put_into_a_detector(
     settings = {"steps": 1, "warmup_steps": 0, "lr": 1e-12}
     unchanged = preset.model_copy(update={"train": preset.train.model_copy(update=settings)})
     start = InitialWeights(str(tmp_path / "run"), weights=guide_run)
-    finetune(fabric, unchanged, shapes_dir, tmp_path / "detector", start)
+    finetune(fabric, unchanged, few_images, tmp_path / "detector", start)
     in_detector = load_detector(tmp_path / "detector").detector.neck.interpolator
     in_file = Interpolator.load(tmp_path / "detector" / "interpolator.safetensors")
     for module in (in_detector, in_file):
