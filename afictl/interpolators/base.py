@@ -129,7 +129,7 @@ class Interpolator(nn.Module):
             reason = one_line(error).removeprefix(f"{source}: ")
             raise UserError(f"{source}: weights and configuration do not fit ({reason:.200}); make it again") from None
         if not isinstance(interpolator, cls):
-            raise UserError(f"{source}: holds the interpolator '{kind}', not '{cls.kind}'; use Interpolator.load")
+            raise UserError(f"{source}: contains the interpolator '{kind}', not '{cls.kind}'; use Interpolator.load")
         return interpolator.float()
 
 
@@ -137,11 +137,11 @@ def described_kind(description: Mapping[str, object], source: str | Path) -> str
     """Kind of the interpolator in a file with this ``description``.
 
     Raises:
-        UserError: the file holds something else, or an interpolator of another version.
+        UserError: the file contains something else, or an interpolator of another version.
     """
     if description.get("format") not in (AFI_FORMAT, FORMAT):
         content = description.get("format", "tensors without a description")
-        raise UserError(f"{source}: holds {content}, not an interpolator; give the file that 'afictl pretrain' made")
+        raise UserError(f"{source}: contains {content}, not an interpolator; give the file that 'afictl pretrain' made")
     if description.get("version") != _VERSION:
         raise UserError(f"{source}: interpolator file of version {description.get('version')}; update afictl")
     return "afi" if description["format"] == AFI_FORMAT else str(description.get("kind"))

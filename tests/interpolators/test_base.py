@@ -110,7 +110,7 @@ def test_foreign_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"absent\.safetensors: no such file"):
         Interpolator.load(tmp_path / "absent.safetensors")
     save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(UserError, match=r"foreign\.safetensors: holds tensors without a description"):
+    with pytest.raises(UserError, match=r"foreign\.safetensors: contains tensors without a description"):
         Interpolator.load(tmp_path / "foreign.safetensors")
     AFInterpolator(8, blocks=1, growth=4).save(tmp_path / "whole.safetensors")
     content = (tmp_path / "whole.safetensors").read_bytes()
