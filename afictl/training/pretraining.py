@@ -82,7 +82,9 @@ def pretrain(
         run = RunWriter(fabric, folder, config, resume and has_begun)
         if number == stages[0]:
             _log_guide(run, loaded, guide_path)
-        run.log(f"stage {number} of {preset.name}: {len(splits[0])} training images, {len(splits[1])} held out")
+        run.log(
+            f"stage {number} of {preset.name}: {len(splits.train)} training images, {len(splits.held_out)} held out"
+        )
         if number == 1:
             train_stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)
         else:

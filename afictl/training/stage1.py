@@ -72,7 +72,7 @@ def train_stage1(
         workers = preset.loader.workers
         with fabric.autocast():
             distance = measure_feature_distance(
-                guide, interpolator, data[1], limit=_MAX_HELD_OUT, workers=workers, progress=progress
+                guide, interpolator, data.held_out, limit=_MAX_HELD_OUT, workers=workers, progress=progress
             )
         write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
         run.log(describe_distance(distance, interpolator.kind))
@@ -90,7 +90,7 @@ def train_stage1(
         name="stage1",
         modules={"generator": generator, "discriminator": trainable_discriminator},
         step=step,
-        batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True),
+        batches=batch_source(fabric, data.train, guide.input, recipe, preset.loader, seed, half_view=True),
         evaluate=evaluate,
         score=lambda metrics: -float(metrics[f"l1/{interpolator.kind}"] or 0),
         export=export,

@@ -119,7 +119,7 @@ def train_stage2(
         data,
         modules={"student": extractor, "discriminator": trainable_discriminator},
         step=step,
-        batches=batch_source(fabric, data[0], guide.input, recipe, preset.loader, seed, half_view=True, masks=masks),
+        batches=batch_source(fabric, data.train, guide.input, recipe, preset.loader, seed, half_view=True, masks=masks),
     )
     fit(fabric, run, recipe, stage, seed)
 

@@ -80,7 +80,7 @@ def _check_data_and_weights(settings: ExperimentSettings, run: RunSpecification)
     splits = load_splits(settings.data)
     uses_masks(settings.preset, splits)
     preset, interpolator = resolve_interpolator(settings.preset, run.initial_weights.interpolator, run.seed)
-    detector = build_seeded_detector(preset, interpolator, len(splits[0].classes), run.seed)
+    detector = build_seeded_detector(preset, interpolator, len(splits.train.classes), run.seed)
     load_initial_weights(detector, run.initial_weights)
 
 
