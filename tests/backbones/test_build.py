@@ -9,7 +9,7 @@ SMALL = [("resnet18", {}), ("resnest14d", {}), (SWIN, NARROW)]
 
 @pytest.mark.parametrize(("name", "options"), SMALL)
 @pytest.mark.parametrize("levels", [("res2", "res3", "res4", "res5"), ("res3", "res4", "res5"), ("res2", "res3")])
-def test_only_the_asked_levels_are_given_for_any_size_and_all_weights_serve_them(name, options, levels):
+def test_only_requested_levels_are_returned_and_every_weight_contributes(name, options, levels):
     backbone = build(name, levels, options=options)
     maps = backbone.train()(torch.randn(2, 3, 97, 131))
     assert list(maps) == list(backbone.channels) == list(backbone.strides) == list(levels)
@@ -41,7 +41,7 @@ def test_channels_and_strides_of_the_published_backbones(name, widths):
     [("resnet18", {"zero_init_last": False}, "conv1"), (SWIN, NARROW, "patch_embed")],
     ids=["resnet", "swin"],
 )
-def test_frozen_stages_neither_learn_nor_drop_paths_while_the_others_do(name, options, stem):
+def test_frozen_stages_neither_learn_nor_drop_paths(name, options, stem):
     settings = {"options": {**options, "drop_path_rate": 0.9}, "norm": "frozen-batch"}
     image = torch.randn(4, 3, 64, 64)
     frozen = build(name, frozen_stages=5, **settings).train()
@@ -72,7 +72,7 @@ def test_frozen_stages_neither_learn_nor_drop_paths_while_the_others_do(name, op
         ({"name": SWIN, "options": {"patch_size": 2}}, "backbone.options: .*strides must be 4, 8, 16 and 32"),
     ],
 )
-def test_impossible_settings_are_explained_in_one_line(values, message):
+def test_invalid_settings_are_reported_in_one_line(values, message):
     with pytest.raises(UserError, match=message) as error:
         build(**values)
     assert "\n" not in str(error.value)

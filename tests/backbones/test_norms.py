@@ -23,12 +23,12 @@ def test_frozen_norm_equals_batch_norm_in_eval_mode_with_and_without_gradients()
     )
 
 
-def test_frozen_norm_keeps_the_dtype_of_its_input():
+def test_frozen_norm_returns_the_dtype_of_its_input():
     frozen, x = freeze_batch_norm(trained_norm()), torch.randn(2, 3, 4, 5, dtype=torch.bfloat16)
     assert frozen(x).dtype == frozen(x.requires_grad_()).dtype == torch.bfloat16
 
 
-def test_norms_deep_inside_are_replaced_and_nothing_trainable_is_left():
+def test_nested_norms_are_replaced_and_not_trainable():
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ModuleDict({"inner": nn.Sequential(trained_norm())}))
     assert freeze_batch_norm(net) is net
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())

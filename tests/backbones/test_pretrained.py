@@ -24,8 +24,8 @@ def empty_cache(monkeypatch):
 
 
 @pytest.fixture
-def cached(tmp_path, monkeypatch):
-    """Stores tensors as the cached file of whichever weights are asked for; the network is off."""
+def store_in_cache(tmp_path, monkeypatch):
+    """Store tensors as the cached file of any weights; the network may not be used."""
     path = tmp_path / "model.safetensors"
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(path))
     monkeypatch.setattr(urllib.request, "urlopen", forbidden)
@@ -36,15 +36,15 @@ def cached(tmp_path, monkeypatch):
     ("name", "options"),
     [("resnet18", {}), ("resnest14d.gluon_in1k", {}), (f"{SWIN}.ms_in1k", {**NARROW, "window_size": 7})],
 )
-def test_cached_weights_of_a_classifier_are_loaded_without_the_network(cached, name, options):
+def test_cached_weights_of_a_classifier_are_loaded_without_the_network(store_in_cache, name, options):
     donor = timm.create_model(name, **options).eval()
-    cached({**donor.state_dict(), "something.else": torch.zeros(3)})
+    store_in_cache({**donor.state_dict(), "something.else": torch.zeros(3)})
     backbone = build(name, options=options).eval()
     load_pretrained(backbone)
     image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         expected = donor.forward_intermediates(image, intermediates_only=True)[-2]
-        actual = backbone.net(image)[-2]  # without the fresh norms of a Swin; its last stage shifts windows only here
+        actual = backbone.net(image)[-2]  # without the new norms of a Swin; its last stage shifts windows only here
         actual = actual.permute(0, 3, 1, 2) if SWIN in name else actual
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     plain = donor.state_dict()
@@ -60,8 +60,8 @@ def test_cached_weights_of_a_classifier_are_loaded_without_the_network(cached, n
         ({**NARROW, "depths": [2, 1, 2, 2]}, "lacks layers_1.blocks.1"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(cached, donor, message):
-    cached(timm.create_model(SWIN, **donor).state_dict())
+def test_weights_that_do_not_fit_are_refused(store_in_cache, donor, message):
+    store_in_cache(timm.create_model(SWIN, **donor).state_dict())
     backbone = build_swin()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     with pytest.raises(UserError, match=message) as error:
@@ -76,7 +76,7 @@ def test_building_never_uses_the_network(monkeypatch):
     build_backbone(BackboneConfig(name="resnet18", pretrained=True))
 
 
-def test_without_a_network_one_line_names_both_ways_out(monkeypatch, empty_cache, capfd):
+def test_without_a_network_one_line_names_both_alternatives(monkeypatch, empty_cache, capfd):
     def refuse(*_, **__):
         raise urllib.error.URLError("no route to host")
 

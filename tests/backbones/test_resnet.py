@@ -30,7 +30,7 @@ def train_step(backbone):
         ("resnet101", (256, 512, 1024, 2048)),
     ],
 )
-def test_levels_have_the_announced_shapes(name, widths):
+def test_levels_have_the_documented_shapes(name, widths):
     with torch.device("meta"):
         backbone = build(name)
         maps = backbone(torch.zeros(1, 3, 128, 64))
@@ -63,7 +63,7 @@ def test_features_equal_torchvision():
         (5, ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")),
     ],
 )
-def test_frozen_stages_do_not_change_and_the_others_do(frozen_stages, fixed):
+def test_only_frozen_stages_do_not_change(frozen_stages, fixed):
     backbone = build(frozen_stages=frozen_stages)
     if frozen_stages == 5:
         assert not any(p.requires_grad for p in backbone.parameters())
@@ -84,15 +84,15 @@ def test_frozen_batch_norm_keeps_statistics_scale_and_eps_in_every_stage():
 
 
 def test_stride_in_1x1_moves_the_stride_and_keeps_the_shapes():
-    usual, moved = build("resnet50"), build("resnet50", stride_in_1x1=True)
+    plain, moved = build("resnet50"), build("resnet50", stride_in_1x1=True)
     for stage in ("layer2", "layer3", "layer4"):
-        assert (usual.net[stage][0].conv1.stride, usual.net[stage][0].conv2.stride) == ((1, 1), (2, 2))
+        assert (plain.net[stage][0].conv1.stride, plain.net[stage][0].conv2.stride) == ((1, 1), (2, 2))
         assert (moved.net[stage][0].conv1.stride, moved.net[stage][0].conv2.stride) == ((2, 2), (1, 1))
         assert moved.net[stage][1].conv1.stride == (1, 1)
     assert moved.net.layer1[0].conv1.stride == (1, 1)
     image = torch.randn(1, 3, 75, 64)
     with torch.no_grad():
-        shapes = [[value.shape for value in net.eval()(image).values()] for net in (usual, moved)]
+        shapes = [[value.shape for value in net.eval()(image).values()] for net in (plain, moved)]
     assert shapes[0] == shapes[1]
 
 
@@ -110,11 +110,11 @@ def test_resnest_equals_timms_classifier():
 def test_resnest_101_has_the_tensors_of_the_reference():
     with torch.device("meta"):
         backbone = build("resnest101e.in1k", frozen_stages=2)
-    ours = {
+    shapes = {
         BOTTOM_UP + resnest_key(name): value.shape for name, value in backbone.net.state_dict().items() if value.ndim
     }
     keys = read_keys("afi_cascade_mask_ResNeSt101_PAFPN")
     bottom_up = {name: key for name, key in keys.items() if name.startswith(BOTTOM_UP)}
-    assert ours == {name: key.shape for name, key in bottom_up.items() if key.is_float}
-    # the convolutions of stem and res2: what the reference's parameters are more than its trained ones
+    assert shapes == {name: key.shape for name, key in bottom_up.items() if key.is_float}
+    # the convolutions of stem and res2, which the reference does not train
     assert sum(value.numel() for value in backbone.parameters() if not value.requires_grad) == 364_704

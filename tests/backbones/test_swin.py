@@ -7,7 +7,7 @@ from afictl.weights.layouts.detectron2_names import BOTTOM_UP, swin_key
 from tests.helpers.backbones import SWIN, build, build_swin
 from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_image, read_keys
 
-READ = ("res3", "res4", "res5")
+LEVELS = ("res3", "res4", "res5")
 
 
 def reference_key(name):
@@ -15,7 +15,7 @@ def reference_key(name):
 
 
 def test_narrow_swin_equals_the_reference():
-    backbone = build_swin(READ).eval()
+    backbone = build_swin(LEVELS).eval()
     apply_rule_h(backbone, reference_key, "afi_cascade_SwinTinyFixture_BiFPN")
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.393, 57.12, 57.375]))
     image = F.pad((golden_image(120, 128) - mean) / std, (0, 0, 0, 8))
@@ -35,10 +35,10 @@ def test_narrow_swin_equals_the_reference():
 )
 def test_swin_has_the_tensors_of_the_reference(name, options, keys):
     with torch.device("meta"):
-        backbone = build_swin(READ) if options == "narrow" else build(name, READ)
-    ours = {reference_key(name): value.shape for name, value in backbone.state_dict().items()}
+        backbone = build_swin(LEVELS) if options == "narrow" else build(name, LEVELS)
+    shapes = {reference_key(name): value.shape for name, value in backbone.state_dict().items()}
     keys = {name: key for name, key in read_keys(keys).items() if name.startswith(BOTTOM_UP)}
-    assert ours == {name: key.shape for name, key in keys.items() if key.is_float}
+    assert shapes == {name: key.shape for name, key in keys.items() if key.is_float}
 
 
 def test_padding_is_zeros_on_the_right_and_bottom():
@@ -49,7 +49,7 @@ def test_padding_is_zeros_on_the_right_and_bottom():
             torch.testing.assert_close(odd, whole, rtol=0, atol=0)
 
 
-def test_every_stage_shifts_its_windows_even_if_the_weights_were_trained_on_one_window():
+def test_every_stage_shifts_its_windows_also_with_weights_of_a_single_window():
     with torch.device("meta"):
         backbone = build("swin_large_patch4_window12_384.ms_in22k")
     for stage in range(4):
@@ -58,20 +58,20 @@ def test_every_stage_shifts_its_windows_even_if_the_weights_were_trained_on_one_
         assert {block.window_size for block in blocks} == {(12, 12)}
 
 
-def test_frozen_stages_do_not_hold_the_norms_of_their_levels():
+def test_norms_of_frozen_levels_are_trained():
     backbone = build_swin(frozen_stages=2)
     fixed = {name.split(".")[1] for name, value in backbone.named_parameters() if not value.requires_grad}
     assert fixed == {"patch_embed", "layers_0"}
     assert all(value.requires_grad for value in backbone.norms.parameters())
 
 
-def test_maps_are_ordinary_nchw_tensors():
+def test_maps_are_contiguous():
     maps = build_swin()(torch.randn(1, 3, 64, 96))
     assert all(value.is_contiguous() for value in maps.values())
 
 
 def microsoft(tensors):
-    """The same weights as Microsoft's files hold them: merging ends a stage, tables that follow from the window."""
+    """The same weights in the form of Microsoft's files: merging ends a stage; with tables derived from the window."""
     renamed = {}
     for name, value in tensors.items():
         parts = name.replace("head.fc", "head").split(".")
@@ -84,7 +84,7 @@ def microsoft(tensors):
 
 
 @pytest.mark.parametrize("rename", [dict, microsoft])
-def test_names_of_classifiers_are_understood(rename):
+def test_classifier_weights_are_converted(rename):
     donor = timm.create_model(SWIN, embed_dim=32, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8]).eval()
     backbone = build_swin(options={"window_size": 7}).eval()
     backbone.net.load_state_dict(backbone.convert_classifier(rename(donor.state_dict())), strict=True)

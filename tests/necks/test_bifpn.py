@@ -33,9 +33,9 @@ def test_parameters_are_those_of_the_reference(reference):
 
 
 def test_inner_maps_and_pyramid_equal_reference(reference):
-    seen = {}
+    inner_maps = {}
     hooks = [
-        node.register_forward_hook(lambda *call, name=name: seen.update({name: call[-1]}))
+        node.register_forward_hook(lambda *call, name=name: inner_maps.update({name: call[-1]}))
         for index, layer in enumerate(reference.layers[:2])
         for path, direction in (("top_down", "up"), ("bottom_up", "down"))
         for level, node in layer.get_submodule(path).items()
@@ -47,12 +47,12 @@ def test_inner_maps_and_pyramid_equal_reference(reference):
         laterals, skips = reference.inputs(maps)
     for hook in hooks:
         hook.remove()
-    seen |= {f"before.{level}": value for level, value in laterals.items()}
-    seen |= {f"before.{level}_skip": skips[level] for level in ("p4", "p5")}
-    ours = pyramid | {f"inter.{name}": value for name, value in seen.items()}
+    inner_maps |= {f"before.{level}": value for level, value in laterals.items()}
+    inner_maps |= {f"before.{level}_skip": skips[level] for level in ("p4", "p5")}
+    maps = pyramid | {f"inter.{name}": value for name, value in inner_maps.items()}
     prefix = "H.bifpn_128x128."
-    assert sorted(ours) == sorted(name.removeprefix(prefix) for name in golden_names("bifpn", prefix))
-    for name, value in ours.items():
+    assert sorted(maps) == sorted(name.removeprefix(prefix) for name in golden_names("bifpn", prefix))
+    for name, value in maps.items():
         assert_golden("bifpn", prefix + name, value)
 
 
@@ -73,19 +73,19 @@ def test_norms_are_those_of_the_published_forms(blocks, eps):
 
 
 @pytest.mark.parametrize("fusion", ["raw", "fast"])
-def test_fusion_weighs_maps_before_swish_and_convolution(fusion):
+def test_fusion_sums_weighted_maps_before_swish_and_convolution(fusion):
     node = FusionNode(8, 3, fusion, "plain").eval()
     with torch.no_grad():
         node.weights.copy_(torch.tensor([2.0, -1.0, 3.0]))
-    shares = {"raw": [2.0, -1.0, 3.0], "fast": [2 / 5.0001, 0.0, 3 / 5.0001]}[fusion]
+    weights = {"raw": [2.0, -1.0, 3.0], "fast": [2 / 5.0001, 0.0, 3 / 5.0001]}[fusion]
     maps = torch.randn(3, 1, 8, 4, 5)
-    expected = sum(share * value for share, value in zip(shares, maps, strict=True))
+    expected = sum(weight * value for weight, value in zip(weights, maps, strict=True))
     torch.testing.assert_close(node(*maps), node.block[1:](expected * expected.sigmoid()))
 
 
-def test_fresh_fast_weights_are_equal_and_sum_to_one():
-    shares = narrow(fusion="fast").layers[0].bottom_up["p5"].normalized_weights()
-    torch.testing.assert_close(shares, torch.full((3,), 1 / 3), rtol=1e-4, atol=0)
+def test_initial_fast_weights_are_equal_and_sum_to_one():
+    weights = narrow(fusion="fast").layers[0].bottom_up["p5"].normalized_weights()
+    torch.testing.assert_close(weights, torch.full((3,), 1 / 3), rtol=1e-4, atol=0)
 
 
 def test_pooling_rounds_up_and_pads_as_the_published_forms_do():
@@ -101,15 +101,15 @@ def test_pooling_rounds_up_and_pads_as_the_published_forms_do():
 
 
 @pytest.mark.parametrize("skips", ["layer", "input"])
-def test_ways_up_of_later_layers_see_the_skips_of_the_setting(skips):
+def test_bottom_up_paths_of_later_layers_get_the_skips_of_the_setting(skips):
     neck = narrow(skips=skips, repeats=3).eval()
-    seen = []
+    inputs = []
     for layer in neck.layers:
-        layer.register_forward_pre_hook(lambda _, call: seen.append(call[:2]))
+        layer.register_forward_pre_hook(lambda _, call: inputs.append(call[:2]))
     neck(features(NARROW, 128, 128))
-    (first, projected), *later = seen
+    (first, projected), *later = inputs
     assert projected["p5"] is not first["p5"]
     assert projected["p7"] is first["p7"]
-    for maps, given in later:
-        assert given is (first if skips == "input" else maps)
+    for maps, skip_maps in later:
+        assert skip_maps is (first if skips == "input" else maps)
         assert maps is not first

@@ -37,15 +37,15 @@ def test_nearest_equals_torchvision_on_any_size(size, top, above, norm):
     neck = build_neck(FPNConfig(channels=8, top=top, norm=norm), NARROW, build_interpolator("nearest", 8))
     sources = list(NARROW.items())[0 if top == "pool" else 1 :]
     norm_layer = nn.BatchNorm2d if norm == "batch" else None
-    theirs = FeaturePyramidNetwork([count for _, count in sources], 8, above, norm_layer)
-    for ours, blocks in ((neck.lateral_convs, theirs.inner_blocks), (neck.output_convs, theirs.layer_blocks)):
-        for conv, block in zip(ours.values(), blocks, strict=True):
+    reference = FeaturePyramidNetwork([count for _, count in sources], 8, above, norm_layer)
+    for convs, blocks in ((neck.lateral_convs, reference.inner_blocks), (neck.output_convs, reference.layer_blocks)):
+        for conv, block in zip(convs.values(), blocks, strict=True):
             (block if norm == "batch" else block[0]).load_state_dict(conv.state_dict())
     if top != "pool":
         above.load_state_dict(neck.top.state_dict())
     maps = features(dict(sources), *size, images=2)
-    for ours, reference in zip(neck(maps).values(), theirs(maps).values(), strict=True):
-        torch.testing.assert_close(ours, reference)
+    for actual, expected in zip(neck(maps).values(), reference(maps).values(), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("kind", ["afi", "bilinear", "bicubic"])
@@ -59,15 +59,15 @@ def test_odd_sizes_lose_the_last_row_and_column(kind):
     torch.testing.assert_close(upsample_to(neck.interpolator, coarse, fine), expected)
 
 
-def test_one_interpolator_enlarges_three_times_and_sees_the_fine_map():
-    seen = []
+def test_one_interpolator_upsamples_three_times_and_gets_the_fine_map():
+    sizes = []
 
     class Spy(nn.Module):
         channels = 8
 
         def forward(self, coarse, fine):
-            seen.append((tuple(coarse.shape[-2:]), tuple(fine.shape[-2:])))
+            sizes.append((tuple(coarse.shape[-2:]), tuple(fine.shape[-2:])))
             return nn.functional.interpolate(coarse, scale_factor=2.0)
 
     build_neck(FPNConfig(channels=8), NARROW, Spy())(features(NARROW, 64, 96))
-    assert seen == [((2, 3), (4, 6)), ((4, 6), (8, 12)), ((8, 12), (16, 24))]
+    assert sizes == [((2, 3), (4, 6)), ((4, 6), (8, 12)), ((8, 12), (16, 24))]

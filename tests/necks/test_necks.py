@@ -1,4 +1,4 @@
-"""What holds for every neck: levels, sizes, gradients and the use of the interpolator."""
+"""Every neck: levels, sizes, gradients and calls of the interpolator."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_pyramid_has_five_levels_from_the_first_that_it_reads(settings):
 
 
 @every_neck
-def test_images_of_one_batch_do_not_touch(settings):
+def test_images_of_one_batch_are_independent(settings):
     neck, levels = build(settings)
     maps = maps_for(levels, 128, 256)
     neck.eval()
@@ -70,12 +70,12 @@ def test_images_of_one_batch_do_not_touch(settings):
 
 
 @every_neck
-def test_every_parameter_learns(settings):
+def test_every_parameter_gets_a_gradient(settings):
     neck, levels = build(settings, "afi")
     maps = {level: value.requires_grad_() for level, value in maps_for(levels, 256, 384).items()}
     sum((value * torch.randn_like(value)).sum() for value in neck(maps).values()).backward()
     assert [name for name, p in neck.named_parameters() if p.grad is None] == []
-    # batch norm takes the effect of the bias before it away, so that its gradient is zero but for rounding
+    # batch norm removes the effect of the bias before it, so that its gradient is zero but for rounding
     assert [name for name, p in neck.named_parameters() if not p.grad.any() and not name.endswith("bias")] == []
     assert all(value.grad.any() for value in maps.values())
 
@@ -83,18 +83,18 @@ def test_every_parameter_learns(settings):
 @every_neck
 def test_one_interpolator_serves_all_upsampling(settings):
     neck, levels = build(settings, "afi")
-    seen = []
-    neck.interpolator.register_forward_pre_hook(lambda _, call: seen.append([value.shape for value in call]))
+    shapes = []
+    neck.interpolator.register_forward_pre_hook(lambda _, call: shapes.append([value.shape for value in call]))
     neck(maps_for(levels, 128, 256))
     expected = 4 * settings["repeats"] if settings["kind"] == "bifpn" else len(levels) - 1
-    assert len(seen) == neck.num_upsamplers == expected
-    assert all((2 * coarse[-2], 2 * coarse[-1]) == tuple(fine[-2:]) for coarse, fine in seen)
-    held = [name for name in neck.state_dict() if name.endswith("enlarge.weight")]
-    assert held == ["interpolator.enlarge.weight"]
+    assert len(shapes) == neck.num_upsamplers == expected
+    assert all((2 * coarse[-2], 2 * coarse[-1]) == tuple(fine[-2:]) for coarse, fine in shapes)
+    stored = [name for name in neck.state_dict() if name.endswith("enlarge.weight")]
+    assert stored == ["interpolator.enlarge.weight"]
 
 
 @every_neck
-def test_convolutions_start_in_a_narrow_range_without_bias(settings):
+def test_initial_convolutions_are_uniform_without_bias(settings):
     neck, _ = build(settings)
     for conv in (module for module in neck.modules() if isinstance(module, torch.nn.Conv2d)):
         bound = (3 / conv.weight[0].numel()) ** 0.5
@@ -111,5 +111,5 @@ def test_bfloat16_autocast_keeps_the_pyramid_in_bfloat16(settings):
 
 
 def test_interpolator_of_another_width_is_refused():
-    with pytest.raises(UserError, match=r"made for 16 channels, the neck has 8"):
+    with pytest.raises(UserError, match=r"16 channels.* 8;"):
         build_neck(FPNConfig(channels=8), NARROW, build_interpolator("nearest", 16))

@@ -25,7 +25,7 @@ def test_pyramid_equals_reference(fuse, size, prefix):
         assert_golden("pafpn", f"{prefix}.{level}", value)
 
 
-def test_activation_follows_the_norm_of_the_way_up():
+def test_activation_follows_the_norm_of_the_bottom_up_path():
     neck: PAFPN = build_neck(
         PAFPNConfig(channels=8, norm="batch", top="p5"), NARROW, build_interpolator("nearest", 8)
     ).eval()
@@ -33,5 +33,7 @@ def test_activation_follows_the_norm_of_the_way_up():
     neck.downsample_convs["p4"][1].bias.data.fill_(0.5)
     maps = features(NARROW, 64, 64)
     pyramid = neck(maps)
-    own = neck.lateral_convs["p4"](maps["res4"]) + F.interpolate(neck.lateral_convs["p5"](maps["res5"]), scale_factor=2)
-    torch.testing.assert_close(pyramid["p4"], own + F.relu(neck.downsample_convs["p4"](pyramid["p3"])))
+    fused = neck.lateral_convs["p4"](maps["res4"]) + F.interpolate(
+        neck.lateral_convs["p5"](maps["res5"]), scale_factor=2
+    )
+    torch.testing.assert_close(pyramid["p4"], fused + F.relu(neck.downsample_convs["p4"](pyramid["p3"])))

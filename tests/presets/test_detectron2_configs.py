@@ -1,4 +1,4 @@
-"""Presets ``detectron2:NAME``: what they take from a configuration, and what they refuse."""
+"""Presets ``detectron2:NAME``: values from a configuration, and invalid configurations."""
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 def write(tmp_path):
     """Write a configuration on top of detectron2's Base-RCNN-FPN.yaml; gives the name of its preset."""
 
-    def file(text="", name="mine.yaml", base="Base-RCNN-FPN.yaml"):
+    def file(text="", name="custom.yaml", base="Base-RCNN-FPN.yaml"):
         from detectron2 import model_zoo
 
         zoo = model_zoo.get_config_file(MASK).removesuffix(MASK)
@@ -56,7 +56,7 @@ def test_zoo_configuration_becomes_a_preset():
 def test_own_file_is_kept_whole(write, tmp_path):
     name = write("MODEL: {WEIGHTS: x.pkl, FPN: {OUT_CHANNELS: 16}, MASK_ON: true}\nINPUT: {FORMAT: RGB}\n")
     preset = load_preset(name)
-    (tmp_path / "mine.yaml").unlink()
+    (tmp_path / "custom.yaml").unlink()
     assert preset.neck.channels == 16
     assert preset.detector.segments
     assert preset.input.mean[0] == pytest.approx(103.53 / 255)
@@ -89,14 +89,14 @@ def test_code_in_a_configuration_is_never_run(write, tmp_path):
     text = (
         f"MODEL:\n  DEVICE: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{mark}']]\n"
     )
-    with pytest.raises(UserError, match=r"mine.yaml: calls Python, which afictl does not run"):
+    with pytest.raises(UserError, match=r"custom.yaml: calls Python, which afictl does not run"):
         load_preset(write(text))
     with pytest.raises(UserError, match=r"detector\.source: not readable as YAML"):
         read("{MODEL: !!python/object/apply:os.getcwd []}")
     with pytest.raises(UserError, match="calls Python"):
         load_preset(write(base="Base-RetinaNet.yaml"))
     (tmp_path / "lazy.py").write_text(f"open({str(mark)!r}, 'w')")
-    with pytest.raises(UserError, match="a LazyConfig is a program, which afictl does not run; give a YAML file"):
+    with pytest.raises(UserError, match=r"LazyConfig.* YAML file"):
         load_preset(f"detectron2:{tmp_path / 'lazy.py'}")
     assert not mark.exists()
 
@@ -114,12 +114,12 @@ def test_a_checkpoint_names_no_file_outside_the_zoo(write):
         ("MODEL: {META_ARCHITECTURE: PanopticFPN}", "MODEL.META_ARCHITECTURE: .*, not PanopticFPN"),
         ("MODEL: {KEYPOINT_ON: true}", "MODEL.KEYPOINT_ON: .* False only, not True"),
         ("MODEL: {AFICTL: {INTERPOLATOR_FILE: a}}", "MODEL.AFICTL.INTERPOLATOR_FILE"),
-        ("MODEL: {FNP: {}}", "mine.yaml: not a configuration of detectron2 .*FNP"),
-        ("MODEL: [1]", "mine.yaml: not a configuration of detectron2"),
+        ("MODEL: {FNP: {}}", "custom.yaml: not a configuration of detectron2 .*FNP"),
+        ("MODEL: [1]", "custom.yaml: not a configuration of detectron2"),
         ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[32], [a]]}}", "MODEL.ANCHOR_GENERATOR.SIZES: "),
         ("INPUT: {MIN_SIZE_TEST: 0}", "input.test_size"),
         ("INPUT: {FORMAT: L}", "INPUT.FORMAT: .* not L"),
-        ("}", "mine.yaml: not a configuration of detectron2"),
+        ("}", "custom.yaml: not a configuration of detectron2"),
     ],
 )
 def test_what_is_refused(write, text, message):

@@ -22,9 +22,9 @@ def short_name(backbone):
 
 
 def test_a_preset_does_not_inherit_published_numbers(tmp_path):
-    (tmp_path / "mine.yaml").write_text("extends: mask-rcnn-r50-fpn\n")
+    (tmp_path / "custom.yaml").write_text("extends: mask-rcnn-r50-fpn\n")
     assert load_preset("mask-rcnn-r50-fpn").published.afi.mask == 37.4
-    assert load_preset(tmp_path / "mine.yaml").published == Published()
+    assert load_preset(tmp_path / "custom.yaml").published == Published()
 
 
 def test_a_misspelt_published_row_names_the_nearest():
@@ -49,7 +49,7 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["train.lr=fast"], r"--set: train\.lr: .*got 'fast'"),  # wrong kind of value
         (["train.lr"], "KEY=VALUE"),  # no value
         (["train.lr=[1"], "YAML"),  # broken value
-        (["detector.kind=ssd"], "faster-rcnn"),  # not among the choices
+        (["detector.kind=ssd"], "faster-rcnn"),  # no kind
         (["detector.anchor_sizes=[1, 2]"], "five pyramid levels"),  # one short
         (["detector.anchor_sizes=[0, 2, 3, 4, 5]"], r"anchor_sizes\.0: .*greater than 0"),
         (["detector.kind=fcos", "detector.size_ranges=[64, 32, 128, 256]"], "four rising sizes"),
@@ -60,7 +60,7 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["lr=0.1"], r"lr: unknown key; did you mean train\.lr or stage1\.lr or stage2\.lr"),
         (["input.min_sizes=[]"], "min_sizes: needs more entries"),
         (["input.min_sizes=[64, 0]"], r"min_sizes\.1: .*equal to 8"),
-        (["input.min_sizes=[-96]"], r"min_sizes\.0: .*equal to 8 \(got -96\)$"),  # and nothing about their number
+        (["input.min_sizes=[-96]"], r"min_sizes\.0: .*equal to 8 \(got -96\)$"),  # without a message about their number
         (["input.max_size=0"], "max_size: .*equal to 8"),
         (["input.test_size=-1"], "test_size: .*equal to 8"),
         (["input.std=[1, 0, 1]"], r"std\.1: .*greater than 0"),
@@ -68,7 +68,7 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["train.lr=.inf"], r"train\.lr: .*finite"),
     ],
 )
-def test_a_wrong_override_names_the_key(overrides, message):
+def test_an_invalid_override_names_the_key(overrides, message):
     with pytest.raises(UserError, match=message):
         load_preset("faster-rcnn-r50-fpn", overrides)
 
@@ -111,17 +111,17 @@ def test_another_kind_drops_inherited_keys_and_keeps_shared_ones():
 
 def test_a_file_of_another_kind_drops_inherited_keys_but_not_its_own(tmp_path):
     (tmp_path / "base.yaml").write_text("neck: {kind: bifpn, repeats: 3, channels: 32}\n")
-    (tmp_path / "mine.yaml").write_text("extends: base\nneck: {kind: fpn}\n")
-    assert load_preset(tmp_path / "mine.yaml").neck.model_dump() == {
+    (tmp_path / "custom.yaml").write_text("extends: base\nneck: {kind: fpn}\n")
+    assert load_preset(tmp_path / "custom.yaml").neck.model_dump() == {
         "kind": "fpn",
         "channels": 32,
         "norm": "none",
         "fuse": "sum",
         "top": "pool",
     }
-    (tmp_path / "mine.yaml").write_text("extends: base\nneck: {kind: fpn, repeats: 3}\n")
-    with pytest.raises(UserError, match=r"mine\.yaml: neck\.repeats"):
-        load_preset(tmp_path / "mine.yaml")
+    (tmp_path / "custom.yaml").write_text("extends: base\nneck: {kind: fpn, repeats: 3}\n")
+    with pytest.raises(UserError, match=r"custom\.yaml: neck\.repeats"):
+        load_preset(tmp_path / "custom.yaml")
 
 
 def test_an_unknown_preset_names_the_nearest():
@@ -129,9 +129,9 @@ def test_an_unknown_preset_names_the_nearest():
         load_preset("mask-rcnn-r50-fnp")
 
 
-@pytest.mark.parametrize("neighbour", ["mine", "mine.yaml"])
+@pytest.mark.parametrize("neighbour", ["custom", "custom.yaml"])
 def test_a_file_extends_a_shipped_preset_or_a_neighbour(neighbour, tmp_path):
-    (tmp_path / "mine.yaml").write_text("name: Mine\nextends: faster-rcnn-r18-fpn-tiny\ntrain:\n  steps: 7\n")
+    (tmp_path / "custom.yaml").write_text("name: Custom\nextends: faster-rcnn-r18-fpn-tiny\ntrain:\n  steps: 7\n")
     (tmp_path / "next.yaml").write_text(f"extends: {neighbour}\nneck:\n  channels: 32\n")
     preset = load_preset(tmp_path / "next.yaml")
     assert (preset.name, preset.train.steps, preset.neck.channels) == ("next", 7, 32)
@@ -142,17 +142,17 @@ def test_a_file_extends_a_shipped_preset_or_a_neighbour(neighbour, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extends: mine\n", "extends itself"),
+        ("extends: custom\n", "extends itself"),
         ("train: [\n", "not readable as YAML"),
         ("- 1\n", "mapping"),
         ("extends: nothing\n", "no preset is called 'nothing'"),
-        ("neck:\n  kind: pfn\n", r"mine\.yaml: neck\.kind"),
+        ("neck:\n  kind: pfn\n", r"custom\.yaml: neck\.kind"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path, text, message):
-    (tmp_path / "mine.yaml").write_text(text)
+def test_an_invalid_file_is_named(tmp_path, text, message):
+    (tmp_path / "custom.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        load_preset(tmp_path / "mine.yaml")
+        load_preset(tmp_path / "custom.yaml")
 
 
 def test_another_backbone_does_not_inherit_options(tmp_path):
@@ -160,11 +160,11 @@ def test_another_backbone_does_not_inherit_options(tmp_path):
     assert load_preset(swin).backbone.options["embed_dim"] == 32
     assert load_preset(swin, ["backbone.name=resnet18"]).backbone.options == {}
     assert load_preset(swin, ["backbone.options.embed_dim=48"]).backbone.options["depths"] == [2, 2, 2, 2]
-    (tmp_path / "mine.yaml").write_text(f"extends: {swin}\nbackbone:\n  name: resnet18\n")
-    assert load_preset(tmp_path / "mine.yaml").backbone.options == {}
+    (tmp_path / "custom.yaml").write_text(f"extends: {swin}\nbackbone:\n  name: resnet18\n")
+    assert load_preset(tmp_path / "custom.yaml").backbone.options == {}
 
 
-def test_options_count_wherever_they_stand_beside_another_name():
+def test_the_order_of_options_and_name_does_not_matter():
     overrides = ["backbone.options.drop_path_rate=0.1", "backbone.name=resnet18"]
     for order in (overrides, overrides[::-1]):
         assert load_preset("mask-rcnn-r50-fpn", order).backbone.options == {"drop_path_rate": 0.1}
@@ -193,10 +193,10 @@ def test_a_preset_is_frozen():
 
 
 def test_a_preset_may_extend_a_model_of_torchvision(tmp_path):
-    file = tmp_path / "mine.yaml"
+    file = tmp_path / "custom.yaml"
     file.write_text("extends: torchvision:maskrcnn_resnet50_fpn_v2\ntrain:\n  steps: 7\n")
     preset = load_preset(file)
-    assert (preset.name, preset.train.steps) == ("mine", 7)
+    assert (preset.name, preset.train.steps) == ("custom", 7)
     assert preset.detector.source == "maskrcnn_resnet50_fpn_v2"
     assert preset.detector.masks
     assert preset.backbone.norm == preset.neck.norm == "batch"
