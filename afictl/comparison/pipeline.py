@@ -83,15 +83,17 @@ def compare(
         return ComparisonOutcome(None, failures)
     folders = {method: [settings.run_folder(method, seed) for seed in seeds] for method in methods}
     runs = {method: tuple(read_finished_run(f) for f in folders[method] if is_finished(f)) for method in methods}
-    finished = [method for method in methods if runs[method]]
-    if not finished:
+    finished_methods = [method for method in methods if runs[method]]
+    if not finished_methods:
         return ComparisonOutcome(None, failures)
     dataset = load_coco(data, "val")
-    first_folders = {method.name: runs[method][0].folder for method in finished}
+    first_folders = {method.name: runs[method][0].folder for method in finished_methods}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
-    measured = [MeasuredMethod(method.name, method.source, runs[method], costs[method.name]) for method in finished]
+    measured_methods = [
+        MeasuredMethod(method.name, method.source, runs[method], costs[method.name]) for method in finished_methods
+    ]
     texts = describe_settings(preset, experiment_record(fabric, settings)) | {"prices": describe_measurement(fabric)}
-    comparison = build_comparison(preset.name, dataset, measured, texts, baseline, cost_basis=basis)
+    comparison = build_comparison(preset.name, dataset, measured_methods, texts, baseline, cost_basis=basis)
     write_comparison_folder(comparison, output)
     return ComparisonOutcome(comparison, failures)
 
@@ -127,16 +129,16 @@ def compare_runs(
     require_comparison_folder(output)
     methods = group_by_method([read_run(folder, (names or {}).get(folder)) for folder in folders])
     choose_baseline(list(methods), baseline)
-    texts, unequal = compare_settings(methods, data)
+    texts, unequal_keys = compare_settings(methods, data)
     texts["prices"] = describe_measurement(fabric)
     first_runs = {name: runs[0] for name, runs in methods.items()}
     dataset = load_coco(data or next(iter(first_runs.values())).data, "val")
     runs = {name: tuple(evaluate_run(fabric, run, dataset, progress) for run in methods[name]) for name in methods}
     first_folders = {name: run.folder for name, run in first_runs.items()}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
-    measured = [MeasuredMethod(name, run.source, runs[name], costs[name]) for name, run in first_runs.items()]
+    measured_methods = [MeasuredMethod(name, run.source, runs[name], costs[name]) for name, run in first_runs.items()]
     presets = " / ".join(dict.fromkeys(run.preset.name for group in methods.values() for run in group))
-    comparison = build_comparison(presets, dataset, measured, texts, baseline, unequal, cost_basis=basis)
+    comparison = build_comparison(presets, dataset, measured_methods, texts, baseline, unequal_keys, cost_basis=basis)
     write_comparison_folder(comparison, output)
     return comparison
 

@@ -41,7 +41,7 @@ def build_comparison(
     methods: Sequence[MeasuredMethod],
     settings: Mapping[str, str],
     baseline: str | None,
-    unequal: Sequence[str] = (),
+    unequal_keys: Sequence[str] = (),
     cost_basis: Mapping[str, object] | None = None,
 ) -> Comparison:
     """Summarize methods as a ``Comparison``; a baseline without any finished run is replaced by the default one."""
@@ -53,13 +53,13 @@ def build_comparison(
         image_dir=dataset.image_dir if dataset else Path(),
         baseline=present_baseline,
         settings=settings,
-        methods=summarize(methods, present_baseline, unequal),
+        methods=summarize(methods, present_baseline, unequal_keys),
         cost_basis=cost_basis or {},
     )
 
 
 def summarize(
-    methods: Sequence[MeasuredMethod], baseline: str, unequal: Sequence[str] = ()
+    methods: Sequence[MeasuredMethod], baseline: str, unequal_keys: Sequence[str] = ()
 ) -> tuple[MethodResult, ...]:
     """Summarize the methods, the baseline first.
 
@@ -69,24 +69,24 @@ def summarize(
     Args:
         methods: one for each interpolator.
         baseline: name of one of them.
-        unequal: settings that are not equal for all runs; every verdict lists them.
+        unequal_keys: settings that are not equal for all runs; every verdict lists them.
     """
     base = next(method for method in methods if method.name == baseline)
-    candidates = [method for method in methods if method is not base]
-    paired = {method.name: _paired_differences(method, base) for method in candidates}
-    claimed = {
-        metric: significant({name: by_metric[metric].p for name, by_metric in paired.items() if metric in by_metric})
+    compared_methods = [method for method in methods if method is not base]
+    differences_by_method = {method.name: _paired_differences(method, base) for method in compared_methods}
+    claimed_methods = {
+        metric: significant({name: items[metric].p for name, items in differences_by_method.items() if metric in items})
         for metric in _metrics(base)
     }
-    num_tested = sum(any(item.low is not None for item in by_metric.values()) for by_metric in paired.values())
+    num_tested = sum(any(item.low is not None for item in items.values()) for items in differences_by_method.values())
     results = [_without_difference(base)]
-    for method in candidates:
+    for method in compared_methods:
         difference = {
-            metric: Difference(item.mean, item.low, item.high, item.count, method.name in claimed[metric])
-            for metric, item in paired[method.name].items()
+            metric: Difference(item.mean, item.low, item.high, item.count, method.name in claimed_methods[metric])
+            for metric, item in differences_by_method[method.name].items()
         }
         result = replace(_without_difference(method), difference=difference)
-        verdict = verdict_sentence(result, results[0], num_tested, unequal) if method.runs else ""
+        verdict = verdict_sentence(result, results[0], num_tested, unequal_keys) if method.runs else ""
         results.append(replace(result, verdict=verdict))
     return tuple(results)
 
@@ -109,13 +109,13 @@ def _metrics(method: MeasuredMethod) -> list[str]:
 
 def _paired_differences(method: MeasuredMethod, base: MeasuredMethod) -> dict[str, PairedDifference]:
     """By metric, over the seeds that both methods have."""
-    paired = {}
+    differences_by_metric = {}
     for metric in _metrics(base):
         values, references = _by_seed(method, metric), _by_seed(base, metric)
         differences = [values[seed] - references[seed] for seed in values if seed in references]
         if differences:
-            paired[metric] = paired_difference(differences)
-    return paired
+            differences_by_metric[metric] = paired_difference(differences)
+    return differences_by_metric
 
 
 def _by_seed(method: MeasuredMethod, metric: str) -> dict[int, float]:

@@ -15,14 +15,16 @@ _EQUAL_RATIO = 0.005
 """Difference of a ratio to 1 that is not displayed."""
 
 
-def verdict_sentence(method: MethodResult, baseline: MethodResult, num_tested: int, unequal: Sequence[str] = ()) -> str:
+def verdict_sentence(
+    method: MethodResult, baseline: MethodResult, num_tested: int, unequal_keys: Sequence[str] = ()
+) -> str:
     """One sentence about a method against the baseline.
 
     Args:
         method: with its differences.
         baseline: the method that they refer to.
         num_tested: number of methods with an interval, among which a difference must be significant.
-        unequal: settings that are not equal for all runs.
+        unequal_keys: settings that are not equal for all runs.
     """
     differences = {kind: item for kind in KINDS if (item := method.difference.get(f"{kind}/AP"))}
     if not differences:
@@ -31,8 +33,8 @@ def verdict_sentence(method: MethodResult, baseline: MethodResult, num_tested: i
     claimed = [item.claimed for item in differences.values()]
     if cost := _relative_cost(method, baseline):
         sentence += f" for {cost}" if claimed[-1] else f", at {cost}"
-    if unequal:
-        sentence += f"; but the runs differ in {', '.join(unequal)} too, which may be the cause"
+    if unequal_keys:
+        sentence += f"; but the runs differ in {', '.join(unequal_keys)} too, which may be the cause"
     return f"{method.name}{' ' if claimed[0] else ': '}{sentence}"
 
 
@@ -43,8 +45,8 @@ def overview_sentences(comparison: Comparison) -> list[str]:
     """
     if comparison.num_tested < _MIN_METHODS_FOR_OVERVIEW:
         return []
-    unequal = any(key.startswith(UNEQUAL_PREFIX) for key in comparison.settings)
-    suffix = "; the runs differ in more than the interpolator" if unequal else ""
+    is_unequal = any(key.startswith(UNEQUAL_PREFIX) for key in comparison.settings)
+    suffix = "; the runs differ in more than the interpolator" if is_unequal else ""
     sentences = []
     for kind in KINDS:
         differences = {

@@ -77,10 +77,10 @@ def list_costs(
             load_initial_weights(detector, InitialWeights(method.source, weights))
         detectors[method.name] = detector
     costs = _measure(fabric, detectors, dataset, progress)
-    measured = [MeasuredMethod(method.name, method.source, (), costs[method.name]) for method in methods]
+    measured_methods = [MeasuredMethod(method.name, method.source, (), costs[method.name]) for method in methods]
     images = f"the first images of {data}" if data else "an image of noise, as large as evaluation allows"
     settings = {"prices": describe_measurement(fabric, images)}
-    return build_comparison(preset.name, dataset, measured, settings, baseline)
+    return build_comparison(preset.name, dataset, measured_methods, settings, baseline)
 
 
 def costs_of_runs(

@@ -28,18 +28,18 @@ def train_experiment(fabric: Fabric, settings: ExperimentSettings, parallel_runs
     Raises:
         UserError: data, weights, output or an interpolator that do not fit; before anything is trained.
     """
-    unfinished = check_experiment(fabric, settings)
+    unfinished_runs = check_experiment(fabric, settings)
     total = len(settings.runs())
-    if len(unfinished) < total:
-        fabric.print(f"{total - len(unfinished)} of {total} runs are finished already")
+    if len(unfinished_runs) < total:
+        fabric.print(f"{total - len(unfinished_runs)} of {total} runs are finished already")
     if unrelated := _unrelated_runs(settings):
         fabric.print(f"left out are finished runs that this command does not name: {', '.join(unrelated)}")
     if parallel_runs > 1:
-        return train_in_parallel(settings, unfinished, parallel_runs, str(hardware_record(fabric)["precision"]))
+        return train_in_parallel(settings, unfinished_runs, parallel_runs, str(hardware_record(fabric)["precision"]))
     failures = {}
     scaler = fabric.strategy.precision.state_dict()  # of 16-bit gradients; every run starts with the initial one
-    for number, run in enumerate(unfinished, start=1):
-        fabric.print(f"\n{run} ({number} of {len(unfinished)})")
+    for number, run in enumerate(unfinished_runs, start=1):
+        fabric.print(f"\n{run} ({number} of {len(unfinished_runs)})")
         fabric.strategy.precision.load_state_dict(scaler)
         if failure := _train_run(fabric, settings, run):
             fabric.print(f"{run} failed: {failure}")

@@ -102,11 +102,11 @@ def train_in_parallel(
     save their state and end too.
     """
     failures: dict[str, str] = {}
-    waiting, free_devices = list(runs), list(range(parallel_runs))
+    waiting_runs, free_devices = list(runs), list(range(parallel_runs))
     with show_parallel_progress(len(runs), settings.preset.train.steps) as progress, _workers() as workers:
-        while waiting or workers:
-            while waiting and free_devices:
-                run = waiting.pop(0)
+        while waiting_runs or workers:
+            while waiting_runs and free_devices:
+                run = waiting_runs.pop(0)
                 try:
                     worker = _start_worker(settings, run, free_devices[0], parallel_runs, precision)
                 except OSError as error:  # such as a full disk; the running ones may still finish

@@ -29,23 +29,23 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
         UserError: data, weights, output or an interpolator that do not fit.
     """
     runs = settings.runs()
-    unfinished: list[RunSpecification] = fabric.broadcast([run for run in runs if not is_finished(run.folder)])
+    unfinished_runs: list[RunSpecification] = fabric.broadcast([run for run in runs if not is_finished(run.folder)])
     for run in runs:
-        if run not in unfinished:
+        if run not in unfinished_runs:
             _check_interpolator_of_result(run)
     content = _check_settings_file(fabric, settings)
-    unfinished_methods = {run.method for run in unfinished}
+    unfinished_methods = {run.method for run in unfinished_runs}
     for method in settings.methods:
         if method.name in unfinished_methods:
             _check_interpolator(settings, method)
-    for run in unfinished:
+    for run in unfinished_runs:
         run.initial_weights.check_paths(resumes=(run.folder / STATE).is_file())
-    if any(not (run.folder / CONFIG).is_file() for run in unfinished):
-        _check_data_and_weights(settings, unfinished[0])
+    if any(not (run.folder / CONFIG).is_file() for run in unfinished_runs):
+        _check_data_and_weights(settings, unfinished_runs[0])
     if fabric.is_global_zero:
         settings.output.mkdir(parents=True, exist_ok=True)
         write_text(settings.output / COMPARISON_SETTINGS, json.dumps(content, indent=2))
-    return unfinished
+    return unfinished_runs
 
 
 def experiment_record(fabric: Fabric, settings: ExperimentSettings) -> dict[str, object]:
@@ -61,9 +61,12 @@ def experiment_record(fabric: Fabric, settings: ExperimentSettings) -> dict[str,
 
 def _check_interpolator_of_result(run: RunSpecification) -> None:
     """Refuse a finished run of another interpolator under the same name."""
-    stored, requested = read_result(run.folder)["interpolator"], run.initial_weights.as_config()["interpolator"]
-    if stored != requested:
-        raise UserError(f"{run.folder}: is the result of {stored}, not of {requested}; give it another name, NAME=RUN")
+    stored_source = read_result(run.folder)["interpolator"]
+    source = run.initial_weights.as_config()["interpolator"]
+    if stored_source != source:
+        raise UserError(
+            f"{run.folder}: is the result of {stored_source}, not of {source}; give it another name, NAME=RUN"
+        )
 
 
 def _check_interpolator(settings: ExperimentSettings, method: Method) -> None:
@@ -110,9 +113,9 @@ def _merge_settings(settings: ExperimentSettings, record: dict[str, object]) -> 
         if not isinstance(stored, dict):
             return f"{path}: holds no settings of a comparison; choose another --output", {}
         old = stored.pop(_FINGERPRINTS, {})
-        changed = config_differences(upgrade_settings(stored), record)
-        if changed:
-            reason = f"holds a comparison with other settings ({', '.join(changed)}); choose another --output"
+        changed_keys = config_differences(upgrade_settings(stored), record)
+        if changed_keys:
+            reason = f"holds a comparison with other settings ({', '.join(changed_keys)}); choose another --output"
             return f"{path}: {reason}", {}
         return find_changed_input(settings, old, fingerprints), {**stored, _FINGERPRINTS: old | fingerprints}
     if output.exists() and any(output.iterdir()):
