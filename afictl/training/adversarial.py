@@ -27,7 +27,7 @@ Sizes = Sequence[tuple[int, int]]
 
 
 class PerLevel(nn.Module):
-    """Applies one module to every map of a pyramid, so that a DDP wrapper sees a single forward."""
+    """Applies one module to every map of a pyramid, so that DDP wraps a single forward."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

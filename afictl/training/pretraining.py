@@ -38,8 +38,8 @@ def pretrain(
 ) -> Path:
     """Train an interpolator on the features of a guide.
 
-    ``output/stage1`` and ``output/stage2`` become runs; ``output/interpolator.safetensors`` is the result of the last
-    stage asked for.
+    ``output/stage1`` and ``output/stage2`` become runs; ``output/interpolator.safetensors`` is that of the last of
+    ``stages``.
 
     Args:
         guide_path: run or checkpoint of a trained detector, whose preset holds the recipes ``stage1`` and ``stage2``.

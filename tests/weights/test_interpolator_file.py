@@ -1,10 +1,12 @@
-"""Interpolators and discriminators from any file that holds one."""
+"""Interpolators and discriminators from every kind of file that contains one."""
 
 import pytest
 import torch
 
 from afictl import AFInterpolator, PatchDiscriminator, UserError, build_detector, load_preset, load_weights
+from afictl.interpolators import build_interpolator, learned_kinds
 from afictl.weights import load_interpolator, save_detector
+from afictl.weights.convert import convert
 from afictl.weights.layouts.detectron2_names import discriminator_key, generator_key
 from tests.helpers.foreign_checkpoints import to_detectron2
 from tests.helpers.golden_files import apply_rule_h, reference_tensors
@@ -63,10 +65,15 @@ def test_the_interpolator_inside_a_model_of_torchvision(tmp_path):
     assert_equal(load_interpolator(tmp_path / "best.safetensors"), detector.neck.interpolator)
 
 
-def test_afictl_file_is_read(tmp_path):
-    interpolator = AFInterpolator(8, blocks=1, growth=4)
+@pytest.mark.parametrize("kind", learned_kinds())
+def test_afictl_file_is_read_and_converted(kind, tmp_path):
+    interpolator = build_interpolator(kind, 8)
     interpolator.save(tmp_path / "interpolator.safetensors")
-    assert_equal(load_interpolator(tmp_path / "interpolator.safetensors"), interpolator)
+    convert(tmp_path / "interpolator.safetensors", tmp_path / "converted.safetensors")
+    for name in ("interpolator", "converted"):
+        loaded = load_interpolator(tmp_path / f"{name}.safetensors")
+        assert type(loaded) is type(interpolator)
+        assert_equal(loaded, interpolator)
 
 
 def test_files_without_a_learned_interpolator(detector, tmp_path):
