@@ -127,7 +127,7 @@ def compare(
     from afictl.comparison import parse_methods
     from afictl.presets import load_preset
 
-    resolved, methods = load_preset(preset, settings or []), parse_methods(interpolators)
+    resolved, methods = load_preset(preset, settings or []), parse_methods(interpolators or _DEFAULT_INTERPOLATORS)
     if only_cost:
         _list_costs(resolved, methods, weights, common)
         return
