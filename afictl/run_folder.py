@@ -53,13 +53,13 @@ def absolute_path(path: str | Path | None) -> str:
 
 
 def recorded_data(path: str | Path) -> Path:
-    """The data set that a run was trained on.
+    """The dataset that a run was trained on.
 
     Args:
         path: run folder, or a file in it.
 
     Raises:
-        UserError: the run's ``config.yaml`` is absent, unreadable or names no data set.
+        UserError: the run's ``config.yaml`` is absent, unreadable or names no dataset.
     """
     import yaml  # not at the top: the command line imports this module
 
@@ -68,11 +68,11 @@ def recorded_data(path: str | Path) -> Path:
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no {CONFIG} there names its data set; give --data") from None
+        raise UserError(f"{path}: no {CONFIG} there names its dataset; give --data") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise UserError(f"{file}: cannot be read, so the data set is not known; give --data") from None
+        raise UserError(f"{file}: cannot be read, so the dataset is not known; give --data") from None
     if not isinstance(config, dict) or not config.get("data"):
-        raise UserError(f"{file}: names no data set; give --data")
+        raise UserError(f"{file}: names no dataset; give --data")
     return Path(config["data"])
 
 

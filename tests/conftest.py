@@ -9,7 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as processors: more t
 
 @pytest.fixture(scope="session")
 def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny generated data set, with masks; not to be written to."""
+    """A tiny generated dataset, with masks; not to be written to."""
     from afictl.data import make_shapes
 
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=14, val=6, size=96)

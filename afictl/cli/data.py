@@ -1,4 +1,4 @@
-"""``afictl data``: check a data set before training on it, select a fraction of its labels, or generate one."""
+"""``afictl data``: check a dataset before training on it, select a fraction of its labels, or generate one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="Check a data set in COCO layout, select a fraction of its labels, or generate one.",
+    help="Check a dataset in COCO layout, select a fraction of its labels, or generate one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -49,7 +49,7 @@ def shapes(
 
 @app.command()
 def subset(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Data set in COCO layout.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset in COCO layout.")],
     output: Annotated[
         Path,
         typer.Argument(metavar="OUT", callback=output_folder, help="Folder to write; must be absent or empty."),
@@ -66,7 +66,7 @@ def subset(
 ) -> None:
     """Keep the labels of a fraction of the training images; the others become OUT/unlabeled/.
 
-    OUT is a data set in COCO layout: train is that fraction, the other splits are complete. The same fraction and seed
+    OUT is a dataset in COCO layout: train is that fraction, the other splits are complete. The same fraction and seed
     select the same images everywhere, and a smaller fraction a subset of those of a larger one.
     """
     from afictl.data.subset import UNLABELED, write_subset
@@ -74,12 +74,12 @@ def subset(
     counts = write_subset(data, output, fraction, seed, copy=copy)
     typer.echo(f"{counts.labelled} training images with labels, {counts.unlabelled} without in {output / UNLABELED}")
     typer.echo("objects: " + ", ".join(f"{name} {count}" for name, count in counts.objects.items()))
-    typer.echo(f"data set: {output}")
+    typer.echo(f"dataset: {output}")
 
 
 @app.command()
 def check(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Data set in COCO layout.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset in COCO layout.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     images: Annotated[bool, typer.Option(help="Decode every image file.")] = True,
     all_locations: Annotated[
@@ -90,7 +90,7 @@ def check(
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """List the faults and peculiarities of a data set, and the effect of each on training.
+    """List the faults and peculiarities of a dataset, and the effect of each on training.
 
     Exit code 0: training will run. 1: a fault prevents it.
     """

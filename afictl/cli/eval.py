@@ -35,7 +35,7 @@ _Predictions = Annotated[
 ]
 _Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Data set in COCO layout. Default: the one the first run was trained on."),
+    typer.Option("--data", help="Dataset in COCO layout. Default: the one the first run was trained on."),
 ]
 _Split = Annotated[
     str, typer.Option("--split", help="train, val or test; of COCO's test images a submission is written.")
@@ -136,7 +136,7 @@ def _refuse_idle_flags(context: typer.Context, *, scores_files: bool, tta: bool,
 
 
 def _refuse_flags_for_data(context: typer.Context, dataset: Dataset) -> None:
-    """Refuse flags that have no effect on a data set with or without objects."""
+    """Refuse flags that have no effect on a dataset with or without objects."""
     if dataset.has_ground_truth:
         reason = f"here: it is for a submission, and {dataset.annotation_file} has objects"
         options.refuse_flags(context, reason, "--name")

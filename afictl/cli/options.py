@@ -60,7 +60,7 @@ def refuse_flags(context: typer.Context, reason: str, *flags: str) -> None:
 
 
 PRESET = typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")
-DATA = typer.Option("--data", help="Data set in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
+DATA = typer.Option("--data", help="Dataset in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
 PresetName = Annotated[str, PRESET]
 Data = Annotated[Path, DATA]
 StartWeights = Annotated[

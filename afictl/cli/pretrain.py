@@ -17,7 +17,7 @@ def pretrain(
     ],
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Data set in COCO layout; default: the one the guide was trained on."),
+        typer.Option("--data", help="Dataset in COCO layout; default: the one the guide was trained on."),
     ] = None,
     interpolator: Annotated[
         str,

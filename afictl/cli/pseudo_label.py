@@ -37,7 +37,7 @@ _ClassThresholds = Annotated[
 ]
 _Exclude = Annotated[
     Path | None,
-    typer.Option("--exclude", help="Data set in COCO layout whose images are left out; default: that of the run."),
+    typer.Option("--exclude", help="Dataset in COCO layout whose images are left out; default: that of the run."),
 ]
 
 
@@ -59,7 +59,7 @@ def pseudo_label(
     """Write a teacher's confident detections on unlabelled images as a COCO annotation file.
 
     'afictl finetune --pseudo FILE' trains on it. Every annotation keeps its score; images that cannot be read are
-    skipped, named and counted. Images that the labelled data set lists in train, val or test are recognised by their
+    skipped, named and counted. Images that the labelled dataset lists in train, val or test are recognised by their
     bytes and left out: train images have better labels, and training on val or test images would make their metrics
     worthless.
     """
@@ -134,11 +134,11 @@ def _class_thresholds(
 
 
 def _unlabelled(files: list[Path], folder: Path, labelled: Path | None) -> list[Path]:
-    """Those of ``files`` that are not in the labelled data set; all of them if that is None."""
+    """Those of ``files`` that are not in the labelled dataset; all of them if that is None."""
     from afictl.data.unlabeled import without_labelled
 
     if labelled is None:
-        typer.echo("the labelled data set is not known; --exclude DIR leaves its images out")
+        typer.echo("the labelled dataset is not known; --exclude DIR leaves its images out")
         return files
     remaining = without_labelled(files, labelled)
     if len(remaining) < len(files):
@@ -152,7 +152,7 @@ def _unlabelled(files: list[Path], folder: Path, labelled: Path | None) -> list[
 
 
 def _training_data(weights: Path) -> Path | None:
-    """The data set of the teacher's run, if it still exists."""
+    """The dataset of the teacher's run, if it still exists."""
     from afictl.cli.runs import data_of
 
     try:

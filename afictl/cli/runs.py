@@ -1,4 +1,4 @@
-"""Folder, name and data set of a run named on the command line."""
+"""Folder, name and dataset of a run named on the command line."""
 
 import re
 from pathlib import Path
@@ -21,10 +21,10 @@ def folder_of(source: Path) -> Path:
 
 
 def data_of(source: Path) -> Path:
-    """The data set that the run, or the run of the file, was trained on.
+    """The dataset that the run, or the run of the file, was trained on.
 
     Raises:
-        UserError: ``source`` does not exist, or the run records no data set.
+        UserError: ``source`` does not exist, or the run records no dataset.
     """
     return recorded_data(folder_of(source))
 

@@ -37,9 +37,7 @@ Weights = Annotated[
     list[Path],
     typer.Option("--weights", help="Run folder or checkpoint, also detectron2's or AFI-GAN's. Repeat it to compare."),
 ]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Data set in COCO layout; default: the one of the first run.")
-]
+Data = Annotated[Path | None, typer.Option("--data", help="Dataset in COCO layout; default: the one of the first run.")]
 Split = Annotated[str, typer.Option("--split", help="train, val or test.")]
 Images = Annotated[
     list[Path] | None,
@@ -50,7 +48,7 @@ Images = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(
-        "--limit", min=1, help=f"Maximum number of images; default: {DEFAULT_LIMIT} of a data set, all of --images."
+        "--limit", min=1, help=f"Maximum number of images; default: {DEFAULT_LIMIT} of a dataset, all of --images."
     ),
 ]
 Threshold = Annotated[

@@ -63,7 +63,7 @@ def compare(
     Args:
         fabric: devices to train and to measure on.
         preset: the detector and its recipe.
-        data: the data set.
+        data: the dataset.
         methods: the interpolators.
         output: folder; absent, empty, or of a comparison with the same settings.
         seeds: one run of each method for each.
@@ -118,7 +118,7 @@ def compare_runs(
         folders: runs of ``finetune`` or ``compare``.
         output: folder; absent, empty, or of another comparison of runs.
         names: method name by folder, for runs that differ in something else than the interpolator.
-        data: present folder of the runs' data set; also for runs that recorded different folders.
+        data: present folder of the runs' dataset; also for runs that recorded different folders.
         baseline: as for ``compare``.
         progress: display for detections and costs.
 

@@ -1,4 +1,4 @@
-"""COCO-format data: the index, transforms, batches, the check of a data set, and a generated one."""
+"""COCO-format data: the index, transforms, batches, the check of a dataset, and a generated one."""
 
 from afictl.data.dataset import Dataset, Objects
 from afictl.data.formats.coco import load_coco

@@ -1,4 +1,4 @@
-"""Check of a data set before training: every fault of the annotations, by file and id."""
+"""Check of a dataset before training: every fault of the annotations, by file and id."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_split(
     """Check one split; faults are reported, not raised.
 
     Args:
-        data_dir: a data set in COCO layout.
+        data_dir: a dataset in COCO layout.
         split: ``"train"``, ``"val"`` or ``"test"``; the last two are also compared with the first.
         images: also decode every image file, in parallel.
         progress: called with the number of images done and of all images.

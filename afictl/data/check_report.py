@@ -1,4 +1,4 @@
-"""Rules of the data set check, with their effect on training, and the report of a split."""
+"""Rules of the dataset check, with their effect on training, and the report of a split."""
 
 from __future__ import annotations
 

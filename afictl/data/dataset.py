@@ -145,7 +145,7 @@ class Dataset:
 
     @cached_property
     def _drop_reasons(self) -> Tensor:
-        """``drop_reasons`` of all objects, one byte each, which is pickled with the data set."""
+        """``drop_reasons`` of all objects, one byte each, which is pickled with the dataset."""
         xywh, crowd, sizes, ends = (self.arrays[name] for name in ("xywh", "crowd", "sizes_hw", "object_ends"))
         clipped = clip_boxes(xywh.numpy(), sizes.repeat_interleave(ends.diff(), dim=0).numpy())
         return torch.from_numpy(drop_reasons(xywh.numpy(), clipped, crowd.numpy()))

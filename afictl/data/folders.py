@@ -1,4 +1,4 @@
-"""Folder layout of a data set: annotation files and image folders of its splits."""
+"""Folder layout of a dataset: annotation files and image folders of its splits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def annotation_names(split: str) -> list[str]:
 
 
 def require_data_folder(data_dir: Path) -> None:
-    """Check that a path can be a data set.
+    """Check that a path can be a dataset.
 
     Raises:
         UserError: no such folder, or a file.
     """
     if data_dir.is_file():
-        raise UserError(f"{data_dir} is a file; a data set is the folder that holds annotations/ and the images")
+        raise UserError(f"{data_dir} is a file; a dataset is the folder that holds annotations/ and the images")
     if not data_dir.is_dir():
         raise UserError(f"data folder {data_dir} does not exist")
 

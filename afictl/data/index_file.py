@@ -1,4 +1,4 @@
-"""Index file: the arrays of a data set as safetensors, mapped into memory and checked like any untrusted file."""
+"""Index file: the arrays of a dataset as safetensors, mapped into memory and checked like any untrusted file."""
 
 from __future__ import annotations
 

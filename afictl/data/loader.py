@@ -49,7 +49,7 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """Images in the order of the data set, without targets."""
+    """Images in the order of the dataset, without targets."""
 
     images: list[Tensor]
     """Resized, float32 (3,H,W) RGB 0..1, or in their own pixels, uint8."""
@@ -127,7 +127,7 @@ def eval_batches(
     half_view: bool = False,
     device: torch.device | str = "cpu",
 ) -> Iterator[EvalBatch]:
-    """The images of a data set, or the first ``limit``, in order; a rank gets every ``world_size``-th batch.
+    """The images of a dataset, or the first ``limit``, in order; a rank gets every ``world_size``-th batch.
 
     Args:
         config: test size; None leaves images in their own size, uint8, on the CPU.

@@ -21,7 +21,7 @@ def batches_of(
     is padding; images whose group does not fill a batch are carried over to the next epoch.
 
     Args:
-        images: positions in the data set.
+        images: positions in the dataset.
         groups: the group of each of ``images``, landscape or portrait.
     """
     batches = enumerate(_grouped(images, groups, batch_size, seed))

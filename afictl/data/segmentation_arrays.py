@@ -1,4 +1,4 @@
-"""The segmentations of a data set as flat arrays.
+"""The segmentations of a dataset as flat arrays.
 
 An index of 860,000 objects must not consist of Python lists: every worker process that reads them copies their
 pages (pytorch/pytorch#13246). Polygons are one float64 array with offsets, compressed RLEs one byte array.

@@ -1,4 +1,4 @@
-"""Generated COCO-format data set: many small shapes on textured noise, with exact masks.
+"""Generated COCO-format dataset: many small shapes on textured noise, with exact masks.
 
 Only the outline of an object depends on its class, as colours are random: a detector has to resolve small shapes,
 for which upsampling of features matters.
@@ -40,7 +40,7 @@ class Shape:
 def make_shapes(out_dir: str | Path, train: int = 400, val: int = 100, size: int = 176, seed: int = 0) -> Path:
     """Write ``{train,val}2017/*.jpg`` and ``annotations/instances_{train,val}2017.json``.
 
-    The folder is written completely or not at all. An earlier data set of this function is replaced.
+    The folder is written completely or not at all. An earlier dataset of this function is replaced.
 
     Args:
         train: number of training images.
@@ -53,7 +53,7 @@ def make_shapes(out_dir: str | Path, train: int = 400, val: int = 100, size: int
     """
     out_dir = Path(out_dir)
     if train < 1 or val < 1 or size < 64 or seed < 0:
-        raise UserError("a shapes data set needs at least one image a split, a size of 64 pixels and a seed from 0")
+        raise UserError("a shapes dataset needs at least one image a split, a size of 64 pixels and a seed from 0")
     _check_replaceable(out_dir)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
@@ -180,4 +180,4 @@ def _check_replaceable(out_dir: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         is_generated = False
     if not is_generated:
-        raise UserError(f"{out_dir} exists and is no data set of 'afictl data shapes': choose another folder")
+        raise UserError(f"{out_dir} exists and is no dataset of 'afictl data shapes': choose another folder")

@@ -1,4 +1,4 @@
-"""Reproducible subset of a data set's labels, with the other training images as an unlabelled folder."""
+"""Reproducible subset of a dataset's labels, with the other training images as an unlabelled folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SubsetCounts(NamedTuple):
 
 
 def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, *, copy: bool = False) -> SubsetCounts:
-    """Write a data set in COCO layout that has the labels of only a part of the training images.
+    """Write a dataset in COCO layout that has the labels of only a part of the training images.
 
     ``OUT/train`` and ``OUT/annotations/instances_train.json`` hold that part, ``OUT/unlabeled`` the images of the
     rest; the other splits are complete. A hash of seed and file name selects the images that keep their labels: the
@@ -38,7 +38,7 @@ def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, 
     a subset of a larger one of the same seed. The folder is written completely or not at all.
 
     Args:
-        data_dir: data set in COCO layout.
+        data_dir: dataset in COCO layout.
         out_dir: must be absent or empty.
         fraction: of the training images, above 0 and below 1; at least one image keeps its labels.
         seed: another seed selects other images.
@@ -97,7 +97,7 @@ def _write_annotations(out_dir: Path, split: str, contents: Contents) -> None:
 
 
 def _provide_split(data_dir: Path, out_dir: Path, split: str, copy: bool) -> None:
-    """Copy or link a complete split, if the data set has it."""
+    """Copy or link a complete split, if the dataset has it."""
     if not has_split(data_dir, split):
         return
     file, image_dir = find_files(data_dir, split)

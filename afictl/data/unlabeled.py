@@ -1,4 +1,4 @@
-"""Image files of a folder without annotations, and removal of those that a labelled data set contains."""
+"""Image files of a folder without annotations, and removal of those that a labelled dataset contains."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def without_labelled(files: list[Path], data_dir: Path) -> list[Path]:
-    """Those of ``files`` that no split of a data set in COCO layout lists in its annotations.
+    """Those of ``files`` that no split of a dataset in COCO layout lists in its annotations.
 
     Images are compared by their bytes: two sets may use the same names for different images, and copies may have other
-    names. Absent splits are skipped; images in the folders of the data set that no annotation file lists are not
+    names. Absent splits are skipped; images in the folders of the dataset that no annotation file lists are not
     labelled.
 
     Raises:
-        UserError: no such data set, or an annotation file that cannot be read.
+        UserError: no such dataset, or an annotation file that cannot be read.
     """
     by_size: dict[int, list[Path]] = {}
     for path in _labelled_images(data_dir):

@@ -1,4 +1,4 @@
-"""Category ids of a data set for the labels of a detector, matched by class name."""
+"""Category ids of a dataset for the labels of a detector, matched by class name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def match_categories(
     """Return the category id of each label 1..K; None for a placeholder.
 
     Args:
-        classes: class names in label order; None takes the data set's order.
-        dataset: the data set whose ids are returned.
+        classes: class names in label order; None takes the dataset's order.
+        dataset: the dataset whose ids are returned.
         owner: source of ``classes`` in the error, such as a checkpoint or the annotation file of another split.
 
     Raises:

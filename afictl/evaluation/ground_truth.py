@@ -1,4 +1,4 @@
-"""Ground truth of a data set as columns that both evaluators read, image by image."""
+"""Ground truth of a dataset as columns that both evaluators read, image by image."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class GroundTruthMasks:
 
 
 def ground_truth_of(source: Dataset | Path, image_ids: Collection[int] | None) -> GroundTruth:
-    """The ground truth of a data set, restricted to ``image_ids`` (None: all images).
+    """The ground truth of a dataset, restricted to ``image_ids`` (None: all images).
 
     Objects without a finite box cannot be scored and are left out.
 
     Args:
-        source: a data set, or an annotation file, of which objects of an unknown image or category are left out too.
+        source: a dataset, or an annotation file, of which objects of an unknown image or category are left out too.
         image_ids: ids of the images to evaluate.
 
     Raises:

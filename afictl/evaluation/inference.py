@@ -1,4 +1,4 @@
-"""Detection on the images of a data set, written as COCO results image by image, and its metrics."""
+"""Detection on the images of a dataset, written as COCO results image by image, and its metrics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def evaluate(
 
     Args:
         detector: as in ``detect``, like all arguments that are not described here.
-        dataset: the data set; its annotation file is the ground truth, crowds included.
+        dataset: the dataset; its annotation file is the ground truth, crowds included.
         predictions: COCO results file to write; None writes to a temporary folder.
         evaluator: ``"hotcoco"``, or ``"pycocotools"``, the slow reference.
 
@@ -84,25 +84,25 @@ def detect(
 ) -> bool:
     """Write the detections of a detector to a file of COCO results; return whether they have masks.
 
-    The file has category ids of the data set, ``bbox`` as xywh in pixels of the original image and masks as compressed
+    The file has category ids of the dataset, ``bbox`` as xywh in pixels of the original image and masks as compressed
     run lengths. A detector that scores masks apart from boxes adds ``mask_score``. The file replaces an earlier one
     once it is complete; a failure leaves the earlier one.
 
     Args:
         detector: a ``Detector``, which gets images resized as its ``input`` config says, or any module with
             torchvision's detection convention, which gets them in their original size. On ``runtime.device``.
-        dataset: the data set.
+        dataset: the dataset.
         predictions: the file; written by rank 0 alone.
         runtime: each rank detects on every ``world_size``-th batch; all ranks must call this.
-        classes: the detector's class names in label order, matched to the data set's by name; None takes the order
-            of the data set.
+        classes: the detector's class names in label order, matched to the dataset's by name; None takes the order
+            of the dataset.
         limit: use only the first images.
         batch_size: images detected at once.
         tta: views of each image; with them one image is detected at a time.
         progress: called on rank 0 with the number of images done and of all images.
 
     Raises:
-        UserError: the detector's classes are not those of the data set, ``tta`` for a module that is no ``Detector``,
+        UserError: the detector's classes are not those of the dataset, ``tta`` for a module that is no ``Detector``,
             or an image that cannot be read; on all ranks.
     """
     if tta is not None:

@@ -66,7 +66,7 @@ def coco_results(
     labels = detection["labels"].tolist()
     if labels and not (min(labels) >= 1 and max(labels) <= len(categories)):
         raise UserError(
-            f"the detector predicts label {max(labels)}, the data set has {len(categories)} categories; "
+            f"the detector predicts label {max(labels)}, the dataset has {len(categories)} categories; "
             "pass the detector's class names as classes"
         )
     xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()

@@ -81,7 +81,7 @@ def read_predictions(source: list[Record] | Path, ground_truth: GroundTruth, res
     """Read the results of a list or of a JSON file, which is in memory as a whole only if something in it is unusual.
 
     With ``restricted`` results of other images are dropped (a limited evaluation); otherwise they are an error, as
-    the results belong to another data set.
+    the results belong to another dataset.
 
     Raises:
         UserError: a file that cannot be read, or an entry that is not a result for these images and categories.

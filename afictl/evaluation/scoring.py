@@ -44,14 +44,14 @@ def score_predictions(
     evaluator: str = "hotcoco",
     masks: bool | None = None,
 ) -> Evaluation:
-    """Score COCO results against the annotations of a data set.
+    """Score COCO results against the annotations of a dataset.
 
     Masks of predictions and of objects are in memory a few images at a time.
 
     Args:
         predictions: COCO result dicts, or a JSON file of them, which needs less memory. Masks with a ``mask_score`` are
             ranked by it instead of ``score``.
-        dataset: a data set, or a COCO instances file; see ``ground_truth_of``.
+        dataset: a dataset, or a COCO instances file; see ``ground_truth_of``.
         image_ids: restricts both sides to these images.
         evaluator: ``"hotcoco"``, or ``"pycocotools"``, the slow reference.
         masks: score masks too; None: if both sides have masks. Without outlines in the ground truth only boxes are

@@ -145,7 +145,7 @@ def _in_label_order(splits: Splits, classes: tuple[str, ...], guide: Path) -> Sp
     try:
         return in_label_order(splits, classes, f"the guide {guide}")
     except UserError as error:
-        raise UserError(f"{error}; fine-tune the guide on this data set first") from None
+        raise UserError(f"{error}; fine-tune the guide on this dataset first") from None
 
 
 def _require_stage1(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training and held-out images of a data set, and the batches of a training."""
+"""Training and held-out images of a dataset, and the batches of a training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Splits(NamedTuple):
 
 
 def load_splits(folder: Path) -> Splits:
-    """Load the train and val splits of a data set.
+    """Load the train and val splits of a dataset.
 
     Raises:
         UserError: a split cannot be read, or the two have categories of different names.
@@ -41,7 +41,7 @@ def in_label_order(data: Splits, classes: Sequence[str], source: str) -> Splits:
         source: of ``classes``, named in the error.
 
     Raises:
-        UserError: the data set has other classes.
+        UserError: the dataset has other classes.
     """
     match_categories(classes, data.train, owner=source)
     return data._replace(train=data.train.in_label_order(classes))

@@ -43,12 +43,12 @@ def finetune(
     resume: bool = False,
     pseudo: PseudoLabels | None = None,
 ) -> TrainingOutcome:
-    """Train a detector on a data set, perhaps with pseudo-labelled images, and write a run.
+    """Train a detector on a dataset, perhaps with pseudo-labelled images, and write a run.
 
     Args:
         fabric: the launched Fabric.
         preset: detector and recipe ``train``.
-        data: folder of a data set with the splits train and val.
+        data: folder of a dataset with the splits train and val.
         output: folder of the run.
         initial: sources of the initial weights; None for the preset's.
         seed: of random weights, batches and augmentation.

@@ -106,7 +106,7 @@ def test_a_mistake_in_its_own_process():
         (f"finetune --preset {TINY} --data . --devices 3 --set train.batch_size=4", UNEVEN),
         (f"compare --preset {TINY} --data . --devices 1 --nodes 3 --set train.batch_size=4", UNEVEN),
         ("visualize --weights nowhere", "nowhere: no such file or folder"),
-        (f"data check {__file__}", "test_main.py is a file; a data set is the folder that holds annotations/"),
+        (f"data check {__file__}", "test_main.py is a file; a dataset is the folder that holds annotations/"),
         ("convert nowhere out.safetensors --classes names.txt", "--classes names.txt: cannot be read (No such file"),
         ("convert nowhere out.safetensors --classes list/names", "--classes list/names: cannot be read (No such file"),
         # quick checks come first

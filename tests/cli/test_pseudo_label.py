@@ -25,7 +25,7 @@ def call(*arguments):
 
 @pytest.fixture
 def unlabelled(tmp_path, shapes_dir):
-    """Four images that are not in the data set of the teacher."""
+    """Four images that are not in the dataset of the teacher."""
     folder = tmp_path / "unlabelled"
     folder.mkdir()
     for file in sorted((shapes_dir / "train2017").iterdir())[1:5]:
@@ -64,7 +64,7 @@ def test_another_data_set_is_left_out(untrained_run, shapes_dir, unlabelled, tmp
         call(*common, "--images", unlabelled, "--exclude", shapes_dir)
     (untrained_run / "config.yaml").unlink()
     result = call(*common, "--images", unlabelled, "--limit", 2)
-    assert "the labelled data set is not known; --exclude DIR" in result.output
+    assert "the labelled dataset is not known; --exclude DIR" in result.output
     assert len(json.loads((tmp_path / "pseudo.json").read_text())["images"]) == 2
 
 

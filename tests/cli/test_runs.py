@@ -1,4 +1,4 @@
-"""Folder, name and data set of a run."""
+"""Folder, name and dataset of a run."""
 
 import pytest
 

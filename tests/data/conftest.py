@@ -14,7 +14,7 @@ SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 
 @pytest.fixture
 def write_coco(tmp_path: Path) -> Write:
-    """A function that writes both splits of a data set and returns its folder.
+    """A function that writes both splits of a dataset and returns its folder.
 
     ``objects`` and ``images`` are partial records: the keys that a test does not speak of get sound values.
     """

@@ -1,4 +1,4 @@
-"""Where the files of a data set are."""
+"""Where the files of a dataset are."""
 
 from afictl.data import folders
 from afictl.data.folders import absent_files

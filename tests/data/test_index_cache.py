@@ -20,7 +20,7 @@ WIDE = [[1, 1, 60, 1, 60, 40, 1, 40], [2, 2, 9, 2, 9, 7]]
 
 @pytest.fixture
 def data(write_coco, monkeypatch, tmp_path) -> Path:
-    """A data set that gets a cache, and a separate cache folder."""
+    """A dataset that gets a cache, and a separate cache folder."""
     monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()

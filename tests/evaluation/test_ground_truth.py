@@ -1,4 +1,4 @@
-"""Ground truth derived from a data set."""
+"""Ground truth derived from a dataset."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Detection on a data set and its metrics: both conventions, limits, class names, files and modes."""
+"""Detection on a dataset and its metrics: both conventions, limits, class names, files and modes."""
 
 import json
 
@@ -145,7 +145,7 @@ def test_limit_restricts_both_sides_and_progress_counts_images(dataset, tmp_path
 
 
 def test_classes_are_matched_by_name(dataset):
-    """Labels in another order than in the data set, with a placeholder as in torchvision's models."""
+    """Labels in another order than in the dataset, with a placeholder as in torchvision's models."""
     classes = [*reversed(dataset.classes), "N/A"]
 
     class Reversed(Oracle):

@@ -1,4 +1,4 @@
-"""Copies of a data set with other annotations."""
+"""Copies of a dataset with other annotations."""
 
 import json
 

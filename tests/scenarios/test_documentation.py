@@ -23,7 +23,7 @@ def blocks(language, section):
 
 
 def commands(section, data):
-    """The section's commands as lists of words, with the data set's folder for DIR."""
+    """The section's commands as lists of words, with the dataset's folder for DIR."""
     lines = [line for block in blocks("bash", section) for line in block.splitlines()]
     words = [shlex.split(line.replace("DIR", str(data)))[1:] for line in lines if line.startswith("afictl ")]
     assert words

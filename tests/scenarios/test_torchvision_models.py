@@ -98,7 +98,7 @@ def test_a_student_of_a_dense_model_has_half_the_anchors():
 
 
 def test_labels_of_torchvision_coco_weights_stay_coco_ids(fabric, data, tmp_path):
-    """Of 90 labels, a data set of the 80 COCO classes uses 80; here one of four of them."""
+    """Of 90 labels, a dataset of the 80 COCO classes uses 80; here one of four of them."""
     save_torchvision(tmp_path / "coco.pth", "fasterrcnn_resnet50_fpn", 91)
     loaded = load_detector(tmp_path / "coco.pth")
     assert loaded.classes[0] == "person"

@@ -43,7 +43,7 @@ class FinishedRun:
 
     @property
     def data(self) -> Path:
-        """Folder of its data set."""
+        """Folder of its dataset."""
         return Path(self.config["data"])
 
     @property
@@ -126,7 +126,7 @@ def compare_settings(
 
     Args:
         methods: the runs by method name.
-        data: folder of the data set to evaluate on, whatever the runs recorded; None for the recorded one.
+        data: folder of the dataset to evaluate on, whatever the runs recorded; None for the recorded one.
 
     Raises:
         UserError: other data, or other settings of the evaluation.
@@ -135,7 +135,7 @@ def compare_settings(
     unequal = unequal_settings(configs)
     for key in unequal:
         if key in _EVALUATION_KEYS and not (key == "data" and data):
-            advice = "; if it is one data set, give its present folder with --data" if key == "data" else ""
+            advice = "; if it is one dataset, give its present folder with --data" if key == "data" else ""
             raise UserError(f"--runs: cannot be compared, as {key} is not the same ({unequal[key]}){advice}")
     values: dict[str, dict[str, None]] = {}
     for runs in methods.values():

@@ -18,7 +18,7 @@ from afictl.data.index_file import IndexContents
 
 
 def load_coco(data_dir: str | Path, split: str) -> Dataset:
-    """Load one split of a data set in COCO layout, with or without the year in its folder names.
+    """Load one split of a dataset in COCO layout, with or without the year in its folder names.
 
     Args:
         data_dir: the folder that holds ``annotations/`` and the image folders.

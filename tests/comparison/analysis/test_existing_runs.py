@@ -129,7 +129,7 @@ def test_runs_that_cannot_be_compared_are_rejected(trained, fabric, tmp_path, ch
 
 
 def copy_data(data, target, edit):
-    """A copy of a data set with edited held-out annotations."""
+    """A copy of a dataset with edited held-out annotations."""
     shutil.copytree(data, target)
     file = target / "annotations" / "instances_val2017.json"
     content = json.loads(file.read_text())

@@ -157,7 +157,7 @@ def test_strings_of_the_data_are_escaped(data, tmp_path):
 
 
 def hostile(data, folder):
-    """A comparison in which every string that a user or a data set can choose is markup."""
+    """A comparison in which every string that a user or a dataset can choose is markup."""
     file = data / "annotations" / "instances_val2017.json"
     content = json.loads(file.read_text())
     for number, category in enumerate(content["categories"]):
