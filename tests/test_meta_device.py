@@ -109,8 +109,9 @@ def test_more_classes_than_any_data_set():
 )
 def test_configurations_that_grow(source, message, tmp_path):
     pytest.importorskip("detectron2")
-    path = save(tmp_path / "big.safetensors", detector("detector", kind="detectron2", source=source))
-    assert_refused(load_detector, path, message)
+    description = detector("input")
+    description["preset"]["detector"] = {"kind": "detectron2", "source": source}
+    assert_refused(load_detector, save(tmp_path / "big.safetensors", description), message)
 
 
 @pytest.mark.detectron2
