@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from afictl import AFInterpolator, UserError, load_preset
 from afictl.weights import load_detector, load_interpolator, read_checkpoint
 from afictl.weights.classes import default_classes
-from afictl.weights.convert import convert
+from afictl.weights.conversion import convert
 
 SWIN = "swin_tiny_patch4_window7_224"
 

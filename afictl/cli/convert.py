@@ -35,7 +35,7 @@ def convert(
     they do not determine, such as backbone.stride_in_1x1=false for a model trained from torchvision's backbone (then
     usually with --rgb). Nothing in the file is executed.
     """
-    from afictl.weights.convert import convert
+    from afictl.weights.conversion import convert
 
     for line in convert(source, target, classes=classes, settings=settings or (), partial=partial, rgb=rgb):
         typer.echo(line)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from afictl.data.index_file import IndexContents
-from afictl.data.segmentation_arrays import segmentation_arrays
+from afictl.data.segmentation_arrays import pack_segmentations
 
 
 @dataclass(frozen=True)
@@ -61,5 +61,5 @@ def pack_annotations(annotations: Annotations) -> IndexContents:
     }
     arrays = {name: torch.from_numpy(values) for name, values in columns.items()}
     segmentations = [annotations.segmentations[k] for k in order.tolist()]
-    arrays |= segmentation_arrays(segmentations, annotations.sizes_hw[image_index])
+    arrays |= pack_segmentations(segmentations, annotations.sizes_hw[image_index])
     return IndexContents(annotations.classes, annotations.category_ids, arrays)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from afictl.data.check_images import check_images
+from afictl.data.check_images import check_image_files
 from afictl.data.check_report import Location, SplitReport
 from afictl.data.check_splits import compare_with_train
 from afictl.data.dataset import MIN_SIDE_PX, clip_boxes, drop_reasons
@@ -59,7 +59,7 @@ def check_split(
     if split != "train":
         compare_with_train(Path(data_dir), contents, image_dir, report)
     if images:
-        check_images(image_dir, [(r["file_name"], _size_hw(r)) for r in images_to_read], report, progress)
+        check_image_files(image_dir, [(r["file_name"], _size_hw(r)) for r in images_to_read], report, progress)
     return report
 
 

@@ -19,7 +19,7 @@ _CHUNK_IMAGES = 16
 _MODES = {"1": "grey", "L": "grey", "LA": "grey", "CMYK": "cmyk", "P": "palette", "PA": "palette"}
 
 
-def check_images(
+def check_image_files(
     image_dir: Path,
     sizes_hw: Sequence[tuple[str, tuple[int, int]]],
     report: SplitReport,

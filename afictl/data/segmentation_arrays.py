@@ -33,7 +33,7 @@ _DAMAGED = (
 _parse_polygons = msgspec.json.Decoder(list[list[float]]).decode
 
 
-def segmentation_arrays(segmentations: Sequence[object], sizes_hw: np.ndarray) -> dict[str, Tensor]:
+def pack_segmentations(segmentations: Sequence[object], sizes_hw: np.ndarray) -> dict[str, Tensor]:
     """The arrays that ``read_segmentations`` and ``has_segmentation`` read; unusable segmentations become absent.
 
     Args:

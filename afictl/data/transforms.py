@@ -14,7 +14,7 @@ from afictl.data.bitmaps import draw_bitmaps
 from afictl.data.dataset import Objects
 from afictl.presets import InputConfig
 
-Size: TypeAlias = tuple[int, int]
+SizeHW: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
 
 
@@ -33,7 +33,7 @@ def draw_augmentation(config: InputConfig, generator: torch.Generator) -> Augmen
     return Augmentation(config.min_sizes[k], flip)
 
 
-def shortest_edge(size_hw: Size, min_size: int, max_size: int) -> Size:
+def shortest_edge(size_hw: SizeHW, min_size: int, max_size: int) -> SizeHW:
     """The size with the short side ``min_size``, or less where the long side would exceed ``max_size``.
 
     Halves round up, as in detectron2's ``ResizeShortestEdge``.
@@ -45,12 +45,12 @@ def shortest_edge(size_hw: Size, min_size: int, max_size: int) -> Size:
     return height, width
 
 
-def half_size(size_hw: Size) -> Size:
+def half_size(size_hw: SizeHW) -> SizeHW:
     """The size of the half view: both sides halved and rounded down (AFI-GAN)."""
     return max(1, size_hw[0] // 2), max(1, size_hw[1] // 2)
 
 
-def resize_image(image: Tensor, size_hw: Size) -> Tensor:
+def resize_image(image: Tensor, size_hw: SizeHW) -> Tensor:
     """Bilinear with antialiasing; ``image`` uint8 or float (3,H,W)."""
     return tv.resize(image, list(size_hw), interpolation=tv.InterpolationMode.BILINEAR, antialias=True)
 
@@ -72,13 +72,13 @@ def resize_for(config: InputConfig, image: Tensor) -> Tensor:
     return to_float(resize_image(image, shortest_edge((height, width), config.test_size, config.max_size)))
 
 
-def view(image: Tensor, size_hw: Size, flip: bool) -> Tensor:
+def view(image: Tensor, size_hw: SizeHW, flip: bool) -> Tensor:
     """One view, uint8 (3,H,W), of a uint8 ``image``, resized from the original pixels."""
     resized = resize_image(image, size_hw)
     return resized.flip(-1) if flip else resized
 
 
-def view_target(objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks: bool = False) -> dict[str, Any]:
+def view_target(objects: Objects, from_hw: SizeHW, to_hw: SizeHW, flip: bool, masks: bool = False) -> dict[str, Any]:
     """The training target of an image of ``from_hw`` on its view of ``to_hw``.
 
     Returns:
@@ -92,7 +92,7 @@ def view_target(objects: Objects, from_hw: Size, to_hw: Size, flip: bool, masks:
     return target
 
 
-def move_boxes(boxes: Tensor, from_hw: Size, to_hw: Size, flip: bool = False) -> Tensor:
+def move_boxes(boxes: Tensor, from_hw: SizeHW, to_hw: SizeHW, flip: bool = False) -> Tensor:
     """Transform boxes xyxy (n,4) of an image of ``from_hw`` to its view of ``to_hw``."""
     scale_x, scale_y = to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]
     x1, y1, x2, y2 = (boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])).unbind(1)

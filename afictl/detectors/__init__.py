@@ -5,7 +5,7 @@ from afictl.detectors.cost import PartCost, interpolator_cost, model_cost
 from afictl.detectors.detector import Detector
 from afictl.detectors.head import Head, HeadPart, ImageBatch
 from afictl.detectors.masks import iter_pasted_masks, paste_masks
-from afictl.detectors.predict import predict, to_original
+from afictl.detectors.prediction import predict, to_original
 
 __all__ = [
     "Detector",

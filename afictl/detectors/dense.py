@@ -48,7 +48,7 @@ def _num_groups(channels: int) -> int:
     return max(1, min(math.gcd(32, channels), channels // 2))
 
 
-def initialise_head(modules: Iterable[nn.Module], class_logits: nn.Conv2d) -> None:
+def initialize_head(modules: Iterable[nn.Module], class_logits: nn.Conv2d) -> None:
     """Initialise all convolutions with small random weights, and ``class_logits`` with a bias for low scores."""
     for module in modules:
         for layer in module.modules():

@@ -27,7 +27,7 @@ class Detector(nn.Module):
     image, ``labels`` (n,) in 1..K, ``scores`` (n,) best first, for a detector with masks ``masks`` bool
     (n, h, w), and for one with mask scoring ``mask_scores`` (n,) in 0..1, which rank the masks.
 
-    It normalises and pads, and never resizes: ``afictl.detectors.predict`` does that.
+    It normalises and pads, and never resizes; ``afictl.predict`` also resizes.
 
     Args:
         preset: what the parts were built from; ``preset.input`` holds mean and standard deviation.

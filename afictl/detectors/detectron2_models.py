@@ -17,7 +17,7 @@ from afictl.interpolators import Interpolator
 from afictl.presets import Preset
 from afictl.presets.architecture import Detectron2Config
 from afictl.presets.detectron2_configs import read_config
-from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, changeable, model_values
+from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, changeable_keys, model_values
 
 _CHANGEABLE = {"backbone.name", "backbone.pretrained", "detector.source", "detector.anchor_sizes"}
 """Settings that every preset may change, beside those of the configuration."""
@@ -63,7 +63,7 @@ def _require_supported(preset: Preset, source: str, cfg: CfgNode) -> None:
     """Refuse a setting that differs from the configuration's and would be ignored."""
     fixed = Preset.model_validate({"name": "", **model_values(source)})
     for name, expected, value in changed_settings(preset, fixed):
-        if name not in _CHANGEABLE and name not in changeable(cfg):
+        if name not in _CHANGEABLE and name not in changeable_keys(cfg):
             raise UserError(
                 f"{preset.name}: {name} is {expected!r} in the configuration and cannot be {value!r} here; "
                 "change it in a YAML file of your own"
@@ -74,7 +74,7 @@ def _apply(preset: Preset, sizes: Sequence[float], cfg: CfgNode, num_classes: in
     """Set the changeable values of ``preset`` in ``cfg``, the anchor ``sizes``, the classes and afictl's defaults."""
     values = preset.model_dump()
     changes: dict[str, object] = {}
-    for name, cfg_key in changeable(cfg).items():
+    for name, cfg_key in changeable_keys(cfg).items():
         section, key = name.split(".")
         changes[cfg_key] = values[section][key]
     factors = [size / before for size, before in zip(sizes, anchor_sizes(cfg), strict=True)]

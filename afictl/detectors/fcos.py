@@ -21,7 +21,7 @@ from afictl.detectors.dense import (
     flatten_levels,
     flatten_map,
     focal_loss,
-    initialise_head,
+    initialize_head,
     suppress,
     top_scores,
 )
@@ -96,7 +96,7 @@ class FCOSHead(nn.Module):
         self.class_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.box_distances = nn.Conv2d(channels, 4, 3, padding=1)
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
-        initialise_head(self.children(), self.class_logits)
+        initialize_head(self.children(), self.class_logits)
         self.scales = nn.ParameterDict({level: torch.ones(1) for level in strides if level_scales})
 
     def losses(self, batch: ImageBatch, features: FeatureMaps, targets: Sequence[Target]) -> Losses:

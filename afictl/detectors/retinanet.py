@@ -22,7 +22,7 @@ from afictl.detectors.dense import (
     flatten_levels,
     flatten_map,
     focal_loss,
-    initialise_head,
+    initialize_head,
     suppress,
     top_scores,
 )
@@ -102,7 +102,7 @@ class RetinaNetHead(nn.Module):
         self.box_tower = conv_tower(channels)
         self.class_logits = nn.Conv2d(channels, per_position * num_classes, 3, padding=1)
         self.box_deltas = nn.Conv2d(channels, per_position * 4, 3, padding=1)
-        initialise_head(self.children(), self.class_logits)
+        initialize_head(self.children(), self.class_logits)
         self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
         self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
         # Saved with the weights, so that a resumed run divides by the same mean.

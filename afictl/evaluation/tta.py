@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from afictl.data.transforms import Size, move_boxes, resize_image, shortest_edge, to_float
+from afictl.data.transforms import SizeHW, move_boxes, resize_image, shortest_edge, to_float
 from afictl.detectors import Detector
 from afictl.detectors.dense import Candidates, suppress
 from afictl.errors import UserError
@@ -49,7 +49,7 @@ class TestTimeAugmentation:
         """Whether each view of a size is mirrored."""
         return (False, True) if self.flip else (False,)
 
-    def sizes(self, size_hw: Size) -> list[Size]:
+    def sizes(self, size_hw: SizeHW) -> list[SizeHW]:
         """Sizes of the views of an image of ``size_hw``; those that ``max_size`` makes equal are one view."""
         return list(dict.fromkeys(shortest_edge(size_hw, side, self.max_size) for side in self.min_sizes))
 
@@ -100,7 +100,7 @@ def detect_augmented(detector: nn.Module, image: Tensor, tta: TestTimeAugmentati
     return {**detection, **_mean_masks(detector, image, detection, tta)} if detector.has_masks else detection
 
 
-def _detect_views(detector: Detector, image: Tensor, size: Size, flips: Sequence[bool]) -> list[Candidates]:
+def _detect_views(detector: Detector, image: Tensor, size: SizeHW, flips: Sequence[bool]) -> list[Candidates]:
     """Detections of the views of one size, in the pixels of ``image``."""
     size_hw = (image.shape[-2], image.shape[-1])
     detections = detector.detect(_resize_and_flip(image, size, flips), masks=False)
@@ -121,7 +121,7 @@ def _mean_masks(
 
 
 def _masks(
-    detector: Detector, image: Tensor, size: Size, flips: Sequence[bool], detection: dict[str, Tensor]
+    detector: Detector, image: Tensor, size: SizeHW, flips: Sequence[bool], detection: dict[str, Tensor]
 ) -> Iterator[dict[str, Tensor]]:
     """Masks and, with mask scoring, mask scores of a detection in each view of one size, flipped back."""
     size_hw = (image.shape[-2], image.shape[-1])
@@ -134,6 +134,6 @@ def _masks(
         yield masks
 
 
-def _resize_and_flip(image: Tensor, size: Size, flips: Sequence[bool]) -> list[Tensor]:
+def _resize_and_flip(image: Tensor, size: SizeHW, flips: Sequence[bool]) -> list[Tensor]:
     resized = to_float(resize_image(image, size))
     return [resized.flip(-1) if flip else resized for flip in flips]

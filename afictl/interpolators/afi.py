@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afictl.interpolators.base import Interpolator
-from afictl.interpolators.hub import CARD, WEIGHTS, find_pretrained, read_config
+from afictl.interpolators.hub import CARD, WEIGHTS, find_pretrained, read_json_config
 from afictl.tensor_files import read_tensors
 
 _PAPER = "https://doi.org/10.1016/j.patcog.2023.109365"
@@ -130,7 +130,7 @@ class AFInterpolator(
             local_files_only=local_files_only,
             revision=revision,
         )
-        return cls.from_tensors(cls.kind, read_config(config), read_tensors(weights)[0], weights.parent).eval()
+        return cls.from_tensors(cls.kind, read_json_config(config), read_tensors(weights)[0], weights.parent).eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory / WEIGHTS)  # so that ``load`` reads that file too

@@ -65,7 +65,7 @@ def find_pretrained(name: str | Path, **download: Any) -> tuple[Path, Path]:
     return config, weights
 
 
-def read_config(path: Path) -> dict[str, object]:
+def read_json_config(path: Path) -> dict[str, object]:
     """Read the mapping in a JSON file.
 
     Raises:

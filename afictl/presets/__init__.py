@@ -9,7 +9,7 @@ from afictl.presets.architecture import (
     NeckConfig,
     PAFPNConfig,
 )
-from afictl.presets.loading import (
+from afictl.presets.preset_files import (
     list_presets,
     list_torchvision_presets,
     load_preset,

@@ -1,7 +1,7 @@
 """detectron2's configurations as presets ``detectron2:NAME``; imported only for those.
 
 The sections ``backbone``, ``neck`` and ``detector`` of such a preset describe the model; those of their keys that
-``changeable`` lists also change it.
+``changeable_keys`` lists also change it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def model_values(source: str) -> dict[str, dict[str, Any]]:
     return _model_values(read_config(source))
 
 
-def changeable(cfg: CfgNode) -> dict[str, str]:
+def changeable_keys(cfg: CfgNode) -> dict[str, str]:
     """Dotted keys of a preset that change the model -> detectron2's."""
     keys = _CHANGEABLE_KEYS[cfg.MODEL.META_ARCHITECTURE].items()
     return {key: cfg_key for key, cfg_key in keys if (_neck(cfg), key) != ("bifpn", "neck.fuse")}
@@ -112,7 +112,7 @@ def _model_values(cfg: CfgNode) -> dict[str, dict[str, Any]]:
     if _neck(cfg) != "bifpn":
         values["neck"]["norm"] = "batch" if model.FPN.NORM in ("BN", "SyncBN") else "none"
         values["neck"]["top"] = "pool" if "res2" in model.FPN.IN_FEATURES else "res5"
-    for dotted, cfg_key in changeable(cfg).items():
+    for dotted, cfg_key in changeable_keys(cfg).items():
         section, key = dotted.split(".")
         values[section][key] = lookup(cfg, cfg_key)
     return values

@@ -70,7 +70,7 @@ class Pair:
     """(N,1,h,w) of 0 and 1."""
 
     @property
-    def judged(self) -> bool:
+    def has_statistics(self) -> bool:
         """False where the discriminator's batch norm has one value a channel, which it cannot normalise."""
         n, _, h, w = self.fake.shape
         return n * h * w > 1 or world_size() > 1
@@ -117,13 +117,13 @@ def discriminator_step(discriminator: TrainableModule, pairs: Mapping[str, Pair]
         The sum over levels of both cross-entropies, a scalar.
     """
     maps: Pyramid = {}
-    for level, pair in _judged(pairs).items():
+    for level, pair in _discriminable(pairs).items():
         maps[f"{level}.real"] = pair.real * pair.mask
         maps[f"{level}.fake"] = pair.fake.detach() * pair.mask
     logits = discriminator.module(maps)
     terms = [
         _cross_entropy(logits[f"{level}.{kind}"], target, pair.mask)
-        for level, pair in _judged(pairs).items()
+        for level, pair in _discriminable(pairs).items()
         for kind, target in (("real", 1.0), ("fake", 0.0))
     ]
     discriminator.backward(terms)
@@ -136,18 +136,18 @@ def feature_losses(discriminator: nn.Module, pairs: Mapping[str, Pair], recipe: 
     l1 = [_masked_mean((pair.fake.float() - pair.real.float()).abs(), pair.mask) for pair in pairs.values()]
     losses = {"loss_l1": torch.stack(l1).sum()}
     if recipe.adversarial_weight:
-        judged = _judged(pairs)
+        discriminable = _discriminable(pairs)
         # Only the path through the discriminator is needed, not the gradients of its parameters.
         discriminator.requires_grad_(False)
-        logits = discriminator({f"{level}.fake": pair.fake * pair.mask for level, pair in judged.items()})
+        logits = discriminator({f"{level}.fake": pair.fake * pair.mask for level, pair in discriminable.items()})
         discriminator.requires_grad_(True)
-        terms = [_cross_entropy(logits[f"{level}.fake"], 1.0, pair.mask) for level, pair in judged.items()]
+        terms = [_cross_entropy(logits[f"{level}.fake"], 1.0, pair.mask) for level, pair in discriminable.items()]
         losses["loss_adversarial"] = recipe.adversarial_weight * torch.stack(terms).sum()
     return losses
 
 
-def _judged(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
-    return {level: pair for level, pair in pairs.items() if pair.judged}
+def _discriminable(pairs: Mapping[str, Pair]) -> dict[str, Pair]:
+    return {level: pair for level, pair in pairs.items() if pair.has_statistics}
 
 
 def _cross_entropy(logits: Tensor, target: float, mask: Tensor) -> Tensor:

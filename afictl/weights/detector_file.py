@@ -15,7 +15,7 @@ from afictl.presets import Preset, parse_preset
 from afictl.tensor_files import save_tensors
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.description import DETECTOR, VERSION, describe_detector
-from afictl.weights.layouts import summarize, to_afictl
+from afictl.weights.layouts import describe_content, to_afictl
 from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
 
 
@@ -129,7 +129,7 @@ def _described_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
 def _require_detector(checkpoint: Checkpoint) -> None:
     if checkpoint.metadata.get("format") != DETECTOR:
         advice = "give a run folder of 'afictl finetune', a file in it or a detector of detectron2 or AFI-GAN"
-        raise UserError(f"{checkpoint.path}: contains {summarize(checkpoint)}, not a detector; {advice}")
+        raise UserError(f"{checkpoint.path}: contains {describe_content(checkpoint)}, not a detector; {advice}")
     if checkpoint.metadata.get("version") != VERSION:
         version = checkpoint.metadata.get("version")
         raise UserError(f"{checkpoint.path}: detector file of version {version}; update afictl")

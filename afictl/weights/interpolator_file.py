@@ -12,7 +12,7 @@ from afictl.meta_device import building_on_meta_device
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.description import DETECTOR, INTERPOLATORS
 from afictl.weights.detector_file import described_preset
-from afictl.weights.layouts import summarize, to_afictl
+from afictl.weights.layouts import describe_content, to_afictl
 
 
 def load_interpolator(path: str | Path) -> Interpolator:
@@ -35,7 +35,7 @@ def interpolator_of(checkpoint: Checkpoint) -> Interpolator:
         return _interpolator_of_detector(checkpoint)
     if description.get("format") not in INTERPOLATORS:
         raise UserError(
-            f"{file}: contains {summarize(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'"
+            f"{file}: contains {describe_content(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'"
         )
     return Interpolator.from_tensors(
         described_kind(description, file), description.get("config"), checkpoint.tensors, file

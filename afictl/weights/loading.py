@@ -21,8 +21,8 @@ from afictl.presets import InputConfig
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.compatibility import require_same_arithmetic
 from afictl.weights.description import DISCRIMINATOR, INTERPOLATORS
-from afictl.weights.layouts import summarize, to_afictl, without_wrapper
-from afictl.weights.layouts.detectron2 import has_statistics, without_derived
+from afictl.weights.layouts import describe_content, to_afictl, without_wrapper
+from afictl.weights.layouts.detectron2_detectors import has_statistics, without_derived
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.msra import find_plain_resnet, to_timm
 from afictl.weights.layouts.pixels import fold_pixels
@@ -81,7 +81,7 @@ def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
         checkpoint = to_afictl(checkpoint)
     if isinstance(module, Detector):
         if checkpoint.metadata.get("format") in (*INTERPOLATORS, DISCRIMINATOR):
-            raise UserError(f"{checkpoint.path}: contains {summarize(checkpoint)}, not a detector")
+            raise UserError(f"{checkpoint.path}: contains {describe_content(checkpoint)}, not a detector")
         require_same_arithmetic(module.preset, checkpoint)
     return checkpoint
 

@@ -10,7 +10,7 @@ from afictl.detectors.dense import (
     conv_tower,
     flatten_map,
     focal_loss,
-    initialise_head,
+    initialize_head,
     suppress,
     top_scores,
 )
@@ -37,7 +37,7 @@ def test_group_norm_of_a_tower_works_on_one_position(channels: int, groups: int)
 
 def test_initial_scores_are_low() -> None:
     layers, logits = conv_tower(64), nn.Conv2d(64, 3, 3)
-    initialise_head((layers, logits), logits)
+    initialize_head((layers, logits), logits)
     assert logits.bias.sigmoid().tolist() == pytest.approx([0.01] * 3)
     assert layers[0].weight.std().item() == pytest.approx(0.01, rel=0.1)
     assert not layers[0].bias.any()

@@ -147,7 +147,7 @@ def test_padding_of_either_view_changes_no_loss(fabric):
     assert not torch.allclose(losses(), before)
 
 
-def test_level_with_one_value_a_channel_is_not_judged(fabric):
+def test_discriminator_skips_level_with_one_value_per_channel(fabric):
     one, two = torch.randn(1, 8, 1, 1), torch.randn(1, 8, 2, 2)
     pairs = make_pairs(
         {"p5": two, "p6": one},
@@ -155,8 +155,8 @@ def test_level_with_one_value_a_channel_is_not_judged(fabric):
         full_extents({"p5": two, "p6": one}),
         full_extents({"p5": two, "p6": one}),
     )
-    assert pairs["p5"].judged
-    assert not pairs["p6"].judged
+    assert pairs["p5"].has_statistics
+    assert not pairs["p6"].has_statistics
     recipe = AdversarialRecipe(steps=1, batch_size=1, lr=1e-3)
     losses = feature_losses(PerLevel(PatchDiscriminator(8)), pairs, recipe)
     assert torch.isfinite(losses["loss_adversarial"])

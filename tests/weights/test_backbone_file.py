@@ -11,7 +11,7 @@ from afictl.backbones import build_backbone
 from afictl.backbones.resnet import resnet_key
 from afictl.presets import BackboneConfig
 from afictl.weights import load_backbone_weights
-from afictl.weights.convert import convert
+from afictl.weights.conversion import convert
 from tests.helpers.foreign_checkpoints import save_pkl
 
 

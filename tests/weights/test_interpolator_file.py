@@ -6,7 +6,7 @@ import torch
 from afictl import AFInterpolator, PatchDiscriminator, UserError, build_detector, load_preset, load_weights
 from afictl.interpolators import build_interpolator, learned_kinds
 from afictl.weights import load_interpolator, save_detector
-from afictl.weights.convert import convert
+from afictl.weights.conversion import convert
 from afictl.weights.layouts.detectron2_names import discriminator_key, generator_key
 from tests.helpers.foreign_checkpoints import to_detectron2
 from tests.helpers.golden_files import apply_rule_h, reference_tensors

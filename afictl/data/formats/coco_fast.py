@@ -50,7 +50,7 @@ class _File(msgspec.Struct):
     annotations: list[_Object] | UnsetType = UNSET
 
 
-class _UnusualError(Exception):
+class _IrregularFileError(Exception):
     """A file that this reader leaves to ``coco_records``."""
 
 
@@ -67,7 +67,7 @@ def read_fast(file: Path, *, lenient: bool = False) -> Annotations | None:
         if not lenient:
             _check_text(contents)
         return _columns(file, msgspec.json.decode(contents, type=_File), lenient)
-    except (OSError, ValueError, msgspec.MsgspecError, OverflowError, RecursionError, _UnusualError):
+    except (OSError, ValueError, msgspec.MsgspecError, OverflowError, RecursionError, _IrregularFileError):
         return None
 
 
@@ -88,7 +88,7 @@ def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
     category_ids = _distinct_ids(category.id for category in categories)
     image_ids = _distinct_ids(image.id for image in images)
     if not len(image_ids):
-        raise _UnusualError
+        raise _IrregularFileError
     image_index = _positions((record.image_id for record in objects), image_ids, lenient)
     labels = _positions((record.category_id for record in objects), category_ids, lenient) + 1
     if lenient:
@@ -118,24 +118,24 @@ def _require_usual(file: Path, contents: _File) -> None:
     names = [category.name for category in contents.categories]
     is_sound = all(names) and 0 < len(set(names)) == len(names) and all(image.file_name for image in contents.images)
     if not is_sound or (isinstance(contents.annotations, UnsetType) and not file.name.startswith("image_info")):
-        raise _UnusualError
+        raise _IrregularFileError
 
 
 def _integers(values: Iterable[object]) -> np.ndarray:
     """Int64 (n,)."""
     numbers = list(values)
     if not set(map(type, numbers)) <= {int}:
-        raise _UnusualError
+        raise _IrregularFileError
     array = np.array(numbers, dtype=np.int64)
     if len(array) and array.min() == np.iinfo(np.int64).min:  # coco_records requires abs(id) < 2**63
-        raise _UnusualError
+        raise _IrregularFileError
     return array
 
 
 def _distinct_ids(values: Iterable[object]) -> np.ndarray:
     ids = _integers(values)
     if len(np.unique(ids)) < len(ids):
-        raise _UnusualError
+        raise _IrregularFileError
     return ids
 
 
@@ -147,7 +147,7 @@ def _positions(values: Iterable[_Number], ids: np.ndarray, lenient: bool) -> np.
     positions = order[np.searchsorted(ids[order], targets).clip(max=len(ids) - 1)]
     unknown = ids[positions] != targets
     if unknown.any() and not lenient:
-        raise _UnusualError
+        raise _IrregularFileError
     return np.where(unknown, -1, positions)
 
 
@@ -155,5 +155,5 @@ def _lengths(images: list[_Image]) -> np.ndarray:
     """Int64 (n,2), heights and widths."""
     sizes = np.array([(image.height, image.width) for image in images], dtype=np.float64)
     if not ((sizes >= 1) & (sizes < 2**31) & (sizes == np.floor(sizes))).all():
-        raise _UnusualError
+        raise _IrregularFileError
     return sizes.astype(np.int64)

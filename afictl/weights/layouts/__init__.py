@@ -14,10 +14,10 @@ from torch import Tensor
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR, INTERPOLATORS
 from afictl.weights.layouts.afigan import translate_discriminator, translate_generator
-from afictl.weights.layouts.detectron2 import translate as translate_detectron2
-from afictl.weights.layouts.mmdetection import translate as translate_mmdetection
+from afictl.weights.layouts.detectron2_detectors import translate_detectron2
+from afictl.weights.layouts.mmdetection import translate_mmdetection
 from afictl.weights.layouts.msra import find_plain_resnet
-from afictl.weights.layouts.torchvision import translate as translate_torchvision
+from afictl.weights.layouts.torchvision import translate_torchvision
 
 LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
     translate_detectron2,
@@ -57,7 +57,7 @@ def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in tensors.items()}
 
 
-def summarize(checkpoint: Checkpoint) -> str:
+def describe_content(checkpoint: Checkpoint) -> str:
     """The kind of a checkpoint, its number of tensors and its first tensor name, for error messages."""
     first = next(iter(checkpoint.tensors), "none")
     title = _TITLES.get(str(checkpoint.metadata.get("format")))

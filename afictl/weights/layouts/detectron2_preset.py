@@ -13,7 +13,7 @@ from afictl.presets import Preset, Published, list_presets, load_preset
 from afictl.weights.layouts.detectron2_backbone import BackboneDescription, count_indices
 from afictl.weights.layouts.pixels import Pixels, preset_mean
 
-Settings = dict[str, Any]
+PresetSettings = dict[str, Any]
 _GENERATOR = "backbone.srf_module.Generators.0."
 _MASK_HEAD = "roi_heads.mask_head."
 _FAMILIES = {"cascade-mask-rcnn": "cascade-rcnn"}
@@ -62,7 +62,7 @@ def _kind(tensors: Mapping[str, Tensor]) -> str:
     return "mask-rcnn" if masks else "faster-rcnn"
 
 
-def _neck(tensors: Mapping[str, Tensor]) -> Settings:
+def _neck(tensors: Mapping[str, Tensor]) -> PresetSettings:
     if any(name.startswith("backbone.before_bifpn.") for name in tensors):
         width = _rows(tensors, "backbone.before_bifpn.lateral5.0.weight", 256)
         published = {"neck.fusion": "raw", "neck.skips": "input", "neck.blocks": "separable"}
@@ -85,7 +85,7 @@ def _top(tensors: Mapping[str, Tensor], width: int) -> str:
     return "p5" if p6.shape[1] == width else "res5"
 
 
-def _interpolator(tensors: Mapping[str, Tensor]) -> Settings:
+def _interpolator(tensors: Mapping[str, Tensor]) -> PresetSettings:
     options = generator_options(tensors, _GENERATOR)
     kind = {"interpolator.kind": "afi" if options else "nearest"}
     return {**kind, "interpolator.options": options} if options else kind
@@ -99,12 +99,12 @@ def generator_options(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, i
     return {"blocks": max(blocks, 1), "growth": _rows(tensors, f"{prefix}1.RDBs.0.conv1.0.weight", 32)}
 
 
-def _regions(tensors: Mapping[str, Tensor]) -> tuple[Settings, int]:
+def _regions(tensors: Mapping[str, Tensor]) -> tuple[PresetSettings, int]:
     """Preset keys of the heads of an R-CNN, and its number of classes."""
     stage = "0." if "roi_heads.box_head.0.fc1.weight" in tensors else ""
     box, predictor = f"roi_heads.box_head.{stage}", f"roi_heads.box_predictor.{stage}"
     norms = (f"{box}conv1.norm.weight", f"{_MASK_HEAD}mask_fcn1.norm.weight")
-    head: Settings = {
+    head: PresetSettings = {
         "detector.box_head": "4conv1fc" if f"{box}conv1.weight" in tensors else "2fc",
         "detector.head_norm": "batch" if any(name in tensors for name in norms) else "none",
         "detector.fc_width": _rows(tensors, f"{box}fc1.weight", 1024),
@@ -114,7 +114,7 @@ def _regions(tensors: Mapping[str, Tensor]) -> tuple[Settings, int]:
     return head, _rows(tensors, f"{predictor}cls_score.weight", 81) - 1
 
 
-def _dense(tensors: Mapping[str, Tensor]) -> tuple[Settings, int]:
+def _dense(tensors: Mapping[str, Tensor]) -> tuple[PresetSettings, int]:
     """Preset keys of a one-stage head, and its number of classes."""
     rows = _rows(tensors, "head.cls_score.weight", 0)
     if "head.ctrness.weight" in tensors:
@@ -123,7 +123,7 @@ def _dense(tensors: Mapping[str, Tensor]) -> tuple[Settings, int]:
     return {"detector.anchors_per_octave": max(anchors // 3, 1)}, rows // anchors
 
 
-def _anchors(tensors: Mapping[str, Tensor]) -> Settings:
+def _anchors(tensors: Mapping[str, Tensor]) -> PresetSettings:
     """Sizes and ratios of the anchors in the file, which only older versions of detectron2 saved."""
     for prefix in ("proposal_generator.anchor_generator.cell_anchors.", "anchor_generator.cell_anchors."):
         cells = [tensors[f"{prefix}{i}"] for i in range(5) if f"{prefix}{i}" in tensors]

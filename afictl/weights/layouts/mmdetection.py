@@ -13,8 +13,8 @@ from afictl.backbones.resnet import resnet_key
 from afictl.errors import UserError
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.description import describe_foreign
-from afictl.weights.layouts.detectron2 import assemble
 from afictl.weights.layouts.detectron2_backbone import describe_backbone
+from afictl.weights.layouts.detectron2_detectors import derive_detector
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.pixels import TORCHVISION
 
@@ -38,7 +38,7 @@ _NOTE = (
 )
 
 
-def translate(checkpoint: Checkpoint) -> Checkpoint | None:
+def translate_mmdetection(checkpoint: Checkpoint) -> Checkpoint | None:
     """A detector of this layout under afictl's tensor names, with a preset derived from its tensors.
 
     Raises:
@@ -50,7 +50,7 @@ def translate(checkpoint: Checkpoint) -> Checkpoint | None:
     try:
         # Its norms are trained in eval mode: only their scale and shift change.
         backbone = replace(describe_backbone(tensors), stride_in_1x1=False, batch_norm=False)
-        preset, num_classes, renamed = assemble(tensors, backbone, TORCHVISION)
+        preset, num_classes, renamed = derive_detector(tensors, backbone, TORCHVISION)
         metadata = describe_foreign(preset, num_classes, "a detector of mmdetection", [_NOTE])
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None

@@ -24,7 +24,7 @@ _COCO_IDS = 90
 _EPS = 1e-5
 
 
-def translate(checkpoint: Checkpoint) -> Checkpoint | None:
+def translate_torchvision(checkpoint: Checkpoint) -> Checkpoint | None:
     """A detector of this layout under the tensor names of ``torchvision:NAME``.
 
     Raises:

@@ -8,7 +8,7 @@ from afictl import UserError, build_detector
 from afictl.presets import list_torchvision_presets
 from afictl.weights import load_backbone_weights, load_detector, read_checkpoint
 from afictl.weights.checkpoint import Checkpoint
-from afictl.weights.convert import convert
+from afictl.weights.conversion import convert
 from afictl.weights.layouts import to_afictl
 from tests.helpers.torchvision_files import build_torchvision, old_names, save_torchvision
 

@@ -20,8 +20,8 @@ from afictl.weights.classes import Classes, read_classes
 from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATORS
 from afictl.weights.detector_file import described_preset, detector_of, save_detector
 from afictl.weights.interpolator_file import interpolator_of
-from afictl.weights.layouts import summarize, to_afictl
-from afictl.weights.layouts.detectron2 import in_rgb
+from afictl.weights.layouts import describe_content, to_afictl
+from afictl.weights.layouts.detectron2_detectors import in_rgb
 from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
 
 _LISTED_NAMES = 3
@@ -118,13 +118,13 @@ def _convert_discriminator(checkpoint: Checkpoint, target: Path) -> list[str]:
 
 def _write_network(module: nn.Module, report: LoadReport, checkpoint: Checkpoint, target: Path) -> list[str]:
     save_tensors(target, module.state_dict(), checkpoint.metadata)
-    return [_recognised(checkpoint, summarize(checkpoint)), _counts(report), f"written: {target}"]
+    return [_recognised(checkpoint, describe_content(checkpoint)), _counts(report), f"written: {target}"]
 
 
 def _convert_backbone(checkpoint: Checkpoint, target: Path) -> list[str]:
     converted = as_backbone(checkpoint)
     if converted is None:
-        raise UserError(f"{checkpoint.path}: contains {summarize(checkpoint)}, which cannot be converted")
+        raise UserError(f"{checkpoint.path}: contains {describe_content(checkpoint)}, which cannot be converted")
     backbone, report = converted
     save_tensors(target, backbone.tensors, backbone.metadata)
     strides = ", with strides in the 1x1 convolutions" if backbone.metadata["stride_in_1x1"] else ""

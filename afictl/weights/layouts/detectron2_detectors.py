@@ -34,7 +34,7 @@ _NORMALIZER = "head.normalizer"
 _INITIAL_NORMALIZER = 100.0
 
 
-def translate(checkpoint: Checkpoint) -> Checkpoint | None:
+def translate_detectron2(checkpoint: Checkpoint) -> Checkpoint | None:
     """A detector of this layout under afictl's tensor names, with a preset derived from its tensors.
 
     Raises:
@@ -46,14 +46,14 @@ def translate(checkpoint: Checkpoint) -> Checkpoint | None:
     try:
         backbone = describe_backbone(tensors)
         recorded = recorded_pixels(tensors)
-        preset, num_classes, renamed = assemble(tensors, backbone, recorded or backbone.pixels)
+        preset, num_classes, renamed = derive_detector(tensors, backbone, recorded or backbone.pixels)
         metadata = describe_foreign(preset, num_classes, _title(tensors), _notes(tensors, backbone, preset, recorded))
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
     return Checkpoint(checkpoint.path, renamed, metadata)
 
 
-def assemble(
+def derive_detector(
     tensors: Mapping[str, Tensor], backbone: BackboneDescription, pixels: Pixels
 ) -> tuple[Preset, int, dict[str, Tensor]]:
     """Preset, number of classes, and afictl's names of ``tensors`` that have detectron2's names."""

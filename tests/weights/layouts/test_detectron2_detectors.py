@@ -11,7 +11,7 @@ from afictl.presets import parse_preset
 from afictl.weights import load_detector
 from afictl.weights.detector_file import detector_of
 from afictl.weights.layouts import to_afictl
-from afictl.weights.layouts.detectron2 import in_rgb
+from afictl.weights.layouts.detectron2_detectors import in_rgb
 from afictl.weights.loading import compare_tensors
 from tests.helpers.foreign_checkpoints import as_checkpoint, cell_anchors, shapes_only, to_detectron2
 
