@@ -6,7 +6,7 @@ Everything listed in ``__all__`` is imported on first use, so that ``import afic
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "AFInterpolator": "afictl.interpolators",

@@ -15,7 +15,14 @@ from afictl.interpolators.pixel_shuffle import PixelShuffle
 from afictl.interpolators.sapa import SAPA
 from afictl.interpolators.transposed_conv import TransposedConv
 
-__all__ = ["AFInterpolator", "Interpolator", "build_interpolator", "interpolator_kinds", "learned_kinds"]
+__all__ = [
+    "INTERPOLATORS",
+    "AFInterpolator",
+    "Interpolator",
+    "build_interpolator",
+    "interpolator_kinds",
+    "learned_kinds",
+]
 
 _CLASSES: tuple[type[Interpolator], ...] = (
     AFInterpolator,
@@ -30,17 +37,18 @@ _CLASSES: tuple[type[Interpolator], ...] = (
     SAPA,
     FADE,
 )
-_KINDS = {cls.kind: cls for cls in _CLASSES}
+INTERPOLATORS: dict[str, type[Interpolator]] = {cls.kind: cls for cls in _CLASSES}
+"""Every kind; a program may add its own."""
 
 
 def interpolator_kinds() -> list[str]:
     """Every kind that ``build_interpolator`` builds."""
-    return list(_KINDS)
+    return list(INTERPOLATORS)
 
 
 def learned_kinds() -> list[str]:
     """Kinds with parameters: those that can be pre-trained and saved."""
-    return [kind for kind, cls in _KINDS.items() if cls.learned]
+    return [kind for kind, cls in INTERPOLATORS.items() if cls.learned]
 
 
 def build_interpolator(kind: str, channels: int, **options: float) -> Interpolator:
@@ -49,10 +57,10 @@ def build_interpolator(kind: str, channels: int, **options: float) -> Interpolat
     Raises:
         UserError: unknown kind, or an option that the kind does not have.
     """
-    if kind not in _KINDS:
+    if kind not in INTERPOLATORS:
         raise UserError(f"no interpolator is called '{kind}'{did_you_mean(kind, interpolator_kinds())}")
-    names = [name for name in inspect.signature(_KINDS[kind]).parameters if name != "channels"]
+    names = [name for name in inspect.signature(INTERPOLATORS[kind]).parameters if name != "channels"]
     for name in options:
         if name not in names:
             raise UserError(f"interpolator '{kind}' has no option '{name}'{did_you_mean(name, names)}")
-    return _KINDS[kind](channels=channels, **options)
+    return INTERPOLATORS[kind](channels=channels, **options)

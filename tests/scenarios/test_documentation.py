@@ -1,4 +1,4 @@
-"""What README shows works as it stands there."""
+"""README and docs: their commands and Python examples run as they are written, their flags and links exist."""
 
 import re
 import shlex
@@ -10,113 +10,115 @@ import typer
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from typer.testing import CliRunner
 
+from afictl import list_presets
 from afictl.cli.main import app
 from afictl.data import make_shapes
 from tests.helpers.tiny_runs import SMALL, drop_states
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-SECTIONS = {part.partition("\n")[0]: part for part in README.split("\n## ")}
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+OTHER_MODEL = ["train.steps=1", "train.batch_size=2", "input.min_sizes=[64]", "input.test_size=64", "loader.workers=0"]
 
 
-def blocks(language, section):
-    return re.findall(rf"```{language}\n(.*?)```", SECTIONS[section], re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXTS[page], re.DOTALL)
 
 
-def commands(section, data):
-    """The section's commands as lists of words, with the dataset's folder for DIR."""
-    lines = [line for block in blocks("bash", section) for line in block.splitlines()]
-    words = [shlex.split(line.replace("DIR", str(data)))[1:] for line in lines if line.startswith("afictl ")]
-    assert words
-    return words
+def commands(page: str) -> list[list[str]]:
+    """The arguments of every ``afictl`` command of a page."""
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("afictl ")]
 
 
-def run(command):
-    result = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+def quick(arguments: list[str]) -> list[str]:
+    """Further arguments that make a command finish in seconds."""
+    command = arguments[0]
+    if command == "pseudo-label":  # a detector of four steps has no confident detection
+        return ["--threshold", "0"]
+    if command in ("finetune", "compare") and "--runs" not in arguments:
+        settings = OTHER_MODEL if any(word.startswith("torchvision:") for word in arguments) else SMALL
+        return [word for setting in settings for word in ("--set", setting)]
+    return []
 
 
-def test_the_story_on_your_own_data_runs(shapes_dir, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, shapes_dir):
+    """A folder in which README's commands have run; the other pages build on their runs."""
+    folder = tmp_path_factory.mktemp("documentation")
+    make_shapes(folder / "unlabelled", train=4, val=1, size=96, seed=1)
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
+    torch.save(model.state_dict(), folder / "model.pth")
+    run_page("README.md", folder, shapes_dir)
+    return folder
+
+
+def run_page(page: str, folder: Path, data: Path) -> None:
+    paths = {"DIR": str(data), "FOLDER": str(folder / "unlabelled" / "train2017")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for arguments in commands(page):
+            arguments = [re.sub("DIR|FOLDER", lambda name: paths[name[0]], word) for word in arguments]
+            result = CliRunner().invoke(app, [*arguments, *quick(arguments)], catch_exceptions=False)
+            assert result.exit_code == 0, f"{arguments}: {result.output}"
+            drop_states(folder, keep=folder / "runs" / "afi")
+
+
+def test_readme_commands_write_their_results(workspace):
+    assert (workspace / "runs" / "afi" / "interpolator.safetensors").is_file()
+    assert (workspace / "runs" / "with-afi" / "eval" / "metrics.json").is_file()
+    assert list((workspace / "runs" / "guide" / "detections").glob("*.png"))
+    assert (workspace / "runs" / "compare-faster-rcnn-r18-fpn-tiny" / "comparison.csv").is_file()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md" and commands(page)])
+def test_commands_of_the_page_run(page, workspace, shapes_dir):
+    run_page(page, workspace, shapes_dir)
+
+
+@pytest.mark.parametrize(
+    ("page", "number"), [(page, number) for page in PAGES for number in range(len(blocks(page, "python")))]
+)
+def test_python_example_runs(page, number, tmp_path, monkeypatch):
+    source = blocks(page, "python")[number]
+    if "detectron2" in source:
+        pytest.importorskip("detectron2")
     monkeypatch.chdir(tmp_path)
-    story = commands("On your own data", shapes_dir)
-    assert [command[0] for command in story] == [
-        "data",
-        "finetune",
-        "pretrain",
-        "finetune",
-        "eval",
-        "visualize",
-        "compare",
-        "pseudo-label",
-        "finetune",
-    ]
-    make_shapes(tmp_path / "other", train=4, val=1, size=96, seed=1)
-    for command in story:
-        if command[0] == "pseudo-label":  # a detector of four steps is sure of nothing
-            command = [str(tmp_path / "other" / "train2017") if word == "FOLDER" else word for word in command]
-            command += ["--threshold", "0"]
-        if command[0] in ("finetune", "compare"):
-            command += [word for setting in SMALL for word in ("--set", setting)]
-        run(command)
-        drop_states(tmp_path)
-    assert (tmp_path / "runs" / "afi" / "interpolator.safetensors").is_file()
-    assert (tmp_path / "runs" / "with-afi" / "eval" / "metrics.json").is_file()
-    assert list((tmp_path / "runs" / "guide" / "detections").glob("*.png"))
-    assert (tmp_path / "runs" / "student" / "best.safetensors").is_file()
-    assert (tmp_path / "runs" / "compare-faster-rcnn-r18-fpn-tiny" / "comparison.csv").is_file()
+    exec(source, {"__name__": "example"})
 
 
-def execute(block):
-    names: dict = {}
-    exec(block, names)
-    return names
-
-
-def test_the_python_example_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (block,) = blocks("python", "In Python")
-    names = execute(block)
-    assert names["fine"].shape == (1, 256, 50, 84)
-    assert set(names["detections"][0]) == {"boxes", "labels", "scores", "masks"}
-
-
-def test_the_commands_for_a_model_of_others_run(shapes_dir, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
-    torch.save(theirs.state_dict(), "model.pth")
-    quick = ["train.steps=1", "train.batch_size=2", "input.min_sizes=[64]", "input.test_size=64", "loader.workers=0"]
-    for command in commands("I already have a model", shapes_dir):
-        if command[0] == "finetune":
-            command += [word for setting in quick for word in ("--set", setting)]
-        run(command)
-    assert (tmp_path / "runs" / "theirs" / "best.safetensors").is_file()
-
-
-def test_the_interpolator_goes_into_a_torchvision_model(capsys):
-    substitution, _ = blocks("python", "I already have a model")
-    model = execute(substitution)["model"]
-    assert capsys.readouterr().out == "3 enlargements replaced\n"
-    with torch.no_grad():
-        assert set(model([torch.rand(3, 64, 64)])[0]) == {"boxes", "labels", "scores", "masks"}
-
-
-@pytest.mark.detectron2
-def test_the_backbone_goes_into_a_detectron2_script():
-    pytest.importorskip("detectron2")
-    _, script = blocks("python", "I already have a model")
-    model = execute(script)["model"].eval()
-    assert type(model.backbone.interpolator).__name__ == "AFInterpolator"
-    with torch.no_grad():
-        assert "instances" in model([{"image": torch.zeros(3, 64, 64)}])[0]
-
-
-def flags_of(command, path=()):
-    if hasattr(command, "commands"):
-        for name, child in command.commands.items():
-            yield from flags_of(child, (*path, name))
+def flags_of(command):
+    """Every flag of a command and its subcommands."""
+    for child in getattr(command, "commands", {}).values():
+        yield from flags_of(child)
     for parameter in command.params:
         yield from parameter.opts
 
 
-@pytest.mark.parametrize("flag", sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))))
-def test_every_flag_that_readme_names_exists(flag):
-    assert flag in {*flags_of(typer.main.get_command(app)), "--help", "--dist"}  # the last is pytest's
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_flags_of_the_page_exist(page):
+    lines = [line for line in TEXTS[page].splitlines() if not re.search(r"pytest|ruff|benchmarks", line)]
+    assert set(FLAG.findall("\n".join(lines))) <= {*flags_of(typer.main.get_command(app)), "--help"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_of_the_page_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXTS[page]):
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_presets_of_the_page_exist(page):
+    assert set(re.findall(r"--preset ([\w-]+)(?![\w:-])", TEXTS[page])) <= set(list_presets())
+
+
+def test_readme_has_at_most_900_words():
+    assert len(TEXTS["README.md"].split()) <= 900
