@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from afictl.errors import UserError
 
@@ -35,6 +39,9 @@ REPORT = "report.html"
 EVALUATION = "metrics.json"
 """Settings and metrics of an evaluation."""
 PER_CLASS = "per_class.csv"
+
+MetricsRecord: TypeAlias = Mapping[str, Any]
+"""A line of ``metrics.jsonl``: the step, and numbers by name."""
 
 
 def is_run(folder: Path) -> bool:
@@ -76,8 +83,28 @@ def recorded_data(path: str | Path) -> Path:
     return Path(config["data"])
 
 
+def read_metrics(folder: Path) -> list[MetricsRecord]:
+    """Read ``metrics.jsonl`` of a run line by line, without lines that a crash truncated.
+
+    Raises:
+        UserError: the folder is not a run, or has no metrics yet.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        raise UserError(f"{folder}: not a run, as there is no {METRICS} in it{list_runs_below(folder)}")
+    records: list[MetricsRecord] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
+    if not records:
+        raise UserError(f"{path}: no metrics yet")
+    return records
+
+
 def list_runs_below(folder: Path) -> str:
-    """Suffix of an error about a folder that is no run: up to five runs one or two levels below it."""
+    """Suffix of an error about a folder that is not a run: up to five runs one or two levels below it."""
     runs = sorted(str(file.parent) for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{CONFIG}"))
     more = ", ..." if len(runs) > 5 else ""
     return f"; there are runs in it: {', '.join(runs[:5])}{more}" if runs else ""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from afictl.cli import options
-from afictl.cli.outputs import output_file, write_json
+from afictl.cli.outputs import parse_output_file, write_json
 
 app = typer.Typer(
     name="benchmark",
@@ -23,15 +23,15 @@ def _group() -> None:
     """Keep ``interpolators`` a subcommand: typer turns an application of one command into the command itself."""
 
 
-@app.command()
-def interpolators(
+@app.command("interpolators")
+def measure_interpolators(
     kinds: Annotated[str | None, typer.Option("--interpolators", help="Kinds, comma between; all without it.")] = None,
     channels: Annotated[int, typer.Option(min=1, help="Channels of the maps.")] = 256,
     height: Annotated[int, typer.Option(min=1, help="Rows of the coarse map.")] = 100,
     width: Annotated[int, typer.Option(min=1, help="Columns of the coarse map.")] = 168,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement; the median counts.")] = 5,
     json_file: Annotated[
-        Path | None, typer.Option("--json", callback=output_file, help="Write all figures to this file.")
+        Path | None, typer.Option("--json", callback=parse_output_file, help="Write all figures to this file.")
     ] = None,
     debug: options.Debug = False,
 ) -> None:

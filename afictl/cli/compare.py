@@ -81,7 +81,7 @@ class _TrainingOptions:
     spread: bool
 
 
-def compare(
+def compare_command(
     context: typer.Context,
     further_runs: _FurtherRuns = None,
     preset: Annotated[str | None, options.PRESET] = None,

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from afictl.cli import options
-from afictl.cli.outputs import output_file
+from afictl.cli.outputs import parse_output_file
 
 
-def convert(
+def convert_command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint file, or a run folder.")],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", callback=output_file, help="File to write, ending in .safetensors.")
+        Path, typer.Argument(metavar="OUT", callback=parse_output_file, help="File to write, ending in .safetensors.")
     ],
     classes: Annotated[
         str | None,

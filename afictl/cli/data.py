@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afictl.cli import options
-from afictl.cli.outputs import output_file, output_folder, write_json
+from afictl.cli.outputs import parse_output_file, parse_output_folder, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,11 +28,13 @@ _MAX_WIDTH_CHARACTERS = 10_000
 _COLOURS = {"stops": "red", "drops": "yellow", "mends": "cyan", "fine": "dim"}
 
 
-@app.command()
-def shapes(
+@app.command("shapes")
+def generate_shapes(
     output: Annotated[
         Path,
-        typer.Argument(metavar="OUT", callback=output_folder, help="Folder to write; replaced if it holds shapes."),
+        typer.Argument(
+            metavar="OUT", callback=parse_output_folder, help="Folder to write; an earlier set is replaced."
+        ),
     ],
     train: Annotated[int, typer.Option(min=1, help="Training images.")] = 400,
     val: Annotated[int, typer.Option(min=1, help="Validation images.")] = 100,
@@ -47,12 +49,12 @@ def shapes(
     typer.echo(f"{train} training and {val} validation images: {output}")
 
 
-@app.command()
-def subset(
+@app.command("subset")
+def select_subset(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset in COCO layout.")],
     output: Annotated[
         Path,
-        typer.Argument(metavar="OUT", callback=output_folder, help="Folder to write; must be absent or empty."),
+        typer.Argument(metavar="OUT", callback=parse_output_folder, help="Folder to write; must be absent or empty."),
     ],
     fraction: Annotated[
         float,
@@ -77,8 +79,8 @@ def subset(
     typer.echo(f"dataset: {output}")
 
 
-@app.command()
-def check(
+@app.command("check")
+def check_dataset(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset in COCO layout.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     images: Annotated[bool, typer.Option(help="Decode every image file.")] = True,
@@ -86,7 +88,7 @@ def check(
         bool, typer.Option("--all", help="List every location of a finding, not the first few.")
     ] = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json", callback=output_file, help="Write all findings to this file.")
+        Path | None, typer.Option("--json", callback=parse_output_file, help="Write all findings to this file.")
     ] = None,
     debug: options.Debug = False,
 ) -> None:

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from afictl.cli import options
-from afictl.cli.outputs import output_folder
+from afictl.cli.outputs import parse_output_folder
 
 
-def demo(
-    output: Annotated[Path, typer.Option("--output", callback=output_folder, help="Folder to write to.")] = Path(
+def demo_command(
+    output: Annotated[Path, typer.Option("--output", callback=parse_output_folder, help="Folder to write to.")] = Path(
         "afictl-demo"
     ),
     seed: options.Seed = 0,

@@ -59,7 +59,7 @@ _Name = Annotated[
 _BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images detected at once.")]
 
 
-def evaluate(
+def eval_command(
     context: typer.Context,
     weights: _Weights = None,
     predictions: _Predictions = None,

@@ -9,7 +9,7 @@ from afictl.cli import options
 from afictl.cli.runs import name_of, slugify
 
 
-def finetune(
+def finetune_command(
     context: typer.Context,
     preset: options.PresetName,
     data: options.Data,

@@ -3,14 +3,14 @@
 import typer
 
 from afictl.cli import benchmark, data, model, visualize
-from afictl.cli.compare import compare
-from afictl.cli.convert import convert
-from afictl.cli.demo import demo
-from afictl.cli.eval import evaluate
+from afictl.cli.compare import compare_command
+from afictl.cli.convert import convert_command
+from afictl.cli.demo import demo_command
+from afictl.cli.eval import eval_command
 from afictl.cli.failures import INTERRUPTED, report_error, report_interrupt
-from afictl.cli.finetune import finetune
-from afictl.cli.pretrain import pretrain
-from afictl.cli.pseudo_label import pseudo_label
+from afictl.cli.finetune import finetune_command
+from afictl.cli.pretrain import pretrain_command
+from afictl.cli.pseudo_label import pseudo_label_command
 
 app = typer.Typer(
     name="afictl",
@@ -37,15 +37,15 @@ def _root(
     pass
 
 
-app.command()(demo)
+app.command("demo")(demo_command)
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
-app.command()(pretrain)
-app.command()(finetune)
-app.command("eval")(evaluate)
-app.command("pseudo-label")(pseudo_label)
-app.command()(compare)
-app.command()(convert)
+app.command("pretrain")(pretrain_command)
+app.command("finetune")(finetune_command)
+app.command("eval")(eval_command)
+app.command("pseudo-label")(pseudo_label_command)
+app.command("compare")(compare_command)
+app.command("convert")(convert_command)
 app.add_typer(visualize.app, name="visualize")
 app.add_typer(benchmark.app, name="benchmark")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afictl.cli.outputs import output_folder
+from afictl.cli.outputs import parse_output_folder
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ Interpolator = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first images.")]
-Output = Annotated[Path | None, typer.Option("--output", callback=output_folder, help="Folder to write to.")]
+Output = Annotated[Path | None, typer.Option("--output", callback=parse_output_folder, help="Folder to write to.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a preset key, e.g. train.lr=0.01. Repeatable.")
 ]

@@ -11,7 +11,7 @@ import typer
 from afictl.errors import UserError
 
 
-def output_folder(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
+def parse_output_folder(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
     """The callback of an option or argument that names an output folder; it need not exist.
 
     Raises:
@@ -24,7 +24,7 @@ def output_folder(parameter: typer.CallbackParam, value: Path | None) -> Path | 
     return value
 
 
-def output_file(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
+def parse_output_file(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
     """The callback of an option or argument that names an output file.
 
     Raises:

@@ -10,7 +10,7 @@ from afictl.cli.runs import data_of, name_of
 from afictl.errors import UserError
 
 
-def pretrain(
+def pretrain_command(
     guide: Annotated[
         Path,
         typer.Option("--guide", help="Trained detector whose features are the target: run folder or checkpoint."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afictl.cli import options
-from afictl.cli.outputs import output_file
+from afictl.cli.outputs import parse_output_file
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _Images = Annotated[
     Path, typer.Option("--images", help="Folder of unlabelled images; those in its subfolders count too.")
 ]
 _File = Annotated[
-    Path, typer.Option("--output", callback=output_file, help="COCO JSON to write; its examples are FILE.png.")
+    Path, typer.Option("--output", callback=parse_output_file, help="COCO JSON to write; its examples are FILE.png.")
 ]
 _Threshold = Annotated[
     float,
@@ -41,7 +41,7 @@ _Exclude = Annotated[
 ]
 
 
-def pseudo_label(
+def pseudo_label_command(
     weights: _Teacher,
     images: _Images,
     output: _File,

@@ -53,8 +53,8 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def detections(
+@app.command("detections")
+def visualize_detections(
     context: typer.Context,
     weights: sources.Weights,
     data: sources.Data = None,
@@ -79,14 +79,14 @@ def detections(
     if only_different and len(weights) < 2:
         raise UserError("--only-different compares detectors: give --weights twice or more")
     source = sources.load_source(context, data, split, images, weights[0])
-    folder = sources.output_folder(output, weights[0], "detections")
+    folder = sources.figure_folder(output, weights[0], "detections")
     limit = sources.default_limit(source, limit)
-    detectors = sources.load_weights(weights, source, threshold, partial)
+    detectors = sources.load_detectors(weights, source, threshold, partial)
     pictures = sources.select_pictures(source, None if only_different else limit)
     if only_different:
         pictures = _rank(detectors, pictures, threshold, limit)
     figures = side_by_side_figures(detectors, pictures, threshold)
-    sources.write(figures, folder, "detections", form, "Detections", len(pictures))
+    sources.write_with_progress(figures, folder, "detections", form, "Detections", len(pictures))
 
 
 def _rank(detectors: NamedDetectors, pictures: list[Picture], threshold: float, limit: int | None) -> list[Picture]:
@@ -109,8 +109,8 @@ def _rank(detectors: NamedDetectors, pictures: list[Picture], threshold: float, 
     return ranked
 
 
-@app.command()
-def features(
+@app.command("features")
+def visualize_features(
     context: typer.Context,
     guide: _Guide,
     interpolators: _Interpolators = None,
@@ -134,18 +134,18 @@ def features(
     from afictl.weights import load_detector
 
     source = sources.load_source(context, data, split, images, guide)
-    folder = sources.output_folder(output, guide, "features")
+    folder = sources.figure_folder(output, guide, "features")
     detector = load_detector(guide).detector.to(sources.first_device())
     kinds = interpolators or ([] if weights else ["nearest", "bilinear", "bicubic"])
     named = named_interpolators(detector, kinds, weights or [])
     pictures = sources.select_pictures(source, sources.default_limit(source, limit))
     selection = [] if levels is None else [level.strip() for level in levels.split(",")]
     figures = feature_figures(detector, named, pictures, selection)
-    sources.write(figures, folder, "features", form, "Enlarged features", len(pictures))
+    sources.write_with_progress(figures, folder, "features", form, "Enlarged features", len(pictures))
 
 
-@app.command()
-def gradcam(
+@app.command("gradcam")
+def visualize_gradcam(
     context: typer.Context,
     weights: sources.Weights,
     data: sources.Data = None,
@@ -167,11 +167,11 @@ def gradcam(
     from afictl.visualization import gradcam_figures
 
     source = sources.load_source(context, data, split, images, weights[0])
-    folder = sources.output_folder(output, weights[0], "gradcam")
-    detectors = sources.load_weights(weights, source, threshold, partial)
+    folder = sources.figure_folder(output, weights[0], "gradcam")
+    detectors = sources.load_detectors(weights, source, threshold, partial)
     pictures = sources.select_pictures(source, sources.default_limit(source, limit))
     figures = gradcam_figures(detectors, pictures, threshold)
-    num_figures = sources.write(figures, folder, "gradcam", form, "Grad-CAM", len(pictures))
+    num_figures = sources.write_with_progress(figures, folder, "gradcam", form, "Grad-CAM", len(pictures))
     if not num_figures:
         raise UserError(f"no detection from {threshold} on in {len(pictures)} images, and no object: nothing is drawn")
     if num_figures < len(pictures):
@@ -180,8 +180,8 @@ def gradcam(
         )
 
 
-@app.command()
-def training(
+@app.command("training")
+def visualize_training(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
     form: Annotated[str, typer.Option("--format", help="png, svg or html.")] = "png",
     output: options.Output = None,
@@ -197,7 +197,7 @@ def training(
 
     if form not in ("png", "svg", "html"):
         raise UserError(f"--format {form}: write png, svg or html")
-    folder = sources.output_folder(output, runs[0], "training")
+    folder = sources.figure_folder(output, runs[0], "training")
     named = dict(zip(run_names(runs), map(folder_of, runs), strict=True))
     path = folder / f"training.{form}"
     if form == "html":

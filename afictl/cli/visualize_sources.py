@@ -93,7 +93,7 @@ def default_limit(source: Source, limit: int | None) -> int | None:
     return limit or (None if isinstance(source, list) else DEFAULT_LIMIT)
 
 
-def output_folder(output: Path | None, run: Path, kind: str) -> Path:
+def figure_folder(output: Path | None, run: Path, kind: str) -> Path:
     """``--output``, or the folder ``kind`` in the run.
 
     Raises:
@@ -111,7 +111,7 @@ def first_device() -> torch.device:
     return launch(HardwareSettings(devices="1")).device
 
 
-def load_weights(weights: Sequence[Path], source: Source, threshold: float, partial: bool) -> NamedDetectors:
+def load_detectors(weights: Sequence[Path], source: Source, threshold: float, partial: bool) -> NamedDetectors:
     """Load the detectors by unique names, and report what was loaded.
 
     Raises:
@@ -137,7 +137,7 @@ def _reporting_loader(threshold: float, partial: bool) -> Callable[[Path], Loade
     return load
 
 
-def write(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: str, total: int) -> int:
+def write_with_progress(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: str, total: int) -> int:
     """Write the figures with a progress bar, print where they are, and return their number."""
     from rich.console import Console
 

@@ -12,14 +12,14 @@ from afictl.comparison.analysis.comparison_files import write_comparison_tables
 from afictl.comparison.analysis.existing_runs import compare_settings, group_by_method, read_run
 from afictl.comparison.analysis.run_accuracy import evaluate_run
 from afictl.comparison.analysis.settings_summary import describe_settings
-from afictl.comparison.analysis.summary import MeasuredMethod, build_comparison, choose_baseline
+from afictl.comparison.analysis.summary import build_comparison, choose_baseline
 from afictl.comparison.cost.cost_list import costs_of_runs, describe_measurement
 from afictl.comparison.experiment.comparison_run import is_finished, read_finished_run
 from afictl.comparison.experiment.execution import train_experiment
 from afictl.comparison.experiment.preconditions import experiment_record
 from afictl.comparison.experiment.specification import ExperimentSettings, Method
 from afictl.comparison.report import write_report
-from afictl.comparison.results import Comparison
+from afictl.comparison.results import Comparison, MethodResult
 from afictl.data import load_coco
 from afictl.errors import UserError
 from afictl.files import remove_temporary_files
@@ -89,11 +89,11 @@ def compare(
     dataset = load_coco(data, "val")
     first_folders = {method.name: runs[method][0].folder for method in finished_methods}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
-    measured_methods = [
-        MeasuredMethod(method.name, method.source, runs[method], costs[method.name]) for method in finished_methods
+    results = [
+        MethodResult(method.name, method.source, runs[method], costs[method.name]) for method in finished_methods
     ]
     texts = describe_settings(preset, experiment_record(fabric, settings)) | {"prices": describe_measurement(fabric)}
-    comparison = build_comparison(preset.name, dataset, measured_methods, texts, baseline, cost_basis=basis)
+    comparison = build_comparison(preset.name, dataset, results, texts, baseline, cost_basis=basis)
     write_comparison_folder(comparison, output)
     return ComparisonOutcome(comparison, failures)
 
@@ -136,9 +136,9 @@ def compare_runs(
     runs = {name: tuple(evaluate_run(fabric, run, dataset, progress) for run in methods[name]) for name in methods}
     first_folders = {name: run.folder for name, run in first_runs.items()}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
-    measured_methods = [MeasuredMethod(name, run.source, runs[name], costs[name]) for name, run in first_runs.items()]
+    results = [MethodResult(name, run.source, runs[name], costs[name]) for name, run in first_runs.items()]
     presets = " / ".join(dict.fromkeys(run.preset.name for group in methods.values() for run in group))
-    comparison = build_comparison(presets, dataset, measured_methods, texts, baseline, unequal_keys, cost_basis=basis)
+    comparison = build_comparison(presets, dataset, results, texts, baseline, unequal_keys, cost_basis=basis)
     write_comparison_folder(comparison, output)
     return comparison
 

@@ -58,7 +58,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """Runs, statistics and cost of one method."""
+    """Runs, cost and statistics of one method; the statistics are those of ``summarize_methods``."""
 
     name: str
     source: str

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from afictl.visualization.palette import INK, PAPER
-from afictl.visualization.text import text_width, write
+from afictl.visualization.text import draw_text, text_width
 
 _LIGHTNESS = (0.35, 0.93)
 _CHROMA = 0.13
@@ -67,7 +67,7 @@ def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
     picture.paste(Image.fromarray(ramp), (left, top))
     for value, y in ((label, top), (f"{highest / 2:.3g}", (top + bottom) / 2), ("0", bottom)):
         pen.line((left + ramp_width, y, left + ramp_width + text // 3, y), fill=INK)
-        write(pen, (left + ramp_width + text * 0.7, y), value, text, INK)
+        draw_text(pen, (left + ramp_width + text * 0.7, y), value, text, INK)
     return picture
 
 
@@ -78,8 +78,8 @@ def scale_strip(size: int, highest: float, quantity: str) -> Image.Image:
     ramp, gap, height = 14 * size, size // 2, round(1.5 * size)
     picture = Image.new("RGB", (before + ramp + after + 2 * gap, height), PAPER)
     pen = ImageDraw.Draw(picture)
-    write(pen, (0, height / 2), labels[0], size, INK)
+    draw_text(pen, (0, height / 2), labels[0], size, INK)
     colors = heat_colors(np.linspace(0, 1, ramp))[None].repeat(size, axis=0)
     picture.paste(Image.fromarray(colors), (before + gap, (height - size) // 2))
-    write(pen, (before + ramp + 2 * gap, height / 2), labels[1], size, INK)
+    draw_text(pen, (before + ramp + 2 * gap, height / 2), labels[1], size, INK)
     return picture

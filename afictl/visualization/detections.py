@@ -13,7 +13,7 @@ from afictl.data.transforms import move_boxes
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.label_placement import place_labels
 from afictl.visualization.palette import INK, PAPER, Color, class_colors, text_color
-from afictl.visualization.text import font, text_width, write
+from afictl.visualization.text import draw_text, font, text_width
 
 GROUND_TRUTH = "Ground truth"
 _LONG_SIDE_PX = (960, 1600)  # smaller images are enlarged, so that text has room; larger ones are reduced
@@ -220,7 +220,7 @@ def _draw_labels(
             option, (x0, y0, x1, y1) = placement
             pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=color)
             middle = (x0 + padding, (y0 + y1) / 2)
-            write(pen, middle, options[option], size, text_color(color))
+            draw_text(pen, middle, options[option], size, text_color(color))
 
 
 def _texts(detection: Detection, classes: Sequence[str]) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from afictl.visualization.palette import INK, MUTED, PAPER, Color
-from afictl.visualization.text import fit_text, text_width, write
+from afictl.visualization.text import draw_text, fit_text, text_width
 
 _COLUMNS = 4
 _MAX_CAPTION_EMS = 20  # a column grows to this width beyond its panels where their captions need it
@@ -41,7 +41,7 @@ class Figure:
 
     def draw(self) -> Image.Image:
         """Draw the whole figure as one picture."""
-        page = assemble(self.panels, self.legend, columns=self.columns, title=self.title, text=self.text)
+        page = draw_panels(self.panels, self.legend, columns=self.columns, title=self.title, text=self.text)
         if self.strip is None:
             return page
         gap = text_size(self.panels[0].picture.size)
@@ -58,7 +58,7 @@ def text_size(size: tuple[int, int]) -> int:
     return max(16, round(max(size) / 38))
 
 
-def assemble(
+def draw_panels(
     panels: Sequence[Panel],
     legend: Sequence[tuple[str, Color]] = (),
     *,
@@ -109,7 +109,7 @@ def _heading(title: str, text: str, size: int, width: int) -> Image.Image | None
     if title:
         _write_bold(pen, fit_text(title, title_size, width), (0, 1.05 * title_size), title_size)
     for number, words in enumerate(lines):
-        write(pen, (0, start + (number + 0.5) * line_height), fit_text(words, size, width), size, MUTED)
+        draw_text(pen, (0, start + (number + 0.5) * line_height), fit_text(words, size, width), size, MUTED)
     return heading
 
 
@@ -141,12 +141,12 @@ def _write_title(
     title = fit_text(panel.title, size, width)
     _write_bold(pen, title, (x, y), size)
     note_position = (x, y + 1.3 * size) if two_lines else (x + text_width(f"{title}   ", size), y)
-    write(pen, note_position, fit_text(panel.note, size, width), size, MUTED)
+    draw_text(pen, note_position, fit_text(panel.note, size, width), size, MUTED)
 
 
 def _write_bold(pen: ImageDraw.ImageDraw, text: str, left_middle: tuple[float, float], size: int) -> None:
     for shift in (0, 1):  # twice, a pixel apart: not every installed font has a bold face, and that is wider
-        write(pen, (left_middle[0] + shift, left_middle[1]), text, size, INK)
+        draw_text(pen, (left_middle[0] + shift, left_middle[1]), text, size, INK)
 
 
 def _legend_rows(legend: Sequence[tuple[str, Color]], size: int, width: float) -> list[list[tuple[str, Color]]]:
@@ -172,7 +172,7 @@ def _write_legend(
     x, y = left_middle
     for name, color in entries:
         pen.rounded_rectangle((x, y - size * 0.4, x + size * 0.8, y + size * 0.4), radius=size // 6, fill=color)
-        write(pen, (x + size * 1.2, y), name, size, INK)
+        draw_text(pen, (x + size * 1.2, y), name, size, INK)
         x += _entry_width(name, size)
 
 

@@ -35,7 +35,7 @@ def plain_font() -> str:
     return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
-def one_line(text: str) -> str:
+def plain_line(text: str) -> str:
     """``text`` composed (NFC), as most fonts have it, with a space for each control character such as a line break."""
     return re.sub(r"[\x00-\x1f\x7f]", " ", unicodedata.normalize("NFC", text))
 
@@ -60,16 +60,16 @@ def font(size: int, file: str | None = None) -> ImageFont.FreeTypeFont:
 
 
 def text_width(text: str, size: int) -> float:
-    """Width in pixels of ``text`` as ``write`` draws it."""
-    return sum(font(size, file).getlength(part) for file, part in parts_by_font(one_line(text)))
+    """Width in pixels of ``text`` as ``draw_text`` draws it."""
+    return sum(font(size, file).getlength(part) for file, part in parts_by_font(plain_line(text)))
 
 
-def write(pen: ImageDraw.ImageDraw, left_middle: tuple[float, float], text: str, size: int, color: Color) -> None:
+def draw_text(pen: ImageDraw.ImageDraw, left_middle: tuple[float, float], text: str, size: int, color: Color) -> None:
     """Draw one line of text whose left edge and vertical middle are at ``left_middle``."""
     x, y = left_middle
     ascent, descent = font(size).getmetrics()
     baseline = round(y + (ascent - descent) / 2)  # of all fonts of the line
-    for file, part in parts_by_font(one_line(text)):
+    for file, part in parts_by_font(plain_line(text)):
         pen.text((x, baseline), part, fill=color, font=font(size, file), anchor="ls")
         x += font(size, file).getlength(part)
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from afictl.errors import UserError
 from afictl.interpolators import learned_kinds
-from afictl.run_folder import METRICS, list_runs_below
+from afictl.run_folder import MetricsRecord, read_metrics
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.palette import LINE_COLORS, rgb_fractions
 from afictl.visualization.plotting import (
@@ -32,9 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as MatplotlibFigure
     from matplotlib.lines import Line2D
-
-Record = Mapping[str, Any]
-"""A line of ``metrics.jsonl``."""
 
 _MARKERS_PER_LINE = 8  # of a curve with a value at many steps
 _LEGEND_ROWS = 14  # of a legend in the height of a plot
@@ -59,26 +54,6 @@ class _Curve(NamedTuple):
     unit: str
     noisy: bool
     """Logged at many steps, not at evaluations."""
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the metrics of a run in the order of their lines, without lines that a crash truncated.
-
-    Raises:
-        UserError: the folder is no run, or has no metrics yet.
-    """
-    path = folder / METRICS
-    if not path.is_file():
-        raise UserError(f"{folder} holds no {METRICS}, so it is no run{list_runs_below(folder)}")
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                records.append(record)
-    if not records:
-        raise UserError(f"{path}: no metrics yet")
-    return records
 
 
 def plot_training(runs: Mapping[str, Path], path: Path) -> None:
@@ -145,7 +120,7 @@ def _distance_bars(distance: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
     return figure
 
 
-def _curves(records: Mapping[str, Sequence[Record]]) -> list[_Curve]:
+def _curves(records: Mapping[str, Sequence[MetricsRecord]]) -> list[_Curve]:
     """The curves of the metrics that any run has, accuracy first."""
     keys = dict.fromkeys(key for run in records.values() for record in run for key in record)
     losses = [key for key in keys if key.startswith("loss_")]
@@ -169,7 +144,7 @@ def _metric_names(key: str) -> list[str]:
     return [f"{key}/{kind}" for kind in learned_kinds()] if key in ("l1", "cosine") else [key]
 
 
-def _metric(record: Record, key: str) -> float | None:
+def _metric(record: MetricsRecord, key: str) -> float | None:
     return next((record[name] for name in _metric_names(key) if name in record), None)
 
 
@@ -179,7 +154,7 @@ def _loss_title(key: str) -> str:
     return f"{words[0][0].upper()}{words[0][1:]} {' '.join([*words[1:], 'loss'])}"
 
 
-def _values(curve: _Curve, records: Sequence[Record]) -> tuple[list[int], list[float]]:
+def _values(curve: _Curve, records: Sequence[MetricsRecord]) -> tuple[list[int], list[float]]:
     """Steps and values of a curve of one run."""
     pairs = []
     for record in records:
@@ -196,7 +171,7 @@ def _values(curve: _Curve, records: Sequence[Record]) -> tuple[list[int], list[f
     return steps, values
 
 
-def _plot(axis: Axes, curve: _Curve, records: Mapping[str, Sequence[Record]]) -> None:
+def _plot(axis: Axes, curve: _Curve, records: Mapping[str, Sequence[MetricsRecord]]) -> None:
     for name, style in line_styles(records):
         steps, values = _values(curve, records[name])
         if curve.key not in _ACCURACY:
@@ -242,7 +217,7 @@ def _legend_figure(names: Collection[str]) -> MatplotlibFigure:
     return figure
 
 
-def _summary(name: str, records: Sequence[Record]) -> str:
+def _summary(name: str, records: Sequence[MetricsRecord]) -> str:
     summary = f"{name}: {records[-1]['step']} steps"
     for key, (title, _) in _ACCURACY.items():
         values = [value for value in (_metric(record, key) for record in records) if value is not None]

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from afictl.cli.eval import evaluate
+from afictl.cli.eval import eval_command
 from afictl.cli.eval_sources import named_sources
 from afictl.cli.tables import class_table, comparison_table
 from afictl.errors import UserError
@@ -21,7 +21,7 @@ from afictl.tensor_files import read_tensors, save_tensors
 from tests.helpers.full_disk import killed_draft
 
 app = typer.Typer()
-app.command()(evaluate)
+app.command("eval")(eval_command)
 
 
 def call(*arguments):

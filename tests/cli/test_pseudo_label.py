@@ -9,14 +9,14 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from afictl.cli.finetune import finetune
-from afictl.cli.pseudo_label import pseudo_label
+from afictl.cli.finetune import finetune_command
+from afictl.cli.pseudo_label import pseudo_label_command
 from afictl.errors import UserError
 from tests.helpers.tiny_runs import SMALL
 
 app = typer.Typer()
-app.command("pseudo-label")(pseudo_label)
-app.command("finetune")(finetune)
+app.command("pseudo-label")(pseudo_label_command)
+app.command("finetune")(finetune_command)
 
 
 def call(*arguments):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from afictl.comparison.analysis.summary import MeasuredMethod, build_comparison
-from afictl.comparison.results import Comparison, ComparisonRun, Cost
+from afictl.comparison.analysis.summary import build_comparison
+from afictl.comparison.results import Comparison, ComparisonRun, Cost, MethodResult
 from afictl.data import load_coco
 from afictl.evaluation import score_predictions
 
@@ -45,7 +45,7 @@ def make_comparison(
     annotation_file = data / "annotations" / "instances_val2017.json"
     truth = json.loads(annotation_file.read_text())
     methods = [
-        MeasuredMethod(
+        MethodResult(
             name,
             name if k < len(NAMES) - 1 else "runs/pretrain/afi",
             tuple(make_run(runs / f"{k}-seed{seed}", truth, annotation_file, k, seed, masks) for seed in range(seeds)),

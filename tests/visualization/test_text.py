@@ -7,20 +7,20 @@ from PIL import Image, ImageDraw
 
 from afictl.visualization.palette import INK, PAPER
 from afictl.visualization.text import (
+    draw_text,
     fit_text,
     font_families,
-    one_line,
     parts_by_font,
     plain_font,
+    plain_line,
     text_width,
-    write,
 )
 
 
 def ink(text, size=20):
     """(60, 300) bool: the dark pixels of ``text``, written in the vertical middle from column 10."""
     picture = Image.new("RGB", (300, 60), PAPER)
-    write(ImageDraw.Draw(picture), (10, 30), text, size, INK)
+    draw_text(ImageDraw.Draw(picture), (10, 30), text, size, INK)
     return np.asarray(picture.convert("L")) < 128
 
 
@@ -58,7 +58,7 @@ def test_broken_and_placeholder_fonts_are_skipped(tmp_path, squares, install):
 
 
 def test_decomposed_names_and_line_ends():
-    assert one_line("Zellko\u0308rper\nB\t1") == "Zellkörper B 1"
+    assert plain_line("Zellko\u0308rper\nB\t1") == "Zellkörper B 1"
 
 
 def test_long_names_lose_their_middle():

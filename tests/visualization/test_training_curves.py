@@ -1,4 +1,4 @@
-"""Curves of recorded runs: what is plotted, under which names, and what is no run."""
+"""Curves of recorded runs: what is plotted, under which names."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afictl.errors import UserError
+from afictl.run_folder import read_metrics
 from afictl.visualization import plot_training
 from afictl.visualization.training_curves import (
     _curves,
@@ -16,20 +16,19 @@ from afictl.visualization.training_curves import (
     _subplots,
     _values,
     plot_feature_distance,
-    read_metrics,
     training_panels,
 )
 from tests.helpers.images import drawn_texts
 
 
-def run(folder, steps=20, offset=0.0, last=""):
+def run(folder, steps=20, offset=0.0):
     folder.mkdir(parents=True)
     records = [
         {"step": k, "loss_mask": 1 / (k + 1) + offset, "loss_box_reg": 2 / (k + 1), "lr": 0.1, "memory_gib": 1.0}
         for k in range(1, steps)
     ]
     records.append({"step": steps, "box/AP": 30.0 + offset, "mask/AP": None})
-    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n" + last)
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     return folder
 
 
@@ -126,18 +125,3 @@ def test_runs_of_stage_1_show_the_distance_of_any_learned_interpolator(tmp_path)
     (curve,) = _curves({kind: read_metrics(folder) for kind, folder in runs.items()})
     assert [_values(curve, read_metrics(folder)) for folder in runs.values()] == [([8], [0.25]), ([8], [0.5])]
     assert "carafe: 8 steps, distance to the guide 0.5" in training_panels(runs).text
-
-
-def test_a_truncated_line_is_skipped(tmp_path):
-    assert len(read_metrics(run(tmp_path / "run", last='{"step": 21, "lo'))) == 20
-
-
-def test_a_folder_without_metrics_is_an_error(tmp_path):
-    run(tmp_path / "grid" / "nearest")
-    (tmp_path / "grid" / "nearest" / "config.yaml").touch()
-    with pytest.raises(UserError, match=r"metrics.jsonl.*nearest"):
-        read_metrics(tmp_path / "grid")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="no metrics yet"):
-        read_metrics(tmp_path / "empty")

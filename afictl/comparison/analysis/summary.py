@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from afictl.comparison.analysis.statistics import PairedDifference, deviation, paired_difference, significant
 from afictl.comparison.analysis.verdicts import verdict_sentence
-from afictl.comparison.results import Comparison, ComparisonRun, Cost, Difference, MethodResult
+from afictl.comparison.results import Comparison, Difference, MethodResult
 from afictl.data import Dataset
 from afictl.errors import UserError, did_you_mean
-
-
-@dataclass(frozen=True)
-class MeasuredMethod:
-    """Runs and cost of one method, before it is compared."""
-
-    name: str
-    source: str
-    runs: tuple[ComparisonRun, ...]
-    cost: Cost | None
 
 
 def choose_baseline(names: Sequence[str], requested: str | None) -> str:
@@ -38,13 +28,16 @@ def choose_baseline(names: Sequence[str], requested: str | None) -> str:
 def build_comparison(
     preset: str,
     dataset: Dataset | None,
-    methods: Sequence[MeasuredMethod],
+    methods: Sequence[MethodResult],
     settings: Mapping[str, str],
     baseline: str | None,
     unequal_keys: Sequence[str] = (),
     cost_basis: Mapping[str, object] | None = None,
 ) -> Comparison:
-    """Summarize methods as a ``Comparison``; a baseline without any finished run is replaced by the default one."""
+    """Summarize runs and costs of methods as a ``Comparison``; see ``summarize_methods``.
+
+    A baseline without any finished run is replaced by the default one.
+    """
     names = [method.name for method in methods]
     present_baseline = choose_baseline(names, baseline if baseline in names else None)
     return Comparison(
@@ -53,22 +46,22 @@ def build_comparison(
         image_dir=dataset.image_dir if dataset else Path(),
         baseline=present_baseline,
         settings=settings,
-        methods=summarize(methods, present_baseline, unequal_keys),
+        methods=summarize_methods(methods, present_baseline, unequal_keys),
         cost_basis=cost_basis or {},
     )
 
 
-def summarize(
-    methods: Sequence[MeasuredMethod], baseline: str, unequal_keys: Sequence[str] = ()
+def summarize_methods(
+    methods: Sequence[MethodResult], baseline: str, unequal_keys: Sequence[str] = ()
 ) -> tuple[MethodResult, ...]:
-    """Summarize the methods, the baseline first.
+    """Add means, deviations, differences and verdicts to the methods; the baseline comes first.
 
-    A difference is claimed where Student's t over the seeds rejects chance at 5 %, by Holm's rule over the methods,
-    separately for each metric.
+    A difference is claimed where Student's t test over the seeds is significant at 5 %, by Holm's rule over the
+    methods, separately for each metric.
 
     Args:
-        methods: one for each interpolator.
-        baseline: name of one of them.
+        methods: runs and costs.
+        baseline: name of one of ``methods``.
         unequal_keys: settings that are not equal for all runs; every verdict lists them.
     """
     base = next(method for method in methods if method.name == baseline)
@@ -79,36 +72,33 @@ def summarize(
         for metric in _metrics(base)
     }
     num_tested = sum(any(item.low is not None for item in items.values()) for items in differences_by_method.values())
-    results = [_without_difference(base)]
+    results = [_with_means(base)]
     for method in compared_methods:
         difference = {
             metric: Difference(item.mean, item.low, item.high, item.count, method.name in claimed_methods[metric])
             for metric, item in differences_by_method[method.name].items()
         }
-        result = replace(_without_difference(method), difference=difference)
+        result = replace(_with_means(method), difference=difference)
         verdict = verdict_sentence(result, results[0], num_tested, unequal_keys) if method.runs else ""
         results.append(replace(result, verdict=verdict))
     return tuple(results)
 
 
-def _without_difference(method: MeasuredMethod) -> MethodResult:
+def _with_means(method: MethodResult) -> MethodResult:
     values = {metric: list(_by_seed(method, metric).values()) for metric in _metrics(method)}
-    return MethodResult(
-        method.name,
-        method.source,
-        method.runs,
-        method.cost,
+    return replace(
+        method,
         mean={metric: statistics.fmean(numbers) if numbers else None for metric, numbers in values.items()},
         deviation={metric: deviation(numbers) for metric, numbers in values.items()},
     )
 
 
-def _metrics(method: MeasuredMethod) -> list[str]:
+def _metrics(method: MethodResult) -> list[str]:
     return list(dict.fromkeys(metric for run in method.runs for metric in run.metrics))
 
 
-def _paired_differences(method: MeasuredMethod, base: MeasuredMethod) -> dict[str, PairedDifference]:
-    """By metric, over the seeds that both methods have."""
+def _paired_differences(method: MethodResult, base: MethodResult) -> dict[str, PairedDifference]:
+    """Difference by metric, over the seeds that both methods have."""
     differences_by_metric = {}
     for metric in _metrics(base):
         values, references = _by_seed(method, metric), _by_seed(base, metric)
@@ -118,5 +108,5 @@ def _paired_differences(method: MeasuredMethod, base: MeasuredMethod) -> dict[st
     return differences_by_metric
 
 
-def _by_seed(method: MeasuredMethod, metric: str) -> dict[int, float]:
+def _by_seed(method: MethodResult, metric: str) -> dict[int, float]:
     return {run.seed: value for run in method.runs if (value := run.metrics.get(metric)) is not None}

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from afictl.comparison.report.plot_layout import (
     FONT_PX,
@@ -17,11 +16,11 @@ from afictl.comparison.report.plot_layout import (
     distribute,
     make_axes,
     padded_range,
-    shorten_text,
 )
 from afictl.comparison.results import Comparison
 from afictl.errors import UserError
-from afictl.visualization.training_curves import read_metrics
+from afictl.run_folder import MetricsRecord, read_metrics
+from afictl.visualization.text import fit_text
 
 _MAX_POINTS = 100
 """Of a line: more are not visible, and a long run has thousands."""
@@ -30,8 +29,6 @@ _LABEL_PX = {"wide": 140, "narrow": 132}
 
 Curve = list[tuple[float, float]]
 """Steps and values."""
-Record = Mapping[str, Any]
-"""A line of ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def mean_curve(curves: Sequence[Curve], max_points: int = _MAX_POINTS) -> Curve:
     ]
 
 
-def _read_records(folder: Path) -> list[dict[str, Any]]:
+def _read_records(folder: Path) -> list[MetricsRecord]:
     """The metrics of a run; none without a file."""
     try:
         return read_metrics(folder)
@@ -100,12 +97,12 @@ def _read_records(folder: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _loss(record: Record) -> float | None:
+def _loss(record: MetricsRecord) -> float | None:
     losses = [value for name, value in record.items() if name.startswith("loss_")]
     return sum(losses) if losses and "lr" in record else None
 
 
-def _curve(records: Sequence[Record], read_value: Callable[[Record], float | None]) -> Curve:
+def _curve(records: Sequence[MetricsRecord], read_value: Callable[[MetricsRecord], float | None]) -> Curve:
     values = [(float(record["step"]), read_value(record)) for record in records]
     return [(step, value) for step, value in values if value is not None and math.isfinite(value)]
 
@@ -126,7 +123,7 @@ def _plot(curves: Mapping[int, Sequence[Curve]], names: Sequence[str], width: st
             _polyline(mean, x, y),
             tuple(_polyline(mean_curve([run]), x, y) for run in curves[index]) if len(curves[index]) > 1 else (),
             ends[index],
-            shorten_text(names[index], _LABEL_PX[width] - 26),
+            fit_text(names[index], FONT_PX, _LABEL_PX[width] - 26),
             round(label_y, 1),
         )
         for (index, mean), label_y in zip(means.items(), label_ys, strict=True)

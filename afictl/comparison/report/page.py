@@ -16,7 +16,7 @@ from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.report.curve_plots import plot_curves
 from afictl.comparison.report.detection_gallery import THRESHOLD, Gallery, draw_gallery
 from afictl.comparison.report.report_tables import class_tables, method_tables, run_table, shorten_paths
-from afictl.comparison.report.reproduction import commands, settings, verdicts, versions
+from afictl.comparison.report.reproduction import list_commands, list_settings, list_verdicts, list_versions
 from afictl.comparison.report.scatter_plots import plot_accuracy_against_costs
 from afictl.comparison.report.theme import color_class, dash_pattern, marker_path, style_sheet
 from afictl.comparison.results import Comparison
@@ -40,16 +40,16 @@ def write_report(comparison: Comparison, path: Path) -> None:
     costs = plot_accuracy_against_costs(comparison)
     content = {
         "comparison": comparison,
-        "settings": settings(comparison, path.parent),
+        "settings": list_settings(comparison, path.parent),
         "overview": overview_sentences(comparison),
-        "verdicts": verdicts(comparison, path.parent),
+        "verdicts": list_verdicts(comparison, path.parent),
         "tables": method_tables(comparison, path.parent),
         "costs": costs,
         "curves": plot_curves(comparison),
         "class_tables": classes,
         "num_omitted_classes": num_omitted_classes,
-        "versions": versions(comparison),
-        "commands": commands(comparison),
+        "versions": list_versions(comparison),
+        "commands": list_commands(comparison),
         "runs": run_table(comparison, path.parent),
         "threshold": THRESHOLD,
         "two_seeds_note": TWO_SEEDS_NOTE,

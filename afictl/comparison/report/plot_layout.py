@@ -9,10 +9,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from afictl.visualization import text as picture_text
+from afictl.visualization.label_placement import Rectangle
 
 MINUS = "\N{MINUS SIGN}"
 FONT_PX = 12
+"""Text is measured in DejaVu Sans, than which few sans-serif fonts of browsers are wider."""
 WIDTHS_PX = {"wide": 640, "narrow": 336}
 """Every plot is drawn at both widths, so that its text has the same size on a desktop and on a phone."""
 _MARGIN_PX = {"left": 56, "right": 12, "top": 12, "bottom": 44}
@@ -20,8 +21,6 @@ _LABEL_RADII_PX = (10, 16, 24, 34, 46, 60, 76, 95, 120, 150, 190)
 
 Point = tuple[float, float]
 """x, y."""
-Rectangle = tuple[float, float, float, float]
-"""x0, y0, x1, y1."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,6 @@ def padded_range(values: Iterable[float], margin: float = 0.08, min_span: float 
     low, high = low - extension, high + extension
     padding = (high - low) * margin
     return low - padding, high + padding
-
-
-def text_width(text: str) -> float:
-    """Estimated width in the sans-serif fonts of browsers, few of which are wider than DejaVu Sans."""
-    return picture_text.text_width(text, FONT_PX)
-
-
-def shorten_text(text: str, width: float) -> str:
-    """``text``, its middle replaced by an ellipsis where it is wider than ``width`` pixels."""
-    return picture_text.fit_text(text, FONT_PX, width)
 
 
 def distribute(targets: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -17,7 +17,7 @@ _NO_VERSION = ("command", "started")
 _MAX_COMMANDS = 3
 
 
-def settings(comparison: Comparison, report_dir: Path) -> list[tuple[str, str]]:
+def list_settings(comparison: Comparison, report_dir: Path) -> list[tuple[str, str]]:
     """Pairs of a term and its value; paths are relative to ``report_dir`` or the current folder."""
     trained = any(method.runs for method in comparison.methods)
     files = [("held-out data", str(comparison.annotation_file)), ("images", str(comparison.image_dir))]
@@ -25,7 +25,7 @@ def settings(comparison: Comparison, report_dir: Path) -> list[tuple[str, str]]:
     return [("preset", comparison.preset), *((term, shorten_paths(value, report_dir)) for term, value in terms)]
 
 
-def verdicts(comparison: Comparison, report_dir: Path) -> list[tuple[str, bool]]:
+def list_verdicts(comparison: Comparison, report_dir: Path) -> list[tuple[str, bool]]:
     """The verdict on each method, and whether it claims a difference in box or mask AP."""
     return [
         (
@@ -37,7 +37,7 @@ def verdicts(comparison: Comparison, report_dir: Path) -> list[tuple[str, bool]]
     ]
 
 
-def versions(comparison: Comparison) -> list[tuple[str, str]]:
+def list_versions(comparison: Comparison) -> list[tuple[str, str]]:
     """Software and hardware of the runs; values that differ between runs are listed side by side."""
     values: dict[str, dict[str, None]] = {}
     for record in _version_records(comparison):
@@ -48,7 +48,7 @@ def versions(comparison: Comparison) -> list[tuple[str, str]]:
     return [(name, " / ".join(texts)) for name, texts in values.items()]
 
 
-def commands(comparison: Comparison) -> list[str]:
+def list_commands(comparison: Comparison) -> list[str]:
     """The commands of the runs, each once, quoted for a shell in the current folder."""
     lines: dict[str, None] = {}
     for record in _version_records(comparison):

@@ -11,16 +11,15 @@ from afictl.comparison.report.plot_layout import (
     FONT_PX,
     WIDTHS_PX,
     Axes,
-    Rectangle,
     Scale,
     leader_end,
     make_axes,
     padded_range,
     place_point_labels,
-    shorten_text,
-    text_width,
 )
 from afictl.comparison.results import Comparison, MethodResult
+from afictl.visualization.label_placement import Rectangle
+from afictl.visualization.text import fit_text, text_width
 
 _MAX_STRETCH = 2.0
 """Intervals extend the y range to this multiple of the range of the means; longer ones end in an arrow."""
@@ -106,7 +105,7 @@ def _plot(measurements: Sequence[_Measurement], width: float, titles: tuple[str,
     height = max(340, 24 * len(measurements) + 80)
     axes, x, y = make_axes((width, height), _x_range(measurements), _y_range(measurements), titles)
     positions = [(x(item.cost), y(item.mean)) for item in measurements]
-    labels = [shorten_text(item.method.name, 0.4 * width) for item in measurements]
+    labels = [fit_text(item.method.name, FONT_PX, 0.4 * width) for item in measurements]
     intervals = [_interval(item, y) for item in measurements]
     bars = [
         (px - 2, high, px + 2, low)
@@ -114,7 +113,9 @@ def _plot(measurements: Sequence[_Measurement], width: float, titles: tuple[str,
         if low is not None and high is not None
     ]
     canvas = (axes.left + 2, axes.top, axes.right, axes.bottom)
-    boxes = place_point_labels(positions, [_LABEL_EXTRA_PX + text_width(label) for label in labels], bars, canvas)
+    boxes = place_point_labels(
+        positions, [_LABEL_EXTRA_PX + text_width(label, FONT_PX) for label in labels], bars, canvas
+    )
     points = [
         ScatterPoint(
             item.method_index, item.method.name, px, py, *interval, item.claimed, label, box, _leader((px, py), box)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from afictl.comparison.report.reproduction import commands
+from afictl.comparison.report.reproduction import list_commands
 from tests.helpers.comparisons import make_comparison
 
 
@@ -23,4 +23,4 @@ def test_a_command_starts_with_the_name_of_the_program(shapes_dir, tmp_path, pro
     for method in comparison.methods:
         record = {"command": [program, "compare", "--set", "a b=1"]}
         (method.runs[0].folder / "versions.json").write_text(json.dumps(record))
-    assert commands(comparison) == [f"{name} compare --set 'a b=1'"]
+    assert list_commands(comparison) == [f"{name} compare --set 'a b=1'"]

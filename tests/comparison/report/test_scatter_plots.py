@@ -5,8 +5,9 @@ from itertools import combinations
 
 import pytest
 
-from afictl.comparison.report.plot_layout import text_width
+from afictl.comparison.report.plot_layout import FONT_PX
 from afictl.comparison.report.scatter_plots import plot_accuracy_against_costs
+from afictl.visualization.text import text_width
 from tests.helpers.comparisons import NAMES, make_comparison, make_cost
 
 
@@ -33,7 +34,7 @@ def test_labels_of_a_crowd_do_not_overlap(crowd, width):
                 a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a, b in combinations(labels, 2)
             )
             for point in points:  # 17 pixels before the name for the marker and its margins
-                assert point.label_box[2] - point.label_box[0] >= text_width(point.label) + 17
+                assert point.label_box[2] - point.label_box[0] >= text_width(point.label, FONT_PX) + 17
 
 
 def test_only_distant_labels_have_a_leader(crowd):
