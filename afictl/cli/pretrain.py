@@ -45,11 +45,11 @@ def pretrain_command(
     from afictl.data.folders import find_files
     from afictl.tensor_files import check_file
     from afictl.training import HardwareSettings, launch, pretrain
-    from afictl.training.pretraining import require_learned
+    from afictl.training.pretraining import check_kind
     from afictl.training.run_writer import require_free_folder
     from afictl.weights.checkpoint import find_checkpoint
 
-    require_learned(interpolator)
+    check_kind(interpolator, settings or ())
     numbers = [int(number) for number in stages.split(",")]
     suffix = "" if interpolator == "afi" else f"-{interpolator}"
     folder = output or Path("runs") / f"pretrain-{name_of(guide)}{suffix}"

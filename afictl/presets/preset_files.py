@@ -95,7 +95,7 @@ def parse_neck(values: Mapping[str, Any]) -> NeckConfig:
     Raises:
         UserError: a key or value that a neck of this kind does not have.
     """
-    return _validate({"name": "", "neck": {"kind": "fpn", **values}}, "neck").neck
+    return _validate({"name": "", "neck": {"kind": "fpn", **values}}).neck
 
 
 def _upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,11 +124,12 @@ def _defaults() -> dict[str, Any]:
     return Preset(name="").model_dump()
 
 
-def _validate(values: Mapping[str, Any], source: str) -> Preset:
+def _validate(values: Mapping[str, Any], source: str = "") -> Preset:
     try:
         return Preset.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {format_validation_error(error)}") from None
+        message = format_validation_error(error)
+        raise UserError(f"{source}: {message}" if source else message) from None
 
 
 def _detectron2_values(name: str) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def pretrain(
     Raises:
         UserError: guide, data or output that do not fit, or a kind without parameters.
     """
-    require_learned(kind)
+    overrides = list(overrides)
+    check_kind(kind, overrides)
     if 1 not in stages:
         _require_stage1(output / "stage1")
     splits = load_splits(data)
@@ -97,14 +98,18 @@ def pretrain(
     return output / INTERPOLATOR
 
 
-def require_learned(kind: str) -> None:
-    """Refuse a kind that cannot be trained.
+def check_kind(kind: str, overrides: Iterable[str]) -> None:
+    """Check the kind to train; ``overrides`` cannot change it.
 
     Raises:
-        UserError: no interpolator with parameters has this name.
+        UserError: no interpolator with parameters has this name, or an override sets ``interpolator.kind``.
     """
     if kind not in learned_kinds():
         raise UserError(f"--interpolator {kind}: not a kind with parameters, which are {', '.join(learned_kinds())}")
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.strip() == "interpolator.kind":
+            raise UserError(f"--set {override}: has no effect here; choose the kind to train: --interpolator {value}")
 
 
 def _preset_without_other_options(loaded: LoadedDetector, kind: str) -> dict[str, object]:

@@ -35,7 +35,10 @@ class LevelFeatures:
     error: Mapping[str, Tensor]
     """(h, w) mean absolute difference, by interpolator."""
     distance: Mapping[str, Mapping[str, float]]
-    """``l1`` and ``cosine`` as stage 1 measures them, by interpolator."""
+    """Mean ``l1`` and ``cosine``, by interpolator.
+
+    Computed as in stage 1, but kinds that need a fine map get the one that the neck passes to them; in stage 1 it is the
+    next finer level of the pyramid."""
 
 
 @torch.no_grad()

@@ -47,6 +47,12 @@ def test_odd_sizes_round_up_at_every_level(settings, interpolator, size):
         assert pyramid[level].isfinite().all()
 
 
+def test_key_of_another_kind_is_named_once():
+    with pytest.raises(UserError) as error:
+        parse_neck({"kind": "fpn", "repeats": 3})
+    assert str(error.value).startswith("neck.repeats:")
+
+
 @every_neck
 def test_pyramid_has_five_levels_from_the_first_that_it_reads(settings):
     neck, levels = build(settings)

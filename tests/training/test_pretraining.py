@@ -254,6 +254,12 @@ def test_overrides_reach_the_views_and_the_interpolator(fabric, guide_run, shape
     assert config["preset"]["input"]["test_size"] == 32
 
 
+def test_kind_in_the_preset_is_refused(fabric, guide_run, shapes_dir, tmp_path):
+    with pytest.raises(UserError, match="--interpolator carafe"):
+        pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", overrides=["interpolator.kind=carafe"])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("setting", ["neck.channels=8", "backbone.frozen_stages=1"])
 def test_layers_of_a_trained_guide_cannot_be_changed(fabric, guide_run, shapes_dir, tmp_path, setting):
     with pytest.raises(UserError, match="cannot change"):
