@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt
 
-PositiveFloat = Annotated[float, Field(gt=0)]
+ConvWidth: TypeAlias = Annotated[int, Field(gt=0, le=8192)]
+LinearWidth: TypeAlias = Annotated[int, Field(gt=0, le=65536)]
+Norm: TypeAlias = Literal["none", "batch"]
 
 
 class Section(BaseModel):
@@ -23,7 +25,7 @@ class BackboneConfig(Section):
 
     name: str = "resnet50"
     """timm model name, with or without a weight tag: a ResNet, ResNeSt or Swin Transformer."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of timm's model, such as ``{drop_path_rate: 0.2}``."""
     pretrained: bool = True
     """Start from ImageNet weights."""
@@ -39,12 +41,12 @@ class BackboneConfig(Section):
 
 class _NeckKeys(Section):
     kind: str
-    channels: int = Field(default=256, gt=0, le=8192)
+    channels: ConvWidth = 256
     """Channels of every level."""
 
 
 class _TopDownKeys(_NeckKeys):
-    norm: Literal["none", "batch"] = "none"
+    norm: Norm = "none"
     """Batch norm after every convolution."""
     fuse: Literal["sum", "avg"] = "sum"
     """The upsampled coarse map is added to the finer map, or averaged with it."""
@@ -72,7 +74,7 @@ class BiFPNConfig(_NeckKeys):
     repeats: int = Field(default=6, gt=0, le=100)
     """Number of layers."""
     fusion: Literal["fast", "raw"] = "fast"
-    """Fusion weights are made positive and sum to one, or are used as they are (published AFI-GAN)."""
+    """Fusion weights: normalised to positive weights of sum one, or raw (published AFI-GAN)."""
     skips: Literal["layer", "input"] = "layer"
     """Second input of a layer's bottom-up path: the layer's input, or in every layer that of the first (published
     AFI-GAN)."""
@@ -91,6 +93,7 @@ class InterpolatorConfig(Section):
 
     kind: str = "afi"
     options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of its class, which checks their names and values."""
 
 
 _WITHOUT_MASKS = {"mask-rcnn": "faster-rcnn", "cascade-mask-rcnn": "cascade-rcnn", "centermask": "fcos"}
@@ -102,7 +105,7 @@ class DetectionConfig(Section):
     kind: str
     score_threshold: float = Field(default=0.05, ge=0, le=1)
     nms_threshold: float = Field(default=0.5, gt=0, le=1)
-    max_detections: int = Field(default=100, gt=0)
+    max_detections: PositiveInt = 100
 
     @property
     def masks(self) -> bool:
@@ -121,7 +124,7 @@ class AnchorConfig(DetectionConfig):
     anchor_sizes: tuple[PositiveFloat, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     """Square root of the anchor area in pixels, one for each level of the pyramid."""
     anchors_per_octave: int = Field(default=1, gt=0, le=100)
-    """Anchor sizes a level: ``anchor_sizes`` times 2^(0/n), 2^(1/n), ... RetinaNet has three."""
+    """Anchor sizes per level: ``anchor_sizes`` times 2^(0/n), 2^(1/n), ... RetinaNet has three."""
     anchor_ratios: tuple[PositiveFloat, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
     """Anchor height divided by width."""
 
@@ -129,16 +132,16 @@ class AnchorConfig(DetectionConfig):
 class ProposalConfig(AnchorConfig):
     """Keys of detectors with region proposals."""
 
-    rpn_batch: int = Field(default=256, gt=0)
-    """Anchors sampled an image for the proposal losses."""
-    proposals_before_nms_train: int = Field(default=2000, gt=0)
-    proposals_before_nms_test: int = Field(default=1000, gt=0)
-    """Proposals a level that enter suppression."""
-    proposals_train: int = Field(default=1000, gt=0)
-    proposals_test: int = Field(default=1000, gt=0)
-    """Proposals an image after suppression."""
-    roi_batch: int = Field(default=512, gt=0)
-    """Regions sampled an image for the head losses, a quarter of them objects."""
+    rpn_batch: PositiveInt = 256
+    """Anchors sampled per image for the proposal losses."""
+    proposals_before_nms_train: PositiveInt = 2000
+    proposals_before_nms_test: PositiveInt = 1000
+    """Proposals per level before non-maximum suppression."""
+    proposals_train: PositiveInt = 1000
+    proposals_test: PositiveInt = 1000
+    """Proposals per image after non-maximum suppression."""
+    roi_batch: PositiveInt = 512
+    """Regions sampled per image for the head losses, a quarter of them objects."""
 
 
 class RCNNConfig(ProposalConfig):
@@ -146,16 +149,16 @@ class RCNNConfig(ProposalConfig):
 
     box_head: Literal["2fc", "4conv1fc"] = "2fc"
     """Layers between a pooled region and its class and box; ``4conv1fc`` has the neck's width."""
-    head_norm: Literal["none", "batch"] = "none"
+    head_norm: Norm = "none"
     """Batch norm after the convolutions of the box and mask heads."""
-    fc_width: int = Field(default=1024, gt=0, le=65536)
+    fc_width: LinearWidth = 1024
     """Width of the hidden linear layers."""
 
 
 class MaskedRCNNConfig(RCNNConfig):
     """Keys of the two-stage detectors with masks."""
 
-    mask_width: int = Field(default=256, gt=0, le=8192)
+    mask_width: ConvWidth = 256
     """Channels of the mask head."""
 
 
@@ -187,19 +190,19 @@ class RetinaNetConfig(AnchorConfig):
     """RetinaNet."""
 
     kind: Literal["retinanet"] = "retinanet"
-    candidates: int = Field(default=1000, gt=0)
-    """Anchors a level that enter suppression."""
+    candidates: PositiveInt = 1000
+    """Anchors per level before non-maximum suppression."""
 
 
 class PointConfig(DetectionConfig):
     """Keys of FCOS, with and without masks."""
 
     size_ranges: tuple[PositiveFloat, ...] = (64.0, 128.0, 256.0, 512.0)
-    """Upper bound of each level but the last on the pixels from a point to the farthest side of its box."""
+    """For each level but the last, the largest distance in pixels from a point to the farthest side of its box."""
     level_scales: bool = False
-    """A learned factor on the box distances of each level (AdelaiDet); detectron2's FCOS has none."""
-    candidates: int = Field(default=1000, gt=0)
-    """Points a level that enter suppression."""
+    """Whether each level has a learned factor on its box distances (AdelaiDet); detectron2's FCOS has none."""
+    candidates: PositiveInt = 1000
+    """Points per level before non-maximum suppression."""
 
 
 class FCOSConfig(PointConfig):
@@ -212,13 +215,13 @@ class CenterMaskConfig(PointConfig):
     """CenterMask: FCOS with masks and mask scoring."""
 
     kind: Literal["centermask"] = "centermask"
-    roi_batch: int = Field(default=512, gt=0)
-    """Regions sampled an image for the mask losses, a quarter of them objects."""
-    head_norm: Literal["none", "batch"] = "none"
+    roi_batch: PositiveInt = 512
+    """Regions sampled per image for the mask losses, a quarter of them objects."""
+    head_norm: Norm = "none"
     """Batch norm after the convolutions of the mask head."""
-    fc_width: int = Field(default=1024, gt=0, le=65536)
+    fc_width: LinearWidth = 1024
     """Width of the hidden linear layers of the mask scoring."""
-    mask_width: int = Field(default=256, gt=0, le=8192)
+    mask_width: ConvWidth = 256
     """Channels of the mask head and of the mask scoring."""
 
 
@@ -229,9 +232,9 @@ class LibraryConfig(ProposalConfig):
     """torchvision's name of the model; detectron2's of a configuration in its model zoo, or ``{...}``, a configuration
     itself, as YAML of all that is not detectron2's default."""
     segments: bool = False
-    """Whether the model has masks. It follows from ``source`` and changes nothing."""
-    candidates: int = Field(default=1000, gt=0)
-    """One-stage models: positions a level that enter suppression."""
+    """Whether the model has masks. It follows from ``source`` and cannot be changed."""
+    candidates: PositiveInt = 1000
+    """One-stage models: positions per level before non-maximum suppression."""
 
     @property
     def masks(self) -> bool:
@@ -249,9 +252,9 @@ class Detectron2Config(LibraryConfig):
     """A model of detectron2."""
 
     kind: Literal["detectron2"] = "detectron2"
-    fc_width: int = Field(default=1024, gt=0, le=65536)
+    fc_width: LinearWidth = 1024
     """Width of the hidden linear layers of the box head."""
-    mask_width: int = Field(default=256, gt=0, le=8192)
+    mask_width: ConvWidth = 256
     """Channels of the mask head."""
 
 

@@ -11,7 +11,6 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -101,11 +100,11 @@ def embed(name: str) -> str:
 class _DumperWithoutAliases(yaml.SafeDumper):
     """Repeats values that occur more than once instead of referring to them."""
 
-    def ignore_aliases(self, _: Any) -> bool:
+    def ignore_aliases(self, _: object) -> bool:
         return True
 
 
-def _plain_yaml(text: str) -> Any:
+def _plain_yaml(text: str) -> object:
     """Parse untrusted YAML without aliases: nested ones would grow to gigabytes where detectron2 copies them."""
     if len(text) > _MAX_CHARACTERS:
         raise yaml.YAMLError(f"longer than {_MAX_CHARACTERS:,} characters")
@@ -142,7 +141,7 @@ def _names() -> list[str]:
     return sorted(str(path.relative_to(_ZOO)) for path in _ZOO.glob("*/*.yaml"))
 
 
-def _merge(merge: Callable[[Any], None], source: str, values: object) -> None:
+def _merge(merge: Callable[[object], None], source: str, values: object) -> None:
     """Call ``merge(values)``; each of its errors becomes a ``UserError`` that names ``source``."""
     try:
         merge(CfgNode(values) if isinstance(values, Mapping) else values)
@@ -155,12 +154,13 @@ def _merge(merge: Callable[[Any], None], source: str, values: object) -> None:
         ) from None
 
 
-def _difference(cfg: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def _difference(cfg: Mapping[str, object], base: Mapping[str, object]) -> dict[str, object]:
     """The values of ``cfg`` that differ from those of ``base``."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     for key, value in cfg.items():
         if isinstance(value, Mapping):
-            changes[key] = _difference(value, base.get(key, {}))
+            lower = base.get(key)
+            changes[key] = _difference(value, lower if isinstance(lower, Mapping) else {})
         elif key not in base or base[key] != value:
             changes[key] = list(value) if isinstance(value, tuple) else value
     return {key: value for key, value in changes.items() if value != {}}

@@ -7,7 +7,6 @@ The sections ``backbone``, ``neck`` and ``detector`` of such a preset describe t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from afictl.errors import UserError
 from afictl.presets.detectron2_configs import CfgNode, embed, read_config
@@ -51,7 +50,7 @@ _NORMS = {"FrozenBN": "frozen-batch"}
 _NECKS = {"build_afictl_resnet_pafpn_backbone": "pafpn", "build_afictl_resnet_bifpn_backbone": "bifpn"}
 
 
-def preset_values(name: str) -> dict[str, Any]:
+def preset_values(name: str) -> dict[str, object]:
     """The configuration ``name`` as values of a preset.
 
     Not converted: cropping, gradient clipping, learning-rate factors of biases, and MAX_SIZE_TEST where it is not
@@ -74,7 +73,7 @@ def preset_values(name: str) -> dict[str, Any]:
     }
 
 
-def model_values(source: str) -> dict[str, dict[str, Any]]:
+def model_values(source: str) -> dict[str, dict[str, object]]:
     """The sections ``backbone``, ``neck`` and ``detector`` of a preset with this ``detector.source``."""
     return _model_values(read_config(source))
 
@@ -85,14 +84,14 @@ def changeable_keys(cfg: CfgNode) -> dict[str, str]:
     return {key: cfg_key for key, cfg_key in keys if (_neck(cfg), key) != ("bifpn", "neck.fuse")}
 
 
-def lookup(cfg: CfgNode, key: str) -> Any:
+def lookup(cfg: CfgNode, key: str) -> object:
     """The value under a dotted ``key``."""
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
 
 
-def _model_values(cfg: CfgNode) -> dict[str, dict[str, Any]]:
+def _model_values(cfg: CfgNode) -> dict[str, dict[str, object]]:
     model = cfg.MODEL
     if model.META_ARCHITECTURE not in _CHANGEABLE_KEYS:
         known = ", ".join(_CHANGEABLE_KEYS)
@@ -100,7 +99,7 @@ def _model_values(cfg: CfgNode) -> dict[str, dict[str, Any]]:
     for key, required in _REQUIRED.items():
         if (value := lookup(cfg, key)) != required:
             raise UserError(f"{key}: afictl trains detectron2's models with {required!r} only, not {value!r}")
-    values: dict[str, dict[str, Any]] = {
+    values: dict[str, dict[str, object]] = {
         "backbone": {"name": _network(cfg), "norm": _NORMS.get(model.RESNETS.NORM, "batch")},
         "neck": {"kind": _neck(cfg)},
         "detector": {
@@ -160,7 +159,7 @@ def _has_afictl_neck(cfg: CfgNode) -> bool:
     return cfg.MODEL.BACKBONE.NAME.startswith("build_afictl_")
 
 
-def _input_values(cfg: CfgNode) -> dict[str, Any]:
+def _input_values(cfg: CfgNode) -> dict[str, object]:
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
@@ -178,7 +177,7 @@ def _input_values(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _recipe_values(cfg: CfgNode) -> dict[str, Any]:
+def _recipe_values(cfg: CfgNode) -> dict[str, object]:
     solver = cfg.SOLVER
     return {
         "steps": solver.MAX_ITER,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -62,13 +61,15 @@ def load_preset(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pres
     """
     name = str(name_or_path)
     if name.startswith(_DETECTRON2):
-        return _resolve(_detectron2_values(name), overrides, source=name)
+        from afictl.presets.detectron2_presets import preset_values  # detectron2 is optional
+
+        return _resolve(preset_values(name.removeprefix(_DETECTRON2)), overrides, source=name)
     path = _find(name)
     default = name if name.startswith(_TORCHVISION) else path.stem
     return _resolve({"name": default, **_read(path)}, overrides, source=str(path))
 
 
-def parse_preset(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "preset") -> Preset:
+def parse_preset(values: Mapping[str, object], overrides: Iterable[str] = (), source: str = "preset") -> Preset:
     """Build a preset from the nested ``values`` that a checkpoint or run stores, of this or an earlier version.
 
     Args:
@@ -89,7 +90,7 @@ def upgrade_settings(settings: object) -> object:
     return {**settings, "preset": _upgrade(settings["preset"])}
 
 
-def parse_neck(values: Mapping[str, Any]) -> NeckConfig:
+def parse_neck(values: Mapping[str, object]) -> NeckConfig:
     """Build the config of a neck from its keys; ``kind`` is ``fpn`` unless given.
 
     Raises:
@@ -98,7 +99,7 @@ def parse_neck(values: Mapping[str, Any]) -> NeckConfig:
     return _validate({"name": "", "neck": {"kind": "fpn", **values}}).neck
 
 
-def _upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
+def _upgrade(values: Mapping[str, object]) -> dict[str, object]:
     """A preset in today's form from one of an earlier version, whose sections hold the keys of all kinds."""
     upgraded = dict(values)
     for section, flat_keys in _FLAT_KEYS.items():
@@ -110,9 +111,9 @@ def _upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     return upgraded
 
 
-def _resolve(values: Mapping[str, Any], overrides: Iterable[str], source: str) -> Preset:
+def _resolve(values: Mapping[str, object], overrides: Iterable[str], source: str) -> Preset:
     """Check ``values`` on top of the defaults, then ``overrides`` on top of both."""
-    merged = _merge(_defaults(), values)
+    merged = _merge(Preset(name="").model_dump(), values)
     preset = _validate(merged, source)
     overrides = list(overrides)
     for override in sorted(overrides, key=_is_no_kind):
@@ -120,23 +121,12 @@ def _resolve(values: Mapping[str, Any], overrides: Iterable[str], source: str) -
     return _validate(merged, "--set") if overrides else preset
 
 
-def _defaults() -> dict[str, Any]:
-    return Preset(name="").model_dump()
-
-
-def _validate(values: Mapping[str, Any], source: str = "") -> Preset:
+def _validate(values: Mapping[str, object], source: str = "") -> Preset:
     try:
         return Preset.model_validate(values)
     except ValidationError as error:
         message = format_validation_error(error)
         raise UserError(f"{source}: {message}" if source else message) from None
-
-
-def _detectron2_values(name: str) -> dict[str, Any]:
-    """Preset values of the configuration behind ``detectron2:``, read by detectron2, which is optional."""
-    from afictl.presets.detectron2_presets import preset_values
-
-    return preset_values(name.removeprefix(_DETECTRON2))
 
 
 def _find(name: str) -> Path:
@@ -166,7 +156,7 @@ def _find_torchvision(name: str) -> Path:
     return _folder() / "torchvision" / f"{model}.yaml"
 
 
-def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, object]:
     """Values of a file on top of those of the preset that it extends; ``extending`` are the files that extend it."""
     if path in extending:
         raise UserError(f"{path}: extends: the preset extends itself")
@@ -180,21 +170,24 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
-    neighbour = path.parent / (base if str(base).endswith((".yaml", ".yml")) else f"{base}.yaml")
+    neighbour = path.parent / (str(base) if str(base).endswith((".yaml", ".yml")) else f"{base}.yaml")
     inherited = _read(neighbour if neighbour.is_file() else _find(str(base)), (*extending, path))
     return _merge({key: value for key, value in inherited.items() if key not in _NOT_INHERITED}, values)
 
 
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+def _merge(base: Mapping[str, object], top: Mapping[str, object], section: str = "") -> dict[str, object]:
     """``top`` on top of ``base``; what belongs to another kind or name than that of ``top`` is not inherited."""
     merged = _inherited(base, top, section)
     for key, value in top.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value, key) if both else value
+        lower = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(lower, Mapping):
+            merged[key] = _merge(lower, value, key)
+        else:
+            merged[key] = value
     return merged
 
 
-def _inherited(base: Mapping[str, Any], top: Mapping[str, Any], section: str) -> dict[str, Any]:
+def _inherited(base: Mapping[str, object], top: Mapping[str, object], section: str) -> dict[str, object]:
     """The keys of ``base`` that stay: all, or for another kind or name those that are not specific to the old one."""
     if all(key not in top or top[key] == base.get(key) for key in ("kind", "name")):
         return dict(base)
@@ -207,18 +200,20 @@ def _is_no_kind(override: str) -> bool:
     return override.partition("=")[0].strip().rpartition(".")[2] not in ("name", "kind")
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def _parse_override(text: str) -> dict[str, object]:
     """``KEY.KEY=VALUE`` as nested values."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise UserError(f"--set {text}: write KEY=VALUE, for example train.lr=0.01")
     try:
-        parsed: Any = yaml.safe_load(value)
+        parsed: object = yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"--set {text}: the value is not readable as YAML") from None
     if isinstance(parsed, str):  # in YAML 1.1, 1e-3 is a string
         with contextlib.suppress(ValueError):
             parsed = float(parsed)
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    return dict(parsed)
+    *sections, name = key.strip().split(".")
+    values = {name: parsed}
+    for section in reversed(sections):
+        values = {section: values}
+    return values

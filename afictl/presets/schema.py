@@ -7,9 +7,9 @@ A preset file holds only what differs from the schema's defaults (or from the pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from afictl.presets.architecture import (
     AnchorConfig,
@@ -20,13 +20,11 @@ from afictl.presets.architecture import (
     InterpolatorConfig,
     NeckConfig,
     PointConfig,
-    PositiveFloat,
     Section,
 )
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 _Side = Annotated[int, Field(ge=8)]
 
@@ -55,37 +53,37 @@ class InputConfig(Section):
 class Recipe(Section):
     """Optimisation of one stage. ``batch_size`` is the total over all devices."""
 
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
+    steps: PositiveInt
+    batch_size: PositiveInt
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(gt=0)
+    lr: PositiveFloat
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: NonNegativeFloat = 1e-4
     """Not applied to the scale and shift of norms, nor to the position biases of a Swin Transformer."""
     schedule: Literal["multistep", "cosine"] = "multistep"
     milestones: tuple[int, ...] = ()
     """Steps at which ``multistep`` divides the learning rate by ten."""
-    warmup_steps: int = Field(default=1000, ge=0)
-    clip_norm: float | None = Field(default=None, gt=0)
+    warmup_steps: NonNegativeInt = 1000
+    clip_norm: PositiveFloat | None = None
     """Maximum gradient norm; None does not clip gradients."""
-    eval_every: int = Field(default=5000, gt=0)
+    eval_every: PositiveInt = 5000
     """Steps between evaluations; the last step is always followed by one."""
-    checkpoint_every: int = Field(default=5000, gt=0)
+    checkpoint_every: PositiveInt = 5000
     """Steps between checkpoints of the resumable state."""
 
 
 class AdversarialRecipe(Recipe):
     """Optimisation of a stage with the discriminator."""
 
-    adversarial_weight: float = Field(default=1e-3, ge=0)
+    adversarial_weight: NonNegativeFloat = 1e-3
     """Weight of the adversarial term beside the L1 term."""
 
 
 class LoaderConfig(Section):
     """Data loading."""
 
-    workers: int = Field(default=2, ge=0)
-    """Loader processes a device; 0 loads in the training process."""
+    workers: NonNegativeInt = 2
+    """Loader processes per device; 0 loads in the training process."""
 
 
 class Scores(Section):
@@ -124,7 +122,7 @@ class Preset(Section):
     stage2: AdversarialRecipe = AdversarialRecipe(steps=180_000, batch_size=8, lr=0.01, milestones=(120_000, 160_000))
     """Stage 2: detector on the half-size image, with detection and feature losses."""
 
-    def with_interpolator(self, kind: str, options: Mapping[str, Any]) -> Preset:
+    def with_interpolator(self, kind: str, options: Mapping[str, float]) -> Preset:
         """The same preset with another interpolator."""
         return self.model_copy(update={"interpolator": InterpolatorConfig(kind=kind, options=dict(options))})
 
@@ -143,7 +141,7 @@ class Preset(Section):
 
 
 def section_kinds(section: str) -> dict[str, type[Section]]:
-    """The config class of each kind of a section of ``Preset``; empty for a section without kinds of its own keys."""
+    """The config class of each kind of a section of ``Preset``; empty for a section without kinds."""
     field = Preset.model_fields.get(section)
     models = get_args(field.annotation) if field else ()
     return {str(model.model_fields["kind"].default): model for model in models}

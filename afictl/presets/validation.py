@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from afictl.errors import did_you_mean
@@ -69,7 +67,7 @@ def _hint(parents: list[str], name: str) -> str:
 
 def _keys_at(location: list[str]) -> list[str]:
     """Keys under a dotted location; for a section with kinds those of all kinds."""
-    model: Any = Preset
+    model: type[BaseModel] = Preset
     for part in location:
         if kinds := section_kinds(part):
             return list(dict.fromkeys(key for config in kinds.values() for key in config.model_fields))

@@ -37,8 +37,8 @@ class LevelFeatures:
     distance: Mapping[str, Mapping[str, float]]
     """Mean ``l1`` and ``cosine``, by interpolator.
 
-    Computed as in stage 1, but kinds that need a fine map get the one that the neck passes to them; in stage 1 it is the
-    next finer level of the pyramid."""
+    Computed as in stage 1, but kinds that need a fine map get the one that the neck passes to them, in stage 1 the next
+    finer level of the pyramid."""
 
 
 @torch.no_grad()
