@@ -1,6 +1,6 @@
 """The contract of a backbone, and the base class of backbones with a network of timm.
 
-Shapes: N images, H x W pixels. Stages are counted as in detectron2: the stem is 1, ``res2`` is 2, ``res5`` is 5.
+Legend: N images, H x W pixels. Stages are counted as in detectron2: the stem is 1, ``res2`` is 2, ``res5`` is 5.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FeatureExtractor(Protocol):
     channels: dict[str, int]
     """Channels of each level, finest first."""
     strides: dict[str, int]
-    """Pixels a position of each level."""
+    """Stride of each level in pixels."""
 
     @property
     def net(self) -> nn.Module:

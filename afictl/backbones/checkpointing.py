@@ -1,7 +1,7 @@
 """Activation checkpointing: less memory for more time (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
 
-timm's own switch for feature extractors checkpoints whole stages, never the last one, and the recomputation updates
-the running statistics of batch norms once more. ``CheckpointedSequential`` works block by block, in every stage, with
+timm checkpoints complete stages of feature extractors, never the last one, and its recomputation updates the running
+statistics of batch norms a second time. ``CheckpointedSequential`` works block by block, in every stage, with
 the same numbers as without it.
 """
 
@@ -22,7 +22,7 @@ class CheckpointedSequential(nn.Sequential):
     """A sequential module that stores the input of each of its parts only and recomputes the rest in the backward pass.
 
     Args:
-        chain: the module to replace; its parts keep their names.
+        chain: the module to replace; names of its parts are unchanged.
     """
 
     def __init__(self, chain: nn.Sequential) -> None:

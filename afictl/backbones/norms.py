@@ -1,4 +1,4 @@
-"""Batch norm with fixed statistics and scale, for fine-tuning with few images a device."""
+"""Batch norm with fixed statistics and scale, for fine-tuning with few images per device."""
 
 from __future__ import annotations
 

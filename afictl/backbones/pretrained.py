@@ -1,4 +1,4 @@
-"""ImageNet weights from timm's model hub; the only module of the backbones that uses the network."""
+"""ImageNet weights from timm's model hub; the only module of the backbones that downloads."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _find_or_download(name: str, repository: str) -> str:
 
 
 def _require_reachable(name: str, url: str) -> None:
-    """Send one request: without a network, the hub's own client retries for a minute and prints each failure."""
+    """Send one request: without a connection, the hub's client retries for a minute and prints each failure."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS).close()
     except urllib.error.HTTPError:

@@ -1,4 +1,4 @@
-"""Swin Transformers of timm (https://arxiv.org/abs/2103.14030) for detectors: any image size, a layer norm a level."""
+"""Swin Transformers of timm (https://arxiv.org/abs/2103.14030) for detectors: any image size, layer norm per level."""
 
 from __future__ import annotations
 

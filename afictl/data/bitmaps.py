@@ -1,4 +1,4 @@
-"""Compact masks of one view, for transfer from a worker: each cropped to its object, one bit a pixel."""
+"""Compact masks of one view, for transfer from a worker: each cropped to its object, one bit per pixel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Bitmaps(NamedTuple):
     crops_tlhw: np.ndarray
     """(n,4) int64: top, left, height and width of each crop; zeros of an empty mask."""
     bits: np.ndarray
-    """Uint8, the concatenated pixels of all crops in column-major order, eight a byte."""
+    """Uint8, the concatenated pixels of all crops in column-major order, eight per byte."""
 
     def dense(self, device: torch.device | str = "cpu") -> Tensor:
         """Uint8 (n,H,W) of 0 and 1 on ``device``."""

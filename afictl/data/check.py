@@ -69,13 +69,13 @@ def check_annotations(contents: Contents, report: SplitReport) -> list[Record]:
     for key in ("images", "categories"):
         if not contents[key]:
             report.add("annotation-file", Location(report.annotation_file, detail=f"'{key}' is empty"))
-    categories = {record["id"]: record["name"] for record in _sound(contents, "categories", "category", report)}
-    images = {record["id"]: record for record in _sound(contents, "images", "image", report)}
+    categories = {record["id"]: record["name"] for record in _valid_records(contents, "categories", "category", report)}
+    images = {record["id"]: record for record in _valid_records(contents, "images", "image", report)}
     for name, ids in ids_by_repeated({k: record["file_name"] for k, record in images.items()}).items():
         report.add("duplicate-file", Location(name, detail=f"image ids {', '.join(map(str, ids))}"))
     objects = [
         record
-        for record in _sound(contents, "annotations", "annotation", report)
+        for record in _valid_records(contents, "annotations", "annotation", report)
         if _check_reference(record, "category", categories, images, report)
         if _check_reference(record, "image", images, images, report)
     ]
@@ -86,8 +86,8 @@ def check_annotations(contents: Contents, report: SplitReport) -> list[Record]:
     return list(images.values())
 
 
-def _sound(contents: Contents, key: str, kind: str, report: SplitReport) -> Iterator[Record]:
-    """The records under ``key`` with sound fields and a unique id; add the faults of the others."""
+def _valid_records(contents: Contents, key: str, kind: str, report: SplitReport) -> Iterator[Record]:
+    """The records under ``key`` with valid fields and a unique id; add the faults of the others."""
     earlier_ids = set()
     for k, record in enumerate(contents[key]):
         fault = record_fault(record, FIELDS[key])

@@ -14,7 +14,7 @@ from afictl.errors import UserError
 def compare_with_train(data_dir: Path, contents: Contents, image_dir: Path, report: SplitReport) -> None:
     """Add to ``report`` the conflicts of a split's annotations ``contents`` and images with the training split.
 
-    A training split that cannot be read is a finding of its own check alone.
+    A training split that cannot be read is reported by its own check only.
     """
     try:
         train_file, train_dir = find_files(data_dir, "train")
@@ -42,14 +42,14 @@ def _compare_classes(train: dict[str, int], split: dict[str, int], train_file: P
 
 
 def _names(contents: Contents) -> dict[str, int]:
-    return {record["name"]: record["id"] for record in _sound(contents, "categories")}
+    return {record["name"]: record["id"] for record in _valid_records(contents, "categories")}
 
 
 def _file_names(contents: Contents) -> set[str]:
-    return {record["file_name"] for record in _sound(contents, "images")}
+    return {record["file_name"] for record in _valid_records(contents, "images")}
 
 
-def _sound(contents: Contents, key: str) -> list[Record]:
+def _valid_records(contents: Contents, key: str) -> list[Record]:
     return [record for record in contents[key] if record_fault(record, FIELDS[key]) is None]
 
 

@@ -34,7 +34,7 @@ _LOCK_POLL_SECONDS = 0.05
 
 
 def cached(file: Path, build: Callable[[], IndexContents]) -> IndexContents:
-    """The result of ``build`` for an annotation file, from its cache where that is sound and has the same source.
+    """The result of ``build`` for an annotation file, from its cache if that is valid and has the same source.
 
     Of several processes that need it at the same time, one builds and the others wait. A failure of the cache costs
     time only.

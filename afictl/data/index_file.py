@@ -95,7 +95,7 @@ def read_index_file(path: Path, source: str, *, trusted: bool = False) -> IndexC
     if description.get("format") != _FORMAT or description.get("source") != source:
         return None
     classes, category_ids = (description.get(key, ()) for key in ("classes", "category_ids"))
-    if not _is_category_list(classes, category_ids) or not _are_sound(arrays, len(classes)):
+    if not _is_category_list(classes, category_ids) or not _are_valid(arrays, len(classes)):
         return None
     if not trusted and {name: tensor_digest(values) for name, values in arrays.items()} != description.get("digests"):
         return None
@@ -112,7 +112,7 @@ def _is_category_list(classes: object, ids: object) -> bool:
     )
 
 
-def _are_sound(arrays: Mapping[str, Tensor], classes: int) -> bool:
+def _are_valid(arrays: Mapping[str, Tensor], classes: int) -> bool:
     """Whether the arrays have their types and shapes, and no number in one is out of the range of another."""
     sizes = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
     if not {"image_ids", "ids", "names", "polygon_points", "polygon_ends", "rle"} <= sizes.keys():

@@ -27,7 +27,7 @@ from afictl.presets import InputConfig
 _Prepared = TypeVar("_Prepared")
 
 _PREFETCH_BATCHES = 2
-"""Of a worker, beyond the one in use; each needs a block of shared memory."""
+"""Per worker, beyond the one in use; each needs a block of shared memory."""
 
 
 @dataclass(frozen=True)

@@ -87,12 +87,12 @@ class _ArrayWriter:
         flat = list(chain.from_iterable(polygons))
         lengths = np.fromiter(map(len, flat), np.int64, len(flat))
         points = np.fromiter(chain.from_iterable(flat), np.float64, int(lengths.sum()))
-        is_sound = (lengths >= 6) & (lengths % 2 == 0)
+        is_valid = (lengths >= 6) & (lengths % 2 == 0)
         owner = np.repeat(np.arange(len(flat)), lengths)
-        is_sound[owner[~(np.abs(points) < COORDINATE_LIMIT_PX)]] = False
-        ends = len(self._points) + lengths[is_sound].cumsum()
-        self._points.frombytes(points[is_sound[owner]].tobytes())
-        objects = len(self._polygon_ends) - 1 + np.concatenate(([0], is_sound.cumsum()))[counts.cumsum()]
+        is_valid[owner[~(np.abs(points) < COORDINATE_LIMIT_PX)]] = False
+        ends = len(self._points) + lengths[is_valid].cumsum()
+        self._points.frombytes(points[is_valid[owner]].tobytes())
+        objects = len(self._polygon_ends) - 1 + np.concatenate(([0], is_valid.cumsum()))[counts.cumsum()]
         self._polygon_ends.frombytes(ends.astype(np.int64).tobytes())
         self._object_ends.frombytes(objects.astype(np.int64).tobytes())
 

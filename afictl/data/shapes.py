@@ -53,7 +53,7 @@ def make_shapes(out_dir: str | Path, train: int = 400, val: int = 100, size: int
     """
     out_dir = Path(out_dir)
     if train < 1 or val < 1 or size < 64 or seed < 0:
-        raise UserError("a shapes dataset needs at least one image a split, a size of 64 pixels and a seed from 0")
+        raise UserError("a shapes dataset needs at least one image per split, a size of 64 pixels and a seed from 0")
     _check_replaceable(out_dir)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))

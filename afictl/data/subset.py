@@ -79,9 +79,9 @@ def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool
     _write_annotations(out_dir, "train", {**contents, "images": images, "annotations": objects})
     for folder, files in (("train", names[: len(selection)]), (UNLABELED, names[len(selection) :])):
         (out_dir / folder).mkdir()
-        _provide_files(image_dir, out_dir / folder, files, copy)
+        _copy_or_link_files(image_dir, out_dir / folder, files, copy)
     for split in SPLITS[1:]:
-        _provide_split(data_dir, out_dir, split, copy)
+        _copy_or_link_split(data_dir, out_dir, split, copy)
     counts = Counter(record["category_id"] for record in objects)
     classes = sorted((category["id"], category["name"]) for category in contents["categories"])
     return SubsetCounts(len(selection), len(names) - len(selection), {name: counts[k] for k, name in classes})
@@ -96,7 +96,7 @@ def _write_annotations(out_dir: Path, split: str, contents: Contents) -> None:
     file.write_text(json.dumps(contents), encoding="utf-8")
 
 
-def _provide_split(data_dir: Path, out_dir: Path, split: str, copy: bool) -> None:
+def _copy_or_link_split(data_dir: Path, out_dir: Path, split: str, copy: bool) -> None:
     """Copy or link a complete split, if the dataset has it."""
     if not has_split(data_dir, split):
         return
@@ -110,7 +110,7 @@ def _provide_split(data_dir: Path, out_dir: Path, split: str, copy: bool) -> Non
         (out_dir / split).symlink_to(image_dir.resolve())
 
 
-def _provide_files(source: Path, target: Path, names: Iterable[str], copy: bool) -> None:
+def _copy_or_link_files(source: Path, target: Path, names: Iterable[str], copy: bool) -> None:
     for name in names:
         original, path = source / name, target / name
         if target not in Path(os.path.normpath(path)).parents:

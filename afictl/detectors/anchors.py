@@ -1,6 +1,6 @@
 """Anchors at the positions of detectron2.
 
-Legend: A anchors a position, Hi x Wi the map of level i. Boxes are (x1, y1, x2, y2) in pixels of the batch.
+Legend: A anchors per position, Hi x Wi the map of level i. Boxes are (x1, y1, x2, y2) in pixels of the batch.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 
 
 class FixedStrideAnchors(AnchorGenerator):
-    """Anchors of one or more sizes a level, each in every ratio, centred on multiples of the level's stride.
+    """Anchors of one or more sizes per level, each in every ratio, centred on multiples of the level's stride.
 
     Differs from torchvision in three things that detectron2's weights depend on: cell anchors are not rounded
     (a 32 px anchor of ratio 0.5 is 45.25 x 22.63, not 46 x 22), strides are given, not ``image // map`` (which
@@ -23,7 +23,7 @@ class FixedStrideAnchors(AnchorGenerator):
         sizes: square root of the anchor area in pixels, one for each level.
         ratios: height divided by width.
         strides: pixels between neighbours of each level.
-        per_octave: sizes a level, ``size * 2^(i / per_octave)``.
+        per_octave: sizes per level, ``size * 2^(i / per_octave)``.
     """
 
     def __init__(

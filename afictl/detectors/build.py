@@ -57,7 +57,7 @@ def build_detector(
     Args:
         preset: name, path of a YAML file, or a loaded preset.
         num_classes: classes without background; None is COCO's 80.
-        interpolator: kind, or a module to use as it is; None is the preset's. ``detector.preset`` contains its kind.
+        interpolator: kind, or a module, which is not copied; None for the preset's. ``detector.preset`` has its kind.
 
     Raises:
         UserError: unknown preset or interpolator, an interpolator of another width, no class, or for a model of

@@ -62,8 +62,8 @@ class CenterMaskHead(nn.Module):
     Args:
         fcos: detects the regions.
         channels: of the pyramid.
-        strides: pixels a position of each level that regions are pooled from.
-        roi_batch: regions sampled an image, of which up to a quarter are objects and train masks.
+        strides: stride in pixels of each level that regions are pooled from.
+        roi_batch: regions sampled per image, of which up to a quarter are objects and train masks.
         mask_width: channels of the convolutions of the mask and scoring heads.
         fc_width: hidden layers of the scoring head.
         head_norm: after the convolutions of the mask head.

@@ -1,6 +1,6 @@
 """Layers, loss and selection of detections that one-stage heads share.
 
-Legend: N images, K classes without background, A anchors (or points) a position, P anchors of all positions.
+Legend: N images, K classes without background, A anchors (or points) per position, P anchors of all positions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INITIAL_SCORE = 0.01
 
 
 class Candidates(NamedTuple):
-    """Detections of one image before suppression."""
+    """Detections of one image before non-maximum suppression."""
 
     boxes: Tensor
     """(n, 4) pixels, not clipped."""

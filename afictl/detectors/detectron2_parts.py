@@ -232,7 +232,7 @@ class Detectron2DenseHead(_Detectron2Head):
         return matching_logits(levels)
 
     def parts(self, features: FeatureMaps) -> list[HeadPart]:
-        """The whole head, on all levels."""
+        """The complete head on all levels."""
         maps = self._inputs(features)
         return [HeadPart("head", "all levels", lambda: self._model.head(maps), (self._model.head,))]
 

@@ -62,14 +62,14 @@ class FCOSHead(nn.Module):
 
     Args:
         channels: of every level.
-        strides: pixels a position of each level that is read.
+        strides: stride in pixels of each level that is read.
         num_classes: K.
         size_ranges: of each level but the last, the largest distance in pixels from a point to a side of its box.
         level_scales: whether each level has a learned factor on its distances.
-        candidates: points of a level that enter suppression, at most.
+        candidates: largest number of points per level before non-maximum suppression.
         score_threshold: lowest class score of a detection.
         nms_threshold: IoU from which the weaker of two boxes of a class is dropped.
-        max_detections: of an image.
+        max_detections: largest number per image.
     """
 
     class_layers: tuple[str, ...] = ("class_logits.",)

@@ -43,7 +43,7 @@ class HeadPart(NamedTuple):
 
 
 class Head(Protocol):
-    """Everything behind the neck. What else a head can do, the protocols below add."""
+    """Everything after the neck. The protocols below add what only some heads can do."""
 
     class_layers: tuple[str, ...]
     """Prefixes, relative to the head, of the names of parameters whose shapes depend on the classes."""

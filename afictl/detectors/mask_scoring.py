@@ -86,7 +86,7 @@ def _pixel_overlaps(low: Tensor, high: Tensor, size: int) -> Tensor:
 
 
 def mask_ious(predicted: Tensor, targets: Tensor, fractions: Tensor) -> Tensor:
-    """IoU of masks with whole objects, their parts outside the boxes included, float32 (R,).
+    """IoU of masks with complete objects, including their parts outside the boxes, float32 (R,).
 
     Args:
         predicted: bool (R, M, M).

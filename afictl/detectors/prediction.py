@@ -1,4 +1,4 @@
-"""Detection on photographs: resize as in the preset, detect, and map the boxes to the original pixels."""
+"""Detection in images of any size: resize as in the preset, detect, and map the boxes to the original pixels."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def build_box_head(
 ) -> nn.Module:
     """Hidden layers on a pooled region, (R, channels, size, size) -> (R, fc_width), initialised as detectron2's.
 
-    Two linear layers (``2fc``), or four 3x3 convolutions that keep the channels and one linear layer (``4conv1fc``).
+    Two linear layers (``2fc``), or four 3x3 convolutions of ``channels`` channels and one linear layer (``4conv1fc``).
     """
     head: nn.Module
     if kind == "4conv1fc":

@@ -1,6 +1,6 @@
 """RetinaNet (Lin et al., https://arxiv.org/abs/1708.02002) as detectron2 builds and trains it.
 
-Legend: N images, K classes without background, A anchors a position, P anchors of all levels.
+Legend: N images, K classes without background, A anchors per position, P anchors of all levels.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class RetinaNetHead(nn.Module):
 
     Args:
         channels: of every level.
-        strides: pixels a position of each level that is read.
+        strides: stride in pixels of each level that is read.
         num_classes: K.
         anchor_sizes, anchor_ratios, anchors_per_octave: see ``FixedStrideAnchors``.
-        candidates: anchors of a level that enter suppression, at most.
+        candidates: largest number of anchors per level before non-maximum suppression.
         score_threshold: lowest score of a detection.
         nms_threshold: IoU from which the weaker of two boxes of a class is dropped.
-        max_detections: of an image.
+        max_detections: largest number per image.
     """
 
     class_layers: tuple[str, ...] = ("class_logits.",)

@@ -63,10 +63,10 @@ class RegionHeads(RoIHeads):
         box_roi_pool: pools the regions.
         box_head: pooled regions -> (R, width).
         box_predictor: (R, width) -> class logits and box deltas.
-        roi_batch: regions sampled an image for the losses, a quarter of them objects.
+        roi_batch: regions sampled per image for the losses, a quarter of them objects.
         score_threshold: lowest score of a detection.
         nms_threshold: IoU from which the weaker of two boxes of a class is dropped.
-        max_detections: of an image.
+        max_detections: largest number per image.
         mask_branch: ``mask_roi_pool``, ``mask_head`` and ``mask_predictor``, or nothing.
     """
 

@@ -50,7 +50,7 @@ def _check_values(targets: Sequence[Target], num_classes: int) -> None:
     boxes, labels = (torch.cat([target[name] for target in targets]) for name in ("boxes", "labels"))
     empty = ~(boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     unknown = (labels < 1) | (labels > num_classes)
-    # A single synchronisation with the device when all is well.
+    # Valid targets need a single synchronisation with the device.
     if not bool((empty | unknown).any()):
         return
     row = int((empty | unknown).nonzero()[0])

@@ -89,7 +89,7 @@ def torchvision_detector(preset: Preset, num_classes: int, interpolator: Interpo
 
 
 def _require_supported(preset: Preset, source: str, arguments: set[str]) -> None:
-    """Refuse a setting that differs from the model's and would be ignored, for it is none of its arguments."""
+    """Refuse a setting that differs from the model's and would be ignored, because it is no argument of the model."""
     changeable = _CHANGEABLE | {f"detector.{key}" for key in arguments}
     for name, fixed, value in changed_settings(preset, load_preset(f"torchvision:{source}")):
         tag_only = name == "backbone.name" and str(value).split(".")[0] == str(fixed).split(".")[0]

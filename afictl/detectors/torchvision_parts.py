@@ -207,6 +207,6 @@ class TorchvisionDenseHead:
         return matching_logits(levels)
 
     def parts(self, features: FeatureMaps) -> list[HeadPart]:
-        """The whole head, on all levels."""
+        """The complete head on all levels."""
         maps = list(features.values())
         return [HeadPart("head", "all levels", lambda: self._model.head(maps), (self._model.head,))]

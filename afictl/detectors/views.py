@@ -24,7 +24,7 @@ class BackboneView(ABC):
         name: timm's name of the network, whose ImageNet weights it can start from.
         net: the network.
         channels: of each level that the neck reads, finest first.
-        strides: pixels a position of each of these levels.
+        strides: stride of each of these levels in pixels.
     """
 
     def __init__(self, name: str, net: nn.Module, channels: dict[str, int], strides: dict[str, int]) -> None:
@@ -52,7 +52,7 @@ class NeckView(ABC):
     Args:
         pyramid: the module that has the interpolator as its part ``interpolator``.
         channels: of every level.
-        strides: pixels a position of each level, finest first.
+        strides: stride of each level in pixels, finest first.
         num_upsamplers: calls of the interpolator in one forward pass.
         size_divisor: of the height and width of images.
     """
@@ -68,7 +68,7 @@ class NeckView(ABC):
 
     @property
     def interpolator(self) -> Interpolator:
-        """The interpolator that the model has now."""
+        """The present interpolator of the model."""
         return cast(Interpolator, self._pyramid.get_submodule("interpolator"))
 
     @abstractmethod

@@ -20,7 +20,7 @@ def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
     """Put ``interpolator`` into every feature pyramid of ``model``, which is changed in place.
 
     Works on torchvision's detectors with an FPN, on detectron2's models with an FPN (and any heads), on
-    afictl's detectors, and on models that contain one. All other weights, their names and the losses stay as they are;
+    afictl's detectors, and on models that contain one. All other weights, their names and the losses are unchanged;
     with nearest interpolation a model computes what it computed before, bit for bit. A second call replaces the
     interpolator of the first. Call it before the optimizer is made and before the model is wrapped for several
     devices: both would miss the new parameters.
@@ -36,7 +36,7 @@ def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
         How often one forward pass of ``model`` calls the interpolator.
 
     Raises:
-        UserError: not modules, no such pyramid, one of a class derived from those known here, one with a step that
+        UserError: not modules, no such pyramid, one of a class derived from the supported ones, one with a step that
             is not twofold, or an interpolator made for another number of channels. The model is then unchanged.
     """
     for name, value in (("model", model), ("interpolator", interpolator)):

@@ -4,7 +4,7 @@ The generator of Lee and Bae, "AFI-GAN: Improving feature interpolation of featu
 adversarial training for object detection", Pattern Recognition 2023, https://doi.org/10.1016/j.patcog.2023.109365.
 Its dense blocks without batch norm come from ESRGAN, https://arxiv.org/abs/1809.00219.
 
-Shapes: N images, C channels, H x W the coarse map, G growth.
+Legend: N images, C channels, H x W the coarse map, G growth.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class AFInterpolator(
         self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
         self.enlarge = nn.ConvTranspose2d(channels, channels, 6, stride=2, padding=2)
         self.tail = nn.Conv2d(channels, channels, 3, padding=1)
-        self.apply(_initialise)
+        self.apply(_init_weights)
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
         """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
@@ -136,7 +136,7 @@ class AFInterpolator(
         self.save(save_directory / WEIGHTS)  # so that ``load`` reads that file too
 
 
-def _initialise(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.kaiming_normal_(module.weight)
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """Base class of all interpolators, with its file format, and helpers of their implementations.
 
-Shapes: N images, C channels, H x W the coarse map.
+Legend: N images, C channels, H x W the coarse map.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Interpolator(nn.Module):
         """Read a file of ``save``: an interpolator of the kind in the file, on the CPU.
 
         Raises:
-            UserError: no such file, damaged, not an interpolator of a version known here, or not of this class.
+            UserError: no such file, damaged, not an interpolator of a supported version, or not of this class.
         """
         tensors, description = read_tensors(path)
         return cls.from_tensors(described_kind(description, path), description.get("config"), tensors, path)

@@ -1,7 +1,7 @@
 """CARAFE: every enlarged pixel is a weighted mean of its coarse neighbours, with weights that a small network predicts.
 
 Wang et al., "CARAFE: Content-aware reassembly of features", https://arxiv.org/abs/1905.02188.
-Shapes: N images, C channels, H x W the coarse map, k the size of the predicted kernels.
+Legend: N images, C channels, H x W the coarse map, k the size of the predicted kernels.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Liu et al., "Learning to upsample by learning to sample", https://arxiv.org/abs/2308.15085; of its forms the one that
 predicts offsets from the coarse map ("linear, then pixel shuffle"). DySample+ also predicts the scope of the offsets.
-Shapes: N images, C channels, H x W the coarse map, G groups.
+Legend: N images, C channels, H x W the coarse map, G groups.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Lu et al., "FADE: Fusing the assets of decoder and encoder for task-agnostic upsampling",
 https://arxiv.org/abs/2207.10392.
-Shapes: N images, C channels, H x W the coarse map, k the size of the predicted kernels.
+Legend: N images, C channels, H x W the coarse map, k the size of the predicted kernels.
 """
 
 from __future__ import annotations

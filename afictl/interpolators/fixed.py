@@ -1,6 +1,6 @@
 """Interpolators without parameters: the usual choices that a learned one is compared with.
 
-Shapes: N images, C channels, H x W the coarse map.
+Legend: N images, C channels, H x W the coarse map.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sub-pixel convolution of Shi et al., https://arxiv.org/abs/1609.05158: a convolution, then pixel shuffle.
 
-Shapes: N images, C channels, H x W the coarse map.
+Legend: N images, C channels, H x W the coarse map.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ the map there are zeros. Written as a loop over the k * k shifts of the coarse m
 (``F.unfold``) takes k * k times its memory. Backward passes are written out for the same reason: only the operands
 are saved, no product.
 
-Shapes: N images, C channels, H x W the coarse map, k the kernel size, K = k * k. A value for each of the 2H x 2W fine
+Legend: N images, C channels, H x W the coarse map, k the kernel size, K = k * k. A value for each of the 2H x 2W fine
 pixels and each of their neighbours is stored in four planes, (N, K, 4, H, W): plane ``2 * a + b`` holds the fine
 pixels (2i + a, 2j + b), which all have the same position relative to their neighbours. Neighbours are numbered row by
 row. Sums run in float32 (float64 for such maps) whatever the precision of the maps.
@@ -132,10 +132,8 @@ def _shifts(coarse: Tensor, size: int) -> Iterator[Tensor]:
 def _chunks(coarse: Tensor) -> list[slice]:
     n, c, h, w = coarse.shape
     count = _MIN_CHANNELS
-    while (
-        count < _MAX_CHANNELS and 2 * count * n * 4 * h * w <= _CACHED_VALUES
-    ):  # at most three sizes, for torch.compile
-        count *= 2
+    while count < _MAX_CHANNELS and 2 * count * n * 4 * h * w <= _CACHED_VALUES:
+        count *= 2  # at most three sizes, for torch.compile
     return [slice(start, start + count) for start in range(0, c, count)]
 
 

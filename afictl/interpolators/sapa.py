@@ -2,7 +2,7 @@
 
 Lu et al., "SAPA: Similarity-aware point affiliation for feature upsampling", https://arxiv.org/abs/2209.12866; of its
 variants the one with a bilinear similarity.
-Shapes: N images, C channels, H x W the coarse map, E embedding channels.
+Legend: N images, C channels, H x W the coarse map, E embedding channels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Transposed convolution of Long et al., "Fully convolutional networks", https://arxiv.org/abs/1411.4038.
 
-Shapes: N images, C channels, H x W the coarse map.
+Legend: N images, C channels, H x W the coarse map.
 """
 
 from __future__ import annotations

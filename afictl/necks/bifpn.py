@@ -2,7 +2,7 @@
 
 One implementation of two published forms: that of the public AFI-GAN (``fusion: raw, skips: input,
 blocks: separable, repeats: 7``) and that of AdelaiDet's FCOS (the defaults of ``BiFPNConfig``).
-Shapes: N images, C channels, H x W the image, h x w a map.
+Legend: N images, C channels, H x W the image, h x w a map.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class BiFPN(nn.Module):
 
     Args:
         in_channels: channels of ``res3..res5``.
-        interpolator: one module for all upsampling, four times in a layer, called ``interpolator(coarse, fine)``.
+        interpolator: one module for all upsampling, called ``interpolator(coarse, fine)`` four times per layer.
         channels: C.
         repeats: number of layers.
-        fusion: fusion weights are made positive and sum to one (``fast``), or are used as they are (``raw``).
+        fusion: fusion weights, normalised to positive weights of sum one (``fast``) or ``raw``.
         skips: second input of a layer's bottom-up path: the layer's input, or in every layer that of the first.
         blocks: form of the convolution blocks and of the pooling, see ``BiFPNConfig``.
     """
@@ -68,8 +68,7 @@ class BiFPN(nn.Module):
         """``res{i}`` (N, c_i, H / 2^i, W / 2^i) -> ``p{i}`` (N, C, H / 2^i, W / 2^i), rounded up.
 
         Raises:
-            ValueError: in train mode, one image alone of at most 128 x 128: its p7 is one position, too few for
-                batch norm.
+            ValueError: in train mode, a single image of at most 128 x 128, whose p7 is too small for batch norm.
         """
         inputs, skips = self.inputs(features)
         maps = inputs
@@ -122,8 +121,8 @@ class BiFPNLayer(nn.Module):
             down[level] = self.top_down[level](maps[level], upsampled)
         out = {"p3": down["p3"]}
         for level, finer in _BOTTOM_UP.items():
-            between = [down[level]] if level in _TOP_DOWN else []
-            out[level] = self.bottom_up[level](skips[level], *between, downsample(out[finer], self._blocks))
+            intermediate = [down[level]] if level in _TOP_DOWN else []
+            out[level] = self.bottom_up[level](skips[level], *intermediate, downsample(out[finer], self._blocks))
         return out
 
 

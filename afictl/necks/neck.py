@@ -16,7 +16,7 @@ class Neck(Protocol):
     channels: int
     """Channels of every level."""
     strides: dict[str, int]
-    """Pixels a position of each level, finest first."""
+    """Stride of each level in pixels, finest first."""
     size_divisor: int
     """In images whose sides are multiples of it every level is exactly half as large as the next finer one."""
     num_upsamplers: int

@@ -3,7 +3,7 @@
 Source: AFI-GAN, section 3 (losses). Two departures from the published code: the adversarial gradient
 reaches the generator, and only positions inside both images count, not the padding of the batch.
 
-Shapes: a pyramid is a dict of maps (N,C,h,w) by level name, finest first; sizes are (height, width) in pixels.
+Legend: a pyramid is a dict of maps (N,C,h,w) by level name, finest first; sizes are (height, width) in pixels.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Pair:
 
     @property
     def has_statistics(self) -> bool:
-        """False where the discriminator's batch norm has one value a channel, which it cannot normalise."""
+        """False where the discriminator's batch norm has one value per channel, which it cannot normalise."""
         n, _, h, w = self.fake.shape
         return n * h * w > 1 or world_size() > 1
 

@@ -25,7 +25,7 @@ _MIN_GAIN_PERCENT = 0.05  # the report shows one decimal
 def measure_feature_distance(
     guide: Detector,
     interpolator: Interpolator,
-    index: Dataset,
+    dataset: Dataset,
     *,
     limit: int | None,
     workers: int,
@@ -37,7 +37,7 @@ def measure_feature_distance(
         guide: gives the target features of an image and the coarse features of its half-size view.
         interpolator: named by its kind in the result; one that needs the fine map restricts all methods to the levels
             that have a finer one.
-        index: held-out images, of which the first ``limit`` are used.
+        dataset: held-out images, of which the first ``limit`` are used.
         progress: called with the number of images done and of all images.
 
     Returns:
@@ -47,8 +47,8 @@ def measure_feature_distance(
     methods[interpolator.kind] = learned = PyramidInterpolator(interpolator).eval()
     sums: dict[str, dict[str, Tensor]] = {name: {} for name in methods}
     device = next(guide.parameters()).device
-    total = len(range(len(index))[:limit])
-    for done, batch in enumerate(eval_batches(index, guide.input, workers=workers, limit=limit, half_view=True), 1):
+    total = len(range(len(dataset))[:limit])
+    for done, batch in enumerate(eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True), 1):
         full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images or ()]
         real, coarse = guide.pyramid(full), guide.pyramid(half)
         for name, method in methods.items():

@@ -137,7 +137,7 @@ def _interpolator_line(detector: Detector, initial: InitialWeights) -> str:
 
 
 def _require_fit(detector: Detector, report: LoadReport, path: Path, metadata: Mapping[str, object]) -> None:
-    """Let only a complete interpolator, and class-dependent layers in their shape, differ from the checkpoint."""
+    """Allow differences from the checkpoint in a complete interpolator and in the shapes of class layers only."""
     prefix = detector.interpolator_prefix
     other_interpolator = not any(name.startswith(prefix) for name in report.matched)
     misfits = [name for name in report.mismatched if not name.startswith(detector.class_layers)]

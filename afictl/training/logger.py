@@ -23,7 +23,7 @@ class TrainingLogger:
 
     Args:
         run: writer of log lines and metrics.
-        steps: of the whole training.
+        steps: total number of steps.
         start: completed steps.
         device: its peak memory is logged.
     """

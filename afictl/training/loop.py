@@ -75,7 +75,7 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
 def _seed_step(seed: int, step: int, rank: int) -> None:
     """Make every random number of a step a function of seed, step and rank.
 
-    So a resumed run needs no saved generator states, and two runs that differ in one module draw the same numbers.
+    A resumed run then needs no saved generator states, and two runs that differ in one module draw the same numbers.
     """
     torch.manual_seed(((seed * 1_000_003 + step) * 65_536 + rank) % 2**63)
 
@@ -91,8 +91,8 @@ def _train_step(stage: Stage, batch: TrainBatch, number: int, recipe: Recipe) ->
     except ValueError as error:
         if _BATCH_NORM_ERROR not in str(error):
             raise
-        hint = "train with more images a device, or with larger ones"
-        raise UserError(f"step {number}: batch norm got a single value a channel; {hint}") from None
+        hint = "train with more images per device, or with larger ones"
+        raise UserError(f"step {number}: batch norm got a single value per channel; {hint}") from None
 
 
 def _to_floats(losses: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """Training on labelled and pseudo-labelled images together, both in every batch.
 
-The detector computes the losses of each group in a pass of its own, and they are averaged with weights 1 and W:
+The detector computes the losses of each group in a separate pass, and they are averaged with weights 1 and W:
 ``(labelled + W * pseudo) / (1 + W)``, the normalised loss of "Rethinking Pre-training and Self-training" (Zoph et al.,
-2020) without its running ratio of the two losses, which would be additional state. So a learning rate or clipping
-selected for labelled images keeps its meaning at any W, and with W = 0 the weights are exactly those of training on the
+2020) without its running ratio of the two losses, which would be additional state. A learning rate or clipping
+selected for labelled images therefore suits any W, and with W = 0 the weights are exactly those of training on the
 labelled images alone. Each group is normalised by its own batch statistics and its own number of objects. Running
 statistics include both groups: those of batch norm, and the mean number of positive anchors that RetinaNet divides its
 losses by, so its steps differ slightly from those on labelled images alone even with W = 0.
@@ -49,7 +49,7 @@ class MixedData:
     def batches(self, fabric: Fabric, preset: Preset, seed: int) -> Callable[[int], Iterator[TrainBatch]]:
         """Function that returns the endless batches of this rank from a given step on, labelled images first.
 
-        Each group goes through seeded permutations of its own: batch s is a function of seed and s alone.
+        Each group has separate seeded permutations: batch s is a function of seed and s alone.
         """
         labelled_workers, pseudo_workers = _split_workers(preset.loader.workers, self.num_labelled, self.num_pseudo)
 

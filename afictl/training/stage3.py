@@ -75,7 +75,7 @@ def finetune(
         "seed": seed,
         "hardware": hardware_record(fabric),
     }
-    # Before the run's folder is made, so that weights that do not fit leave no run.
+    # Before the run folder is created: weights that do not fit must not leave one.
     lines = [] if resumes else load_initial_weights(detector, initial)
     run = RunWriter(fabric, output, config, resume)
     for line in (*lines, *_description(preset, splits, masks, mixed)):
@@ -119,7 +119,7 @@ def train_stage3(
 def _in_checkpoint_order(splits: Splits, weights: Path | None) -> Splits:
     """The splits with labels in the order of the checkpoint's classes, if it has the same classes.
 
-    So its class layers keep their weights, also where the checkpoint has placeholders between the classes.
+    Class layers then load completely, even where the checkpoint has placeholders between the classes.
     """
     if not (weights and weights.exists()):  # a resumed run does not read them
         return splits

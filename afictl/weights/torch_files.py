@@ -25,6 +25,7 @@ _CHUNK_BYTES = 2**20
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError, struct.error)
 
 Fill = Callable[[str, memoryview], None]
+"""Reads the storage of a key into memory."""
 
 
 class _Directory(BoundedReader):

@@ -1,4 +1,4 @@
-"""COCO annotation files as ``Dataset``; reads a sound file fast, and any other record by record."""
+"""COCO annotation files as ``Dataset``; valid files are read fast, others record by record."""
 
 from __future__ import annotations
 

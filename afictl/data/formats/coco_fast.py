@@ -1,7 +1,7 @@
-"""Reader of sound COCO annotation files, in a fraction of the time and memory of a tree of dicts.
+"""Reader of valid COCO annotation files, in a fraction of the time and memory of a tree of dicts.
 
-Records become typed structs, and a segmentation stays a view of the file's bytes. Errors are not named here: a file
-with anything unusual in it is left to ``coco_records``.
+Records become typed structs, and a segmentation stays a view of the file's bytes. Errors are not named here: other
+files are left to ``coco_records``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import UNSET, Raw, UnsetType
 from afictl.data.annotations import Annotations
 
 _Number = int | float
-"""With ``int`` alone msgspec would take 1.0 for a whole number."""
+"""With ``int`` alone msgspec would convert 1.0 to an integer."""
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -84,7 +84,7 @@ def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
     categories, images = sorted(contents.categories, key=lambda category: category.id), contents.images
     objects = [] if isinstance(contents.annotations, UnsetType) else contents.annotations
     if not lenient:
-        _require_usual(file, contents)
+        _require_regular(file, contents)
     category_ids = _distinct_ids(category.id for category in categories)
     image_ids = _distinct_ids(image.id for image in images)
     if not len(image_ids):
@@ -114,10 +114,10 @@ def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
     )
 
 
-def _require_usual(file: Path, contents: _File) -> None:
+def _require_regular(file: Path, contents: _File) -> None:
     names = [category.name for category in contents.categories]
-    is_sound = all(names) and 0 < len(set(names)) == len(names) and all(image.file_name for image in contents.images)
-    if not is_sound or (isinstance(contents.annotations, UnsetType) and not file.name.startswith("image_info")):
+    is_valid = all(names) and 0 < len(set(names)) == len(names) and all(image.file_name for image in contents.images)
+    if not is_valid or (isinstance(contents.annotations, UnsetType) and not file.name.startswith("image_info")):
         raise _IrregularFileError
 
 

@@ -104,7 +104,7 @@ def read_leniently(file: Path) -> Annotations:
 
 
 def _columns(contents: Contents, ids: list[int]) -> Annotations:
-    """The columns of sound records; ``ids`` are those of the objects."""
+    """The columns of valid records; ``ids`` are those of the objects."""
     images, objects = contents["images"], contents["annotations"]
     names = {category["id"]: category["name"] for category in contents["categories"]}
     image_positions = {image["id"]: k for k, image in enumerate(images)}

@@ -64,7 +64,7 @@ def _without(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _rename(tensors: dict[str, Tensor], network: nn.Module, key: Callable[[str], str]) -> dict[str, Tensor]:
-    """``tensors`` under the names of ``network``; tensors without a counterpart keep their names."""
+    """``tensors`` under the names of ``network``; names of tensors without a counterpart are unchanged."""
     remaining = dict(tensors)
     renamed = {name: remaining.pop(key(name)) for name in network.state_dict() if key(name) in remaining}
     return renamed | remaining

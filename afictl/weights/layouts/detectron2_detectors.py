@@ -78,7 +78,7 @@ def in_rgb(checkpoint: Checkpoint) -> Checkpoint:
 def to_afictl_names(
     tensors: Mapping[str, Tensor], preset: Preset, num_classes: int, pixels: Pixels
 ) -> dict[str, Tensor]:
-    """detectron2's ``tensors`` under the names of the detector of ``preset``; others keep theirs."""
+    """detectron2's ``tensors`` under the names of the detector of ``preset``; names of others are unchanged."""
     with torch.device("meta"):
         expected = build_detector(preset, num_classes).state_dict()
     remaining = without_derived(tensors)

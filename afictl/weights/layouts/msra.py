@@ -59,7 +59,7 @@ def find_plain_resnet(tensors: Mapping[str, Tensor]) -> PlainResNet | None:
 
 
 def to_timm(tensors: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
-    """detectron2's ``tensors`` under the names of timm's ``network``; tensors without a counterpart keep theirs."""
+    """detectron2's ``tensors`` under the names of timm's ``network``; others keep their names."""
     with torch.device("meta"):
         expected = timm.create_model(network, pretrained=False).state_dict()
     remaining = dict(tensors)

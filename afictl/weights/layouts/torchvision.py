@@ -102,7 +102,7 @@ def _without_eps(tensors: Mapping[str, Tensor], name: str, num_classes: int) -> 
 
 
 def _current_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: int) -> dict[str, Tensor]:
-    """The tensors renamed by torchvision's own loading; tensors without a counterpart keep their names."""
+    """The tensors renamed by torchvision's own loading; names of tensors without a counterpart are unchanged."""
     with torch.device("meta"):
         model: Any = build_detector(preset, num_classes).model
     try:
