@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from afictl.errors import UserError
 from afictl.presets import InputConfig
 
 _Prepared = TypeVar("_Prepared")
+_Sample: TypeAlias = dict[str, Any]
+"""Arguments of ``EvalBatch``, or images, targets and id of a training sample, by name."""
 
 _PREFETCH_BATCHES = 2
 """Per worker, beyond the one in use; each needs a block of shared memory."""
@@ -102,7 +104,7 @@ def train_batches(
     slots = slice(rank * batch_size_per_rank, (rank + 1) * batch_size_per_rank)
     requests = (batch[slots] for batch in batches_of(images, groups, batch_size, seed, start_step))
     samples = _Samples(partial(_train_sample, dataset, config, half_view, masks))
-    return (_train_batch(batch, half_view, device) for batch in _Batches(samples, requests, workers))
+    return (_train_batch(batch, half_view, device) for batch in _sample_lists(_loader(samples, requests, workers)))
 
 
 def require_even_share(batch_size: int, world_size: int) -> None:
@@ -139,7 +141,8 @@ def eval_batches(
     indices = list(range(len(dataset)))[:limit]
     batches = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
     samples = _Samples(partial(_eval_sample, dataset, config, half_view))
-    for batch_samples in _Batches(samples, batches[rank::world_size], workers, reuse_memory=config is not None):
+    loader = _loader(samples, batches[rank::world_size], workers, reuse_memory=config is not None)
+    for batch_samples in _sample_lists(loader):
         batch = {name: [sample[name] for sample in batch_samples] for name in batch_samples[0]}
         for name in batch.keys() & {"images", "half_images"} if config else ():
             batch[name] = [_to_float_on(device, image) for image in batch[name]]
@@ -154,7 +157,7 @@ def read_files(
     For a file that cannot be read its ``UserError`` is yielded, not raised.
     """
     requests = ([file] for file in files)
-    for (item,) in _loader(_Samples(partial(_read_and_prepare, prepare)), requests, workers, list):
+    for (item,) in _loader(_Samples(partial(_read_and_prepare, prepare)), requests, workers, reuse_memory=False):
         yield item
 
 
@@ -164,7 +167,7 @@ def _read_and_prepare(prepare: Callable[[Tensor], _Prepared], file: Path) -> _Pr
 
 def _train_sample(
     dataset: Dataset, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
-) -> dict[str, Any]:
+) -> _Sample:
     i, augmentation_seed = request
     augmentation = transforms.draw_augmentation(config, torch.Generator().manual_seed(augmentation_seed))
     from_hw = dataset.size_hw(i)
@@ -172,7 +175,7 @@ def _train_sample(
     objects = dataset.training_objects(i, masks)
     full = transforms.shortest_edge(from_hw, augmentation.min_size, config.max_size)
     sizes = {"": full, "half_": transforms.half_size(full)} if half_view else {"": full}
-    sample: dict[str, Any] = {"image_id": dataset.image_id(i)}
+    sample: _Sample = {"image_id": dataset.image_id(i)}
     for name, size in sizes.items():
         sample[f"{name}image"] = transforms.view(image, size, augmentation.flip)
         draws_masks = masks and name == ("half_" if half_view else "")
@@ -181,7 +184,7 @@ def _train_sample(
     return sample
 
 
-def _train_batch(samples: list[dict[str, Any]], half_view: bool, device: torch.device | str) -> TrainBatch:
+def _train_batch(samples: list[_Sample], half_view: bool, device: torch.device | str) -> TrainBatch:
     def images(name: str) -> list[Tensor]:
         return [_to_float_on(device, sample[name]) for sample in samples]
 
@@ -202,17 +205,14 @@ def _to_float_on(device: torch.device | str, image: Tensor) -> Tensor:
     return transforms.to_float(image.to(device, non_blocking=image.is_pinned()))
 
 
-def _eval_sample(dataset: Dataset, config: InputConfig | None, half_view: bool, i: int) -> dict[str, Any]:
+def _eval_sample(dataset: Dataset, config: InputConfig | None, half_view: bool, i: int) -> _Sample:
     size_hw = dataset.size_hw(i)
     image = read_image(dataset.image_path(i), size_hw)
+    sample: _Sample = {"images": image, "original_sizes": size_hw, "image_ids": dataset.image_id(i)}
     if config is None:
-        return {"images": image, "original_sizes": size_hw, "image_ids": dataset.image_id(i)}
+        return sample
     full = transforms.shortest_edge(size_hw, config.test_size, config.max_size)
-    sample = {
-        "images": transforms.view(image, full, flip=False),
-        "original_sizes": size_hw,
-        "image_ids": dataset.image_id(i),
-    }
+    sample["images"] = transforms.view(image, full, flip=False)
     if half_view:
         sample["half_images"] = transforms.view(image, transforms.half_size(full), flip=False)
     return sample
@@ -243,38 +243,30 @@ class _Samples(data.Dataset[Any]):
             return error
 
 
-class _Batches:
-    """Lists of samples, one for each list of requests.
-
-    With ``reuse_memory`` the images of a batch are valid until the next one is requested.
-    """
-
-    def __init__(
-        self, samples: _Samples, requests: Iterable[list[Any]], workers: int, reuse_memory: bool = True
-    ) -> None:
-        collate = BatchPacker(_PREFETCH_BATCHES + 1) if reuse_memory and workers else list
-        self._loader = _loader(samples, requests, workers, collate)
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch in self._loader:
-            samples = batch.unpack() if isinstance(batch, SharedBatch) else batch
-            for sample in samples:
-                if isinstance(sample, UserError):
-                    raise sample
-            yield samples
+def _sample_lists(loader: Iterable[SharedBatch | list[Any]]) -> Iterator[list[_Sample]]:
+    """The samples of each batch of ``loader``; the ``UserError`` of a sample is raised."""
+    for batch in loader:
+        samples = batch.unpack() if isinstance(batch, SharedBatch) else batch
+        for sample in samples:
+            if isinstance(sample, UserError):
+                raise sample
+        yield samples
 
 
 def _loader(
-    samples: _Samples, requests: Iterable[list[Any]], workers: int, collate: Callable[[list[Any]], Any]
+    samples: _Samples, requests: Iterable[list[Any]], workers: int, reuse_memory: bool = True
 ) -> data.DataLoader[Any]:
-    """A loader that yields ``collate`` of the samples of each list of requests."""
+    """A loader of the samples of each list of requests.
+
+    With ``reuse_memory`` and workers it yields ``SharedBatch``, whose images are valid until the next batch.
+    """
     if workers:
         require_shared_memory()
     return data.DataLoader(
         samples,
         batch_sampler=requests,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=BatchPacker(_PREFETCH_BATCHES + 1) if reuse_memory and workers else list,
         prefetch_factor=_PREFETCH_BATCHES if workers else None,
         worker_init_fn=_init_worker,
         pin_memory=torch.cuda.is_available(),

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 from afictl.data.folders import SPLITS, find_files, has_split
 from afictl.data.formats.coco_records import FIELDS, Contents, check_records, read_instances
 from afictl.errors import UserError
-from afictl.files import name_file_in_errors
+from afictl.files import atomic_folder
 
 UNLABELED = "unlabeled"
 """Name of the folder of training images without labels."""
@@ -51,16 +50,8 @@ def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, 
         raise UserError(f"--fraction {fraction}: choose a number between 0 and 1, such as 0.2")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UserError(f"{out_dir} is in use: choose another folder")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    try:
-        with name_file_in_errors(out_dir):
-            counts = _write(data_dir, partial, fraction, seed, copy)
-        partial.chmod(0o755)  # mkdtemp's folders are private
-        os.replace(partial, out_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return counts
+    with atomic_folder(out_dir) as draft:
+        return _write(data_dir, draft, fraction, seed, copy)
 
 
 def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool) -> SubsetCounts:

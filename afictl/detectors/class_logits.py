@@ -1,7 +1,7 @@
 """Class logits of a head for one given box, differentiable.
 
-Selection (of proposals, by score, by non-maximum suppression) has no gradient. A two-stage head classifies the given box
-as a region; a one-stage head has logits at the anchors or points that training would assign to the box.
+Selection (of proposals, by score, by non-maximum suppression) has no gradient. A two-stage head classifies the box
+as a region; a one-stage head has logits at the anchors or points that training would assign to it.
 Legend: P points or anchors of a level, K classes. Boxes are (x1, y1, x2, y2) in pixels of the batch.
 """
 
