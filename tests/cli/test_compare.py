@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,28 +58,28 @@ def test_runs_with_names(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("words", "fact"),
     [
         (("A",), "--runs A"),
         ((), "--preset"),
         (("--preset", TINY), "--data"),
-        (("--runs", "A", "--preset", TINY, "--seeds", "3"), "--preset, --seeds have no effect with --runs"),
-        (("--runs", "A", "--devices", "2", "--seed", "0"), "--seed, --devices have no effect with --runs"),
-        (("--runs", "A", "--only-cost"), "--only-cost has no effect with --runs"),
-        (("--only-cost", "--preset", TINY, "--seeds", "3"), "--seeds has no effect with --only-cost"),
-        (("--only-cost", "--preset", TINY, "--backbone-weights", "W"), "--backbone-weights has no effect"),
-        (("--only-cost", "--preset", TINY, "--nodes", "1"), "--nodes has no effect with --only-cost"),
+        (("--runs", "A", "--preset", TINY, "--seeds", "3"), "--preset, --seeds .*--runs"),
+        (("--runs", "A", "--devices", "2", "--seed", "0"), "--seed, --devices .*--runs"),
+        (("--runs", "A", "--only-cost"), "--only-cost .*--runs"),
+        (("--only-cost", "--preset", TINY, "--seeds", "3"), "--seeds .*--only-cost"),
+        (("--only-cost", "--preset", TINY, "--backbone-weights", "W"), "--backbone-weights .*--only-cost"),
+        (("--only-cost", "--preset", TINY, "--nodes", "1"), "--nodes .*--only-cost"),
         (("--runs", "nowhere"), "--runs nowhere"),
-        (("--runs", "mine=nowhere"), "--runs nowhere"),
+        (("--runs", "net=nowhere"), "--runs nowhere"),
         (("--runs", "=A"), "--runs =A"),
         (("--runs", "a=", "B"), "--runs a="),
-        (("--runs", "a=A", "b=A"), "--runs: A is given twice"),
+        (("--runs", "a=A", "b=A"), "--runs: A "),
     ],
 )
-def test_conflicting_flags_are_rejected(afictl, words, part):
+def test_conflicting_flags_are_rejected(afictl, words, fact):
     code, _, errors = afictl("compare", *words)
     assert code == 2
-    assert part in errors
+    assert re.search(fact, errors)
     assert errors.count("\n") == 1
 
 
@@ -107,14 +108,15 @@ def test_costs_alone_are_printed_and_written(afictl, tmp_path):
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["comparison.csv", "comparison.json", "report.html"]
     description = json.loads((tmp_path / "out" / "comparison.json").read_text())["conditions"]["prices"]
-    assert description == "of an image of noise, as large as evaluation allows, on cpu, in 32-true"
+    assert re.search(r"noise.* cpu, .*32-true", description)
 
 
 def test_costs_do_not_overwrite_a_comparison(afictl, tmp_path):
     (tmp_path / "compare.json").write_text("{}")
     code, _, errors = afictl("compare", "--only-cost", "--preset", TINY, "--output", str(tmp_path))
     assert code == 2
-    assert "choose another --output" in errors
+    assert f"{tmp_path}: " in errors
+    assert "--output" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
 
 
@@ -136,18 +138,21 @@ def test_a_failed_run_ends_in_exit_code_1(afictl, tmp_path, shapes, monkeypatch)
     )
     words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest,afi", "--output", tmp_path / "out")
     code, _, errors = afictl("compare", *words)
-    assert (code, errors) == (1, "error: 1 run failed, the same command tries again: afi seed 0: loss became nan\n")
+    assert code == 1
+    assert errors.startswith("error: 1 run ")
+    assert errors.endswith(": afi seed 0: loss became nan\n")
     assert "1: some failed" in " ".join(afictl("compare", "--help")[1].split())
 
 
 def test_a_single_method_is_compared_with_nothing(afictl, tmp_path, shapes, monkeypatch):
     monkeypatch.setattr(comparison, "compare", lambda *_, **__: ComparisonOutcome(None))
     words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest", "--output", tmp_path / "out")
-    expected = "nearest alone: it is trained and measured, and compared with nothing\n"
-    assert afictl("compare", *words) == (0, expected, "")
+    code, text, errors = afictl("compare", *words)
+    assert (code, errors) == (0, "")
+    assert text.startswith("nearest alone: ")
     settings = [word for setting in SMALL for word in ("--set", setting)]
     _, text, _ = afictl("compare", "--only-cost", "--preset", TINY, "--interpolators", "nearest", *settings)
-    assert text.splitlines()[-1] == "nearest alone: nothing is compared"
+    assert text.splitlines()[-1].startswith("nearest alone: ")
 
 
 def test_an_unwritable_default_folder_is_rejected_before_runs_are_measured(afictl, tmp_path, monkeypatch):
@@ -155,8 +160,9 @@ def test_an_unwritable_default_folder_is_rejected_before_runs_are_measured(afict
     (tmp_path / "runs").touch()
     monkeypatch.setattr(comparison, "compare_runs", lambda *_, **__: pytest.fail("too late"))
     code, _, errors = afictl("compare", "--runs", "A", "B")
-    reason = f"nothing can be written in {tmp_path / 'runs'} (Not a directory)"
-    assert (code, errors) == (2, f"error: --output runs/compare-runs: {reason}\n")
+    assert code == 2
+    assert errors.startswith("error: --output runs/compare-runs: ")
+    assert str(tmp_path / "runs") in errors
 
 
 def test_only_rank_0_prints(afictl, tmp_path, shapes, monkeypatch):

@@ -10,7 +10,7 @@ from afictl.errors import UserError
 
 @pytest.fixture
 def afictl_data():
-    """A function that runs ``afictl data`` with the given words."""
+    """A function that runs ``afictl data`` with arguments."""
 
     def invoke(*words):
         return CliRunner().invoke(app, [str(word) for word in words], terminal_width=200)
@@ -19,26 +19,26 @@ def afictl_data():
 
 
 def test_generated_shapes_pass_the_check(afictl_data, tmp_path):
-    written = afictl_data("shapes", tmp_path / "set", "--train", 3, "--val", 2, "--size", 96, "--seed", 1)
-    assert written.exit_code == 0
+    shapes = afictl_data("shapes", tmp_path / "set", "--train", 3, "--val", 2, "--size", 96, "--seed", 1)
+    assert shapes.exit_code == 0
     assert len(load_coco(tmp_path / "set", "train")) == 3
-    checked = afictl_data("check", tmp_path / "set")
-    assert checked.exit_code == 0
-    assert "Training will run" in checked.stdout
-    assert "triangle" in checked.stdout
+    check = afictl_data("check", tmp_path / "set")
+    assert check.exit_code == 0
+    assert "Training will run" in check.stdout
+    assert "triangle" in check.stdout
 
 
-def test_fatal_fault_gives_exit_code_one_and_its_location(afictl_data, tmp_path):
+def test_a_fatal_fault_ends_in_exit_code_1_and_its_location(afictl_data, tmp_path):
     afictl_data("shapes", tmp_path / "set", "--train", 6, "--val", 2, "--size", 96)
     for k in range(1, 6):
         (tmp_path / "set" / "train2017" / f"{k:06d}.jpg").unlink()
     report = tmp_path / "report.json"
-    checked = afictl_data("check", tmp_path / "set", "--split", "train", "--json", report)
-    assert checked.exit_code == 1
-    assert "000001.jpg" in checked.stdout
-    assert "000005.jpg" not in checked.stdout
-    assert "2 more" in checked.stdout
-    assert "Training cannot run" in checked.stdout
+    check = afictl_data("check", tmp_path / "set", "--split", "train", "--json", report)
+    assert check.exit_code == 1
+    assert "000001.jpg" in check.stdout
+    assert "000005.jpg" not in check.stdout
+    assert "2 more" in check.stdout
+    assert "Training cannot run" in check.stdout
     assert len(json.loads(report.read_text())[0]["findings"]["missing-file"]["places"]) == 5
     assert "000005.jpg" in afictl_data("check", tmp_path / "set", "--all").stdout
     assert afictl_data("check", tmp_path / "set", "--no-images").exit_code == 0
@@ -51,13 +51,13 @@ def test_paths_are_not_wrapped_outside_a_terminal(afictl_data, tmp_path):
     content = json.loads(file.read_text())
     content["images"][0]["file_name"] = f"{'long' * 30}.jpg"
     file.write_text(json.dumps(content))
-    checked = afictl_data("check", folder, "--split", "train")
-    assert f"{'long' * 30}.jpg" in checked.stdout
-    assert str(file) in checked.stdout
-    assert "cannot run: 1 kind of problem (" in checked.stdout
+    check = afictl_data("check", folder, "--split", "train")
+    assert f"{'long' * 30}.jpg" in check.stdout
+    assert str(file) in check.stdout
+    assert "Training cannot run: 1 " in check.stdout
 
 
-def test_missing_folder_is_a_user_error(afictl_data, tmp_path):
+def test_a_missing_folder_is_a_user_error(afictl_data, tmp_path):
     result = afictl_data("check", tmp_path / "nowhere")
     assert isinstance(result.exception, UserError)
-    assert "nowhere does not exist" in str(result.exception)
+    assert "nowhere" in str(result.exception)

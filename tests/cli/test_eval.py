@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 
 import pytest
@@ -28,7 +29,7 @@ def call(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-def test_run_folder_with_its_recorded_data(untrained_run):
+def test_a_run_is_evaluated_on_its_recorded_data(untrained_run):
     result = call("--weights", untrained_run)
     assert result.exit_code == 0
     for text in ("box", "mask", "AP50", "disc", str(untrained_run / "eval")):
@@ -47,22 +48,14 @@ def test_run_folder_with_its_recorded_data(untrained_run):
 def test_both_evaluators_and_the_written_predictions_agree(untrained_run, shapes, tmp_path):
     reports = []
     for evaluator in EVALUATORS:
-        call(
-            "--weights",
-            untrained_run,
-            "--evaluator",
-            evaluator,
-            "--output",
-            tmp_path / evaluator,
-            "--batch-size",
-            2,
-        )
+        options = ("--evaluator", evaluator, "--output", tmp_path / evaluator, "--batch-size", 2)
+        call("--weights", untrained_run, *options)
         reports.append(json.loads((tmp_path / evaluator / "metrics.json").read_text()))
     predictions = tmp_path / EVALUATORS[0] / "predictions.json"
-    before = predictions.read_bytes()
-    again = call("--predictions", predictions, "--data", shapes)
-    assert again.exit_code == 0
-    assert predictions.read_bytes() == before
+    content = predictions.read_bytes()
+    result = call("--predictions", predictions, "--data", shapes)
+    assert result.exit_code == 0
+    assert predictions.read_bytes() == content
     reports.append(json.loads((predictions.parent / "metrics.json").read_text()))
     for report in reports[1:]:
         assert report["metrics"] == pytest.approx(reports[0]["metrics"], abs=1e-9)
@@ -79,7 +72,7 @@ def test_limit_settings_and_other_files_in_the_output(untrained_run, tmp_path):
     assert names == {"notes.txt", "metrics.json", "per_class.csv", "predictions.json"}
 
 
-def test_a_part_of_the_images_has_a_folder_of_its_own(untrained_run, shapes):
+def test_a_part_of_the_images_has_a_separate_folder(untrained_run, shapes):
     call("--weights", untrained_run, "--limit", 2)
     call("--weights", untrained_run, "--split", "train")
     call("--weights", untrained_run, "--split", "train", "--limit", 1)
@@ -91,7 +84,7 @@ def test_a_part_of_the_images_has_a_folder_of_its_own(untrained_run, shapes):
     assert (report["split"], report["limit"], report["images"]) == ("train", None, 1)
 
 
-def test_predictions_are_scored_in_their_folder_unless_in_part(untrained_run, shapes):
+def test_results_of_predictions_are_in_their_folder_unless_limited(untrained_run, shapes):
     part = untrained_run / "eval-val-first2"
     call("--weights", untrained_run, "--limit", 2)
     call("--predictions", part / "predictions.json", "--data", shapes, "--limit", 2)
@@ -105,68 +98,61 @@ def test_incomplete_weights_need_partial(untrained_run, shapes, tmp_path):
     del tensors["head.roi_heads.box_head.fc7.bias"]
     save_tensors(tmp_path / "part.safetensors", tensors, description)
     arguments = ("--weights", tmp_path / "part.safetensors", "--data", shapes, "--limit", 1)
-    with pytest.raises(UserError, match=r"1 missing \(.*fc7\.bias\); --partial"):
+    with pytest.raises(UserError, match=r"1 missing.*fc7\.bias.*--partial"):
         call(*arguments)
     result = call(*arguments, "--partial")
-    assert f"part.safetensors: {len(tensors)} tensors loaded; 1 missing (head.roi_heads.box_head.fc7.bias)" in "".join(
-        result.output.splitlines()
-    )
+    output = "".join(result.output.splitlines())
+    assert re.search(rf"part\.safetensors: {len(tensors)} .*1 missing.*head\.roi_heads\.box_head\.fc7\.bias", output)
 
 
 @pytest.mark.parametrize("kind", ["detector", "interpolator"])
-def test_other_classes_are_an_error_before_the_first_evaluation(untrained_run, shapes, tmp_path, kind):
+def test_weights_of_other_classes_are_rejected_before_any_evaluation(untrained_run, shapes, tmp_path, kind):
     other = tmp_path / "other.safetensors"
     if kind == "interpolator":
         AFInterpolator(8, blocks=1, growth=4).save(other)
-        message = r"other\.safetensors: .*interpolator"
+        facts = r"other\.safetensors: .*interpolator"
     else:
         tensors, description = read_tensors(untrained_run / "best.safetensors")
         save_tensors(other, tensors, description | {"classes": ["disc", "square", "triangle", "star"]})
         data = shapes / "annotations" / "instances_val2017.json"
-        message = rf"the 4 classes of {other} are not the 4 of {data}; {other} does not have 'cross'; .* have 'star'"
-    with pytest.raises(UserError, match=message) as error:
+        facts = rf"{other}.*{data}.*'cross'.*'star'"
+    with pytest.raises(UserError, match=facts) as error:
         call("--weights", untrained_run, "--weights", other, "--data", shapes)
     assert "\n" not in str(error.value)
     assert not (untrained_run / "eval").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
-        ([], "either --weights RUN or --predictions FILE"),
-        (["--weights", "RUN", "--evaluator", "coco"], "choose hotcoco or pycocotools"),
-        (["--weights", "RUN", "--set", "neck.channels=32"], "neck.channels=32: the weights of .* do not fit"),
-        (["--weights", "RUN", "--set", "input.test_sice=32"], "did you mean 'test_size'"),
-        (["--weights", "nowhere"], "nowhere: no such file or folder"),
-        (["--weights", "RUN", "--split", "test"], "test"),
-        (["--weights", "RUN", "--name", "net"], "--name has no effect"),
-        (["--predictions", "RUN", "--tta"], "--tta has no effect on --predictions"),
-        (["--predictions", "RUN", "--batch-size", "1", "--devices", "auto"], "--batch-size, --devices have no effect"),
-        (["--predictions", "RUN"], "is a folder; name the JSON file in it"),
-        (["--weights", "RUN", "--tta", "--batch-size", "1"], "--batch-size has no effect with --tta"),
-        (
-            ["--weights", "RUN", "--weights", "EMPTY"],
-            "EMPTY: the folder is empty, so it is no finished run; give a run",
-        ),
-        (
-            ["--weights", "GRID"],
-            "GRID: is a comparison of several runs; name one of them, such as .*GRID/afi/seed0, or",
-        ),
-        (["--weights", "RUN", "--output", "GRID"], "GRID: holds a comparison of 'afictl compare'; choose another"),
-        (["--weights", "RUN", "--output", "RUN/config.yaml/x"], r"nothing can be written in .*config.yaml \(Not a dir"),
-        (["--predictions", "RUN", "--set", "input.test_size=32"], "--set has no effect on --predictions"),
+        ([], "--weights.*--predictions"),
+        (["--weights", "RUN", "--evaluator", "coco"], "--evaluator coco: "),
+        (["--weights", "RUN", "--set", "neck.channels=32"], r"--set neck\.channels=32"),
+        (["--weights", "RUN", "--set", "input.test_sice=32"], r"test_sice.*'test_size'"),
+        (["--weights", "nowhere"], "^nowhere: "),
+        (["--weights", "RUN", "--split", "test"], r"instances_test\.json"),
+        (["--weights", "RUN", "--name", "net"], "--name"),
+        (["--predictions", "RUN", "--tta"], "--tta .*--predictions"),
+        (["--predictions", "RUN", "--batch-size", "1", "--devices", "auto"], "--batch-size, --devices .*--predictions"),
+        (["--predictions", "RUN"], "untrained.*folder.*JSON"),
+        (["--weights", "RUN", "--tta", "--batch-size", "1"], "--batch-size .*--tta"),
+        (["--weights", "RUN", "--weights", "EMPTY"], "EMPTY: .*empty"),
+        (["--weights", "GRID"], "GRID: .*GRID/afi/seed0"),
+        (["--weights", "RUN", "--output", "GRID"], "GRID: .*--output"),
+        (["--weights", "RUN", "--output", "RUN/config.yaml/x"], r"--output .*/config\.yaml \("),
+        (["--predictions", "RUN", "--set", "input.test_size=32"], "--set .*--predictions"),
     ],
 )
-def test_mistakes_are_one_line(untrained_run, arguments, message):
-    beside = untrained_run.parent
-    (beside / "EMPTY").mkdir()
-    (beside / "GRID" / "afi" / "seed0").mkdir(parents=True)
-    (beside / "GRID" / "afi" / "seed0" / "last.safetensors").touch()
-    (beside / "GRID" / "compare.json").touch()
-    named = {"RUN": untrained_run, "EMPTY": beside / "EMPTY", "GRID": beside / "GRID"}
-    named["RUN/config.yaml/x"] = untrained_run / "config.yaml" / "x"
-    with pytest.raises(UserError, match=message) as error:
-        call(*(named.get(argument, argument) for argument in arguments))
+def test_mistakes_are_one_line(untrained_run, arguments, facts):
+    parent = untrained_run.parent
+    (parent / "EMPTY").mkdir()
+    (parent / "GRID" / "afi" / "seed0").mkdir(parents=True)
+    (parent / "GRID" / "afi" / "seed0" / "last.safetensors").touch()
+    (parent / "GRID" / "compare.json").touch()
+    paths = {"RUN": untrained_run, "EMPTY": parent / "EMPTY", "GRID": parent / "GRID"}
+    paths["RUN/config.yaml/x"] = untrained_run / "config.yaml" / "x"
+    with pytest.raises(UserError, match=facts) as error:
+        call(*(paths.get(argument, argument) for argument in arguments))
     assert "\n" not in str(error.value)
     assert not (untrained_run / "eval").exists()
 
@@ -178,8 +164,8 @@ def test_files_of_an_earlier_evaluation_are_removed(untrained_run, shapes, tmp_p
         return {str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file()}
 
     call("--weights", untrained_run, "--output", out, "--curves")
-    alone = {"metrics.json", "per_class.csv", "predictions.json"}
-    assert names() == alone | {"pr_curves.png", "pr_curves.csv"}
+    files = {"metrics.json", "per_class.csv", "predictions.json", "pr_curves.png", "pr_curves.csv"}
+    assert names() == files
     draft = killed_draft(out / "bbox" / "detections_test_results.zip")
     draft.parent.mkdir()
     draft.touch()
@@ -206,13 +192,13 @@ def test_no_source_is_removed_as_an_earlier_result(untrained_run, shapes, tmp_pa
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())[-1]["name"] == "predictions"
 
 
-def test_without_recorded_data(untrained_run):
+def test_a_run_without_recorded_data_needs_data(untrained_run):
     (untrained_run / "config.yaml").unlink()
-    with pytest.raises(UserError, match="give --data"):
+    with pytest.raises(UserError, match=r"untrained.*--data"):
         call("--weights", untrained_run)
 
 
-def test_test_time_augmentation_has_a_folder_of_its_own(untrained_run):
+def test_test_time_augmentation_has_a_separate_folder(untrained_run):
     result = call("--weights", untrained_run, "--limit", 2, "--tta", "--tta-sizes", "64,96", "--no-tta-flip")
     assert result.exit_code == 0
     report = json.loads((untrained_run / "eval-val-first2-tta" / "metrics.json").read_text())
@@ -236,21 +222,21 @@ def test_several_sources_end_in_one_table_with_differences(untrained_run, shapes
         assert record["difference"] == (None if value is None else pytest.approx(value - first))
     with (output / "comparison.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(records) == 2 * len(KINDS) * len(METRICS)
-    with pytest.raises(UserError, match="given twice"):
+    with pytest.raises(UserError, match=r"source.* twice"):
         call("--weights", untrained_run, "--weights", untrained_run)
-    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+    with pytest.raises(UserError, match="nowhere: "):
         call("--weights", untrained_run, "--weights", tmp_path / "nowhere", "--output", tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    again = tmp_path / "runs" / ".." / "runs" / "untrained"
-    with pytest.raises(UserError, match="write to the same folder: give --output DIR"):
-        call("--weights", untrained_run, "--weights", again)
+    same_run = tmp_path / "runs" / ".." / "runs" / "untrained"
+    with pytest.raises(UserError, match=r"same folder.*--output"):
+        call("--weights", untrained_run, "--weights", same_run)
 
 
 def test_sources_with_one_folder_name_are_refused(untrained_run, monkeypatch):
     nested = untrained_run.parent / "nested"
     shutil.copytree(untrained_run, nested / "untrained")
     monkeypatch.chdir(nested)
-    with pytest.raises(UserError, match="write to the same folder: rename one"):
+    with pytest.raises(UserError, match=r"same folder.*rename"):
         call("--weights", "untrained", "--weights", "../untrained", "--output", "both")
     assert not (nested / "both").exists()
 
@@ -267,10 +253,10 @@ def test_names_are_not_parsed_as_markup():
 
 
 def test_sources_of_one_name_are_named_by_their_paths(tmp_path):
-    named = {"a/seed0": tmp_path / "a" / "seed0", "b/seed0": tmp_path / "b" / "seed0", "other": tmp_path / "other"}
-    for folder in named.values():
+    folders = {"a/seed0": tmp_path / "a" / "seed0", "b/seed0": tmp_path / "b" / "seed0", "other": tmp_path / "other"}
+    for folder in folders.values():
         folder.mkdir(parents=True)
-    assert named_sources(list(named.values())) == named
+    assert named_sources(list(folders.values())) == folders
     run = tmp_path / "run"
     run.mkdir()
     for file in ("config.yaml", "best.safetensors", "last.safetensors"):
@@ -278,7 +264,7 @@ def test_sources_of_one_name_are_named_by_their_paths(tmp_path):
     files = [run / "best.safetensors", run / "last.safetensors"]
     assert named_sources(files) == {"best.safetensors": files[0], "last.safetensors": files[1]}
     assert named_sources([run, files[1]]) == {"run": run, "run/last.safetensors": files[1]}
-    with pytest.raises(UserError, match="given twice"):
+    with pytest.raises(UserError, match=r"source.* twice"):
         named_sources([run, run])
 
 
@@ -329,14 +315,14 @@ def test_a_submission_for_images_without_objects(untrained_run, shapes, tmp_path
     names = {str(path.relative_to(folder)) for path in folder.rglob("*.*") if path.is_file()}
     zipped = "detections_test-dev2017_My-net_results.zip"
     assert names == {"predictions.json", f"bbox/{zipped}", f"segm/{zipped}"}
-    with pytest.raises(UserError, match="--curves has no effect without objects"):
+    with pytest.raises(UserError, match=r"--curves .*objects"):
         call("--weights", untrained_run, "--data", data, "--split", "test", "--curves")
-    again = call("--predictions", folder / "predictions.json", "--data", data, "--split", "test", "--name", "other")
+    result = call("--predictions", folder / "predictions.json", "--data", data, "--split", "test", "--name", "other")
     other = "detections_test-dev2017_other_results.zip"
-    assert other in "".join(again.output.split())
+    assert other in "".join(result.output.split())
     assert [path.name for path in folder.rglob("*.zip")] == [other, other]
     zipped = folder / "segm" / other
-    with pytest.raises(UserError, match=r"is a zip file; unpack it and name the JSON file in it"):
+    with pytest.raises(UserError, match=rf"{other}.*JSON"):
         call("--predictions", zipped, "--data", shapes)
     shutil.unpack_archive(zipped, tmp_path)
     assert call("--predictions", tmp_path / other.replace(".zip", ".json"), "--data", shapes).exit_code == 0

@@ -1,5 +1,6 @@
 """The program: messages and exit codes of errors."""
 
+import re
 import subprocess
 import sys
 from itertools import count
@@ -17,11 +18,11 @@ SUBCOMMANDS = ("data check", "data subset", "data shapes", "model list", "model 
 CLASS = "--class-threshold cat"
 FULL = Path(__file__).parent
 TINY = "mask-rcnn-r18-fpn-tiny"
-UNEVEN = "a batch of 4 images cannot be shared by 3 devices evenly"
+UNEVEN = "batch of 4 images.* 3 devices"
 
 
 def process(*arguments):
-    """The program in its own process."""
+    """The program in a separate process."""
     command = [sys.executable, "-m", "afictl", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
@@ -66,83 +67,80 @@ def test_version(afictl):
     assert afictl("--version") == (0, f"afictl {__version__}\n", "")
 
 
-def test_a_mistake_in_its_own_process():
+def test_a_mistake_in_a_separate_process():
     result = process("model", "show", "mask-rcnn-r50-fnp")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: no preset is called 'mask-rcnn-r50-fnp'; did you mean 'mask-rcnn-r50-fpn'")
+    assert re.match("error: .*'mask-rcnn-r50-fnp'.*'mask-rcnn-r50-fpn'", result.stderr)
     assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
         # the command line itself
-        ("finetune", "missing option '--preset'; see 'afictl finetune --help'"),
-        ("finetun", "no such command 'finetun'; did you mean 'finetune'?; see 'afictl --help'"),
-        ("data chek", "did you mean 'check'?; see 'afictl data --help'"),
-        ("eval --weigths nowhere", "no such option '--weigths'; did you mean '--weights'?; see 'afictl eval --help'"),
+        ("finetune", "missing.*'--preset'.*'afictl finetune --help'"),
+        ("finetun", "'finetun'.*'finetune'.*'afictl --help'"),
+        ("data chek", "'chek'.*'check'.*'afictl data --help'"),
+        ("eval --weigths nowhere", "'--weigths'.*'--weights'.*'afictl eval --help'"),
         ("eval --weights nowhere --limit 0", "'--limit'"),
-        ("eval --weights", "'--weights' requires an argument"),
-        ("eval nowhere", "unexpected extra argument"),
-        ("--verbose", "no such option '--verbose'"),
-        ("finetune --preset x --data . --precision 8", "8 is not 32-true, bf16-mixed or 16-mixed"),
-        ("finetune --preset x --data . --devices -1", "-1 is neither a number of at least 1 nor 'auto'"),
+        ("eval --weights", "'--weights' requires"),
+        ("eval nowhere", "extra argument.*nowhere"),
+        ("--verbose", "'--verbose'"),
+        ("finetune --preset x --data . --precision 8", "'--precision'.* 8 .*bf16-mixed"),
+        ("finetune --preset x --data . --devices -1", "'--devices'.* -1 .*'auto'"),
         ("finetune --preset x --data . --seed -1", "'--seed'"),
         ("pretrain --guide nowhere --stages 3", "--stages 3"),
         ("pretrain --guide nowhere --interpolator bilinear", "--interpolator bilinear"),
-        ("visualize --weights nowhere --data . --images .", "--data DIR or --images PATH, not both"),
-        ("visualize detektions", "did you mean 'detections'"),
+        ("visualize --weights nowhere --data . --images .", "--data .*--images "),
+        ("visualize detektions", "'detektions'.*'detections'"),
         # paths and names
-        ("model show mask-rcnn-r50-fnp", "did you mean 'mask-rcnn-r50-fpn'"),
+        ("model show mask-rcnn-r50-fnp", "'mask-rcnn-r50-fpn'"),
         (f"finetune --preset {TINY} --data nowhere", "nowhere"),
-        (f"finetune --preset {TINY} --data . --set train.lrr=1", "'lr'"),
-        (f"finetune --preset {TINY} --data . --partial", "--partial has no effect without --weights"),
+        (f"finetune --preset {TINY} --data . --set train.lrr=1", "lrr.*'lr'"),
+        (f"finetune --preset {TINY} --data . --partial", "--partial .*--weights"),
         ("eval --weights nowhere --data .", "nowhere"),
-        ("eval --weights . --weights nowhere --data .", "nowhere: no such file or folder"),
-        ("eval --weights . --confusion-score 0.5", "--confusion-score has no effect without --confusion"),
-        ("eval --weights nowhere", "nowhere: no such file or folder"),
-        ("pretrain --guide nowhere", "nowhere: no such file or folder"),
+        ("eval --weights . --weights nowhere --data .", "nowhere: "),
+        ("eval --weights . --confusion-score 0.5", "--confusion-score .*--confusion"),
+        ("eval --weights nowhere", "nowhere: "),
+        ("pretrain --guide nowhere", "nowhere: "),
         (f"compare --preset {TINY} --data . --interpolators nearst", "nearst"),
         (f"finetune --preset {TINY} --data . --devices 3 --set train.batch_size=4", UNEVEN),
         (f"compare --preset {TINY} --data . --devices 1 --nodes 3 --set train.batch_size=4", UNEVEN),
-        ("visualize --weights nowhere", "nowhere: no such file or folder"),
-        (f"data check {__file__}", "test_main.py is a file; a dataset is the folder that holds annotations/"),
-        ("convert nowhere out.safetensors --classes names.txt", "--classes names.txt: cannot be read (No such file"),
-        ("convert nowhere out.safetensors --classes list/names", "--classes list/names: cannot be read (No such file"),
+        ("visualize --weights nowhere", "nowhere: "),
+        (f"data check {__file__}", r"test_main\.py .*annotations/"),
+        ("convert nowhere out.safetensors --classes names.txt", r"--classes names\.txt: "),
+        ("convert nowhere out.safetensors --classes list/names", "--classes list/names: "),
         # quick checks come first
-        ("pseudo-label --weights nowhere --images none --output p.json", "image folder none does not exist"),
-        (f"pseudo-label --weights nowhere --images . --output p.json {CLASS}=2", f"{CLASS}=2: write NAME=VALUE"),
-        (f"pseudo-label --weights nowhere --images . --output p.json {CLASS}=nan", f"{CLASS}=nan: write NAME=VALUE"),
-        ("pseudo-label --weights nowhere --images . --output p.txt", "--output p.txt: name a file that ends in .json"),
-        (f"finetune --preset {TINY} --data nowhere --output {FULL}", f"{FULL} is not empty and holds no run"),
-        (
-            f"finetune --preset {TINY} --data . --weights x --backbone-weights y",
-            "--backbone-weights has no effect with",
-        ),
-        (f"finetune --preset {TINY} --data . --weights nowhere", "nowhere: no such file or folder"),
-        (f"finetune --preset {TINY} --data . --interpolator nowhere", "--interpolator nowhere: neither a kind"),
-        (f"compare --preset {TINY} --data nowhere --weights x --output {FULL}", f"{FULL} is not empty and holds no"),
-        ("eval --weights nowhere --tta --batch-size 1", "--batch-size has no effect with --tta"),
+        ("pseudo-label --weights nowhere --images none --output p.json", "image folder none "),
+        (f"pseudo-label --weights nowhere --images . --output p.json {CLASS}=2", f"{CLASS}=2: "),
+        (f"pseudo-label --weights nowhere --images . --output p.json {CLASS}=nan", f"{CLASS}=nan: "),
+        ("pseudo-label --weights nowhere --images . --output p.txt", r"--output p\.txt: .*\.json"),
+        (f"finetune --preset {TINY} --data nowhere --output {FULL}", f"{FULL} .*--output"),
+        (f"finetune --preset {TINY} --data . --weights x --backbone-weights y", "--backbone-weights .*--weights"),
+        (f"finetune --preset {TINY} --data . --weights nowhere", "nowhere: "),
+        (f"finetune --preset {TINY} --data . --interpolator nowhere", "--interpolator nowhere: "),
+        (f"compare --preset {TINY} --data nowhere --weights x --output {FULL}", f"{FULL} .*--output"),
+        ("eval --weights nowhere --tta --batch-size 1", "--batch-size .*--tta"),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_code_2(afictl, here, arguments, message):
+def test_a_mistake_ends_in_one_line_and_code_2(afictl, here, arguments, facts):
     code, _, errors = afictl(*arguments.split())
     assert code == 2
-    assert message in errors
-    assert errors.startswith("error: ")
+    assert re.match(f"error: .*{facts}", errors)
     assert errors.count("\n") == 1
     assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_a_batch_size_that_devices_cannot_share(afictl, here, untrained_run, stage):
+def test_a_batch_size_that_devices_do_not_divide_is_rejected(afictl, here, untrained_run, stage):
     settings = ("--set", f"stage{stage}.batch_size=4", "--set", f"stage{3 - stage}.batch_size=3")
     code, _, errors = afictl("pretrain", "--guide", untrained_run, "--devices", 3, *settings)
-    assert (code, errors) == (2, f"error: {UNEVEN}\n")
+    assert code == 2
+    assert re.match(f"error: .*{UNEVEN}", errors)
     assert list(here.iterdir()) == []
 
 
-def test_a_checkpoint_of_another_model(afictl, here, shapes):
+def test_a_checkpoint_of_another_model_is_rejected(afictl, here, shapes):
     import torch
 
     torch.save({"head.weight": torch.zeros(2)}, here.parent / "other.pt")
@@ -166,10 +164,10 @@ def test_a_truncated_image_is_named(afictl, here):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_device_that_is_full(afictl, here, shapes):
+def test_a_full_device_is_named(afictl, here, shapes):
     code, _, errors = afictl("data", "check", shapes, "--no-images", "--json", "/dev/full")
     assert code == 2
-    assert errors == "error: /dev/full: No space left on device; free some\n"
+    assert errors.startswith("error: /dev/full: No space left on device")
     assert Path("/dev/full").is_char_device()
 
 
@@ -182,8 +180,9 @@ def _raise(error):
 
 def test_an_unexpected_error_is_one_line_and_code_1(afictl, monkeypatch):
     monkeypatch.setattr("afictl.presets.list_presets", _raise(TypeError("no\nway")))
-    line = "error: unexpected TypeError: no way; run again with --debug for the traceback\n"
-    assert afictl("model", "list") == (1, "", line)
+    code, output, errors = afictl("model", "list")
+    assert (code, output) == (1, "")
+    assert re.fullmatch("error: .*TypeError: no way; .*--debug.*\n", errors)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -194,35 +193,28 @@ CUDA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capaci
 CPU = (
     "[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"
 )
-HINT = "; use a smaller batch_size or max_size (--set) or --precision bf16-mixed"
-KILLED = "a loader process was killed{}, probably because memory or shared memory ran out"
+HINT = "batch_size.*max_size.*--set.*--precision bf16-mixed"
+BUS_ERROR = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible")
 
 
 @pytest.mark.parametrize(
-    ("command", "error", "line"),
+    ("command", "error", "facts"),
     [
-        ("finetune", OutOfMemoryError(CUDA), f"the memory of the GPU is too small (tried to allocate 2.50 GiB){HINT}"),
-        ("eval", OutOfMemoryError(CUDA), "the memory of the GPU is too small (tried to allocate 2.50 GiB)"),
-        ("compare", RuntimeError(CPU), f"the memory is too small (tried to allocate 9 bytes){HINT}"),
-        (
-            "eval",
-            MemoryError("Unable to allocate 7.28 TiB for an array"),
-            "the memory is too small (unable to allocate 7.28 TiB)",
-        ),
-        ("eval", MemoryError(), "the memory is too small"),
-        (
-            "finetune",
-            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"),
-            f"{KILLED.format(' (Bus error)')}; use fewer loader processes: --set loader.workers=N;"
-            " the same command with --resume continues",
-        ),
-        ("eval", RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), KILLED.format("")),
+        ("finetune", OutOfMemoryError(CUDA), rf"GPU.*2\.50 GiB.*{HINT}"),
+        ("eval", OutOfMemoryError(CUDA), r"GPU.*2\.50 GiB"),
+        ("compare", RuntimeError(CPU), f"memory.*9 bytes.*{HINT}"),
+        ("eval", MemoryError("Unable to allocate 7.28 TiB for an array"), r"memory.*7\.28 TiB"),
+        ("eval", MemoryError(), "memory"),
+        ("finetune", BUS_ERROR, r"loader process.*Bus error.*--set loader\.workers=.*--resume"),
+        ("eval", RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "loader process.*memory"),
     ],
 )
-def test_out_of_memory(monkeypatch, capsys, command, error, line):
+def test_out_of_memory_is_one_line_and_code_1(monkeypatch, capsys, command, error, facts):
     monkeypatch.setattr("sys.argv", ["afictl", command])
     assert failures.report_error(error) == 1
-    assert capsys.readouterr().err == f"error: {line}\n"
+    line = capsys.readouterr().err
+    assert re.fullmatch(f"error: .*{facts}.*\n", line)
+    assert ("--set" in line) == (command != "eval")  # eval has no settings that save memory
 
 
 def test_debug_shows_the_traceback():
@@ -232,16 +224,18 @@ def test_debug_shows_the_traceback():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line"),
+    ("arguments", "advice"),
     [
-        ("model show x", "stopped"),
-        (f"finetune --preset {TINY} --data .", "stopped; the same command with --resume continues"),
-        (f"compare --preset {TINY} --data .", "stopped; the same command continues"),
+        ("model show x", ""),
+        (f"finetune --preset {TINY} --data .", "; .*--resume.*"),
+        (f"compare --preset {TINY} --data .", "; the same command .*"),
     ],
 )
-def test_an_interrupt_names_how_to_continue(afictl, monkeypatch, arguments, line):
+def test_an_interrupt_names_how_to_continue(afictl, monkeypatch, arguments, advice):
     monkeypatch.setattr("afictl.presets.load_preset", _raise(KeyboardInterrupt()))
-    assert afictl(*arguments.split()) == (130, "", f"{line}\n")
+    code, output, errors = afictl(*arguments.split())
+    assert (code, output) == (130, "")
+    assert re.fullmatch(f"stopped{advice}\n", errors)
 
 
 def test_another_rank_is_silent_if_rank_zero_has_ended(afictl, monkeypatch):
@@ -251,9 +245,9 @@ def test_another_rank_is_silent_if_rank_zero_has_ended(afictl, monkeypatch):
     assert afictl("model", "show", "nothing") == (2, "", "")
 
 
-def test_another_rank_reports_its_own_error(afictl, monkeypatch):
+def test_another_rank_reports_its_error_while_rank_zero_runs(afictl, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(failures, "_RANK_ZERO_SECONDS", 0.1)
     code, _, errors = afictl("model", "show", "nothing")
     assert code == 2
-    assert errors.startswith("error: no preset")
+    assert "'nothing'" in errors

@@ -58,19 +58,8 @@ def test_show_resolved_of_a_model_of_torchvision_is_a_preset_file(tmp_path: Path
 
 
 def test_show_with_another_interpolator_size_and_setting() -> None:
-    output = run(
-        *(
-            "show",
-            "faster-rcnn-r18-fpn-tiny",
-            "--interpolator",
-            "nearest",
-            "--size",
-            "96x64",
-            "--classes",
-            "3",
-        ),
-        *("--set", "neck.channels=32"),
-    )
+    options = ("--interpolator", "nearest", "--size", "96x64", "--classes", "3", "--set", "neck.channels=32")
+    output = run("show", "faster-rcnn-r18-fpn-tiny", *options)
     assert "multiply-adds at 96x64" in output
     assert row(output, "interpolator")[1:4] == ["nearest", "32", "0"]
     assert "mask head" not in output
@@ -81,24 +70,23 @@ def test_show_resolved_prints_a_preset_file(tmp_path: Path) -> None:
     file.write_text(run("show", "mask-rcnn-r18-fpn-tiny", "--resolved", "--set", "train.lr=0.5"))
     assert load_preset(file) == load_preset("mask-rcnn-r18-fpn-tiny", ["train.lr=0.5"])
     assert "extends" not in file.read_text()
-    bicubic = run("show", "mask-rcnn-r18-fpn-tiny", "--resolved", "--interpolator", "bicubic")
-    assert "kind: bicubic" in bicubic
+    assert "kind: bicubic" in run("show", "mask-rcnn-r18-fpn-tiny", "--resolved", "--interpolator", "bicubic")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
-        (["mask-rcnn-r50-fp"], "did you mean 'mask-rcnn-r50-fpn', .*; 'afictl model list' shows all$"),
-        (["foo"], "^no preset is called 'foo'; 'afictl model list' shows all$"),
-        (["torchvision:foo"], "is called 'foo'; 'afictl model list' shows all$"),
-        (["mask-rcnn-r50-fpn", "--resolved", "--classes", "80"], "--classes has no effect with --resolved"),
-        (["torchvision:maskrcnn_resnet50_fpn2"], "did you mean 'maskrcnn_resnet50_fpn"),
-        (["torchvision:fcos_resnet50_fpn", "--set", "neck.channels=64"], "neck.channels is 256 in torchvision's fcos"),
-        (["mask-rcnn-r50-fpn", "--size", "800"], "--size 800: write WIDTHxHEIGHT"),
-        (["mask-rcnn-r50-fpn", "--size", "0x5"], "--size 0x5"),
-        (["mask-rcnn-r50-fpn", "--interpolator", "neerest"], "did you mean 'nearest'"),
+        (["mask-rcnn-r50-fp"], "'mask-rcnn-r50-fp'.*'mask-rcnn-r50-fpn'.*'afictl model list'"),
+        (["foo"], "'foo'.*'afictl model list'"),
+        (["torchvision:foo"], "torchvision.*'foo'.*'afictl model list'"),
+        (["mask-rcnn-r50-fpn", "--resolved", "--classes", "80"], "--classes .*--resolved"),
+        (["torchvision:maskrcnn_resnet50_fpn2"], "'maskrcnn_resnet50_fpn2'.*'maskrcnn_resnet50_fpn"),
+        (["torchvision:fcos_resnet50_fpn", "--set", "neck.channels=64"], r"neck\.channels.* 256 .*fcos"),
+        (["mask-rcnn-r50-fpn", "--size", "800"], "--size 800: "),
+        (["mask-rcnn-r50-fpn", "--size", "0x5"], "--size 0x5: "),
+        (["mask-rcnn-r50-fpn", "--interpolator", "neerest"], "neerest.*'nearest'"),
     ],
 )
-def test_wrong_arguments_are_user_errors(arguments: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_wrong_arguments_are_user_errors(arguments: list[str], facts: str) -> None:
+    with pytest.raises(UserError, match=facts):
         run("show", *arguments)

@@ -48,7 +48,8 @@ def test_an_output_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     result = CliRunner().invoke(app, ["--output", str(tmp_path / "file")])
     assert isinstance(result.exception, UserError)
-    assert str(result.exception) == f"{tmp_path / 'file'} is a file; --output is a folder"
+    assert str(result.exception).startswith(f"{tmp_path / 'file'} ")
+    assert "--output" in str(result.exception)
 
 
 def test_views_of_test_time_augmentation():
@@ -63,20 +64,19 @@ def test_views_of_test_time_augmentation():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
-        ((False, "600", False), "--tta-sizes has no effect without --tta"),
-        ((False, None, True), "--no-tta-flip has no effect without --tta"),
-        ((True, "big", False), "--tta-sizes big: expected whole numbers"),
-        ((True, "600,,800", False), "--tta-sizes 600,,800: expected whole numbers"),
-        ((True, "600,800,600", False), "--tta-sizes 600,800,600: a size is given twice"),
-        ((True, "600,99999", False), "multi-scale testing with a short side of 99999 pixels: choose 8 to 4000"),
+        ((False, "600", False), "--tta-sizes .*--tta$"),
+        ((False, None, True), "--no-tta-flip .*--tta$"),
+        ((True, "big", False), "--tta-sizes big: .*numbers"),
+        ((True, "600,,800", False), "--tta-sizes 600,,800: .*numbers"),
+        ((True, "600,800,600", False), "--tta-sizes 600,800,600: .*twice"),
+        ((True, "600,99999", False), "99999.* 4000"),
     ],
 )
-def test_invalid_views_are_errors(arguments, message):
-    with pytest.raises(UserError) as error:
+def test_invalid_views_are_errors(arguments, facts):
+    with pytest.raises(UserError, match=facts):
         options.parse_tta(*arguments)
-    assert message in str(error.value)
 
 
 def _numbers():
@@ -85,9 +85,9 @@ def _numbers():
     for name, command in commands(main.app):
         kinds = get_type_hints(command.callback)
         for parameter in command.params:
-            refused = {float: ("-1", "x", "nan", "inf", "-inf"), int: ("-1", "x", "1.5")}
+            invalid = {float: ("-1", "x", "nan", "inf", "-inf"), int: ("-1", "x", "1.5")}
             (kind,) = {*(get_args(kinds[parameter.name]) or (kinds[parameter.name],))} - {NoneType}
-            for value in refused.get(kind, ()):
+            for value in invalid.get(kind, ()):
                 cases.append(pytest.param(name, parameter, value, id=f"{name} {parameter.opts[0]} {value}"))
     return cases
 

@@ -42,8 +42,8 @@ def test_labels_counts_and_examples(untrained_run, shapes, unlabelled, tmp_path)
         "--threshold", 0.1, "--class-threshold", "disc=0.9",
     )  # fmt: skip
     assert result.exit_code == 0
-    assert f"left out: 1 images that {shapes} holds" in result.output
-    assert "skipped 1 images: image" in result.output
+    assert f"left out: 1 images that {shapes} " in result.output
+    assert "skipped 1 images: " in result.output
     content = json.loads(output.read_text())
     assert [image["file_name"] for image in content["images"]] == [f"other-{k:06d}.jpg" for k in range(2, 6)]
     ids = {category["name"]: category["id"] for category in content["categories"]}
@@ -58,13 +58,13 @@ def test_labels_counts_and_examples(untrained_run, shapes, unlabelled, tmp_path)
         assert sheet.width > 3 * 960
 
 
-def test_another_data_set_is_left_out(untrained_run, shapes_dir, unlabelled, tmp_path):
+def test_images_of_another_data_set_are_excluded(untrained_run, shapes_dir, unlabelled, tmp_path):
     common = ("pseudo-label", "--weights", untrained_run, "--output", tmp_path / "pseudo.json", "--threshold", 0)
-    with pytest.raises(UserError, match=r"all of its 4 images are in .* already"):
+    with pytest.raises(UserError, match=f" 4 images.*{shapes_dir}"):
         call(*common, "--images", unlabelled, "--exclude", shapes_dir)
     (untrained_run / "config.yaml").unlink()
     result = call(*common, "--images", unlabelled, "--limit", 2)
-    assert "the labelled dataset is not known; --exclude DIR" in result.output
+    assert "--exclude DIR" in result.output
     assert len(json.loads((tmp_path / "pseudo.json").read_text())["images"]) == 2
 
 
@@ -77,7 +77,7 @@ def test_the_file_records_the_scales(untrained_run, unlabelled, tmp_path):
     assert content["info"]["tta"] == {"min_sizes": [64, 96], "max_size": 4000, "flip": False}
 
 
-def test_training_on_the_file(untrained_run, shapes_dir, unlabelled, tmp_path):
+def test_a_detector_is_trained_on_the_file(untrained_run, shapes_dir, unlabelled, tmp_path):
     output = tmp_path / "pseudo.json"
     call("pseudo-label", "--weights", untrained_run, "--images", unlabelled, "--output", output, "--threshold", 0.1)
     settings = [word for setting in (*SMALL, "train.batch_size=4") for word in ("--set", setting)]
@@ -87,9 +87,9 @@ def test_training_on_the_file(untrained_run, shapes_dir, unlabelled, tmp_path):
     assert call(*common, *settings, *pseudo).exit_code == 0
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["pseudo"] == {"file": str(output), "weight": 2.0, "ratio": 3.0}
-    with pytest.raises(UserError, match="--pseudo-ratio 2: a batch of 4"):
+    with pytest.raises(UserError, match=r"--pseudo-ratio 2: .* 4 "):
         call(*common, *settings, "--pseudo", output, "--pseudo-ratio", 2)
-    with pytest.raises(UserError, match="1 labelled and 3 pseudo-labelled images, and 2 devices"):
+    with pytest.raises(UserError, match=r"1 labelled .*3 pseudo-labelled .*2 devices"):
         call(*common, *settings, "--pseudo", output, "--pseudo-ratio", 3, "--devices", 2, "--output", tmp_path / "two")
     assert not (tmp_path / "two").exists()
     with pytest.raises(UserError, match="--pseudo-weight"):
@@ -97,31 +97,31 @@ def test_training_on_the_file(untrained_run, shapes_dir, unlabelled, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
-        (["--images", "nowhere"], "image folder nowhere does not exist"),
-        (["--images", "EMPTY"], "holds no image"),
-        (["--output", "pseudo.txt"], "--output pseudo.txt: name a file that ends in .json"),
-        (["--class-threshold", "disc"], "--class-threshold disc: write NAME=VALUE with a score of 0 to 1"),
+        (["--images", "nowhere"], "image folder nowhere "),
+        (["--images", "EMPTY"], "empty .*no image"),
+        (["--output", "pseudo.txt"], r"--output pseudo\.txt: .*\.json"),
+        (["--class-threshold", "disc"], "--class-threshold disc: .*NAME=VALUE"),
         (
             ["--class-threshold", "disc=0.4", "--class-threshold", "cross=1", "--class-threshold", "disc=0.9"],
-            "--class-threshold disc=0.9: 'disc' has 0.4 already; give it once",
+            r"--class-threshold disc=0\.9: 'disc' .*0\.4",
         ),
-        (["--class-threshold", "disk=0.5"], "no class 'disk'; did you mean 'disc'"),
-        (["--exclude", "nowhere"], "data folder nowhere does not exist"),
-        (["--tta-sizes", "64"], "--tta-sizes has no effect without --tta"),
+        (["--class-threshold", "disk=0.5"], "'disk'.*'disc'"),
+        (["--exclude", "nowhere"], "data folder nowhere "),
+        (["--tta-sizes", "64"], "--tta-sizes .*--tta$"),
         (["--weights", "nowhere"], "nowhere"),
-        (["--threshold", "1"], "none of .* detections on 4 images reaches its threshold; lower --threshold"),
+        (["--threshold", "1"], "4 images .*--threshold"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(untrained_run, unlabelled, tmp_path, monkeypatch, arguments, message):
+def test_mistakes_are_one_line_and_write_nothing(untrained_run, unlabelled, tmp_path, monkeypatch, arguments, facts):
     (tmp_path / "here" / "empty").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     words = {"--weights": untrained_run, "--images": unlabelled, "--output": "pseudo.json"}
     for name in arguments[::2]:
         words.pop(name, None)
     changes = ["empty" if word == "EMPTY" else word for word in arguments]
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match=facts) as error:
         call("pseudo-label", *(word for pair in words.items() for word in pair), *changes)
     assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["empty"]

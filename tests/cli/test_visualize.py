@@ -22,17 +22,8 @@ def call(*arguments):
 
 
 def test_detections_of_a_dataset_and_two_weights(untrained_run, shapes):
-    result = call(
-        "detections",
-        "--weights",
-        untrained_run,
-        "--weights",
-        untrained_run / "best.safetensors",
-        "--data",
-        shapes,
-        "--limit",
-        2,
-    )
+    weights = ("--weights", untrained_run, "--weights", untrained_run / "best.safetensors")
+    result = call("detections", *weights, "--data", shapes, "--limit", 2)
     assert result.exit_code == 0
     assert "2 pictures" in result.output
     ids = load_coco(shapes, "val").image_ids[:2]
@@ -70,9 +61,9 @@ def test_a_threshold_below_that_of_the_detector_is_reported(untrained_run, shape
     stricter = loaded.preset.detector.model_copy(update={"score_threshold": 0.9})
     loaded.detector.preset = loaded.preset.model_copy(update={"detector": stricter})
     save_detector(untrained_run / "best.safetensors", loaded.detector, loaded.metadata)
-    line = "has no detections below 0.9, its detector.score_threshold"
-    assert line in call("--weights", untrained_run, "--limit", 1, "--threshold", 0.5).output
-    assert line not in call("--weights", untrained_run, "--limit", 1, "--threshold", 0.9).output
+    fact = "0.9, its detector.score_threshold"
+    assert fact in call("--weights", untrained_run, "--limit", 1, "--threshold", 0.5).output
+    assert fact not in call("--weights", untrained_run, "--limit", 1, "--threshold", 0.9).output
 
 
 def test_a_detector_of_other_classes_is_the_same_error_as_in_eval(untrained_run, shapes, tmp_path):
@@ -118,11 +109,11 @@ def test_only_different_ranks_the_images(untrained_run, other_run, tmp_path):
 
 def test_without_differences_no_file_changes(untrained_run, tmp_path):
     call("detections", "--weights", untrained_run, "--output", tmp_path / "out")
-    before = file_names(tmp_path / "out")
+    names = file_names(tmp_path / "out")
     equal_weights = ("--weights", untrained_run, "--weights", untrained_run / "best.safetensors")
-    with pytest.raises(UserError, match=r"4 images at --threshold 0\.5"):
+    with pytest.raises(UserError, match=r"4 images .*--threshold 0\.5"):
         call("detections", *equal_weights, "--only-different", "--output", tmp_path / "out")
-    assert file_names(tmp_path / "out") == before
+    assert file_names(tmp_path / "out") == names
     with pytest.raises(UserError, match="--only-different"):
         call("detections", "--weights", untrained_run, "--only-different")
 
@@ -154,7 +145,7 @@ def test_gradcam_of_two_runs(untrained_run, other_run):
 def test_gradcam_without_detection_or_object_is_an_error(untrained_run, tmp_path):
     Image.new("RGB", (96, 96)).save(tmp_path / "black.png")
     arguments = ("--weights", untrained_run, "--images", tmp_path / "black.png", "--output", tmp_path / "out")
-    with pytest.raises(UserError, match=r"no detection from 1\.0 on in 1 images"):
+    with pytest.raises(UserError, match=r"no detection .*1\.0 .* 1 images"):
         call("gradcam", *arguments, "--threshold", 1.0)
     assert not (tmp_path / "out").exists()
 
@@ -206,7 +197,7 @@ def test_class_names_are_escaped_in_a_page(untrained_run):
 
 
 def test_errors_of_options_and_files(untrained_run, tmp_path, shapes):
-    with pytest.raises(UserError, match="--data DIR or --images PATH, not both"):
+    with pytest.raises(UserError, match=r"--data .*--images "):
         call("--weights", untrained_run, "--data", shapes, "--images", tmp_path)
     with pytest.raises(UserError, match=r"nowhere\.jpg"):
         call("--weights", untrained_run, "--images", tmp_path / "nowhere.jpg")
@@ -214,8 +205,8 @@ def test_errors_of_options_and_files(untrained_run, tmp_path, shapes):
         call("--weights", tmp_path / "nowhere", "--data", shapes)
     with pytest.raises(UserError, match="--levels p9"):
         call("features", "--guide", untrained_run, "--levels", "p9")
-    for levels, message in (("", "--levels ''"), ("p3,", "--levels ''"), ("p3, p3", "p3 is named twice")):
-        with pytest.raises(UserError, match=message):
+    for levels, fact in (("", "--levels ''"), ("p3,", "--levels ''"), ("p3, p3", "p3 .*twice")):
+        with pytest.raises(UserError, match=fact):
             call("features", "--guide", untrained_run, "--levels", levels)
     with pytest.raises(UserError, match="bilinaer"):
         call("features", "--guide", untrained_run, "--interpolator", "bilinaer")
@@ -241,7 +232,7 @@ def test_errors_of_output_and_images_come_before_loading(untrained_run, tmp_path
     monkeypatch.setattr("afictl.weights.load_detector", lambda *_, **__: pytest.fail("loaded before the checks"))
     run = ("--guide" if command == "features" else "--weights", untrained_run)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"file \(Not a directory\)"):
+    with pytest.raises(UserError, match=f"--output .* {tmp_path / 'file'} "):
         call(command, *run, "--output", tmp_path / "file" / "out")
     folder = tmp_path / "images"
     folder.mkdir()
