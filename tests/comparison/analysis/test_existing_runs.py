@@ -72,7 +72,7 @@ def test_names_separate_runs_of_one_interpolator(trained, fabric, tmp_path):
     assert comparison.settings["NOT THE SAME, train.lr"].startswith(
         "0.01: slow seed 0; 0.001: nearest-2 seed 0, nearest"
     )
-    with pytest.raises(UserError, match="both x, but of different interpolators"):
+    with pytest.raises(UserError, match=r"both x.*interpolators"):
         compare_runs(fabric, [plain, afi], tmp_path / "out", names={plain: "x", afi: "x"})
     with pytest.raises(UserError, match=rf"nearest with seed 0.*NAME={slow}$"):
         compare_runs(fabric, [plain, slow], tmp_path / "out")
@@ -80,13 +80,12 @@ def test_names_separate_runs_of_one_interpolator(trained, fabric, tmp_path):
 
 def test_missing_predictions_are_computed_again(trained, fabric, tmp_path):
     run = copy_run(trained / "nearest" / "seed0", tmp_path / "run")
-    stored = (run / "predictions.json").read_text()
+    stored = json.loads((run / "predictions.json").read_text())
     (run / "predictions.json").unlink()
     comparison = compare_runs(fabric, [run, trained / "afi" / "seed0"], tmp_path / "out")
-    assert comparison.methods[0].runs[0].metrics == pytest.approx(
-        json.loads((run / "result.json").read_text())["metrics"], abs=0.01
-    )
-    assert len(json.loads((run / "predictions.json").read_text())) == len(json.loads(stored))
+    expected = json.loads((run / "result.json").read_text())["metrics"]
+    assert comparison.methods[0].runs[0].metrics == pytest.approx(expected, abs=0.01)
+    assert len(json.loads((run / "predictions.json").read_text())) == len(stored)
 
 
 def test_unequal_settings_are_listed_in_settings_and_verdict(trained, fabric, tmp_path):
@@ -97,7 +96,7 @@ def test_unequal_settings_are_listed_in_settings_and_verdict(trained, fabric, tm
         "NOT THE SAME, train.lr": "0.001: nearest seed 0; 0.5: afi seed 0",
         "NOT THE SAME, weights": "none: nearest seed 0; /somewhere: afi seed 0",
     }
-    assert "but the runs differ in train.lr, weights too" in comparison.methods[1].verdict
+    assert "differ in train.lr, weights " in comparison.methods[1].verdict
 
 
 def test_one_data_set_in_two_folders_needs_its_present_folder(trained, fabric, shapes_dir, tmp_path):
@@ -106,13 +105,13 @@ def test_one_data_set_in_two_folders_needs_its_present_folder(trained, fabric, s
     )
     comparison = compare_runs(fabric, [trained / "nearest" / "seed0", moved], tmp_path / "out", data=shapes_dir)
     assert comparison.annotation_file.is_relative_to(shapes_dir)
-    assert "but the runs differ in data, precision too" in comparison.methods[1].verdict
+    assert "differ in data, precision " in comparison.methods[1].verdict
 
 
 @pytest.mark.parametrize(
-    ("changes", "parts"),
+    ("changes", "facts"),
     [
-        ({"data": "/other"}, ["data is not the same", "/other: afi seed 0", "--data"]),
+        ({"data": "/other"}, ["data ", "/other: afi seed 0", "--data"]),
         ({"preset__input__test_size": 96}, ["input.test_size"]),
         ({"preset__detector__nms_threshold": 0.6}, ["detector.nms_threshold"]),
         ({"preset__train__steps": 5}, ["step 2 of 5", "--resume"]),
@@ -120,11 +119,11 @@ def test_one_data_set_in_two_folders_needs_its_present_folder(trained, fabric, s
         ({"interpolator": "nearest", "preset__interpolator": {"kind": "nearest", "options": {}}}, ["both nearest"]),
     ],
 )
-def test_runs_that_cannot_be_compared_are_rejected(trained, fabric, tmp_path, changes, parts):
+def test_runs_that_cannot_be_compared_are_rejected(trained, fabric, tmp_path, changes, facts):
     changed = copy_run(trained / "afi" / "seed0", tmp_path / "run", **changes)
     with pytest.raises(UserError) as error:
         compare_runs(fabric, [trained / "nearest" / "seed0", changed], tmp_path / "out")
-    assert [part for part in parts if part not in str(error.value)] == []
+    assert [fact for fact in facts if fact not in str(error.value)] == []
     assert not (tmp_path / "out").exists()
 
 
@@ -161,15 +160,11 @@ def test_stored_predictions_are_not_scored_on_other_data(trained, fabric, shapes
     (run / "predictions.json").write_text(json.dumps(predictions))
     save_metadata(run / "last.safetensors", metrics={"box/AP": 100.0})
     compare_runs(fabric, [run], tmp_path / "same", data=shapes_dir)
-    for edit, part in (
-        (remove_object, "its box AP was 100.0"),
-        (rename_class, "'dog'"),
-        (renumber_classes, "other ids"),
-    ):
+    for edit, fact in ((remove_object, " 100.0"), (rename_class, "'dog'"), (renumber_classes, " ids")):
         data = copy_data(shapes_dir, tmp_path / edit.__name__, edit)
         with pytest.raises(UserError) as error:
             compare_runs(fabric, [run], tmp_path / "out", data=data)
-        assert part in str(error.value)
+        assert fact in str(error.value)
         assert str(run) in str(error.value)
 
 

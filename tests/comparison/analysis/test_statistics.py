@@ -40,7 +40,7 @@ def test_a_paired_difference_equals_manual_calculation():
     assert (difference.mean, difference.count) == (2.0, 3)
     assert difference.low == pytest.approx(2 - half, abs=1e-4)
     assert difference.high == pytest.approx(2 + half, abs=1e-4)
-    assert difference.p == pytest.approx(0.0742, abs=1e-4)  # t = 3.4641 with 2 degrees of degrees
+    assert difference.p == pytest.approx(0.0742, abs=1e-4)  # t = 3.4641 with 2 degrees of freedom
 
 
 def test_rounding_errors_give_no_p_value():

@@ -45,11 +45,11 @@ AFI, CARAFE = (measured(name, [31.0, 31.5, 32.0]) for name in ("afi", "carafe"))
 
 def test_a_claim_must_be_significant_among_all_methods():
     """p is 0.035 for each method: significant alone, but not for two by Holm's rule."""
-    (_, alone) = summarize_methods([NEAREST, AFI], "nearest")
-    assert alone.difference["box/AP"].claimed
+    (_, single) = summarize_methods([NEAREST, AFI], "nearest")
+    assert single.difference["box/AP"].claimed
     (_, *both) = summarize_methods([NEAREST, AFI, CARAFE], "nearest")
     for method in both:
-        assert method.difference["box/AP"].low == alone.difference["box/AP"].low > 0
+        assert method.difference["box/AP"].low == single.difference["box/AP"].low > 0
         assert not method.difference["box/AP"].claimed
         assert "among 2 methods" in method.verdict
 

@@ -9,8 +9,8 @@ from afictl.comparison.results import Comparison, Cost, Difference, MethodResult
 
 def method(name, multiply_adds=1000, **differences):
     cost = Cost((64, 64), 1, 0, multiply_adds, 0, 1.0, 0.0, 1, 0) if multiply_adds else None
-    named = {kind.replace("_", "/"): value for kind, value in differences.items()}
-    return MethodResult(name, str(Path(name)), (), cost, difference=named)
+    by_metric = {kind.replace("_", "/"): value for kind, value in differences.items()}
+    return MethodResult(name, str(Path(name)), (), cost, difference=by_metric)
 
 
 CLAIMED = Difference(1.8, 0.9, 2.7, 3, True)

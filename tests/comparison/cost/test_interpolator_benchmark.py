@@ -32,8 +32,7 @@ def test_command_prints_and_writes_the_costs(tmp_path):
         app, ["interpolators", "--interpolators", "nearest, carafe", *size, "--json", str(file)], env={"COLUMNS": "120"}
     )
     assert result.exit_code == 0, result.output
-    title = "8 x 3 x 4 (channels x height x width), enlarged twofold; the output takes 0.0 MB"
-    assert title in " ".join(result.output.split())
+    assert "8 x 3 x 4 (channels x height x width)" in " ".join(result.output.split())
     costs = json.loads(file.read_text())
     assert [cost["kind"] for cost in costs] == ["nearest", "carafe"]
     assert costs[1]["parameters"] == 8 * 64 + 64 + 9 * 64 * 100 + 100

@@ -47,10 +47,10 @@ def test_memory_of_the_interpolator_is_that_of_its_largest_call(costs):
 
 
 @pytest.mark.parametrize("name", ["torchvision:fasterrcnn_resnet50_fpn", "centermask-r18-bifpn-tiny"])
-def test_other_necks_and_adapted_models(name):
+def test_costs_of_other_necks_and_adapted_models(name):
     preset = load_preset(name, ["input.test_size=64"])
-    one = build_detector(preset, num_classes=2, interpolator="bilinear")
-    cost = measure_costs({"one": one}, [torch.rand(3, 64, 64)])["one"]
+    bilinear = build_detector(preset, num_classes=2, interpolator="bilinear")
+    cost = measure_costs({"bilinear": bilinear}, [torch.rand(3, 64, 64)])["bilinear"]
     assert cost.interpolator_multiply_adds > 0 == cost.interpolator_parameters
     assert cost.interpolator_peak_bytes > 0
 

@@ -23,16 +23,16 @@ def test_a_result_is_read_as_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "text", "logged"),
+    ("error", "fact", "is_logged"),
     [
         (UserError("a: mistake"), "a: mistake", False),
         (OSError(28, "No space left on device", "a.json"), "a.json: No space left on device", False),
         (MemoryError(), "batch_size", False),
-        (KeyError("x"), "unexpected KeyError: 'x'", True),
+        (KeyError("x"), "KeyError: 'x'", True),
     ],
 )
-def test_failures_are_described_in_one_line(tmp_path, error, text, logged):
+def test_failures_are_described_in_one_line(tmp_path, error, fact, is_logged):
     line = describe_failure(error, tmp_path)
-    assert text in line
+    assert fact in line
     assert "\n" not in line
-    assert (tmp_path / "log.txt").exists() == logged
+    assert (tmp_path / "log.txt").exists() == is_logged

@@ -47,9 +47,9 @@ def test_another_seed_has_other_initial_weights(preset):
 def test_interpolators_draw_random_numbers():
     """Or the test of equal initial weights could not fail."""
     torch.manual_seed(0)
-    before = torch.random.get_rng_state()
+    state = torch.random.get_rng_state()
     build_interpolator("carafe", 16)
-    assert not torch.equal(before, torch.random.get_rng_state())
+    assert not torch.equal(state, torch.random.get_rng_state())
 
 
 def test_batches_are_equal_within_a_seed(fabric, settings, monkeypatch):

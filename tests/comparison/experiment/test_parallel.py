@@ -46,11 +46,11 @@ def test_the_error_of_a_worker_is_returned(preset, shapes_dir, tmp_path):
     assert "missing" in failures["a seed 0"]
 
 
-def test_a_worker_that_cannot_be_started_does_not_stop_the_others(preset, shapes_dir, tmp_path):
+def test_a_worker_that_cannot_be_started_does_not_stop_other_workers(preset, shapes_dir, tmp_path):
     log = tmp_path / "out" / "a" / "seed0.txt"
     log.mkdir(parents=True)  # cannot be opened for writing, as on a full disk
     failures = train_missing(preset, shapes_dir, tmp_path / "out", "ab")
-    assert failures["a seed 0"] == f"{log}: Is a directory"
+    assert str(log) in failures["a seed 0"]
     assert "missing" in failures["b seed 0"]
 
 
@@ -111,7 +111,7 @@ def test_unavailable_devices_are_rejected(monkeypatch, devices):
         require_devices(devices)
 
 
-def test_every_worker_gets_its_own_gpu_and_a_fair_number_of_threads(monkeypatch):
+def test_every_worker_gets_a_separate_gpu_and_an_equal_number_of_threads(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")

@@ -11,8 +11,8 @@ from afictl.comparison.experiment.execution import train_experiment
 from tests.helpers.tiny_runs import SMALL
 
 
-def refusal(fabric, settings):
-    """The message with which an experiment is refused."""
+def error_of(fabric, settings):
+    """The error message of an experiment that cannot start."""
     with pytest.raises(UserError) as error:
         train_experiment(fabric, settings)
     assert "\n" not in str(error.value)
@@ -23,18 +23,18 @@ def refusal(fabric, settings):
 def test_a_damaged_settings_file_is_refused_and_not_overwritten(fabric, settings, content):
     settings.output.mkdir()
     (settings.output / "compare.json").write_text(content)
-    assert str(settings.output) in refusal(fabric, settings)
+    assert str(settings.output) in error_of(fabric, settings)
     assert [file.read_text() for file in settings.output.iterdir()] == [content]
 
 
 def test_other_settings_are_refused_by_key(fabric, finished):
     overrides = [*SMALL, "train.steps=3", "train.eval_every=2", "loader.workers=1"]
-    message = refusal(fabric, replace(finished, preset=load_preset("faster-rcnn-r18-fpn-tiny", overrides)))
+    message = error_of(fabric, replace(finished, preset=load_preset("faster-rcnn-r18-fpn-tiny", overrides)))
     assert "(preset.train.steps)" in message  # not loader.workers, which has no effect on the result
 
 
 def test_another_interpolator_under_the_same_name_is_refused(fabric, finished):
-    message = refusal(fabric, replace(finished, methods=(Method("nearest", "bilinear"),)))
+    message = error_of(fabric, replace(finished, methods=(Method("nearest", "bilinear"),)))
     assert str(finished.output / "nearest" / "seed0") in message
     assert "bilinear" in message
 
@@ -59,14 +59,14 @@ def fingerprints(settings):
     return json.loads((settings.output / "compare.json").read_text())["contents"]
 
 
-@pytest.mark.parametrize(("name", "advice"), [("interpolator", "NAME="), ("start", "choose another --output")])
+@pytest.mark.parametrize(("name", "advice"), [("interpolator", "NAME="), ("start", "--output")])
 def test_an_overwritten_input_file_is_refused(fabric, with_files, tmp_path, name, advice):
     assert train_experiment(fabric, with_files) == {}  # without fingerprints nothing can be compared
     old = fingerprints(with_files)
     assert {with_files.methods[1].source, str(with_files.weights)} < set(old)
     torch.manual_seed(987)  # other weights than those of the fixture, whatever drew them
     AFInterpolator(16, blocks=1, growth=4).save(tmp_path / f"{name}.safetensors")
-    message = refusal(fabric, with_files)
+    message = error_of(fabric, with_files)
     assert f"{name}.safetensors" in message
     assert "afi/seed0" in message
     assert advice in message
@@ -82,20 +82,20 @@ def test_an_overwritten_input_file_is_refused(fabric, with_files, tmp_path, name
 def test_every_interpolator_is_checked_before_anything_is_trained(fabric, settings, tmp_path, monkeypatch, source):
     AFInterpolator(8, blocks=1, growth=4).save(tmp_path / "wide.safetensors")
     monkeypatch.chdir(tmp_path)
-    methods = (Method("nearest", "nearest"), Method("mine", source))
-    message = refusal(fabric, replace(settings, methods=methods))
-    assert message.startswith(f"--interpolators mine={source}: ")
+    methods = (Method("nearest", "nearest"), Method("trained", source))
+    message = error_of(fabric, replace(settings, methods=methods))
+    assert message.startswith(f"--interpolators trained={source}: ")
     assert message.count(source) == 1
     assert not settings.output.exists()
 
 
 def test_data_and_weights_are_checked_before_anything_is_trained(fabric, settings, tmp_path, guide_run):
-    assert "nowhere" in refusal(fabric, replace(settings, data=tmp_path / "nowhere"))
-    assert str(guide_run) in refusal(fabric, replace(settings, weights=guide_run))  # of another detector
+    assert "nowhere" in error_of(fabric, replace(settings, data=tmp_path / "nowhere"))
+    assert str(guide_run) in error_of(fabric, replace(settings, weights=guide_run))  # of another detector
     assert not settings.output.exists()
 
 
 def test_a_folder_with_other_content_is_refused_and_not_written_to(fabric, settings, tmp_path):
     (tmp_path / "thesis.tex").write_text("text")
-    assert str(tmp_path) in refusal(fabric, replace(settings, output=tmp_path))
+    assert str(tmp_path) in error_of(fabric, replace(settings, output=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -20,25 +20,35 @@ def comparison(tmp_path_factory):
     return make_comparison(data, folder / "runs", seeds=1)
 
 
+def confident_predictions(comparison):
+    """The predictions of the first run, all with score 0.9."""
+    rows = json.loads((comparison.methods[0].runs[0].folder / "predictions.json").read_text())
+    return [{**row, "score": 0.9} for row in rows]
+
+
+def with_predictions(methods, predictions, folder):
+    """``methods``, of which each has one run with the predictions of the same index."""
+    changed = []
+    for method, rows in zip(methods, predictions, strict=True):
+        (folder / method.name).mkdir()
+        (folder / method.name / "predictions.json").write_text(json.dumps(rows))
+        changed.append(replace(method, runs=(replace(method.runs[0], folder=folder / method.name),)))
+    return tuple(changed)
+
+
 def test_images_are_ordered_by_disagreement(comparison, tmp_path):
     """Only ``bilinear`` differs: one object fewer in image 1, all in image 2."""
-    every_result = json.loads((comparison.methods[0].runs[0].folder / "predictions.json").read_text())
-    every_result = [{**row, "score": 0.9} for row in every_result]
-    first = next(row for row in every_result if row["image_id"] == 1)
-    fewer = [row for row in every_result if row["image_id"] != 2 and row is not first]
-    methods = []
-    for method, rows in zip(comparison.methods, (every_result, fewer, every_result), strict=True):
-        (tmp_path / method.name).mkdir()
-        (tmp_path / method.name / "predictions.json").write_text(json.dumps(rows))
-        run = replace(method.runs[0], folder=tmp_path / method.name)
-        methods.append(replace(method, runs=(run,)))
-    gallery = draw_gallery(replace(comparison, methods=tuple(methods)), 1_000_000)
+    rows = confident_predictions(comparison)
+    first = next(row for row in rows if row["image_id"] == 1)
+    fewer = [row for row in rows if row["image_id"] != 2 and row is not first]
+    methods = with_predictions(comparison.methods, (rows, fewer, rows), tmp_path)
+    gallery = draw_gallery(replace(comparison, methods=methods), 1_000_000)
     assert [image.name for image in gallery.images] == ["000002.jpg", "000001.jpg"]
     assert gallery.panel_titles == ["Ground truth", "nearest", "bilinear", "bicubic"]
     assert gallery.images[0].panels[2].note == "0 detections"
     assert not gallery.notes
     notes = {panel.title: panel.note for panel in gallery.images[1].panels}
-    count = sum(row["image_id"] == 1 for row in every_result)
+    count = sum(row["image_id"] == 1 for row in rows)
     assert notes["nearest"] == notes["bicubic"] == f"{count} detections, 1 not found by all (*)"
     assert notes["bilinear"] == f"{count - 1} detections"
     assert "*" not in notes["Ground truth"]
@@ -46,17 +56,12 @@ def test_images_are_ordered_by_disagreement(comparison, tmp_path):
 
 def test_detections_with_a_partner_below_the_threshold_are_not_marked(comparison, tmp_path):
     """In image 1 ``bilinear`` has one detection below the threshold and misses another."""
-    rows = json.loads((comparison.methods[0].runs[0].folder / "predictions.json").read_text())
-    rows = [{**row, "score": 0.9} for row in rows]
+    rows = confident_predictions(comparison)
     weak = next(row for row in rows if row["image_id"] == 1)
     missing = next(row for row in rows if row["image_id"] == 1 and row is not weak)
     fewer = [{**row, "score": 0.3} if row is weak else row for row in rows if row is not missing]
-    methods = []
-    for method, results in zip(comparison.methods[:2], (rows, fewer), strict=True):
-        (tmp_path / method.name).mkdir()
-        (tmp_path / method.name / "predictions.json").write_text(json.dumps(results))
-        methods.append(replace(method, runs=(replace(method.runs[0], folder=tmp_path / method.name),)))
-    (image,) = draw_gallery(replace(comparison, methods=tuple(methods)), 1_000_000).images
+    methods = with_predictions(comparison.methods[:2], (rows, fewer), tmp_path)
+    (image,) = draw_gallery(replace(comparison, methods=methods), 1_000_000).images
     count = sum(row["image_id"] == 1 for row in rows)
     assert [panel.note for panel in image.panels[1:]] == [
         f"{count} detections, 1 not found by all (*)",
