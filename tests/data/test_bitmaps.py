@@ -5,7 +5,7 @@ from pycocotools import mask as coco_mask
 from afictl.data.bitmaps import draw_bitmaps
 from afictl.data.segmentation import draw_segmentation
 
-FROM = (48, 64)
+SIZE_HW = (48, 64)
 
 
 def outlines(number):
@@ -16,19 +16,21 @@ def outlines(number):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("to", [(48, 64), (111, 150), (7, 5), (1, 1)])
-def test_cropped_masks_equal_dense_masks(to, flip):
+@pytest.mark.parametrize("target_hw", [(48, 64), (111, 150), (7, 5), (1, 1)])
+def test_cropped_masks_equal_dense_masks(target_hw, flip):
     polygons = list(outlines(40))
-    runs = [coco_mask.encode(np.asfortranarray(draw_segmentation(polygon, FROM, FROM))) for polygon in polygons[:20]]
+    runs = [
+        coco_mask.encode(np.asfortranarray(draw_segmentation(polygon, SIZE_HW, SIZE_HW))) for polygon in polygons[:20]
+    ]
     corner = [np.array([-9, -9, -1, -9, -1, -1], dtype=np.float32)]  # nothing of it is inside
-    everything = [*polygons, *runs, corner]
-    drawn = draw_bitmaps(everything, FROM, to, flip)
-    dense = drawn.dense()
-    assert dense.shape == (len(everything), *to)
-    for mask, segmentation in zip(dense.numpy(), everything, strict=True):
-        np.testing.assert_array_equal(mask, draw_segmentation(segmentation, FROM, to, flip))
-    assert drawn.bits.nbytes < dense.nbytes / 8 + 1
+    segmentations = [*polygons, *runs, corner]
+    bitmaps = draw_bitmaps(segmentations, SIZE_HW, target_hw, flip)
+    dense = bitmaps.dense()
+    assert dense.shape == (len(segmentations), *target_hw)
+    for mask, segmentation in zip(dense.numpy(), segmentations, strict=True):
+        np.testing.assert_array_equal(mask, draw_segmentation(segmentation, SIZE_HW, target_hw, flip))
+    assert bitmaps.bits.nbytes < dense.nbytes / 8 + 1
 
 
 def test_no_objects_give_no_masks():
-    assert draw_bitmaps([], FROM, (30, 40)).dense().shape == (0, 30, 40)
+    assert draw_bitmaps([], SIZE_HW, (30, 40)).dense().shape == (0, 30, 40)

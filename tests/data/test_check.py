@@ -63,23 +63,11 @@ def test_check_reports_every_annotation_fault_at_once(write_coco):
 
 
 def test_check_reports_every_image_file_fault(write_coco):
-    names = [
-        "good",
-        "missing",
-        "cut",
-        "text",
-        "size",
-        "shown",
-        "stored",
-        "grey",
-        "cmyk",
-        "palette",
-        "alpha",
-        "deep",
-    ]
-    files = {name: f"{name}.{'jpg' if name in ('cut', 'shown', 'stored', 'cmyk') else 'png'}" for name in names}
+    names = ["good", "missing", "cut", "text", "size", "displayed", "stored"]
+    names += ["grey", "cmyk", "palette", "alpha", "deep"]
+    files = {name: f"{name}.{'jpg' if name in ('cut', 'displayed', 'stored', 'cmyk') else 'png'}" for name in names}
     images = [{"file_name": files[name]} for name in names]
-    images[names.index("shown")] |= {"width": 48, "height": 64}
+    images[names.index("displayed")] |= {"width": 48, "height": 64}
     data = write_coco([{"image_id": k + 1} for k in range(len(names))], images=images)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
     rotated = Image.Exif()
@@ -91,18 +79,18 @@ def test_check_reports_every_image_file_fault(write_coco):
     (folder / files["cut"]).write_bytes(content[: len(content) // 2])
     (folder / files["text"]).write_text("no image")
     noise.resize((32, 24)).save(folder / files["size"])
-    for name in ("shown", "stored"):
+    for name in ("displayed", "stored"):
         noise.save(folder / files[name], exif=rotated)
     for name, mode in (("grey", "L"), ("cmyk", "CMYK"), ("palette", "P"), ("alpha", "RGBA")):
         noise.convert(mode).save(folder / files[name])
     Image.fromarray(np.zeros((48, 64), dtype=np.uint16)).save(folder / files["deep"])
     report = check_split(data, "train")
-    where = {rule: [location.file for location in findings] for rule, findings in report.findings.items()}
-    assert where == {
+    files_by_rule = {rule: [location.file for location in findings] for rule, findings in report.findings.items()}
+    assert files_by_rule == {
         "missing-file": ["missing.png"],
         "unreadable-file": ["cut.jpg", "text.png"],
         "wrong-size": ["size.png"],
-        "exif-followed": ["shown.jpg"],
+        "exif-followed": ["displayed.jpg"],
         "exif-ignored": ["stored.jpg"],
         "grey": ["grey.png"],
         "cmyk": ["cmyk.jpg"],
@@ -154,9 +142,12 @@ def test_val_is_compared_with_train(write_coco):
 def test_unusable_annotation_file_is_a_finding(write_coco):
     data = write_coco([{}])
     (data / "annotations" / "instances_val.json").write_text("[1")
-    assert "instances_val.json: not readable as JSON" in locations(check_split(data, "val"), "annotation-file")[0]
+    (unreadable,) = locations(check_split(data, "val"), "annotation-file")
+    assert "instances_val.json: " in unreadable
+    assert "JSON" in unreadable
     (data / "annotations" / "instances_val.json").unlink()
-    assert "no val annotation file" in locations(check_split(data, "val"), "annotation-file")[0]
+    (missing,) = locations(check_split(data, "val"), "annotation-file")
+    assert "no val annotation file" in missing
 
 
 def test_no_usable_object_is_fatal_for_train_only(write_coco):
@@ -165,7 +156,7 @@ def test_no_usable_object_is_fatal_for_train_only(write_coco):
     assert check_split(data, "val").fatal == []
 
 
-def test_data_without_masks_pass(write_coco):
+def test_data_without_masks_pass_the_check(write_coco):
     report = check_split(write_coco([{"segmentation": []}, {"segmentation": None}]), "train")
     assert set(report.findings) == {"no-masks", "category-unused"}
     assert not report.fatal
@@ -208,7 +199,7 @@ def test_all_selects_existing_splits(write_coco, shared_data):
     assert splits_to_check(shared_data / "bccd", "all") == ["train", "val", "test"]
     with pytest.raises(UserError, match="--split dev"):
         splits_to_check(shared_data / "bccd", "dev")
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="nothing"):
         splits_to_check(shared_data / "nothing", "all")
 
 

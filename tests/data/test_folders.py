@@ -1,4 +1,4 @@
-"""Where the files of a dataset are."""
+"""Paths of the files of a dataset."""
 
 from afictl.data import folders
 from afictl.data.folders import absent_files

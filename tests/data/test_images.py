@@ -97,13 +97,13 @@ def test_error_names_truncated_file(tmp_path, name):
     Image.fromarray(noise).save(tmp_path / name)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=rf"{name} cannot be read: .*truncated"):
+    with pytest.raises(UserError, match=rf"{name} .*truncated"):
         read_image(tmp_path / name)
 
 
 def test_error_names_missing_file_and_file_that_is_no_image(tmp_path):
     (tmp_path / "a.jpg").write_text("hello")
-    with pytest.raises(UserError, match=r"a\.jpg cannot be read"):
+    with pytest.raises(UserError, match=r"a\.jpg .*read"):
         read_image(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match=r"b\.jpg does not exist"):
+    with pytest.raises(UserError, match=r"b\.jpg .*exist"):
         read_image(tmp_path / "b.jpg")

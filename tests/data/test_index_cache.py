@@ -32,7 +32,8 @@ def annotations(data: Path) -> Path:
     return data / "annotations" / "instances_train.json"
 
 
-def beside(data: Path) -> Path:
+def index_path(data: Path) -> Path:
+    """Path of the index beside the annotation file."""
     return cache_paths(annotations(data))[0]
 
 
@@ -49,29 +50,33 @@ def assert_same(first, second):
     assert all(first.arrays[name].equal(second.arrays[name]) for name in first.arrays)
 
 
-def test_later_start_maps_the_index_of_the_first(data, monkeypatch):
+def test_a_second_load_maps_the_index_of_the_first(data, monkeypatch):
     monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 2**20)
     plain = load_coco(data, "train")
-    assert not beside(data).exists()  # a small file gets none
+    assert not index_path(data).exists()  # a small file gets none
     monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 0)
     first = load_coco(data, "train")
-    assert set(os.listdir(data / "annotations")) == {"instances_train.json", "instances_val.json", beside(data).name}
+    assert set(os.listdir(data / "annotations")) == {
+        "instances_train.json",
+        "instances_val.json",
+        index_path(data).name,
+    }
     forbid_building(monkeypatch)
-    later = load_coco(data, "train")
-    assert isinstance(later.arrays, MappedArrays)
+    second = load_coco(data, "train")
+    assert isinstance(second.arrays, MappedArrays)
     assert_same(first, plain)
-    assert_same(later, plain)
-    assert [p.tolist() for p in later.objects(1).segmentations[0]] == WIDE
+    assert_same(second, plain)
+    assert [p.tolist() for p in second.objects(1).segmentations[0]] == WIDE
 
 
 def test_changed_annotations_of_same_time_and_size_are_read_again(data):
     load_coco(data, "train")
     file = annotations(data)
-    before, times = file.read_text(), file.stat()
-    file.write_text(before.replace('"cat"', '"cow"'))
+    text, times = file.read_text(), file.stat()
+    file.write_text(text.replace('"cat"', '"cow"'))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert load_coco(data, "train").classes == ("cow", "dog")
-    file.write_text(before)
+    file.write_text(text)
     assert load_coco(data, "train").classes == ("cat", "dog")
 
 
@@ -107,9 +112,9 @@ def a_folder(path):
 def test_damaged_index_is_replaced_silently(data, damage, capfd):
     sound = load_coco(data, "train")
     expected = {name: values.clone() for name, values in sound.arrays.items()}
-    damage(beside(data))
-    again = load_coco(data, "train")
-    assert all(again.arrays[name].equal(values) for name, values in expected.items())
+    damage(index_path(data))
+    dataset = load_coco(data, "train")
+    assert all(dataset.arrays[name].equal(values) for name, values in expected.items())
     assert isinstance(load_coco(data, "train").arrays, MappedArrays)
     assert capfd.readouterr() == ("", "")
 
@@ -139,7 +144,7 @@ def test_damaged_index_is_replaced_silently(data, damage, capfd):
 )
 def test_index_with_values_out_of_range_is_rejected(data, name, change):
     load_coco(data, "train")
-    path = beside(data)
+    path = index_path(data)
     tensors, description = read_tensors(path)
     tensors = {key: value.clone() for key, value in tensors.items()}
     assert read_index_file(path, description["source"], trusted=True) is not None
@@ -168,22 +173,22 @@ def describe(dataset):
 
 def test_mapped_index_survives_deletion_of_its_file(data):
     dataset = load_coco(data, "train")
-    beside(data).unlink()
+    index_path(data).unlink()
     assert_same(pickle.loads(pickle.dumps(dataset)), dataset)
 
 
-def start(folder, barrier, builds, queue):
+def load_and_count_builds(folder, barrier, builds, queue):
     from afictl.data.formats import coco
 
     index_cache.MIN_FILE_BYTES = 0
     read = coco.read_annotations
 
-    def counted(file):
+    def count_and_read(file):
         with builds.get_lock():
             builds.value += 1
         return read(file)
 
-    coco.read_annotations = counted
+    coco.read_annotations = count_and_read
     barrier.wait(60)
     dataset = load_coco(folder, "train")
     queue.put((type(dataset.arrays).__name__, dataset.objects(1).boxes.tolist()))
@@ -192,7 +197,7 @@ def start(folder, barrier, builds, queue):
 def test_eight_concurrent_processes_read_the_annotations_once(data):
     context = multiprocessing.get_context("fork")
     builds, queue, barrier = context.Value("i", 0), context.Queue(), context.Barrier(8)
-    processes = [context.Process(target=start, args=(data, barrier, builds, queue)) for _ in range(8)]
+    processes = [context.Process(target=load_and_count_builds, args=(data, barrier, builds, queue)) for _ in range(8)]
     for process in processes:
         process.start()
     outcomes = [queue.get(timeout=60) for _ in processes]
@@ -262,7 +267,7 @@ def test_index_is_written_where_temporary_files_cannot_be_removed(data, monkeypa
 
     monkeypatch.setattr(index_cache, "remove_temporary_files", refuse)
     load_coco(data, "train")
-    assert beside(data).exists()
+    assert index_path(data).exists()
 
 
 def test_temporary_folder_of_another_user_is_not_used(data, tmp_path, monkeypatch):
@@ -291,6 +296,6 @@ def test_faulty_annotations_give_no_index(data):
     contents = json.loads(file.read_text())
     contents["annotations"][0]["bbox"] = [1]
     file.write_text(json.dumps(contents))
-    with pytest.raises(ValueError, match="four numbers"):
+    with pytest.raises(ValueError, match=r"id 1.*'bbox'"):
         load_coco(data, "train")
-    assert not beside(data).exists()
+    assert not index_path(data).exists()

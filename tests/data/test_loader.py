@@ -42,12 +42,12 @@ def assert_same(batch, expected):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batch_depends_on_seed_and_step_alone(dataset, workers):
     options = {"seed": 5, "half_view": True, "masks": True}
-    whole = take(8, dataset, CONFIG, 4, workers=0, **options)
+    batches = take(8, dataset, CONFIG, 4, workers=0, **options)
     later = take(3, dataset, CONFIG, 4, workers=workers, start_step=5, **options)
-    for batch, expected in zip(whole[5:], later, strict=True):
+    for batch, expected in zip(batches[5:], later, strict=True):
         assert_same(batch, expected)
     other_seed = take(1, dataset, CONFIG, 4, workers=0, seed=6)
-    assert other_seed[0].image_ids != whole[0].image_ids
+    assert other_seed[0].image_ids != batches[0].image_ids
 
 
 def test_prefetching_does_not_overwrite_the_batch_in_use(dataset):
@@ -71,17 +71,17 @@ def test_evaluation_batches_without_resizing_stay_valid(dataset, config):
 
 def test_batches_of_ranks_make_up_the_whole_batch(dataset):
     whole = take(3, dataset, CONFIG, 4, seed=1, workers=0)
-    shares = [take(3, dataset, CONFIG, 4, seed=1, workers=0, rank=rank, world_size=2) for rank in range(2)]
-    for batch, first, second in zip(whole, *shares, strict=True):
+    parts = [take(3, dataset, CONFIG, 4, seed=1, workers=0, rank=rank, world_size=2) for rank in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
         assert batch.image_ids == first.image_ids + second.image_ids
         images = first.images + second.images
         assert all(a.equal(b) for a, b in zip(batch.images, images, strict=True))
 
 
 def test_reading_does_not_change_the_global_random_state(dataset):
-    before = torch.get_rng_state()
+    state = torch.get_rng_state()
     take(2, dataset, CONFIG, 2, seed=0, workers=1)
-    assert torch.get_rng_state().equal(before)
+    assert torch.get_rng_state().equal(state)
 
 
 def test_every_image_occurs_equally_often(dataset):
@@ -107,8 +107,8 @@ def test_full_and_half_view_agree(dataset):
         samples = zip(batch.images, batch.targets, batch.half_images, batch.half_targets, strict=True)
         for image, target, half, half_target in samples:
             assert half.shape[1:] == (image.shape[1] // 2, image.shape[2] // 2)
-            same = (F.avg_pool2d(image, 2) - half).abs().mean()
-            assert same < (F.avg_pool2d(image, 2) - half.flip(-1)).abs().mean() / 2
+            difference = (F.avg_pool2d(image, 2) - half).abs().mean()
+            assert difference < (F.avg_pool2d(image, 2) - half.flip(-1)).abs().mean() / 2
             torch.testing.assert_close(half_target["boxes"], target["boxes"] / 2)
             assert half_target["labels"].equal(target["labels"])
             assert "masks" not in target
@@ -147,22 +147,22 @@ def test_objects_without_a_mask_are_left_out_if_masks_are_trained(write_coco):
 def test_error_names_broken_image_in_one_line(write_coco, workers):
     data = write_coco([{}])
     (data / "train" / "1.png").write_bytes(b"\x89PNG broken")
-    with pytest.raises(UserError, match=r"1\.png cannot be read") as error:
+    with pytest.raises(UserError, match=r"1\.png ") as error:
         take(1, load_coco(data, "train"), CONFIG, 1, seed=0, workers=workers)
     assert "\n" not in str(error.value)
 
 
 def test_untrainable_settings_are_errors(write_coco, dataset):
-    nothing = load_coco(write_coco([{"iscrowd": 1}]), "train")
-    with pytest.raises(UserError, match="no image has an object"):
-        train_batches(nothing, CONFIG, 1, seed=0)
+    without_objects = load_coco(write_coco([{"iscrowd": 1}]), "train")
+    with pytest.raises(UserError, match=r"instances_train\.json: .*object"):
+        train_batches(without_objects, CONFIG, 1, seed=0)
     without_masks = load_coco(write_coco([{"segmentation": []}]), "train")
-    with pytest.raises(UserError, match="no object has a mask"):
+    with pytest.raises(UserError, match=r"instances_train\.json: .*mask"):
         train_batches(without_masks, CONFIG, 1, seed=0, masks=True)
     with pytest.raises(UserError, match="--seed -1"):
         train_batches(dataset, CONFIG, 1, seed=-1)
     for batch_size, world_size in ((1, 2), (3, 2), (0, 1)):
-        with pytest.raises(UserError, match=f"batch of {batch_size} images"):
+        with pytest.raises(UserError, match=f"{batch_size} images .*{world_size} devices"):
             train_batches(dataset, CONFIG, batch_size, seed=0, world_size=world_size)
 
 
@@ -171,8 +171,8 @@ def test_evaluation_reads_every_image_once_in_order(dataset):
     assert len(batches) == 4
     assert [image_id for batch in batches for image_id in batch.image_ids] == dataset.image_ids
     assert len(list(eval_batches(dataset, CONFIG, 4, workers=0, limit=5))) == 2
-    shares = [eval_batches(dataset, CONFIG, 4, workers=0, rank=rank, world_size=2) for rank in range(2)]
-    assert sorted(i for share in shares for batch in share for i in batch.image_ids) == sorted(dataset.image_ids)
+    parts = [eval_batches(dataset, CONFIG, 4, workers=0, rank=rank, world_size=2) for rank in range(2)]
+    assert sorted(i for batches in parts for batch in batches for i in batch.image_ids) == sorted(dataset.image_ids)
 
 
 def test_evaluation_images_are_resized_and_halved(write_coco):

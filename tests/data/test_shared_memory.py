@@ -57,7 +57,7 @@ def test_pinned_batch_unpacks(monkeypatch):
     assert pinned.unpack()[0]["image"].equal(image)
 
 
-def full(*args, **options):
+def disk_full(*args, **options):
     raise OSError(errno.ENOSPC, "No space left on device", "/tmp/pymp-1")
 
 
@@ -67,25 +67,25 @@ def no_memory(*args):
 
 @pytest.mark.timeout(60)  # without an error the main process would block
 @pytest.mark.parametrize(
-    ("target", "fault", "message"),
+    ("target", "fault", "facts"),
     [
-        ("multiprocessing.util.get_temp_dir", full, r"/tmp/pymp-1.*loader\.workers=0"),
+        ("multiprocessing.util.get_temp_dir", disk_full, r"/tmp/pymp-1.*loader\.workers=0"),
         ("torch.UntypedStorage._share_fd_cpu_", no_memory, r"shared memory.*loader\.workers=0"),
-        ("multiprocessing.synchronize.SemLock.__init__", full, "/dev/shm: No space left"),
+        ("multiprocessing.synchronize.SemLock.__init__", disk_full, "/dev/shm: "),
     ],
 )
-def test_full_shared_memory_is_an_error(shapes_dir, monkeypatch, target, fault, message):
+def test_full_shared_memory_is_an_error(shapes_dir, monkeypatch, target, fault, facts):
     dataset = load_coco(shapes_dir, "val")
     monkeypatch.setattr(target, fault)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=facts):
         list(eval_batches(dataset, None, workers=2))
     assert len(list(eval_batches(dataset, None, workers=0))) == len(dataset)
 
 
 @pytest.mark.timeout(60)
 def test_full_shared_memory_gives_an_error_per_file(shapes_dir, monkeypatch):
-    monkeypatch.setattr("multiprocessing.util.get_temp_dir", full)
+    monkeypatch.setattr("multiprocessing.util.get_temp_dir", disk_full)
     files = sorted((shapes_dir / "val2017").iterdir())[:3]
     items = list(read_files(files, torch.Tensor.clone, workers=1))
     assert len(items) == 3
-    assert all("cannot send" in str(item) for item in items)
+    assert all(isinstance(item, UserError) for item in items)

@@ -54,9 +54,9 @@ def test_half_view_matches_full_view(shapes_dir, flip):
     full = T.to_float(T.view(image, (150, 150), flip))
     half = T.to_float(T.view(image, T.half_size((150, 150)), flip))
     assert half.shape == (3, 75, 75)
-    apart = (F.avg_pool2d(full, 2) - half).abs().mean()
-    mirrored = (F.avg_pool2d(full, 2) - half.flip(-1)).abs().mean()
-    assert apart < 0.02 < mirrored / 3
+    difference = (F.avg_pool2d(full, 2) - half).abs().mean()
+    mirrored_difference = (F.avg_pool2d(full, 2) - half.flip(-1)).abs().mean()
+    assert difference < 0.02 < mirrored_difference / 3
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -66,20 +66,20 @@ def test_masks_match_boxes(kind, flip):
     if kind == "rle":
         bitmap = draw_segmentation(segmentation, (48, 64), (48, 64))
         segmentation = coco_mask.encode(np.asfortranarray(bitmap))
-    drawn = draw_segmentation(segmentation, (48, 64), (96, 160), flip)
-    assert drawn.shape == (96, 160)
-    assert drawn.dtype == np.uint8
+    mask = draw_segmentation(segmentation, (48, 64), (96, 160), flip)
+    assert mask.shape == (96, 160)
+    assert mask.dtype == np.uint8
     x1, y1, x2, y2 = T.move_boxes(torch.tensor([[10.0, 4, 30, 20]]), (48, 64), (96, 160), flip)[0].tolist()
-    rows, columns = np.nonzero(drawn)
+    rows, columns = np.nonzero(mask)
     np.testing.assert_allclose(
         [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], [x1, y1, x2, y2], atol=1.01
     )
-    np.testing.assert_allclose(drawn.sum(), (x2 - x1) * (y2 - y1), rtol=0.05)
+    np.testing.assert_allclose(mask.sum(), (x2 - x1) * (y2 - y1), rtol=0.05)
 
 
 def test_targets_of_an_image_without_objects_are_empty(shapes_dir):
     dataset = load_coco(shapes_dir, "train")
-    nothing = dataset._select(0, torch.arange(0))
-    target = T.view_target(nothing, (96, 96), (50, 60), flip=True, masks=True)
+    no_objects = dataset._select(0, torch.arange(0))
+    target = T.view_target(no_objects, (96, 96), (50, 60), flip=True, masks=True)
     assert target["boxes"].shape == (0, 4)
     assert target["masks"].dense().shape == (0, 50, 60)

@@ -12,8 +12,8 @@ def test_image_files_of_a_folder_and_subfolders(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     assert [file.relative_to(tmp_path).as_posix() for file in image_files(tmp_path)] == ["a.webp", "b/a.png", "c.JPG"]
-    for name, message in (("nowhere", "does not exist"), ("c.JPG", "is a file"), ("folder.png", "holds no image")):
-        with pytest.raises(UserError, match=message):
+    for name, facts in (("nowhere", "nowhere .*exist"), ("c.JPG", r"c\.JPG .*file"), ("folder.png", "no image")):
+        with pytest.raises(UserError, match=facts):
             image_files(tmp_path / name)
 
 
@@ -37,5 +37,5 @@ def test_images_that_no_annotation_file_lists_are_not_labelled(write_coco):
 
 
 def test_folder_that_is_no_data_set_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="no train annotation file"):
+    with pytest.raises(UserError, match=f"train annotation .*{tmp_path}"):
         without_labelled([], tmp_path)

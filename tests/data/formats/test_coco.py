@@ -95,25 +95,25 @@ def test_missing_area_is_the_area_of_the_box(write_coco):
 
 
 @pytest.mark.parametrize(
-    ("objects", "contents", "words"),
+    ("objects", "sections", "facts"),
     [
         ([{"category_id": 7}], {}, ["annotation 1", "category_id 7"]),
         ([{"image_id": 7}], {}, ["annotation 1", "image_id 7"]),
-        ([{"id": 5}, {"id": 5}], {}, ["annotations[1]", "id 5", "twice"]),
-        ([{"bbox": [1, 2, 3]}], {}, ["id 1", "'bbox'", "four numbers"]),
-        ([{"image_id": "1"}], {}, ["id 1", "'image_id'", "whole number"]),
-        ([], {"categories": []}, ["'categories' is empty"]),
+        ([{"id": 5}, {"id": 5}], {}, ["annotations[1]", "id 5"]),
+        ([{"bbox": [1, 2, 3]}], {}, ["id 1", "'bbox'", "[1, 2, 3]"]),
+        ([{"image_id": "1"}], {}, ["id 1", "'image_id'", "'1'"]),
+        ([], {"categories": []}, ["'categories'", "empty"]),
         ([], {"categories": [{"id": 4, "name": "cat"}, {"id": 2, "name": "cat"}]}, ["ids [4, 2]", "'cat'"]),
-        ([], {"annotations": {}}, ["'annotations' must be a list"]),
+        ([], {"annotations": {}}, ["'annotations'", "list"]),
     ],
 )
-def test_error_names_file_and_id_in_one_line(write_coco, objects, contents, words):
-    data = write_coco(objects, **contents)
+def test_error_names_file_and_id_in_one_line(write_coco, objects, sections, facts):
+    data = write_coco(objects, **sections)
     with pytest.raises(UserError) as error:
         load_coco(data, "train")
     message = str(error.value)
     assert "\n" not in message
-    assert all(word in message for word in ["instances_train.json", *words])
+    assert all(fact in message for fact in ["instances_train.json", *facts])
 
 
 def test_error_names_broken_and_missing_files(write_coco, tmp_path):
@@ -122,19 +122,19 @@ def test_error_names_broken_and_missing_files(write_coco, tmp_path):
         load_coco(data, "test")
     with pytest.raises(UserError, match="split 'training'"):
         load_coco(data, "training")
-    with pytest.raises(UserError, match="nowhere does not exist"):
+    with pytest.raises(UserError, match="nowhere "):
         load_coco(tmp_path / "nowhere", "train")
     file = data / "annotations" / "instances_train.json"
     contents = json.loads(file.read_text())
     del contents["images"][0]["height"]
     file.write_text(json.dumps(contents))
-    with pytest.raises(UserError, match=r"images\[0\] \(id 1\): key 'height' is missing"):
+    with pytest.raises(UserError, match=r"images\[0\].* 1.*'height'"):
         load_coco(data, "train")
     file.write_text(json.dumps({"annotations": [], "categories": []}))
-    with pytest.raises(UserError, match="key 'images' is missing"):
+    with pytest.raises(UserError, match="'images'"):
         load_coco(data, "train")
     file.write_text('{"images": [')
-    with pytest.raises(UserError, match=r"instances_train\.json: not readable as JSON"):
+    with pytest.raises(UserError, match=r"instances_train\.json: .*JSON"):
         load_coco(data, "train")
 
 
@@ -145,7 +145,7 @@ def test_dataset_is_picklable(shapes_dir):
     assert copy.objects(3).boxes.equal(dataset.objects(3).boxes)
 
 
-def test_real_data_equal_pycocotools(shared_data):
+def test_objects_of_real_data_equal_those_of_pycocotools(shared_data):
     dataset = load_coco(shared_data / "coco-mini", "val")
     reference = COCO(dataset.annotation_file)
     assert len(dataset.classes) == 80

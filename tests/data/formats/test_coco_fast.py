@@ -77,26 +77,26 @@ def test_readers_agree_on_unusual_objects(write_coco, record):
 
 
 @pytest.mark.parametrize(
-    ("record", "words"),
+    ("record", "facts"),
     [
-        ({"id": 7.0}, "'id' is 7.0, not a whole number"),
-        ({"id": 2**63}, "not a whole number"),
-        ({"id": -(2**63)}, "not a whole number"),
-        ({"id": True}, "'id' is True"),
-        ({"id": 3}, "the id occurs twice"),
-        ({"image_id": 5}, "image_id 5 does not exist"),
-        ({"category_id": -1}, "category_id -1 does not exist"),
-        ({"bbox": [1, 2, 3]}, "four numbers"),
-        ({"area": "12"}, "'area' is '12'"),
-        ({"iscrowd": "no"}, "'iscrowd' is 'no'"),
+        ({"id": 7.0}, r"'id' .*7\.0"),
+        ({"id": 2**63}, f"'id' .*{2**63}"),
+        ({"id": -(2**63)}, f"'id' .*{-(2**63)}"),
+        ({"id": True}, "'id' .*True"),
+        ({"id": 3}, "id 3.*twice"),
+        ({"image_id": 5}, "image_id 5"),
+        ({"category_id": -1}, "category_id -1"),
+        ({"bbox": [1, 2, 3]}, "'bbox'"),
+        ({"area": "12"}, "'area' .*'12'"),
+        ({"iscrowd": "no"}, "'iscrowd' .*'no'"),
     ],
     ids=str,
 )
-def test_faulty_objects_are_named(write_coco, record, words):
+def test_faulty_objects_are_named(write_coco, record, facts):
     folder = write_coco([{}, record, {"id": 3}])
     file = folder / "annotations" / "instances_train.json"
     assert read_fast(file) is None
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=facts):
         read_annotations(file)
 
 
@@ -133,9 +133,9 @@ def test_faulty_images_and_categories_are_named(write_coco, contents):
 )
 def test_json_that_the_fast_reader_refuses_is_read(write_coco, old, new):
     file = write_coco([{}, {}]) / "annotations" / "instances_train.json"
-    before = file.read_bytes()
-    file.write_bytes(before.replace(old, new, 1))
-    assert file.read_bytes() != before
+    content = file.read_bytes()
+    file.write_bytes(content.replace(old, new, 1))
+    assert file.read_bytes() != content
     first, second = pack_annotations(read_annotations(file)), pack_annotations(read_carefully(file))
     assert all(values.equal(second.arrays[name]) for name, values in first.arrays.items() if name != "areas")
     np.testing.assert_array_equal(first.arrays["areas"], second.arrays["areas"])
@@ -145,7 +145,7 @@ def test_bytes_that_are_not_utf8_are_refused(write_coco):
     file = write_coco([{"caption": "not read"}]) / "annotations" / "instances_train.json"
     file.write_bytes(file.read_bytes().replace(b"not read", b"\xe9"))
     assert read_fast(file) is None
-    with pytest.raises(UserError, match="not readable as JSON"):
+    with pytest.raises(UserError, match=r"instances_train\.json: .*JSON"):
         read_annotations(file)
 
 
@@ -153,8 +153,8 @@ def test_list_of_test_images_needs_no_annotations(write_coco):
     file = write_coco([]) / "annotations" / "instances_train.json"
     contents = json.loads(file.read_text())
     del contents["annotations"]
-    listed = file.with_name("image_info_test-dev2017.json")
-    for path in (file, listed):
+    image_list = file.with_name("image_info_test-dev2017.json")
+    for path in (file, image_list):
         path.write_text(json.dumps(contents))
     assert read_fast(file) is None
-    assert_equal_readings(listed)
+    assert_equal_readings(image_list)
