@@ -65,35 +65,12 @@ class CascadeHeads(RegionHeads):
     with a higher overlap. Detections take the last stage's boxes and the mean of all stages' probabilities. The
     mask head trains on the objects among the first stage's regions and runs on the final boxes.
 
-    Args:
-        box_head: a head for each stage; the other arguments are those of ``RegionHeads``.
-        box_predictor: a class-agnostic predictor for each stage.
+    The arguments are those of ``RegionHeads``; ``box_head`` and ``box_predictor``, which is class-agnostic, are module
+    lists with an item for each stage.
     """
 
-    def __init__(
-        self,
-        box_roi_pool: AlignedRoIPool,
-        box_head: nn.ModuleList,
-        box_predictor: nn.ModuleList,
-        *,
-        roi_batch: int,
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
-        **mask_branch: nn.Module,
-    ) -> None:
-        super().__init__(
-            box_roi_pool,
-            box_head,
-            box_predictor,
-            roi_batch=roi_batch,
-            score_threshold=score_threshold,
-            nms_threshold=nms_threshold,
-            max_detections=max_detections,
-            **mask_branch,
-        )
-        self.matchers = [Matcher(iou, iou, allow_low_quality_matches=False) for iou in _MIN_IOUS]
-        self.box_coders = [BoxCoder(weights) for weights in _DELTA_WEIGHTS]
+    matchers = tuple(Matcher(iou, iou, allow_low_quality_matches=False) for iou in _MIN_IOUS)
+    box_coders = tuple(BoxCoder(weights) for weights in _DELTA_WEIGHTS)
 
     @property
     def box_stages(self) -> list[tuple[nn.Module, nn.Module]]:
@@ -126,8 +103,8 @@ class CascadeHeads(RegionHeads):
     ) -> list[Tensor]:
         """The ``boxes`` moved by the ``deltas`` of ``stage`` and clipped to their images, without a gradient."""
         moved = self.box_coders[stage].decode_single(deltas.detach(), torch.cat(boxes))
-        images = zip(moved.split([len(of_image) for of_image in boxes]), image_shapes, strict=True)
-        return [clip_boxes_to_image(of_image, shape) for of_image, shape in images]
+        images = zip(moved.split(list(map(len, boxes))), image_shapes, strict=True)
+        return [clip_boxes_to_image(image_boxes, shape) for image_boxes, shape in images]
 
     def _box_losses(
         self,
@@ -140,9 +117,9 @@ class CascadeHeads(RegionHeads):
         matches = list(zip(samples.labels, samples.deltas, strict=True))
         for stage in range(len(self.box_stages)):
             logits, deltas = self.classify(features, boxes, image_shapes, stage)
-            labels, target_deltas = (torch.cat(of_images) for of_images in zip(*matches, strict=True))
-            of_stage = box_losses(logits, deltas, labels, target_deltas)
-            losses.update({f"{name}_{stage + 1}": value for name, value in of_stage.items()})
+            labels, target_deltas = (torch.cat(values) for values in zip(*matches, strict=True))
+            stage_losses = box_losses(logits, deltas, labels, target_deltas)
+            losses.update({f"{name}_{stage + 1}": value for name, value in stage_losses.items()})
             if stage + 1 < len(self.box_stages):
                 boxes = [box[nonempty(box)] for box in self.refine(boxes, deltas, image_shapes, stage)]
                 matches = [self.match(box, target, stage + 1) for box, target in zip(boxes, targets, strict=True)]

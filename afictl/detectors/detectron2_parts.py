@@ -120,7 +120,7 @@ class _Detectron2Head:
         """Detections without masks."""
         with full_precision(features) as maps:
             instances = self._detect(ImageList(batch.tensor, batch.sizes), maps)
-            return [_detections(of_image) for of_image in instances]
+            return [_detections(image_instances) for image_instances in instances]
 
     def _instances(self, target: Target, size_hw: tuple[int, int], device: torch.device) -> Instances:
         objects = Instances(size_hw)
@@ -159,8 +159,8 @@ class Detectron2RegionHead(_Detectron2Head):
         with full_precision(features) as maps:
             segmented = self._model.roi_heads.forward_with_given_boxes(maps, instances)
         return [
-            {**detection, "mask_probs": of_image.pred_masks[:, 0]}
-            for detection, of_image in zip(detections, segmented, strict=True)
+            {**detection, "mask_probs": image_instances.pred_masks[:, 0]}
+            for detection, image_instances in zip(detections, segmented, strict=True)
         ]
 
     def box_class_logits(self, batch: ImageBatch, features: FeatureMaps, box: Tensor, label: int) -> dict[str, Tensor]:

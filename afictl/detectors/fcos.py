@@ -128,7 +128,7 @@ class FCOSHead(nn.Module):
         """The points of each level's map (N, C, h, w)."""
         bounds = (0.0, *self.size_ranges, float("inf"))
         levels = zip(maps, self.strides.values(), bounds[:-1], bounds[1:], strict=True)
-        return [Points.of_map(*level) for level in levels]
+        return [Points.from_map(*level) for level in levels]
 
     def compute_losses(self, outputs: PointOutputs, targets: Sequence[Target]) -> Losses:
         """Focal loss of all points; GIoU, weighted by centerness, and centerness of those on objects.
@@ -140,7 +140,7 @@ class FCOSHead(nn.Module):
             flatten_levels(maps, width) for maps, width in zip(outputs, (self.num_classes, 4, 1), strict=True)
         )
         assignments = [assign(points, target) for target in targets]
-        labels, sides = (torch.stack(of_images) for of_images in zip(*assignments, strict=True))
+        labels, sides = (torch.stack(values) for values in zip(*assignments, strict=True))
         positive = labels > 0
         sides = sides[positive]
         weight = centerness(sides)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
+from afictl.interpolators.base import zero_biases
+
 
 class MaskScorer(nn.Module):
     """Pooled region and its mask -> predicted IoU of the mask with the object for each class, (R, K) float32.
@@ -34,18 +36,13 @@ class MaskScorer(nn.Module):
         self.convs = nn.Sequential(*layers)
         self.hidden = TwoMLPHead(width * (pooled // 2) ** 2, fc_width)
         self.iou = nn.Linear(fc_width, num_classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.Linear):
                 nn.init.kaiming_uniform_(module.weight, a=1)
         nn.init.normal_(self.iou.weight, std=0.01)
-        for name, value in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(value)
+        zero_biases(self)
 
     def forward(self, pooled: Tensor, mask_probs: Tensor) -> Tensor:
         """IoU for each class, not yet limited to 0..1.
@@ -72,10 +69,10 @@ def visible_fractions(masks: Tensor, boxes: Tensor, matches: Tensor) -> Tensor:
     # One object at a time, as for the targets of masks. Half-precision products could not count its pixels.
     with torch.autocast(masks.device.type, enabled=False):
         for index in matches.unique().tolist():
-            of_object = matches == index
+            is_match = matches == index
             bitmap = masks[index].float()
-            inside = ((rows[of_object] @ bitmap) * columns[of_object]).sum(dim=1)
-            fractions[of_object] = inside / bitmap.sum().clamp(min=1)
+            inside = ((rows[is_match] @ bitmap) * columns[is_match]).sum(dim=1)
+            fractions[is_match] = inside / bitmap.sum().clamp(min=1)
     return fractions
 
 

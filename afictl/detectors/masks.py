@@ -107,10 +107,10 @@ def mask_targets(masks: Tensor, boxes: Tensor, matches: Tensor, size: int) -> Te
     targets = boxes.new_zeros((len(boxes), size, size))
     # One object at a time: bitmaps of a crowded photograph as float32 would take half a gigabyte.
     for index in matches.unique().tolist():
-        of_object = matches == index
+        is_match = matches == index
         bitmap = masks[index].to(torch.float32)[None, None]
-        resized = roi_align(bitmap, [boxes[of_object].float()], size, sampling_ratio=0, aligned=True)
-        targets[of_object] = (resized[:, 0] >= 0.5).to(targets.dtype)
+        resized = roi_align(bitmap, [boxes[is_match].float()], size, sampling_ratio=0, aligned=True)
+        targets[is_match] = (resized[:, 0] >= 0.5).to(targets.dtype)
     return targets
 
 

@@ -30,7 +30,7 @@ class Points(NamedTuple):
     """(P,) pixels: largest distance to it."""
 
     @classmethod
-    def of_map(cls, value: Tensor, stride: int, low: float, high: float) -> Points:
+    def from_map(cls, value: Tensor, stride: int, low: float, high: float) -> Points:
         """The centres of the positions of a map (N, C, h, w), row by row."""
         h, w = value.shape[-2:]
         x, y = (torch.arange(n, device=value.device, dtype=torch.float32) * stride + stride // 2 for n in (w, h))

@@ -16,6 +16,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
+from afictl.interpolators.base import zero_biases
+
 
 class AlignedRoIPool(MultiScaleRoIAlign):
     """Pool each region from the level that fits its size, (R, C, size, size).
@@ -40,8 +42,8 @@ class AlignedRoIPool(MultiScaleRoIAlign):
         for level, (name, scale) in enumerate(zip(self.featmap_names, self.scales, strict=True)):
             indices = torch.where(levels == level)[0]
             # RoIAlign computes in float32: positions in a half-precision map would be off by pixels.
-            of_level = roi_align(x[name].float(), regions[indices], self.output_size, scale, aligned=True)
-            pooled[indices] = of_level.to(pooled.dtype)
+            level_regions = roi_align(x[name].float(), regions[indices], self.output_size, scale, aligned=True)
+            pooled[indices] = level_regions.to(pooled.dtype)
         return pooled
 
     def levels(self, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
@@ -61,7 +63,7 @@ class BoxPredictor(nn.Module):
         self.bbox_pred = nn.Linear(width, 4 if class_agnostic else 4 * num_classes)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
-        _zero_biases(self)
+        zero_biases(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and deltas of the regions ``x``."""
@@ -77,7 +79,7 @@ class MaskPredictor(nn.Module):
         self.logits = nn.Conv2d(width, num_classes, 1)
         nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.logits.weight, std=0.001)
-        _zero_biases(self)
+        zero_biases(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask logits of the regions ``x``."""
@@ -99,7 +101,7 @@ def build_box_head(
     for layer in head.modules():
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_uniform_(layer.weight, a=1)
-    _zero_biases(head)
+    zero_biases(head)
     return head
 
 
@@ -110,9 +112,3 @@ def build_mask_head(channels: int, width: int, *, norm: Literal["none", "batch"]
 
 def _norm_layer(norm: Literal["none", "batch"]) -> type[nn.BatchNorm2d] | None:
     return nn.BatchNorm2d if norm == "batch" else None
-
-
-def _zero_biases(module: nn.Module) -> None:
-    for name, value in module.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(value)

@@ -34,10 +34,10 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, target_deltas: Te
     count = max(1, len(labels))
     objects = torch.where(labels > 0)[0]
     boxes = deltas.unflatten(1, (-1, 4))
-    of_class = boxes[objects, (labels[objects] - 1).clamp(max=boxes.shape[1] - 1)]
+    class_deltas = boxes[objects, (labels[objects] - 1).clamp(max=boxes.shape[1] - 1)]
     return {
         "loss_classifier": F.cross_entropy(logits, labels, reduction="sum") / count,
-        "loss_box_reg": F.l1_loss(of_class, target_deltas[objects], reduction="sum") / count,
+        "loss_box_reg": F.l1_loss(class_deltas, target_deltas[objects], reduction="sum") / count,
     }
 
 
@@ -148,8 +148,8 @@ class RegionHeads(RoIHeads):
         boxes, matches, labels = (_select(field, objects) for field in samples[:3])
         logits = self.mask_logits(features, boxes, image_shapes)
         masks = [
-            mask_targets(target["masks"], of_image, indices, logits.shape[-1])
-            for target, of_image, indices in zip(targets, boxes, matches, strict=True)
+            mask_targets(target["masks"], image_boxes, indices, logits.shape[-1])
+            for target, image_boxes, indices in zip(targets, boxes, matches, strict=True)
         ]
         return mask_loss(logits, torch.cat(labels), torch.cat(masks))
 
@@ -157,7 +157,7 @@ class RegionHeads(RoIHeads):
         self, features: FeatureMaps, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[Detections]:
         boxes, scores = self._score(features, proposals, image_shapes)
-        counts = [len(of_image) for of_image in proposals]
+        counts = list(map(len, proposals))
         images = zip(boxes.split(counts), scores.split(counts), image_shapes, strict=True)
         return [self._select_detections(*image) for image in images]
 
@@ -184,7 +184,7 @@ class RegionHeads(RoIHeads):
         boxes = [detection["boxes"] for detection in detections]
         labels = torch.cat([detection["labels"] for detection in detections])
         logits = self.mask_logits(features, boxes, image_shapes)
-        probs = select_class(logits, labels).sigmoid().split([len(of_image) for of_image in boxes])
+        probs = select_class(logits, labels).sigmoid().split(list(map(len, boxes)))
         return [{**detection, "mask_probs": prob} for detection, prob in zip(detections, probs, strict=True)]
 
     def classify(

@@ -11,8 +11,8 @@ INF = math.inf
 
 def two_levels() -> Points:
     """4 x 4 points at stride 8 for objects of up to 20 px a side, 2 x 2 at stride 16 for larger ones."""
-    fine = Points.of_map(torch.zeros(1, 1, 4, 4), 8, 0.0, 20.0)
-    return Points.join([fine, Points.of_map(torch.zeros(1, 1, 2, 2), 16, 20.0, INF)])
+    fine = Points.from_map(torch.zeros(1, 1, 4, 4), 8, 0.0, 20.0)
+    return Points.join([fine, Points.from_map(torch.zeros(1, 1, 2, 2), 16, 20.0, INF)])
 
 
 def target(*boxes: list[float], labels: list[int]) -> dict[str, torch.Tensor]:
@@ -20,7 +20,7 @@ def target(*boxes: list[float], labels: list[int]) -> dict[str, torch.Tensor]:
 
 
 def test_points_are_the_centres_of_positions_row_by_row() -> None:
-    points = Points.of_map(torch.zeros(1, 1, 2, 3), 8, 0.0, 20.0)
+    points = Points.from_map(torch.zeros(1, 1, 2, 3), 8, 0.0, 20.0)
     assert points.xy.tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
     assert (points.strides == 8).all()
     assert (points.high == 20).all()
@@ -64,8 +64,8 @@ def test_assignment_equals_a_loop_over_points_and_objects() -> None:
     corners = torch.rand(12, 2, generator=generator) * 50
     boxes = torch.cat((corners, corners + 3 + torch.rand(12, 2, generator=generator) * 50), dim=1)
     names = torch.randint(1, 5, (12,), generator=generator)
-    fine = Points.of_map(torch.zeros(1, 1, 8, 8), 8, 0.0, 20.0)
-    points = Points.join([fine, Points.of_map(torch.zeros(1, 1, 4, 4), 16, 20.0, INF)])
+    fine = Points.from_map(torch.zeros(1, 1, 8, 8), 8, 0.0, 20.0)
+    points = Points.join([fine, Points.from_map(torch.zeros(1, 1, 4, 4), 16, 20.0, INF)])
     labels, sides = assign(points, {"boxes": boxes, "labels": names})
     for index, ((x, y), stride, low, high) in enumerate(zip(*(field.tolist() for field in points), strict=True)):
         candidates = []
