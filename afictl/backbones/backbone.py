@@ -100,7 +100,7 @@ class Backbone(nn.Module):
 
 
 def create_net(
-    name: str, options: Mapping[str, Any], model: type[nn.Module], out_indices: Sequence[int], **settings: Any
+    name: str, options: Mapping[str, object], model: type[nn.Module], out_indices: Sequence[int], **settings: object
 ) -> FeatureListNet:
     """timm's feature extractor of that name with random weights.
 
@@ -122,7 +122,7 @@ def create_net(
         get_pretrained_cfg(name)
     except RuntimeError as error:  # an unknown tag
         raise UserError(f"backbone.name: '{name}': {error}") from None
-    arguments = {**settings, **options, "features_only": True, "out_indices": tuple(out_indices)}
+    arguments: dict[str, Any] = {**settings, **options, "features_only": True, "out_indices": tuple(out_indices)}
     try:
         return cast(FeatureListNet, timm.create_model(name, pretrained=False, **arguments))
     except Exception as error:  # an invalid value can fail anywhere in timm's constructors

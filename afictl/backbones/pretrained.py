@@ -5,12 +5,12 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from typing import Any
 
 from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from afictl.backbones.backbone import FeatureExtractor
+from afictl.backbones.resnet import has_stride_in_1x1
 from afictl.errors import UserError, one_line
 from afictl.tensor_files import read_tensors
 
@@ -36,8 +36,7 @@ def load_pretrained(backbone: FeatureExtractor) -> None:
 
 def _require_strides(backbone: FeatureExtractor) -> None:
     """Refuse a ResNet that strides in its 1x1 convolutions: the same tensors fit, and it computes something else."""
-    blocks: list[Any] = [block for block in backbone.net.modules() if hasattr(block, "conv3")]
-    if any(tuple(block.conv1.stride) != (1, 1) for block in blocks):
+    if has_stride_in_1x1(backbone.net):
         reason = "timm's stride in the 3x3 convolutions, this network in the 1x1: --set backbone.stride_in_1x1=false"
         raise _failure(backbone.name, reason)
 

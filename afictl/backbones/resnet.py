@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
@@ -31,7 +31,7 @@ class ResNet(Backbone):
         name: str,
         levels: Sequence[str] = LEVELS,
         *,
-        options: Mapping[str, Any],
+        options: Mapping[str, object],
         frozen_stages: int,
         norm: Literal["batch", "frozen-batch"],
         stride_in_1x1: bool,
@@ -57,6 +57,13 @@ def resnet_key(name: str) -> str:
     name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
     name = name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
     return re.sub(r"(?<!conv2\.)bn(\d)\.", r"conv\1.norm.", name)
+
+
+def has_stride_in_1x1(net: nn.Module) -> bool | None:
+    """Whether the bottlenecks of any library's ResNet stride in their first 1x1 convolution; None without any."""
+    convs = [getattr(block, "conv1", None) for block in net.modules() if hasattr(block, "conv3")]
+    strides = {tuple(conv.stride) for conv in convs if conv is not None}
+    return strides != {(1, 1)} if strides else None
 
 
 def _move_strides(net: nn.Module, name: str) -> None:

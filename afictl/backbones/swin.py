@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from timm.layers import PatchEmbed
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerStage
@@ -39,7 +39,7 @@ class Swin(Backbone):
         name: str,
         levels: Sequence[str] = LEVELS,
         *,
-        options: Mapping[str, Any],
+        options: Mapping[str, object],
         frozen_stages: int,
         norm: Literal["batch", "frozen-batch"],
         stride_in_1x1: bool,

@@ -68,7 +68,7 @@ def uses_masks(preset: Preset, data: Splits) -> bool:
 def batch_source(
     fabric: Fabric,
     dataset: Dataset,
-    view: InputConfig,
+    config: InputConfig,
     recipe: Recipe,
     loader: LoaderConfig,
     seed: int,
@@ -81,7 +81,7 @@ def batch_source(
     def batches(start: int) -> Iterator[TrainBatch]:
         return train_batches(
             dataset,
-            view,
+            config,
             recipe.batch_size,
             seed=seed,
             start_step=start,

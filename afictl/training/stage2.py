@@ -51,20 +51,14 @@ class Extractor(nn.Module):
 
 def half_size_preset(preset: Preset) -> Preset:
     """The guide's preset for images of half the size: settings in pixels are halved."""
-    heads = preset.detector
-    half_heads = {key: tuple(size / 2 for size in sizes) for key, sizes in heads if key in _SIZES_IN_PIXELS}
-    view = preset.input
-    half_view = {
-        "min_sizes": tuple(size // 2 for size in view.min_sizes),
-        "max_size": view.max_size // 2,
-        "test_size": view.test_size // 2,
+    sizes = {key: tuple(size / 2 for size in value) for key, value in preset.detector if key in _SIZES_IN_PIXELS}
+    images = {
+        "min_sizes": tuple(size // 2 for size in preset.input.min_sizes),
+        "max_size": preset.input.max_size // 2,
+        "test_size": preset.input.test_size // 2,
     }
-    return preset.model_copy(
-        update={
-            "detector": heads.model_copy(update=half_heads),
-            "input": view.model_copy(update=half_view),
-        }
-    )
+    detector, config = preset.detector.model_copy(update=sizes), preset.input.model_copy(update=images)
+    return preset.model_copy(update={"detector": detector, "input": config})
 
 
 def build_student(guide: Detector, preset: Preset, interpolator: Interpolator) -> Detector:

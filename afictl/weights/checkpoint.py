@@ -163,7 +163,7 @@ def _describe_start(head: bytes) -> str:
     return "its first bytes match no supported format"
 
 
-def _state_dict(content: Any, file: Path) -> dict[str, StoredTensor | PickledArray]:
+def _state_dict(content: object, file: Path) -> dict[str, StoredTensor | PickledArray]:
     """The tensors of a nested or top-level state dict."""
     if not isinstance(content, Mapping):
         raise UserError(f"{file}: contains a {type(content).__name__}, not a state_dict")
@@ -176,7 +176,7 @@ def _state_dict(content: Any, file: Path) -> dict[str, StoredTensor | PickledArr
     raise UserError(f"{file}: contains no named tensors; expected a state_dict at the top level or under {keys}")
 
 
-def _is_weight(name: Any, value: Any) -> bool:
+def _is_weight(name: object, value: object) -> bool:
     tensor = isinstance(value, (StoredTensor, PickledArray))
     return tensor and isinstance(name, str) and not name.endswith(_MOMENTUM)
 

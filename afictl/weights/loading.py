@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from afictl.backbones import Backbone, FeatureExtractor
+from afictl.backbones.resnet import has_stride_in_1x1
 from afictl.detectors import Detector
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.discriminator import PatchDiscriminator
@@ -134,7 +134,9 @@ def compare_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadRep
     )
 
 
-def load_backbone_weights(backbone: FeatureExtractor, path: str | Path, view: InputConfig | None = None) -> LoadReport:
+def load_backbone_weights(
+    backbone: FeatureExtractor, path: str | Path, config: InputConfig | None = None
+) -> LoadReport:
     """Load ImageNet weights into a backbone; the classifier is ignored.
 
     Supported are state dicts of timm, torchvision (ResNet), Microsoft (Swin) and detectron2 (ResNet, ResNeXt).
@@ -142,7 +144,7 @@ def load_backbone_weights(backbone: FeatureExtractor, path: str | Path, view: In
     Args:
         backbone: of a detector, or alone.
         path: the file.
-        view: normalisation of the detector's images (default: that of most presets), for which the first convolution
+        config: normalisation of the detector's images (default: that of most presets), for which the first convolution
             of detectron2's weights is converted.
 
     Raises:
@@ -156,11 +158,9 @@ def load_backbone_weights(backbone: FeatureExtractor, path: str | Path, view: In
     if plain is not None:
         tensors = to_timm(plain.tensors, backbone.name)
         if not isinstance(backbone, Backbone):
-            view = None  # a model of another library converts timm's weights itself
-        tensors = {
-            name: fold_pixels(value, plain.pixels, view or InputConfig()) if name == "conv1.weight" else value
-            for name, value in tensors.items()
-        }
+            config = None  # a model of another library converts timm's weights itself
+        if "conv1.weight" in tensors:
+            tensors["conv1.weight"] = fold_pixels(tensors["conv1.weight"], plain.pixels, config or InputConfig())
     report = load_tensors(backbone.net, backbone.convert_classifier(tensors))
     if not report.complete:
         raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name}: {report}")
@@ -169,11 +169,8 @@ def load_backbone_weights(backbone: FeatureExtractor, path: str | Path, view: In
 
 def _require_strides(backbone: FeatureExtractor, stride_in_1x1: bool | None, path: Path) -> None:
     """Refuse weights of a network with the stride in another convolution, whose shapes are equal. None: unknown."""
-    blocks: list[Any] = [
-        block for block in backbone.net.modules() if hasattr(block, "conv3") and hasattr(block, "conv1")
-    ]
-    has_stride = any(tuple(block.conv1.stride) != (1, 1) for block in blocks)
-    if blocks and stride_in_1x1 not in (None, has_stride):
+    expected = has_stride_in_1x1(backbone.net)
+    if None not in (stride_in_1x1, expected) and stride_in_1x1 != expected:
         where = "1x1" if stride_in_1x1 else "3x3"
         raise UserError(
             f"{path}: a ResNet with the stride in its {where} convolutions; "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ _MAX_DIMENSIONS = 32
 class PickledDtype:
     """A number dtype; its byte order is set by ``set_state``."""
 
-    def __init__(self, code: Any, *_: Any) -> None:
+    def __init__(self, code: object, *_: object) -> None:
         text = code.lstrip("<>=|") if isinstance(code, str) else ""
         if text not in _NUMBER_CODES:
             raise RefusedError(f"contains an array of {printable(code)}, which is no number type")
         self.value = np.dtype(f"<{text}" if not str(code).startswith(">") else f">{text}")
 
-    def set_state(self, state: Any) -> None:
+    def set_state(self, state: Sequence[object]) -> None:
         """Set the byte order; the other items describe record types, which are not supported."""
         if state[1] not in ("<", ">", "|", "="):
             raise DamagedError(f"unknown byte order {printable(state[1])}")
@@ -41,12 +41,12 @@ class PickledArray:
         self._fortran = False
         self._raw: bytes | str = b""
 
-    def set_state(self, state: Any) -> None:
+    def set_state(self, state: Sequence[object]) -> None:
         """Set (version, shape, dtype, is_fortran, bytes); bytes are text in pickles of Python 2."""
         shape, dtype, fortran, raw = state[-4:]
         if not isinstance(dtype, PickledDtype) or not isinstance(raw, (bytes, str)):
             raise RefusedError("contains an array of objects")
-        _check_shape(shape)
+        shape = _checked_shape(shape)
         if prod(shape) * dtype.value.itemsize != len(raw):
             raise DamagedError(f"an array of shape {list(shape)} and type {dtype.value} has {len(raw)} bytes")
         self._shape, self._dtype, self._fortran, self._raw = shape, dtype.value, bool(fortran), raw
@@ -66,27 +66,28 @@ class PickledArray:
         return torch.from_numpy(np.array(array, self._dtype.newbyteorder("="), order="C"))
 
 
-def _check_shape(shape: Any) -> None:
+def _checked_shape(shape: object) -> tuple[int, ...]:
     if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
         raise DamagedError("the shape of an array is not a tuple of at most 32 sizes")
     if not all(type(size) is int and 0 <= size < 2**62 for size in shape):
         raise DamagedError("the shape of an array contains an invalid size")
+    return shape
 
 
-def _reconstruct(kind: Any, *_: Any) -> PickledArray:
+def _reconstruct(kind: object, *_: object) -> PickledArray:
     if kind is not _NDARRAY:
         raise RefusedError("contains an array of an unknown class")
     return PickledArray()
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
+def _from_buffer(raw: object, dtype: object, shape: object, order: object) -> PickledArray:
     """The form of arrays in pickle protocol 5."""
     array = PickledArray()
     array.set_state((shape, dtype, order == "F", raw))
     return array
 
 
-def _scalar(dtype: Any, raw: Any) -> Any:
+def _scalar(dtype: object, raw: object) -> float | complex:
     array = PickledArray()
     array.set_state(((), dtype, False, raw))
     return array.to_tensor().item()
@@ -94,7 +95,7 @@ def _scalar(dtype: Any, raw: Any) -> Any:
 
 _NDARRAY = object()
 
-ARRAYS: dict[str, Any] = {**PLAIN, "numpy ndarray": _NDARRAY, "numpy dtype": Call(PickledDtype)}
+ARRAYS: dict[str, object] = {**PLAIN, "numpy ndarray": _NDARRAY, "numpy dtype": Call(PickledDtype)}
 """Globals that are allowed in a pickle of NumPy arrays, plain values and containers."""
 
 for _core in ("numpy.core", "numpy._core"):  # the latter since NumPy 2

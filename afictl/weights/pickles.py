@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,7 +27,7 @@ _MAX_INT_BITS = 128
 class Call:
     """An allowed callable of a pickle, replaced by ``function``."""
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
 
 
 @runtime_checkable
@@ -40,11 +40,11 @@ class Stateful(Protocol):
 
 def read_pickle(
     file: BoundedReader | io.BytesIO,
-    admitted: Mapping[str, Any],
-    persistent: Callable[[Any], Any] | None = None,
+    admitted: Mapping[str, object],
+    persistent: Callable[[object], object] | None = None,
     *,
     copied_bytes: int,
-) -> Any:
+) -> object:
     """Read the pickle that starts at the file's position; afterwards the position is its end.
 
     Args:
@@ -69,10 +69,12 @@ def read_pickle(
 
 
 class _Machine:
-    def __init__(self, admitted: Mapping[str, Any], persistent: Callable[[Any], Any] | None, copied_bytes: int) -> None:
-        self.stack: list[Any] = []
-        self._outer: list[list[Any]] = []  # the stacks below the open marks
-        self._memo: dict[int, Any] = {}
+    def __init__(
+        self, admitted: Mapping[str, object], persistent: Callable[[object], object] | None, copied_bytes: int
+    ) -> None:
+        self.stack: list[object] = []
+        self._outer: list[list[object]] = []  # the stacks below the open marks
+        self._memo: dict[int, object] = {}
         self._admitted = admitted
         self._persistent = persistent
         self._steps_left = MAX_STEPS
@@ -93,33 +95,33 @@ class _Machine:
         if self._steps_left < 0:
             raise RefusedError(f"its pickle has more than {MAX_STEPS:,} steps")
 
-    def _pop_mark(self) -> list[Any]:
+    def _pop_mark(self) -> list[object]:
         items, self.stack = self.stack, self._outer.pop()
         return items
 
-    def mark(self, _: Any) -> None:
+    def mark(self, _: object) -> None:
         self._outer.append(self.stack)
         self.stack = []
 
-    def empty(self, make: Callable[[], Any]) -> None:
+    def empty(self, make: Callable[[], object]) -> None:
         self.stack.append(make())
 
     def tuple_of(self, count: int) -> None:
         items = [self.stack.pop() for _ in range(count)]
         self.stack.append(tuple(reversed(items)))
 
-    def since_mark(self, make: Callable[[list[Any]], Any]) -> None:
+    def since_mark(self, make: Callable[[list[object]], object]) -> None:
         items = self._pop_mark()
         self.stack.append(make(items))
 
-    def append(self, _: Any) -> None:
+    def append(self, _: object) -> None:
         value = self.stack.pop()
         self._extend([value])
 
-    def appends(self, _: Any) -> None:
+    def appends(self, _: object) -> None:
         self._extend(self._pop_mark())
 
-    def _extend(self, items: list[Any]) -> None:
+    def _extend(self, items: list[object]) -> None:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)
@@ -128,44 +130,44 @@ class _Machine:
         else:
             raise DamagedError("its pickle appends to an object that is no list")
 
-    def set_item(self, _: Any) -> None:
+    def set_item(self, _: object) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._update([key, value])
 
-    def set_items(self, _: Any) -> None:
+    def set_items(self, _: object) -> None:
         self._update(self._pop_mark())
 
-    def _update(self, items: list[Any]) -> None:
+    def _update(self, items: list[object]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
             raise DamagedError("its pickle sets items of an object that is no mapping")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_key(key)] = value
 
-    def put(self, index: Any) -> None:
-        self._memo[int(index)] = self.stack[-1]
+    def put(self, index: int) -> None:
+        self._memo[index] = self.stack[-1]
 
-    def memoize(self, _: Any) -> None:
+    def memoize(self, _: object) -> None:
         self._memo[len(self._memo)] = self.stack[-1]
 
-    def get(self, index: Any) -> None:
-        self.stack.append(self._memo[int(index)])
+    def get(self, index: int) -> None:
+        self.stack.append(self._memo[index])
 
     def name(self, argument: str) -> None:
         if argument not in self._admitted:
             raise RefusedError(f"contains {printable(argument.replace(' ', '.', 1))} beside tensors and plain values")
         self.stack.append(self._admitted[argument])
 
-    def stacked_name(self, _: Any) -> None:
+    def stacked_name(self, _: object) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         self.name(f"{module if isinstance(module, str) else '?'} {name if isinstance(name, str) else '?'}")
 
-    def identifier(self, _: Any) -> None:
+    def identifier(self, _: object) -> None:
         if self._persistent is None:
             raise RefusedError("its pickle refers to storages that are not in the file")
         self.stack.append(self._persistent(self.stack.pop()))
 
-    def reduce(self, _: Any) -> None:
+    def reduce(self, _: object) -> None:
         arguments, call = self.stack.pop(), self.stack.pop()
         if not isinstance(call, Call) or not isinstance(arguments, tuple):
             raise RefusedError("calls an object that is no function of a checkpoint")
@@ -178,7 +180,7 @@ class _Machine:
             raise RefusedError("its pickle copies more bytes than it contains")
         self.stack.append(call.function(*arguments))
 
-    def build(self, _: Any) -> None:
+    def build(self, _: object) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Stateful):
             target.set_state(state)
@@ -186,13 +188,13 @@ class _Machine:
             raise RefusedError(f"sets attributes of a {type(target).__name__}")
 
 
-def _literal(value: Any) -> Any:
+def _literal(value: object) -> object:
     if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
         raise RefusedError(f"contains an integer of {value.bit_length()} bits")
     return bytes(value) if isinstance(value, bytearray) else value
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> object:
     """Validate a key: only short plain values, as hashing a nested or long key can take unbounded time."""
     if type(value) not in (*_KEY_TYPES, bool):
         raise RefusedError(f"has a {type(value).__name__} as a key")
@@ -201,19 +203,19 @@ def _key(value: Any) -> Any:
     return value
 
 
-def _pairs(items: list[Any]) -> dict[Any, Any]:
+def _pairs(items: list[object]) -> dict[object, object]:
     return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
 
 
-def _mapping(items: Any = ()) -> dict[Any, Any]:
+def _mapping(items: dict[object, object] | Iterable[tuple[object, object]] = ()) -> dict[object, object]:
     return {_key(key): value for key, value in (items.items() if isinstance(items, dict) else items)}
 
 
-def _set(items: Any = ()) -> set[Any]:
+def _set(items: Iterable[object] = ()) -> set[object]:
     return {_key(item) for item in items}
 
 
-def _encode(text: Any, codec: Any) -> bytes:
+def _encode(text: object, codec: object) -> bytes:
     """The form of bytes in pickle protocol 2."""
     if codec not in ("latin1", "latin-1") or not isinstance(text, str):
         raise RefusedError(f"encodes text with {printable(codec)}")
@@ -225,7 +227,7 @@ def _no_bytes() -> bytes:
     return b""
 
 
-PLAIN: dict[str, Any] = {
+PLAIN: dict[str, object] = {
     "_codecs encode": Call(_encode),
     "collections OrderedDict": Call(_mapping),
     "collections Counter": Call(_mapping),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class StoredTensor:
         return flat.as_strided(self.shape, self.stride, self.offset)
 
 
-def storage_of(identifier: Any) -> Storage:
+def storage_of(identifier: object) -> Storage:
     """The storage of a persistent identifier of PyTorch."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise RefusedError("has a persistent identifier that is no storage")
@@ -95,7 +95,9 @@ def storage_of(identifier: Any) -> Storage:
     return Storage(key, kind.dtype, count)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> StoredTensor:
+def _tensor(
+    storage: object, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *rest: object
+) -> StoredTensor:
     """PyTorch's tensor constructors; ``rest`` is requires_grad, hooks, and the additions of versions 2 and 3."""
     if not isinstance(storage, Storage):
         raise DamagedError("a tensor without a storage")
@@ -123,11 +125,11 @@ def _check_view(tensor: StoredTensor) -> None:
         raise DamagedError(f"a tensor of shape {list(shape)} needs more than the {available} elements of its storage")
 
 
-def _parameter(data: Any, *_: Any) -> Any:
+def _parameter(data: object, *_: object) -> object:
     return data
 
 
-def _with_attributes(rebuild: Any, _: Any, arguments: Any, *__: Any) -> Any:
+def _with_attributes(rebuild: object, _: object, arguments: object, *__: object) -> StoredTensor:
     """A tensor with Python attributes, which are ignored."""
     if not isinstance(rebuild, Call) or rebuild.function is not _tensor:
         raise RefusedError("contains a tensor of an unknown class")
@@ -136,15 +138,15 @@ def _with_attributes(rebuild: Any, _: Any, arguments: Any, *__: Any) -> Any:
     return _tensor(*arguments)
 
 
-def _size(sizes: Any = ()) -> tuple[Any, ...]:
+def _size(sizes: Iterable[object] = ()) -> tuple[object, ...]:
     return tuple(sizes)
 
 
-def _device(*_: Any) -> None:
+def _device(*_: object) -> None:
     """Weights are read to the CPU; their device is ignored."""
 
 
-TENSORS: dict[str, Any] = {
+TENSORS: dict[str, object] = {
     **ARRAYS,
     **{
         f"{module} {name}": StorageType(dtype)

@@ -10,7 +10,6 @@ import io
 import struct
 import zipfile
 from collections.abc import Callable
-from typing import Any
 
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError, printable
 from afictl.weights.pickles import read_pickle
@@ -37,7 +36,7 @@ class _Directory(BoundedReader):
         return super().read(size)
 
 
-def open_zip(raw: io.RawIOBase) -> tuple[Any, Fill]:
+def open_zip(raw: io.RawIOBase) -> tuple[object, Fill]:
     """Open a zip file of ``torch.save``.
 
     Returns:
@@ -104,7 +103,7 @@ def _fill_from_zip(archive: zipfile.ZipFile, name: str, view: memoryview) -> Non
         raise DamagedError(f"its {printable(name)} cannot be read: {printable(error)}") from None
 
 
-def open_legacy(file: BoundedReader) -> tuple[Any, Fill]:
+def open_legacy(file: BoundedReader) -> tuple[object, Fill]:
     """``open_zip`` for the legacy format: magic number, version, system, content, storage keys, storages.
 
     Raises:
@@ -113,13 +112,13 @@ def open_legacy(file: BoundedReader) -> tuple[Any, Fill]:
     """
     storages: dict[str, Storage] = {}
 
-    def register(identifier: Any) -> Storage:
+    def register(identifier: object) -> Storage:
         storage = storage_of(identifier)
         if storages.setdefault(storage.key, storage) != storage:
             raise DamagedError(f"the storage {printable(storage.key)} is described twice")
         return storage
 
-    def read() -> Any:
+    def read() -> object:
         return read_pickle(file, TENSORS, register, copied_bytes=file.size)
 
     if read() != _MAGIC or read() != _PROTOCOL or not _is_little_endian(read()):
@@ -129,11 +128,11 @@ def open_legacy(file: BoundedReader) -> tuple[Any, Fill]:
     return content, lambda key, view: _fill_from_offset(file, offsets, key, view)
 
 
-def _is_little_endian(system: Any) -> bool:
+def _is_little_endian(system: object) -> bool:
     return isinstance(system, dict) and system.get("little_endian") is True
 
 
-def _storage_offsets(file: BoundedReader, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
+def _storage_offsets(file: BoundedReader, keys: object, storages: dict[str, Storage]) -> dict[str, int]:
     """Byte offsets of the storages, which follow in the order of ``keys``, every one after its count (int64)."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != storages.keys():
         raise DamagedError("its list of storages does not match its tensors")

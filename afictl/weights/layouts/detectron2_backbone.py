@@ -52,20 +52,20 @@ def describe_backbone(tensors: Mapping[str, Tensor]) -> BackboneDescription:
     if f"{BOTTOM_UP}patch_embed.proj.weight" in tensors:
         return _swin(tensors)
     depths = tuple(count_indices(tensors, rf"backbone\.bottom_up\.res{i}\.(\d+)\.") for i in range(2, 6))
-    first = f"{BOTTOM_UP}res2.0."
+    first, batch_norm = f"{BOTTOM_UP}res2.0.", _has_counters(tensors)
     if f"{first}conv3.weight" not in tensors:
         if depths not in _BASIC_DEPTHS:
             raise _unknown(tensors)
         depth = _BASIC_DEPTHS[depths]
-        return BackboneDescription(f"r{depth}", f"resnet{depth}.tv_in1k", MSRA, batch_norm=_has_counters(tensors))
+        return BackboneDescription(f"r{depth}", f"resnet{depth}.tv_in1k", MSRA, batch_norm=batch_norm)
     if depths not in _DEPTHS:
         raise _unknown(tensors)
     depth = _DEPTHS[depths]
     if f"{first}conv2.conv.weight" in tensors:
         if depth not in _RESNESTS:
             raise _unknown(tensors)
-        return BackboneDescription(f"s{depth}", _RESNESTS[depth], AFIGAN, batch_norm=_has_counters(tensors))
-    return _resnet(depth, tensors.get(f"{first}conv2.weight"), _has_counters(tensors))
+        return BackboneDescription(f"s{depth}", _RESNESTS[depth], AFIGAN, batch_norm=batch_norm)
+    return _resnet(depth, tensors.get(f"{first}conv2.weight"), batch_norm)
 
 
 def _resnet(depth: int, conv2: Tensor | None, batch_norm: bool) -> BackboneDescription:

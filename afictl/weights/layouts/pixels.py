@@ -60,10 +60,10 @@ def preset_mean(pixels: Pixels, default: Triple) -> Triple:
     return default if same else (mean[0], mean[1], mean[2])
 
 
-def fold_pixels(weight: Tensor, pixels: Pixels, view: InputConfig) -> Tensor:
-    """Convert first-convolution weights (out, 3, h, w) from ``pixels`` to images normalised as ``view``."""
+def fold_pixels(weight: Tensor, pixels: Pixels, config: InputConfig) -> Tensor:
+    """Convert first-convolution weights (out, 3, h, w) from ``pixels`` to images normalised as ``config``."""
     if weight.ndim != 4 or weight.shape[1] != 3:
         return weight  # the load report shows the mismatch
-    scale = 255 * torch.tensor(view.std, dtype=torch.float64) / torch.tensor(pixels.std, dtype=torch.float64)
+    scale = 255 * torch.tensor(config.std, dtype=torch.float64) / torch.tensor(pixels.std, dtype=torch.float64)
     rgb = weight.flip(1) if pixels.bgr else weight
     return (rgb.double() * scale.view(1, 3, 1, 1)).float()
