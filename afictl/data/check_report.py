@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 Effect: TypeAlias = Literal["stops", "drops", "mends", "fine"]
 
@@ -123,7 +123,7 @@ class SplitReport:
         """Rules with findings that stop training."""
         return [rule for rule in RULES if rule in self.findings and RULES[rule].effect == "stops"]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values, with all locations."""
         findings = {
             rule: {**RULES[rule]._asdict(), "places": [location._asdict() for location in self.findings[rule]]}

@@ -6,7 +6,6 @@ import math
 import mmap
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -90,10 +89,10 @@ class PseudoLabels:
 class _InfoSection(msgspec.Struct):
     """The ``info`` of a COCO file; msgspec skips the other sections."""
 
-    info: dict[str, Any] = {}
+    info: dict[str, object] = {}
 
 
-def _read_info(file: Path) -> dict[str, Any]:
+def _read_info(file: Path) -> dict[str, object]:
     """The ``info`` of a COCO file that was read before, without its other sections in memory."""
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from afictl.data import TrainBatch
+from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
@@ -57,8 +56,7 @@ def train_stage1(
     trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), recipe)
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
-        moved: Any = fabric.to_device((batch.images, batch.half_images))
-        full, half = moved
+        full, half = fabric.to_device((batch.images, batch.half_images))
         with torch.no_grad(), fabric.autocast():
             real, coarse = guide.pyramid(full), guide.pyramid(half)
         pairs = enlarged_pairs(guide, generator.module(coarse), real, full, half)
@@ -68,18 +66,12 @@ def train_stage1(
         generator.optimizer_step()
         return {**losses, "loss_discriminator": loss_d}
 
-    def report_distance(progress: ProgressCallback) -> Metrics:
-        workers = preset.loader.workers
-        with fabric.autocast():
-            distance = measure_feature_distance(
-                guide, interpolator, data.held_out, limit=_MAX_HELD_OUT, workers=workers, progress=progress
-            )
-        write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
-        run.log(describe_distance(distance, interpolator.kind))
-        return distance_metrics(distance)
-
     def evaluate(progress: ProgressCallback) -> Metrics:
-        return run_on_rank_zero(lambda: report_distance(progress), fabric.global_rank, fabric.world_size)
+        return run_on_rank_zero(
+            lambda: _report_distance(fabric, run, guide, interpolator, data.held_out, progress),
+            fabric.global_rank,
+            fabric.world_size,
+        )
 
     def export(path: Path, step: int, metrics: Metrics) -> None:
         interpolator.save(path)
@@ -96,3 +88,21 @@ def train_stage1(
         export=export,
     )
     fit(fabric, run, recipe, stage, seed)
+
+
+def _report_distance(
+    fabric: Fabric,
+    run: RunWriter,
+    guide: Detector,
+    interpolator: Interpolator,
+    held_out: Dataset,
+    progress: ProgressCallback,
+) -> Metrics:
+    workers = guide.preset.loader.workers
+    with fabric.autocast():
+        distance = measure_feature_distance(
+            guide, interpolator, held_out, limit=_MAX_HELD_OUT, workers=workers, progress=progress
+        )
+    write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
+    run.log(describe_distance(distance, interpolator.kind))
+    return distance_metrics(distance)

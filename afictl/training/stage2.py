@@ -6,7 +6,6 @@ Detection losses on half-size targets, plus the feature losses of stage 1 agains
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -92,8 +91,7 @@ def train_stage2(
     trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), recipe)
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
-        moved: Any = fabric.to_device((batch.images, batch.half_images, batch.half_targets))
-        full, half, targets = moved
+        full, half, targets = fabric.to_device((batch.images, batch.half_images, batch.half_targets))
         with torch.no_grad(), fabric.autocast():
             real = {level: value[..., ::2, ::2] for level, value in guide.pyramid(full).items()}
         detection, features = extractor.module(half, targets)

@@ -103,7 +103,7 @@ def _refuse_comparison(folder: Path) -> None:
         )
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     check_file(file)
     try:
         with open(file, "rb") as opened:

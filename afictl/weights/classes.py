@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from afictl.errors import UserError
 
@@ -47,13 +46,13 @@ def read_classes(text: str) -> Classes:
     is_file = (
         text.lower().endswith(_FILE_SUFFIXES) or os.path.isfile(text) or (set(text) & {"/", "\\"} and "," not in text)
     )
-    names, ids = _from_file(Path(text)) if is_file else ([name.strip() for name in text.split(",")], [])
+    names, ids = _from_file(Path(text)) if is_file else ([*map(str.strip, text.split(","))], [])
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
         raise UserError(f"--classes {text}: every class needs a unique, non-empty name")
-    return names, ids or list(range(1, len(names) + 1))
+    return [str(name) for name in names], ids or list(range(1, len(names) + 1))
 
 
-def _from_file(path: Path) -> tuple[list[Any], list[int]]:
+def _from_file(path: Path) -> tuple[list[object], list[int]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
@@ -42,7 +41,7 @@ def anchor_note(preset: Preset, checkpoint: Checkpoint) -> str:
     return f"note: {checkpoint.path} was trained with another {keys}; {_flags(differing)} keeps its values"
 
 
-def _differing_settings(preset: Preset, checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, Any]:
+def _differing_settings(preset: Preset, checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, object]:
     """The values stored in the checkpoint of those ``keys`` that have another value in ``preset``."""
     stored = checkpoint.metadata.get("preset")
     if not isinstance(stored, Mapping):
@@ -54,23 +53,23 @@ def _differing_settings(preset: Preset, checkpoint: Checkpoint, keys: Iterable[s
     return {key: stored for key, (stored, new) in pairs.items() if None not in (stored, new) and not _same(stored, new)}
 
 
-def _flags(values: Mapping[str, Any]) -> str:
+def _flags(values: Mapping[str, object]) -> str:
     """``--set`` flags for ``values``, as the shell takes them."""
     return " ".join(f"--set {key}={_flag_value(value)}" for key, value in values.items())
 
 
-def _value(preset: Preset, key: str) -> Any:
+def _value(preset: Preset, key: str) -> object:
     """The value of a dotted key; None where the kind of the section has no such key."""
     section, name = key.split(".")
     return getattr(getattr(preset, section), name, None)
 
 
-def _flag_value(value: Any) -> str:
+def _flag_value(value: object) -> str:
     """A value as ``--set`` reads it, without spaces."""
     return json.dumps(value, separators=(",", ":")).strip('"')
 
 
-def _same(one: Any, other: Any) -> bool:
-    if not isinstance(one, tuple):
+def _same(one: object, other: object) -> bool:
+    if not isinstance(one, tuple) or not isinstance(other, tuple):
         return bool(one == other)
     return len(one) == len(other) and all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(one, other, strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from afictl.interpolators.base import AFI_FORMAT, FORMAT
 from afictl.presets import Preset
@@ -18,12 +17,12 @@ BACKBONE = "backbone"
 VERSION = 1
 
 
-def describe_detector(preset: Preset, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def describe_detector(preset: Preset, metadata: Mapping[str, object]) -> dict[str, object]:
     """The JSON-ready description of a detector built from ``preset``, with ``metadata`` beside it."""
     return {**metadata, "format": DETECTOR, "version": VERSION, "preset": preset.model_dump(mode="json")}
 
 
-def describe_foreign(preset: Preset, num_classes: int, layout: str, notes: Sequence[str] = ()) -> dict[str, Any]:
+def describe_foreign(preset: Preset, num_classes: int, layout: str, notes: Sequence[str] = ()) -> dict[str, object]:
     """The description of a detector of another project.
 
     Args:

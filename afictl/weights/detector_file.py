@@ -38,7 +38,7 @@ class LoadedDetector:
     report: LoadReport
 
 
-def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, Any]) -> None:
+def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, object]) -> None:
     """Write a detector to one file, atomically.
 
     Args:

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -31,7 +30,7 @@ class BackboneDescription:
     """timm's model name."""
     pixels: Pixels
     """Pixel statistics of its usual training."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
     stride_in_1x1: bool = False
     """The usual value, as tensors do not show it."""
     batch_norm: bool = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from afictl.presets import Preset, Published, list_presets, load_preset
 from afictl.weights.layouts.detectron2_backbone import BackboneDescription, count_indices
 from afictl.weights.layouts.pixels import Pixels, preset_mean
 
-PresetSettings = dict[str, Any]
+PresetSettings = dict[str, object]
 _GENERATOR = "backbone.srf_module.Generators.0."
 _MASK_HEAD = "roi_heads.mask_head."
 _FAMILIES = {"cascade-mask-rcnn": "cascade-rcnn"}
@@ -24,7 +23,7 @@ def derive_preset(tensors: Mapping[str, Tensor], backbone: BackboneDescription, 
     kind = _kind(tensors)
     neck = _neck(tensors)
     head, classes = _dense(tensors) if kind in ("retinanet", "fcos") else _regions(tensors)
-    base, name = _base(_FAMILIES.get(kind, kind), backbone.short, neck["neck.kind"])
+    base, name = _base(_FAMILIES.get(kind, kind), backbone.short, str(neck["neck.kind"]))
     shipped = load_preset(base)
     settings = {
         "detector.kind": kind,
@@ -87,7 +86,7 @@ def _top(tensors: Mapping[str, Tensor], width: int) -> str:
 
 def _interpolator(tensors: Mapping[str, Tensor]) -> PresetSettings:
     options = generator_options(tensors, _GENERATOR)
-    kind = {"interpolator.kind": "afi" if options else "nearest"}
+    kind: PresetSettings = {"interpolator.kind": "afi" if options else "nearest"}
     return {**kind, "interpolator.options": options} if options else kind
 
 

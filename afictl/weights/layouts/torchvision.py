@@ -114,7 +114,7 @@ def _current_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: i
     return loaded | {name: tensors[name] for name in unexpected}
 
 
-def _coco_classes() -> dict[str, Any]:
+def _coco_classes() -> dict[str, object]:
     """torchvision's labels are COCO's category ids; ids that COCO does not use are named N/A."""
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
