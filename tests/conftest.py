@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as processors: more threads would only wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as processors: more threads would only compete
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

@@ -80,7 +80,7 @@ ON_FAR = [12, 62, 9, 9]
         pytest.param([], [], [[0, 0, 0]] * 3, id="empty"),
     ],
 )
-def test_small_cases(confusion, objects, detections, expected):
+def test_small_confusion_matrices(confusion, objects, detections, expected):
     assert confusion(objects, detections) == expected
 
 

@@ -1,4 +1,4 @@
-"""hotcoco against pycocotools' reading and matching of the same files, and its memory."""
+"""hotcoco against pycocotools on the same files, and its memory."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ def check(truth, detections, kinds=("box", "mask")):
     return result
 
 
-def test_a_generated_set(tmp_path):
+def test_metrics_of_a_generated_set_equal_those_of_pycocotools(tmp_path):
     """Crowds, equal scores, 80 classes of which some are without objects, images without objects."""
     check(*write_detections(tmp_path, 60, masks=True, seed=1))
 
@@ -59,7 +59,7 @@ def change(file, edit):
     file.write_text(json.dumps(content))
 
 
-def test_unusual_sets(tmp_path):
+def test_metrics_of_unusual_values_equal_those_of_pycocotools(tmp_path):
     """Several unusual values at once; each changes the numbers."""
     truth, detections = write_detections(tmp_path, 25, masks=True, seed=2)
     rng = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def test_unusual_sets(tmp_path):
 
 
 @pytest.mark.parametrize("set_name", ["coco-mini", "bccd"])
-def test_real_annotations(shared_data, tmp_path, set_name):
+def test_metrics_of_real_annotations_equal_those_of_pycocotools(shared_data, tmp_path, set_name):
     """Jittered and wrong detections of real objects, crowds among them."""
     truth, _ = find_files(shared_data / set_name, "val")
     rng = np.random.default_rng(0)

@@ -90,7 +90,7 @@ class ResizedOracle(Oracle, Detector):
 
 @pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_perfect_detections_in_torchvisions_convention(dataset, tmp_path, evaluator, probabilities):
+def test_perfect_detections_in_torchvisions_convention_have_full_ap(dataset, tmp_path, evaluator, probabilities):
     path = tmp_path / "predictions.json"
     result = evaluate(Oracle(dataset, probabilities), dataset, RUNTIME, predictions=path, evaluator=evaluator)
     assert result.metrics["box/AP"] == pytest.approx(100)
@@ -159,10 +159,10 @@ def test_classes_are_matched_by_name(dataset):
 
 def test_mismatched_classes_are_named(dataset):
     classes = ["disc", "square", "triangle", "zebra"]
-    with pytest.raises(UserError, match=r"detector .*'cross'; .*instances_val.*'zebra'"):
+    with pytest.raises(UserError, match=r"'cross'.*instances_val.*'zebra'"):
         evaluate(Oracle(dataset), dataset, RUNTIME, classes=classes)
     detector = build_detector("faster-rcnn-r18-fpn-tiny", num_classes=7, interpolator="nearest")
-    with pytest.raises(UserError, match="the detector has 7 classes"):
+    with pytest.raises(UserError, match="7 classes"):
         evaluate(detector, dataset, RUNTIME)
 
 
@@ -171,11 +171,11 @@ def test_label_beyond_the_data_set_is_an_error(dataset):
         def forward(self, images):
             return [{**d, "labels": d["labels"] + 80} for d in super().forward(images)]
 
-    with pytest.raises(UserError, match="pass the detector's class names"):
+    with pytest.raises(UserError, match=r"label .* 4 categories"):
         evaluate(Wide(dataset), dataset, RUNTIME)
 
 
-def test_every_module_is_back_in_its_mode(dataset):
+def test_evaluation_restores_the_mode_of_every_module(dataset):
     detector = Oracle(dataset).train()
     detector.norm.eval()
     evaluate(detector, dataset, RUNTIME, limit=1)
@@ -183,7 +183,7 @@ def test_every_module_is_back_in_its_mode(dataset):
     assert not detector.norm.training
 
 
-def test_a_detector_without_detections(dataset, tmp_path):
+def test_a_detector_without_detections_has_zero_ap(dataset, tmp_path):
     class Blind(Oracle):
         def forward(self, images):
             return [{k: v[:0] for k, v in detection.items()} for detection in super().forward(images)]
@@ -196,7 +196,7 @@ def test_a_detector_without_detections(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["faster-rcnn", "mask-rcnn"])
-def test_an_untrained_detector(dataset, tmp_path, kind):
+def test_an_untrained_detector_is_evaluated(dataset, tmp_path, kind):
     settings = ["input.min_sizes=[64]", "input.test_size=64", "detector.score_threshold=0.0"]
     preset = load_preset(f"{kind}-r18-fpn-tiny", settings)
     detector = build_detector(preset, num_classes=len(dataset.classes), interpolator="nearest")
@@ -212,7 +212,7 @@ def test_an_interrupted_evaluation_leaves_the_earlier_results(dataset, tmp_path,
     """Also if it stops after the first images."""
     path = tmp_path / "predictions.json"
     evaluate(Oracle(dataset), dataset, RUNTIME, predictions=path, limit=1)
-    before = path.read_bytes()
+    content = path.read_bytes()
 
     class Stopping(Oracle):
         def forward(self, images):
@@ -222,7 +222,7 @@ def test_an_interrupted_evaluation_leaves_the_earlier_results(dataset, tmp_path,
 
     with pytest.raises(type(error) if isinstance(error, Exception) else error):
         evaluate(Stopping(dataset), dataset, RUNTIME, predictions=path)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -270,5 +270,5 @@ def test_test_time_augmentation_of_every_image(dataset, tmp_path):
     assert [item["score"] for item in results] == pytest.approx([score for _, score in expected])
     assert all(item["segmentation"] for item in results)
     assert calls[-1] == (IMAGES, IMAGES)
-    with pytest.raises(UserError, match="not a Oracle"):
+    with pytest.raises(UserError, match="Oracle"):
         evaluate(Oracle(dataset), dataset, RUNTIME, tta=Augmentation())

@@ -161,11 +161,11 @@ def test_examples_are_evenly_distributed_over_a_stream_of_any_length(length):
 
 def test_without_labels_nothing_is_written(images, tmp_path):
     (tmp_path / "pseudo.json").write_text("older")
-    with pytest.raises(UserError, match="none of 12 detections on 3 images"):
+    with pytest.raises(UserError, match=r"12 detections .*3 images"):
         write(images, tmp_path / "pseudo.json", thresholds=(1, 1, 1))
     for path in images.rglob("*.png"):
         path.write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"no image could be read; the first: image .*a\.png"):
+    with pytest.raises(UserError, match=r"no image .*read.*a\.png"):
         write(images, tmp_path / "pseudo.json")
     assert (tmp_path / "pseudo.json").read_text() == "older"
     assert {path.name for path in tmp_path.iterdir()} == {"images", "pseudo.json"}
@@ -195,19 +195,19 @@ def test_several_scales_use_the_original_image(images, tmp_path, monkeypatch):
     assert content["info"]["tta"] == {"min_sizes": [32, 64], "max_size": 4000, "flip": True}
 
 
-def test_a_class_has_its_own_threshold():
+def test_a_class_may_have_a_separate_threshold():
     assert class_thresholds(("cat", "dog"), 0.7, {"dog": 0.4}) == [0.7, 0.4]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "facts"),
     [
-        ({"dgo": 0.5}, "the detector has no class 'dgo'; did you mean 'dog'"),
-        ({"zebra": 0.5}, "no class 'zebra'; it has cat, dog"),
-        ({"dog": 1.5}, "--class-threshold dog=1.5: a score is between 0 and 1"),
-        ({"dog": float("nan")}, "between 0 and 1"),
+        ({"dgo": 0.5}, r"--class-threshold dgo=0\.5: .*'dog'"),
+        ({"zebra": 0.5}, r"--class-threshold zebra=0\.5: .*cat, dog"),
+        ({"dog": 1.5}, r"--class-threshold dog=1\.5: .*0 and 1"),
+        ({"dog": float("nan")}, "--class-threshold dog=nan: .*0 and 1"),
     ],
 )
-def test_an_invalid_threshold_is_refused(overrides, message):
-    with pytest.raises(UserError, match=message):
+def test_an_invalid_threshold_is_refused(overrides, facts):
+    with pytest.raises(UserError, match=facts):
         class_thresholds(("cat", "dog"), 0.7, overrides)

@@ -143,7 +143,7 @@ def test_hand_made_precision(write, evaluator):
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_no_predictions(write, evaluator):
+def test_no_predictions_have_zero_ap(write, evaluator):
     path = write(random_set(np.random.default_rng(0)))
     result = score_predictions([], path, evaluator=evaluator, masks=True)
     assert result.metrics["box/AP"] == result.metrics["mask/AP"] == 0
@@ -152,7 +152,7 @@ def test_no_predictions(write, evaluator):
 
 @pytest.mark.parametrize("key", ["annotations", "none"])
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_no_objects(write, evaluator, key):
+def test_without_objects_no_metric_is_defined(write, evaluator, key):
     """Also for image lists without the key ``annotations``, as COCO publishes for its test images."""
     dataset = box_set()
     dataset[key] = dataset.pop("annotations")
@@ -254,11 +254,11 @@ def test_predictions_from_a_file_score_the_same_and_are_left_unchanged(write):
     rng = np.random.default_rng(7)
     dataset = random_set(rng)
     predictions = random_predictions(rng, dataset)
-    path, before = write(dataset), json.dumps(predictions)
+    path, content = write(dataset), json.dumps(predictions)
     from_list = score_predictions(predictions, path)
     from_file = score_predictions(write(predictions, "predictions.json"), path)
     assert from_list == from_file
-    assert json.dumps(predictions) == before
+    assert json.dumps(predictions) == content
 
 
 def test_nothing_is_printed(write, capfd):
@@ -269,45 +269,39 @@ def test_nothing_is_printed(write, capfd):
 
 
 @pytest.mark.parametrize(
-    ("predictions", "message"),
+    ("predictions", "facts"),
     [
-        ("[1, 2", "not readable as JSON"),
-        ({"images": []}, "JSON list of COCO results, not dict"),
-        ([{"image_id": 1, "bbox": BOX, "score": 1}], "entry 0: has no category_id"),
+        ("[1, 2", "JSON"),
+        ({"images": []}, "list.* dict"),
+        ([{"image_id": 1, "bbox": BOX, "score": 1}], "entry 0: .*category_id"),
         ([prediction_of(BOX), prediction_of(BOX, category_id=7)], "entry 1: category 7"),
         ([prediction_of(BOX, image_id=8)], "entry 0: image 8"),
-        (["box"], "entry 0: is not a mapping"),
+        (["box"], "entry 0: .*mapping"),
         ([{**prediction_of(BOX), "bbox": [1, 2, 3]}], "entry 0: 'bbox'"),
         ([prediction_of(BOX), prediction_of([1, "2", 3, 4])], "entry 1: 'bbox'"),
-        ([prediction_of([1, 2, 3, float("nan")])], "entry 0: 'bbox' and 'score' must be finite"),
+        ([prediction_of([1, 2, 3, float("nan")])], "entry 0: 'bbox' .*finite"),
         ([prediction_of(BOX, score="high")], "entry 0: 'score'"),
         ([prediction_of(BOX, mask_score="high")], "entry 0: 'mask_score'"),
-        ([prediction_of(BOX, mask_score=float("inf"))], "entry 0: 'mask_score' must be finite"),
+        ([prediction_of(BOX, mask_score=float("inf"))], "entry 0: 'mask_score' .*finite"),
         ([prediction_of(BOX, image_id=[1])], "entry 0: 'image_id'"),
-        (
-            [prediction_of(BOX, segmentation=[[1, 2, 4, 2, 4, 6]])],
-            "entry 0: 'segmentation' is not a run-length",
-        ),
-        (
-            [prediction_of(BOX, segmentation={"size": [3, 2], "counts": [6]})],
-            r"entry 0: .* image's size .*240, 320",
-        ),
+        ([prediction_of(BOX, segmentation=[[1, 2, 4, 2, 4, 6]])], "entry 0: 'segmentation' .*run-length"),
+        ([prediction_of(BOX, segmentation={"size": [3, 2], "counts": [6]})], "entry 0: .*240, 320"),
     ],
 )
-def test_wrong_predictions_are_named(write, predictions, message):
+def test_wrong_predictions_are_named(write, predictions, facts):
     annotations = write(box_set({"id": 1, "bbox": [10, 10, 20, 20]}))
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match=facts) as error:
         score_predictions(write(predictions, "predictions.json"), annotations)
     assert "predictions.json" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_wrong_annotation_files(write, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.json: No such file"):
+def test_wrong_annotation_files_and_evaluators_are_named(write, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.json: "):
         score_predictions([], tmp_path / "nowhere.json")
-    with pytest.raises(UserError, match="holds a list"):
+    with pytest.raises(UserError, match=r"instances\.json: .*list"):
         score_predictions([], write([1]))
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(UserError, match=r"instances\.json: no images"):
         score_predictions([], write({"images": [], "annotations": [], "categories": []}))
-    with pytest.raises(UserError, match="unknown evaluator 'coco'"):
+    with pytest.raises(UserError, match="'coco'"):
         score_predictions([], write(box_set()), evaluator="coco")

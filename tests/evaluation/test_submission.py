@@ -1,4 +1,4 @@
-"""What is uploaded to COCO's server."""
+"""Files for COCO's evaluation server."""
 
 import json
 import zipfile
@@ -58,16 +58,16 @@ def test_both_files_are_as_the_server_reads_them(tmp_path, listed_images):
     stem = "detections_test-dev2017_net_results.zip"
     assert files == [tmp_path / "out" / kind / stem for kind in ("bbox", "segm")]
     boxes, masks = map(read, files)
-    masked = [item for item in results if "segmentation" in item]
-    assert [item["score"] for item in boxes if item["image_id"] == 9] == sorted(
-        (r["score"] for r in masked), reverse=True
-    )[:100]
+    with_masks = [item for item in results if "segmentation" in item]
+    scores = sorted((item["score"] for item in with_masks), reverse=True)
+    assert [item["score"] for item in boxes if item["image_id"] == 9] == scores[:100]
     assert len(boxes) == 101
     assert boxes[0]["bbox"] == [1.23, 2, 3, 4]
     assert boxes[-1] == {"image_id": 581929, "category_id": 1, "bbox": [0, 0, 40, 30], "score": 0.5}
-    assert [item["score"] for item in masks] == sorted((r["mask_score"] for r in masked), reverse=True)[:100]
+    mask_scores = sorted((item["mask_score"] for item in with_masks), reverse=True)
+    assert [item["score"] for item in masks] == mask_scores[:100]
     assert all(set(item) == {"image_id", "category_id", "segmentation", "score"} for item in masks)
-    best = max(masked, key=lambda item: item["mask_score"])
+    best = max(with_masks, key=lambda item: item["mask_score"])
     assert masks[0]["segmentation"] == best["segmentation"]
     # the reference reads them too
     server = COCO()
@@ -77,7 +77,7 @@ def test_both_files_are_as_the_server_reads_them(tmp_path, listed_images):
     assert len(server.loadRes(str(tmp_path / "plain.json")).anns) == 100
 
 
-def test_boxes_alone_and_nothing_found(tmp_path, listed_images):
+def test_results_without_masks_and_without_boxes(tmp_path, listed_images):
     (file,) = write_submission(write(tmp_path, [result()]), listed_images, tmp_path / "out", "net")
     assert len(read(file)) == 1
     (file,) = write_submission(write(tmp_path, []), listed_images, tmp_path / "out", "net")
@@ -85,17 +85,17 @@ def test_boxes_alone_and_nothing_found(tmp_path, listed_images):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("invalid", "facts"),
     [
-        (result(image_id=4), "entry 1: image 4 is not"),
-        (result(category_id=2), "entry 1: category 2 is not"),
-        (result(bbox=(1, 2, -3, 4)), "image 9: a box has a negative width or height"),
-        (result(score=float("nan")), "entry 1: 'bbox' and 'score' must be finite"),
-        (result(segmentation={"size": [40, 30], "counts": mask_of(3)["counts"]}), "entry 1: the 'segmentation' is no"),
-        (result(segmentation={"size": list(SIZE), "counts": "0"}), "entry 1: the 'segmentation' is no"),
+        (result(image_id=4), "entry 1: image 4 "),
+        (result(category_id=2), "entry 1: category 2 "),
+        (result(bbox=(1, 2, -3, 4)), "image 9: .*negative"),
+        (result(score=float("nan")), "entry 1: .*'score' .*finite"),
+        (result(segmentation={"size": [40, 30], "counts": mask_of(3)["counts"]}), "entry 1: .*'segmentation'"),
+        (result(segmentation={"size": list(SIZE), "counts": "0"}), "entry 1: .*'segmentation'"),
     ],
 )
-def test_what_the_server_would_refuse_leaves_nothing(tmp_path, listed_images, wrong, message):
-    with pytest.raises(UserError, match=message):
-        write_submission(write(tmp_path, [result(), wrong]), listed_images, tmp_path / "out", "net")
+def test_results_that_the_server_would_refuse_leave_no_files(tmp_path, listed_images, invalid, facts):
+    with pytest.raises(UserError, match=facts):
+        write_submission(write(tmp_path, [result(), invalid]), listed_images, tmp_path / "out", "net")
     assert not (tmp_path / "out").exists()

@@ -53,16 +53,16 @@ def test_zoo_configuration_becomes_a_preset():
     assert (retinanet.neck.top, retinanet.train.lr) == ("res5", 0.01)
 
 
-def test_own_file_is_kept_whole(write, tmp_path):
+def test_a_configuration_file_is_stored_whole(write, tmp_path):
     name = write("MODEL: {WEIGHTS: x.pkl, FPN: {OUT_CHANNELS: 16}, MASK_ON: true}\nINPUT: {FORMAT: RGB}\n")
     preset = load_preset(name)
     (tmp_path / "custom.yaml").unlink()
     assert preset.neck.channels == 16
     assert preset.detector.segments
     assert preset.input.mean[0] == pytest.approx(103.53 / 255)
-    kept = yaml.safe_load(preset.detector.source)
-    assert kept["MODEL"]["FPN"]["OUT_CHANNELS"] == 16
-    assert "WEIGHTS" not in kept["MODEL"]
+    stored = yaml.safe_load(preset.detector.source)
+    assert stored["MODEL"]["FPN"]["OUT_CHANNELS"] == 16
+    assert "WEIGHTS" not in stored["MODEL"]
     cfg = read(preset.detector.source)
     assert cfg.MODEL.FPN.IN_FEATURES == ["res2", "res3", "res4", "res5"]  # from the base
     assert cfg.INPUT.FORMAT == "RGB"
@@ -70,7 +70,7 @@ def test_own_file_is_kept_whole(write, tmp_path):
     assert parse_preset(preset.model_dump(mode="json")) == preset
 
 
-def test_other_recipes(write):
+def test_schedule_and_augmentation_of_other_recipes(write):
     text = "SOLVER: {LR_SCHEDULER_NAME: WarmupCosineLR, MAX_ITER: 70}\nTEST: {EVAL_PERIOD: 7}\n"
     text += "INPUT: {MIN_SIZE_TRAIN_SAMPLING: range, MIN_SIZE_TRAIN: [60, 64], RANDOM_FLIP: none}\n"
     preset = load_preset(write(text))
@@ -89,14 +89,14 @@ def test_code_in_a_configuration_is_never_run(write, tmp_path):
     text = (
         f"MODEL:\n  DEVICE: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{mark}']]\n"
     )
-    with pytest.raises(UserError, match=r"custom.yaml: calls Python, which afictl does not run"):
+    with pytest.raises(UserError, match=r"custom\.yaml: .*Python"):
         load_preset(write(text))
-    with pytest.raises(UserError, match=r"detector\.source: not readable as YAML"):
+    with pytest.raises(UserError, match=r"detector\.source: .*YAML"):
         read("{MODEL: !!python/object/apply:os.getcwd []}")
-    with pytest.raises(UserError, match="calls Python"):
+    with pytest.raises(UserError, match=r"custom\.yaml: .*Python"):
         load_preset(write(base="Base-RetinaNet.yaml"))
     (tmp_path / "lazy.py").write_text(f"open({str(mark)!r}, 'w')")
-    with pytest.raises(UserError, match=r"LazyConfig.* YAML file"):
+    with pytest.raises(UserError, match=r"lazy\.py.*YAML"):
         load_preset(f"detectron2:{tmp_path / 'lazy.py'}")
     assert not mark.exists()
 
@@ -104,29 +104,29 @@ def test_code_in_a_configuration_is_never_run(write, tmp_path):
 def test_a_checkpoint_names_no_file_outside_the_zoo(write):
     path = write().removeprefix("detectron2:")
     for source in (path, f"../../../../../../../../..{path}"):
-        with pytest.raises(UserError, match="detectron2's model zoo has no"):
+        with pytest.raises(UserError, match=r"detector\.source: .*model zoo"):
             read(source)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "facts"),
     [
-        ("MODEL: {META_ARCHITECTURE: PanopticFPN}", "MODEL.META_ARCHITECTURE: .*, not PanopticFPN"),
-        ("MODEL: {KEYPOINT_ON: true}", "MODEL.KEYPOINT_ON: .* False only, not True"),
-        ("MODEL: {AFICTL: {INTERPOLATOR_FILE: a}}", "MODEL.AFICTL.INTERPOLATOR_FILE"),
-        ("MODEL: {FNP: {}}", "custom.yaml: not a configuration of detectron2 .*FNP"),
-        ("MODEL: [1]", "custom.yaml: not a configuration of detectron2"),
-        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[32], [a]]}}", "MODEL.ANCHOR_GENERATOR.SIZES: "),
-        ("INPUT: {MIN_SIZE_TEST: 0}", "input.test_size"),
-        ("INPUT: {FORMAT: L}", "INPUT.FORMAT: .* not L"),
-        ("}", "custom.yaml: not a configuration of detectron2"),
+        ("MODEL: {META_ARCHITECTURE: PanopticFPN}", r"MODEL\.META_ARCHITECTURE: .*PanopticFPN"),
+        ("MODEL: {KEYPOINT_ON: true}", r"MODEL\.KEYPOINT_ON: .*True"),
+        ("MODEL: {AFICTL: {INTERPOLATOR_FILE: a}}", r"MODEL\.AFICTL\.INTERPOLATOR_FILE"),
+        ("MODEL: {FNP: {}}", r"custom\.yaml: .*FNP"),
+        ("MODEL: [1]", r"custom\.yaml: .*configuration"),
+        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[32], [a]]}}", r"MODEL\.ANCHOR_GENERATOR\.SIZES: "),
+        ("INPUT: {MIN_SIZE_TEST: 0}", r"input\.test_size"),
+        ("INPUT: {FORMAT: L}", r"INPUT\.FORMAT: .* L"),
+        ("}", r"custom\.yaml: .*configuration"),
     ],
 )
-def test_what_is_refused(write, text, message):
-    with pytest.raises(UserError, match=message):
+def test_an_unsupported_configuration_names_the_key_or_file(write, text, facts):
+    with pytest.raises(UserError, match=facts):
         load_preset(write(text))
 
 
-def test_unknown_name():
-    with pytest.raises(UserError, match=r"neither a file nor in detectron2's model zoo; did you mean 'COCO-Ins"):
+def test_an_unknown_name_names_the_nearest():
+    with pytest.raises(UserError, match=r"mask_rcnn_R50_FPN_3x\.yaml.*'COCO-InstanceSegmentation/mask_rcnn_R_50"):
         load_preset("detectron2:COCO-InstanceSegmentation/mask_rcnn_R50_FPN_3x.yaml")

@@ -41,11 +41,11 @@ def test_a_stored_preset_loads_without_keys_of_other_kinds(name, tmp_path):
     assert parse_preset(stored_preset(name)) == preset
     (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(stored_preset(name)))  # as model show --resolved printed it
     assert load_preset(tmp_path / "resolved.yaml") == preset
-    before = stored_preset(name)
+    oldest = stored_preset(name)
     for key in ("source", "segments"):  # which the first versions did not have
         if "torchvision" not in name:
-            del before["detector"][key]
-    assert parse_preset(before) == preset
+            del oldest["detector"][key]
+    assert parse_preset(oldest) == preset
 
 
 @pytest.mark.parametrize("name", STORED)

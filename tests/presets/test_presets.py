@@ -28,7 +28,7 @@ def test_a_preset_does_not_inherit_published_numbers(tmp_path):
 
 
 def test_a_misspelt_published_row_names_the_nearest():
-    with pytest.raises(UserError, match=r"published\.nearst: unknown key; did you mean 'nearest'"):
+    with pytest.raises(UserError, match=r"published\.nearst: .*'nearest'"):
         load_preset("mask-rcnn-r50-fpn", ["published.nearst.box=1"])
 
 
@@ -42,34 +42,34 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "facts"),
     [
-        (["train.lrr=1"], r"--set: train\.lrr: unknown key; did you mean 'lr'"),  # misspelt
-        (["trian.lr=1"], r"--set: trian: unknown key; did you mean 'train'"),  # misspelt section
-        (["train.lr=fast"], r"--set: train\.lr: .*got 'fast'"),  # wrong kind of value
-        (["train.lr"], "KEY=VALUE"),  # no value
-        (["train.lr=[1"], "YAML"),  # broken value
-        (["detector.kind=ssd"], "faster-rcnn"),  # no kind
-        (["detector.anchor_sizes=[1, 2]"], "five pyramid levels"),  # one short
-        (["detector.anchor_sizes=[0, 2, 3, 4, 5]"], r"anchor_sizes\.0: .*greater than 0"),
-        (["detector.kind=fcos", "detector.size_ranges=[64, 32, 128, 256]"], "four rising sizes"),
-        (["detector.anchor_ratios=[1, -1]"], r"anchor_ratios\.1: .*greater than 0"),
-        (["detector.anchor_ratios=[]"], "anchor_ratios: needs more entries"),
-        (["input.min_sizes=128"], r"min_sizes: needs a list, such as \[128\]"),
-        (["train=3"], "train: is a group of keys"),
-        (["lr=0.1"], r"lr: unknown key; did you mean train\.lr or stage1\.lr or stage2\.lr"),
-        (["input.min_sizes=[]"], "min_sizes: needs more entries"),
-        (["input.min_sizes=[64, 0]"], r"min_sizes\.1: .*equal to 8"),
-        (["input.min_sizes=[-96]"], r"min_sizes\.0: .*equal to 8 \(got -96\)$"),  # without a message about their number
-        (["input.max_size=0"], "max_size: .*equal to 8"),
-        (["input.test_size=-1"], "test_size: .*equal to 8"),
-        (["input.std=[1, 0, 1]"], r"std\.1: .*greater than 0"),
+        (["train.lrr=1"], r"--set: train\.lrr: .*'lr'"),  # misspelt
+        (["trian.lr=1"], r"--set: trian: .*'train'"),  # misspelt section
+        (["train.lr=fast"], r"--set: train\.lr: .*'fast'"),  # wrong kind of value
+        (["train.lr"], r"--set train\.lr: .*KEY=VALUE"),  # no value
+        (["train.lr=[1"], r"--set train\.lr=.*YAML"),  # broken value
+        (["detector.kind=ssd"], r"detector\.kind.*faster-rcnn"),  # no kind
+        (["detector.anchor_sizes=[1, 2]"], r"anchor_sizes.* five "),  # one short
+        (["detector.anchor_sizes=[0, 2, 3, 4, 5]"], r"anchor_sizes\.0: .* 0"),
+        (["detector.kind=fcos", "detector.size_ranges=[64, 32, 128, 256]"], r"size_ranges.* four "),
+        (["detector.anchor_ratios=[1, -1]"], r"anchor_ratios\.1: .* -1"),
+        (["detector.anchor_ratios=[]"], "anchor_ratios: .*more"),
+        (["input.min_sizes=128"], r"min_sizes: .*\[128\]"),
+        (["train=3"], "train: .*keys"),
+        (["lr=0.1"], r"lr: .*train\.lr.*stage1\.lr.*stage2\.lr"),
+        (["input.min_sizes=[]"], "min_sizes: .*more"),
+        (["input.min_sizes=[64, 0]"], r"min_sizes\.1: .* 8"),
+        (["input.min_sizes=[-96]"], r"min_sizes\.0: .* 8 .*-96\)$"),  # without a message about their number
+        (["input.max_size=0"], "max_size: .* 8"),
+        (["input.test_size=-1"], "test_size: .* 8"),
+        (["input.std=[1, 0, 1]"], r"std\.1: .* 0"),
         (["input.mean=[0, 0, .inf]"], r"mean\.2: .*finite"),
         (["train.lr=.inf"], r"train\.lr: .*finite"),
     ],
 )
-def test_an_invalid_override_names_the_key(overrides, message):
-    with pytest.raises(UserError, match=message):
+def test_an_invalid_override_names_the_key(overrides, facts):
+    with pytest.raises(UserError, match=facts):
         load_preset("faster-rcnn-r50-fpn", overrides)
 
 
@@ -77,11 +77,11 @@ def test_an_invalid_override_names_the_key(overrides, message):
     ("override", "facts"),
     [
         ("neck.repeats=3", ["neck.repeats", "bifpn", "channels, norm, fuse, top"]),  # a key of another kind
-        ("neck.norn=batch", ["neck.norn", "did you mean 'norm'", "channels, norm, fuse, top"]),
+        ("neck.norn=batch", ["neck.norn", "'norm'", "channels, norm, fuse, top"]),
         ("detector.mask_width=8", ["detector.mask_width", "mask-rcnn", "fc_width"]),
-        ("detector.kind=faster-rcn", ["detector.kind", "did you mean 'faster-rcnn'"]),
+        ("detector.kind=faster-rcn", ["detector.kind", "'faster-rcnn'"]),
         ("neck.kind=[1]", ["neck.kind"]),
-        ("neck=bifpn", ["neck: is a group of keys"]),
+        ("neck=bifpn", ["neck: ", "keys"]),
         ("repeats=3", ["neck.repeats"]),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_key_that_the_kind_does_not_have_names_the_keys_of_the_kind(override, 
 def test_another_kind_drops_inherited_keys_and_keeps_shared_ones():
     overrides = ["neck.channels=64", "neck.top=p5", "detector.max_detections=7", "detector.rpn_batch=3"]
     overrides += ["neck.kind=bifpn", "neck.repeats=2", "detector.kind=fcos"]
-    with pytest.raises(UserError, match=r"neck\.top"):  # given beside the kind that lacks it
+    with pytest.raises(UserError, match=r"neck\.top"):  # overridden beside the kind that lacks it
         load_preset("faster-rcnn-r50-fpn", overrides)
     preset = load_preset("retinanet-r50-fpn", ["neck.kind=bifpn", "neck.repeats=2", "detector.kind=fcos"])
     assert preset.neck.model_dump().keys() == {"kind", "channels", "repeats", "fusion", "skips", "blocks"}
@@ -109,7 +109,7 @@ def test_another_kind_drops_inherited_keys_and_keeps_shared_ones():
     )
 
 
-def test_a_file_of_another_kind_drops_inherited_keys_but_not_its_own(tmp_path):
+def test_a_file_of_another_kind_drops_inherited_keys_and_rejects_foreign_ones(tmp_path):
     (tmp_path / "base.yaml").write_text("neck: {kind: bifpn, repeats: 3, channels: 32}\n")
     (tmp_path / "custom.yaml").write_text("extends: base\nneck: {kind: fpn}\n")
     assert load_preset(tmp_path / "custom.yaml").neck.model_dump() == {
@@ -125,7 +125,7 @@ def test_a_file_of_another_kind_drops_inherited_keys_but_not_its_own(tmp_path):
 
 
 def test_an_unknown_preset_names_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'mask-rcnn-r50-fpn'"):
+    with pytest.raises(UserError, match="'mask-rcnn-r50-fpn'"):
         load_preset("mask-rcnn-r50-fnp")
 
 
@@ -140,18 +140,18 @@ def test_a_file_extends_a_shipped_preset_or_a_neighbour(neighbour, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "facts"),
     [
-        ("extends: custom\n", "extends itself"),
-        ("train: [\n", "not readable as YAML"),
-        ("- 1\n", "mapping"),
-        ("extends: nothing\n", "no preset is called 'nothing'"),
+        ("extends: custom\n", r"custom\.yaml: extends: .*itself"),
+        ("train: [\n", r"custom\.yaml: .*YAML"),
+        ("- 1\n", r"custom\.yaml: .*mapping"),
+        ("extends: nothing\n", "'nothing'"),
         ("neck:\n  kind: pfn\n", r"custom\.yaml: neck\.kind"),
     ],
 )
-def test_an_invalid_file_is_named(tmp_path, text, message):
+def test_an_invalid_file_is_named(tmp_path, text, facts):
     (tmp_path / "custom.yaml").write_text(text)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=facts):
         load_preset(tmp_path / "custom.yaml")
 
 
@@ -171,11 +171,11 @@ def test_the_order_of_options_and_name_does_not_matter():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"absent\.yaml"):
         load_preset(tmp_path / "absent.yaml")
 
 
-def test_a_preset_survives_its_own_dump():
+def test_a_dumped_preset_is_read_back_equal():
     preset = load_preset("mask-rcnn-r18-fpn-tiny")
     assert parse_preset(preset.model_dump(mode="json")) == preset
 
