@@ -53,27 +53,27 @@ def test_frozen_stages_neither_learn_nor_drop_paths(name, options, stem):
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "fact"),
     [
-        ({"name": "resnet5"}, "backbone.name: .*did you mean 'resnet50'"),
+        ({"name": "resnet5"}, "backbone.name: .*'resnet50'"),
         ({"name": "resnet50.nonsense"}, "backbone.name: .*nonsense"),
-        ({"name": "swin_tiny_patch4_window7"}, "did you mean 'swin_tiny_patch4_window7_224'"),
-        ({"name": "swinv2_tiny_window8_256"}, "families resnet, resnest, swin_transformer"),
+        ({"name": "swin_tiny_patch4_window7"}, "backbone.name: .*'swin_tiny_patch4_window7_224'"),
+        ({"name": "swinv2_tiny_window8_256"}, "backbone.name: .*resnet, resnest, swin_transformer"),
         ({"name": "vit_base_patch16_224"}, "backbone.name: .*'vit_base_patch16_224'"),
-        ({"name": "zzz"}, r"there are: ecaresnet.* and \d+ more$"),
-        ({"name": "resnet18", "stride_in_1x1": True}, "stride_in_1x1: resnet18 has no bottlenecks"),
-        ({"name": "resnest26d", "stride_in_1x1": True}, "stride_in_1x1: resnest26d has no bottlenecks"),
-        ({"name": SWIN, "stride_in_1x1": True}, "stride_in_1x1: swin_tiny.* has no bottlenecks"),
-        ({"name": "resnet18", "options": {"drop_path": 0.1}}, "backbone.options: .*did you mean 'drop_path_rate'"),
-        ({"name": SWIN, "options": {"pretrained": True}}, "backbone.options: .*no option 'pretrained'"),
-        ({"name": SWIN, "options": {"img_size": 384}}, "backbone.options: .*no option 'img_size'"),
-        ({"name": SWIN, "options": {"embed_dim": "wide"}}, "backbone.options: .*do not make a swin_tiny"),
-        ({"name": SWIN, "options": {"depths": [2, 2]}}, "backbone.options: .*do not make a swin_tiny"),
-        ({"name": SWIN, "options": {"patch_size": 2}}, "backbone.options: .*strides must be 4, 8, 16 and 32"),
+        ({"name": "zzz"}, r"backbone.name: .*ecaresnet.* \d+ more$"),
+        ({"name": "resnet18", "stride_in_1x1": True}, "stride_in_1x1: resnet18 "),
+        ({"name": "resnest26d", "stride_in_1x1": True}, "stride_in_1x1: resnest26d "),
+        ({"name": SWIN, "stride_in_1x1": True}, "stride_in_1x1: swin_tiny"),
+        ({"name": "resnet18", "options": {"drop_path": 0.1}}, "backbone.options: .*'drop_path_rate'"),
+        ({"name": SWIN, "options": {"pretrained": True}}, "backbone.options: .*'pretrained'"),
+        ({"name": SWIN, "options": {"img_size": 384}}, "backbone.options: .*'img_size'"),
+        ({"name": SWIN, "options": {"embed_dim": "wide"}}, "backbone.options: .*'wide'.* swin_tiny"),
+        ({"name": SWIN, "options": {"depths": [2, 2]}}, r"backbone.options: .*2, 2.* swin_tiny"),
+        ({"name": SWIN, "options": {"patch_size": 2}}, "backbone.options: .*4, 8, 16 and 32"),
     ],
 )
-def test_invalid_settings_are_reported_in_one_line(values, message):
-    with pytest.raises(UserError, match=message) as error:
+def test_invalid_settings_are_reported_in_one_line(values, fact):
+    with pytest.raises(UserError, match=fact) as error:
         build(**values)
     assert "\n" not in str(error.value)
 

@@ -53,18 +53,18 @@ def test_cached_weights_of_a_classifier_are_loaded_without_the_network(store_in_
 
 
 @pytest.mark.parametrize(
-    ("donor", "message"),
+    ("donor", "fact"),
     [
-        ({**NARROW, "window_size": 8}, r"relative_position_bias_table is \(225, 1\) in .* and \(49, 1\) with"),
-        ({**NARROW, "embed_dim": 16}, r"is \(16, 3, 4, 4\) in"),
-        ({**NARROW, "depths": [2, 1, 2, 2]}, "lacks layers_1.blocks.1"),
+        ({**NARROW, "window_size": 8}, r"relative_position_bias_table .*\(225, 1\).*\(49, 1\)"),
+        ({**NARROW, "embed_dim": 16}, r"\(16, 3, 4, 4\)"),
+        ({**NARROW, "depths": [2, 1, 2, 2]}, r"layers_1\.blocks\.1"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(store_in_cache, donor, message):
+def test_weights_that_do_not_fit_are_refused(store_in_cache, donor, fact):
     store_in_cache(timm.create_model(SWIN, **donor).state_dict())
     backbone = build_swin()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match=fact) as error:
         load_pretrained(backbone)
     assert "\n" not in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
@@ -95,5 +95,5 @@ def test_without_a_network_one_line_names_both_alternatives(monkeypatch, empty_c
 
 def test_weights_that_do_not_exist_are_named(monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", forbidden)
-    with pytest.raises(UserError, match="timm has none"):
+    with pytest.raises(UserError, match=r"resnetblur18 .*timm has none"):
         load_pretrained(build_backbone(BackboneConfig(name="resnetblur18")))

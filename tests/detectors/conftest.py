@@ -5,6 +5,7 @@ import torch
 
 from afictl.detectors import Detector, build_detector
 from tests.helpers.narrow_presets import narrow_preset
+from tests.helpers.targets import no_object
 
 
 @pytest.fixture
@@ -31,10 +32,4 @@ def targets() -> list[dict[str, torch.Tensor]]:
     masks = torch.zeros(2, 97, 131, dtype=torch.uint8)
     masks[0, 10:40, 10:50] = masks[1, 50:90, 60:120] = 1
     boxes = torch.tensor([[10.0, 10, 50, 40], [60, 50, 120, 90]])
-    return [{"boxes": boxes, "labels": torch.tensor([1, 3]), "masks": masks}, nothing(120, 75)]
-
-
-def nothing(height: int, width: int) -> dict[str, torch.Tensor]:
-    """The target of an image without objects."""
-    labels = torch.zeros(0, dtype=torch.int64)
-    return {"boxes": torch.zeros(0, 4), "labels": labels, "masks": torch.zeros(0, height, width).byte()}
+    return [{"boxes": boxes, "labels": torch.tensor([1, 3]), "masks": masks}, no_object(120, 75)]

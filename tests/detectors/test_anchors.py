@@ -21,7 +21,7 @@ def test_cell_anchors_equal_detectron2() -> None:
     torch.testing.assert_close(first_level[2], first_level[0][[1, 0, 3, 2]])
 
 
-def test_anchors_follow_the_map_row_by_row_at_the_given_stride() -> None:
+def test_anchors_are_ordered_row_by_row_at_the_stride_of_the_level() -> None:
     anchors = anchors_of([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 2)])[0]
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     fine = [(x, y) for y in (0, 4) for x in (0, 4, 8) for _ in range(3)]
@@ -40,7 +40,7 @@ def test_anchors_per_octave_are_ordered_by_size_then_ratio() -> None:
     generator = FixedStrideAnchors([32, 64], [0.5, 1, 2], [8, 16], per_octave=3)
     fine, coarse = generator.levels([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 1)])
     assert (fine.shape, coarse.shape) == ((6 * 9, 4), (9, 4))
-    # as detectron2's RetinaNet begins
+    # the first anchors of detectron2's RetinaNet
     torch.testing.assert_close(fine[:2], torch.tensor(P2))
     torch.testing.assert_close(coarse[:2], torch.tensor(P3))
     width, height = (fine[:9, 2:] - fine[:9, :2]).unbind(dim=1)

@@ -9,8 +9,8 @@ from afictl.detectors import Detector, build_detector
 from afictl.detectors.cascade_rcnn import CascadeHeads, build_cascade_mask_rcnn_head
 from afictl.presets import load_preset
 from afictl.weights.layouts.detectron2_names import rcnn_key
-from tests.detectors.conftest import nothing
 from tests.helpers.golden_files import read_keys
+from tests.helpers.targets import no_object
 
 Build = Callable[..., Detector]
 Targets = list[dict[str, Tensor]]
@@ -60,7 +60,7 @@ def test_training_gives_finite_losses_and_a_gradient_to_everything(
 def test_losses_without_regions_are_zero_and_statistics_stay(build: Build, images: list[Tensor]) -> None:
     detector = build("cascade-rcnn", *NORMED)
     statistics = {name: value.clone() for name, value in detector.head.named_buffers() if "running" in name}
-    targets = [nothing(*image.shape[-2:]) for image in images]
+    targets = [no_object(*image.shape[-2:]) for image in images]
     sizes = [(97, 131), (120, 75)]
     _, losses = detector.head.roi_heads(detector.pyramid(images), [torch.zeros(0, 4)] * 2, sizes, targets)
     assert set(losses) == {*STAGE_LOSSES, "loss_mask"}
@@ -105,7 +105,7 @@ def test_stages_match_at_increasing_overlaps(
 
 
 @pytest.mark.parametrize(("boxes", "objects"), [(3, 0), (0, 2), (0, 0)])
-def test_a_stage_without_boxes_or_objects_is_background(heads: CascadeHeads, boxes: int, objects: int) -> None:
+def test_boxes_of_a_stage_without_objects_are_background(heads: CascadeHeads, boxes: int, objects: int) -> None:
     target = {"boxes": torch.ones(objects, 4), "labels": torch.ones(objects, dtype=torch.int64)}
     labels, deltas = heads.match(torch.zeros(boxes, 4), target, 1)
     assert labels.tolist() == [0] * boxes
@@ -154,10 +154,10 @@ def test_gradient_of_a_stage_on_the_maps_is_divided_by_three(heads: CascadeHeads
         weight = heads.box_head[1].fc6.weight
         gradients.append((maps["p2"].grad.clone(), weight.grad.clone()))
         weight.grad = None
-    (whole, weight), (third, same_weight) = gradients
-    assert whole.any()
-    torch.testing.assert_close(third, whole / 3)
-    torch.testing.assert_close(same_weight, weight)
+    (map_gradient, weight_gradient), (scaled_map_gradient, same_weight_gradient) = gradients
+    assert map_gradient.any()
+    torch.testing.assert_close(scaled_map_gradient, map_gradient / 3)
+    torch.testing.assert_close(same_weight_gradient, weight_gradient)
 
 
 def test_detections_have_the_mean_score_and_the_last_boxes(heads: CascadeHeads, maps: dict[str, Tensor]) -> None:

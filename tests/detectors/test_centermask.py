@@ -8,8 +8,8 @@ from torchvision.ops import box_iou, roi_align
 
 from afictl.detectors import Detector, build_detector, model_cost, predict
 from afictl.detectors.centermask import RelativeRoIPool, SpatialAttention
-from tests.detectors.conftest import nothing
 from tests.helpers.narrow_presets import narrow_preset
+from tests.helpers.targets import no_object
 
 Build = Callable[..., Detector]
 Targets = list[dict[str, Tensor]]
@@ -71,7 +71,7 @@ def degenerate(targets: Targets) -> Targets:
 
 CASES: dict[str, Callable[[Targets], Targets]] = {
     "objects": lambda targets: targets,
-    "no object": lambda _: [nothing(97, 131), nothing(120, 75)],
+    "no object": lambda _: [no_object(97, 131), no_object(120, 75)],
     "degenerate masks": degenerate,
 }
 
@@ -115,7 +115,7 @@ def test_masks_train_on_a_quarter_sample_of_regions_that_fit_an_object(build: Bu
     boxes, matches = head._regions({"boxes": proposals}, targets[0])
     assert len(boxes) == 8 + 2  # the objects themselves are always candidates
     assert sorted(matches.tolist()) == [0] * 5 + [1] * 5
-    boxes, matches = head._regions({"boxes": proposals}, nothing(97, 131))
+    boxes, matches = head._regions({"boxes": proposals}, no_object(97, 131))
     assert (boxes.shape, matches.shape) == ((0, 4), (0,))
 
 

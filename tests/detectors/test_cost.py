@@ -5,6 +5,7 @@ import torch
 
 from afictl import build_interpolator
 from afictl.detectors import Detector, PartCost, build_detector, interpolator_cost, model_cost
+from tests.helpers.targets import one_object
 
 
 def cost_of(preset: str, interpolator: str) -> dict[str, PartCost]:
@@ -64,7 +65,7 @@ C, K, M, E = 256, 25, 64, 32
         ("fade", (4 + 1) * (C * M + 9 * M * K) + 4 * K * C + C + 4 * K + 4 * C),
     ],
 )
-def test_all_arithmetic_of_an_interpolator_counts(kind: str, multiply_adds: int) -> None:
+def test_all_multiply_adds_of_an_interpolator_are_counted(kind: str, multiply_adds: int) -> None:
     with torch.device("meta"):
         interpolator = build_interpolator(kind, C)
         coarse, fine = torch.empty(2, C, 5, 7), torch.empty(2, C, 10, 14)
@@ -77,7 +78,7 @@ def test_all_arithmetic_of_an_interpolator_counts(kind: str, multiply_adds: int)
     # of FADE's paper, 2.65, without the half per cent that its gate and norms may be
     [("carafe", "1.45"), ("sapa", "1.02"), ("fade", "2.64")],
 )
-def test_work_in_segformer_is_as_published(kind: str, published: str) -> None:
+def test_multiply_adds_in_segformer_are_the_published_ones(kind: str, published: str) -> None:
     """Giga multiply-adds that the tables of SAPA and FADE add for SegFormer on 512 x 512 pixels.
 
     Its maps at strides 32, 16 and 8 are enlarged in three, two and one steps of 256 channels.
@@ -85,13 +86,13 @@ def test_work_in_segformer_is_as_published(kind: str, published: str) -> None:
     with torch.device("meta"):
         interpolator = build_interpolator(kind, 256)
         calls = [(side, 2 * side) for side in (16, 32, 32, 64, 64, 64)]
-        work = sum(
+        multiply_adds = sum(
             interpolator_cost(interpolator, torch.empty(1, 256, h, h), torch.empty(1, 256, w, w)) for h, w in calls
         )
-    assert f"{work / 1e9:.2f}" == published
+    assert f"{multiply_adds / 1e9:.2f}" == published
 
 
-def test_padding_of_the_transposed_convolution_is_work() -> None:
+def test_padding_of_the_transposed_convolution_is_counted() -> None:
     with torch.device("meta"):
         interpolator, coarse = build_interpolator("transposed-conv", C), torch.empty(1, C, 50, 84)
     assert interpolator_cost(interpolator, coarse) == (50 + 2) * (84 + 2) * 16 * C * C
@@ -106,21 +107,16 @@ def test_nearest_costs_nothing_and_changes_nothing_else() -> None:
     assert list(nearest) == ["backbone", "neck", "interpolator", "rpn", "box head"]
 
 
-def test_counting_leaves_the_detector_as_it_was(build: Callable[..., Detector]) -> None:
+def test_counting_leaves_the_detector_unchanged(build: Callable[..., Detector]) -> None:
     detector = build()
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     model_cost(detector, (64, 96))
     assert detector.training
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
-    assert len(detector([torch.rand(3, 64, 64)], [_one_object()])) == 5
+    assert len(detector([torch.rand(3, 64, 64)], [one_object(64, 64, label=1)])) == 5
 
 
-def _one_object() -> dict[str, torch.Tensor]:
-    box = torch.tensor([[4.0, 4, 40, 40]])
-    return {"boxes": box, "labels": torch.tensor([1]), "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}
-
-
-def test_head_without_parts_is_named(build: Callable[..., Detector]) -> None:
+def test_head_without_cost_parts_is_named(build: Callable[..., Detector]) -> None:
     detector = build("fcos")
     detector.head = torch.nn.Identity()
     with pytest.raises(ValueError, match="Identity"):

@@ -8,15 +8,12 @@ from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator
 from afictl.presets import load_preset
+from tests.helpers.targets import no_object
 
 Build = Callable[..., Detector]
 Targets = list[dict[str, Tensor]]
 
 BOX_LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
-
-
-def without_objects(targets: Targets) -> Targets:
-    return [{name: value[:0] for name, value in target.items()} for target in targets]
 
 
 @pytest.mark.parametrize(("kind", "names"), [("faster-rcnn", BOX_LOSSES), ("mask-rcnn", {*BOX_LOSSES, "loss_mask"})])
@@ -25,12 +22,11 @@ def test_training_gives_finite_losses_and_a_gradient_to_everything(
     build: Build, images: list[Tensor], targets: Targets, kind: str, names: set[str], objects: str
 ) -> None:
     detector = build(kind)
-    losses = detector(images, targets if objects == "objects" else without_objects(targets))
+    losses = detector(images, targets if objects == "objects" else [no_object(97, 131), no_object(120, 75)])
     assert set(losses) == names
     assert all(loss.isfinite() and loss.ndim == 0 for loss in losses.values())
     sum(losses.values()).backward()
-    lacking = [name for name, value in detector.named_parameters() if value.grad is None]
-    assert lacking == []
+    assert [name for name, value in detector.named_parameters() if value.grad is None] == []
     assert all(value.grad.isfinite().all() for value in detector.parameters())
 
 
@@ -126,28 +122,22 @@ def test_other_anchor_sizes_take_the_same_weights(build: Build) -> None:
 
 
 WRONG_TARGETS = [
-    (
-        {"boxes": torch.tensor([[10.0, 10, 50, 40], [60, 50, 60, 90]])},
-        r"target 0: box \[60.0, 50.0, 60.0, 90.0\]",
-    ),
-    (
-        {"boxes": torch.tensor([[10.0, 40, 50, 10], [60, 50, 70, 90]])},
-        r"target 0: box \[10.0, 40.0, 50.0, 10.0\]",
-    ),
-    ({"boxes": torch.full((2, 4), float("nan"))}, "target 0: box "),
-    ({"labels": torch.tensor([1, 4])}, r"target 0: label 4 is not in 1\.\.3"),
-    ({"labels": torch.tensor([0, 1])}, "target 0: label 0 "),
-    ({"labels": torch.tensor([1.0, 2])}, "target 0: boxes are float and labels int64"),
-    ({"boxes": torch.zeros(2, 5)}, r"target 0: boxes have shape \(2, 5\), expected \(2, 4\)"),
-    ({"masks": torch.zeros(2, 9, 9)}, r"target 0: masks have shape \(2, 9, 9\), expected \(2, 97, 131\)"),
+    ({"boxes": torch.tensor([[10.0, 10, 50, 40], [60, 50, 60, 90]])}, r"box \[60.0, 50.0, 60.0, 90.0\]"),
+    ({"boxes": torch.tensor([[10.0, 40, 50, 10], [60, 50, 70, 90]])}, r"box \[10.0, 40.0, 50.0, 10.0\]"),
+    ({"boxes": torch.full((2, 4), float("nan"))}, "box "),
+    ({"labels": torch.tensor([1, 4])}, "label 4 "),
+    ({"labels": torch.tensor([0, 1])}, "label 0 "),
+    ({"labels": torch.tensor([1.0, 2])}, "boxes .*int64.*float32"),
+    ({"boxes": torch.zeros(2, 5)}, r"boxes .*\(2, 5\).*\(2, 4\)"),
+    ({"masks": torch.zeros(2, 9, 9)}, r"masks .*\(2, 9, 9\).*\(2, 97, 131\)"),
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), WRONG_TARGETS)
+@pytest.mark.parametrize(("change", "fact"), WRONG_TARGETS)
 def test_a_wrong_target_is_named_with_its_value(
-    build: Build, images: list[Tensor], targets: Targets, change: dict[str, Tensor], message: str
+    build: Build, images: list[Tensor], targets: Targets, change: dict[str, Tensor], fact: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"target 0: {fact}"):
         build()(images, [{**targets[0], **change}, targets[1]])
 
 
@@ -157,14 +147,14 @@ def test_the_index_of_a_wrong_target_counts_images(build: Build, images: list[Te
         build()(images[::-1], [targets[1], wrong])
 
 
-def test_missing_targets(build: Build, images: list[Tensor], targets: Targets) -> None:
+def test_missing_targets_are_refused(build: Build, images: list[Tensor], targets: Targets) -> None:
     detector = build()
-    with pytest.raises(ValueError, match="2 images, got none"):
+    with pytest.raises(ValueError, match=r"2 images.* none"):
         detector(images)
-    with pytest.raises(ValueError, match="got 1"):
+    with pytest.raises(ValueError, match=r"2 images.* 1"):
         detector(images, targets[:1])
     targets[1].pop("masks")
-    with pytest.raises(ValueError, match="target 1 has no 'masks'"):
+    with pytest.raises(ValueError, match=r"target 1 .*'masks'"):
         detector(images, targets)
 
 
@@ -175,7 +165,7 @@ def test_a_wrong_image_is_named(build: Build, image: Tensor) -> None:
 
 
 def test_detect_requires_eval_mode(build: Build, images: list[Tensor]) -> None:
-    with pytest.raises(ValueError, match="eval"):
+    with pytest.raises(ValueError, match=r"eval\(\)"):
         build().detect(images)
 
 
@@ -197,21 +187,21 @@ def test_build_names_the_interpolator_that_is_used() -> None:
     build_detector(detector.preset, 5).load_state_dict(detector.state_dict())
 
 
-def test_build_keeps_the_presets_options_for_its_own_kind_only() -> None:
+def test_options_of_the_preset_are_used_for_its_kind_only() -> None:
     preset = load_preset("faster-rcnn-r18-fpn-tiny", ["interpolator.options={blocks: 1}"])
     assert len(build_detector(preset, interpolator="afi").neck.interpolator.group) == 1
     assert build_detector(preset, interpolator="bilinear").preset.interpolator.options == {}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "fact"),
     [
-        (("faster-rcnn-r18-fpn-tin",), "did you mean 'faster-rcnn-r18-fpn-tiny'"),
-        (("faster-rcnn-r18-fpn-tiny", 0), "at least one class"),
-        (("faster-rcnn-r18-fpn-tiny", 3, "neerest"), "did you mean 'nearest'"),
+        (("faster-rcnn-r18-fpn-tin",), "'faster-rcnn-r18-fpn-tiny'"),
+        (("faster-rcnn-r18-fpn-tiny", 0), "num_classes=0"),
+        (("faster-rcnn-r18-fpn-tiny", 3, "neerest"), "'nearest'"),
         (("faster-rcnn-r18-fpn-tiny", 3, build_interpolator("nearest", 32)), "32 channels"),
     ],
 )
-def test_build_refuses_wrong_arguments(arguments: tuple[object, ...], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_wrong_arguments_of_build_are_refused(arguments: tuple[object, ...], fact: str) -> None:
+    with pytest.raises(UserError, match=fact):
         build_detector(*arguments)

@@ -9,7 +9,8 @@ from afictl import AFInterpolator, UserError, build_detector, load_preset, predi
 from afictl.detectors import model_cost
 from afictl.interpolators import interpolator_kinds
 from afictl.weights import load_weights
-from tests.helpers.detectron2_presets import ZOO, small_preset
+from tests.helpers.detectron2_presets import ZOO, build_small, set_weights, small_preset
+from tests.helpers.targets import no_object, one_object, random_image
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")
@@ -17,42 +18,11 @@ pytest.importorskip("detectron2")
 KINDS = list(ZOO)
 
 
-def build(tmp_path, kind="mask", *overrides, interpolator="nearest", **model):
-    return set_weights(build_detector(small_preset(tmp_path, kind, *overrides, **model), 3, interpolator))
-
-
-@torch.no_grad()
-def set_weights(detector):
-    """The same random weights every time, for which pixels of 0..255 make no huge maps."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in detector.named_parameters():
-        if value.ndim > 1:
-            value.copy_(torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5)
-        if name.endswith("stem.conv1.weight"):
-            value.mul_(detector.preset.input.std[0])
-    return detector.eval()
-
-
-def image(height, width):
-    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
-
-
-def target(height, width, label=3):
-    masks = torch.zeros(1, height, width, dtype=torch.uint8)
-    masks[0, 10:40, 10:50] = 1
-    return {"boxes": torch.tensor([[10.0, 10, 50, 40]]), "labels": torch.tensor([label]), "masks": masks}
-
-
-def nothing(height, width):
-    labels = torch.zeros(0, dtype=torch.int64)
-    return {"boxes": torch.zeros(0, 4), "labels": labels, "masks": torch.zeros(0, height, width).byte()}
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("pixels", ["BGR", "RGB"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_pyramid_and_detections_are_those_of_the_model(tmp_path, kind, pixels):
-    detector = build(tmp_path, kind)
+    detector = build_small(tmp_path, kind)
     if pixels == "RGB":
         path = tmp_path / "rgb.yaml"
         cfg = yaml.safe_load((tmp_path / f"{kind}.yaml").read_text())
@@ -60,7 +30,7 @@ def test_pyramid_and_detections_are_those_of_the_model(tmp_path, kind, pixels):
         cfg["MODEL"] |= {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]}
         path.write_text(yaml.safe_dump(cfg))
         detector = set_weights(build_detector(load_preset(f"detectron2:{path}"), 3))
-    pictures = [image(61, 83), image(70, 40)]
+    pictures = [random_image(61, 83), random_image(70, 40)]
     inputs = [{"image": 255 * (picture if pixels == "RGB" else picture.flip(0))} for picture in pictures]
     model = detector.model
     maps = model.backbone(model.preprocess_image(inputs).tensor)
@@ -79,8 +49,8 @@ def test_pyramid_and_detections_are_those_of_the_model(tmp_path, kind, pixels):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_part_gets_a_gradient_also_without_objects_and_under_autocast(tmp_path, kind):
-    detector = build(tmp_path, kind, interpolator=AFInterpolator(32, 1, 8)).train()
-    pictures, targets = [image(64, 70), image(61, 90)], [target(64, 70), nothing(61, 90)]
+    detector = build_small(tmp_path, kind, interpolator=AFInterpolator(32, 1, 8)).train()
+    pictures, targets = [random_image(64, 70), random_image(61, 90)], [one_object(64, 70), no_object(61, 90)]
     with torch.autocast("cpu", torch.bfloat16):
         losses, pyramid = detector.losses_and_pyramid(pictures, targets)
     assert list(pyramid) == list(detector.neck.strides)
@@ -90,7 +60,7 @@ def test_every_part_gets_a_gradient_also_without_objects_and_under_autocast(tmp_
     assert not without_gradient
     assert all(p.grad.abs().sum() > 0 for p in detector.neck.interpolator.parameters())
     detector.zero_grad()
-    losses = detector(pictures, [nothing(64, 70), nothing(61, 90)])
+    losses = detector(pictures, [no_object(64, 70), no_object(61, 90)])
     assert all(value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
     assert not {key for key, value in detector.named_parameters() if value.requires_grad and value.grad is None}
@@ -101,8 +71,8 @@ def test_losses_are_those_of_the_model(tmp_path, kind):
     from detectron2.structures import BitMasks, Boxes, Instances
     from detectron2.utils.events import EventStorage
 
-    detector = build(tmp_path, kind).train()
-    picture, truth = image(64, 70), target(64, 70)
+    detector = build_small(tmp_path, kind).train()
+    picture, truth = random_image(64, 70), one_object(64, 70)
     masks = BitMasks(truth["masks"].bool())
     objects = Instances((64, 70), gt_boxes=Boxes(truth["boxes"]), gt_classes=truth["labels"] - 1, gt_masks=masks)
     twin = copy.deepcopy(detector.model)
@@ -117,20 +87,20 @@ def test_losses_are_those_of_the_model(tmp_path, kind):
 
 
 def test_a_wrong_target_is_named(tmp_path):
-    detector = build(tmp_path).train()
-    with pytest.raises(ValueError, match=r"target 0: label 4 is not in 1\.\.3"):
-        detector([image(64, 64)], [target(64, 64, label=4)])
+    detector = build_small(tmp_path).train()
+    with pytest.raises(ValueError, match="target 0: label 4"):
+        detector([random_image(64, 64)], [one_object(64, 64, label=4)])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", interpolator_kinds())
-def test_any_interpolator(tmp_path, kind):
+def test_every_interpolator_kind_is_built_and_substituted(tmp_path, kind):
     options = {"blocks": 1, "growth": 4} if kind == "afi" else {}
     preset = small_preset(tmp_path, "mask", f"interpolator={{kind: {kind}, options: {options}}}")
     detector = build_detector(preset, 3).eval()
     calls = []
     detector.neck.interpolator.register_forward_hook(lambda *_: calls.append(1))
-    detector.pyramid([image(64, 64)])
+    detector.pyramid([random_image(64, 64)])
     assert len(calls) == detector.neck.num_upsamplers == 3
     assert detector.interpolator_prefix == "model.backbone.interpolator."
     afi = AFInterpolator(32, blocks=2, growth=4)
@@ -141,45 +111,45 @@ def test_any_interpolator(tmp_path, kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("neck", ["fpn", "pafpn", "bifpn"])
-def test_backbones_of_afictl_in_a_configuration(tmp_path, neck):
+def test_a_configuration_may_name_backbones_of_afictl(tmp_path, neck):
     fine = {"RPN": {"IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"]}, "ROI_HEADS": {"IN_FEATURES": ["p3", "p4", "p5"]}}
     name = {"BACKBONE": {"NAME": f"build_afictl_resnet_{neck}_backbone"}}
     preset = small_preset(tmp_path, "mask", **name, **(fine if neck == "bifpn" else {}))
     detector = build_detector(preset, 3).eval()
     assert detector.preset.interpolator.kind == detector.neck.interpolator.kind == "afi"
-    assert list(detector.pyramid([image(64, 64)])) == list(detector.neck.strides)
-    assert isinstance(detector([image(64, 64)]), list)
+    assert list(detector.pyramid([random_image(64, 64)])) == list(detector.neck.strides)
+    assert isinstance(detector([random_image(64, 64)]), list)
     assert {id(p) for p in detector.neck.parameters()} >= {id(p) for p in detector.neck.interpolator.parameters()}
 
 
 def test_settings_reach_the_model(tmp_path):
     settings = ("detector.proposals_test=7", "detector.nms_threshold=0.3", "backbone.frozen_stages=0", "neck.fuse=avg")
-    model = build(tmp_path, "mask", *settings, "detector.anchor_sizes=[16,32,64,128,256]").model
+    model = build_small(tmp_path, "mask", *settings, "detector.anchor_sizes=[16,32,64,128,256]").model
     assert model.proposal_generator.post_nms_topk[False] == 7
     assert model.roi_heads.box_predictor.test_nms_thresh == 0.3
     assert model.backbone._fuse_type == "avg"
     assert model.backbone.bottom_up.stem.conv1.weight.requires_grad
     assert next(iter(model.proposal_generator.anchor_generator.cell_anchors))[1].tolist() == [-8, -8, 8, 8]
-    half = build(tmp_path, "retinanet", "detector.anchor_sizes=[16,32,64,128,256]").model.anchor_generator
-    whole = build(tmp_path, "retinanet").model.anchor_generator
+    half = build_small(tmp_path, "retinanet", "detector.anchor_sizes=[16,32,64,128,256]").model.anchor_generator
+    whole = build_small(tmp_path, "retinanet").model.anchor_generator
     for cells, larger in zip(half.cell_anchors, whole.cell_anchors, strict=True):
         torch.testing.assert_close(2 * cells, larger)
     for setting in ("detector.anchor_ratios=[1]", "neck.norm=batch", "backbone.norm=batch", "detector.segments=false"):
         key = setting.partition("=")[0]
         with pytest.raises(UserError, match=key):
-            build(tmp_path, "mask", setting)
-    with pytest.raises(UserError, match="made for 8 channels"):
-        build(tmp_path, interpolator=AFInterpolator(8, 1, 4))
+            build_small(tmp_path, "mask", setting)
+    with pytest.raises(UserError, match="8 channels"):
+        build_small(tmp_path, interpolator=AFInterpolator(8, 1, 4))
 
 
 def test_a_failure_of_detectron2_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"mask.yaml: detectron2 cannot build it: KeyError: .*build_nothing"):
-        build(tmp_path, "mask", BACKBONE={"NAME": "build_nothing"})
+    with pytest.raises(UserError, match=r"mask\.yaml: .*build_nothing"):
+        build_small(tmp_path, "mask", BACKBONE={"NAME": "build_nothing"})
 
 
-def test_model_without_a_pyramid():
+def test_a_model_without_a_pyramid_is_refused():
     preset = load_preset("detectron2:COCO-Detection/faster_rcnn_R_50_C4_1x.yaml")
-    with pytest.raises(UserError, match=r"GeneralizedRCNN.* no upsampling step"):
+    with pytest.raises(UserError, match="GeneralizedRCNN"):
         build_detector(preset, 3)
 
 
@@ -188,14 +158,14 @@ def test_model_without_a_pyramid():
 def test_imagenet_weights_of_timm_give_the_same_features(tmp_path, bgr):
     import timm
 
-    detector = build(tmp_path, "mask", "backbone.stride_in_1x1=false")
+    detector = build_small(tmp_path, "mask", "backbone.stride_in_1x1=false")
     net = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3, 4)).eval()
     whole = timm.create_model("resnet18").eval()
     net.load_state_dict(whole.state_dict(), strict=False)
     view = detector.backbone
     view._bgr = bgr
     view.net.load_state_dict(view.convert_classifier(whole.state_dict()), strict=False)
-    picture = image(64, 96)
+    picture = random_image(64, 96)
     mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     expected = net(((picture - mean[:, None, None]) / std[:, None, None])[None])
     for features, expected_features in zip(view(detector.batch([picture]).tensor).values(), expected, strict=True):
@@ -206,44 +176,44 @@ def test_imagenet_weights_that_would_compute_something_else_are_refused():
     from afictl.backbones import load_pretrained
 
     detector = build_detector(load_preset(f"detectron2:{ZOO['mask']}"), 3)
-    with pytest.raises(UserError, match=r"3x3 .*--backbone-weights FILE"):
+    with pytest.raises(UserError, match=r"3x3 .*--backbone-weights"):
         load_pretrained(detector.backbone)
-    with pytest.raises(UserError, match="timm has none under this name"):
+    with pytest.raises(UserError, match="timm has none"):
         load_pretrained(build_detector(load_preset(f"detectron2:{ZOO['gn']}"), 3).backbone)
 
 
-def test_running_mean_of_retinanet_is_state(tmp_path):
-    detector = build(tmp_path, "retinanet").train()
-    detector([image(64, 70)], [target(64, 70)])
+def test_running_mean_of_retinanet_is_saved(tmp_path):
+    detector = build_small(tmp_path, "retinanet").train()
+    detector([random_image(64, 70)], [one_object(64, 70)])
     state = detector.state_dict()
     assert state["model.loss_normalizer"] != 100
-    fresh = build(tmp_path, "retinanet")
+    fresh = build_small(tmp_path, "retinanet")
     fresh.load_state_dict(state)
     assert fresh.model.loss_normalizer == detector.model.loss_normalizer
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cost_copies_and_whole_photographs(tmp_path, kind):
-    detector = build(tmp_path, kind, "input.test_size=64", interpolator=AFInterpolator(32, 1, 4))
+def test_cost_copies_and_predictions_of_a_model(tmp_path, kind):
+    detector = build_small(tmp_path, kind, "input.test_size=64", interpolator=AFInterpolator(32, 1, 4))
     parts = {part.name: part for part in model_cost(detector, (64, 96))}
     inside = sum(p.numel() for p in detector.neck.interpolator.parameters())
     assert parts["interpolator"].parameters == inside
     assert sum(part.parameters for part in parts.values()) == sum(p.numel() for p in detector.parameters())
     assert all(part.multiply_adds > 0 for part in parts.values())
     with torch.no_grad():
-        (before,) = detector([image(64, 96)])
+        (before,) = detector([random_image(64, 96)])
         for twin in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
-            (after,) = twin([image(64, 96)])
+            (after,) = twin([random_image(64, 96)])
             assert all(torch.equal(after[name], value) for name, value in before.items())
-    (detections,) = predict(detector, [image(128, 192)])
+    (detections,) = predict(detector, [random_image(128, 192)])
     assert len(detections["boxes"]) == 9
     assert detections["boxes"][:, 2].max() <= 192
     assert kind == "retinanet" or detections["masks"].shape == (9, 128, 192)
 
 
-def test_files_of_old_versions_of_several_devices_and_of_other_pixels(tmp_path):
+def test_files_of_old_versions_and_of_several_devices_load(tmp_path):
     """Frozen norms of old files have scale and shift only; PyTorch's wrapper puts a prefix before all names."""
-    source, detector = build(tmp_path), build(tmp_path)
+    source, detector = build_small(tmp_path), build_small(tmp_path)
     for value in detector.parameters():
         value.data.zero_()
     old = {f"module.{k}": v for k, v in source.model.state_dict().items() if ".running_" not in k}
@@ -263,5 +233,5 @@ def test_files_of_old_versions_of_several_devices_and_of_other_pixels(tmp_path):
         if factor == 1.0:
             assert load_weights(detector, tmp_path / "pixels.pth").complete
         else:
-            with pytest.raises(UserError, match=r"pixels\.pth: trained with another pixel_mean"):
+            with pytest.raises(UserError, match=r"pixels\.pth: .*pixel_mean"):
                 load_weights(detector, tmp_path / "pixels.pth")

@@ -34,7 +34,7 @@ def outputs() -> PointOutputs:
 def test_outputs_are_float32_maps_of_every_level() -> None:
     head = small_head()
     features = {level: torch.randn(2, 4, *size) for level, size in zip(STRIDES, SIZES, strict=True)}
-    outputs = head.outputs({**features, "p2": torch.randn(2, 4, 8, 8)})  # a level that is not asked for
+    outputs = head.outputs({**features, "p2": torch.randn(2, 4, 8, 8)})  # a level without a stride
     for maps, channels in zip(outputs, (CLASSES, 4, 1), strict=True):
         assert [tuple(value.shape) for value in maps] == [(2, channels, *size) for size in SIZES]
     assert all((value >= 0).all() for value in outputs.distances)
@@ -54,7 +54,7 @@ def test_level_scales_multiply_distances_before_the_relu() -> None:
     torch.testing.assert_close(coarse, plain.outputs(features).distances[1] * 3)
 
 
-def test_initial_weights() -> None:
+def test_initial_weights_have_the_documented_deviation() -> None:
     head = FCOSHead(64, STRIDES, 80, **SETTINGS)
     assert head.class_logits.bias.tolist() == pytest.approx([-math.log(99)] * 80)
     for layer in (head.class_tower[0], head.box_tower[9], head.class_logits, head.box_distances, head.centerness):

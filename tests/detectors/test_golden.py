@@ -32,11 +32,11 @@ def check(reference: Reference, name: str, tensor: Tensor, **options: float) -> 
     assert_golden(reference.file, reference.prefix + name, tensor, **options)
 
 
-def test_parameters(reference: Reference, detector: Detector) -> None:
+def test_number_of_parameters_equals_the_reference(reference: Reference, detector: Detector) -> None:
     assert sum(value.numel() for value in detector.parameters()) == reference.parameters
 
 
-def test_backbone(reference: Reference, detector: Detector) -> None:
+def test_backbone_equals_the_reference(reference: Reference, detector: Detector) -> None:
     with torch.no_grad():
         features = detector.backbone(detector.batch([reference.image()]).tensor)
     for name, value in features.items():
@@ -49,14 +49,16 @@ def test_backbone(reference: Reference, detector: Detector) -> None:
         torch.testing.assert_close(sums, expected, rtol=1e-6, atol=0)
 
 
-def test_pyramid(reference: Reference, pyramid: dict[str, Tensor]) -> None:
+def test_pyramid_equals_the_reference(reference: Reference, pyramid: dict[str, Tensor]) -> None:
     levels = [name.removeprefix(reference.prefix) for name in golden_names(reference.file, f"{reference.prefix}p")]
     assert list(pyramid) == sorted(name for name in levels if len(name) == 2)
     for name, value in pyramid.items():
         check(reference, name, value)
 
 
-def test_proposal_head(reference: Reference, detector: Detector, pyramid: dict[str, Tensor]) -> None:
+def test_proposal_head_equals_the_reference(
+    reference: Reference, detector: Detector, pyramid: dict[str, Tensor]
+) -> None:
     with torch.no_grad():
         logits, deltas = detector.head.rpn.head(list(pyramid.values()))
     for name, logit, delta in zip(pyramid, logits, deltas, strict=True):
@@ -64,7 +66,7 @@ def test_proposal_head(reference: Reference, detector: Detector, pyramid: dict[s
         check(reference, f"rpn_deltas.{name}", delta)
 
 
-def test_proposals(
+def test_proposals_equal_the_reference(
     reference: Reference, detector: Detector, pyramid: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rpn, proposals = detector.head.rpn, []
@@ -88,7 +90,7 @@ def fixed_boxes(reference: Reference) -> tuple[list[Tensor], list[tuple[int, int
     return [read_golden(reference.file, "fixed_boxes").values.view(-1, 4)], [reference.image_hw]
 
 
-def test_box_heads(reference: Reference, detector: Detector, pyramid: dict[str, Tensor]) -> None:
+def test_box_heads_equal_the_reference(reference: Reference, detector: Detector, pyramid: dict[str, Tensor]) -> None:
     heads: RegionHeads = detector.head.roi_heads
     with torch.no_grad():
         pooled = heads.box_roi_pool(pyramid, *fixed_boxes(reference))
@@ -100,7 +102,7 @@ def test_box_heads(reference: Reference, detector: Detector, pyramid: dict[str, 
         check(reference, f"{name}_deltas", deltas)
 
 
-def test_mask_head(reference: Reference, detector: Detector, pyramid: dict[str, Tensor]) -> None:
+def test_mask_head_equals_the_reference(reference: Reference, detector: Detector, pyramid: dict[str, Tensor]) -> None:
     heads = detector.head.roi_heads
     assert heads.has_mask() == bool(golden_names(reference.file, f"{reference.prefix}mask_logits"))
     if heads.has_mask():
@@ -110,7 +112,7 @@ def test_mask_head(reference: Reference, detector: Detector, pyramid: dict[str, 
         check(reference, "mask_logits_sum_per_class", masks.double().sum(dim=(2, 3)))
 
 
-def test_detections(reference: Reference, detector: Detector) -> None:
+def test_detections_equal_the_reference(reference: Reference, detector: Detector) -> None:
     with torch.no_grad():
         detections = detector([reference.image()])[0]
     values = {"boxes": detections["boxes"], "scores": detections["scores"], "classes": detections["labels"] - 1}

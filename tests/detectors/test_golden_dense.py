@@ -58,17 +58,17 @@ def pyramid(reference: OneStage, detector: Detector) -> dict[str, Tensor]:
         return detector.pyramid([reference.image()])
 
 
-def test_parameters(reference: OneStage, detector: Detector) -> None:
+def test_number_of_parameters_equals_the_reference(reference: OneStage, detector: Detector) -> None:
     assert sum(value.numel() for value in detector.parameters()) == reference.parameters
 
 
-def test_pyramid(reference: OneStage, pyramid: dict[str, Tensor]) -> None:
+def test_pyramid_equals_the_reference(reference: OneStage, pyramid: dict[str, Tensor]) -> None:
     assert tuple(pyramid) == LEVELS
     for level, value in pyramid.items():
         reference.check(level, value)
 
 
-def test_outputs(reference: OneStage, detector: Detector, pyramid: dict[str, Tensor]) -> None:
+def test_outputs_equal_the_reference(reference: OneStage, detector: Detector, pyramid: dict[str, Tensor]) -> None:
     head = detector.head
     with torch.no_grad():
         outputs = head.outputs(pyramid)
@@ -86,14 +86,14 @@ def test_outputs(reference: OneStage, detector: Detector, pyramid: dict[str, Ten
 
 
 def check_centerness(reference: OneStage, maps: list[Tensor]) -> None:
-    # All levels together: the coarse ones have one and two numbers, too few for a deviation.
+    # All levels together: the coarse ones have one or two numbers, too few for a standard deviation.
     names = (f"{reference.prefix}ctrness.{level}" for level in LEVELS)
     expected = torch.cat([read_golden(reference.file, name).values for name in names])
     values = torch.cat([value.flatten() for value in maps])
     torch.testing.assert_close(values, expected, rtol=0, atol=TOLERANCE * expected.std().item())
 
 
-def test_detections(reference: OneStage, detector: Detector) -> None:
+def test_detections_equal_the_reference(reference: OneStage, detector: Detector) -> None:
     with torch.no_grad():
         detections = detector([reference.image()])[0]
     reference.check("inst_boxes", detections["boxes"])

@@ -65,7 +65,7 @@ def test_chunks_have_the_same_masks_within_the_limit() -> None:
     assert torch.equal(torch.cat(one_by_one), whole)
 
 
-def test_no_mask_and_boxes_without_area() -> None:
+def test_pasting_without_masks_or_area_is_empty() -> None:
     assert list(iter_pasted_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), (5, 6))) == []
     empty = paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), (5, 6))
     assert (tuple(empty.shape), empty.dtype) == ((0, 5, 6), torch.bool)
@@ -93,9 +93,9 @@ def test_a_target_cell_counts_from_half_covered() -> None:
     assert targets[0, 0].tolist() == [1, 0, 1, 1]  # 1/2, 0, 2/2, 1/2 of a cell
 
 
-def test_targets_of_no_box() -> None:
-    none = torch.zeros(0, dtype=torch.int64)
-    assert mask_targets(torch.zeros(0, 9, 9), torch.zeros(0, 4), none, 28).shape == (0, 28, 28)
+def test_targets_without_boxes_are_empty() -> None:
+    matches = torch.zeros(0, dtype=torch.int64)
+    assert mask_targets(torch.zeros(0, 9, 9), torch.zeros(0, 4), matches, 28).shape == (0, 28, 28)
 
 
 def test_pasting_undoes_targets() -> None:

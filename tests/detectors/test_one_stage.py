@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from afictl.detectors import Detector, build_detector, model_cost
-from tests.detectors.conftest import nothing
+from tests.helpers.targets import no_object
 
 Build = Callable[..., Detector]
 Targets = list[dict[str, Tensor]]
@@ -29,7 +29,7 @@ def test_training_gives_finite_losses_and_a_gradient_to_everything(
     build: Build, images: list[Tensor], targets: Targets, kind: str, objects: str
 ) -> None:
     detector = build(kind, *SCALES[kind])
-    empty = [nothing(97, 131), nothing(120, 75)]
+    empty = [no_object(97, 131), no_object(120, 75)]
     losses = detector(images, targets if objects == "objects" else empty)
     assert set(losses) == LOSSES[kind]
     assert all(loss.isfinite() and loss.ndim == 0 for loss in losses.values())
@@ -74,7 +74,7 @@ def test_candidates_and_detections_are_limited(build: Build, images: list[Tensor
 
 
 @pytest.mark.parametrize("size", [(33, 200), (1, 1), (64, 64)])
-def test_any_image_size(build: Build, kind: str, size: tuple[int, int]) -> None:
+def test_images_of_any_size_train_and_detect(build: Build, kind: str, size: tuple[int, int]) -> None:
     detector = build(kind, LOW_THRESHOLD)
     target = {"boxes": torch.tensor([[0.0, 0, size[1], size[0]]]), "labels": torch.tensor([2])}
     losses = detector([torch.rand(3, *size)] * 2, [target] * 2)
@@ -105,15 +105,15 @@ def test_losses_are_float32_for_boxes_in_double_precision(
 
 
 def test_a_wrong_target_is_named(build: Build, images: list[Tensor], targets: Targets, kind: str) -> None:
-    with pytest.raises(ValueError, match=r"target 0: label 7 is not in 1\.\.3"):
+    with pytest.raises(ValueError, match="target 0: label 7"):
         build(kind)(images, [{**targets[0], "labels": torch.tensor([7, 1])}, targets[1]])
 
 
 def test_only_class_layers_depend_on_the_number_of_classes(build: Build, kind: str) -> None:
-    one = build(kind).head
-    rebuilt = build_detector(build(kind).preset, num_classes=5).head
-    differing = {name for name, value in rebuilt.state_dict().items() if value.shape != one.state_dict()[name].shape}
-    assert differing == {f"{prefix}{end}" for prefix in one.class_layers for end in ("weight", "bias")}
+    detector = build(kind)
+    head, rebuilt = detector.head, build_detector(detector.preset, num_classes=5).head
+    differing = {name for name, value in rebuilt.state_dict().items() if value.shape != head.state_dict()[name].shape}
+    assert differing == {f"{prefix}{end}" for prefix in head.class_layers for end in ("weight", "bias")}
 
 
 def test_cost_of_the_head_is_counted_in_full(build: Build, kind: str) -> None:

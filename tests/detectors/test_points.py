@@ -28,7 +28,7 @@ def test_points_are_the_centres_of_positions_row_by_row() -> None:
 
 def test_an_object_has_the_points_near_its_centre() -> None:
     # The fine points lie at 4, 12, 20, 28. Within 12 px of the centre (17, 12): x of 12, 20, 28, y of 4, 12, 20.
-    # From x = 28 it is 22 to the left side, more than that level predicts.
+    # From x = 28 the left side is 22 px away, more than that level predicts.
     labels, sides = assign(two_levels(), target([6.0, 2, 28.5, 22], labels=[3]))
     assert [row.tolist() for row in labels[:16].view(4, 4)] == [[0, 3, 3, 0], [0, 3, 3, 0], [0, 3, 3, 0], [0] * 4]
     torch.testing.assert_close(sides[5], torch.tensor([6.0, 10, 16.5, 10]) / 8)
@@ -82,7 +82,7 @@ def test_assignment_equals_a_loop_over_points_and_objects() -> None:
     assert (labels[64:] > 0).sum() > 5
 
 
-def test_centerness() -> None:
+def test_centerness_is_the_root_of_the_ratios_of_sides() -> None:
     sides = torch.tensor([[2.0, 3, 2, 3], [1, 1, 4, 1], [1, 4, 4, 1]])
     torch.testing.assert_close(centerness(sides), torch.tensor([1.0, 0.5, 0.25]))
 

@@ -59,7 +59,7 @@ def test_half_precision_maps_are_pooled_at_float32_positions() -> None:
     torch.testing.assert_close(pooled, expected.bfloat16())
 
 
-def test_pooling_without_regions(maps: dict[str, torch.Tensor]) -> None:
+def test_pooling_without_regions_is_empty(maps: dict[str, torch.Tensor]) -> None:
     assert AlignedRoIPool(STRIDES, 7)(maps, [torch.zeros(0, 4)] * 2, [(9, 9)] * 2).shape == (0, 3, 7, 7)
 
 
@@ -78,7 +78,7 @@ def test_initial_weights_are_those_of_detectron2() -> None:
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_four_convolutions_and_one_linear_layer(norm: Literal["none", "batch"]) -> None:
+def test_4conv1fc_head_has_four_convolutions_and_one_linear_layer(norm: Literal["none", "batch"]) -> None:
     torch.manual_seed(0)
     head = build_box_head(32, 7, 128, kind="4conv1fc", norm=norm)
     masks = build_mask_head(32, 48, norm=norm)

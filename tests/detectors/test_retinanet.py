@@ -12,7 +12,7 @@ CLASSES = 2
 STRIDES = {"p3": 8, "p4": 16}
 SETTINGS = {"anchor_sizes": (12, 24), "anchor_ratios": (0.5, 1.0), "anchors_per_octave": 2, "candidates": 1000}
 SETTINGS |= {"score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 100}
-NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+NO_OBJECT = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def target() -> dict[str, Tensor]:
     return {"boxes": boxes, "labels": torch.tensor([1, 2, 2])}
 
 
-def test_initial_weights(head: RetinaNetHead) -> None:
+def test_initial_weights_have_the_documented_deviation(head: RetinaNetHead) -> None:
     wide = RetinaNetHead(64, STRIDES, 80, **SETTINGS)
     assert wide.class_logits.bias.tolist() == pytest.approx([-math.log(99)] * 320)
     for layer in (wide.class_tower[0], wide.box_tower[6], wide.class_logits, wide.box_deltas):
@@ -60,8 +60,8 @@ def losses_in_loop(
             for x in range(logits.shape[3]):
                 for a in range(4):
                     column = overlaps[:, index]
-                    fitting = column == overlaps.max(dim=1).values
-                    positive = bool(column.max() >= 0.5 or fitting.any())
+                    is_best = column == overlaps.max(dim=1).values
+                    positive = bool(column.max() >= 0.5 or is_best.any())
                     ignored = not positive and bool(column.max() >= 0.4)
                     nearest = int(column.argmax())
                     sums["positive"] += positive
@@ -73,16 +73,16 @@ def losses_in_loop(
                     for k in range(0 if ignored else CLASSES):
                         score = logits[image, a * CLASSES + k, y, x].sigmoid().item()
                         is_class = positive and target["labels"][nearest] == k + 1
-                        right = score if is_class else 1 - score
-                        sums["class"] -= (0.25 if is_class else 0.75) * (1 - right) ** 2 * math.log(right)
+                        correct = score if is_class else 1 - score
+                        sums["class"] -= (0.25 if is_class else 0.75) * (1 - correct) ** 2 * math.log(correct)
                     index += 1
     return sums
 
 
 def box_loss(delta: Tensor, anchor: Tensor, box: Tensor) -> float:
-    size, wanted_size = anchor[2:] - anchor[:2], box[2:] - box[:2]
+    size, target_size = anchor[2:] - anchor[:2], box[2:] - box[:2]
     shift = ((box[:2] + box[2:]) - (anchor[:2] + anchor[2:])) / 2 / size
-    distance = (delta - torch.cat((shift, (wanted_size / size).log()))).abs()
+    distance = (delta - torch.cat((shift, (target_size / size).log()))).abs()
     return distance.sum().item()
 
 
@@ -105,20 +105,22 @@ def test_losses_equal_a_loop_over_anchors(
 def test_the_divisor_is_a_running_mean_that_is_saved(head: RetinaNetHead, outputs: AnchorOutputs) -> None:
     box = torch.tensor([[1.0, 2, 14, 12]])
     target = {"boxes": box, "labels": torch.tensor([1])}
-    first = head.compute_losses(outputs, [target, NONE])
+    first = head.compute_losses(outputs, [target, NO_OBJECT])
     count = (head.normalizer.item() - 90) / 0.1
     assert count == pytest.approx(losses_in_loop(head, outputs, 0, target)["positive"], abs=1e-3)
-    second = head.compute_losses(outputs, [target, NONE])
+    second = head.compute_losses(outputs, [target, NO_OBJECT])
     assert head.normalizer.item() == pytest.approx(81 + 0.19 * count, abs=1e-4)
     assert second["loss_box_reg"] > first["loss_box_reg"]
 
     resumed = RetinaNetHead(4, STRIDES, CLASSES, **SETTINGS)
     resumed.load_state_dict(head.state_dict())
-    assert torch.equal(*(model.compute_losses(outputs, [target, NONE])["loss_box_reg"] for model in (head, resumed)))
+    assert torch.equal(
+        *(model.compute_losses(outputs, [target, NO_OBJECT])["loss_box_reg"] for model in (head, resumed))
+    )
 
 
 def test_a_batch_without_objects_counts_as_one_positive(head: RetinaNetHead, outputs: AnchorOutputs) -> None:
-    losses = head.compute_losses(outputs, [NONE, NONE])
+    losses = head.compute_losses(outputs, [NO_OBJECT, NO_OBJECT])
     assert head.normalizer.item() == pytest.approx(90.1)
     assert losses["loss_box_reg"] == 0
     logits = torch.cat([level.flatten() for level in outputs.logits])

@@ -15,7 +15,7 @@ def small_rpn(**settings: int) -> ProposalNetwork:
 
 
 @pytest.mark.parametrize("channels", [4, 16])
-def test_initial_weights(channels: int) -> None:
+def test_initial_weights_have_the_documented_deviation(channels: int) -> None:
     head = build_rpn(FasterRCNNConfig(), channels=channels, strides=STRIDES).head
     weights = torch.cat([value.flatten() for name, value in head.named_parameters() if name.endswith("weight")])
     assert weights.std().item() == pytest.approx(0.01, rel=0.15)
@@ -78,6 +78,6 @@ def test_proposals_suppress_within_a_level_only_and_stop_at_the_limit() -> None:
     assert len(proposals[0]) == 2
 
 
-def test_nonempty() -> None:
+def test_nonempty_boxes_have_width_and_height() -> None:
     boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 0, 1], [0, 2, 1, 1], [0, 0, float("nan"), 1]])
     assert nonempty(boxes).tolist() == [True, False, False, False]

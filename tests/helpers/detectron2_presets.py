@@ -1,8 +1,10 @@
-"""Small copies of configurations of detectron2's model zoo, as presets."""
+"""Small copies of configurations of detectron2's model zoo, as presets and as detectors."""
 
 import copy
 
-from afictl import load_preset
+import torch
+
+from afictl import build_detector, load_preset
 
 ZOO = {
     "mask": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
@@ -25,10 +27,27 @@ def small_preset(tmp_path, kind="mask", *overrides, **model):
     """The preset of a small copy of a configuration of the model zoo, with ``model`` in its node MODEL."""
     from detectron2 import model_zoo
 
-    # RetinaNet's computes its anchors by Python; here it is a finished mapping.
+    # RetinaNet's configuration computes its anchors in Python; the copy holds the results.
     cfg = model_zoo.get_config(ZOO[kind])
     cfg.MODEL.merge_from_other_cfg(type(cfg)({**copy.deepcopy(SMALL), **model}))
     cfg.TEST.DETECTIONS_PER_IMAGE = 9
     path = tmp_path / f"{kind}.yaml"
     path.write_text(cfg.dump())
     return load_preset(f"detectron2:{path}", overrides)
+
+
+def build_small(tmp_path, kind="mask", *overrides, interpolator="nearest", **model):
+    """A detector of three classes made of ``small_preset``, with the same weights every time."""
+    return set_weights(build_detector(small_preset(tmp_path, kind, *overrides, **model), 3, interpolator))
+
+
+@torch.no_grad()
+def set_weights(detector):
+    """Set the same random weights every time, for which pixels of 0..255 give maps of moderate values."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in detector.named_parameters():
+        if value.ndim > 1:
+            value.copy_(torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5)
+        if name.endswith("stem.conv1.weight"):
+            value.mul_(detector.preset.input.std[0])
+    return detector.eval()

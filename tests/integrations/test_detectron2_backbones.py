@@ -134,7 +134,7 @@ def test_norm_and_fusion_are_those_of_the_config():
     plain = build("pafpn", "MODEL.FPN.NORM", "BN").backbone.neck
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in neck.modules())
     assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in plain.modules())
-    with pytest.raises(UserError, match=r"MODEL.FPN.NORM: .* not 'GN'"):
+    with pytest.raises(UserError, match=r"MODEL\.FPN\.NORM: .*'GN'"):
         build("pafpn", "MODEL.FPN.NORM", "GN")
 
 
@@ -144,9 +144,9 @@ def test_wrong_configurations_are_user_errors(tmp_path):
     for kind in ("fpn", "pafpn"):
         with pytest.raises(UserError, match="8 channels"):
             build(kind, *narrow, node=True)
-    with pytest.raises(UserError, match=r"res4, res5; .*OUT_FEATURES"):
+    with pytest.raises(UserError, match=r"res4, res5.*OUT_FEATURES"):
         build("pafpn", "MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"])
-    with pytest.raises(UserError, match="res5 at stride 32"):
+    with pytest.raises(UserError, match=r"res5 .*32"):
         build("pafpn", "MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES5_DILATION", 2)
     with pytest.raises(UserError, match=r"neck\.fusion"):
         build("bifpn", "MODEL.AFICTL.BIFPN.FUSION", "slow", node=True)
@@ -160,7 +160,7 @@ def test_interpolator_of_a_registered_backbone_is_replaced(kind):
     assert model.backbone.neck.interpolator is afi
 
 
-def test_lazy_configs_call_the_classes():
+def test_lazy_configs_instantiate_the_classes():
     from detectron2 import model_zoo
     from detectron2.config import LazyCall, instantiate
 

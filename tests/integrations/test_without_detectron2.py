@@ -25,19 +25,17 @@ def no_detectron2(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_detectron2")
-def test_import_says_where_to_get_it():
-    with pytest.raises(ImportError) as raised:
+def test_import_error_names_the_installation_page():
+    with pytest.raises(ImportError) as error:
         importlib.import_module("afictl.integrations.detectron2")
-    assert "detectron2.readthedocs.io/en/latest/tutorials/install.html" in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert "detectron2.readthedocs.io/en/latest/tutorials/install.html" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("no_detectron2")
-def test_presets_say_where_to_get_it():
+def test_preset_errors_name_the_installation_page():
     name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
     stored = parse_preset({"name": "", "detector": {"kind": "detectron2", "source": name}})  # as in a checkpoint
     for action in (lambda: load_preset(f"detectron2:{name}"), lambda: build_detector(stored)):
-        with pytest.raises(
-            UserError, match=r"need detectron2, which is not installed; see https://detectron2\.readthedocs"
-        ):
+        with pytest.raises(UserError, match=r"https://detectron2\.readthedocs"):
             action()

@@ -1,4 +1,4 @@
-"""What all interpolators share: files, checks of options, and padding."""
+"""Files, checks of options, and padding of all interpolators."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_loading_draws_no_random_numbers(tmp_path):
 
 def test_class_of_one_kind_refuses_the_file_of_another(tmp_path):
     build_interpolator("carafe", 8).save(tmp_path / "carafe")
-    with pytest.raises(UserError, match=r"carafe: .*'carafe', not 'afi'"):
+    with pytest.raises(UserError, match=r"carafe: .*'carafe'.*'afi'"):
         AFInterpolator.load(tmp_path / "carafe")
 
 
@@ -102,7 +102,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     interpolator = build_interpolator("fade", 8)
     interpolator.gate.bias.data[0] = torch.inf
     interpolator.save(tmp_path / "fade")
-    with pytest.raises(UserError, match="infinite"):
+    with pytest.raises(UserError, match=r"fade: .*infinite"):
         Interpolator.load(tmp_path / "fade")
 
 
@@ -110,12 +110,12 @@ def test_foreign_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"absent\.safetensors: no such file"):
         Interpolator.load(tmp_path / "absent.safetensors")
     save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(UserError, match=r"foreign\.safetensors: contains tensors without a description"):
+    with pytest.raises(UserError, match=r"foreign\.safetensors: .*description"):
         Interpolator.load(tmp_path / "foreign.safetensors")
     AFInterpolator(8, blocks=1, growth=4).save(tmp_path / "whole.safetensors")
     content = (tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"cut\.safetensors: not a readable"):
+    with pytest.raises(UserError, match=r"cut\.safetensors: .*readable"):
         Interpolator.load(tmp_path / "cut.safetensors")
 
 

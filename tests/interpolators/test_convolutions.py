@@ -16,15 +16,15 @@ def test_starts_as_bilinear_up_to_the_border(kind, size):
 
 
 @pytest.mark.parametrize("kind", ["transposed-conv", "pixel-shuffle"])
-def test_each_fine_pixel_sees_only_its_coarse_neighbours(kind):
+def test_a_fine_pixel_depends_on_its_coarse_neighbours_alone(kind):
     interpolator = build_interpolator(kind, 1)
     torch.nn.init.ones_(interpolator.conv.weight)
     coarse = torch.zeros(1, 1, 7, 7)
     coarse[0, 0, 3, 3] = 1
     reach = 1 if kind == "transposed-conv" else 2  # 2x2 neighbours, or 3x3
-    touched = interpolator(coarse)[0, 0].nonzero()
-    assert touched.amin(0).tolist() == [6 - reach] * 2
-    assert touched.amax(0).tolist() == [7 + reach] * 2
+    dependent = interpolator(coarse)[0, 0].nonzero()
+    assert dependent.amin(0).tolist() == [6 - reach] * 2
+    assert dependent.amax(0).tolist() == [7 + reach] * 2
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from torch.nn import functional as F
 from afictl import UserError, build_interpolator
 from tests.helpers import reference_loops as loops
 
-EACH_KIND = pytest.mark.parametrize("kind", ["dysample", "dysample-plus"])
+BOTH_KINDS = pytest.mark.parametrize("kind", ["dysample", "dysample-plus"])
 
 
-@EACH_KIND
+@BOTH_KINDS
 @pytest.mark.parametrize("size", [(1, 1), (5, 7)])
-def test_bilinear_without_offsets(kind, size):
+def test_without_offsets_it_is_bilinear(kind, size):
     dysample = build_interpolator(kind, 8)
     torch.nn.init.zeros_(dysample.offset.weight)
     coarse = torch.randn(2, 8, *size)
@@ -39,7 +39,7 @@ def sample(image, y, x):
     return value
 
 
-@EACH_KIND
+@BOTH_KINDS
 @torch.no_grad()
 def test_equals_the_definition_of_the_paper(kind):
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def test_parameter_count_is_the_published_one(kind, parameters):
     assert sum(p.numel() for p in build_interpolator(kind, 256).parameters()) == parameters
 
 
-@EACH_KIND
+@BOTH_KINDS
 def test_sampling_points_are_exact_under_bfloat16_autocast(kind):
     dysample = build_interpolator(kind, 4, groups=1)
     torch.nn.init.zeros_(dysample.offset.weight)
@@ -78,5 +78,5 @@ def test_sampling_points_are_exact_under_bfloat16_autocast(kind):
 
 
 def test_groups_must_divide_the_channels():
-    with pytest.raises(UserError, match=r"groups=4 .* 6 channels"):
+    with pytest.raises(UserError, match=r"groups=4 .* 6 "):
         build_interpolator("dysample", 6, groups=4)

@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def test_folder_gives_the_same_interpolator(tmp_path):
-    # One positional, one default argument: both end in the configuration.
+    # One positional and one default argument: the configuration contains both.
     interpolator = AFInterpolator(8, growth=4, residual_scale=0.1)
     interpolator.save_pretrained(tmp_path / "afi")
     assert sorted(file.name for file in (tmp_path / "afi").iterdir()) == [
@@ -42,14 +42,14 @@ def test_weights_of_the_folder_are_a_file_for_load(folder):
     assert AFInterpolator.load(folder / "model.safetensors").config == CONFIG
 
 
-@pytest.mark.parametrize("twin", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), lambda x: _reloaded(x)])
-def test_configuration_survives_copies(folder, tmp_path, twin):
-    twin(AFInterpolator.from_pretrained(folder)).save_pretrained(tmp_path / "twin")
+def pickle_and_load(interpolator):
+    return pickle.loads(pickle.dumps(interpolator))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickle_and_load, lambda x: type(x)(**x.config)])
+def test_configuration_survives_copies(folder, tmp_path, duplicate):
+    duplicate(AFInterpolator.from_pretrained(folder)).save_pretrained(tmp_path / "twin")
     assert json.loads((tmp_path / "twin" / "config.json").read_text()) == CONFIG
-
-
-def _reloaded(interpolator):
-    return type(interpolator)(**interpolator.config)
 
 
 def test_model_card_names_method_and_use(folder):
@@ -62,46 +62,46 @@ def test_model_card_names_method_and_use(folder):
 def test_pickled_weights_are_never_read(folder):
     (folder / "model.safetensors").unlink()
     torch.save(AFInterpolator(**CONFIG).state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
         AFInterpolator.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
-    ("content", "match"),
+    ("content", "fact"),
     [
-        (None, "has no config.json"),
-        ("{", "not readable as JSON"),
-        ("[1]", "not a mapping"),
-        (json.dumps({**CONFIG, "channels": 16}), "do not fit"),
-        (json.dumps({**CONFIG, "blocks": 2}), "do not fit"),  # a part without weights would stay random
-        (json.dumps({**CONFIG, "width": 2}), "do not fit"),
+        (None, r"no config\.json"),
+        ("{", r"config\.json: .*JSON"),
+        ("[1]", r"config\.json: .*mapping"),
+        (json.dumps({**CONFIG, "channels": 16}), r"head\.weight"),
+        (json.dumps({**CONFIG, "blocks": 2}), r"group\.1\."),  # a part without weights would stay random
+        (json.dumps({**CONFIG, "width": 2}), "'width'"),
     ],
 )
-def test_folder_whose_configuration_does_not_fit_is_refused(folder, content, match):
+def test_folder_whose_configuration_does_not_fit_is_refused(folder, content, fact):
     (folder / "config.json").unlink()
     if content is not None:
         (folder / "config.json").write_text(content)
-    with pytest.raises(UserError, match=match):
+    with pytest.raises(UserError, match=fact):
         AFInterpolator.from_pretrained(folder)
 
 
 def test_weights_of_something_else_are_refused(folder):
     save_file({"weight": torch.zeros(2)}, folder / "model.safetensors")
-    with pytest.raises(UserError, match="do not fit"):
+    with pytest.raises(UserError, match=r"head\.weight"):
         AFInterpolator.from_pretrained(folder)
     (folder / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(UserError, match="not a readable safetensors file"):
+    with pytest.raises(UserError, match=r"model\.safetensors: .*readable"):
         AFInterpolator.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", ["absent/afi", "./absent", "/absent/afi"])
 def test_absent_folder_and_unknown_repository_are_one_error(name, tmp_path):
-    with pytest.raises(UserError, match="no such folder here, and not readable on the Hugging Face Hub"):
+    with pytest.raises(UserError, match=f"'{name}': .* Hub"):
         AFInterpolator.from_pretrained(name, local_files_only=True, cache_dir=tmp_path)
 
 
-def test_file_is_pointed_to_load(folder):
-    with pytest.raises(UserError, match="'load' reads a file"):
+def test_file_instead_of_a_folder_is_refused(folder):
+    with pytest.raises(UserError, match=r"model\.safetensors: .*'load'"):
         AFInterpolator.from_pretrained(folder / "model.safetensors")
 
 

@@ -5,8 +5,6 @@ from torch.nn import functional as F
 from afictl import UserError, build_interpolator, interpolator_kinds
 
 COARSE = torch.arange(24.0).view(1, 2, 3, 4)
-
-
 NEED_FINE = ("sapa", "fade")
 
 
@@ -48,17 +46,17 @@ def test_options_build_an_interpolator_of_the_same_shape(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "message"),
+    ("kind", "options", "fact"),
     [
-        ("neares", {}, "did you mean 'nearest'"),
-        ("xyz", {}, "there are: afi, nearest, bilinear, bicubic"),
-        ("dysampel", {}, "did you mean 'dysample'"),
-        ("caraf", {}, "did you mean 'carafe'"),
-        ("afi", {"bloks": 2}, "no option 'bloks'; did you mean 'blocks'"),
-        ("nearest", {"blocks": 2}, "no option 'blocks'"),
-        ("dysample-plus", {"group": 2}, "no option 'group'; did you mean 'groups'"),
+        ("neares", {}, "'nearest'"),
+        ("xyz", {}, "afi, nearest, bilinear, bicubic"),
+        ("dysampel", {}, "'dysample'"),
+        ("caraf", {}, "'carafe'"),
+        ("afi", {"bloks": 2}, "'bloks'.*'blocks'"),
+        ("nearest", {"blocks": 2}, "'nearest' .*'blocks'"),
+        ("dysample-plus", {"group": 2}, "'group'.*'groups'"),
     ],
 )
-def test_unknown_kinds_and_options_are_named(kind, options, message):
-    with pytest.raises(UserError, match=message):
+def test_unknown_kinds_and_options_are_named(kind, options, fact):
+    with pytest.raises(UserError, match=fact):
         build_interpolator(kind, 8, **options)

@@ -1,9 +1,10 @@
-"""Same photographs, same weights: the detections of detectron2's models, of detectors that afictl makes of these
-models, and of afictl's own detectors with the imported weights.
+"""Equal detections of detectron2's models, of afictl's adapters of these models, and of afictl's detectors with the
+converted weights, in photographs.
 
 The weights are those of the reference numbers (``tests.helpers.golden_files``), which spread the scores.
 """
 
+import functools
 from dataclasses import dataclass, field
 
 import pytest
@@ -20,7 +21,7 @@ from tests.helpers.golden_files import H_FULL, apply_rule_h
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")
 
-# Scores of sigmoids: the factor for those of a softmax would drive them all to 1.
+# The factor for softmax scores would drive all sigmoids to 1.
 SIGMOIDS = {**H_FULL, r"cls_score\.weight$": 1.5}
 FEW = {"detector.max_detections": ("TEST.DETECTIONS_PER_IMAGE", 30)}  # for speed
 FEW_REGIONS = {**FEW, "detector.proposals_test": ("MODEL.RPN.POST_NMS_TOPK_TEST", 200)}
@@ -63,21 +64,18 @@ def photographs(shared_data):
 
 @pytest.fixture(scope="module")
 def original(photographs):
-    """Makes detectron2's model of a case and what it detects in the photographs, once."""
-    made = {}
+    """A cached function from the name of a case to the weights of detectron2's model and its detections."""
 
-    def make(name):
-        if name not in made:
-            model = build_theirs(IMPORTED[name])
-            with torch.no_grad():
-                answers = [model([{"image": each.flip(0)}])[0]["instances"] for each in photographs]
-            made[name] = model.state_dict(), answers
-        return made[name]
+    @functools.cache
+    @torch.no_grad()
+    def detect(name):
+        model = build_detectron2_model(IMPORTED[name])
+        return model.state_dict(), [model([{"image": photo.flip(0)}])[0]["instances"] for photo in photographs]
 
-    return make
+    return detect
 
 
-def build_theirs(case):
+def build_detectron2_model(case):
     from detectron2 import model_zoo
     from detectron2.config import instantiate
     from detectron2.modeling import build_model
@@ -94,42 +92,42 @@ def build_theirs(case):
 
 
 @pytest.mark.parametrize("name", ADAPTED)
-def test_detectors_made_of_the_models(name, original, photographs):
-    weights, answers = original(name)
+def test_adapted_models_give_the_same_detections(name, original, photographs):
+    weights, instances = original(name)
     detector = build_detector(load_preset(f"detectron2:{ADAPTED[name].config}", ADAPTED[name].overrides)).eval()
     missing, unexpected = detector.model.load_state_dict(weights, strict=False)
     assert not unexpected
     assert set(missing) <= {"loss_normalizer"}
-    assert_same(detector, photographs, answers)
+    assert_same(detector, photographs, instances)
 
 
 @pytest.mark.parametrize("name", IMPORTED)
-def test_own_detectors_with_imported_weights(name, original, photographs, tmp_path):
-    weights, answers = original(name)
+def test_afictl_detectors_with_converted_weights_give_the_same_detections(name, original, photographs, tmp_path):
+    weights, instances = original(name)
     torch.save({"model": weights, "iteration": 1}, tmp_path / "model_final.pth")
     loaded = load_detector(tmp_path / "model_final.pth")
     preset = parse_preset(loaded.preset.model_dump(), IMPORTED[name].overrides)
     assert preset.detector.kind != "detectron2"
     detector = build_detector(preset, len(loaded.classes)).eval()
     detector.load_state_dict(loaded.detector.state_dict())
-    assert_same(detector, photographs, answers)
+    assert_same(detector, photographs, instances)
 
 
 @torch.no_grad()
-def assert_same(detector, photographs, answers):
-    for image, expected in zip(photographs, answers, strict=True):
-        (found,) = detector([image.float() / 255])
+def assert_same(detector, photographs, instances):
+    for image, expected in zip(photographs, instances, strict=True):
+        (detections,) = detector([image.float() / 255])
         boxes, labels, scores = expected.pred_boxes.tensor, expected.pred_classes + 1, expected.scores
-        assert len(found["boxes"]) == len(boxes) >= 20
-        # Nearly equal scores may stand in another order.
-        away = (boxes[:, None] - found["boxes"]).abs().amax(dim=2)
-        away[labels[:, None] != found["labels"]] = torch.inf
-        nearest = away.argmin(dim=1)
+        assert len(detections["boxes"]) == len(boxes) >= 20
+        # Detections of nearly equal scores may be in another order.
+        distances = (boxes[:, None] - detections["boxes"]).abs().amax(dim=2)
+        distances[labels[:, None] != detections["labels"]] = torch.inf
+        nearest = distances.argmin(dim=1)
         assert sorted(nearest.tolist()) == list(range(len(boxes)))
-        assert away.amin(dim=1).max() < 0.05
-        assert (found["scores"][nearest] - scores).abs().max() < 1e-4
-        assert ("masks" in found) == expected.has("pred_masks")
-        if "masks" in found:
-            differing = (found["masks"][nearest] != expected.pred_masks).sum(dim=(1, 2))
+        assert distances.amin(dim=1).max() < 0.05
+        assert (detections["scores"][nearest] - scores).abs().max() < 1e-4
+        assert ("masks" in detections) == expected.has("pred_masks")
+        if "masks" in detections:
+            differing = (detections["masks"][nearest] != expected.pred_masks).sum(dim=(1, 2))
             assert differing.max() <= 3  # border pixels
             assert expected.pred_masks.any()

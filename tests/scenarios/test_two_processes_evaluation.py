@@ -73,7 +73,7 @@ def test_two_ranks_equal_one_and_both_end_at_a_broken_image(data, tmp_path):
         single = tmp_path / f"single-{batch_size}"
         evaluate_and_write(Fabric(accelerator="cpu", devices=1), data, single, batch_size)
         check(single, [tmp_path / f"{batch_size}-{rank}" for rank in (0, 1)])
-    # Both end with the reason, and the earlier results stay.
+    # Both ranks raise the same error, and the earlier results stay.
     folder = tmp_path / "broken"
     assert (folder / "predictions.json").read_text() == "[]"
     assert {path.name for path in folder.iterdir()} == {"predictions.json", "error-0", "error-1"}

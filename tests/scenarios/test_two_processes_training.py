@@ -15,7 +15,7 @@ EXTENTS = [(8, 8), (5, 8), (8, 3), (7, 7)]  # the last three images are padded, 
 
 
 def train(fabric, rows):
-    """Two adversarial steps on the given rows of a batch; returns all weights."""
+    """Two adversarial steps on ``rows`` of a batch; returns all weights."""
     torch.manual_seed(0)
     generator, discriminator = AFInterpolator(8, blocks=1, growth=4), PatchDiscriminator(8)
     coarse, real = torch.randn(4, 8, 4, 4)[rows], torch.randn(4, 8, 8, 8)[rows]

@@ -103,9 +103,8 @@ def test_a_run_is_never_overwritten(train, guide_run, tmp_path):
         train(output=guide_run)
     assert str(guide_run) in str(error.value)
     (tmp_path / "notes.txt").write_text("notes")
-    with pytest.raises(UserError, match="not empty") as error:
+    with pytest.raises(UserError, match=f"^{tmp_path} .*--output$"):
         train(output=tmp_path)
-    assert str(tmp_path) in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -179,7 +178,7 @@ def test_resuming_with_other_settings_names_them(train, preset, guide_run):
 
 def test_a_loss_that_is_not_finite_names_step_and_images(train, preset, tmp_path):
     diverging = with_steps(preset, lr=1e30, warmup_steps=0)
-    with pytest.raises(UserError, match=r" step \d \(images \d.*learning rate") as error:
+    with pytest.raises(UserError, match=r" step \d \(images \d") as error:
         train(diverging)
     assert "clip_norm" not in str(error.value)
     with pytest.raises(UserError, match="clip_norm"):

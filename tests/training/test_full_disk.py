@@ -1,6 +1,8 @@
 """Training on a disk that becomes full: one line of error, the previous state, and a run that can be resumed."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from tests.helpers.full_disk import fill_disk_for, needs_dev_full
 from tests.helpers.tiny_runs import assert_same_states, with_steps
 
 pytestmark = needs_dev_full
+
+NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 @pytest.fixture
@@ -31,9 +35,9 @@ def out_of_space(fabric, preset, shapes_dir, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLogger, "mark_batch_loaded", fill)
-        with pytest.raises(OSError, match="No space left") as error:
+        with pytest.raises(OSError, match=NO_SPACE) as error:
             finetune(fabric, preset, shapes_dir, folder, InitialWeights("nearest"))
-    assert format_error(error.value).startswith(f"{folder / 'state.pt'}: No space left on device")
+    assert format_error(error.value).startswith(f"{folder / 'state.pt'}: {NO_SPACE}")
     return folder, preset
 
 
@@ -60,7 +64,7 @@ def test_a_folder_without_space_for_its_first_files_is_usable_later(fabric, tmp_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("afictl.training.run_writer.write_text", write)
-        with pytest.raises(UserError, match=f"{name}: No space left"):
+        with pytest.raises(UserError, match=f"{name}: {NO_SPACE}"):
             RunWriter(fabric, folder, {}, resume=False)
     RunWriter(fabric, folder, {}, resume=False)
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "versions.json"}

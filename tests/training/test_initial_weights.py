@@ -72,7 +72,7 @@ def test_class_layers_are_replaced_for_another_number_of_classes(preset, guide_r
 
 
 def test_weights_of_another_width_are_an_error(preset, guide_run):
-    with pytest.raises(UserError, match="another model") as error:
+    with pytest.raises(UserError, match="mismatched") as error:
         load_initial_weights(build(with_channels(preset, 24)), InitialWeights(weights=guide_run))
     assert str(guide_run) in str(error.value)
 

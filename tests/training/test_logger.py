@@ -1,5 +1,6 @@
 """Log lines of a training without a terminal."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,14 +11,14 @@ from afictl.training import logger as module
 
 
 @pytest.mark.parametrize(
-    ("seconds", "lines"),
+    ("seconds", "counts"),
     [
         ((1, 2, 3, 4), []),
-        ((1, 40, 50, 60), ["evaluated 2 of 4 images", "evaluated 4 of 4 images"]),
-        ((1, 2, 3, 40), ["evaluated 4 of 4 images"]),
+        ((1, 40, 50, 60), ["2 of 4", "4 of 4"]),
+        ((1, 2, 3, 40), ["4 of 4"]),
     ],
 )
-def test_a_long_evaluation_is_logged_up_to_its_last_image(monkeypatch, tmp_path, seconds, lines):
+def test_a_long_evaluation_is_logged_up_to_its_last_image(monkeypatch, tmp_path, seconds, counts):
     messages = []
     run = SimpleNamespace(folder=tmp_path, console=Console(quiet=True), log=messages.append, close=lambda: None)
     monkeypatch.setattr(module.time, "perf_counter", lambda: 0.0)
@@ -25,7 +26,7 @@ def test_a_long_evaluation_is_logged_up_to_its_last_image(monkeypatch, tmp_path,
     for done, now in enumerate(seconds, start=1):
         monkeypatch.setattr(module.time, "perf_counter", lambda now=now: float(now))
         logger.log_evaluation(done, len(seconds))
-    assert messages == lines
+    assert [re.search(r"\d of \d", message)[0] for message in messages] == counts
     logger.reset_interval()
     logger.log_evaluation(4, 4)
-    assert messages == lines  # the next evaluation is short
+    assert len(messages) == len(counts)  # the next evaluation is short

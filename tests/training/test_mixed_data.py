@@ -42,8 +42,8 @@ def test_the_ranks_share_both_groups(pseudo_file, shapes_dir):
     pseudo = PseudoLabels(pseudo_file)
     batches = load_batches(3, pseudo, shapes_dir)
     ranks = [SimpleNamespace(world_size=2, device="cpu", global_rank=rank) for rank in (0, 1)]
-    shares = [load_batches(3, pseudo, shapes_dir, rank) for rank in ranks]
-    for batch, first, second in zip(batches, *shares, strict=True):
+    rank_batches = [load_batches(3, pseudo, shapes_dir, rank) for rank in ranks]
+    for batch, first, second in zip(batches, *rank_batches, strict=True):
         labelled, pseudo_labelled = zip(first.image_ids, second.image_ids, strict=True)
         assert batch.image_ids == [*labelled, *pseudo_labelled]
 

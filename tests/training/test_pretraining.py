@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 import yaml
 from safetensors.torch import save_file
 
-from afictl import AFInterpolator, PatchDiscriminator, UserError
+from afictl import AFInterpolator, PatchDiscriminator, UserError, load_preset
 from afictl.data import eval_batches, load_coco, make_shapes
 from afictl.detectors import Detector
 from afictl.interpolators import Interpolator, learned_kinds
@@ -16,7 +17,9 @@ from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.feature_distance import describe_distance, measure_feature_distance
 from afictl.weights import load_detector
 from tests.helpers.changed_data import rename_disc
+from tests.helpers.tiny_runs import SMALL, assert_same_states, with_steps
 
+NARROW = "backbone.options={channels: [8, 16, 32, 64]}"
 ONE_STEP = [f"{stage}.{key}=1" for stage in ("stage1", "stage2") for key in ("steps", "eval_every")]
 OPTIONS = {
     "afi": "{blocks: 1, growth: 4}",
@@ -32,14 +35,28 @@ def same_weights(first, second):
 
 
 @pytest.fixture(scope="module")
-def few_images(tmp_path_factory):
-    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=4, val=2, size=96)
+def data(tmp_path_factory):
+    """Few images, which fill their batches without padding."""
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=4, val=2, size=64)
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory, fabric, shapes_dir, guide_run):
+def preset():
+    """A Mask R-CNN with a narrow backbone, whose files are small."""
+    return load_preset("mask-rcnn-r18-fpn-tiny", (*SMALL, NARROW))
+
+
+@pytest.fixture(scope="module")
+def guide_run(tmp_path_factory, fabric, preset, data):
+    folder = tmp_path_factory.mktemp("runs") / "guide"
+    finetune(fabric, preset, data, folder, InitialWeights("nearest"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory, fabric, data, guide_run):
     folder = tmp_path_factory.mktemp("runs") / "pretrain"
-    pretrain(fabric, guide_run, shapes_dir, folder)
+    pretrain(fabric, guide_run, data, folder)
     return folder
 
 
@@ -55,11 +72,9 @@ def test_both_stages_write_a_run_and_one_interpolator_file(pretrained):
 
 
 @pytest.mark.parametrize("kind", learned_kinds())
-def test_every_learned_kind_is_pretrained_and_put_into_a_detector(
-    kind, fabric, preset, guide_run, few_images, tmp_path
-):
+def test_every_learned_kind_is_pretrained_and_put_into_a_detector(kind, fabric, preset, guide_run, data, tmp_path):
     options = [f"interpolator.options={OPTIONS[kind]}"] if kind in OPTIONS else []
-    result = pretrain(fabric, guide_run, few_images, tmp_path / "run", kind=kind, overrides=[*ONE_STEP, *options])
+    result = pretrain(fabric, guide_run, data, tmp_path / "run", kind=kind, overrides=[*ONE_STEP, *options])
     levels = ["p3", "p4", "p5", "p6"] if kind in ("sapa", "fade") else ["p2", "p3", "p4", "p5", "p6"]
     distance = json.loads((tmp_path / "run" / "stage1" / "feature_distance.json").read_text())
     assert list(distance) == ["nearest", "bilinear", "bicubic", kind]
@@ -73,10 +88,9 @@ def test_every_learned_kind_is_pretrained_and_put_into_a_detector(
     assert interpolator.kind == kind
     assert not same_weights(interpolator, first)
 
-    settings = {"steps": 1, "warmup_steps": 0, "lr": 1e-12}
-    unchanged = preset.model_copy(update={"train": preset.train.model_copy(update=settings)})
-    start = InitialWeights(str(tmp_path / "run"), weights=guide_run)
-    finetune(fabric, unchanged, few_images, tmp_path / "detector", start)
+    unchanged = with_steps(preset, steps=1, warmup_steps=0, lr=1e-12)
+    initial = InitialWeights(str(tmp_path / "run"), weights=guide_run)
+    finetune(fabric, unchanged, data, tmp_path / "detector", initial)
     in_detector = load_detector(tmp_path / "detector").detector.neck.interpolator
     in_file = Interpolator.load(tmp_path / "detector" / "interpolator.safetensors")
     for module in (in_detector, in_file):
@@ -85,13 +99,13 @@ def test_every_learned_kind_is_pretrained_and_put_into_a_detector(
 
 
 @pytest.mark.parametrize("kind", ["nearest", "bicubic", "carafee"])
-def test_kind_without_parameters_is_refused(kind, fabric, tmp_path):
+def test_a_kind_without_parameters_is_refused(kind, fabric, tmp_path):
     with pytest.raises(UserError, match=f"--interpolator {kind}: ") as error:
         pretrain(fabric, tmp_path / "guide", tmp_path / "data", tmp_path / "run", kind=kind)
     assert "\n" not in str(error.value)
 
 
-def test_files_of_earlier_versions_are_read(fabric, guide_run, shapes_dir, tmp_path):
+def test_files_of_earlier_versions_are_read(fabric, guide_run, data, tmp_path):
     """The layout of an interpolator file and of stage 1's state when AFI was the only kind, written out."""
     torch.manual_seed(5)
     interpolator, discriminator = AFInterpolator(16, blocks=1, growth=4), PatchDiscriminator(16)
@@ -112,12 +126,12 @@ def test_files_of_earlier_versions_are_read(fabric, guide_run, shapes_dir, tmp_p
     (tmp_path / "run" / "stage1").mkdir(parents=True)
     torch.save(state, tmp_path / "run" / "stage1" / "state.pt")
     overrides = [*ONE_STEP, "stage2.lr=1e-12", "stage2.warmup_steps=0", f"interpolator.options={OPTIONS['afi']}"]
-    result = pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", stages=(2,), overrides=overrides)
+    result = pretrain(fabric, guide_run, data, tmp_path / "run", stages=(2,), overrides=overrides)
     torch.testing.assert_close(AFInterpolator.load(result).state_dict(), interpolator.state_dict(), rtol=0, atol=1e-6)
 
 
 def test_files_of_afi_keep_their_layout(pretrained):
-    """So that runs of earlier versions resume, and earlier versions read new files."""
+    """Runs of earlier versions resume, and earlier versions read new files."""
     config = yaml.safe_load((pretrained / "stage1" / "config.yaml").read_text())
     assert list(config) == ["command", "preset", "data", "guide", "seed", "hardware"]
     state = torch.load(pretrained / "stage1" / "state.pt", weights_only=True)
@@ -126,12 +140,12 @@ def test_files_of_afi_keep_their_layout(pretrained):
     assert read_tensors(pretrained / "interpolator.safetensors")[1]["format"] == "afi-interpolator"
 
 
-def test_stage_1_reports_the_distance_to_the_guide_of_each_method(pretrained, guide_run, shapes_dir):
+def test_stage_1_reports_the_distance_to_the_guide_of_each_method(pretrained, guide_run, data):
     distance = json.loads((pretrained / "stage1" / "feature_distance.json").read_text())
     assert set(distance) == {"nearest", "bilinear", "bicubic", "afi"}
     guide = load_detector(guide_run).detector
     sums: dict = {}
-    for batch in eval_batches(load_coco(shapes_dir, "val"), guide.input, workers=0, half_view=True):
+    for batch in eval_batches(load_coco(data, "val"), guide.input, workers=0, half_view=True):
         with torch.no_grad():
             real, coarse = guide.pyramid(batch.images), guide.pyramid(batch.half_images)
         for level, target in real.items():
@@ -140,13 +154,13 @@ def test_stage_1_reports_the_distance_to_the_guide_of_each_method(pretrained, gu
                     ..., : target.shape[2], : target.shape[3]
                 ]
                 sums.setdefault((kind, level), []).append((fake - target).abs().mean().item())
-    for (kind, level), values in sums.items():  # 64-pixel images fill their batch, so nothing is padding
+    for (kind, level), values in sums.items():  # 64-pixel images fill their batch, so there is no padding
         assert distance[kind][level]["l1"] == pytest.approx(sum(values) / len(values), rel=1e-4)
 
 
-def test_distance_of_a_fresh_interpolator_is_that_of_bilinear(guide_run, shapes_dir):
+def test_distance_of_a_fresh_interpolator_is_that_of_bilinear(guide_run, data):
     guide = load_detector(guide_run).detector
-    fresh, index = AFInterpolator(16), load_coco(shapes_dir, "val")
+    fresh, index = AFInterpolator(16), load_coco(data, "val")
     distance = measure_feature_distance(guide, fresh, index, limit=2, workers=0, progress=lambda done, total: None)
     for level, values in distance["afi"].items():
         assert values["l1"] == pytest.approx(distance["bilinear"][level]["l1"], rel=1e-2)
@@ -159,14 +173,12 @@ def test_stage_2_trains_a_detector_for_half_size_images(pretrained, guide_run):
     assert student.preset.interpolator.kind == "afi"
 
 
-def test_guide_with_another_interpolator_than_nearest_is_logged(fabric, preset, shapes_dir, tmp_path, pretrained):
-    one_step = preset.model_copy(update={"train": preset.train.model_copy(update={"steps": 1})})
-    finetune(fabric, one_step, shapes_dir, tmp_path / "guide", InitialWeights("carafe"))
-    pretrain(fabric, tmp_path / "guide", shapes_dir, tmp_path / "out", stages=(1,), overrides=("stage1.steps=1",))
+def test_guide_with_another_interpolator_than_nearest_is_logged(fabric, preset, data, tmp_path, pretrained):
+    finetune(fabric, with_steps(preset, steps=1), data, tmp_path / "guide", InitialWeights("carafe"))
+    pretrain(fabric, tmp_path / "guide", data, tmp_path / "out", stages=(1,), overrides=("stage1.steps=1",))
     log = (tmp_path / "out" / "stage1" / "log.txt").read_text()
-    assert f"guide {tmp_path / 'guide'}: " in log
-    assert " tensors loaded" in log
-    assert f"warning: the guide {tmp_path / 'guide'} interpolates with carafe; a guide in the paper" in log
+    assert re.search(rf"guide {tmp_path / 'guide'}: \d+ tensors", log)
+    assert re.search(f"warning: .*{tmp_path / 'guide'} .* carafe", log)
     assert AFInterpolator.load(tmp_path / "out" / "interpolator.safetensors").options["blocks"] == 3  # not carafe's
     assert "warning" not in (pretrained / "stage1" / "log.txt").read_text()
 
@@ -176,11 +188,10 @@ def test_description_of_the_distance_names_kind_and_best_baseline():
     distance = {kind: {"p3": {"l1": l1, "cosine": 0.5}} for kind, l1 in distances.items()}
     _, *table, verdict = describe_distance(distance, "transposed-conv").splitlines()
     assert len({len(line) for line in table}) == 1
-    assert verdict.startswith("transposed-conv is closer to the guide than bilinear,")
-    assert verdict.endswith("L1 -50.0 %")
+    assert re.search(r"^transposed-conv .* bilinear,.* -50\.0 %$", verdict)
 
 
-def test_the_guide_is_not_trained(guide_run, fabric, shapes_dir, tmp_path, monkeypatch):
+def test_the_guide_is_not_trained(guide_run, fabric, data, tmp_path, monkeypatch):
     guides = []
     to_device = fabric.to_device
 
@@ -190,13 +201,13 @@ def test_the_guide_is_not_trained(guide_run, fabric, shapes_dir, tmp_path, monke
         return to_device(value)
 
     monkeypatch.setattr(fabric, "to_device", spy)
-    pretrain(fabric, guide_run, shapes_dir, tmp_path / "again")
+    pretrain(fabric, guide_run, data, tmp_path / "again")
     ((guide, before),) = guides
     assert all(torch.equal(before[name], value) for name, value in guide.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["afi", "sapa"])
-def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(kind, fabric, shapes_dir, guide_run, tmp_path):
+def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(kind, fabric, data, guide_run, tmp_path):
     def interrupt(logger, step, *args):
         if step == 3:
             raise KeyboardInterrupt
@@ -205,7 +216,7 @@ def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(kind, fabric,
     overrides = ["stage1.checkpoint_every=2", f"interpolator.options={OPTIONS[kind]}"]
 
     def train(folder, resume=False):
-        pretrain(fabric, guide_run, shapes_dir, folder, kind=kind, stages=(1,), overrides=overrides, resume=resume)
+        pretrain(fabric, guide_run, data, folder, kind=kind, stages=(1,), overrides=overrides, resume=resume)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("afictl.training.logger.TrainingLogger.log_step", interrupt)
@@ -213,30 +224,27 @@ def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(kind, fabric,
             train(tmp_path / "resumed")
     train(tmp_path / "resumed", resume=True)
     train(tmp_path / "uninterrupted")
-    resumed, expected = (
-        torch.load(tmp_path / run / "stage1" / "state.pt", weights_only=True) for run in ("resumed", "uninterrupted")
-    )
-    for part in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "metrics"):
-        torch.testing.assert_close(resumed[part], expected[part], rtol=0, atol=0)
+    resumed, uninterrupted = (tmp_path / run / "stage1" for run in ("resumed", "uninterrupted"))
+    networks = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
+    assert_same_states(resumed, uninterrupted, (*networks, "metrics"))
 
 
-def test_stage_2_alone_needs_a_finished_stage_1(fabric, guide_run, shapes_dir, tmp_path):
-    with pytest.raises(UserError, match="stage 1"):
-        pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", stages=(2,))
+def test_stage_2_alone_needs_a_finished_stage_1(fabric, guide_run, data, tmp_path):
+    with pytest.raises(UserError, match=r"--stages 1,2$"):
+        pretrain(fabric, guide_run, data, tmp_path / "run", stages=(2,))
 
 
-def test_stage_2_alone_continues_after_stage_1(pretrained, fabric, guide_run, shapes_dir, tmp_path):
+def test_stage_2_alone_continues_after_stage_1(pretrained, fabric, guide_run, data, tmp_path):
     folder = tmp_path / "run"
-    pretrain(fabric, guide_run, shapes_dir, folder, stages=(1,))
-    pretrain(fabric, guide_run, shapes_dir, folder, stages=(2,))
+    pretrain(fabric, guide_run, data, folder, stages=(1,))
+    pretrain(fabric, guide_run, data, folder, stages=(2,))
     separate, both = (AFInterpolator.load(run / "interpolator.safetensors") for run in (folder, pretrained))
     assert same_weights(separate, both)
 
 
-def test_the_result_goes_into_a_detector(pretrained, fabric, preset, guide_run, shapes_dir, tmp_path):
-    one_step = preset.model_copy(update={"train": preset.train.model_copy(update={"steps": 1, "warmup_steps": 0})})
-    start = InitialWeights(str(pretrained), weights=guide_run)
-    finetune(fabric, one_step, shapes_dir, tmp_path / "run", start)
+def test_a_detector_is_finetuned_with_the_result(pretrained, fabric, preset, guide_run, data, tmp_path):
+    initial = InitialWeights(str(pretrained), weights=guide_run)
+    finetune(fabric, with_steps(preset, steps=1, warmup_steps=0), data, tmp_path / "run", initial)
     loaded, trained = load_detector(tmp_path / "run"), AFInterpolator.load(pretrained / "interpolator.safetensors")
     assert loaded.preset.interpolator.options == trained.options
     change = [
@@ -246,9 +254,9 @@ def test_the_result_goes_into_a_detector(pretrained, fabric, preset, guide_run, 
     assert 0 < max(change) < 1e-2  # one small step away from the pre-trained weights
 
 
-def test_overrides_reach_the_views_and_the_interpolator(fabric, guide_run, shapes_dir, tmp_path):
+def test_overrides_reach_the_views_and_the_interpolator(fabric, guide_run, data, tmp_path):
     overrides = ["input.test_size=32", "interpolator.options={blocks: 2, growth: 6}", "stage1.steps=1"]
-    pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", stages=(1,), overrides=overrides)
+    pretrain(fabric, guide_run, data, tmp_path / "run", stages=(1,), overrides=overrides)
     assert AFInterpolator.load(tmp_path / "run" / "interpolator.safetensors").options["growth"] == 6
     config = yaml.safe_load((tmp_path / "run" / "stage1" / "config.yaml").read_text())
     assert config["preset"]["input"]["test_size"] == 32
@@ -261,18 +269,18 @@ def test_kind_in_the_preset_is_refused(fabric, guide_run, shapes_dir, tmp_path):
 
 
 @pytest.mark.parametrize("setting", ["neck.channels=8", "backbone.frozen_stages=1"])
-def test_layers_of_a_trained_guide_cannot_be_changed(fabric, guide_run, shapes_dir, tmp_path, setting):
-    with pytest.raises(UserError, match="cannot change"):
-        pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", overrides=[setting])
+def test_layers_of_a_trained_guide_cannot_be_changed(fabric, guide_run, data, tmp_path, setting):
+    with pytest.raises(UserError, match=f"--set {setting.split('.')[0]}"):
+        pretrain(fabric, guide_run, data, tmp_path / "run", overrides=[setting])
     assert not (tmp_path / "run").exists()
 
 
-def test_stage_2_refuses_an_unfinished_stage_1(pretrained, fabric, guide_run, shapes_dir, tmp_path):
+def test_stage_2_refuses_an_unfinished_stage_1(pretrained, fabric, guide_run, data, tmp_path):
     shutil.copytree(pretrained / "stage1", tmp_path / "run" / "stage1")
     with pytest.raises(UserError, match="step 4 of 9"):
-        pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", stages=(2,), overrides=["stage1.steps=9"])
+        pretrain(fabric, guide_run, data, tmp_path / "run", stages=(2,), overrides=["stage1.steps=9"])
 
 
-def test_a_guide_of_other_classes_is_refused(fabric, guide_run, shapes_dir, tmp_path):
-    with pytest.raises(UserError, match="classes"):
-        pretrain(fabric, guide_run, rename_disc(shapes_dir, tmp_path / "data"), tmp_path / "run")
+def test_a_guide_of_other_classes_is_refused(fabric, guide_run, data, tmp_path):
+    with pytest.raises(UserError, match="coin"):
+        pretrain(fabric, guide_run, rename_disc(data, tmp_path / "data"), tmp_path / "run")

@@ -28,9 +28,9 @@ def test_every_batch_has_the_ratio(batch_size, ratio, split):
 @pytest.mark.parametrize(
     ("batch_size", "ratio", "facts"),
     [
-        (4, 2, ("--pseudo-ratio 2", "batch of 4", "3 (1 labelled + 3) or 1 (2 labelled + 2)")),
-        (16, 0.01, ("0.0667 (15 labelled + 1) or 0.143",)),
-        (1, 1, ("batch of 1",)),
+        (4, 2, ("--pseudo-ratio 2", "3 (1 labelled", "1 (2 labelled")),
+        (16, 0.01, ("--pseudo-ratio 0.01", "0.0667 (15 labelled", "0.143")),
+        (1, 1, ("--pseudo-ratio 1", "2 images")),
         (4, 0, ("--pseudo-ratio 0",)),
     ],
 )
@@ -43,14 +43,15 @@ def test_an_impossible_ratio_is_an_error(batch_size, ratio, facts):
 @pytest.mark.parametrize(
     ("batch_size", "ratio", "processes", "split", "advised"),
     [
-        (2, 1, 2, "1 labelled and 1 pseudo-labelled", 4),
-        (4, 3, 2, "1 labelled and 3 pseudo-labelled", 8),
-        (16, 1.667, 4, "6 labelled and 10 pseudo-labelled", 32),
+        (2, 1, 2, (1, 1), 4),
+        (4, 3, 2, (1, 3), 8),
+        (16, 1.667, 4, (6, 10), 32),
     ],
 )
-def test_both_parts_of_a_batch_are_shared_by_the_devices(batch_size, ratio, processes, split, advised):
+def test_both_groups_of_a_batch_must_be_divisible_by_the_devices(batch_size, ratio, processes, split, advised):
     pseudo = PseudoLabels("", ratio=ratio)
-    with pytest.raises(UserError, match=split) as error:
+    labelled, pseudo_labelled = split
+    with pytest.raises(UserError, match=f" {labelled} labelled .* {pseudo_labelled} pseudo-labelled") as error:
         pseudo.split_batch(batch_size, processes)
     assert f"train.batch_size={advised} " in str(error.value)
     assert all(number % processes == 0 for number in pseudo.split_batch(advised, processes))
@@ -85,7 +86,7 @@ def test_a_run_records_its_pseudo_labels(mixed_run, pseudo_file):
     config = yaml.safe_load((mixed_run / "config.yaml").read_text())
     assert config["pseudo"] == {"file": str(pseudo_file), "weight": 0.5, "ratio": 1.0}
     log = (mixed_run / "log.txt").read_text()
-    assert "6 pseudo-labelled images of weight 0.5; a batch holds 1 labelled and 1 pseudo-labelled" in log
+    assert re.search(r"6 pseudo-labelled .*0\.5.* 1 labelled .* 1 pseudo-labelled", log)
     records = [json.loads(line) for line in (mixed_run / "metrics.jsonl").read_text().splitlines()]
     assert {"loss_mask", "loss_pseudo_mask", "loss_pseudo_classifier"} <= records[0].keys()
     assert "box/AP" in records[-1]
@@ -155,7 +156,7 @@ def finetune_error(fabric, preset, shapes_dir, tmp_path):
         ({"annotations": []}, "--threshold"),
     ],
 )
-def test_an_unusable_file_is_named(finetune_error, shapes_dir, tmp_path, changes, fact):
+def test_errors_of_an_unusable_file_name_it(finetune_error, shapes_dir, tmp_path, changes, fact):
     message = finetune_error(PseudoLabels(write_pseudo_file(tmp_path / "pseudo.json", shapes_dir, **changes)))
     assert "pseudo.json" in message
     assert fact in message
@@ -168,12 +169,12 @@ def test_labels_without_masks_do_not_train_masks(finetune_error, shapes_dir, pse
     assert re.search(r"pseudo\.json: .* mask.* mask-rcnn-r18-fpn-tiny", finetune_error(PseudoLabels(file)))
 
 
-def test_devices_that_cannot_share_a_batch_leave_no_run(finetune_error, pseudo_file):
+def test_a_batch_that_devices_cannot_share_leaves_no_run(finetune_error, pseudo_file):
     assert "2 devices" in finetune_error(PseudoLabels(pseudo_file), SimpleNamespace(world_size=2))
 
 
 def test_absent_images_are_an_error_before_the_run_begins(finetune_error, preset, shapes_dir, tmp_path):
-    """An image without a label is not needed."""
+    """Images without labels may be absent."""
     images = shutil.copytree(shapes_dir / "val2017", tmp_path / "images")
     content = json.loads((shapes_dir / "annotations" / "instances_val2017.json").read_text())
     unlabelled, absent, moved = (content["images"][k] for k in (0, 2, -1))

@@ -13,7 +13,7 @@ from afictl.visualization import text
 
 @pytest.fixture
 def install(monkeypatch) -> Iterator[Callable[..., None]]:
-    """A function that makes the given font files the only installed ones; before its call there are none."""
+    """A function that makes font files the only installed ones; before its call there are none."""
     caches = text._installed_characters
     monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
 

@@ -32,7 +32,7 @@ def test_the_second_component_differs_without_red_and_green():
 
 
 @pytest.mark.parametrize("size", [(280, 20), (280, 40), (480, 320), (480, 36)])
-def test_size_of_scales(size):
+def test_scales_have_the_requested_size(size):
     assert scale_bar(size, 1.25).size == size
     assert scale_strip(20, 0.001, "Grad-CAM").height == 30
 

@@ -45,7 +45,7 @@ def test_small_images_are_enlarged_and_large_ones_reduced(height, width):
     assert count(picture, class_color(1)) > 500
 
 
-def test_position_of_boxes():
+def test_boxes_are_drawn_at_their_pixels():
     """A box of a quarter of the image, in the lower right."""
     without = np.asarray(draw_detections(grey(960, 960), detection([], [], []), CLASSES))
     drawn = np.asarray(draw_detections(grey(960, 960), detection([[480, 480, 900, 900]], [2], [0.5]), CLASSES))
@@ -82,14 +82,14 @@ def test_panels_with_and_without_ground_truth():
     assert count(two, class_color(2)) == 0
 
 
-def test_many_panels_wrap():
+def test_many_panels_wrap_into_rows():
     detections = {f"run {i}": detection([], [], []) for i in range(5)}
     picture = draw_side_by_side(grey(96, 96), None, detections, CLASSES)
     assert picture.width < 5 * 960
     assert picture.height > 2 * 960
 
 
-def test_many_detections_of_every_score_and_size():
+def test_many_detections_of_every_score_and_size_are_drawn():
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(100, 2, generator=generator) * 100 - 5
     boxes = torch.cat([corners, corners + torch.rand(100, 2, generator=generator) * 40], dim=1)

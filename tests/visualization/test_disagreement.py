@@ -34,7 +34,7 @@ def result(image, box, score, category=1):
         ([result(7, BOX, 0.9)], [result(8, BOX, 0.9)], 1),  # images are separate
     ],
 )
-def test_two_methods(first, second, expected):
+def test_disagreement_of_two_methods_counts_unmatched_detections(first, second, expected):
     for predictions in ({"a": first, "b": second}, {"b": second, "a": first}):
         assert dict(rank_by_disagreement(predictions)).get(7, 0) == expected
 
@@ -87,7 +87,7 @@ def test_disagreement_equals_that_of_a_plain_loop():
     assert score > 0
 
 
-def test_count_missing():
+def test_missing_detections_are_counted_per_method_and_class():
     """The second box of the first method has partners, one of them below the threshold; the third is not drawn."""
 
     def detections(*scores):
@@ -102,6 +102,6 @@ def test_count_missing():
 
 def test_one_method_is_an_error():
     empty = DetectionArrays(np.zeros((0, 4)), np.zeros(0), np.zeros(0))
-    with pytest.raises(ValueError, match="two or more"):
+    with pytest.raises(ValueError, match="methods"):
         disagreement_score([empty], 0.5)
     assert disagreement_score([empty, empty], 0.5) == 0

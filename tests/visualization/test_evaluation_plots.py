@@ -17,7 +17,7 @@ def curves(classes, seed=0):
 
 @pytest.mark.parametrize("classes", [1, 4, 30])
 @pytest.mark.parametrize("kinds", [("box",), ("box", "mask")])
-def test_size_and_colours_of_precision_recall(tmp_path, classes, kinds):
+def test_precision_recall_has_its_size_and_many_colours(tmp_path, classes, kinds):
     path = tmp_path / "new" / "curves.png"
     plot_precision_recall({kind: curves(classes) for kind in kinds}, [f"class {k}" for k in range(classes)], path)
     with Image.open(path) as picture:
@@ -35,7 +35,7 @@ def test_legend_has_literal_class_names(tmp_path):
 
 
 @pytest.mark.parametrize("classes", [1, 5, 80])
-def test_size_of_confusion(tmp_path, classes):
+def test_confusion_of_many_classes_stays_small(tmp_path, classes):
     counts = np.random.default_rng(0).integers(0, 9, (classes + 1, classes + 1))
     counts[0] = 0
     plot_confusion(counts, [f"class {k}" for k in range(classes)], tmp_path / "confusion.png", note="score from 0.3")

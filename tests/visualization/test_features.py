@@ -1,5 +1,7 @@
 """Enlarged features: distances equal to stage 1's, maps of the image."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -98,22 +100,18 @@ def test_nearest_has_the_colours_of_the_coarse_map(guide, methods, pictures):
 
 
 @pytest.mark.parametrize(
-    ("module", "levels", "message"),
+    ("kind", "channels", "levels", "fact"),
     [
-        (lambda: build_interpolator("nearest", 64), ["p1"], "--levels p1:"),
-        (lambda: AFInterpolator(32), [], "x has 32 channels.*64"),
-        (
-            lambda: build_interpolator("nearest", 64),
-            ["p2", ""],
-            "--levels '': .*p2",
-        ),
-        (lambda: build_interpolator("nearest", 64), ["p3", "p2", "p3"], "--levels: p3 is named twice"),
-        (lambda: build_interpolator("fade", 64), ["p6", "p2"], "x: .*finer map.*p2, p6"),
+        ("nearest", 64, ["p1"], "--levels p1:"),
+        ("afi", 32, [], "x .*32 .*64"),
+        ("nearest", 64, ["p2", ""], "--levels '': .*p2"),
+        ("nearest", 64, ["p3", "p2", "p3"], "--levels: p3 "),
+        ("fade", 64, ["p6", "p2"], "x: .*p2, p6.*--levels"),
     ],
 )
-def test_unsuitable_levels_and_interpolators_are_errors(guide, pictures, module, levels, message):
-    with pytest.raises(UserError, match=message):
-        next(feature_figures(guide, {"x": module()}, pictures, levels))
+def test_unsuitable_levels_and_interpolators_are_errors(guide, pictures, kind, channels, levels, fact):
+    with pytest.raises(UserError, match=fact):
+        next(feature_figures(guide, {"x": build_interpolator(kind, channels)}, pictures, levels))
 
 
 def test_finer_maps_are_used_where_the_neck_has_them(guide, pictures):
@@ -130,8 +128,7 @@ def test_finer_maps_are_used_where_the_neck_has_them(guide, pictures):
         *("p2, fade", "p2, sapa", "error of fade", "error of sapa"),
         *("p6, fade", "p6, sapa", "error of fade", "error of sapa"),
     ]
-    assert "fade, sapa: with the finer map" in figure.text
-    assert "it has none for p2, p6, which it never enlarges." in figure.text
+    assert re.search("fade, sapa: .* p2, p6,", figure.text)
     (figure, _) = feature_figures(guide, {"fade": methods["fade"]}, pictures)
     assert {panel.title[:2] for panel in figure.panels if "target" in panel.title} == {"p3", "p4", "p5"}
 

@@ -16,7 +16,7 @@ def count(picture, color):
     return int((np.asarray(picture) == color).all(axis=2).sum())
 
 
-def test_number_of_columns():
+def test_fewer_columns_make_a_higher_figure():
     wide, narrow = (Figure("x", panels(6), columns=columns).draw() for columns in (6, 3))
     assert wide.width > 6 * 200
     assert narrow.width < 4 * 200

@@ -114,7 +114,7 @@ PRESETS = [
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_kind_of_detector(preset, image, pictures):
+def test_every_kind_of_detector_is_explained(preset, image, pictures):
     detector = build(preset)
     level, heat = explain(detector, image, BOX, 1)
     assert level in detector.neck.strides
@@ -127,13 +127,13 @@ def test_every_kind_of_detector(preset, image, pictures):
 
 @pytest.mark.parametrize("preset", ["fcos-r18-fpn-tiny", "retinanet-r18-fpn-tiny", "faster-rcnn-r18-fpn-tiny"])
 @pytest.mark.parametrize("box", [[5.0, 5.0, 6.0, 6.0], [0.0, 0.0, 120.0, 80.0], [118.0, 78.0, 121.0, 82.0]])
-def test_a_box_without_a_point_or_anchor(preset, box, image):
+def test_maps_of_a_box_without_a_point_or_anchor_are_finite(preset, box, image):
     _, heat = explain(build(preset), image, torch.tensor(box), 1)
     assert heat.values.isfinite().all()
     assert np.isfinite(heat.logit)
 
 
-def test_one_detection_one_level_one_scale(faster, pictures):
+def test_all_detectors_explain_one_detection_at_one_level(faster, pictures):
     other = build("faster-rcnn-r18-fpn-tiny", seed=3)
     (figure,) = gradcam_figures(named(a=faster, b=other), pictures, threshold=0.0)
     detection = named(a=faster).detect("a", pictures[0].read(), 0.0)
@@ -177,7 +177,7 @@ def test_detectors_that_cannot_be_compared_are_errors(faster, pictures):
         list(gradcam_figures(named(a=faster, large=large), [whole], threshold=1.0))
     detectors = named(a=faster)
     other_classes = SimpleNamespace(detector=faster, classes=("x", "y", "z"))
-    with pytest.raises(UserError, match="b: has no class"):
+    with pytest.raises(UserError, match=r"^b: .* class '"):
         list(
             gradcam_figures(
                 NamedDetectors({**detectors.detectors, "b": other_classes}, CLASSES), pictures, threshold=0.0
@@ -188,14 +188,14 @@ def test_detectors_that_cannot_be_compared_are_errors(faster, pictures):
 @pytest.mark.detectron2
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["mask", "cascade", "retinanet"])
-def test_models_of_detectron2(kind, image, tmp_path):
-    """The logit of the region, or of its anchors, is what the model itself gives to the class."""
+def test_logits_of_detectron2_models_are_those_of_the_model(kind, image, tmp_path):
+    """The logit of the class for the region or, in RetinaNet, the mean over its anchors."""
     pytest.importorskip("detectron2")
     from detectron2.structures import Boxes, pairwise_iou
 
-    from tests.detectors.test_detectron2_models import build as build_d2
+    from tests.helpers.detectron2_presets import build_small
 
-    detector = build_d2(tmp_path, kind)
+    detector = build_small(tmp_path, kind)
     level, heat = explain(detector, image, BOX, 2)
     assert level in detector.neck.strides
     assert heat.values.isfinite().all()

@@ -22,7 +22,7 @@ def overlap(a, b):
         ((-5, 60, 10, 100), (0, 48, 30, 60)),  # beyond the left edge
     ],
 )
-def test_single_label(box, expected):
+def test_a_single_label_is_placed_at_its_box(box, expected):
     assert place_labels([box], [[(30, 12)]], CANVAS) == [(0, expected)]
 
 

@@ -18,7 +18,7 @@ def test_colours_within_a_picture_differ(labels):
     assert len(set(colors.values())) == len(colors)
 
 
-def test_more_classes_than_colours():
+def test_more_classes_than_colours_all_get_one():
     assert len(class_colors(range(1, 100))) == 99
 
 

@@ -18,7 +18,7 @@ def save_titled(name, path):
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_a_name_outside_dejavu(tmp_path, squares, install, installed, caplog):
+def test_a_name_outside_dejavu_is_drawn_without_a_warning(tmp_path, squares, install, installed, caplog):
     if installed:
         install(squares("红", weight=500))
     before = dict(matplotlib.rcParams)
@@ -51,8 +51,8 @@ def test_seeds_of_a_method_share_colour_and_marker_and_differ_in_dashes():
     styles = dict(line_styles(dict.fromkeys(names)))
     assert len(set(style_values(names))) == len(names)
     for k in range(12):
-        looks_of_method = {
+        method_styles = {
             (styles[f"method {k}/seed{s}"]["color"], styles[f"method {k}/seed{s}"]["marker"]) for s in range(6)
         }
-        assert len(looks_of_method) == 1
+        assert len(method_styles) == 1
     assert len(set(style_values(f"one/seed{k}" for k in range(40)))) == 40

@@ -34,6 +34,6 @@ def test_equal_features_have_equal_colours_in_every_map():
     np.testing.assert_allclose(components.normalized(second)[1, 2], components.normalized(first)[4, 0])
 
 
-def test_constant_and_narrow_maps():
+def test_constant_and_narrow_maps_give_finite_components():
     assert np.isfinite(PrincipalComponents.fit([torch.ones(8, 2, 2)]).normalized(torch.ones(8, 1, 1))).all()
     assert PrincipalComponents.fit([torch.rand(2, 4, 4)]).normalized(torch.rand(2, 4, 4)).shape == (4, 4, 3)

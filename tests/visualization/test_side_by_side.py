@@ -13,7 +13,7 @@ BOXES = torch.tensor([[5.0, 5, 40, 40], [50, 50, 90, 90], [60, 5, 90, 30]])
 
 
 class FixedDetectors:
-    """``NamedDetectors`` with given scores of the three boxes."""
+    """``NamedDetectors`` with fixed scores of the three boxes."""
 
     classes = ("cell",)
 

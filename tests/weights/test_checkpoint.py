@@ -32,24 +32,25 @@ def training_state():
     module(torch.ones(2, 3, 8, 8)).sum().backward()
     optimizer.step()
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5]).state_dict()
-    best = {"best": np.float32(0.5), "seen": np.int64(7)}
-    return module, {"optimizer": optimizer.state_dict(), "iteration": 4, "scheduler": scheduler, **best}
+    numbers = {"best": np.float32(0.5), "images": np.int64(7)}
+    return module, {"optimizer": optimizer.state_dict(), "iteration": 4, "scheduler": scheduler, **numbers}
 
 
 def test_run_of_pretrain_is_refused_with_advice(tmp_path):
     (tmp_path / "interpolator.safetensors").write_bytes(b"")
-    file = rf" \(the file is {tmp_path / 'interpolator.safetensors'}\)"
-    with pytest.raises(UserError, match=f"--interpolator {tmp_path}{file}$"):
+    interpolator = f"--interpolator {tmp_path} .*{tmp_path / 'interpolator.safetensors'}"
+    with pytest.raises(UserError, match=interpolator) as error:
         read_checkpoint(tmp_path)
+    assert "stage2" not in str(error.value)
     (tmp_path / "stage2").mkdir()
     (tmp_path / "stage2" / "best.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=f"--interpolator {tmp_path}{file}, or {tmp_path / 'stage2'} as a detector$"):
+    with pytest.raises(UserError, match=f"{interpolator}.* {tmp_path / 'stage2'} "):
         read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("options", [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": False}])
 def test_training_checkpoints_are_unwrapped(tmp_path, options):
-    module, rest = training_state()
+    module, state = training_state()
     meta = {
         "config": "x = 1\n" * 10_000,
         "CLASSES": ("cat", "dog"),
@@ -57,7 +58,10 @@ def test_training_checkpoints_are_unwrapped(tmp_path, options):
         "hooks": {"a", "b"},
         "raw": b"\xff\0",
     }
-    for content in ({"model": module.state_dict(), **rest}, {"meta": meta, "state_dict": module.state_dict(), **rest}):
+    for content in (
+        {"model": module.state_dict(), **state},
+        {"meta": meta, "state_dict": module.state_dict(), **state},
+    ):
         torch.save(content, tmp_path / "file.pth", **options)
         tensors = read_checkpoint(tmp_path / "file.pth").tensors
         assert list(tensors) == list(module.state_dict())
@@ -76,13 +80,13 @@ def test_all_dtypes_and_memory_layouts_are_read(tmp_path):
     tensors |= {"turned": torch.arange(6.0).view(2, 3).t(), "part": shared[3:5], "whole": shared, "tied": shared}
     tensors |= {"parameter": torch.nn.Parameter(torch.ones(2)), "float8": torch.ones(2).to(torch.float8_e4m3fn)}
     tensors["attributed"] = torch.ones(2)
-    tensors["attributed"].note = "kept by torch.save"
+    tensors["attributed"].note = "saved by torch.save"
     torch.save(tensors, tmp_path / "file.pth")
-    read = read_checkpoint(tmp_path / "file.pth").tensors
+    stored = read_checkpoint(tmp_path / "file.pth").tensors
     for name, value in tensors.items():
-        assert read[name].dtype == value.dtype
-        torch.testing.assert_close(read[name].float(), value.detach().float()) if name != "complex" else None
-    assert read["whole"].data_ptr() == read["tied"].data_ptr()
+        assert stored[name].dtype == value.dtype
+        torch.testing.assert_close(stored[name].float(), value.detach().float()) if name != "complex" else None
+    assert stored["whole"].data_ptr() == stored["tied"].data_ptr()
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -130,7 +134,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path, value, dtype):
         read_checkpoint(tmp_path / "file.pth")
 
 
-def written(path, kind):
+def write_tensors(path, kind):
     if kind == "safetensors":
         save_file(TENSORS, path)
     elif kind == "pickle":
@@ -142,9 +146,9 @@ def written(path, kind):
 
 @pytest.mark.parametrize("kind", ["safetensors", "pickle", "zip", "old"])
 def test_truncated_files_are_refused(tmp_path, kind):
-    whole = written(tmp_path / "whole", kind)
-    for length in range(0, len(whole), 1 + len(whole) // 150):
-        (tmp_path / "cut").write_bytes(whole[:length])
+    content = write_tensors(tmp_path / "whole", kind)
+    for length in range(0, len(content), 1 + len(content) // 150):
+        (tmp_path / "cut").write_bytes(content[:length])
         with pytest.raises(UserError, match="cut: "):
             read_checkpoint(tmp_path / "cut")
 
@@ -152,14 +156,14 @@ def test_truncated_files_are_refused(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["safetensors", "pickle", "zip", "old"])
 def test_format_is_detected_from_the_content(tmp_path, kind):
     for suffix in (".safetensors", ".pth", ".pkl", ""):
-        written(tmp_path / f"file{suffix}", kind)
+        write_tensors(tmp_path / f"file{suffix}", kind)
         assert_same(read_checkpoint(tmp_path / f"file{suffix}").tensors)
 
 
 def test_changed_byte_of_a_zip_is_detected(tmp_path):
-    whole = written(tmp_path / "file.pth", "zip")
-    (tmp_path / "file.pth").write_bytes(whole.replace(np.float32([3, 4]).tobytes(), np.float32([3, 5]).tobytes()))
-    with pytest.raises(UserError, match="Bad CRC-32"):
+    content = write_tensors(tmp_path / "file.pth", "zip")
+    (tmp_path / "file.pth").write_bytes(content.replace(np.float32([3, 4]).tobytes(), np.float32([3, 5]).tobytes()))
+    with pytest.raises(UserError, match=r"file\.pth: .*CRC-32"):
         read_checkpoint(tmp_path / "file.pth")
 
 
@@ -171,10 +175,10 @@ def test_foreign_safetensors_have_no_metadata(tmp_path):
 
 
 def test_run_folder_resolves_to_best_else_last(tmp_path):
-    with pytest.raises(UserError, match="the folder is empty"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: .*empty"):
         read_checkpoint(tmp_path)
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(UserError, match=r"neither best\.safetensors nor last\.safetensors"):
+    with pytest.raises(UserError, match=r"best\.safetensors .*last\.safetensors"):
         read_checkpoint(tmp_path)
     save_file(TENSORS, tmp_path / "last.safetensors")
     assert read_checkpoint(tmp_path).path.name == "last.safetensors"
@@ -197,7 +201,7 @@ class Malicious:
 )
 def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, write):
     write({"weight": torch.ones(2), "x": Malicious(str(tmp_path / "executed"))}, tmp_path / "file.pth")
-    with pytest.raises(UserError, match="refused") as error:
+    with pytest.raises(UserError, match=r"file\.pth: refused") as error:
         read_checkpoint(tmp_path / "file.pth")
     assert not (tmp_path / "executed").exists()
     assert "\n" not in str(error.value)
@@ -208,10 +212,10 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, write):
 def test_damaged_files_end_in_one_line_with_their_name(tmp_path, suffix, damage):
     path = tmp_path / f"file{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(TENSORS, path)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     path.write_bytes(
         {
-            "cut": whole[: len(whole) // 2],
+            "cut": content[: len(content) // 2],
             "empty": b"",
             "text": b"version https://git-lfs.github.com/spec/v1\n",
             "page": b"<!DOCTYPE html><html>Sign in</html>",
@@ -224,19 +228,19 @@ def test_damaged_files_end_in_one_line_with_their_name(tmp_path, suffix, damage)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "fact"),
     [
-        ("list.pt", [1, 2], "a list"),
-        ("plain.pt", {"epoch": 3}, "named tensors"),
-        ("weights.onnx", {}, "named tensors"),
+        ("list.pt", [1, 2], "list,"),
+        ("plain.pt", {"epoch": 3}, "state_dict"),
+        ("weights.onnx", {}, "state_dict"),
     ],
 )
-def test_files_without_a_state_dict_are_explained(tmp_path, name, content, message):
+def test_files_without_a_state_dict_are_refused(tmp_path, name, content, fact):
     torch.save(content, tmp_path / name)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"{name}: .*{fact}"):
         read_checkpoint(tmp_path / name)
 
 
 def test_absent_path_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.pt: no such file"):
+    with pytest.raises(UserError, match=r"nowhere\.pt: no such"):
         read_checkpoint(tmp_path / "nowhere.pt")

@@ -1,6 +1,7 @@
-"""``afictl convert`` from the outside."""
+"""The command ``afictl convert``."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def file(tensors, tmp_path):
 
 
 def test_detector_is_converted_and_reported(file, tmp_path):
-    out = tmp_path / "ours" / "detector.safetensors"
+    out = tmp_path / "new" / "detector.safetensors"
     result = call(file, out, "--classes", "cat,dog", "--set", "input.test_size=600")
     assert result.exit_code == 0
     lines = result.output.splitlines()
@@ -65,20 +66,18 @@ def test_partial_conversion_needs_the_flag(tensors, tmp_path):
     rest = {name: value for name, value in tensors.items() if not name.startswith("roi_heads.")}
     torch.save({**rest, "sem_seg_head.predictor.bias": torch.zeros(3)}, tmp_path / "part.pth")
     out = tmp_path / "out.safetensors"
-    message = r" missing .*1 unexpected \(sem_seg_head\.predictor\.bias\).*--partial"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"1 unexpected \(sem_seg_head\.predictor\.bias\).*--partial"):
         call(tmp_path / "part.pth", out)
     assert not out.exists()
     result = call(tmp_path / "part.pth", out, "--partial")
-    assert "8 missing, 1 unexpected, 0 mismatched (first: head.roi_heads" in result.output
+    assert re.search(r"8 missing, 1 unexpected, 0 mismatched .*head\.roi_heads", result.output)
     assert load_detector(out).report.complete
 
 
 def test_generator_and_discriminator(tmp_path):
     torch.save({"model": reference_tensors("generator")}, tmp_path / "generator.pth")
     result = call(tmp_path / "generator.pth", tmp_path / "interpolator.safetensors")
-    assert "recognised: a generator of AFI-GAN" in result.output
-    assert "tensors: 23 matched" in result.output
+    assert re.search(r"generator(.|\n)* 23 matched", result.output)
     assert AFInterpolator.load(tmp_path / "interpolator.safetensors").channels == 256
     narrow = {discriminator_key(name): value for name, value in PatchDiscriminator(8).state_dict().items()}
     torch.save(narrow, tmp_path / "discriminator.pth")
@@ -97,31 +96,31 @@ def test_afictl_file_gets_other_classes(file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "fact"),
     [
         (["IN", "out.pth"], ".safetensors"),
-        (["IN", "out.safetensors", "--classes", "cat"], "1 names, but the detector has 2 classes"),
+        (["IN", "out.safetensors", "--classes", "cat"], "--classes: 1 .* 2 "),
         (["IN", "out.safetensors", "--classes", "cat,cat"], "--classes cat,cat"),
-        (["IN", "out.safetensors", "--classes", "none.json"], r"none\.json: cannot be read"),
-        (["IN", "out.safetensors", "--set", "backbone.strides=1"], "unknown key; did you mean"),
-        (["IN", "out.safetensors", "--set", "neck.channels=8"], "do not fit its preset.*mismatched"),
-        (["IN", "out.safetensors", "--set", "input.std=[1,1,1]"], "see --rgb"),
-        (["OWN", "OWN"], "own.safetensors"),
-        (["OWN", "out.safetensors", "--rgb"], "--rgb"),
-        (["none.pth", "out.safetensors"], r"none\.pth: no such file"),
-        (["OTHER", "out.safetensors"], r"first fc\.weight"),
-        (["MSRA", "out.safetensors"], "an ImageNet backbone, for --backbone-weights"),
+        (["IN", "out.safetensors", "--classes", "none.json"], r"--classes none\.json"),
+        (["IN", "out.safetensors", "--set", "backbone.strides=1"], r"backbone\.strides"),
+        (["IN", "out.safetensors", "--set", "neck.channels=8"], r"model_final\.pth: .*mismatched"),
+        (["IN", "out.safetensors", "--set", "input.std=[1,1,1]"], r"input\.std: .*--rgb"),
+        (["CONVERTED", "CONVERTED"], "converted.safetensors"),
+        (["CONVERTED", "out.safetensors", "--rgb"], r"converted\.safetensors: --rgb"),
+        (["none.pth", "out.safetensors"], r"none\.pth"),
+        (["OTHER", "out.safetensors"], r"other\.pth: .*fc\.weight"),
+        (["MSRA", "out.safetensors"], r"msra\.pth: .*--backbone-weights"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(file, tmp_path, monkeypatch, arguments, message):
+def test_mistakes_are_one_line_and_write_nothing(file, tmp_path, monkeypatch, arguments, fact):
     monkeypatch.chdir(tmp_path)
-    if "OWN" in arguments:
-        call(file, "own.safetensors")
+    if "CONVERTED" in arguments:
+        call(file, "converted.safetensors")
     torch.save({"fc.weight": torch.zeros(2)}, "other.pth")
     torch.save({"conv1_w": torch.zeros(64, 3, 7, 7), "res2_0_branch2a_w": torch.zeros(64, 64, 1, 1)}, "msra.pth")
-    named = {"IN": file.name, "OWN": "own.safetensors", "OTHER": "other.pth", "MSRA": "msra.pth"}
+    file_names = {"IN": file.name, "CONVERTED": "converted.safetensors", "OTHER": "other.pth", "MSRA": "msra.pth"}
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(UserError, match=message) as error:
-        call(*(named.get(argument, argument) for argument in arguments))
+    with pytest.raises(UserError, match=fact) as error:
+        call(*(file_names.get(argument, argument) for argument in arguments))
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.iterdir()) == before

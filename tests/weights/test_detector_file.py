@@ -71,33 +71,32 @@ def test_new_file_has_the_rights_of_any_new_file(file):
 
 def test_interpolator_file_is_not_a_detector(tmp_path):
     AFInterpolator(8, blocks=1, growth=4).save(tmp_path / "interpolator.safetensors")
-    with pytest.raises(UserError, match=r"an interpolator.*not a detector"):
+    with pytest.raises(UserError, match=r"interpolator\.safetensors: .*not a detector"):
         load_detector(tmp_path / "interpolator.safetensors")
 
 
 def test_foreign_file_is_not_a_detector(tmp_path):
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "foreign.pth")
-    with pytest.raises(UserError, match=r"without a description.*first fc\.weight.*not a detector"):
+    with pytest.raises(UserError, match=r"foreign\.pth: .*fc\.weight"):
         load_detector(tmp_path / "foreign.pth")
 
 
-def edited(file, **changes):
+def change_description(file, **changes):
     tensors, description = read_tensors(file)
     save_tensors(file, tensors, {**description, **changes})
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "fact"),
     [
-        ({"version": 99}, "version 99; update afictl"),
-        ({"classes": None}, "classes or preset"),
-        ({"classes": ["cat", "dog", "cow"]}, "do not fit.*mismatched"),
-        ({"preset": {"neck": {"chanels": 3}}}, r"neck\.chanels: unknown key.*did you mean 'channels'"),
+        ({"version": 99}, "version 99"),
+        ({"classes": None}, "classes"),
+        ({"classes": ["cat", "dog", "cow"]}, "mismatched"),
+        ({"preset": {"neck": {"chanels": 3}}}, r"neck\.chanels: .*'channels'"),
     ],
 )
-def test_description_that_does_not_fit_is_explained(file, changes, message):
-    edited(file, **changes)
-    with pytest.raises(UserError, match=message) as error:
+def test_description_that_does_not_fit_is_refused(file, changes, fact):
+    change_description(file, **changes)
+    with pytest.raises(UserError, match=rf"best\.safetensors.*{fact}") as error:
         load_detector(file)
-    assert "best.safetensors" in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Strangers' files: none runs code, none takes more than seconds or its own size in memory, each ends in one line."""
+"""Untrusted files: none runs code, none takes more than seconds or its size in memory, and all end in one line."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.helpers import hostile_files
 from tests.helpers.hostile_files import BIG, BUSY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and measured as Linux does it")
-GRANTED = 512 * 2**20
+GRANTED_BYTES = 512 * 2**20
 READ_ALL = f"""
 import json, resource, sys, time
 from pathlib import Path
@@ -29,19 +29,19 @@ folder = Path(sys.argv[1])
 for path in sorted((folder / "honest").iterdir()):
     read_checkpoint(path)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + {GRANTED}, used + {GRANTED}))
+resource.setrlimit(resource.RLIMIT_AS, (used + {GRANTED_BYTES}, used + {GRANTED_BYTES}))
 results = {{}}
 for path in sorted((folder / "hostile").iterdir()):
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     try:
         read_checkpoint(path)
-        answer = "was read"
+        message = "was read"
     except UserError as error:
-        answer = str(error)
+        message = str(error)
     except BaseException as error:
-        answer = f"{{type(error).__name__}}: {{error}}"
+        message = f"{{type(error).__name__}}: {{error}}"
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    results[path.name] = (answer, time.process_time() - start, grown / 1024)
+    results[path.name] = (message, time.process_time() - start, grown / 1024)
 print(json.dumps(results))
 """
 
@@ -79,13 +79,13 @@ def test_code_is_refused_and_not_run(results, marker, name):
     "name", ["os_0.pkl", "os_4.pkl", "eval.pkl", "nested.pkl", "inst.pkl", "obj.pkl", "as_key.pkl"]
 )
 def test_the_hostile_files_execute_code_with_the_standard_readers(tmp_path, name):
-    with suppress(TypeError):  # None as a key, after the deed
+    with suppress(TypeError):  # None as a key, after the call
         pickle.loads(hostile_files.code(str(tmp_path / "it_ran"))[name])
     assert (tmp_path / "it_ran").exists()
 
 
 @pytest.mark.parametrize(("name", "expected"), [(name, expected) for name, (_, expected) in (BUSY | BIG).items()])
-def test_false_claims_end_in_one_line(results, name, expected):
+def test_false_declarations_end_in_one_line(results, name, expected):
     message, _, _ = results[name]
     assert re.search(expected, message), message
     assert f"hostile/{name}: " in message
@@ -103,7 +103,7 @@ def test_file_of_100_gb_is_refused_by_its_size(tmp_path, head):
     with open(tmp_path / "file.pth", "wb") as file:
         file.write(head)
         file.truncate(100 * 2**30)
-    with pytest.raises(UserError, match=r"file\.pth: 100 GiB, more than 8"):
+    with pytest.raises(UserError, match=r"file\.pth: 100 GiB.* 8;"):
         read_checkpoint(tmp_path / "file.pth")
 
 
@@ -112,21 +112,20 @@ def make_loop(path):
 
 
 @pytest.mark.parametrize(
-    ("make", "expected"),
+    ("make", "reason"),
     [
         (os.mkfifo, "not a file"),
-        (make_loop, "Too many levels of symbolic links"),
-        (os.mkdir, "the folder is empty"),
-        (lambda path: path.touch(), "an empty file"),
+        (make_loop, "symbolic links"),
+        (os.mkdir, "empty"),
+        (lambda path: path.touch(), "empty"),
         (lambda path: path.symlink_to("/dev/zero"), "not a file"),
         (lambda path: path.symlink_to("nowhere"), "no such file"),
     ],
 )
-def test_paths_that_are_no_file_are_refused(tmp_path, make, expected):
+def test_paths_without_a_regular_file_are_refused(tmp_path, make, reason):
     make(tmp_path / "file.pth")
-    with pytest.raises(UserError, match=expected) as error:
+    with pytest.raises(UserError, match=f"^{tmp_path / 'file.pth'}: .*{reason}"):
         read_checkpoint(tmp_path / "file.pth")
-    assert str(tmp_path / "file.pth") in str(error.value)
 
 
 @pytest.mark.parametrize("path", ["a\0b", "a" * 5000])

@@ -32,13 +32,13 @@ def test_a_generator_of_afigan_is_an_interpolator(prefix, tmp_path):
         assert load_weights(AFInterpolator(), tmp_path / "generator.pth").complete
 
 
-def test_a_discriminator_of_afigan(tmp_path):
+def test_a_discriminator_of_afigan_is_loaded(tmp_path):
     torch.save(reference_tensors("discriminator"), tmp_path / "discriminator.pth")
     actual, expected = PatchDiscriminator(), PatchDiscriminator()
     assert load_weights(actual, tmp_path / "discriminator.pth").complete
     apply_rule_h(expected, discriminator_key, "discriminator")
     assert_equal(actual, expected)
-    with pytest.raises(UserError, match=r"a discriminator .*not an interpolator"):
+    with pytest.raises(UserError, match=r"discriminator\.pth: .*not an interpolator"):
         load_interpolator(tmp_path / "discriminator.pth")
 
 
@@ -51,14 +51,14 @@ def detector():
 METADATA = {"classes": ["cat", "dog"], "category_ids": [1, 2], "step": 0, "metrics": {}}
 
 
-def test_the_interpolator_inside_a_detector(detector, tmp_path):
+def test_the_interpolator_inside_a_detector_is_loaded(detector, tmp_path):
     save_detector(tmp_path / "run" / "best.safetensors", detector, METADATA)
     torch.save({"model": to_detectron2(detector)}, tmp_path / "model_final.pth")
     for source in (tmp_path / "run", tmp_path / "run" / "best.safetensors", tmp_path / "model_final.pth"):
         assert_equal(load_interpolator(source), detector.neck.interpolator)
 
 
-def test_the_interpolator_inside_a_model_of_torchvision(tmp_path):
+def test_the_interpolator_inside_a_model_of_torchvision_is_loaded(tmp_path):
     small = ["interpolator.kind=afi", "interpolator.options={blocks: 1, growth: 4}"]
     detector = build_detector(load_preset("torchvision:retinanet_resnet50_fpn", small), num_classes=2)
     save_detector(tmp_path / "best.safetensors", detector, METADATA)
@@ -76,13 +76,13 @@ def test_afictl_file_is_read_and_converted(kind, tmp_path):
         assert_equal(loaded, interpolator)
 
 
-def test_files_without_a_learned_interpolator(detector, tmp_path):
+def test_files_without_a_learned_interpolator_are_refused(detector, tmp_path):
     nearest = build_detector(detector.preset, 2, "nearest")
     save_detector(tmp_path / "nearest.safetensors", nearest, METADATA)
     with pytest.raises(UserError, match=r"nearest\.safetensors: .*--interpolator nearest"):
         load_interpolator(tmp_path / "nearest.safetensors")
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"first fc\.weight"):
+    with pytest.raises(UserError, match=r"other\.pth: .*fc\.weight"):
         load_interpolator(tmp_path / "other.pth")
     tensors = reference_tensors("generator")
     del tensors["Generators.0.4.0.bias"]

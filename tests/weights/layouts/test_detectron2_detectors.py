@@ -1,4 +1,4 @@
-"""Recognising detectors of detectron2 and AFI-GAN, and the preset that their tensors tell."""
+"""Recognition of detectors of detectron2 and AFI-GAN, and the presets derived from their tensors."""
 
 import re
 
@@ -20,8 +20,8 @@ STEM = "backbone.bottom_up.stem.conv1.weight"
 CLASSES = "roi_heads.box_predictor.cls_score.bias"
 
 
-def translated(tensors):
-    """Preset, description and report of what a checkpoint of ``tensors`` becomes."""
+def convert_layout(tensors):
+    """Preset, converted checkpoint and load report of a checkpoint of ``tensors``."""
     converted = to_afictl(as_checkpoint(tensors))
     preset = parse_preset(converted.metadata["preset"])
     with torch.device("meta"):
@@ -50,10 +50,10 @@ def translated(tensors):
     ],
 )
 def test_all_tensors_of_all_supported_detectors_are_mapped(key_list, name, kind, interpolator):
-    preset, _, report = translated(shapes_only(key_list))
+    preset, _, report = convert_layout(shapes_only(key_list))
     assert report.complete, report
     assert (preset.name, preset.detector.kind, preset.interpolator.kind) == (name, kind, interpolator)
-    # Beside the interpolator and where a ResNet strides, it is the shipped preset: its recipe and its input stay.
+    # Recipe, input and neck are those of the shipped preset.
     shipped = load_preset(name)
     assert (preset.input, preset.train, preset.neck) == (shipped.input, shipped.train, shipped.neck)
     assert preset.backbone.stride_in_1x1 is ("-r50-" in name)
@@ -76,19 +76,19 @@ def test_a_detector_round_trips_through_the_layout_of_detectron2(tmp_path):
     with torch.no_grad():
         expected = detector.head.rpn.head(list(detector.pyramid([image]).values()))
         actual = loaded.detector.head.rpn.head(list(loaded.detector.pyramid([image]).values()))
-    for one, other in zip(expected[0] + expected[1], actual[0] + actual[1], strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+    for value, expected_value in zip(actual[0] + actual[1], expected[0] + expected[1], strict=True):
+        torch.testing.assert_close(value, expected_value, rtol=1e-4, atol=1e-5)
     state = detector.state_dict()
     for name, value in loaded.detector.state_dict().items():
         torch.testing.assert_close(state[name], value, rtol=1e-6, atol=1e-7)
 
 
-def test_a_file_saved_by_several_devices():
-    assert translated({f"module.{name}": value for name, value in shapes_only(MASK_RCNN).items()})[2].complete
+def test_prefixes_of_several_devices_are_removed():
+    assert convert_layout({f"module.{name}": value for name, value in shapes_only(MASK_RCNN).items()})[2].complete
 
 
 def test_coco_classes_keep_their_category_ids():
-    _, converted, _ = translated(shapes_only(MASK_RCNN))
+    _, converted, _ = convert_layout(shapes_only(MASK_RCNN))
     assert converted.metadata["classes"][:2] == ["person", "bicycle"]
     assert converted.metadata["classes"][-1] == "toothbrush"
     assert converted.metadata["category_ids"][:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
@@ -97,7 +97,7 @@ def test_coco_classes_keep_their_category_ids():
 
 def test_the_background_becomes_the_first_class():
     tensors = shapes_only(MASK_RCNN) | {CLASSES: torch.arange(81.0)}
-    _, converted, _ = translated(tensors)
+    _, converted, _ = convert_layout(tensors)
     assert converted.tensors["head.roi_heads.box_predictor.cls_score.bias"].tolist() == [80.0, *range(80)]
 
 
@@ -115,7 +115,7 @@ def bgr(std):
 )
 def test_pixel_order_and_scale_move_into_the_stem(recorded, factors):
     stem = torch.randn(64, 3, 7, 7)
-    preset, converted, report = translated(shapes_only(MASK_RCNN) | {STEM: stem} | recorded)
+    preset, converted, report = convert_layout(shapes_only(MASK_RCNN) | {STEM: stem} | recorded)
     assert report.complete
     scale = torch.tensor(factors) * torch.tensor(preset.input.std)
     torch.testing.assert_close(converted.tensors["backbone.net.conv1.weight"], stem.flip(1) * scale.view(1, 3, 1, 1))
@@ -126,24 +126,24 @@ def test_rgb_models_keep_their_order():
     stem = torch.randn(64, 3, 7, 7)
     recorded = in_rgb(as_checkpoint(shapes_only(MASK_RCNN) | {STEM: stem}))
     torch.testing.assert_close(to_afictl(recorded).tensors["backbone.net.conv1.weight"], stem)
-    with pytest.raises(UserError, match=r"pixel_mean and pixel_std.*--rgb"):
+    with pytest.raises(UserError, match=r"--rgb: .*pixel_mean"):
         in_rgb(recorded)
 
 
 def test_another_recorded_mean_goes_into_the_preset():
-    preset, _, _ = translated(shapes_only(MASK_RCNN) | {"pixel_mean": torch.tensor([102.0, 115.0, 122.0])})
-    assert preset.input == load_preset("mask-rcnn-r50-fpn").input  # it is worth nothing without its pixel_std
+    preset, _, _ = convert_layout(shapes_only(MASK_RCNN) | {"pixel_mean": torch.tensor([102.0, 115.0, 122.0])})
+    assert preset.input == load_preset("mask-rcnn-r50-fpn").input  # unused without pixel_std
     recorded = {"pixel_mean": torch.tensor([102.0, 115.0, 122.4]), "pixel_std": torch.ones(3)}
-    preset, _, _ = translated(shapes_only(MASK_RCNN) | recorded)
+    preset, _, _ = convert_layout(shapes_only(MASK_RCNN) | recorded)
     assert preset.input.mean == pytest.approx((0.48, 115 / 255, 0.4))
 
 
 def test_anchors_of_old_files_are_used():
-    preset, converted, report = translated(shapes_only("afi_maskrcnn_R50_FPN"))
+    preset, converted, report = convert_layout(shapes_only("afi_maskrcnn_R50_FPN"))
     assert preset.detector.anchor_sizes == (32, 64, 128, 256, 512)
     assert "an extractor of stage 2" in converted.metadata["origin"]["notes"][-1]
     halved = cell_anchors((16, 32, 64, 128, 256), ratios=(0.4, 1.0, 2.5))
-    preset, converted, report = translated(shapes_only("afi_maskrcnn_R50_FPN") | halved)
+    preset, converted, report = convert_layout(shapes_only("afi_maskrcnn_R50_FPN") | halved)
     assert report.complete
     assert preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
     assert preset.detector.anchor_ratios == (0.4, 1.0, 2.5)
@@ -152,7 +152,7 @@ def test_anchors_of_old_files_are_used():
 
 def test_frozen_norms_of_old_files_have_no_statistics():
     tensors = {k: v for k, v in shapes_only(MASK_RCNN).items() if not k.endswith(("running_mean", "running_var"))}
-    _, converted, report = translated(tensors)
+    _, converted, report = convert_layout(tensors)
     assert report.complete
     assert (converted.tensors["backbone.net.bn1.running_mean"] == 0).all()
     assert (converted.tensors["backbone.net.bn1.running_var"] == 1).all()
@@ -161,12 +161,12 @@ def test_frozen_norms_of_old_files_have_no_statistics():
 def test_statistics_of_a_single_norm_can_be_missing():
     tensors = shapes_only(MASK_RCNN)
     del tensors["backbone.bottom_up.stem.conv1.norm.running_var"]
-    _, _, report = translated(tensors)
+    _, _, report = convert_layout(tensors)
     assert report.missing == ("backbone.net.bn1.running_var",)
 
 
 def test_retinanet_loss_normalizer_has_its_initial_value():
-    _, converted, _ = translated(shapes_only("d2_retinanet_R50_FPN_3x"))
+    _, converted, _ = convert_layout(shapes_only("d2_retinanet_R50_FPN_3x"))
     assert converted.tensors["head.normalizer"] == 100
 
 
@@ -183,16 +183,16 @@ def test_resnext_is_recognised_by_its_groups():
             elif conv == "3" and len(shape) == 4:
                 shape[1] = width
             tensors[name] = torch.zeros(()).expand(shape)
-    preset, _, report = translated(tensors)
+    preset, _, report = convert_layout(tensors)
     assert report.complete
     assert (preset.backbone.name, preset.name) == ("resnext50_32x4d", "faster-rcnn-x50-fpn")
     assert not preset.backbone.stride_in_1x1
 
 
 def test_unmapped_tensors_are_reported():
-    _, _, report = translated(shapes_only(MASK_RCNN) | {"roi_heads.keypoint_head.score.weight": torch.zeros(2)})
+    _, _, report = convert_layout(shapes_only(MASK_RCNN) | {"roi_heads.keypoint_head.score.weight": torch.zeros(2)})
     assert report.unexpected == ("roi_heads.keypoint_head.score.weight",)
-    _, _, report = translated(shapes_only("afi_guide_RCNN_FPN_only"))
+    _, _, report = convert_layout(shapes_only("afi_guide_RCNN_FPN_only"))
     assert "head.rpn.head.conv.0.0.weight" in report.missing
     assert not report.unexpected
 

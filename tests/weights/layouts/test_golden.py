@@ -1,4 +1,4 @@
-"""Files of detectron2 and AFI-GAN, from image to final boxes, against the numbers of their own code."""
+"""Files of detectron2 and AFI-GAN, from image to final boxes, against the numbers of their code."""
 
 import pytest
 import torch
@@ -23,8 +23,9 @@ def test_an_imported_detector_gives_the_detections_of_the_original(reference, tm
     assert loaded.report.complete
     assert loaded.preset.name == reference.preset
     with torch.no_grad():
-        answer = loaded.detector([reference.image()])[0]
-    for name, value in {"boxes": answer["boxes"], "scores": answer["scores"], "classes": answer["labels"] - 1}.items():
+        detections = loaded.detector([reference.image()])[0]
+    values = {"boxes": detections["boxes"], "scores": detections["scores"], "classes": detections["labels"] - 1}
+    for name, value in values.items():
         # Scores are a softmax of logits near 20.
         tolerance = 1e-4 if name == "scores" else TOLERANCE
         assert_golden(reference.file, f"{reference.prefix}inst_{name}", value, tolerance)

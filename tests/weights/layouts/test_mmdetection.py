@@ -1,4 +1,4 @@
-"""Recognising Faster and Mask R-CNN of mmdetection."""
+"""Recognition of Faster and Mask R-CNN of mmdetection."""
 
 import pytest
 import timm
@@ -17,7 +17,7 @@ def layer(name, *shape):
 
 
 def mmdetection(masks, classes):
-    """The tensors of its R-CNN with a ResNet-50 and an FPN; the class scores and the stem are numbered."""
+    """Tensors of an R-CNN with a ResNet-50 and an FPN; the biases of the class scores are their indices."""
     with torch.device("meta"):
         body = timm.create_model("resnet50").state_dict()
     tensors = {f"backbone.{k}": torch.zeros(()).expand(v.shape) for k, v in body.items() if not k.startswith("fc.")}
