@@ -37,8 +37,8 @@ def build_backbone(config: BackboneConfig, levels: Sequence[str] = LEVELS) -> Re
     for module, family in _FAMILIES.items():
         if is_model_in_modules(architecture, {module}):
             return family(config.name, levels, **config.model_dump(exclude={"name", "pretrained"}))
-    known = sorted(name for module in _FAMILIES for name in timm.list_models(module=module))
+    architectures = sorted(name for module in _FAMILIES for name in timm.list_models(module=module))
     raise UserError(
         f"backbone.name: timm has no '{config.name}' in its families {', '.join(_FAMILIES)}"
-        f"{did_you_mean(architecture, known)}"
+        f"{did_you_mean(architecture, architectures)}"
     )

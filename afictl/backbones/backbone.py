@@ -114,10 +114,10 @@ def create_net(
     Raises:
         UserError: unknown tag of weights, unknown option, or options that do not fit together.
     """
-    known = sorted(inspect.signature(model).parameters.keys() - _NOT_OPTIONS - settings.keys())
+    option_names = sorted(inspect.signature(model).parameters.keys() - _NOT_OPTIONS - settings.keys())
     for option in options:
-        if option not in known:
-            raise UserError(f"backbone.options: {name} has no option '{option}'{did_you_mean(option, known)}")
+        if option not in option_names:
+            raise UserError(f"backbone.options: {name} has no option '{option}'{did_you_mean(option, option_names)}")
     try:
         get_pretrained_cfg(name)
     except RuntimeError as error:  # an unknown tag

@@ -105,14 +105,14 @@ def _valid_records(contents: Contents, key: str, kind: str, report: SplitReport)
 
 
 def _check_reference(
-    record: Record, kind: str, known: Collection[int], images: dict[int, Record], report: SplitReport
+    record: Record, kind: str, ids: Collection[int], images: dict[int, Record], report: SplitReport
 ) -> bool:
     """Whether the image or category of an object exists; add a finding if not."""
     target = record[f"{kind}_id"]
-    if target not in known:
+    if target not in ids:
         file = images.get(record["image_id"], {}).get("file_name")
         report.add(f"unknown-{kind}", Location(file, record["id"], f"{kind}_id {target}"))
-    return target in known
+    return target in ids
 
 
 def _check_categories(categories: dict[int, str], objects: list[Record], report: SplitReport) -> None:
@@ -122,9 +122,9 @@ def _check_categories(categories: dict[int, str], objects: list[Record], report:
     if ids and ids != list(range(1, len(ids) + 1)):
         detail = f"{len(ids)} categories with ids {ids[0]} to {ids[-1]}"
         report.add("category-gaps", Location(detail=detail))
-    used = {record["category_id"] for record in objects}
+    used_ids = {record["category_id"] for record in objects}
     for category_id in ids:
-        if category_id not in used:
+        if category_id not in used_ids:
             report.add("category-unused", Location(detail=f"{categories[category_id]} (id {category_id})"))
 
 
@@ -180,13 +180,13 @@ def _check_use(
     used_objects = [record for record, use in zip(objects, usable.tolist(), strict=True) if use]
     counts = Counter(record["category_id"] for record in used_objects)
     report.histogram = {categories[k]: counts[k] for k in sorted(categories)}
-    annotated, used = ({record["image_id"] for record in records} for records in (objects, used_objects))
+    annotated_ids, used_ids = ({record["image_id"] for record in records} for records in (objects, used_objects))
     for image_id, image in images.items():
-        if image_id not in annotated:
+        if image_id not in annotated_ids:
             report.add("empty-image", Location(image["file_name"]))
-        elif image_id not in used:
+        elif image_id not in used_ids:
             report.add("image-without-usable", Location(image["file_name"]))
-    report.usable_objects, report.usable_images = len(used_objects), len(used)
+    report.usable_objects, report.usable_images = len(used_objects), len(used_ids)
     if not used_objects and report.split == "train":
         report.add("no-usable-object", Location(report.annotation_file))
 

@@ -71,9 +71,9 @@ def absent_files(folder: Path, names: Sequence[str]) -> list[str]:
     """
     paths = [os.path.split(name) for name in names]
     listings = {parent: _files_in(folder / parent) for parent in {parent for parent, _ in paths}}
-    unlisted = [name for name, (parent, file) in zip(names, paths, strict=True) if file not in listings[parent]]
+    unlisted_names = [name for name, (parent, file) in zip(names, paths, strict=True) if file not in listings[parent]]
     # A file system may accept other names than the listed one, as in capital letters.
-    return [name for name in unlisted if not (folder / name).is_file()]
+    return [name for name in unlisted_names if not (folder / name).is_file()]
 
 
 def _files_in(folder: Path) -> set[str]:

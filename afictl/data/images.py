@@ -62,13 +62,13 @@ def is_rotated(image: Image.Image) -> bool:
 
 
 def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
-    stored = (image.height, image.width)
+    stored_hw = (image.height, image.width)
     if size_hw is None or displayed_size(image) == tuple(size_hw):
         return ImageOps.exif_transpose(image) if is_rotated(image) else image  # it copies even then
-    if stored == tuple(size_hw):
+    if stored_hw == tuple(size_hw):
         return image
     raise UserError(
-        f"is {stored[1]}x{stored[0]} pixels, but its annotation has {size_hw[1]}x{size_hw[0]}: "
+        f"is {stored_hw[1]}x{stored_hw[0]} pixels, but its annotation has {size_hw[1]}x{size_hw[0]}: "
         "correct 'width' and 'height' (and the boxes), or the file"
     )
 

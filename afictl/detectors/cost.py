@@ -109,9 +109,9 @@ def _count_neck(neck: Neck, features: FeatureMaps) -> tuple[FeatureMaps, int, in
     hook = neck.interpolator.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
     pyramid, total = _count(lambda: neck(features))
     hook.remove()
-    counted = sum(_count(partial(neck.interpolator, *inputs))[1] for inputs in calls)
+    torch_count = sum(_count(partial(neck.interpolator, *inputs))[1] for inputs in calls)
     interpolator = sum(interpolator_cost(neck.interpolator, *inputs) for inputs in calls)
-    return pyramid, total - counted, interpolator
+    return pyramid, total - torch_count, interpolator
 
 
 def _count_parameters(*modules: nn.Module | FeatureExtractor | Neck) -> int:

@@ -154,5 +154,5 @@ class Detector(nn.Module):
         """``detections`` with ``masks`` in place of ``mask_probs``, if there are any."""
         if "mask_probs" not in detections:
             return detections
-        rest = {name: value for name, value in detections.items() if name != "mask_probs"}
-        return {**rest, "masks": self.paste_masks(detections["mask_probs"], detections["boxes"], size_hw)}
+        masks = self.paste_masks(detections["mask_probs"], detections["boxes"], size_hw)
+        return {name: value for name, value in detections.items() if name != "mask_probs"} | {"masks": masks}

@@ -57,8 +57,8 @@ def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
         site.pyramid.__class__ = site.new_class
         site.pyramid.interpolator = interpolator.to(site.weight).train(site.pyramid.training)
     for detector in detectors:
-        described = cast(Interpolator, interpolator)
-        detector.preset = detector.preset.with_interpolator(described.kind, described.options)
+        module = cast(Interpolator, interpolator)
+        detector.preset = detector.preset.with_interpolator(module.kind, module.options)
     return sum(site.num_upsamplers for site in sites)
 
 

@@ -68,8 +68,8 @@ class FPN(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``res{i}`` (N, c_i, H / 2^i, W / 2^i) -> ``p{i}`` (N, C, H / 2^i, W / 2^i), rounded up."""
-        merged = self.merge(features)
-        pyramid = {level: self.output_convs[level](merged[level]) for level in self._sources}
+        maps = self.merge(features)
+        pyramid = {level: self.output_convs[level](maps[level]) for level in self._sources}
         return pyramid | self._above({**features, **pyramid})
 
     def merge(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -94,8 +94,10 @@ def lookup(cfg: CfgNode, key: str) -> object:
 def _model_values(cfg: CfgNode) -> dict[str, dict[str, object]]:
     model = cfg.MODEL
     if model.META_ARCHITECTURE not in _CHANGEABLE_KEYS:
-        known = ", ".join(_CHANGEABLE_KEYS)
-        raise UserError(f"MODEL.META_ARCHITECTURE: afictl takes {known} from detectron2, not {model.META_ARCHITECTURE}")
+        supported_names = ", ".join(_CHANGEABLE_KEYS)
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE: afictl takes {supported_names} from detectron2, not {model.META_ARCHITECTURE}"
+        )
     for key, required in _REQUIRED.items():
         if (value := lookup(cfg, key)) != required:
             raise UserError(f"{key}: afictl trains detectron2's models with {required!r} only, not {value!r}")

@@ -101,24 +101,24 @@ def parse_neck(values: Mapping[str, object]) -> NeckConfig:
 
 def _upgrade(values: Mapping[str, object]) -> dict[str, object]:
     """A preset in today's form from one of an earlier version, whose sections hold the keys of all kinds."""
-    upgraded = dict(values)
+    preset = dict(values)
     for section, flat_keys in _FLAT_KEYS.items():
-        stored = values.get(section)
-        if isinstance(stored, Mapping) and flat_keys <= stored.keys():
-            model = section_kinds(section).get(str(stored["kind"]))
+        keys = values.get(section)
+        if isinstance(keys, Mapping) and flat_keys <= keys.keys():
+            model = section_kinds(section).get(str(keys["kind"]))
             obsolete = (flat_keys | _LIBRARY_KEYS) - model.model_fields.keys() if model else set()
-            upgraded[section] = {key: value for key, value in stored.items() if key not in obsolete}
-    return upgraded
+            preset[section] = {key: value for key, value in keys.items() if key not in obsolete}
+    return preset
 
 
 def _resolve(values: Mapping[str, object], overrides: Iterable[str], source: str) -> Preset:
     """Check ``values`` on top of the defaults, then ``overrides`` on top of both."""
-    merged = _merge(Preset(name="").model_dump(), values)
-    preset = _validate(merged, source)
+    merged_values = _merge(Preset(name="").model_dump(), values)
+    preset = _validate(merged_values, source)
     overrides = list(overrides)
     for override in sorted(overrides, key=_is_no_kind):
-        merged = _merge(merged, _parse_override(override))
-    return _validate(merged, "--set") if overrides else preset
+        merged_values = _merge(merged_values, _parse_override(override))
+    return _validate(merged_values, "--set") if overrides else preset
 
 
 def _validate(values: Mapping[str, object], source: str = "") -> Preset:
@@ -146,12 +146,12 @@ def _find(name: str) -> Path:
 
 
 def _find_torchvision(name: str) -> Path:
-    known = [preset.removeprefix(_TORCHVISION) for preset in list_torchvision_presets()]
+    models = [preset.removeprefix(_TORCHVISION) for preset in list_torchvision_presets()]
     model = name.removeprefix(_TORCHVISION)
-    if model not in known:
+    if model not in models:
         raise UserError(
             f"no model of torchvision with a feature pyramid is called '{model}'"
-            f"{did_you_mean(model, known, listed_by='afictl model list')}"
+            f"{did_you_mean(model, models, listed_by='afictl model list')}"
         )
     return _folder() / "torchvision" / f"{model}.yaml"
 
@@ -171,20 +171,20 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, object]:
     if base is None:
         return values
     neighbour = path.parent / (str(base) if str(base).endswith((".yaml", ".yml")) else f"{base}.yaml")
-    inherited = _read(neighbour if neighbour.is_file() else _find(str(base)), (*extending, path))
-    return _merge({key: value for key, value in inherited.items() if key not in _NOT_INHERITED}, values)
+    base_values = _read(neighbour if neighbour.is_file() else _find(str(base)), (*extending, path))
+    return _merge({key: value for key, value in base_values.items() if key not in _NOT_INHERITED}, values)
 
 
 def _merge(base: Mapping[str, object], top: Mapping[str, object], section: str = "") -> dict[str, object]:
     """``top`` on top of ``base``; what belongs to another kind or name than that of ``top`` is not inherited."""
-    merged = _inherited(base, top, section)
+    merged_values = _inherited(base, top, section)
     for key, value in top.items():
-        lower = merged.get(key)
+        lower = merged_values.get(key)
         if isinstance(value, Mapping) and isinstance(lower, Mapping):
-            merged[key] = _merge(lower, value, key)
+            merged_values[key] = _merge(lower, value, key)
         else:
-            merged[key] = value
-    return merged
+            merged_values[key] = value
+    return merged_values
 
 
 def _inherited(base: Mapping[str, object], top: Mapping[str, object], section: str) -> dict[str, object]:

@@ -52,8 +52,8 @@ def _unknown_key(location: list[str], kind: str) -> str:
         return f"unknown key{_hint(parents, name)}"
     kinds = section_kinds(location[0])
     keys = [key for key in kinds[kind].model_fields if key != "kind"]
-    others = [other for other, model in kinds.items() if name in model.model_fields]
-    reason = f"not a key of {kind} but of {', '.join(others)}" if others else f"unknown key of {kind}"
+    other_kinds = [other for other, model in kinds.items() if name in model.model_fields]
+    reason = f"not a key of {kind} but of {', '.join(other_kinds)}" if other_kinds else f"unknown key of {kind}"
     nearest = did_you_mean(name, keys)
     return f"{reason}{nearest if 'did you mean' in nearest else ''}; the keys of {kind} are {', '.join(keys)}"
 

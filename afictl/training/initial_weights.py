@@ -123,7 +123,7 @@ def _load_detector_weights(detector: Detector, initial: InitialWeights, path: Pa
     if any(name.startswith(prefix) for name in report.missing):
         lines.append(_interpolator_line(detector, initial))
     if class_layers := [name for name in report.mismatched if name.startswith(detector.class_layers)]:
-        lines.append(f"layers of other classes start anew for {detector.num_classes}: {', '.join(class_layers)}")
+        lines.append(f"class layers are initialised anew for {detector.num_classes} classes: {', '.join(class_layers)}")
     return lines
 
 
@@ -155,8 +155,8 @@ def _require_fit(detector: Detector, report: LoadReport, path: Path, metadata: M
 def _different_presets(preset: Preset, metadata: Mapping[str, object]) -> str:
     """The end of an error that names both presets, if their detectors are of different kinds."""
     values = metadata.get("preset")
-    stored = parse_preset(values, source="the checkpoint") if isinstance(values, Mapping) else preset
-    return f": it holds {stored.name}, this is {preset.name}" if stored.detector.kind != preset.detector.kind else ""
+    other = parse_preset(values, source="the checkpoint") if isinstance(values, Mapping) else preset
+    return f": it holds {other.name}, this is {preset.name}" if other.detector.kind != preset.detector.kind else ""
 
 
 def find_interpolator_file(source: str) -> Path:

@@ -105,14 +105,14 @@ def _read_info(file: Path) -> dict[str, object]:
 def _image_folder(file: Path) -> Path:
     """The image folder that a pseudo-label file records, or the one at the same relative path if both were moved."""
     info = _read_info(file)
-    recorded, relative = info.get("image_folder"), info.get("image_folder_from_here")
-    if not isinstance(recorded, str):
+    folder, relative = info.get("image_folder"), info.get("image_folder_from_here")
+    if not isinstance(folder, str):
         raise UserError(f"{file}: key 'info.image_folder' is missing; add the folder that its file_names start from")
-    folders = [Path(recorded), *([file.parent / relative] if isinstance(relative, str) else [])]
-    for folder in folders:
-        if folder.is_dir():
-            return folder
-    raise UserError(f"{file}: its image folder {recorded} does not exist; correct 'info.image_folder' in the file")
+    folders = [Path(folder), *([file.parent / relative] if isinstance(relative, str) else [])]
+    for path in folders:
+        if path.is_dir():
+            return path
+    raise UserError(f"{file}: its image folder {folders[0]} does not exist; correct 'info.image_folder' in the file")
 
 
 def _require_images(pseudo: Dataset, masks: bool) -> None:

@@ -75,8 +75,8 @@ class RunWriter:
             return problem
         if config_file.is_file():
             if has_records(self.folder):
-                changed = config_differences(upgrade_settings(yaml.safe_load(config_file.read_text())), config)
-                return f"{config_file}: --resume with other settings: {', '.join(changed)}" if changed else ""
+                differences = config_differences(upgrade_settings(yaml.safe_load(config_file.read_text())), config)
+                return f"{config_file}: --resume with other settings: {', '.join(differences)}" if differences else ""
             for name in (CONFIG, LOG, VERSIONS):  # of a run that failed before its first record
                 (self.folder / name).unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)

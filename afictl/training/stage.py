@@ -70,17 +70,17 @@ def load_state(fabric: Fabric, run: RunWriter, stage: Stage) -> TrainingState:
     """
     if not run.state_file.is_file():
         return TrainingState()
-    stored: dict[str, Any] = {"version": 1, "stage": stage.name, "scaler": {}, **asdict(TrainingState())}
+    content: dict[str, Any] = {"version": 1, "stage": stage.name, "scaler": {}, **asdict(TrainingState())}
     for name, trainable in stage.modules.items():
-        stored |= {name: trainable.module, f"{name}_optimizer": trainable.optimizer}
+        content |= {name: trainable.module, f"{name}_optimizer": trainable.optimizer}
     try:
-        fabric.load(str(run.state_file), stored, weights_only=True)
+        fabric.load(str(run.state_file), content, weights_only=True)
     except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise UserError(f"{run.state_file}: cannot be resumed: {one_line(error):.200}") from None
-    if stored["stage"] != stage.name:
-        raise UserError(f"{run.state_file}: belongs to {stored['stage']}, not to {stage.name}")
-    fabric.strategy.precision.load_state_dict(stored["scaler"])
-    state = TrainingState(**{key.name: stored[key.name] for key in fields(TrainingState)})
+    if content["stage"] != stage.name:
+        raise UserError(f"{run.state_file}: belongs to {content['stage']}, not to {stage.name}")
+    fabric.strategy.precision.load_state_dict(content["scaler"])
+    state = TrainingState(**{key.name: content[key.name] for key in fields(TrainingState)})
     run.log(f"resumed at step {state.step}")
     return state
 
@@ -90,10 +90,10 @@ def save_state(fabric: Fabric, run: RunWriter, stage: Stage, state: TrainingStat
     scaler = fabric.strategy.precision.state_dict()
 
     def write() -> None:
-        stored: dict[str, object] = {"version": 1, "stage": stage.name, "scaler": scaler, **asdict(state)}
+        content: dict[str, object] = {"version": 1, "stage": stage.name, "scaler": scaler, **asdict(state)}
         for name, trainable in stage.modules.items():
-            stored |= {name: trainable.module.state_dict(), f"{name}_optimizer": trainable.optimizer.state_dict()}
-        run.save_state(stored)
+            content |= {name: trainable.module.state_dict(), f"{name}_optimizer": trainable.optimizer.state_dict()}
+        run.save_state(content)
         stage.export(run.folder / LAST, state.step, state.metrics if state.measured == state.step else {})
 
     run_on_rank_zero(write, fabric.global_rank, fabric.world_size)

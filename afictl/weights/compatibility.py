@@ -21,11 +21,11 @@ def require_same_arithmetic(preset: Preset, checkpoint: Checkpoint) -> None:
     Raises:
         UserError: the preset stored in the checkpoint differs; the message names the keys to set.
     """
-    differing = _differing_settings(preset, checkpoint, (*_COMMON_KEYS, *_NECK_KEYS[preset.neck.kind]))
-    if differing:
+    differences = _differing_settings(preset, checkpoint, (*_COMMON_KEYS, *_NECK_KEYS[preset.neck.kind]))
+    if differences:
         raise UserError(
-            f"{checkpoint.path}: its weights were trained with another {' and '.join(differing)} than {preset.name};"
-            f" add {_flags(differing)}"
+            f"{checkpoint.path}: its weights were trained with another {' and '.join(differences)} than {preset.name};"
+            f" add {_flags(differences)}"
         )
 
 
@@ -34,19 +34,19 @@ def anchor_note(preset: Preset, checkpoint: Checkpoint) -> str:
 
     Other anchors can be intended, for objects of another size; the box regression then has to be trained again.
     """
-    differing = _differing_settings(preset, checkpoint, _ANCHOR_KEYS)
-    if not differing:
+    differences = _differing_settings(preset, checkpoint, _ANCHOR_KEYS)
+    if not differences:
         return ""
-    keys = " and ".join(differing)
-    return f"note: {checkpoint.path} was trained with another {keys}; {_flags(differing)} keeps its values"
+    keys = " and ".join(differences)
+    return f"note: {checkpoint.path} was trained with another {keys}; {_flags(differences)} keeps its values"
 
 
 def _differing_settings(preset: Preset, checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, object]:
     """The values stored in the checkpoint of those ``keys`` that have another value in ``preset``."""
-    stored = checkpoint.metadata.get("preset")
-    if not isinstance(stored, Mapping):
+    values = checkpoint.metadata.get("preset")
+    if not isinstance(values, Mapping):
         return {}
-    stored_preset = parse_preset(stored, source=str(checkpoint.path))
+    stored_preset = parse_preset(values, source=str(checkpoint.path))
     if stored_preset.neck.kind != preset.neck.kind:
         return {}  # another model, which the tensor names show
     pairs = {key: (_value(stored_preset, key), _value(preset, key)) for key in keys}

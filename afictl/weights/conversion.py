@@ -22,7 +22,7 @@ from afictl.weights.detector_file import described_preset, detector_of, save_det
 from afictl.weights.interpolator_file import interpolator_of
 from afictl.weights.layouts import describe_content, to_afictl
 from afictl.weights.layouts.detectron2_detectors import in_rgb
-from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
+from afictl.weights.loading import LoadReport, compare_tensors, first_names, load_tensors
 
 _LISTED_NAMES = 3
 
@@ -95,10 +95,9 @@ def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> li
     loaded = detector_of(checkpoint, partial=partial)
     save_detector(target, loaded.detector, checkpoint.metadata)
     preset, names = loaded.preset, loaded.classes
-    listed = ", ".join(names[:_LISTED_NAMES]) + (", ..." if len(names) > _LISTED_NAMES else "")
     return [
         _recognised(checkpoint, "a detector of afictl"),
-        f"preset: {preset.name}, interpolator {preset.interpolator.kind}, {len(names)} classes ({listed})",
+        f"preset: {preset.name}, interpolator {preset.interpolator.kind}, {len(names)} classes ({first_names(names)})",
         _counts(loaded.report),
         *_notes(checkpoint),
         f"written: {target}",

@@ -57,7 +57,7 @@ def load_detector(
     """Build the detector of a file or run folder and load its weights; nothing is downloaded.
 
     Args:
-        path: file of ``save_detector``, run folder, or a detector of another project in a layout known here.
+        path: file of ``save_detector``, run folder, or a detector of another project in a supported layout.
         interpolator: kind or module that replaces the interpolator of the file.
         partial: leave tensors that are missing in the file at random values, and skip those that do not fit.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +32,11 @@ _COUNTER = "num_batches_tracked"
 _MODEL_PREFIX = "model."
 
 
+def first_names(names: Sequence[str]) -> str:
+    """The first three names, and an ellipsis if there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """Names of the loaded tensors, and of the tensors that were not loaded."""
@@ -55,8 +60,7 @@ class LoadReport:
         for kind in ("missing", "unexpected", "mismatched"):
             names = getattr(self, kind)
             if names:
-                listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                parts.append(f"{len(names)} {kind} ({listed})")
+                parts.append(f"{len(names)} {kind} ({first_names(names)})")
         return "; ".join(parts)
 
 
@@ -92,9 +96,9 @@ def _for_detectron2_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> 
         return checkpoint
     tensors = without_wrapper(checkpoint.tensors)
     for name in ("pixel_mean", "pixel_std"):
-        recorded, expected = tensors.get(name), getattr(detector.model, name).flatten()
-        if recorded is not None and not (
-            recorded.numel() == 3 and torch.allclose(recorded.flatten().to(expected), expected, 1e-4)
+        statistic, expected = tensors.get(name), getattr(detector.model, name).flatten()
+        if statistic is not None and not (
+            statistic.numel() == 3 and torch.allclose(statistic.flatten().to(expected), expected, 1e-4)
         ):
             raise UserError(f"{checkpoint.path}: trained with another {name} than {detector.preset.name} has")
     tensors = without_derived(tensors)
@@ -102,8 +106,8 @@ def _for_detectron2_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> 
     unsaved = set(detector.unsaved)
     if not has_statistics(tensors):  # absent statistics equal those of fresh norms
         unsaved |= {name for name in state if name.startswith(f"{_MODEL_PREFIX}{BOTTOM_UP}") and ".running_" in name}
-    stored = {f"{_MODEL_PREFIX}{name}": value for name, value in tensors.items()}
-    return replace(checkpoint, tensors={name: state[name] for name in state if name in unsaved} | stored)
+    model_tensors = {f"{_MODEL_PREFIX}{name}": value for name, value in tensors.items()}
+    return replace(checkpoint, tensors={name: state[name] for name in state if name in unsaved} | model_tensors)
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:

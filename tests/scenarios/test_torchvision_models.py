@@ -114,7 +114,7 @@ def test_labels_of_torchvision_coco_weights_stay_coco_ids(fabric, data, tmp_path
     finetune(fabric, preset, coco, tmp_path / "run", InitialWeights(weights=tmp_path / "coco.pth"))
     assert load_detector(tmp_path / "run").classes == loaded.classes
     drop_states(tmp_path)
-    assert "start anew" not in (tmp_path / "run" / "log.txt").read_text()
+    assert "initialised anew" not in (tmp_path / "run" / "log.txt").read_text()
     settings = [setting for setting in TINY if not setting.startswith("backbone.")]
     pretrain(fabric, tmp_path / "coco.pth", coco, tmp_path / "pretrain", stages=(1,), overrides=settings)
     with pytest.raises(UserError, match=r"train2017\.json.* guide "):

@@ -92,9 +92,9 @@ def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
     image_index = _positions((record.image_id for record in objects), image_ids, lenient)
     labels = _positions((record.category_id for record in objects), category_ids, lenient) + 1
     if lenient:
-        known = (image_index >= 0) & (labels > 0)
-        objects = [record for record, is_known in zip(objects, known.tolist(), strict=True) if is_known]
-        image_index, labels = image_index[known], labels[known]
+        valid = (image_index >= 0) & (labels > 0)
+        objects = [record for record, is_valid in zip(objects, valid.tolist(), strict=True) if is_valid]
+        image_index, labels = image_index[valid], labels[valid]
         ids = np.arange(len(objects))
     else:
         ids = _distinct_ids(record.id for record in objects)

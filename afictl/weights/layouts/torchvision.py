@@ -92,13 +92,13 @@ def _without_eps(tensors: Mapping[str, Tensor], name: str, num_classes: int) -> 
     old = f"{_NECK}inner_blocks.0.weight" in tensors and num_classes == _COCO_IDS
     if not old or name.startswith("fcos") or _norm(tensors) == "batch":
         return dict(tensors)
-    changed = {}
+    scales = {}
     for key, variance in tensors.items():
         scale = key.removesuffix("running_var") + "weight"
         if key.startswith(_BODY) and key.endswith("running_var") and scale in tensors:
             exact = variance.double().clamp(min=1e-30)
-            changed[scale] = (tensors[scale].double() * ((exact + _EPS) / exact).sqrt()).to(tensors[scale].dtype)
-    return {**tensors, **changed}
+            scales[scale] = (tensors[scale].double() * ((exact + _EPS) / exact).sqrt()).to(tensors[scale].dtype)
+    return {**tensors, **scales}
 
 
 def _current_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: int) -> dict[str, Tensor]:
