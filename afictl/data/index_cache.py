@@ -25,7 +25,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 MIN_FILE_BYTES = 16 * 2**20
-"""A smaller annotation file is read in a second or two and gets no cache."""
+"""A smaller annotation file is read in a second or two and not cached."""
 
 _LOCK_TIMEOUT_SECONDS = 600.0
 """After that a process that waits for another one's index reads the annotations itself."""

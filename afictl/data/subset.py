@@ -32,7 +32,7 @@ def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, 
     """Write a dataset in COCO layout that has the labels of only a part of the training images.
 
     ``OUT/train`` and ``OUT/annotations/instances_train.json`` hold that part, ``OUT/unlabeled`` the images of the
-    rest; the other splits are complete. A hash of seed and file name selects the images that keep their labels: the
+    rest; the other splits are complete. A hash of seed and file name selects the labelled images: the
     selection depends neither on their order in the file nor on a library's random numbers, and a smaller fraction is
     a subset of a larger one of the same seed. The folder is written completely or not at all.
 
@@ -92,7 +92,7 @@ def _copy_or_link_split(data_dir: Path, out_dir: Path, split: str, copy: bool) -
     if not has_split(data_dir, split):
         return
     file, image_dir = find_files(data_dir, split)
-    # A list of test images keeps its name, which ``find_files`` looks for and a submission takes over.
+    # The name of a list of test images is unchanged: ``find_files`` expects it, and submissions use it.
     name = f"instances_{split}.json" if file.name.startswith("instances_") else file.name
     shutil.copyfile(file, out_dir / "annotations" / name)
     if copy:

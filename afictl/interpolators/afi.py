@@ -67,7 +67,7 @@ class AFInterpolator(
         channels: C of the maps.
         blocks: dense blocks in the residual group.
         growth: channels that each convolution of a dense block adds.
-        residual_scale: weight of the residual of a dense block, and of the whole group.
+        residual_scale: weight of the residual of a dense block, and of the residual group.
 
     Raises:
         UserError: an argument that is not a positive number.

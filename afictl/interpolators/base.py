@@ -46,7 +46,7 @@ class Interpolator(nn.Module):
     odd_options: ClassVar[tuple[str, ...]] = ()
     """Options that must be odd, as kernel sizes are."""
     real_options: ClassVar[tuple[str, ...]] = ()
-    """Options that need not be whole numbers."""
+    """Options that may be fractions."""
 
     def __init__(self, channels: int, **options: float) -> None:
         super().__init__()

@@ -167,7 +167,7 @@ def _input_values(cfg: CfgNode) -> dict[str, object]:
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
         sizes = tuple(range(sizes[0], sizes[-1] + 1))
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise UserError(f"INPUT.FORMAT: detectron2's models get RGB or BGR, not {cfg.INPUT.FORMAT}")
+        raise UserError(f"INPUT.FORMAT: detectron2's models take RGB or BGR, not {cfg.INPUT.FORMAT}")
     order = 1 if cfg.INPUT.FORMAT == "RGB" else -1
     return {
         "min_sizes": sizes,

@@ -20,7 +20,7 @@ from afictl.run_folder import LAST
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
 
-Metrics: TypeAlias = Mapping[str, "float | None"]
+Metrics: TypeAlias = Mapping[str, float | None]
 """Values of an evaluation by name; None where the ground truth has no object."""
 
 

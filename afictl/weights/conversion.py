@@ -99,7 +99,7 @@ def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> li
         _recognised(checkpoint, "a detector of afictl"),
         f"preset: {preset.name}, interpolator {preset.interpolator.kind}, {len(names)} classes ({first_names(names)})",
         _counts(loaded.report),
-        *_notes(checkpoint),
+        *map(str, _origin(checkpoint).get("notes", ())),
         f"written: {target}",
     ]
 
@@ -139,10 +139,6 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _recognised(checkpoint: Checkpoint, default: str) -> str:
     return f"recognised: {_origin(checkpoint).get('layout', default)}"
-
-
-def _notes(checkpoint: Checkpoint) -> list[str]:
-    return [str(note) for note in _origin(checkpoint).get("notes", ())]
 
 
 def _origin(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Checkpoints of other projects, recognised by their tensor names and converted to afictl's.
 
-A layout is a function ``translate(checkpoint) -> Checkpoint | None``: None for tensors of another layout, else the
+A layout is a function ``translate_NAME(checkpoint) -> Checkpoint | None``: None for tensors of another layout, else the
 same weights under afictl's tensor names, with the description of an afictl file.
 """
 
