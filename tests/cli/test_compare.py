@@ -49,7 +49,7 @@ def test_a_folder_with_a_comma_in_its_name_is_one_run(run, tmp_path, monkeypatch
     assert folders == [Path("lr0,1"), Path("B")]
 
 
-def test_runs_with_names(run, tmp_path, monkeypatch):
+def test_runs_may_have_names(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=0.1").mkdir()
     folders, names, _ = run("--runs", " deep =A,B", "lr=0.1", "low rate=lr=0.1/C")
@@ -105,8 +105,8 @@ def test_costs_alone_are_printed_and_written(afictl, tmp_path):
         f"tables: {tmp_path / 'out' / 'comparison.json'}, {tmp_path / 'out' / 'comparison.csv'}",
         f"report: {tmp_path / 'out' / 'report.html'}",
     ]
-    written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["comparison.csv", "comparison.json", "report.html"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["comparison.csv", "comparison.json", "report.html"]
     description = json.loads((tmp_path / "out" / "comparison.json").read_text())["conditions"]["prices"]
     assert re.search(r"noise.* cpu, .*32-true", description)
 

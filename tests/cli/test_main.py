@@ -63,7 +63,7 @@ def test_every_command_has_help(afictl, command):
     assert "Usage:" in output
 
 
-def test_version(afictl):
+def test_version_is_printed(afictl):
     assert afictl("--version") == (0, f"afictl {__version__}\n", "")
 
 

@@ -105,11 +105,11 @@ def test_check_reports_every_image_file_fault(write_coco):
 
 
 def test_every_record_of_a_shared_image_file_is_checked(write_coco):
-    same = {"file_name": "same.png"}
-    data = write_coco([{}, {"image_id": 2}], images=[same | {"width": 32}, same])
+    image = {"file_name": "shared.png"}
+    data = write_coco([{}, {"image_id": 2}], images=[image | {"width": 32}, image])
     report = check_split(data, "train")
-    assert locations(report, "duplicate-file") == ["same.png: image ids 1, 2"]
-    assert locations(report, "wrong-size") == ["same.png: 64x48 pixels, annotated 32x48"]
+    assert locations(report, "duplicate-file") == ["shared.png: image ids 1, 2"]
+    assert locations(report, "wrong-size") == ["shared.png: 64x48 pixels, annotated 32x48"]
 
 
 def test_duplicate_category_names_are_fatal(write_coco):

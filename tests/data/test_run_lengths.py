@@ -50,8 +50,8 @@ def test_areas_equal_those_of_decoded_masks(seed):
     areas = areas_of(packed, np.array([mask.size for mask in masks]))
     assert areas == [int(mask.sum()) for mask in masks]
     for ends, mask in zip(run_ends(packed), masks, strict=True):
-        drawn = np.repeat(np.arange(len(ends)) % 2, np.diff(ends, prepend=0))
-        assert (drawn == mask.ravel(order="F")).all()
+        pixels = np.repeat(np.arange(len(ends)) % 2, np.diff(ends, prepend=0))
+        assert (pixels == mask.ravel(order="F")).all()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -15,19 +15,19 @@ def names(folder):
 
 @pytest.mark.parametrize("copy", [False, True])
 def test_subset_keeps_labels_of_a_fraction(shapes_dir, tmp_path, copy):
-    parts = write_subset(shapes_dir, tmp_path / "part", 0.3, copy=copy)
-    assert (parts.labelled, parts.unlabelled) == (4, 10)
-    part, whole = (load_coco(folder, "train") for folder in (tmp_path / "part", shapes_dir))
-    assert sum(parts.objects.values()) == len(part.arrays["ids"])
-    assert tuple(parts.objects) == part.classes == whole.classes
-    for i, image_id in enumerate(part.image_ids):
-        k = whole.image_ids.index(image_id)
-        assert part.objects(i).ids.equal(whole.objects(k).ids)
-        assert part.image_path(i).read_bytes() == whole.image_path(k).read_bytes()
-        assert part.image_path(i).is_symlink() is not copy
-    labelled, rest = names(tmp_path / "part" / "train"), names(tmp_path / "part" / "unlabeled")
-    assert (len(labelled), len(rest)) == (4, 10)
-    assert labelled | rest == names(shapes_dir / "train2017")
+    counts = write_subset(shapes_dir, tmp_path / "part", 0.3, copy=copy)
+    assert (counts.labelled, counts.unlabelled) == (4, 10)
+    subset, source = (load_coco(folder, "train") for folder in (tmp_path / "part", shapes_dir))
+    assert sum(counts.objects.values()) == len(subset.arrays["ids"])
+    assert tuple(counts.objects) == subset.classes == source.classes
+    for i, image_id in enumerate(subset.image_ids):
+        k = source.image_ids.index(image_id)
+        assert subset.objects(i).ids.equal(source.objects(k).ids)
+        assert subset.image_path(i).read_bytes() == source.image_path(k).read_bytes()
+        assert subset.image_path(i).is_symlink() is not copy
+    labelled, unlabelled = names(tmp_path / "part" / "train"), names(tmp_path / "part" / "unlabeled")
+    assert (len(labelled), len(unlabelled)) == (4, 10)
+    assert labelled | unlabelled == names(shapes_dir / "train2017")
     assert load_coco(tmp_path / "part", "val").image_ids == load_coco(shapes_dir, "val").image_ids
     assert all(load_coco(tmp_path / "part", "val").image_path(i).is_file() for i in range(6))
 

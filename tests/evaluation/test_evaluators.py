@@ -182,8 +182,8 @@ def test_masks_do_not_fill_memory(tmp_path):
         for entry in entries[::2]:
             del entry["bbox"]  # then it is computed from the mask
         (tmp_path / f"{name}.json").write_text(json.dumps(entries))
-    added = (tmp_path / "large.json").stat().st_size - (tmp_path / "small.json").stat().st_size
-    assert added > 40 * 2**20  # large against the noise of the measurement
+    added_size = (tmp_path / "large.json").stat().st_size - (tmp_path / "small.json").stat().st_size
+    assert added_size > 40 * 2**20  # large against the noise of the measurement
     script = [sys.executable, "-c", MEMORY, str(tmp_path)]
-    grown = int(subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout)
-    assert grown < added / 2  # about four times as much if all masks were in memory
+    added_memory = int(subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout)
+    assert added_memory < added_size / 2  # about four times as much if all masks were in memory

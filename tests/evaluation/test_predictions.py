@@ -79,8 +79,8 @@ def test_masks_with_and_without_boxes_may_be_mixed(truth, results, tmp_path):
     for item in results[half:]:
         item["bbox"] = (np.array(item["bbox"]) * 1.1).tolist()
     mixed = without_boxes(results[:half]) + results[half:]
-    whole = with_boxes_of_masks(results[:half]) + results[half:]
-    expected = score_predictions(as_file(tmp_path / "whole.json", whole), truth)
+    with_boxes = with_boxes_of_masks(results[:half]) + results[half:]
+    expected = score_predictions(as_file(tmp_path / "with_boxes.json", with_boxes), truth)
     assert score_predictions(as_file(tmp_path / "mixed.json", mixed), truth) == expected
     assert score_predictions(mixed, truth) == expected
     assert "bbox" not in mixed[0]
@@ -92,13 +92,13 @@ def test_masks_with_and_without_boxes_may_be_mixed(truth, results, tmp_path):
 def test_empty_box_is_treated_as_absent(truth, results, tmp_path, empty_box, counts):
     mask, other = rle_of_box([10, 20, 30, 40]), rle_of_box([0, 0, 5, 5])
     if counts == "runs":
-        drawn = coco_mask.decode(mask).flatten(order="F")
-        ends = np.flatnonzero(np.diff(drawn, append=2)) + 1
+        pixels = coco_mask.decode(mask).flatten(order="F")
+        ends = np.flatnonzero(np.diff(pixels, append=2)) + 1
         mask = {"size": mask["size"], "counts": np.diff(ends, prepend=0).tolist()}
     item = {**results[0], "bbox": empty_box, "segmentation": mask, "score": 0.9}
     with_box = {**results[1], "bbox": [0, 0, 5, 5], "segmentation": other}
-    whole = [{**item, "bbox": coco_mask.toBbox(rle_of_box([10, 20, 30, 40])).tolist()}, with_box]
-    expected = score_predictions(whole, truth)
+    with_boxes = [{**item, "bbox": coco_mask.toBbox(rle_of_box([10, 20, 30, 40])).tolist()}, with_box]
+    expected = score_predictions(with_boxes, truth)
     assert score_predictions(as_file(tmp_path / "results.json", [item, with_box]), truth) == expected
     assert score_predictions([item, with_box], truth) == expected
 

@@ -123,7 +123,7 @@ def test_the_two_evaluators_agree(write, seed, limit):
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_hand_made_precision(write, evaluator):
+def test_precision_of_a_hand_made_case(write, evaluator):
     """Of two objects one is detected exactly: precision 1 up to recall 0.5, that is at 51 of 101 points."""
     path = write(box_set({"id": 1, "bbox": [10, 10, 20, 20]}, {"id": 2, "bbox": [100, 100, 50, 50]}, categories=(1, 2)))
     result = score_predictions([prediction_of([10, 10, 20, 20])], path, evaluator=evaluator)

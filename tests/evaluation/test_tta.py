@@ -103,7 +103,7 @@ class Scripted:
     """
 
     def __init__(self):
-        self.detected, self.segmented = [], []
+        self.detect_views, self.segment_views = [], []
 
     def views(self, images):
         for image in images:
@@ -114,26 +114,26 @@ class Scripted:
         assert not masks
         detections = []
         for size, flip in self.views(images):
-            self.detected.append((size, flip))
+            self.detect_views.append((size, flip))
             boxes = [[10.0, 10, 30, 30], [11.0, 10, 31, 30]]
             scores = [SCORES[size, flip], 0.3 if flip else 0.4]
             labels = [2, 1]
             if (size, flip) == ((80, 160), True):
                 boxes, scores, labels = [*boxes, [50.0, 0, 79, 20]], [*scores, 0.45], [*labels, 2]
-            inside = torch.tensor(boxes) * size[0] / 40
+            in_view = torch.tensor(boxes) * size[0] / 40
             if flip:
-                inside[:, [0, 2]] = size[1] - inside[:, [2, 0]]
-            detections.append({"boxes": inside, "labels": torch.tensor(labels), "scores": torch.tensor(scores)})
+                in_view[:, [0, 2]] = size[1] - in_view[:, [2, 0]]
+            detections.append({"boxes": in_view, "labels": torch.tensor(labels), "scores": torch.tensor(scores)})
         return detections
 
     def segment(self, images, detections):
-        segmented = []
+        with_masks = []
         for (size, flip), detection in zip(self.views(images), detections, strict=True):
-            self.segmented.append((size, flip, detection))
+            self.segment_views.append((size, flip, detection))
             mask = ramp(0, 1) * (1.0 if size[0] == 40 else 0.5)
             masks = (mask.flip(-1) if flip else mask).expand(len(detection["boxes"]), 4, 4)
-            segmented.append({**detection, "mask_probs": masks, "mask_scores": detection["scores"] * size[0] / 80})
-        return segmented
+            with_masks.append({**detection, "mask_probs": masks, "mask_scores": detection["scores"] * size[0] / 80})
+        return with_masks
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def half_dark():
 def test_boxes_of_all_views_are_merged_by_nms_per_class(scripted):
     detector, script = scripted()
     detection = detect_augmented(detector, half_dark(), Augmentation((40, 80)))
-    assert script.detected == list(SCORES)
+    assert script.detect_views == list(SCORES)
     torch.testing.assert_close(
         detection["boxes"], torch.tensor([[10.0, 10, 30, 30], [50, 0, 79, 20], [11, 10, 31, 30]])
     )
@@ -167,15 +167,15 @@ def test_boxes_of_all_views_are_merged_by_nms_per_class(scripted):
 def test_masks_of_merged_boxes_are_averaged_over_views(scripted):
     detector, script = scripted()
     detection = detect_augmented(detector, half_dark(), Augmentation((40, 80)))
-    assert [(size, flip) for size, flip, _ in script.segmented] == list(SCORES)
-    for size, flip, in_view in script.segmented:
+    assert [(size, flip) for size, flip, _ in script.segment_views] == list(SCORES)
+    for size, flip, view in script.segment_views:
         expected = detection["boxes"] * size[0] / 40
         if flip:
             expected = torch.stack(
                 (size[1] - expected[:, 2], expected[:, 1], size[1] - expected[:, 0], expected[:, 3]), 1
             )
-        torch.testing.assert_close(in_view["boxes"], expected)
-        assert torch.equal(in_view["labels"], detection["labels"])
+        torch.testing.assert_close(view["boxes"], expected)
+        assert torch.equal(view["labels"], detection["labels"])
     torch.testing.assert_close(detection["mask_probs"], (ramp(0, 1) * 0.75).expand(3, 4, 4))
     torch.testing.assert_close(detection["mask_scores"], detection["scores"] * 0.75)
 
@@ -203,7 +203,7 @@ def test_detections_of_a_single_view_are_not_suppressed_again(monkeypatch):
 def test_without_flips_no_view_is_mirrored(scripted):
     detector, script = scripted()
     detect_augmented(detector, half_dark(), Augmentation((40, 80), flip=False))
-    assert script.detected == [((40, 80), False), ((80, 160), False)]
+    assert script.detect_views == [((40, 80), False), ((80, 160), False)]
 
 
 @pytest.mark.parametrize(

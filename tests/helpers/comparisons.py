@@ -1,4 +1,4 @@
-"""Comparisons like those of ``compare``, of runs with random predictions instead of a training."""
+"""Comparisons like those of ``compare``, of runs with random predictions instead of training."""
 
 from __future__ import annotations
 

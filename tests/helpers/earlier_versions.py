@@ -1,4 +1,4 @@
-"""Files as versions wrote them that stored the keys of all kinds of necks and detectors, and other names of the FPN."""
+"""Files of earlier versions, with the keys of all kinds of necks and detectors and former names of the FPN."""
 
 import json
 from pathlib import Path

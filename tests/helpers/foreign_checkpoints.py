@@ -16,7 +16,7 @@ MEAN = torch.tensor([123.675, 116.28, 103.53])
 
 
 def shapes_only(key_list: str) -> dict[str, Tensor]:
-    """Every tensor of a list in ``golden/keys`` with its shape and no memory: one zero, seen many times."""
+    """Every tensor of a list in ``golden/keys`` with its shape and no memory: an expanded zero."""
     return {
         name: torch.zeros((), dtype=torch.float32 if key.is_float else torch.int64).expand(key.shape)
         for name, key in read_keys(key_list).items()
@@ -34,7 +34,7 @@ def save_pkl(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def to_detectron2(detector: Detector) -> dict[str, Tensor]:
-    """The weights of a detector of ours with a plain ResNet as detectron2 would save them."""
+    """The weights of a detector with a plain ResNet, under detectron2's names and in its conventions."""
     foreign = {}
     for name, value in detector.state_dict().items():
         key = detector_key(name, detector.preset)

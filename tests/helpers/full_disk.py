@@ -1,4 +1,4 @@
-"""What keeps a file from being written: a full disk, without the rights or the time to make one; a killed process."""
+"""Simulations of a full disk, which need no rights, and of a killed process."""
 
 import subprocess
 import sys
@@ -12,12 +12,12 @@ needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /
 
 
 def fill_disk_for(path: Path) -> None:
-    """Let this process find no space when it writes ``path`` anew: the draft becomes a link to Linux's full device."""
+    """Make the next write of ``path`` by this process fail: its draft becomes a link to Linux's full device."""
     temporary_path(path).symlink_to("/dev/full")
 
 
 def killed_draft(path: Path) -> Path:
-    """The name of a draft of ``path`` whose process is gone."""
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    return temporary_path(path).with_suffix(f".{gone.pid}")
+    """The name of a draft of ``path`` by a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return temporary_path(path).with_suffix(f".{process.pid}")

@@ -1,4 +1,4 @@
-"""The R-CNNs whose reference numbers are kept, and how ours is given the same weights."""
+"""R-CNNs with reference numbers, and detectors with the same weights."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ class Reference:
     """Its images are BGR; a Swin Transformer's are RGB."""
 
     def build(self) -> Detector:
-        """Ours with the reference's weights, in eval mode."""
+        """The detector with the reference's weights, in eval mode."""
         model = build_detector(load_preset(self.preset, self.overrides)).eval()
         apply_rule_h(model, partial(detector_key, preset=model.preset), self.keys, H_FULL)
         if self.is_resnet:
@@ -49,13 +49,13 @@ class Reference:
         return model
 
     def image(self) -> Tensor:
-        """The reference image as ours takes it, RGB in 0..1."""
+        """The reference image, RGB in 0..1."""
         image = golden_image(*self.image_hw).float() / 255
         return image.flip(0) if self.is_resnet else image
 
 
 def background_first(layer: nn.Module) -> None:
-    """detectron2's class scores end with the background, ours begin with it."""
+    """Move the background's class scores from the last row, as in detectron2, to the first."""
     for rows in layer.state_dict().values():
         rows.copy_(rows.roll(1, 0))
 

@@ -87,7 +87,7 @@ def apply_rule_h(
 
     Args:
         module: its parameters and buffers are overwritten, scalars and integers excepted.
-        name_map: our name of a tensor -> reference key.
+        name_map: name of a tensor of ``module`` -> reference key.
         key_list: name of the reference module's list in ``golden/keys``.
         factors: pattern of a reference key -> factor, such as ``H_FULL``.
     """
@@ -131,7 +131,7 @@ def _rule_h(reference: str, key: Key) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Golden:
-    """A reference tensor: every ``every``-th of its elements in C order, and what is known of the whole."""
+    """Every ``every``-th element of a reference tensor in C order; shape and standard deviation of the tensor."""
 
     values: Tensor
     every: int

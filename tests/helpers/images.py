@@ -1,4 +1,4 @@
-"""What a chart says."""
+"""Texts in charts."""
 
 import warnings
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from matplotlib import rc_context
 
 
 def drawn_texts(draw: Callable[[Path], None], folder: Path) -> list[str]:
-    """The lines of text of the chart that ``draw`` writes; a warning on the way is an error."""
+    """The lines of text of the chart that ``draw`` writes; a warning is an error."""
     with rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(folder / "chart.svg")

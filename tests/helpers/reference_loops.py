@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def randomise(module: nn.Module, scale: float = 0.3) -> nn.Module:
-    """Weights far from the start, so that nothing is hidden by small or zero ones."""
+    """Draw large random weights: small or zero ones could hide errors."""
     with torch.no_grad():
         for value in module.parameters():
             value.normal_(std=scale)
@@ -41,6 +41,6 @@ def reassembled(coarse: Tensor, kernels: Tensor) -> Tensor:
 
 
 def convolved(image: Tensor, conv: nn.Conv2d, y: int, x: int) -> Tensor:
-    """What ``conv`` (any odd size, zeros outside) answers at (y, x) of (C, H, W), without its bias."""
-    seen = torch.stack(list(window(image, y, x, conv.kernel_size[0])), dim=1)
-    return (conv.weight.flatten(2) * seen).sum((1, 2))
+    """The output of ``conv`` (any odd size, zeros outside) at (y, x) of (C, H, W), without its bias."""
+    pixels = torch.stack(list(window(image, y, x, conv.kernel_size[0])), dim=1)
+    return (conv.weight.flatten(2) * pixels).sum((1, 2))

@@ -30,7 +30,7 @@ def assert_same_states(run, other, parts):
 
 
 def drop_states(folder, keep=None):
-    """Remove resumable states, which are three times as large as the weights; those below ``keep`` stay."""
+    """Remove resumable states, which are three times as large as the weights, except those below ``keep``."""
     for state in folder.rglob("state.pt"):
         if keep is None or not state.is_relative_to(keep):
             state.unlink()

@@ -1,4 +1,4 @@
-"""Files as torchvision writes and wrote them."""
+"""Checkpoint files of torchvision, today's and older ones."""
 
 import re
 

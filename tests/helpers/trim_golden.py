@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.golden_files import FOLDER
 
-_KEEP_WHOLE = 4096
-# Prime and no divisor of a map's height, width or channels: the kept elements wander over all positions.
+_MAX_COMPLETE_ELEMENTS = 4096
+# Prime and no divisor of a map's height, width or channels: the elements come from all positions.
 _EVERY = 11
 
 
@@ -21,7 +21,7 @@ def trim_results(source: Path, name: str, only: tuple[str, ...]) -> None:
     tensors, facts = {}, {}
     for key, tensor in load_file(source).items():
         if key.startswith(only):
-            every = _EVERY if tensor.numel() > _KEEP_WHOLE else 1
+            every = _EVERY if tensor.numel() > _MAX_COMPLETE_ELEMENTS else 1
             tensors[key] = tensor.flatten()[::every].clone()
             std = tensor.double().std(correction=0).item()
             facts[key] = json.dumps({"every": every, "shape": list(tensor.shape), "std": std})
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("what", choices=("results", "keys"))
     parser.add_argument("source", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--only", action="append", help="prefix of the tensors to keep; repeatable")
+    parser.add_argument("--only", action="append", help="prefix of the tensors to include; repeatable")
     options = parser.parse_args()
     if options.what == "keys":
         trim_keys(options.source, options.name)

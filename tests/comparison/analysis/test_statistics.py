@@ -77,5 +77,5 @@ def test_equal_differences_have_no_p_value():
         ({}, set()),
     ],
 )
-def test_holm_rule(p_values, expected):
+def test_significance_follows_holms_rule(p_values, expected):
     assert significant(p_values) == expected

@@ -75,7 +75,7 @@ UNCLAIMED = Difference(0.3, -0.9, 1.5, 3, False)
         ),
     ],
 )
-def test_verdicts(differences, multiply_adds, num_tested, expected):
+def test_a_verdict_has_the_difference_its_interval_and_the_cost(differences, multiply_adds, num_tested, expected):
     candidate = method("AFI", multiply_adds, **differences)
     assert verdict_sentence(candidate, method("nearest"), num_tested) == expected
 

@@ -64,5 +64,5 @@ def test_initial_weights_are_inputs_of_every_begun_run(settings):
 
 def test_an_added_method_changes_no_input(settings):
     old = compute_fingerprints(settings)
-    more = replace(settings, methods=(*settings.methods, Method("again", str(settings.weights))))
-    assert find_changed_input(more, old, compute_fingerprints(more)) == ""
+    extended = replace(settings, methods=(*settings.methods, Method("added", str(settings.weights))))
+    assert find_changed_input(extended, old, compute_fingerprints(extended)) == ""

@@ -20,16 +20,15 @@ from tests.helpers.tiny_runs import SMALL
 
 def test_parallel_runs_equal_sequential_runs(fabric, preset, shapes_dir, tmp_path, capfd):
     methods = (Method("nearest", "nearest"), Method("carafe", "carafe"))
-    one, two = (ExperimentSettings(preset, shapes_dir, tmp_path / name, methods) for name in ("one", "two"))
-    assert train_experiment(fabric, one) == {}
-    assert train_experiment(fabric, two, parallel_runs=2) == {}
-    for sequential, concurrent in zip(one.runs(), two.runs(), strict=True):
-        assert (concurrent.folder / "result.json").is_file()
-        expected, tensors = (
-            read_checkpoint(run.folder / "last.safetensors").tensors for run in (sequential, concurrent)
-        )
+    sequential, concurrent = (ExperimentSettings(preset, shapes_dir, tmp_path / name, methods) for name in "ab")
+    assert train_experiment(fabric, sequential) == {}
+    assert train_experiment(fabric, concurrent, parallel_runs=2) == {}
+    for pair in zip(sequential.runs(), concurrent.runs(), strict=True):
+        folder = pair[1].folder
+        assert (folder / "result.json").is_file()
+        expected, tensors = (read_checkpoint(run.folder / "last.safetensors").tensors for run in pair)
         assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-        assert "step 2/2" in concurrent.folder.with_name("seed0.txt").read_text()
+        assert "step 2/2" in folder.with_name("seed0.txt").read_text()
     assert "carafe seed 0: done in" in capfd.readouterr().out
 
 

@@ -43,23 +43,23 @@ def test_another_interpolator_under_the_same_name_is_refused(fabric, finished):
 def with_files(settings, finished, tmp_path):
     """A finished experiment whose interpolator and initial weights are files that may be overwritten."""
     shutil.copytree(finished.output, settings.output)
-    interpolator, start = tmp_path / "interpolator.safetensors", tmp_path / "start.safetensors"
+    interpolator, weights = tmp_path / "interpolator.safetensors", tmp_path / "weights.safetensors"
     shutil.copy(settings.methods[1].source, interpolator)
-    shutil.copy(finished.output / "nearest" / "seed0" / "last.safetensors", start)
+    shutil.copy(finished.output / "nearest" / "seed0" / "last.safetensors", weights)
     for seed in (0, 1):
         result = settings.output / "afi" / f"seed{seed}" / "result.json"
         result.write_text(json.dumps(json.loads(result.read_text()) | {"interpolator": str(interpolator)}))
     file = settings.output / "compare.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"weights": str(start), "contents": {}}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"weights": str(weights), "contents": {}}))
     methods = (settings.methods[0], Method("afi", str(interpolator)))
-    return replace(settings, methods=methods, seeds=(0, 1), weights=start)
+    return replace(settings, methods=methods, seeds=(0, 1), weights=weights)
 
 
 def fingerprints(settings):
     return json.loads((settings.output / "compare.json").read_text())["contents"]
 
 
-@pytest.mark.parametrize(("name", "advice"), [("interpolator", "NAME="), ("start", "--output")])
+@pytest.mark.parametrize(("name", "advice"), [("interpolator", "NAME="), ("weights", "--output")])
 def test_an_overwritten_input_file_is_refused(fabric, with_files, tmp_path, name, advice):
     assert train_experiment(fabric, with_files) == {}  # without fingerprints nothing can be compared
     old = fingerprints(with_files)

@@ -127,8 +127,8 @@ def test_the_policy_blocks_other_scripts_and_requests(browser, pages):
         document.body.append(script, image);
     """)
     assert browser.execute_script("return window.foreign === undefined")
-    blocked = [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]]
-    assert len(blocked) == 2
+    violations = [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]]
+    assert len(violations) == 2
 
 
 @pytest.mark.parametrize("width", [360, 1200])

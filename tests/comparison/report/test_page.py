@@ -90,7 +90,7 @@ def test_the_page_has_verdicts_accuracies_and_settings(page, comparison):
         assert part in text
 
 
-def test_order_of_the_sections(page):
+def test_the_sections_are_in_order(page):
     sections = re.findall(r'<section id="(\w+)"', page)
     assert sections == ["verdict", "table", "cost", "curves", "classes", "images", "reproduce"]
 
@@ -230,7 +230,7 @@ def without_files(comparison):
         (lambda comparison: comparison.methods[:1], ["needs trained methods beside the baseline"]),
     ],
 )
-def test_page_of_a_partial_comparison(comparison, tmp_path, change, texts):
+def test_a_page_of_a_partial_comparison_names_the_gaps(comparison, tmp_path, change, texts):
     partial = replace(comparison, methods=tuple(change(comparison)), image_dir=tmp_path / "nowhere")
     text = visible_text(render(partial, tmp_path))
     for part in texts:
@@ -239,7 +239,7 @@ def test_page_of_a_partial_comparison(comparison, tmp_path, change, texts):
     assert "nan" not in text.split()
 
 
-def test_page_without_masks(data, tmp_path):
+def test_a_page_without_masks_has_no_mask_ap(data, tmp_path):
     comparison = replace(make_comparison(data, tmp_path / "runs", masks=False), image_dir=tmp_path / "nowhere")
     page = render(comparison, tmp_path)
     assert "Mask AP" not in page

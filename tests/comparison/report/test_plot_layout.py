@@ -53,11 +53,11 @@ def test_ticks_are_round_and_inside(low, high):
     assert all(len(tick_label(value)) <= 6 for value in values)
 
 
-def test_tick_labels():
+def test_tick_labels_are_short():
     assert [tick_label(value) for value in (0.1 + 0.2, 25_000, -2.0, 800)] == ["0.3", "25k", "−2", "800"]  # noqa: RUF001
 
 
-def test_scale_of_a_single_value():
+def test_a_single_value_is_in_the_middle_of_its_scale():
     scale = Scale(*padded_range([40.0]), 0, 100)
     assert scale(40.0) == 50
     assert scale(scale.low) == 0
