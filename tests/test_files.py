@@ -102,7 +102,7 @@ def test_a_parent_that_is_a_file_is_an_error_with_the_path_of_the_file(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError) as error:
         write_text(tmp_path / "file" / "out.json", "text")
-    assert format_error(error.value) == f"{tmp_path / 'file' / 'out.json'}: Not a directory"
+    assert str(tmp_path / "file" / "out.json") in format_error(error.value)
 
 
 def test_only_drafts_of_ended_processes_are_removed(tmp_path):

@@ -56,7 +56,7 @@ def test_a_comparison_has_accuracy_costs_and_files(fabric, preset, methods, shap
     fewer = compare(fabric, preset, shapes_dir, methods, output, seeds=(1,), baseline="afi").comparison
     assert calls == [1, 1]
     assert [method.name for method in fewer.methods] == ["afi", "nearest"]
-    assert fewer.methods[1].verdict.startswith("nearest: nothing can be claimed from one seed")
+    assert "one seed" in fewer.methods[1].verdict
 
 
 def test_an_unknown_baseline_is_rejected_before_anything_is_trained(fabric, preset, methods, shapes_dir, tmp_path):

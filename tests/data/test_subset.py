@@ -113,5 +113,6 @@ def test_errors_leave_no_files(write_coco, change, fraction, facts):
 def test_command_prints_counts(shapes_dir, tmp_path):
     result = CliRunner().invoke(app, ["subset", str(shapes_dir), str(tmp_path / "part"), "--fraction", "0.5"])
     assert result.exit_code == 0
-    assert f"7 training images with labels, 7 without in {tmp_path / 'part' / 'unlabeled'}" in result.output
+    assert "7 training images with labels, 7 without" in result.output
+    assert str(tmp_path / "part" / "unlabeled") in result.output
     assert "disc " in result.output
