@@ -138,7 +138,7 @@ def test_weights_of_other_classes_are_rejected_before_any_evaluation(untrained_r
         (["--weights", "RUN", "--tta", "--batch-size", "1"], "--batch-size .*--tta"),
         (["--weights", "RUN", "--weights", "EMPTY"], "EMPTY: .*empty"),
         (["--weights", "GRID"], "GRID: .*GRID/afi/seed0"),
-        (["--weights", "RUN", "--output", "GRID"], "GRID: .*--output"),
+        (["--weights", "RUN", "--output", "GRID"], "GRID: .*comparison.*--output"),
         (["--weights", "RUN", "--output", "RUN/config.yaml/x"], r"--output .*/config\.yaml \("),
         (["--predictions", "RUN", "--set", "input.test_size=32"], "--set .*--predictions"),
     ],

@@ -115,11 +115,11 @@ def test_a_mistake_in_a_separate_process():
         (f"pseudo-label --weights nowhere --images . --output p.json {CLASS}=2", f"{CLASS}=2: "),
         (f"pseudo-label --weights nowhere --images . --output p.json {CLASS}=nan", f"{CLASS}=nan: "),
         ("pseudo-label --weights nowhere --images . --output p.txt", r"--output p\.txt: .*\.json"),
-        (f"finetune --preset {TINY} --data nowhere --output {FULL}", f"{FULL} .*--output"),
+        (f"finetune --preset {TINY} --data nowhere --output {FULL}", f"{FULL} .*no run"),
         (f"finetune --preset {TINY} --data . --weights x --backbone-weights y", "--backbone-weights .*--weights"),
         (f"finetune --preset {TINY} --data . --weights nowhere", "nowhere: "),
         (f"finetune --preset {TINY} --data . --interpolator nowhere", "--interpolator nowhere: "),
-        (f"compare --preset {TINY} --data nowhere --weights x --output {FULL}", f"{FULL} .*--output"),
+        (f"compare --preset {TINY} --data nowhere --weights x --output {FULL}", f"{FULL} .*no comparison"),
         ("eval --weights nowhere --tta --batch-size 1", "--batch-size .*--tta"),
     ],
 )

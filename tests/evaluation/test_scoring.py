@@ -299,7 +299,7 @@ def test_wrong_predictions_are_named(write, predictions, facts):
 def test_wrong_annotation_files_and_evaluators_are_named(write, tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.json: "):
         score_predictions([], tmp_path / "nowhere.json")
-    with pytest.raises(UserError, match=r"instances\.json: .*list"):
+    with pytest.raises(UserError, match=r"instances\.json: holds a list"):
         score_predictions([], write([1]))
     with pytest.raises(UserError, match=r"instances\.json: no images"):
         score_predictions([], write({"images": [], "annotations": [], "categories": []}))

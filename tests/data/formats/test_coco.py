@@ -128,10 +128,10 @@ def test_error_names_broken_and_missing_files(write_coco, tmp_path):
     contents = json.loads(file.read_text())
     del contents["images"][0]["height"]
     file.write_text(json.dumps(contents))
-    with pytest.raises(UserError, match=r"images\[0\].* 1.*'height'"):
+    with pytest.raises(UserError, match=r"images\[0\].* 1.*'height'.*missing"):
         load_coco(data, "train")
     file.write_text(json.dumps({"annotations": [], "categories": []}))
-    with pytest.raises(UserError, match="'images'"):
+    with pytest.raises(UserError, match=r"'images'.*missing"):
         load_coco(data, "train")
     file.write_text('{"images": [')
     with pytest.raises(UserError, match=r"instances_train\.json: .*JSON"):
