@@ -92,7 +92,7 @@ def compare(
     results = [
         MethodResult(method.name, method.source, runs[method], costs[method.name]) for method in finished_methods
     ]
-    texts = describe_settings(preset, experiment_record(fabric, settings)) | {"prices": describe_measurement(fabric)}
+    texts = describe_settings(preset, experiment_record(fabric, settings)) | {"cost": describe_measurement(fabric)}
     comparison = build_comparison(preset.name, dataset, results, texts, baseline, cost_basis=basis)
     write_comparison_folder(comparison, output)
     return ComparisonOutcome(comparison, failures)
@@ -130,7 +130,7 @@ def compare_runs(
     methods = group_by_method([read_run(folder, (names or {}).get(folder)) for folder in folders])
     choose_baseline(list(methods), baseline)
     texts, unequal_keys = compare_settings(methods, data)
-    texts["prices"] = describe_measurement(fabric)
+    texts["cost"] = describe_measurement(fabric)
     first_runs = {name: runs[0] for name, runs in methods.items()}
     dataset = load_coco(data or next(iter(first_runs.values())).data, "val")
     runs = {name: tuple(evaluate_run(fabric, run, dataset, progress) for run in methods[name]) for name in methods}

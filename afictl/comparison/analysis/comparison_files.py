@@ -34,7 +34,7 @@ def comparison_record(comparison: Comparison) -> dict[str, object]:
         "annotation_file": comparison.annotation_file,
         "image_dir": comparison.image_dir,
         "baseline": comparison.baseline,
-        "conditions": comparison.settings,
+        "conditions": {"prices" if key == "cost" else key: text for key, text in comparison.settings.items()},
         "methods": [_method_record(method) for method in comparison.methods],
         "price_basis": comparison.cost_basis,
     }

@@ -79,7 +79,7 @@ def list_costs(
     costs = _measure(fabric, detectors, dataset, progress)
     results = [MethodResult(method.name, method.source, (), costs[method.name]) for method in methods]
     images = f"the first images of {data}" if data else "an image of noise, as large as evaluation allows"
-    settings = {"prices": describe_measurement(fabric, images)}
+    settings = {"cost": describe_measurement(fabric, images)}
     return build_comparison(preset.name, dataset, results, settings, baseline)
 
 
