@@ -17,7 +17,7 @@ from afictl.tensor_files import save_tensors
 from afictl.weights.backbone_file import as_backbone
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.classes import Classes, read_classes
-from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATORS
+from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATOR_FORMATS
 from afictl.weights.detector_file import described_preset, detector_of, save_detector
 from afictl.weights.interpolator_file import interpolator_of
 from afictl.weights.layouts import describe_content, to_afictl
@@ -65,7 +65,7 @@ def convert(
         return _convert_detector(_with_user_settings(checkpoint, given_classes, settings), target, partial)
     if given_classes or settings or partial:
         raise UserError(f"{checkpoint.path}: --classes, --set and --partial are for detectors; this file contains none")
-    if kind in INTERPOLATORS:
+    if kind in INTERPOLATOR_FORMATS:
         module: nn.Module = interpolator_of(checkpoint)
         return _write_network(module, compare_tensors(module, checkpoint.tensors), checkpoint, target)
     if kind == DISCRIMINATOR:

@@ -10,7 +10,7 @@ from afictl.weights.classes import default_classes
 
 DETECTOR = "detector"
 """The ``format`` of a detector file."""
-INTERPOLATORS = (AFI_FORMAT, FORMAT)
+INTERPOLATOR_FORMATS = (AFI_FORMAT, FORMAT)
 """The formats of ``Interpolator.save``."""
 DISCRIMINATOR = "discriminator"
 BACKBONE = "backbone"

@@ -10,7 +10,7 @@ from afictl.interpolators import Interpolator
 from afictl.interpolators.base import described_kind
 from afictl.meta_device import building_on_meta_device
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
-from afictl.weights.description import DETECTOR, INTERPOLATORS
+from afictl.weights.description import DETECTOR, INTERPOLATOR_FORMATS
 from afictl.weights.detector_file import described_preset
 from afictl.weights.layouts import describe_content, to_afictl
 
@@ -33,7 +33,7 @@ def interpolator_of(checkpoint: Checkpoint) -> Interpolator:
     description, file = checkpoint.metadata, checkpoint.path
     if description.get("format") == DETECTOR:
         return _interpolator_of_detector(checkpoint)
-    if description.get("format") not in INTERPOLATORS:
+    if description.get("format") not in INTERPOLATOR_FORMATS:
         raise UserError(
             f"{file}: contains {describe_content(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'"
         )

@@ -20,7 +20,7 @@ from afictl.necks.fpn import FPN, rename_former_keys
 from afictl.presets import InputConfig
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.compatibility import require_same_arithmetic
-from afictl.weights.description import DISCRIMINATOR, INTERPOLATORS
+from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR_FORMATS
 from afictl.weights.layouts import describe_content, to_afictl, without_wrapper
 from afictl.weights.layouts.detectron2_detectors import has_statistics, without_derived
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
@@ -84,7 +84,7 @@ def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
     elif isinstance(module, (Detector, AFInterpolator, PatchDiscriminator)):
         checkpoint = to_afictl(checkpoint)
     if isinstance(module, Detector):
-        if checkpoint.metadata.get("format") in (*INTERPOLATORS, DISCRIMINATOR):
+        if checkpoint.metadata.get("format") in (*INTERPOLATOR_FORMATS, DISCRIMINATOR):
             raise UserError(f"{checkpoint.path}: contains {describe_content(checkpoint)}, not a detector")
         require_same_arithmetic(module.preset, checkpoint)
     return checkpoint

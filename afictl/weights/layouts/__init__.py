@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from afictl.weights.checkpoint import Checkpoint
-from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR, INTERPOLATORS
+from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR, INTERPOLATOR_FORMATS
 from afictl.weights.layouts.afigan import translate_discriminator, translate_generator
 from afictl.weights.layouts.detectron2_detectors import translate_detectron2
 from afictl.weights.layouts.mmdetection import translate_mmdetection
@@ -32,7 +32,7 @@ _PARALLEL_PREFIX = "module."
 
 _TITLES = {
     DETECTOR: "a detector",
-    **dict.fromkeys(INTERPOLATORS, "an interpolator, for --interpolator"),
+    **dict.fromkeys(INTERPOLATOR_FORMATS, "an interpolator, for --interpolator"),
     DISCRIMINATOR: "a discriminator",
     BACKBONE: "an ImageNet backbone, for --backbone-weights",
 }
