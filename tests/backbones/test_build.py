@@ -29,7 +29,7 @@ def test_only_requested_levels_are_returned_and_every_weight_contributes(name, o
         ("swin_large_patch4_window12_384.ms_in22k", (192, 384, 768, 1536)),
     ],
 )
-def test_channels_and_strides_of_the_published_backbones(name, widths):
+def test_published_backbones_have_their_channels_and_strides(name, widths):
     with torch.device("meta"):
         backbone = build(name)
     assert tuple(backbone.channels.values()) == widths

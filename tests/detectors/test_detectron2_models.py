@@ -193,7 +193,7 @@ def test_running_mean_of_retinanet_is_saved(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cost_copies_and_predictions_of_a_model(tmp_path, kind):
+def test_cost_copies_and_predictions_include_every_part(tmp_path, kind):
     detector = build_small(tmp_path, kind, "input.test_size=64", interpolator=AFInterpolator(32, 1, 4))
     parts = {part.name: part for part in model_cost(detector, (64, 96))}
     inside = sum(p.numel() for p in detector.neck.interpolator.parameters())

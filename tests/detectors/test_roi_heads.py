@@ -25,7 +25,7 @@ def test_box_losses_without_regions_are_zero() -> None:
     assert {name: value.item() for name, value in losses.items()} == {"loss_classifier": 0, "loss_box_reg": 0}
 
 
-def test_box_loss_of_class_agnostic_deltas() -> None:
+def test_box_loss_uses_class_agnostic_deltas() -> None:
     torch.manual_seed(0)
     logits, deltas, target_deltas = torch.randn(3, 4), torch.randn(3, 4), torch.randn(3, 4)
     losses = box_losses(logits, deltas, torch.tensor([0, 3, 1]), target_deltas)

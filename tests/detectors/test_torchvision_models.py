@@ -198,7 +198,7 @@ def test_cost_counts_every_parameter(name):
     assert all(part.multiply_adds > 0 for key, part in costs.items() if key != "interpolator")
 
 
-def test_frozen_stages_and_norm_of_the_backbone():
+def test_frozen_stages_of_the_backbone_have_frozen_norms():
     detector = build("fasterrcnn_resnet50_fpn_v2", "backbone.frozen_stages=3")
     body = detector.model.backbone.body
     learning = {key.split(".")[0] for key, value in body.named_parameters() if value.requires_grad}

@@ -1,6 +1,12 @@
 """Settings of detectors that train in a second, and the contents of their runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
+
+from afictl.training.logger import TrainingLogger
 
 SMALL = (
     "backbone.name=resnet18",
@@ -27,6 +33,22 @@ def assert_same_states(run, other, parts):
     states = [torch.load(folder / "state.pt", weights_only=True) for folder in (run, other)]
     for part in parts:
         torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0, msg=part)
+
+
+@contextmanager
+def interrupted_at_batch(number: int) -> Iterator[None]:
+    """Training inside is interrupted as by Ctrl-C when it has loaded its batch ``number``, counted from 1."""
+    loggers = []
+
+    def interrupt(logger):
+        loggers.append(logger)
+        if len(loggers) == number:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingLogger, "mark_batch_loaded", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def drop_states(folder, keep=None):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from afictl import AFInterpolator, UserError, build_interpolator, substitute_interpolator
+from tests.helpers.detectron2_presets import SMALL_OPTIONS
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")
@@ -15,14 +16,6 @@ MODELS = {
     "fcos": ("COCO-Detection/fcos_R_50_FPN_1x.py", (), 2),
     "panoptic": ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml", (), 3),
 }
-SMALL = (
-    *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
-    *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32, "MODEL.ROI_MASK_HEAD.CONV_DIM", 16),
-    *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", (16,), "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32),
-    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8, "MODEL.RPN.POST_NMS_TOPK_TEST", 20),
-    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
-    *("TEST.DETECTIONS_PER_IMAGE", 5),
-)
 DEEP = ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)  # the only depth of the C4 head
 
 
@@ -37,7 +30,7 @@ def build(config, options=()):
         cfg = cfg.model
         cfg.test_score_thresh = 0.0
         return instantiate(cfg).eval()
-    cfg.merge_from_list([*SMALL, *options])
+    cfg.merge_from_list([*SMALL_OPTIONS, *options])
     return build_model(cfg).eval()
 
 

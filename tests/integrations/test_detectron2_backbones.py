@@ -2,17 +2,12 @@ import pytest
 import torch
 
 from afictl import AFInterpolator, UserError, build_interpolator, substitute_interpolator
+from tests.helpers.detectron2_presets import SMALL_OPTIONS
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
-SMALL = (
-    *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
-    *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32, "MODEL.ROI_MASK_HEAD.CONV_DIM", 16),
-    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8, "MODEL.RPN.POST_NMS_TOPK_TEST", 20),
-    *("MODEL.RETINANET.NUM_CONVS", 1),
-)
 FINE = ("MODEL.RPN.IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"], "MODEL.ROI_HEADS.IN_FEATURES", ["p3", "p4", "p5"])
 
 
@@ -30,7 +25,7 @@ def make_cfg(kind, *options, base=MASK, node=False):
     cfg = model_zoo.get_config(base, trained=False)
     if node:
         add_afictl_config(cfg)
-    cfg.merge_from_list([*SMALL, "MODEL.BACKBONE.NAME", f"build_afictl_resnet_{kind}_backbone", *options])
+    cfg.merge_from_list([*SMALL_OPTIONS, "MODEL.BACKBONE.NAME", f"build_afictl_resnet_{kind}_backbone", *options])
     return cfg
 
 

@@ -10,7 +10,7 @@ from afictl.tensor_files import read_tensors
 from afictl.training import InitialWeights, finetune
 from afictl.weights import load_detector
 from tests.helpers.earlier_versions import former_names, rewrite_run
-from tests.helpers.tiny_runs import SMALL
+from tests.helpers.tiny_runs import SMALL, assert_same_states, interrupted_at_batch
 
 
 @pytest.fixture
@@ -38,26 +38,15 @@ def test_a_detector_of_an_earlier_version_loads_completely(earlier_run, guide_ru
 
 def test_a_run_of_an_earlier_version_is_resumed_bit_for_bit(fabric, shapes_dir, guide_run, tmp_path):
     preset = load_preset("mask-rcnn-r18-fpn-tiny", (*SMALL, "train.checkpoint_every=2"))
-    run, calls = tmp_path / "run", []
-
-    def stop(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afictl.training.logger.TrainingLogger.mark_batch_loaded", stop)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(fabric, preset, shapes_dir, run, InitialWeights("nearest"))
+    run = tmp_path / "run"
+    with interrupted_at_batch(3):
+        finetune(fabric, preset, shapes_dir, run, InitialWeights("nearest"))
     rewrite_run(run)
     other = load_preset("mask-rcnn-r18-fpn-tiny", (*SMALL, "train.checkpoint_every=2", "detector.mask_width=8"))
     with pytest.raises(UserError, match=r" preset\.detector\.mask_width$"):
         finetune(fabric, other, shapes_dir, run, InitialWeights("nearest"), resume=True)
     finetune(fabric, preset, shapes_dir, run, InitialWeights("nearest"), resume=True)
-    whole, resumed = (torch.load(folder / "state.pt", weights_only=True) for folder in (guide_run, run))
-    assert resumed["detector"].keys() == whole["detector"].keys()
-    for part in ("detector", "detector_optimizer", "best", "metrics", "step"):
-        torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
+    assert_same_states(guide_run, run, ("detector", "detector_optimizer", "best", "metrics", "step"))
 
 
 @pytest.mark.parametrize("name", ["mask-rcnn-r18-pafpn-tiny", "faster-rcnn-r18-bifpn-tiny"])

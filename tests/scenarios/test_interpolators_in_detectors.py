@@ -167,7 +167,7 @@ def test_autocast_changes_little(kind):
 
 @EVERY_KIND
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiles(kind, backend):
+def test_every_kind_compiles(kind, backend):
     torch._dynamo.reset()
     interpolator = build(kind)
     compiled = torch.compile(interpolator, backend=backend, fullgraph=True, dynamic=False)

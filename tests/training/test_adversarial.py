@@ -3,7 +3,6 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 
 from afictl import AFInterpolator, PatchDiscriminator, build_interpolator
 from afictl.presets import AdversarialRecipe
@@ -29,11 +28,6 @@ BEFORE_NORM = tuple(f"convs.{i}.bias" for i in range(3))  # true gradient 0: the
 # p6 has two values a channel, which batch norm makes +1 and -1: rounding decides the sign of equal ones.
 NORM_OF_TWO_TOLERANCE = 1e-2
 INFO = json.loads((FOLDER / "stage1_step_info.json").read_text())
-
-
-@pytest.fixture
-def fabric():
-    return Fabric(accelerator="cpu", devices=1)
 
 
 def full_extents(maps, times=1):

@@ -1,6 +1,5 @@
 """Runs of ``finetune``: their files, resumption, signals and errors."""
 
-import json
 import shutil
 import signal
 
@@ -9,11 +8,12 @@ import torch
 import yaml
 
 from afictl import UserError, load_preset
+from afictl.run_folder import read_metrics
 from afictl.training import InitialWeights, finetune
 from afictl.training.logger import TrainingLogger
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.changed_data import change_annotations, rename_disc
-from tests.helpers.tiny_runs import SMALL, assert_same_states, with_steps
+from tests.helpers.tiny_runs import SMALL, assert_same_states, interrupted_at_batch, with_steps
 
 FILES = {"config.yaml", "versions.json", "log.txt", "metrics.jsonl", "state.pt", "best.safetensors", "last.safetensors"}
 
@@ -29,10 +29,6 @@ def train(fabric, preset, shapes_dir, tmp_path):
     return train
 
 
-def read_records(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_a_run_folder_holds_everything_needed_to_use_and_to_repeat_it(guide_run, shapes_dir):
     names = {path.name for path in guide_run.iterdir()}
     assert names >= FILES
@@ -40,7 +36,7 @@ def test_a_run_folder_holds_everything_needed_to_use_and_to_repeat_it(guide_run,
     config = yaml.safe_load((guide_run / "config.yaml").read_text())
     assert config["data"] == str(shapes_dir)
     assert config["preset"]["train"]["steps"] == 4
-    records = read_records(guide_run)
+    records = read_metrics(guide_run)
     assert {"loss_mask", "loss_classifier", "lr", "seconds_per_step"} <= records[0].keys()
     assert {"box/AP", "mask/AP"} <= records[-1].keys()
     loaded = load_detector(guide_run)
@@ -49,22 +45,13 @@ def test_a_run_folder_holds_everything_needed_to_use_and_to_repeat_it(guide_run,
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, preset, tmp_path, guide_run):
-    loggers = []
-
-    def interrupt(logger):
-        loggers.append(logger)
-        if len(loggers) == 3:
-            raise KeyboardInterrupt
-
     preset = with_steps(preset, checkpoint_every=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLogger, "mark_batch_loaded", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(preset)
+    with interrupted_at_batch(3):
+        train(preset)
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
     train(preset, resume=True)
     assert_same_states(guide_run, tmp_path / "run", ("detector", "detector_optimizer", "best", "metrics", "step"))
-    steps = [record["step"] for record in read_records(tmp_path / "run")]
+    steps = [record["step"] for record in read_metrics(tmp_path / "run")]
     assert steps == sorted(steps)
 
 
@@ -89,7 +76,7 @@ def test_an_interrupted_evaluation_is_done_first_on_resume(train, preset, tmp_pa
     )
     metadata = [read_checkpoint(run / "best.safetensors").metadata for run in runs]
     assert metadata[0] == metadata[1]
-    evaluations = [[record for record in read_records(run) if "box/AP" in record] for run in runs]
+    evaluations = [[record for record in read_metrics(run) if "box/AP" in record] for run in runs]
     assert evaluations[0] == evaluations[1]
 
 
@@ -159,7 +146,7 @@ def test_records_after_the_saved_state_are_dropped(train, guide_run, tmp_path):
     write_config(run, guide_run)
     (run / "metrics.jsonl").write_text('{"step": 1, "lr": 9.0}\n{"step": 2, "l')
     train(resume=True)
-    assert all(record.get("lr") != 9.0 for record in read_records(run))
+    assert all(record.get("lr") != 9.0 for record in read_metrics(run))
 
 
 def test_a_run_without_records_is_replaced(train, preset, guide_run, tmp_path):

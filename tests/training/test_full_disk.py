@@ -1,7 +1,6 @@
 """Training on a disk that becomes full: one line of error, the previous state, and a run that can be resumed."""
 
 import errno
-import json
 import os
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from afictl.errors import UserError, format_error
 from afictl.files import write_text
+from afictl.run_folder import read_metrics
 from afictl.training import InitialWeights, finetune
 from afictl.training.logger import TrainingLogger
 from afictl.training.run_writer import RunWriter
@@ -50,7 +50,7 @@ def test_the_previous_state_stays_and_is_resumed_with_space(fabric, shapes_dir, 
         file.write('{"step": 3, "lo')  # cut off by the full disk
     finetune(fabric, preset, shapes_dir, folder, InitialWeights("nearest"), resume=True)
     assert_same_states(guide_run, folder, ("detector", "detector_optimizer", "best", "metrics", "step"))
-    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()][-1] == 4
+    assert read_metrics(folder)[-1]["step"] == 4
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "versions.json"])

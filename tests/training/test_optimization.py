@@ -20,7 +20,7 @@ from afictl.training.optimization import TrainableModule, build_optimizer, learn
         (270_000, 1e-4),  # the drop of the published stage 1
     ],
 )
-def test_multistep_rates_of_the_published_stage_1(step, rate):
+def test_multistep_rates_are_those_of_the_published_stage_1(step, rate):
     recipe = Recipe(steps=300_000, batch_size=8, lr=1e-3, milestones=(270_000,), warmup_steps=1000)
     assert learning_rate(recipe, step) == pytest.approx(rate)
 

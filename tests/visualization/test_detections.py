@@ -69,7 +69,7 @@ def test_masks_are_blended():
     assert count(blended, mixed) > 0.8 * 300 * 300
 
 
-def test_panels_with_and_without_ground_truth():
+def test_ground_truth_adds_a_panel():
     detections = {name: detection([[10, 10, 40, 40]], [1], [0.7]) for name in ("nearest", "afi")}
     truth = {**detection([[10, 10, 40, 40], [5, 5, 60, 60]], [1, 2]), "crowd": torch.tensor([False, True])}
     image = grey(96, 96)

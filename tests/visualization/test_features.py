@@ -157,7 +157,7 @@ def test_fade_gets_the_lateral_map_of_the_half_size_image(guide, pictures):
     ],
 )
 @pytest.mark.parametrize("size", [(1, 1), (90, 61), (200, 140)])
-def test_finer_maps_of_a_neck_for_every_size(preset, levels, size):
+def test_finer_maps_of_a_neck_have_twice_the_size(preset, levels, size):
     guide = build_detector(load_preset(preset), num_classes=2, interpolator="bilinear").eval()
     pyramid, fine = pyramid_and_fine(guide, torch.zeros(3, *size))
     assert sorted(fine) == levels

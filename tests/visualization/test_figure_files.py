@@ -37,7 +37,7 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def test_one_picture_per_figure(tmp_path):
+def test_every_figure_becomes_one_picture(tmp_path):
     progress = []
     files = write_figures(
         (figure(name) for name in "ab"), tmp_path / "out", "kind", total=2, progress=lambda *n: progress.append(n)

@@ -38,7 +38,7 @@ def test_images_without_annotations_have_no_ground_truth(tmp_path):
     assert picture.ground_truth() is None
 
 
-def test_pictures_of_files_and_folders(tmp_path):
+def test_pictures_are_listed_from_files_and_folders(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("b.png", "a.JPG"):

@@ -58,7 +58,7 @@ def test_repeated_line_styles_are_reported(tmp_path):
 @pytest.mark.parametrize(
     ("values", "min_range"), [([50.6, 52.9], 2.3), ([40.0, 40.01], 1), ([0.0], 1), ([0.0, 30.0], 30)]
 )
-def test_range_of_the_accuracy_axis(values, min_range):
+def test_accuracy_axis_has_a_minimum_range(values, min_range):
     records = {str(k): [{"step": 10, "box/AP": value}] for k, value in enumerate(values)}
     _, (axis,) = _subplots(1)
     _plot(axis, _curves(records)[0], records)

@@ -21,7 +21,7 @@ def assert_same(tensors):
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
 @pytest.mark.parametrize("wrap", [dict, lambda t: {"model": t, "epoch": 3}, lambda t: {"state_dict": t}])
-def test_pytorch_files_bare_or_nested(tmp_path, suffix, wrap):
+def test_bare_and_nested_pytorch_files_are_read(tmp_path, suffix, wrap):
     torch.save(wrap(TENSORS), tmp_path / f"file{suffix}")
     assert_same(read_checkpoint(tmp_path / f"file{suffix}").tensors)
 
@@ -98,14 +98,14 @@ def test_all_dtypes_and_memory_layouts_are_read(tmp_path):
         OrderedDict,
     ],
 )
-def test_pickles_of_detectron(tmp_path, protocol, wrap):
+def test_pickles_of_detectron_are_read(tmp_path, protocol, wrap):
     content = wrap({name: value.numpy() for name, value in TENSORS.items()})
     (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content, protocol))
     assert_same(read_checkpoint(tmp_path / "model_final.pkl").tensors)
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_arrays_of_every_order(tmp_path, protocol):
+def test_arrays_of_every_memory_order_are_read(tmp_path, protocol):
     arrays = {
         "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
         "big_endian": np.arange(3, dtype=">f4"),
@@ -118,7 +118,7 @@ def test_arrays_of_every_order(tmp_path, protocol):
     assert all(np.array_equal(tensors[name].numpy(), value) for name, value in arrays.items())
 
 
-def test_pickle_of_python_2(tmp_path):
+def test_pickle_of_python_2_is_read(tmp_path):
     raw = np.array([1.5, -2.0], np.float32).tobytes()
     array = hostile_files.array(content=hostile_files.python2_text(raw))
     (tmp_path / "R-50.pkl").write_bytes(hostile_files.mapping(array, b"U\7conv1_w"))

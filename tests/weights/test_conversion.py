@@ -74,7 +74,7 @@ def test_partial_conversion_needs_the_flag(tensors, tmp_path):
     assert load_detector(out).report.complete
 
 
-def test_generator_and_discriminator(tmp_path):
+def test_generator_and_discriminator_are_converted(tmp_path):
     torch.save({"model": reference_tensors("generator")}, tmp_path / "generator.pth")
     result = call(tmp_path / "generator.pth", tmp_path / "interpolator.safetensors")
     assert re.search(r"generator(.|\n)* 23 matched", result.output)

@@ -112,7 +112,7 @@ def with_eps(module, eps):
 
 
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
-def test_imagenet_weights_go_into_the_body(name, tmp_path):
+def test_imagenet_weights_are_loaded_into_the_body(name, tmp_path):
     donor = resnet50(weights=None)
     torch.save(donor.state_dict(), tmp_path / "resnet50.pth")
     detector = build_detector(f"torchvision:{name}", 3)
