@@ -8,7 +8,7 @@ import pytest
 from afictl import comparison, training
 from afictl.cli import compare as module
 from afictl.comparison.pipeline import ComparisonOutcome
-from tests.helpers.tiny_runs import SMALL
+from tests.helpers.tiny_runs import set_flags
 
 TINY = "faster-rcnn-r18-fpn-tiny"
 
@@ -95,9 +95,8 @@ def test_spread_over_several_machines_is_rejected(afictl):
 
 
 def test_costs_alone_are_printed_and_written(afictl, tmp_path):
-    settings = [word for setting in SMALL for word in ("--set", setting)]
     words = ["--only-cost", "--preset", TINY, "--interpolators", "nearest,afi", "--output", tmp_path / "out"]
-    code, text, _ = afictl("compare", *map(str, words), *settings)
+    code, text, _ = afictl("compare", *map(str, words), *set_flags())
     assert code == 0
     assert "peak" in text
     assert "pixels (width" in text
@@ -150,8 +149,7 @@ def test_a_single_method_is_compared_with_nothing(afictl, tmp_path, shapes, monk
     code, text, errors = afictl("compare", *words)
     assert (code, errors) == (0, "")
     assert text.startswith("nearest alone: ")
-    settings = [word for setting in SMALL for word in ("--set", setting)]
-    _, text, _ = afictl("compare", "--only-cost", "--preset", TINY, "--interpolators", "nearest", *settings)
+    _, text, _ = afictl("compare", "--only-cost", "--preset", TINY, "--interpolators", "nearest", *set_flags())
     assert text.splitlines()[-1].startswith("nearest alone: ")
 
 

@@ -11,7 +11,7 @@ import pytest
 from afictl import __version__
 from afictl.cli import failures
 from afictl.data import make_shapes
-from tests.helpers.tiny_runs import SMALL
+from tests.helpers.tiny_runs import set_flags
 
 COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "pseudo-label", "compare", "visualize")
 SUBCOMMANDS = ("data check", "data subset", "data shapes", "model list", "model show", "visualize detections")
@@ -155,9 +155,8 @@ def test_a_truncated_image_is_named(afictl, here):
     data = make_shapes(here.parent / "set", train=1, val=1, size=96)
     (image,) = (data / "train2017").glob("*.jpg")
     image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
-    settings = [word for setting in SMALL for word in ("--set", setting)]
     command = ("finetune", "--preset", TINY, "--data", data, "--interpolator", "nearest", "--devices", 1)
-    code, _, errors = afictl(*command, *settings)
+    code, _, errors = afictl(*command, *set_flags())
     assert code == 2
     assert str(image) in errors
     assert errors.count("\n") == 1

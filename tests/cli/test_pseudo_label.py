@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from afictl.cli.finetune import finetune_command
 from afictl.cli.pseudo_label import pseudo_label_command
 from afictl.errors import UserError
-from tests.helpers.tiny_runs import SMALL
+from tests.helpers.tiny_runs import SMALL, set_flags
 
 app = typer.Typer()
 app.command("pseudo-label")(pseudo_label_command)
@@ -80,7 +80,7 @@ def test_the_file_records_the_scales(untrained_run, unlabelled, tmp_path):
 def test_a_detector_is_trained_on_the_file(untrained_run, shapes_dir, unlabelled, tmp_path):
     output = tmp_path / "pseudo.json"
     call("pseudo-label", "--weights", untrained_run, "--images", unlabelled, "--output", output, "--threshold", 0.1)
-    settings = [word for setting in (*SMALL, "train.batch_size=4") for word in ("--set", setting)]
+    settings = set_flags([*SMALL, "train.batch_size=4"])
     common = ("finetune", "--preset", "mask-rcnn-r18-fpn-tiny", "--data", shapes_dir, "--interpolator", "nearest")
     run = tmp_path / "runs" / "student"
     pseudo = ("--pseudo", output, "--pseudo-weight", 2, "--pseudo-ratio", 3, "--output", run)

@@ -23,6 +23,11 @@ SMALL = (
 )
 
 
+def set_flags(settings=SMALL):
+    """``settings`` on a command line: ``--set`` before each."""
+    return [word for setting in settings for word in ("--set", setting)]
+
+
 def with_steps(preset, **values):
     """The preset with other values in its recipe ``train``."""
     return preset.model_copy(update={"train": preset.train.model_copy(update=values)})

@@ -15,7 +15,7 @@ from afictl.comparison.experiment.parallel import require_devices, train_in_para
 from afictl.comparison.experiment.specification import ExperimentSettings
 from afictl.weights import read_checkpoint
 from tests.helpers.full_disk import needs_dev_full
-from tests.helpers.tiny_runs import SMALL
+from tests.helpers.tiny_runs import SMALL, set_flags
 
 
 def test_parallel_runs_equal_sequential_runs(fabric, preset, shapes_dir, tmp_path, capfd):
@@ -78,7 +78,7 @@ def test_workers_that_do_not_stop_are_killed_and_the_cause_is_raised(monkeypatch
 def test_workers_of_a_killed_comparison_save_their_state(shapes_dir, tmp_path):
     """SIGKILL leaves the comparison no time to interrupt them."""
     words = ["compare", "--preset", "faster-rcnn-r18-fpn-tiny", "--data", shapes_dir, "--output", tmp_path / "out"]
-    words += [word for setting in (*SMALL, "train.steps=4000", "train.eval_every=4000") for word in ("--set", setting)]
+    words += set_flags([*SMALL, "train.steps=4000", "train.eval_every=4000"])
     words += ["--interpolators", "nearest", "--devices", "2", "--spread"]
     command = subprocess.Popen([sys.executable, "-m", "afictl", *map(str, words)], stdout=subprocess.DEVNULL)
     run = tmp_path / "out" / "nearest" / "seed0"
