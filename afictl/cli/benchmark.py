@@ -25,20 +25,20 @@ def _group() -> None:
 
 @app.command("interpolators")
 def measure_interpolators(
-    kinds: Annotated[str | None, typer.Option("--interpolators", help="Kinds, comma between; all without it.")] = None,
+    kinds: Annotated[str | None, typer.Option("--interpolators", help="Comma-separated kinds. Default: all.")] = None,
     channels: Annotated[int, typer.Option(min=1, help="Channels of the maps.")] = 256,
     height: Annotated[int, typer.Option(min=1, help="Rows of the coarse map.")] = 100,
     width: Annotated[int, typer.Option(min=1, help="Columns of the coarse map.")] = 168,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement; the median counts.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions; the median is reported.")] = 5,
     json_file: Annotated[
-        Path | None, typer.Option("--json", callback=parse_output_file, help="Write all figures to this file.")
+        Path | None, typer.Option("--json", callback=parse_output_file, help="Write all numbers to this file.")
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Measure every interpolator on one map in float32: milliseconds, memory, multiply-adds, parameters.
+    """Measure interpolators on one map in float32: milliseconds, memory, multiply-adds, parameters.
 
-    They take turns, on the first GPU where there is one. Memory is the peak beside weights and input, counted in
-    tensors on a CPU.
+    Runs on the first GPU, or else on the CPU; the kinds alternate, so that other load affects all alike. Memory is the
+    peak beyond weights and input, on a CPU the sum of all tensors.
     """
     from dataclasses import asdict
 

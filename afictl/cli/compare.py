@@ -1,4 +1,4 @@
-"""``afictl compare``: equal training with several interpolators, then accuracy and cost side by side."""
+"""``afictl compare``: equal training with several interpolators; tables of accuracy and cost."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _Runs = Annotated[
     typer.Option(
         "--runs",
         metavar="RUN...",
-        help="Train nothing: compare these runs of finetune or compare. NAME=RUN names a run's method, for runs of "
-        "one interpolator that differ in something else.",
+        help="Compare these finished runs of finetune or compare, without training. NAME=RUN names the method of a run "
+        "that differs from others in something else than the interpolator.",
     ),
 ]
 _FurtherRuns = Annotated[list[Path] | None, typer.Argument(metavar="RUN", hidden=True)]
@@ -41,27 +41,28 @@ _Interpolators = Annotated[
     typer.Option(
         "--interpolators",
         show_default=False,
-        help=f"Kinds, or NAME=RUN of pretrain, e.g. nearest,carafe,afi=RUN. Default: {_DEFAULT_INTERPOLATORS}.",
+        help=f"Kinds, and runs of pretrain as NAME=RUN, e.g. nearest,afi=RUN. Default: {_DEFAULT_INTERPOLATORS}.",
     ),
 ]
 _Seeds = Annotated[
-    int, typer.Option("--seeds", min=1, help="Runs of each interpolator, with the seeds from --seed on.")
+    int, typer.Option("--seeds", min=1, help="Runs of each interpolator, with consecutive seeds from --seed.")
 ]
 _Baseline = Annotated[
     str | None,
-    typer.Option("--baseline", help="Name of what the others are compared with. Default: nearest, or the first."),
+    typer.Option("--baseline", help="Method that the others are compared with. Default: nearest, or else the first."),
 ]
 _OnlyCost = Annotated[
-    bool, typer.Option("--only-cost", help="Train nothing: only the costs, on one device. --data is not needed.")
+    bool,
+    typer.Option("--only-cost", help="Measure only costs, on one device; --data is optional."),
 ]
 _Spread = Annotated[
-    bool, typer.Option("--spread", help="One run on each of the --devices, side by side, not one run on all.")
+    bool, typer.Option("--spread", help="Train runs in parallel, each on one of the --devices, instead of each on all.")
 ]
 
 
 @dataclass(frozen=True)
 class _CommonOptions:
-    """Options of all three kinds of comparison: trained here, existing runs, costs only."""
+    """Options of all three kinds of comparison: new runs, existing runs, costs only."""
 
     data: Path | None
     baseline: str | None
@@ -71,7 +72,7 @@ class _CommonOptions:
 
 @dataclass(frozen=True)
 class _TrainingOptions:
-    """Options of a comparison that is trained here."""
+    """Options of a comparison of new runs."""
 
     seeds: Sequence[int]
     weights: Path | None
@@ -91,10 +92,10 @@ def compare_command(
     baseline: _Baseline = None,
     runs: _Runs = None,
     only_cost: _OnlyCost = False,
-    weights: options.StartWeights = None,
+    weights: options.InitialDetector = None,
     backbone_weights: options.BackboneWeights = None,
     output: options.Output = None,
-    settings: options.Settings = None,
+    overrides: options.Overrides = None,
     devices: options.Devices = "auto",
     spread: _Spread = False,
     nodes: options.Nodes = 1,
@@ -102,32 +103,32 @@ def compare_command(
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Fine-tune with several interpolators, all else alike.
+    """Fine-tune with several interpolators under equal settings.
 
-    Within a seed, data order, augmentation, schedule and the start weights of all other parts are the same. Writes a
-    run for each interpolator and seed, NAME/seedK, and report.html, comparison.json, comparison.csv and runs.csv; the
-    default folder is runs/compare-PRESET. The same command again continues where it stopped and does not repeat what is
-    finished; interpolators and seeds may be added to it.
+    For each seed, data order, augmentation, schedule and the initial weights of all other parts are the same. Writes a
+    run for each interpolator and seed, NAME/seedK, and report.html, comparison.json, comparison.csv and runs.csv, by
+    default to runs/compare-PRESET. The same command continues an interrupted comparison, also with further
+    interpolators or seeds; finished runs are not repeated.
 
-    Exit code 0: all runs are finished. 1: some failed, which the same command tries again; the others are compared.
-    2: a mistake, reported before anything is trained.
+    Exit code 0: all runs are finished; 1: some failed, and the same command tries them again; 2: a mistake, reported
+    before training.
     """
     common = _CommonOptions(data, baseline, output, precision)
     folders, names = _parse_runs(runs or [], further_runs or [])
     if folders:
-        options.refuse_flags(context, "with --runs, whose runs are trained", *_TRAINING_FLAGS, "--only-cost")
+        options.refuse_flags(context, "with --runs, which trains nothing", *_TRAINING_FLAGS, "--only-cost")
         _compare_existing(folders, names, common)
         return
     if preset is None:
-        raise UserError("give --preset and --data, or --runs with runs that exist; see 'afictl compare --help'")
+        raise UserError("give --preset and --data, or --runs with finished runs; see 'afictl compare --help'")
     if only_cost:
         options.refuse_flags(context, "with --only-cost, which trains nothing and measures on one device", *_RUN_FLAGS)
     elif data is None:
-        raise UserError("give --data; only --only-cost can do without")
+        raise UserError("give --data; it is optional only with --only-cost")
     from afictl.comparison import parse_methods
     from afictl.presets import load_preset
 
-    resolved, methods = load_preset(preset, settings or []), parse_methods(interpolators or _DEFAULT_INTERPOLATORS)
+    resolved, methods = load_preset(preset, overrides or []), parse_methods(interpolators or _DEFAULT_INTERPOLATORS)
     if only_cost:
         _list_costs(resolved, methods, weights, common)
         return
@@ -143,7 +144,7 @@ def _parse_runs(runs: list[Path], further_runs: list[Path]) -> tuple[list[Path],
     """
     if further_runs and not runs:
         raise UserError(
-            f"'{further_runs[0]}' belongs to no option; runs that exist are compared with --runs {further_runs[0]} ..."
+            f"unexpected argument '{further_runs[0]}'; finished runs are compared with --runs {further_runs[0]} ..."
         )
     folders, names = [], {}
     for path in [*runs, *further_runs]:
@@ -174,7 +175,7 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
     devices = "1" if training.spread else training.devices
     fabric = launch(HardwareSettings(devices, training.nodes, common.precision), [preset.train.batch_size])
     if len(methods) == 1:
-        fabric.print(f"{methods[0].name} alone: it is trained and measured, and compared with nothing")
+        fabric.print(f"{methods[0].name} is the only method: it is trained and measured without a comparison")
     outcome = compare(
         fabric,
         preset,

@@ -1,4 +1,4 @@
-"""``afictl convert``: a checkpoint of another project as an afictl safetensors file."""
+"""``afictl convert``: conversion of other projects' checkpoints to safetensors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,26 +16,27 @@ def convert_command(
     ],
     classes: Annotated[
         str | None,
-        typer.Option("--classes", help="Class names: a,b,c, or a JSON list, or a COCO annotation file (.json)."),
+        typer.Option("--classes", help="Class names: a,b,c, or a .json file with a list of names or COCO annotations."),
     ] = None,
-    settings: options.Settings = None,
+    overrides: options.Overrides = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Load the tensors that fit; the rest of the detector gets random weights.")
+        bool, typer.Option("--partial", help="Load the tensors that fit; all others get random values.")
     ] = False,
     rgb: Annotated[
-        bool, typer.Option("--rgb", help="A detectron2 model trained on RGB images divided by ImageNet's deviation.")
+        bool,
+        typer.Option("--rgb", help="The detectron2 model takes RGB images divided by ImageNet's deviation."),
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Turn a detector, backbone, interpolator or discriminator of another project into one safetensors file.
+    """Convert a detector, backbone, interpolator or discriminator of another project to one safetensors file.
 
     Recognised by content: detectron2's FPN detectors (the model zoo's .pkl, and .pth), AFI-GAN's detectors, extractor,
     generator and discriminator, torchvision's detectors, mmdetection's Faster and Mask R-CNN, ImageNet backbones of
     timm and detectron2, and afictl's own. A detector's preset is derived from the tensors; --set gives keys that
-    they do not determine, such as backbone.stride_in_1x1=false for a model trained from torchvision's backbone (then
-    usually with --rgb). Nothing in the file is executed.
+    they do not determine, such as backbone.stride_in_1x1=false for a model trained from torchvision's backbone (which
+    usually needs --rgb too). No code in the file is executed.
     """
     from afictl.weights.conversion import convert
 
-    for line in convert(source, target, classes=classes, settings=settings or (), partial=partial, rgb=rgb):
+    for line in convert(source, target, classes=classes, settings=overrides or (), partial=partial, rgb=rgb):
         typer.echo(line)

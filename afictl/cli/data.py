@@ -1,4 +1,4 @@
-"""``afictl data``: check a dataset before training on it, select a fraction of its labels, or generate one."""
+"""``afictl data``: check a dataset, keep the labels of a fraction of its images, or generate one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="Check a dataset in COCO layout, select a fraction of its labels, or generate one.",
+    help="Check a dataset in COCO layout, keep the labels of a fraction of its images, or generate one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,13 +36,13 @@ def generate_shapes(
             metavar="OUT", callback=parse_output_folder, help="Folder to write; an earlier set is replaced."
         ),
     ],
-    train: Annotated[int, typer.Option(min=1, help="Training images.")] = 400,
-    val: Annotated[int, typer.Option(min=1, help="Validation images.")] = 100,
+    train: Annotated[int, typer.Option(min=1, help="Number of training images.")] = 400,
+    val: Annotated[int, typer.Option(min=1, help="Number of validation images.")] = 100,
     size: Annotated[int, typer.Option(min=64, help="Side of the square images in pixels.")] = 176,
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Generate a COCO-format set: many small discs, squares, triangles and crosses, with exact masks."""
+    """Generate a dataset in COCO layout: small discs, squares, triangles and crosses, with exact masks."""
     from afictl.data.shapes import make_shapes
 
     make_shapes(output, train=train, val=val, size=size, seed=seed)
@@ -59,17 +59,20 @@ def select_subset(
     fraction: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, callback=options.finite, help="Fraction of the training images that keep their labels."
+            min=0.0,
+            max=1.0,
+            callback=options.require_finite,
+            help="Fraction of training images that keep their labels.",
         ),
     ] = 0.2,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed selects other images.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the selection.")] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the image files instead of linking to them.")] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Keep the labels of a fraction of the training images; the others become OUT/unlabeled/.
+    """Keep the labels of a fraction of the training images; the others go to OUT/unlabeled/.
 
-    OUT is a dataset in COCO layout: train is that fraction, the other splits are complete. The same fraction and seed
-    select the same images everywhere, and a smaller fraction a subset of those of a larger one.
+    OUT is a dataset in COCO layout: train has the labelled fraction, the other splits are complete. The selection
+    depends only on dataset, fraction and seed; that of a smaller fraction is a subset of that of a larger one.
     """
     from afictl.data.subset import UNLABELED, write_subset
 
@@ -83,18 +86,18 @@ def select_subset(
 def check_dataset(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset in COCO layout.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
-    images: Annotated[bool, typer.Option(help="Decode every image file.")] = True,
+    images: Annotated[bool, typer.Option(help="Whether to decode every image file.")] = True,
     all_locations: Annotated[
-        bool, typer.Option("--all", help="List every location of a finding, not the first few.")
+        bool, typer.Option("--all", help="List every location of a finding, not only the first three.")
     ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", callback=parse_output_file, help="Write all findings to this file.")
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """List the faults and peculiarities of a dataset, and the effect of each on training.
+    """List faults and peculiarities of a dataset, and the effect of each on training.
 
-    Exit code 0: training will run. 1: a fault prevents it.
+    Exit code 0: training will run; 1: a fault prevents it.
     """
     from rich.console import Console
 
@@ -142,7 +145,7 @@ def _print_report(report: SplitReport, console: Console, all_locations: bool) ->
 
 
 def _print_unwrapped(console: Console, table: Table) -> None:
-    """Print a table; elsewhere than on a terminal as wide as its longest line, so that no path is wrapped."""
+    """Print a table, without wrapped paths where the output is not a terminal."""
     if not console.is_terminal:
         width = console.measure(table, options=console.options.update(max_width=_MAX_WIDTH_CHARACTERS)).maximum
         console.width = max(console.width, width)

@@ -16,10 +16,10 @@ def demo_command(
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Train, pre-train, compare and draw on generated data.
+    """Train a guide, pre-train AFI and compare it with nearest, on generated data.
 
-    It takes minutes on a laptop. A guide is trained from scratch, the AF interpolator is pre-trained on its features,
-    and the same fine-tuning is done with nearest and with AFI. The same command again continues where it stopped.
+    Takes minutes on a laptop. A guide is trained from scratch, the AF interpolator is pre-trained on its features, and
+    the detector is fine-tuned with nearest and with AFI. The same command continues an interrupted demo.
     """
     from rich.console import Console
 
@@ -32,9 +32,9 @@ def demo_command(
     for line in comparison_notes(comparison):
         typer.echo(line)
     for name, description in (
-        ("compare/report.html", "this table with plots and pictures, in a browser"),
-        ("plots/", "losses, accuracy, and the features of stage 1 against plain interpolation"),
-        ("detections/", "ground truth and detections of both, side by side"),
+        ("compare/report.html", "the comparison with plots and pictures, for a browser"),
+        ("plots/", "losses, accuracy, and feature distances of stage 1"),
+        ("detections/", "ground truth and detections of both detectors, side by side"),
         ("pretrain/interpolator.safetensors", "the interpolator, for --interpolator of any 64-channel preset"),
     ):
         typer.echo(f"{output / name}: {description}")

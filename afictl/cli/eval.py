@@ -1,4 +1,4 @@
-"""``afictl eval``: COCO metrics of trained detectors, or of files of predictions."""
+"""``afictl eval``: COCO metrics of trained detectors or of files of predictions."""
 
 from __future__ import annotations
 
@@ -26,37 +26,39 @@ _Weights = Annotated[
     list[Path] | None,
     typer.Option(
         "--weights",
-        help="Run folder or checkpoint of a detector, also detectron2's or AFI-GAN's. Repeatable: compares them.",
+        help="Run folder or checkpoint of a detector, also of detectron2 or AFI-GAN. Repeat it to compare.",
     ),
 ]
 _Predictions = Annotated[
     list[Path] | None,
-    typer.Option("--predictions", help="Score this COCO result JSON instead of --weights. Repeatable."),
+    typer.Option("--predictions", help="COCO result JSON to score instead of --weights. Repeat it to compare."),
 ]
 _Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Dataset in COCO layout. Default: the one the first run was trained on."),
+    typer.Option("--data", help="Dataset in COCO layout. Default: that of the first run."),
 ]
 _Split = Annotated[
-    str, typer.Option("--split", help="train, val or test; of COCO's test images a submission is written.")
+    str, typer.Option("--split", help="train, val or test; for COCO's test images submission files are written.")
 ]
-_Evaluator = Annotated[str, typer.Option("--evaluator", help="hotcoco or pycocotools; the numbers are the same.")]
-_Curves = Annotated[bool, typer.Option("--curves", help="Also draw precision over recall.")]
-_Confusion = Annotated[bool, typer.Option("--confusion", help="Also draw the confusion matrix of the classes.")]
+_Evaluator = Annotated[
+    str, typer.Option("--evaluator", help="hotcoco or the slower pycocotools, for the same numbers.")
+]
+_Curves = Annotated[bool, typer.Option("--curves", help="Plot precision over recall.")]
+_Confusion = Annotated[bool, typer.Option("--confusion", help="Plot the confusion matrix of the classes.")]
 _ConfusionScore = Annotated[
     float | None,
     typer.Option(
         "--confusion-score",
         min=0.0,
         max=1.0,
-        callback=options.finite,
-        help=f"Lowest score of the detections in --confusion; default {_CONFUSION_SCORE}.",
+        callback=options.require_finite,
+        help=f"Minimum score of detections in --confusion. Default: {_CONFUSION_SCORE}.",
     ),
 ]
 _Name = Annotated[
-    str | None, typer.Option("--name", help="Algorithm name in a submission's files. Default: the run's.")
+    str | None, typer.Option("--name", help="Algorithm name in submission files. Default: that of the run.")
 ]
-_BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images detected at once.")]
+_BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")]
 
 
 def eval_command(
@@ -76,20 +78,19 @@ def eval_command(
     tta_sizes: options.TtaSizes = None,
     no_tta_flip: options.NoTtaFlip = False,
     output: options.Output = None,
-    settings: options.Settings = None,
+    overrides: options.Overrides = None,
     partial: options.Partial = False,
     devices: options.Devices = "auto",
     nodes: options.Nodes = 1,
     precision: options.Precision = "32-true",
     debug: options.Debug = False,
 ) -> None:
-    """Print box and mask AP, overall and by class, in points of 100.
+    """Compute box and mask AP, overall and by class, in points of 100.
 
-    Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to RUN/eval, or with
-    another split or a limit to RUN/eval-SPLIT-firstLIMIT, with --tta to such a folder ending in -tta.
-    Several --weights or --predictions end in one table with the differences to the first, which is also in
-    comparison.json and comparison.csv. Of images without objects, as in image_info_test-dev2017.json, no metric is
-    printed: bbox/ and segm/ then hold zip files for COCO's server.
+    Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to RUN/eval, with another split
+    or a limit to RUN/eval-SPLIT-firstLIMIT; --tta appends -tta. For several --weights or --predictions one table lists
+    the differences to the first, also in comparison.json and comparison.csv. For images without annotations, as in
+    image_info_test-dev2017.json, there are no metrics but zip files for COCO's server, in bbox/ and segm/.
     """
     from afictl.cli.eval_files import folder_suffix, result_folders
     from afictl.cli.eval_sources import EvaluationSettings, named_sources, require_sources
@@ -98,7 +99,7 @@ def eval_command(
     from afictl.evaluation import EVALUATORS
     from afictl.training import HardwareSettings, launch
 
-    _refuse_idle_flags(context, scores_files=bool(predictions), tta=tta, confusion=confusion)
+    _refuse_unused_flags(context, scores_files=bool(predictions), tta=tta, confusion=confusion)
     sources = named_sources(require_sources(weights, predictions))
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
@@ -115,7 +116,7 @@ def eval_command(
         evaluator=evaluator,
         batch_size=batch_size,
         tta=views,
-        overrides=settings or [],
+        overrides=overrides or [],
         partial=partial,
         curves=curves,
         confusion_score=min_score,
@@ -124,24 +125,24 @@ def eval_command(
     _evaluate_sources(sources, folders, request, fabric, output)
 
 
-def _refuse_idle_flags(context: typer.Context, *, scores_files: bool, tta: bool, confusion: bool) -> None:
-    """Refuse flags that have no effect beside the other flags."""
+def _refuse_unused_flags(context: typer.Context, *, scores_files: bool, tta: bool, confusion: bool) -> None:
+    """Refuse flags that have no effect in combination with others."""
     if scores_files:
-        reason = "on --predictions FILE, which holds the detections; give --weights RUN to detect again"
+        reason = "on --predictions FILE, which contains the detections; give --weights RUN to detect again"
         options.refuse_flags(context, reason, *_DETECTION_FLAGS)
     if tta:
-        options.refuse_flags(context, "with --tta, which detects in one image at a time", "--batch-size")
+        options.refuse_flags(context, "with --tta, which detects one image at a time", "--batch-size")
     if not confusion:
         options.refuse_flags(context, "without --confusion", "--confusion-score")
 
 
 def _refuse_flags_for_data(context: typer.Context, dataset: Dataset) -> None:
-    """Refuse flags that have no effect on a dataset with or without objects."""
+    """Refuse flags that have no effect on a dataset with annotations, or on one without."""
     if dataset.has_ground_truth:
-        reason = f"here: it is for a submission, and {dataset.annotation_file} has objects"
+        reason = f"here: it is for submissions, and {dataset.annotation_file} has objects"
         options.refuse_flags(context, reason, "--name")
     else:
-        reason = f"without objects: {dataset.annotation_file} lists images alone"
+        reason = f"without objects: {dataset.annotation_file} lists only images"
         options.refuse_flags(context, reason, "--curves", "--confusion", "--evaluator")
 
 
@@ -159,7 +160,7 @@ def _evaluate_sources(
         folders: result folders by the same names.
         settings: the same for every source.
         fabric: devices of the detectors; all its ranks must call this.
-        output: folder of the comparison of several sources; None takes the first source's.
+        output: folder for the comparison of several sources; None: that of the first source.
     """
     from rich.console import Console
 
@@ -191,6 +192,6 @@ def _evaluate_sources(
         console.print(overall_table(evaluation), class_table(evaluation))
     elif evaluations:
         console.print(comparison_table(evaluations))
-        if output:  # otherwise the comparison is written beside the results of the first source, which are new
+        if output:  # without it, the comparison is written to the new result folder of the first source
             remove_earlier(output, keep=sources.values())
         write_comparison(output or next(iter(folders.values())), evaluations)

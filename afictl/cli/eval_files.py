@@ -28,16 +28,16 @@ _SUBMISSIONS = "detections_*_results.zip"
 
 
 def folder_suffix(split: str, limit: int | None, tta: bool) -> str:
-    """Suffix of the names of result folders; empty for all val images without test-time augmentation."""
+    """Suffix of a result folder's name; empty for all val images without test-time augmentation."""
     part = (f"-{split}" if split != "val" or limit else "") + (f"-first{limit}" if limit else "")
     return part + ("-tta" if tta else "")
 
 
 def result_folders(sources: Mapping[str, Path], output: Path | None, suffix: str) -> dict[str, Path]:
-    """The folder for the results of each source; with ``output`` and several sources, folders inside it.
+    """Result folder of each source; with ``output`` and several sources, folders inside it.
 
     Raises:
-        UserError: two sources have one folder, or a folder is not writable or holds a run of ``afictl compare``.
+        UserError: two sources have the same folder, or a folder is not writable or has results of ``afictl compare``.
     """
     if output is None:
         folders = {name: _default_folder(source, suffix) for name, source in sources.items()}
@@ -45,7 +45,7 @@ def result_folders(sources: Mapping[str, Path], output: Path | None, suffix: str
     elif len(sources) == 1:
         folders, hint = dict.fromkeys(sources, output), ""
     else:  # ../run and run have one name
-        folders, hint = {name: output / slugify(name) for name in sources}, "rename one, or give whole paths"
+        folders, hint = {name: output / slugify(name) for name in sources}, "rename one, or give full paths"
     if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise UserError(f"several of the sources would write to the same folder: {hint}")
     for folder in [*folders.values(), *([output] if output else [])]:
@@ -55,7 +55,7 @@ def result_folders(sources: Mapping[str, Path], output: Path | None, suffix: str
 
 
 def _default_folder(source: Path, suffix: str) -> Path:
-    """``eval`` in the run, with a suffix for a part of the images; predictions are scored in their own folder."""
+    """``eval`` and the suffix in the run; for predictions, their folder."""
     run = folder_of(source)
     if source.suffix == ".json" and (not suffix or run.name == f"eval{suffix}"):
         return run
@@ -63,17 +63,14 @@ def _default_folder(source: Path, suffix: str) -> Path:
 
 
 def _require_no_comparison_run(folder: Path) -> None:
-    """Refuse a folder of ``afictl compare``, whose files have the same names."""
+    """Refuse a folder of ``afictl compare``, which has files of the same names."""
     table = folder / COMPARISON
     if (folder / COMPARISON_SETTINGS).exists() or (table.is_file() and not _is_evaluation_table(table)):
-        raise UserError(f"{folder}: holds a comparison of 'afictl compare'; choose another --output")
+        raise UserError(f"{folder}: has a comparison of 'afictl compare'; choose another --output")
 
 
 def remove_earlier(folder: Path, keep: Iterable[Path] = ()) -> None:
-    """Remove all files that an earlier evaluation wrote to ``folder``, except ``keep``.
-
-    A file of predictions is removed only if an earlier evaluation wrote it.
-    """
+    """Remove all files that an earlier evaluation wrote to ``folder``, except ``keep``; predictions only if it did."""
     remove_temporary_files(folder)
     earlier = [folder / name for name in (EVALUATION, PER_CLASS, *_CURVES, *_CONFUSION)]
     if _is_evaluation_table(folder / COMPARISON):
@@ -95,7 +92,7 @@ def _is_evaluation_table(table: Path) -> bool:
 
 
 def _has_detected(folder: Path) -> bool:
-    """Whether the metrics in ``folder`` are of a detector, not of a file of predictions."""
+    """Whether the metrics in ``folder`` are those of a detector, not of a file of predictions."""
     try:
         source = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["source"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -111,7 +108,7 @@ def write_submissions(
     inputs: Iterable[Path],
     console: Console,
 ) -> None:
-    """Write the zip files for COCO's server from a file of predictions; ``inputs`` are not removed from ``folder``."""
+    """Write zip files for COCO's server from a file of predictions, and remove earlier results except ``inputs``."""
     from afictl.evaluation.submission import write_submission
 
     if settings.limit:
@@ -130,15 +127,15 @@ def write_evaluation(
     settings: EvaluationSettings,
     inputs: Iterable[Path],
 ) -> None:
-    """Write ``metrics.json``, ``per_class.csv`` and, as ``settings`` say, curves and confusion matrix.
+    """Write ``metrics.json``, ``per_class.csv`` and, where ``settings`` request them, curves and confusion matrix.
 
     Args:
-        evaluation: of ``source``.
-        source: the detector or file of predictions.
-        predictions: its COCO results.
-        folder: folder to write to.
-        settings: of the evaluation.
-        inputs: files that are not removed as results of an earlier evaluation.
+        evaluation: metrics of ``source``.
+        source: detector or file of predictions.
+        predictions: COCO results of ``source``.
+        folder: folder to write to, from which earlier results are removed.
+        settings: settings of the evaluation.
+        inputs: files that are not removed.
     """
     from afictl.evaluation.confusion_matrix import compute_confusion
 
@@ -161,27 +158,25 @@ def write_evaluation(
     if settings.curves:
         _write_curves(folder, evaluation)
     if (score := settings.confusion_score) is not None:
-        ids = settings.image_ids
-        matrix = compute_confusion(predictions, dataset, image_ids=ids, score=score)
-        _write_confusion(folder, matrix)
+        _write_confusion(folder, compute_confusion(predictions, dataset, image_ids=settings.image_ids, score=score))
 
 
 def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
-    """``comparison.json`` and ``comparison.csv``: every metric of every source, and its difference to the first."""
+    """Write ``comparison.json`` and ``comparison.csv``: each metric of each source, and its difference to the first."""
     first, *_ = results.values()
     rows = [
         (name, metric, result.metrics[metric], difference(result, first, metric))
         for name, result in results.items()
         for metric in result.metrics
     ]
-    heads = ("name", "metric", "value", "difference")
-    records = [dict(zip(heads, row, strict=True)) for row in rows]
+    header = ("name", "metric", "value", "difference")
+    records = [dict(zip(header, row, strict=True)) for row in rows]
     write_json(folder / COMPARISON, records)
-    write_csv(folder / COMPARISON_CSV, heads, rows)
+    write_csv(folder / COMPARISON_CSV, header, rows)
 
 
 def _write_curves(folder: Path, result: Evaluation) -> None:
-    """``pr_curves.png``, and its numbers as ``pr_curves.csv``; precision is empty where a class has no object."""
+    """Write ``pr_curves.png`` and ``pr_curves.csv``; precision is empty where a class has no object."""
     from afictl.evaluation.metrics import IOU_INDEX
     from afictl.visualization.evaluation_plots import plot_precision_recall
 
@@ -194,15 +189,15 @@ def _write_curves(folder: Path, result: Evaluation) -> None:
         for precision in [values[list(IOU_INDEX.values()), :, k, 0].T]
         for recall in range(len(precision))
     ]
-    heads = ("of", "class", "recall", *(f"precision at IoU 0.{iou}" for iou in IOU_INDEX))
-    write_csv(folder / _CURVES[1], heads, rows)
+    header = ("of", "class", "recall", *(f"precision at IoU 0.{iou}" for iou in IOU_INDEX))
+    write_csv(folder / _CURVES[1], header, rows)
 
 
 def _write_confusion(folder: Path, confusion: ConfusionMatrix) -> None:
-    """``confusion.png``, and its numbers as ``confusion.csv``."""
+    """Write ``confusion.png`` and ``confusion.csv``."""
     from afictl.visualization.evaluation_plots import plot_confusion
 
-    note = f"IoU from 0.5, score from {confusion.score:g}"
+    note = f"IoU ≥ 0.5, score ≥ {confusion.score:g}"
     plot_confusion(confusion.counts, confusion.classes, folder / _CONFUSION[0], note=note)
     names = [*confusion.classes, "background"]
     rows = ([name, *counts] for name, counts in zip(names, confusion.counts.tolist(), strict=True))

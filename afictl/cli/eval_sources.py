@@ -1,4 +1,4 @@
-"""Sources of ``afictl eval``: which detectors or files, by what names, and the evaluation of each."""
+"""Sources of ``afictl eval``, detectors or files of predictions: checks, names, and the evaluation of each."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class EvaluationSettings:
     partial: bool
     curves: bool
     confusion_score: float | None
-    """Lowest score of the detections in the confusion matrix; None writes no matrix."""
+    """Minimum score of detections in the confusion matrix; None writes no matrix."""
     submission_name: str | None
-    """None takes the name of the source."""
+    """Algorithm name in submission files; None: the name of the source."""
 
     @property
     def is_submission(self) -> bool:
-        """Whether the images have no objects, so that there is no metric."""
+        """Whether the dataset has no ground truth, so that there are no metrics."""
         return not self.dataset.has_ground_truth
 
     @property
@@ -53,10 +53,10 @@ class EvaluationSettings:
 
 
 def require_sources(weights: list[Path] | None, predictions: list[Path] | None) -> list[Path]:
-    """The detectors or the files of predictions, all of which are checked before any is evaluated.
+    """Return the detectors or the files of predictions, after a check of all of them.
 
     Raises:
-        UserError: both kinds or none are given, or one does not exist, or is a folder without a detector.
+        UserError: both or neither are given, one does not exist, or a folder has no detector.
     """
     from afictl.weights.checkpoint import find_checkpoint
 
@@ -75,10 +75,10 @@ def require_sources(weights: list[Path] | None, predictions: list[Path] | None) 
 
 
 def named_sources(sources: list[Path]) -> dict[str, Path]:
-    """The sources by name; sources of one name are named by the parts of their paths in which they differ.
+    """Sources by name; sources with equal names are named by the parts of their paths that differ.
 
     Raises:
-        UserError: one is given twice.
+        UserError: a source is given twice.
     """
     names = [name_of(source) for source in sources]
     paths = [source.absolute() for source in sources]
@@ -106,7 +106,7 @@ def require_classes(sources: Mapping[str, Path], dataset: Dataset) -> None:
 def evaluate_source(
     source: Path, file: Path, settings: EvaluationSettings, fabric: Fabric | None, console: Console
 ) -> Evaluation | None:
-    """Detect with a detector, if ``source`` is one, and score the predictions in ``file``; None for a submission."""
+    """Detect with ``source`` if it is a detector, and score the predictions in ``file``; None for a submission."""
     from afictl.distributed import run_on_rank_zero
     from afictl.evaluation import score_predictions
 

@@ -20,7 +20,7 @@ _RESUMABLE = ("pretrain", "finetune")
 _REPEATABLE = ("compare", "demo")
 _SETTABLE = (*_RESUMABLE, "compare")
 _RANK_ZERO_SECONDS = 5.0
-"""Time in which rank 0 ends with the same error, if it is one of all ranks."""
+"""Within this time rank 0 exits too, if the error is raised on all ranks."""
 _POLL_SECONDS = 0.05
 
 
@@ -51,7 +51,7 @@ def report_interrupt() -> int:
 
 
 def _continuation() -> str:
-    """How to continue a command that has saved a part of its work; empty for other commands."""
+    """Suffix of a message: how to continue a command that has saved part of its work; empty for other commands."""
     command = "".join(sys.argv[1:2])
     if command in _RESUMABLE:
         return "; the same command with --resume continues"
@@ -96,7 +96,7 @@ def _system(error: OSError) -> str:
     if error.filename is not None:
         return format_error(error)
     if str(error.strerror).startswith("No usable temporary directory"):
-        return f"{error.strerror}: full or not writable; free some space, or name another folder in TMPDIR"
+        return f"{error.strerror}: full or not writable; free some space or set TMPDIR to another folder"
     return f"{type(error).__name__}: {error}; run again with --debug for the traceback"
 
 
@@ -105,9 +105,9 @@ def _rank() -> str:
 
 
 def _is_reported_by_rank_zero(error: BaseException) -> bool:
-    """Whether this is another rank, and rank 0, which started this process, ends with the same error.
+    """Whether this is not rank 0, and rank 0, the parent process, exits with the same error.
 
-    An error of this rank alone, such as an image that only it reads, leaves rank 0 waiting and is reported here.
+    An error of this rank alone, such as an image that only it reads, leaves rank 0 waiting and is printed here.
     """
     if _rank() == "0":
         return False

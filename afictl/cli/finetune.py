@@ -11,23 +11,26 @@ from afictl.cli.runs import name_of, slugify
 
 def finetune_command(
     context: typer.Context,
-    preset: options.PresetName,
-    data: options.Data,
-    interpolator: options.Interpolator = None,
-    weights: options.StartWeights = None,
+    preset: Annotated[str, options.PRESET],
+    data: Annotated[Path, options.DATA],
+    interpolator: Annotated[
+        str | None,
+        typer.Option("--interpolator", help="Kind (nearest, ..., afi), run of pretrain, or interpolator file."),
+    ] = None,
+    weights: options.InitialDetector = None,
     backbone_weights: options.BackboneWeights = None,
     partial: options.Partial = False,
     pseudo: Annotated[
         Path | None,
-        typer.Option("--pseudo", help="Train on this file of 'afictl pseudo-label' too; evaluation stays on val."),
+        typer.Option("--pseudo", help="Annotations of 'afictl pseudo-label' to train on too; evaluation stays on val."),
     ] = None,
     pseudo_weight: Annotated[
         float | None,
         typer.Option(
             "--pseudo-weight",
             min=0.0,
-            callback=options.finite,
-            help="Weight of its losses beside the labelled images' 1; default 1.",
+            callback=options.require_finite,
+            help="Weight of the losses of pseudo-labelled images; labelled images have 1. Default: 1.",
         ),
     ] = None,
     pseudo_ratio: Annotated[
@@ -35,12 +38,12 @@ def finetune_command(
         typer.Option(
             "--pseudo-ratio",
             min=0.0,
-            callback=options.finite,
-            help="Its images for each labelled one in every batch; default 1.",
+            callback=options.require_finite,
+            help="Pseudo-labelled images per labelled image in every batch. Default: 1.",
         ),
     ] = None,
     output: options.Output = None,
-    settings: options.Settings = None,
+    overrides: options.Overrides = None,
     devices: options.Devices = "auto",
     nodes: options.Nodes = 1,
     precision: options.Precision = "32-true",
@@ -48,13 +51,13 @@ def finetune_command(
     resume: options.Resume = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a detector (stage 3), guides included.
+    """Train a detector, such as a guide (stage 3).
 
     Writes a run folder: config.yaml, log.txt, metrics.jsonl, TensorBoard events, best.safetensors, last.safetensors
     and state.pt for --resume. The default folder is runs/PRESET-INTERPOLATOR.
 
-    With --pseudo every batch holds both kinds of images; the loss is (labelled + W x pseudo) / (1 + W), each the loss
-    of its own images, and the log shows the terms as they enter it.
+    With --pseudo every batch has labelled and pseudo-labelled images, and the loss is (labelled + W x pseudo) / (1 + W)
+    with the weight W; losses are logged as these weighted terms.
     """
     from afictl.presets import load_preset
     from afictl.training import HardwareSettings, InitialWeights, PseudoLabels, finetune, launch
@@ -64,7 +67,7 @@ def finetune_command(
         options.refuse_flags(context, "without --pseudo FILE", "--pseudo-weight", "--pseudo-ratio")
     if weights is None:
         options.refuse_flags(context, "without --weights", "--partial")
-    resolved = load_preset(preset, settings or ())
+    resolved = load_preset(preset, overrides or ())
     kind = name_of(interpolator or resolved.interpolator.kind)
     folder = output or Path("runs") / f"{slugify(resolved.name)}-{kind}"
     require_free_folder(folder, resume)

@@ -14,7 +14,7 @@ from afictl.cli.pseudo_label import pseudo_label_command
 
 app = typer.Typer(
     name="afictl",
-    help="Better feature upsampling for object detectors: train it, put it in, compare it fairly.",
+    help="Learned feature upsampling for object detectors: training, fine-tuning, evaluation and fair comparison.",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich markup doubles the time of --help
     pretty_exceptions_enable=False,
@@ -51,10 +51,10 @@ app.add_typer(benchmark.app, name="benchmark")
 
 
 def main() -> None:
-    """Run the program and exit.
+    """Run the command line and exit.
 
-    Code 0: done. 1: ``data check`` reports errors that prevent training, or an error of the program. 2: a mistake of
-    the user or an unusable file. 130: Ctrl-C. Every error is one line on stderr.
+    Exit codes: 0 success; 1 failed runs of ``compare``, faults that ``data check`` reports, or an unexpected error; 2 a
+    mistake in the command or its files; 130 Ctrl-C. Every error is one line on stderr.
     """
     try:
         code = app(prog_name="afictl", standalone_mode=False) or 0

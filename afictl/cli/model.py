@@ -1,4 +1,4 @@
-"""``afictl model list`` and ``afictl model show``: presets, and the parts and costs of one."""
+"""``afictl model``: the presets, and parts and cost of one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _MIN_WIDE_COLUMNS = 105
 """Terminal width that fits all columns."""
 
-app = typer.Typer(help="List presets and show what they are made of.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List presets, or show parts and cost of one.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
 def list_models(debug: options.Debug = False) -> None:
-    """Show every preset: detector, backbone, neck, and what the AFI-GAN paper reports for it."""
+    """List all presets: detector, backbone, neck, and the AP that the AFI-GAN paper reports."""
     from rich.table import Table
 
     from afictl.presets import list_presets, list_torchvision_presets, load_preset
@@ -39,21 +39,20 @@ def list_models(debug: options.Debug = False) -> None:
         column.no_wrap = True
     for preset in presets:
         kinds = (preset.detector.kind, preset.backbone.name.split(".")[0], preset.neck.kind)
-        scores = (_scores(preset.published.nearest), _scores(preset.published.afi))
+        scores = (_format_scores(preset.published.nearest), _format_scores(preset.published.afi))
         table.add_row(preset.name, *(() if narrow else kinds), *scores)
     console.print(table)
-    console.print("\nnearest, AFI: box / mask AP that the AFI-GAN paper reports on COCO test-dev; not measured here.")
+    console.print("\nnearest, AFI: box / mask AP on COCO test-dev that the AFI-GAN paper reports; not reproduced.")
     for preset in presets:
         if preset.published.note:
             console.print(f"{preset.name}: {preset.published.note}.", highlight=False)
     console.print(
-        "The interpolator of every preset is afi unless --interpolator names another; torchvision's models and "
-        "detectron2:CONFIG, any of its configurations with an FPN, come with nearest.",
+        "The default interpolator is afi; for torchvision's models and detectron2:CONFIG (with FPN) it is nearest.",
         highlight=False,
     )
 
 
-def _scores(scores: Scores) -> str:
+def _format_scores(scores: Scores) -> str:
     return " / ".join(str(value) for value in (scores.box, scores.mask) if value is not None) or "-"
 
 
@@ -61,30 +60,31 @@ def _scores(scores: Scores) -> str:
 def show_model(
     context: typer.Context,
     preset: Annotated[
-        str, typer.Argument(help="Preset name (see 'afictl model list'), YAML file or detectron2:CONFIG.")
+        str,
+        typer.Argument(metavar="PRESET", help="Preset name (see 'afictl model list'), YAML file or detectron2:CONFIG."),
     ],
     size: Annotated[
         str | None,
         typer.Option(
-            "--size", metavar="WxH", help="Image size, width x height in pixels; default: the preset's largest."
+            "--size", metavar="WxH", help="Image width and height in pixels. Default: the largest of the preset."
         ),
     ] = None,
     interpolator: Annotated[
-        str | None, typer.Option("--interpolator", help="Kind to build with instead of the preset's.")
+        str | None, typer.Option("--interpolator", help="Interpolator kind instead of the preset's.")
     ] = None,
-    classes: Annotated[int, typer.Option("--classes", min=1, help="Object classes without background.")] = 80,
+    classes: Annotated[int, typer.Option("--classes", min=1, help="Number of classes, without background.")] = 80,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Print every key of the preset as YAML, itself a preset file, instead.")
+        bool, typer.Option("--resolved", help="Print only all keys of the preset, as a YAML file that --preset takes.")
     ] = False,
-    settings: options.Settings = None,
+    overrides: options.Overrides = None,
     debug: options.Debug = False,
 ) -> None:
-    """Build a preset without weights and show its parts: strides, channels, parameters, multiply-adds."""
+    """Show strides, channels, parameters and multiply-adds of the parts of a preset."""
     from afictl.presets import load_preset
 
     if resolved:
         options.refuse_flags(context, "with --resolved: a preset has no such key", "--size", "--classes")
-    loaded = load_preset(preset, settings or ())
+    loaded = load_preset(preset, overrides or ())
     image_hw = _parse_size(size) if size else loaded.input.largest_hw
 
     import torch
@@ -92,14 +92,14 @@ def show_model(
 
     from afictl.detectors import build_detector, model_cost
 
-    with torch.device("meta"):  # shapes only, without memory for weights
+    with torch.device("meta"):  # no memory for weights
         detector = build_detector(loaded, classes, interpolator)
     if resolved:
         typer.echo(yaml.safe_dump(detector.preset.model_dump(mode="json"), sort_keys=False), nl=False)
         return
     costs = model_cost(detector, image_hw)
     console = wide_console()
-    changes = ", ".join(settings or ())
+    changes = ", ".join(overrides or ())
     console.print(f"{loaded.name}{f' with {changes}' if changes else ''}: {loaded.description}", highlight=False)
     console.print(_cost_table(detector, costs, image_hw, narrow=console.width < _MIN_WIDE_COLUMNS))
     console.print(_share_line(detector, costs), highlight=False)
@@ -108,36 +108,32 @@ def show_model(
 def _cost_table(detector: Detector, costs: list[PartCost], image_hw: tuple[int, int], narrow: bool) -> Table:
     from rich.table import Table
 
-    notes = _notes(detector)
+    descriptions = _descriptions(detector)
     divisor = detector.neck.size_divisor
     height, width = (-(-side // divisor) * divisor for side in image_hw)
-    work_heading = f"multiply-adds at {image_hw[1]}x{image_hw[0]}"
-    padded = (
-        "sizes are width x height" if (height, width) == image_hw else f"padded to {width}x{height} (width x height)"
-    )
-    table = Table("part", *(() if narrow else ("what", "strides", "channels")), box=None, caption=padded)
-    for title in ("parameters", work_heading, "share"):
+    multiply_adds_heading = f"multiply-adds at {image_hw[1]}x{image_hw[0]}"
+    is_padded = (height, width) != image_hw
+    caption = f"padded to {width}x{height} (width x height)" if is_padded else "sizes are width x height"
+    table = Table("part", *(() if narrow else ("type", "strides", "channels")), box=None, caption=caption)
+    for title in ("parameters", multiply_adds_heading, "share"):
         table.add_column(title, justify="right", no_wrap=True)
     total = sum(cost.multiply_adds for cost in costs)
     for cost in costs:
         share = f"{cost.multiply_adds / total:.1%}"
-        note = notes.get(cost.name, (cost.workload, "", str(detector.neck.channels)))
-        table.add_row(cost.name, *(() if narrow else note), _count(cost.parameters), _work(cost.multiply_adds), share)
+        texts = descriptions.get(cost.name, (cost.workload, "", str(detector.neck.channels)))
+        numbers = (f"{cost.parameters:,}", _giga(cost.multiply_adds), share)
+        table.add_row(cost.name, *(() if narrow else texts), *numbers)
     parameters = sum(cost.parameters for cost in costs)
-    table.add_row("total", *(() if narrow else ("", "", "")), _count(parameters), _work(total), "100.0%", style="bold")
+    table.add_row("total", *(() if narrow else ("", "", "")), f"{parameters:,}", _giga(total), "100.0%", style="bold")
     return table
 
 
-def _notes(detector: Detector) -> dict[str, tuple[str, str, str]]:
-    """Description, strides and channels of backbone, neck and interpolator."""
+def _descriptions(detector: Detector) -> dict[str, tuple[str, str, str]]:
+    """Type, strides and channels of backbone, neck and interpolator."""
     preset, backbone, neck = detector.preset, detector.backbone, detector.neck
     strides, width = _join(neck.strides.values()), str(neck.channels)
     return {
-        "backbone": (
-            preset.backbone.name,
-            _join(backbone.strides.values()),
-            _join(backbone.channels.values()),
-        ),
+        "backbone": (preset.backbone.name, _join(backbone.strides.values()), _join(backbone.channels.values())),
         "neck": (preset.neck.kind, strides, width),
         "interpolator": (preset.interpolator.kind, "", width),
     }
@@ -146,25 +142,21 @@ def _notes(detector: Detector) -> dict[str, tuple[str, str, str]]:
 def _share_line(detector: Detector, costs: list[PartCost]) -> str:
     part = next(cost for cost in costs if cost.name == "interpolator")
     parameters = part.parameters / sum(cost.parameters for cost in costs)
-    work = part.multiply_adds / sum(cost.multiply_adds for cost in costs)
+    multiply_adds = part.multiply_adds / sum(cost.multiply_adds for cost in costs)
     kind = detector.preset.interpolator.kind
-    return f"interpolator '{kind}': {parameters:.1%} of the parameters, {work:.1%} of the multiply-adds"
+    return f"interpolator '{kind}': {parameters:.1%} of the parameters, {multiply_adds:.1%} of the multiply-adds"
 
 
 def _join(values: Iterable[int]) -> str:
     return " ".join(str(value) for value in values)
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
-
-
-def _work(number: int) -> str:
+def _giga(number: int) -> str:
     return f"{number / 1e9:.2f} G"
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    """Height and width."""
+    """Parse ``WIDTHxHEIGHT`` to (height, width)."""
     width, separator, height = text.lower().partition("x")
     if not (separator and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UserError(f"--size {text}: write WIDTHxHEIGHT in pixels, for example 1333x800")

@@ -34,87 +34,75 @@ def _parse_devices(value: str) -> str:
     return value
 
 
-def finite(value: float | None) -> float | None:
+def require_finite(value: float | None) -> float | None:
     """Callback of every float option: typer's ranges accept NaN and infinity."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
 
 
-def flags_given(context: typer.Context, *flags: str) -> list[str]:
-    """Those of ``flags`` that are on the command line, also with their default value."""
-    names = {flag: parameter.name for parameter in context.command.params for flag in parameter.opts}
-    sources = {flag: context.get_parameter_source(str(names[flag])) for flag in flags}
-    return [flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-
-
 def refuse_flags(context: typer.Context, reason: str, *flags: str) -> None:
     """Refuse ``flags``, which have no effect for ``reason``, such as ``with --tta``.
 
     Raises:
-        UserError: one of them is on the command line.
+        UserError: one of them is on the command line, even with its default value.
     """
-    unused = flags_given(context, *flags)
+    names = {flag: parameter.name for parameter in context.command.params for flag in parameter.opts}
+    sources = {flag: context.get_parameter_source(str(names[flag])) for flag in flags}
+    unused = [flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     if unused:
         raise UserError(f"{', '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect {reason}")
 
 
 PRESET = typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")
 DATA = typer.Option("--data", help="Dataset in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
-PresetName = Annotated[str, PRESET]
-Data = Annotated[Path, DATA]
-StartWeights = Annotated[
+InitialDetector = Annotated[
     Path | None,
-    typer.Option("--weights", help="Detector to start from: run folder or checkpoint, also detectron2's or AFI-GAN's."),
+    typer.Option("--weights", help="Detector to start from: run folder or checkpoint, also of detectron2 or AFI-GAN."),
 ]
 Partial = Annotated[
-    bool, typer.Option("--partial", help="Load the tensors of --weights that fit; the rest keeps its random weights.")
+    bool, typer.Option("--partial", help="Load the tensors of --weights that fit; all others keep their random values.")
 ]
 BackboneWeights = Annotated[
     Path | None,
-    typer.Option("--backbone-weights", help="Local backbone file instead of the ImageNet download."),
-]
-Interpolator = Annotated[
-    str | None,
-    typer.Option(
-        "--interpolator",
-        help="Kind (nearest, bilinear, ..., afi), a run of pretrain, or a file with an interpolator in it.",
-    ),
+    typer.Option("--backbone-weights", help="Backbone file to load instead of the ImageNet weights of timm."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first images.")]
 Output = Annotated[Path | None, typer.Option("--output", callback=parse_output_folder, help="Folder to write to.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a preset key, e.g. train.lr=0.01. Repeatable.")
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a preset key, e.g. train.lr=0.01. Repeatable."),
 ]
 Devices = Annotated[
     str,
-    typer.Option("--devices", callback=_parse_devices, help="Number of devices of each machine, or 'auto' for all."),
+    typer.Option("--devices", callback=_parse_devices, help="Number of devices per machine, or 'auto' for all."),
 ]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Number of machines.")]
 Precision = Annotated[
-    str, typer.Option("--precision", callback=_parse_precision, help=f"Number format: {_join_or(PRECISIONS)}.")
+    str,
+    typer.Option("--precision", callback=_parse_precision, help=f"Precision: {_join_or(PRECISIONS)}."),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, data order and augmentation.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed of weights, data order and augmentation.")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in --output where it stopped, if there is one.")
+    bool, typer.Option("--resume", help="Continue the run in --output from its saved state, if there is one.")
 ]
 Tta = Annotated[
     bool,
-    typer.Option("--tta", help="Multi-scale testing: detect at many sizes, also mirrored, and merge the detections."),
+    typer.Option("--tta", help="Test-time augmentation: merge the detections of several sizes, also mirrored."),
 ]
 TtaSizes = Annotated[
     str | None,
     typer.Option("--tta-sizes", help="Short sides for --tta in pixels, e.g. 600,800; default: 400,500,...,1200."),
 ]
-NoTtaFlip = Annotated[bool, typer.Option("--no-tta-flip", help="No mirrored views with --tta.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
+NoTtaFlip = Annotated[bool, typer.Option("--no-tta-flip", help="Leave out the mirrored views of --tta.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def parse_tta(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmentation | None:
     """Views for ``--tta``, ``--tta-sizes`` and ``--no-tta-flip``; None without ``--tta``.
 
     Raises:
-        UserError: sizes that are no numbers, out of range or repeated, or one of the other flags without ``--tta``.
+        UserError: a size that is no integer, out of range or repeated, or another flag without ``--tta``.
     """
     if not tta:
         if sizes is not None or no_flip:
@@ -127,7 +115,7 @@ def parse_tta(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmentati
     try:
         sides = tuple(int(side) for side in sizes.split(","))
     except ValueError:
-        raise UserError(f"--tta-sizes {sizes}: expected whole numbers between commas, e.g. 600,800") from None
+        raise UserError(f"--tta-sizes {sizes}: expected integers separated by commas, e.g. 600,800") from None
     if len(set(sides)) < len(sides):
         raise UserError(f"--tta-sizes {sizes}: a size is given twice")
     return TestTimeAugmentation(sides, flip=not no_flip)

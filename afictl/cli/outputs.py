@@ -12,7 +12,7 @@ from afictl.errors import UserError
 
 
 def parse_output_folder(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
-    """The callback of an option or argument that names an output folder; it need not exist.
+    """Callback of an option or argument for an output folder, which may be absent.
 
     Raises:
         UserError: ``value`` is a file or not writable.
@@ -25,7 +25,7 @@ def parse_output_folder(parameter: typer.CallbackParam, value: Path | None) -> P
 
 
 def parse_output_file(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
-    """The callback of an option or argument that names an output file.
+    """Callback of an option or argument for an output file.
 
     Raises:
         UserError: ``value`` is a folder, or its folder is not writable.
@@ -41,7 +41,7 @@ def parse_output_file(parameter: typer.CallbackParam, value: Path | None) -> Pat
 
 
 def require_writable(folder: Path, option: str) -> None:
-    """Check that ``folder`` can be created and written to; nothing is created.
+    """Check that ``folder`` can be created and written to, without creating it.
 
     Raises:
         UserError: no file can be created in ``folder``, or in the nearest parent that exists.

@@ -13,19 +13,19 @@ from afictl.errors import UserError
 def pretrain_command(
     guide: Annotated[
         Path,
-        typer.Option("--guide", help="Trained detector whose features are the target: run folder or checkpoint."),
+        typer.Option("--guide", help="Trained detector that gives the target features: run folder or checkpoint."),
     ],
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Dataset in COCO layout; default: the one the guide was trained on."),
+        typer.Option("--data", help="Dataset in COCO layout. Default: the guide's."),
     ] = None,
     interpolator: Annotated[
         str,
-        typer.Option("--interpolator", help="Kind to train: afi, or another one with parameters, such as carafe."),
+        typer.Option("--interpolator", help="Kind to train: any with parameters, such as afi or carafe."),
     ] = "afi",
-    stages: Annotated[str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 continues after stage 1.")] = "1,2",
+    stages: Annotated[str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 continues stage 1.")] = "1,2",
     output: options.Output = None,
-    settings: options.Settings = None,
+    overrides: options.Overrides = None,
     devices: options.Devices = "auto",
     nodes: options.Nodes = 1,
     precision: options.Precision = "32-true",
@@ -35,10 +35,10 @@ def pretrain_command(
 ) -> None:
     """Train an interpolator adversarially (stages 1 and 2).
 
-    Stage 1 reports on held-out images how far its features are from the guide's, beside nearest, bilinear and bicubic.
-    Writes the runs stage1 and stage2 and interpolator.safetensors, which --interpolator takes everywhere.
-    The default folder is runs/pretrain-GUIDE, or runs/pretrain-GUIDE-KIND for kinds other than afi. Recipes are the
-    keys stage1.* and stage2.* of the guide's preset; the interpolator's options are interpolator.options.
+    Stage 1 reports the distance of enlarged features to the guide's on held-out images, also for nearest, bilinear and
+    bicubic. Writes the runs stage1 and stage2, and interpolator.safetensors for --interpolator. The default folder is
+    runs/pretrain-GUIDE, or runs/pretrain-GUIDE-KIND for kinds other than afi. The recipes are the keys stage1.* and
+    stage2.* of the guide's preset, the options of the interpolator interpolator.options.
     """
     if stages not in ("1", "2", "1,2"):
         raise UserError(f"--stages {stages}: write 1, 2 or 1,2")
@@ -59,7 +59,7 @@ def pretrain_command(
     source = data or data_of(guide)
     find_files(source, "train")
     hardware = HardwareSettings(devices, nodes, precision)
-    fabric = launch(hardware, _batch_sizes(guide, settings or [], numbers) if hardware.num_processes > 1 else ())
+    fabric = launch(hardware, _batch_sizes(guide, overrides or [], numbers) if hardware.num_processes > 1 else ())
     result = pretrain(
         fabric,
         guide,
@@ -67,7 +67,7 @@ def pretrain_command(
         folder,
         kind=interpolator,
         stages=numbers,
-        overrides=settings or (),
+        overrides=overrides or (),
         seed=seed,
         resume=resume,
     )
@@ -75,10 +75,10 @@ def pretrain_command(
         typer.echo(f"interpolator: {result}")
 
 
-def _batch_sizes(guide: Path, settings: list[str], stages: list[int]) -> list[int]:
+def _batch_sizes(guide: Path, overrides: list[str], stages: list[int]) -> list[int]:
     from afictl.presets import parse_preset
     from afictl.weights import load_detector
 
-    preset = parse_preset(load_detector(guide).preset.model_dump(), settings, source=str(guide))
+    preset = parse_preset(load_detector(guide).preset.model_dump(), overrides, source=str(guide))
     recipes = {1: preset.stage1, 2: preset.stage2}
     return [recipes[number].batch_size for number in stages]

@@ -1,4 +1,4 @@
-"""``afictl pseudo-label``: confident detections on unlabelled images as training data."""
+"""``afictl pseudo-label``: annotations of unlabelled images from the detections of a trained detector."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ if TYPE_CHECKING:
     from afictl.weights import LoadedDetector
 
 _MAX_UNREADABLE = 5
-"""Unreadable files that are named on screen."""
+"""Number of unreadable files that are printed."""
 
 _Teacher = Annotated[
-    Path, typer.Option("--weights", help="The teacher: run folder or checkpoint, also detectron2's or AFI-GAN's.")
+    Path, typer.Option("--weights", help="Teacher: run folder or checkpoint, also of detectron2 or AFI-GAN.")
 ]
-_Images = Annotated[
-    Path, typer.Option("--images", help="Folder of unlabelled images; those in its subfolders count too.")
-]
+_Images = Annotated[Path, typer.Option("--images", help="Folder of unlabelled images, with its subfolders.")]
 _File = Annotated[
-    Path, typer.Option("--output", callback=parse_output_file, help="COCO JSON to write; its examples are FILE.png.")
+    Path,
+    typer.Option(
+        "--output",
+        callback=parse_output_file,
+        help="COCO JSON to write; examples are drawn in FILE.png.",
+    ),
 ]
 _Threshold = Annotated[
     float,
-    typer.Option("--threshold", min=0.0, max=1.0, callback=options.finite, help="Lowest score of a pseudo label."),
+    typer.Option("--threshold", min=0.0, max=1.0, callback=options.require_finite, help="Minimum score."),
 ]
 _ClassThresholds = Annotated[
     list[str] | None,
-    typer.Option("--class-threshold", metavar="NAME=VALUE", help="The same for one class. Repeatable."),
+    typer.Option("--class-threshold", metavar="NAME=VALUE", help="Minimum score for one class. Repeatable."),
 ]
 _Exclude = Annotated[
     Path | None,
-    typer.Option("--exclude", help="Dataset in COCO layout whose images are left out; default: that of the run."),
+    typer.Option("--exclude", help="Dataset in COCO layout whose images are excluded. Default: that of the run."),
 ]
 
 
@@ -56,12 +59,11 @@ def pseudo_label_command(
     precision: options.Precision = "32-true",
     debug: options.Debug = False,
 ) -> None:
-    """Write a teacher's confident detections on unlabelled images as a COCO annotation file.
+    """Write a detector's confident detections on unlabelled images as COCO annotations.
 
-    'afictl finetune --pseudo FILE' trains on it. Every annotation keeps its score; images that cannot be read are
-    skipped, named and counted. Images that the labelled dataset lists in train, val or test are recognised by their
-    bytes and left out: train images have better labels, and training on val or test images would make their metrics
-    worthless.
+    'afictl finetune --pseudo FILE' trains on them. Every annotation has its score; unreadable images are skipped and
+    listed. Images of the labelled dataset (train, val and test) are recognised by their content and excluded, as they
+    have better labels or are needed for evaluation.
     """
     from rich.console import Console
 
@@ -99,7 +101,7 @@ def pseudo_label_command(
 
 
 def _parse_class_thresholds(texts: list[str]) -> dict[str, float]:
-    """Scores by class name from ``NAME=VALUE``.
+    """Parse ``NAME=VALUE``: minimum score by class name.
 
     Raises:
         UserError: another form, a value outside 0..1, or a repeated name.
@@ -123,7 +125,7 @@ def _parse_class_thresholds(texts: list[str]) -> dict[str, float]:
 def _class_thresholds(
     teacher: LoadedDetector, weights: Path, default: float, overrides: dict[str, float]
 ) -> list[float]:
-    """The threshold of each class; prints a note if the detector has no detections with scores so low."""
+    """Threshold of each class; prints a note if it is below the detector's score threshold."""
     from afictl.evaluation.pseudo_labels import class_thresholds
 
     thresholds = class_thresholds(teacher.classes, default, overrides)
@@ -134,18 +136,18 @@ def _class_thresholds(
 
 
 def _unlabelled(files: list[Path], folder: Path, labelled: Path | None) -> list[Path]:
-    """Those of ``files`` that are not in the labelled dataset; all of them if that is None."""
+    """The files that are not in the labelled dataset; all files if that is None."""
     from afictl.data.unlabeled import without_labelled
 
     if labelled is None:
-        typer.echo("the labelled dataset is not known; --exclude DIR leaves its images out")
+        typer.echo("the labelled dataset is unknown; --exclude DIR excludes its images")
         return files
     remaining = without_labelled(files, labelled)
     if len(remaining) < len(files):
-        typer.echo(f"left out: {len(files) - len(remaining)} images that {labelled} holds")
+        typer.echo(f"excluded: {len(files) - len(remaining)} images of {labelled}")
     if not remaining:
         raise UserError(
-            f"{folder}: all of its {len(files)} images are in {labelled} already: give other images,"
+            f"{folder}: all of its {len(files)} images are in {labelled}: give other images,"
             " or train the teacher on a part of the set (afictl data subset)"
         )
     return remaining
@@ -181,15 +183,17 @@ def _print_report(report: PseudoLabelReport) -> None:
 
 
 def _draw_examples(report: PseudoLabelReport, teacher: LoadedDetector, path: Path) -> None:
-    """Write the examples with their labels as one picture."""
+    """Draw the examples with their labels on one sheet."""
     from afictl.data import read_image
     from afictl.files import atomic_write
     from afictl.visualization import contact_sheet
     from afictl.visualization.pictures import results_to_detection
 
     labels = {count.category_id: label for label, count in report.classes.items()}
-    pictures = [
-        (file.name, read_image(file), results_to_detection(records, labels)) for file, records in report.examples
-    ]
+    pictures = []
+    for file, records in report.examples:
+        image = read_image(file)
+        size_hw = (image.shape[1], image.shape[2])
+        pictures.append((file.name, image, results_to_detection(records, labels, size_hw, size_hw)))
     with atomic_write(path) as draft:
         contact_sheet(pictures, teacher.classes).save(draft, format="PNG")

@@ -10,7 +10,7 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".json")
 
 
 def folder_of(source: Path) -> Path:
-    """A run folder itself, or the folder that a file is in.
+    """``source`` itself if it is a folder, otherwise the folder of the file.
 
     Raises:
         UserError: ``source`` does not exist.
@@ -21,7 +21,7 @@ def folder_of(source: Path) -> Path:
 
 
 def data_of(source: Path) -> Path:
-    """The dataset that the run, or the run of the file, was trained on.
+    """Dataset that a run was trained on; ``source`` is its folder or a file in it.
 
     Raises:
         UserError: ``source`` does not exist, or the run records no dataset.
@@ -30,7 +30,7 @@ def data_of(source: Path) -> Path:
 
 
 def name_of(source: str | Path) -> str:
-    """Folder name for a run, a file in a run, any other file, or a kind of interpolator.
+    """Name for a run, a file in a run, any other file, or a kind of interpolator, usable as a folder name.
 
     A file in a run has the name of the run, because every run has a ``best.safetensors``.
     """

@@ -1,4 +1,4 @@
-"""Tables of ``afictl eval``, and the console of tables."""
+"""Tables of ``afictl eval``, and the console for the tables of all commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def wide_console() -> Console:
-    """A console that is wide enough for tables when the output is not a terminal."""
+    """The console of standard output; 160 columns wide where that is not a terminal."""
     from rich.console import Console
 
     console = Console()
@@ -31,7 +31,7 @@ def overall_table(result: Evaluation) -> Table:
 
 
 def class_table(result: Evaluation) -> Table:
-    """The metrics by class of every class that has objects."""
+    """The per-class metrics of every class that has objects."""
     from rich.markup import escape
 
     from afictl.evaluation.metrics import CLASS_METRICS
@@ -39,7 +39,7 @@ def class_table(result: Evaluation) -> Table:
     columns = [(kind, metric) for kind in result.kinds for metric in CLASS_METRICS]
     rows = [row for row in result.per_class if row["objects"]]
     absent = len(result.per_class) - len(rows)
-    title = f"By class; {absent} without objects left out" if absent else "By class"
+    title = f"By class, without {absent} that have no objects" if absent else "By class"
     table = _table(title, ("class", "objects", *(f"{kind} {metric.title}" for kind, metric in columns)))
     for row in rows:
         cells = (metric.text(row[f"{kind}/{metric.key}"]) for kind, metric in columns)
@@ -86,6 +86,6 @@ def _table(title: str, headings: tuple[str, ...]) -> Table:
 
     table = Table(title=title)
     for heading in headings:
-        # on a narrow terminal names are folded: cut off, all of them may look the same
+        # on a narrow terminal names are folded: truncated names may be identical
         table.add_column(heading, justify="left" if heading in ("", "of", "class") else "right", overflow="fold")
     return table

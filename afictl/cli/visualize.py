@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from afictl.visualization.named_models import NamedDetectors
 
 _OnlyDifferent = Annotated[
-    bool, typer.Option("--only-different", help="Search all images and draw those where the weights differ most.")
+    bool,
+    typer.Option("--only-different", help="Draw the images on which the detectors disagree most."),
 ]
-_Guide = Annotated[Path, typer.Option("--guide", help="Detector whose features are enlarged: run or checkpoint.")]
+_Guide = Annotated[Path, typer.Option("--guide", help="Detector that gives the features: run folder or checkpoint.")]
 _Interpolators = Annotated[
     list[str] | None,
     typer.Option(
         "--interpolator",
-        help="Kind, run of pretrain, or run or file with a learned interpolator in it. Repeatable; default:"
-        " nearest, bilinear, bicubic.",
+        help="Kind, or run or file with a learned interpolator. Repeatable. Default: nearest, bilinear, bicubic.",
     ),
 ]
 _InterpolatorWeights = Annotated[
     list[Path] | None,
-    typer.Option("--weights", help="Run or checkpoint of a detector whose interpolator is used. Repeatable."),
+    typer.Option("--weights", help="Run folder or checkpoint whose interpolator is drawn too. Repeatable."),
 ]
-_Levels = Annotated[str | None, typer.Option("--levels", help="Pyramid levels, e.g. p2,p3; default: all.")]
+_Levels = Annotated[str | None, typer.Option("--levels", help="Pyramid levels, e.g. p2,p3. Default: all.")]
 
 
 class _DetectionsFirst(TyperGroup):
-    """Group in which options without a subcommand are those of ``detections``."""
+    """Command group with ``detections`` as the default subcommand."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
@@ -46,7 +46,7 @@ class _DetectionsFirst(TyperGroup):
 
 
 app = typer.Typer(
-    help="Draw detections, features, Grad-CAM or training curves; without a subcommand, detections.",
+    help="Draw detections (the default), features, Grad-CAM or training curves.",
     cls=_DetectionsFirst,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -70,9 +70,9 @@ def visualize_detections(
 ) -> None:
     """Draw ground truth and detections side by side.
 
-    One PNG an image, with a panel for each of the weights, named by image id, or with --images by file name. A star
-    and a wider outline mark detections that another of the weights misses. With --only-different the names begin with
-    the rank. The default folder is detections/ in the run of the first weights.
+    Writes one PNG per image with a panel for each detector, named by image id, or with --images by file name. A star
+    and a wider outline mark detections that another detector misses. With --only-different names begin with the rank.
+    The default folder is detections/ in the first run.
     """
     from afictl.visualization import side_by_side_figures
 
@@ -90,7 +90,7 @@ def visualize_detections(
 
 
 def _rank(detectors: NamedDetectors, pictures: list[Picture], threshold: float, limit: int | None) -> list[Picture]:
-    """The pictures with the largest disagreement, which is printed.
+    """Return the pictures with the largest disagreement, and print it.
 
     Raises:
         UserError: the detectors agree on all pictures.
@@ -100,10 +100,10 @@ def _rank(detectors: NamedDetectors, pictures: list[Picture], threshold: float, 
     from afictl.progress import show_progress
     from afictl.visualization import rank_pictures
 
-    with show_progress(Console(soft_wrap=True), "searched") as progress:
+    with show_progress(Console(soft_wrap=True), "images") as progress:
         ranked = rank_pictures(detectors, pictures, threshold, limit, progress)
     if not ranked:
-        raise UserError(f"no difference in {len(pictures)} images at --threshold {threshold}: nothing is drawn")
+        raise UserError(f"the detectors agree on all {len(pictures)} images at --threshold {threshold}")
     for picture in ranked:
         typer.echo(picture.title)
     return ranked
@@ -124,11 +124,11 @@ def visualize_features(
     output: options.Output = None,
     debug: options.Debug = False,
 ) -> None:
-    """Draw the guide's coarse features enlarged by interpolators, beside the target.
+    """Draw enlarged features of a guide and their target.
 
-    As in stage 1 of pretrain: the guide's features of the half-size image are enlarged and compared with its features
-    of the image itself, level by level. Panels show principal components and errors, and the mean L1 and cosine.
-    The default folder is features/ in the run of the guide.
+    As in stage 1 of pretrain, the guide's features of the half-size image are enlarged and compared with its features
+    of the image, level by level. Panels show principal components, errors, and the mean L1 and cosine. The default
+    folder is features/ in the run of the guide.
     """
     from afictl.visualization import feature_figures, named_interpolators
     from afictl.weights import load_detector
@@ -160,9 +160,9 @@ def visualize_gradcam(
 ) -> None:
     """Draw Grad-CAM of several detectors for the same detection.
 
-    The detection is the best of the first weights (without one, the largest object of the ground truth). Its pyramid
-    level and the colour scale are the same for all weights.
-    The default folder is gradcam/ in the run of the first weights.
+    The detection is that of the first detector with the highest score, or else the largest object of the ground truth.
+    Its pyramid level and the colour scale are the same for all detectors. The default folder is gradcam/ in the first
+    run.
     """
     from afictl.visualization import gradcam_figures
 
@@ -173,11 +173,10 @@ def visualize_gradcam(
     figures = gradcam_figures(detectors, pictures, threshold)
     num_figures = sources.write_with_progress(figures, folder, "gradcam", form, "Grad-CAM", len(pictures))
     if not num_figures:
-        raise UserError(f"no detection from {threshold} on in {len(pictures)} images, and no object: nothing is drawn")
+        raise UserError(f"{len(pictures)} images have no object and no detection with a score of {threshold}")
     if num_figures < len(pictures):
-        typer.echo(
-            f"{len(pictures) - num_figures} without a detection from {threshold} on: lower --threshold to draw them"
-        )
+        skipped = len(pictures) - num_figures
+        typer.echo(f"skipped {skipped} images without a detection; lower --threshold, now {threshold}, to draw them")
 
 
 @app.command("training")
@@ -187,7 +186,7 @@ def visualize_training(
     output: options.Output = None,
     debug: options.Debug = False,
 ) -> None:
-    """Draw losses, learning rate and accuracy of one or more runs over their steps.
+    """Plot losses, learning rate and accuracy of runs over their steps.
 
     Writes training.png, .svg or .html; the default folder is training/ in the first run.
     """

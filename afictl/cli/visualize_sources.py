@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 8
 
 
-def _known_format(value: str) -> str:
+def _parse_format(value: str) -> str:
     if value not in ("png", "html"):
         raise typer.BadParameter(f"{value} is not png or html")
     return value
@@ -35,37 +35,42 @@ def _known_format(value: str) -> str:
 
 Weights = Annotated[
     list[Path],
-    typer.Option("--weights", help="Run folder or checkpoint, also detectron2's or AFI-GAN's. Repeat it to compare."),
+    typer.Option("--weights", help="Run folder or checkpoint, also of detectron2 or AFI-GAN. Repeat it to compare."),
 ]
-Data = Annotated[Path | None, typer.Option("--data", help="Dataset in COCO layout; default: the one of the first run.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Dataset in COCO layout. Default: that of the first run.")]
 Split = Annotated[str, typer.Option("--split", help="train, val or test.")]
 Images = Annotated[
     list[Path] | None,
     typer.Option(
-        "--images", help="Folder of images, its subfolders too, or image file; instead of --data. Repeatable."
+        "--images", help="Image file, or folder of images with its subfolders, instead of --data. Repeatable."
     ),
 ]
 Limit = Annotated[
     int | None,
     typer.Option(
-        "--limit", min=1, help=f"Maximum number of images; default: {DEFAULT_LIMIT} of a dataset, all of --images."
+        "--limit", min=1, help=f"Maximum number of images. Default: {DEFAULT_LIMIT} of a dataset, all of --images."
     ),
 ]
 Threshold = Annotated[
     float,
     typer.Option(
-        "--threshold", min=0.0, max=1.0, callback=options.finite, help="Score from which a detection is drawn."
+        "--threshold",
+        min=0.0,
+        max=1.0,
+        callback=options.require_finite,
+        help="Minimum score of drawn detections.",
     ),
 ]
 Format = Annotated[
-    str, typer.Option("--format", callback=_known_format, help="png: a picture an image; html: one page with all.")
+    str,
+    typer.Option("--format", callback=_parse_format, help="png: one picture per image; html: one page with all."),
 ]
 
 
 def load_source(
     context: typer.Context, data: Path | None, split: str, images: Sequence[Path] | None, run: Path
 ) -> Source:
-    """The images of ``--data`` or ``--images``, or the dataset of ``run``.
+    """Load the images of ``--data`` or ``--images``, by default the dataset of ``run``.
 
     Raises:
         UserError: both options, ``--split`` with ``--images``, or images that do not exist.
@@ -82,19 +87,19 @@ def load_source(
 
 
 def select_pictures(source: Source, limit: int | None) -> list[Picture]:
-    """The first ``limit`` images of ``source``; all without a limit."""
+    """The first ``limit`` images of ``source``; all for None."""
     from afictl.visualization import dataset_pictures
 
     return source[:limit] if isinstance(source, list) else dataset_pictures(source, limit)
 
 
 def default_limit(source: Source, limit: int | None) -> int | None:
-    """``--limit``; without it ``DEFAULT_LIMIT`` images of a dataset, and all of ``--images``."""
+    """``limit``, or by default ``DEFAULT_LIMIT`` for a dataset and None for ``--images``."""
     return limit or (None if isinstance(source, list) else DEFAULT_LIMIT)
 
 
 def figure_folder(output: Path | None, run: Path, kind: str) -> Path:
-    """``--output``, or the folder ``kind`` in the run.
+    """``output``, or by default the folder ``kind`` in the run.
 
     Raises:
         UserError: the folder is not writable.
@@ -112,7 +117,7 @@ def first_device() -> torch.device:
 
 
 def load_detectors(weights: Sequence[Path], source: Source, threshold: float, partial: bool) -> NamedDetectors:
-    """Load the detectors by unique names, and report what was loaded.
+    """Load the detectors by unique names, and print a report of each.
 
     Raises:
         UserError: weights that cannot be read, or a detector with other classes than the dataset's.
@@ -138,7 +143,7 @@ def _reporting_loader(threshold: float, partial: bool) -> Callable[[Path], Loade
 
 
 def write_with_progress(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: str, total: int) -> int:
-    """Write the figures with a progress bar, print where they are, and return their number."""
+    """Write the figures with a progress bar, print their location and return their number."""
     from rich.console import Console
 
     from afictl.progress import show_progress

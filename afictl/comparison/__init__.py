@@ -1,4 +1,4 @@
-"""Comparison of interpolators: equal training for each, then accuracy and cost side by side."""
+"""Comparison of interpolators: equal training for each, and tables of accuracy and cost."""
 
 from afictl.comparison.analysis.screen_tables import comparison_notes, comparison_tables
 from afictl.comparison.cost.cost_list import list_costs

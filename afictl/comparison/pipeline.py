@@ -1,4 +1,4 @@
-"""Complete comparisons: train or read the runs, measure costs, summarize, and write tables and report."""
+"""Comparisons from start to end: train or read the runs, measure costs, summarize, write tables and report."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ def compare(
 ) -> ComparisonOutcome:
     """Fine-tune ``preset`` once for each method and seed, and measure accuracy and cost.
 
-    Within a seed everything but the interpolator is equal: initial weights of all other parts, data order,
-    augmentation, schedule and evaluation. A run that is finished in ``output`` is not trained again, an interrupted
-    one is continued; methods and seeds may be added later.
+    For each seed everything but the interpolator is equal: initial weights of all other parts, data order,
+    augmentation, schedule and evaluation. Finished runs in ``output`` are not repeated, interrupted ones are continued;
+    methods and seeds may be added later.
 
     Writes the runs ``output/NAME/seedK``, ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``.
 
     Args:
-        fabric: devices to train and to measure on.
-        preset: the detector and its recipe.
-        data: the dataset.
-        methods: the interpolators.
+        fabric: devices for training and measurement.
+        preset: detector and training recipe.
+        data: folder of the dataset.
+        methods: interpolators to compare.
         output: folder; absent, empty, or of a comparison with the same settings.
-        seeds: one run of each method for each.
-        baseline: name of the method that the others are compared with; ``nearest``, or else the first.
-        weights: a detector to start from.
-        backbone_weights: a local file instead of the ImageNet download.
-        parallel_runs: number of runs to train at once, each in a process of its own on one device.
+        seeds: each method is trained once for each seed.
+        baseline: method that the others are compared with; None: ``nearest``, or else the first.
+        weights: detector to start from.
+        backbone_weights: backbone file to load instead of the ImageNet weights of timm.
+        parallel_runs: number of runs to train at once, each in a separate process on one device.
         progress: display for the measurement of costs.
 
     Raises:
-        UserError: data, weights, output or an interpolator that do not fit; before anything is trained.
+        UserError: invalid or incompatible data, weights, output or interpolator; raised before training.
     """
     choose_baseline([method.name for method in methods], baseline)
     settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), weights, backbone_weights)
@@ -116,15 +116,15 @@ def compare_runs(
     Args:
         fabric: device to measure on, with one process.
         folders: runs of ``finetune`` or ``compare``.
-        output: folder; absent, empty, or of another comparison of runs.
+        output: folder; absent, empty, or of a comparison of runs.
         names: method name by folder, for runs that differ in something else than the interpolator.
-        data: present folder of the runs' dataset; also for runs that recorded different folders.
-        baseline: as for ``compare``.
-        progress: display for detections and costs.
+        data: present folder of the dataset, if the runs recorded other paths.
+        baseline: as in ``compare``.
+        progress: display for detection and measurement.
 
     Raises:
-        UserError: no finished run, two runs of one method and seed, one name for two interpolators, or runs with
-            other data or another evaluation.
+        UserError: an unfinished run, two runs of one method and seed, one name for two interpolators, or runs with
+            different data or evaluation settings.
     """
     require_comparison_folder(output)
     methods = group_by_method([read_run(folder, (names or {}).get(folder)) for folder in folders])
@@ -144,16 +144,16 @@ def compare_runs(
 
 
 def require_comparison_folder(output: Path) -> None:
-    """Refuse a folder of trained methods, or with other content than ``write_comparison_folder`` writes.
+    """Check that ``output`` is absent, empty, or has only files of ``write_comparison_folder``.
 
     Raises:
-        UserError: it is one.
+        UserError: it has other content, such as runs of ``compare``.
     """
     table = output / COMPARISON
     is_comparison = table.is_file() and table.read_bytes()[:1] == b"{"  # that of 'afictl eval' is a list
     if (output / COMPARISON_SETTINGS).exists() or (not is_comparison and output.exists() and any(output.iterdir())):
         raise UserError(
-            f"{output}: holds something else than a comparison of runs or a list of costs; choose another --output"
+            f"{output}: has other content than a comparison of runs or a list of costs; choose another --output"
         )
 
 

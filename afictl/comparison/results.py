@@ -1,4 +1,4 @@
-"""Results of a comparison: runs, means and differences of each method, and costs."""
+"""Results of a comparison: runs, statistics and costs of each method."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Cost:
     interpolator_parameters: int
     multiply_adds: int
     interpolator_multiply_adds: int
-    """Of all calls of the interpolator in one pass, reassembly and sampling included."""
+    """Sum over all calls of the interpolator in one pass, including reassembly and sampling."""
     milliseconds: float
     interpolator_milliseconds: float
     """Medians of a forward pass in eval mode."""
     peak_bytes: int
     interpolator_peak_bytes: int
-    """Peak memory beyond weights and input: of the whole detector, and of the interpolator's most expensive call."""
+    """Peak memory beyond weights and input, of the detector and of the interpolator's most expensive call."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class ComparisonRun:
     folder: Path
     """The run folder, with ``metrics.jsonl``, ``config.yaml`` and the COCO results ``predictions.json``."""
     metrics: Mapping[str, float | None]
-    """``box/AP``, ``box/AP50``, ... as ``Evaluation.metrics``; points of 100."""
+    """``Evaluation.metrics``: ``box/AP``, ``box/AP50``, ... in points of 100."""
     per_class: Sequence[Mapping[str, Any]]
-    """As ``Evaluation.per_class``."""
+    """``Evaluation.per_class``."""
     training_seconds: float | None
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over seeds of a method minus the baseline of the same seed, in points of 100."""
+    """Mean difference of a metric to the baseline, paired by seed, in points of 100."""
 
     mean: float
     low: float | None
@@ -53,7 +53,7 @@ class Difference:
     """95 % interval of the mean; None with fewer than two seeds."""
     seeds: int
     claimed: bool
-    """Whether the test of significance rejects chance."""
+    """Whether the difference is significant."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MethodResult:
 
     name: str
     source: str
-    """The kind, pre-training run or file of its interpolator."""
+    """Kind, pre-training run or file of the interpolator."""
     runs: tuple[ComparisonRun, ...]
     """Ordered by seed; empty where only costs were measured."""
     cost: Cost | None
@@ -71,7 +71,7 @@ class MethodResult:
     deviation: Mapping[str, float | None] = field(default_factory=dict)
     """Sample standard deviation over seeds by metric; None with fewer than two."""
     difference: Mapping[str, Difference] = field(default_factory=dict)
-    """To the baseline by metric; empty for the baseline itself."""
+    """Difference to the baseline by metric; empty for the baseline."""
     verdict: str = ""
     """One sentence; empty for the baseline."""
 
@@ -82,25 +82,25 @@ class Comparison:
 
     preset: str
     annotation_file: Path
-    """Of the held-out images."""
+    """Annotations of the held-out images."""
     image_dir: Path
     baseline: str
     settings: Mapping[str, str]
-    """Settings that all methods share, as text, such as ``{"schedule": "800 steps of 4 images"}``."""
+    """Settings of all methods as text, such as ``{"schedule": "800 steps of 4 images"}``."""
     methods: tuple[MethodResult, ...]
-    """The baseline first."""
+    """Methods, the baseline first."""
     cost_basis: Mapping[str, object] = field(default_factory=dict)
-    """Everything that the costs of trained detectors depend on, as JSON values; equal values allow their reuse."""
+    """All inputs of the cost measurement as JSON values; stored costs are reused if they are equal."""
 
     @property
     def kinds(self) -> list[str]:
-        """``box`` and ``mask``, where any method has a metric of it."""
+        """``box`` and ``mask``, if any method has a metric of that kind."""
         measured = {key for method in self.methods for key, value in method.mean.items() if value is not None}
         return [kind for kind in KINDS if any(key.startswith(f"{kind}/") for key in measured)]
 
     @property
     def has_two_seed_interval(self) -> bool:
-        """Whether an interval is computed from two seeds only."""
+        """Whether an interval is computed from only two seeds."""
         return any(
             difference.seeds == 2 and difference.low is not None
             for method in self.methods

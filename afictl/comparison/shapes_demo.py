@@ -1,4 +1,4 @@
-"""Demonstration on generated shapes: train a guide, pre-train AFI on its features, compare it with nearest."""
+"""``afictl demo`` on generated shapes: train a guide, pre-train AFI on its features, compare it with nearest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GUIDE_STEPS, _FINETUNE_STEPS = 200, 100
 
 
 def run_demo(fabric: Fabric, output: Path, seed: int = 0) -> Comparison:
-    """Run the demonstration in ``output``, or continue it where it was interrupted, and return its comparison.
+    """Run the demo in ``output``, or continue an interrupted one, and return its comparison.
 
     Writes the generated ``data``, the runs ``guide`` and ``pretrain``, the comparison ``compare`` and the figures
     ``plots`` and ``detections``.

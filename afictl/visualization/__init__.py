@@ -1,6 +1,6 @@
 """Figures of detections, pyramid features, Grad-CAM, training curves and evaluation."""
 
-from afictl.visualization.detections import contact_sheet, draw_detections, draw_side_by_side
+from afictl.visualization.detections import contact_sheet, draw_detections
 from afictl.visualization.disagreement import rank_by_disagreement
 from afictl.visualization.features import feature_figures
 from afictl.visualization.gradcam import gradcam_figures
@@ -14,7 +14,6 @@ __all__ = [
     "contact_sheet",
     "dataset_pictures",
     "draw_detections",
-    "draw_side_by_side",
     "feature_figures",
     "file_pictures",
     "gradcam_figures",

@@ -39,21 +39,6 @@ def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str],
     return detections_figure("", image, {title: detection}, classes).draw()
 
 
-def draw_side_by_side(
-    image: Tensor, ground_truth: Detection | None, detections: Mapping[str, Detection], classes: Sequence[str]
-) -> Image.Image:
-    """Draw ground truth (where known) and the detections of several detectors side by side.
-
-    Args:
-        image: uint8 (3,H,W) RGB.
-        ground_truth: a detection without scores, or None.
-        detections: by the name of the detector; see ``draw_detections``.
-        classes: class names in label order.
-    """
-    panels = {} if ground_truth is None else {GROUND_TRUTH: ground_truth}
-    return detections_figure("", image, {**panels, **detections}, classes).draw()
-
-
 def detections_figure(
     name: str, image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str], title: str = ""
 ) -> Figure:

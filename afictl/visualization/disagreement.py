@@ -34,7 +34,7 @@ class DetectionArrays(NamedTuple):
 
 
 def rank_by_disagreement(
-    predictions: Mapping[str, Iterable[Mapping[str, Any]]], threshold: float = 0.5, limit: int | None = None
+    predictions: Mapping[str, Iterable[Mapping[str, Any]]], threshold: float = 0.5
 ) -> list[tuple[int, float]]:
     """Rank the images on which methods disagree, most first.
 
@@ -42,7 +42,6 @@ def rank_by_disagreement(
         predictions: COCO results by method, with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and
             ``score``; other keys are unused, and results below half the threshold are not stored.
         threshold: score from which a detection is drawn.
-        limit: maximum number of images.
 
     Returns:
         Image id and disagreement, which is above 0; images of equal disagreement in the order of their ids.
@@ -60,7 +59,7 @@ def rank_by_disagreement(
     images = _split_by_image(np.array(table, dtype=np.float64), len(predictions))
     scores = {image_id: disagreement_score(next(images), threshold) for image_id in indices}
     order = sorted((image_id for image_id, score in scores.items() if score), key=lambda i: (-scores[i], i))
-    return [(image_id, scores[image_id]) for image_id in order[:limit]]
+    return [(image_id, scores[image_id]) for image_id in order]
 
 
 def disagreement_score(methods: Sequence[DetectionArrays], threshold: float) -> float:

@@ -8,15 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from afictl.data import Dataset, Objects, read_image
 from afictl.data.images import UNREADABLE
-from afictl.data.segmentation import draw_segmentation
+from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.data.transforms import move_boxes
 from afictl.data.unlabeled import image_files
 from afictl.errors import UserError, one_line
@@ -44,60 +42,75 @@ class Picture:
         """``boxes``, ``labels``, ``crowd`` and, if any object has a segmentation, ``masks`` (N,H,W) bool.
 
         Args:
-            drawn_hw: height and width at which the image is drawn, in whose pixels boxes and masks are; default: those
-                of the image.
+            drawn_hw: height and width of the drawing, to which boxes and masks are scaled; None: of the image.
         """
         if self.read_objects is None or self.size_hw is None:
             return None
         objects, drawn_hw = self.read_objects(), drawn_hw or self.size_hw
         boxes = move_boxes(objects.boxes, self.size_hw, drawn_hw)
-        truth = {"boxes": boxes, "labels": objects.labels, "crowd": objects.crowd}
-        if any(segmentation is not None for segmentation in objects.segmentations):
-            masks = torch.zeros((len(objects.labels), *drawn_hw), dtype=torch.bool)
-            for mask, segmentation in zip(masks, objects.segmentations, strict=True):
-                if segmentation is not None:
-                    mask.copy_(torch.from_numpy(draw_segmentation(segmentation, self.size_hw, drawn_hw)))
-            truth["masks"] = masks
-        return truth
+        masks = _draw_masks(objects.segmentations, self.size_hw, drawn_hw)
+        return {"boxes": boxes, "labels": objects.labels, "crowd": objects.crowd, **masks}
 
 
-def dataset_pictures(index: Dataset, limit: int | None = None) -> list[Picture]:
-    """The first images of a dataset, named by image id, with ground truth where the dataset has it."""
-    annotated = index.has_ground_truth
+def dataset_pictures(dataset: Dataset, limit: int | None = None) -> list[Picture]:
+    """The first ``limit`` images of a dataset, named by image id, with ground truth where the dataset has it."""
     return [
-        Picture(str(image_id), index.image_path(i), index.size_hw(i), partial(index.objects, i) if annotated else None)
-        for i, image_id in enumerate(index.image_ids[:limit])
+        Picture(
+            name=str(image_id),
+            path=dataset.image_path(i),
+            size_hw=dataset.size_hw(i),
+            read_objects=partial(dataset.objects, i) if dataset.has_ground_truth else None,
+        )
+        for i, image_id in enumerate(dataset.image_ids[:limit])
     ]
 
 
-def file_pictures(paths: Iterable[Path], limit: int | None = None) -> list[Picture]:
+def file_pictures(paths: Iterable[Path]) -> list[Picture]:
     """Image files, and those in folders and their subfolders, named by their stem (numbered where it is repeated).
 
     Raises:
         UserError: a path that does not exist, a folder without images, or a file without the header of an image.
     """
-    files = [file for path in paths for file in _files(path)][:limit]
+    files = [file for path in paths for file in _files(path)]
     for file in files:
         _require_image(file)
     names = unique_names([file.stem for file in files])
     return [Picture(name, file) for name, file in zip(names, files, strict=True)]
 
 
-def results_to_detection(records: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> dict[str, Tensor]:
-    """COCO results of one image as a detection; ``labels`` maps category ids to labels.
+def results_to_detection(
+    results: Sequence[Mapping[str, Any]], labels: Mapping[int, int], size_hw: tuple[int, int], drawn_hw: tuple[int, int]
+) -> dict[str, Tensor]:
+    """COCO results of one image as a detection of ``draw_detections``.
 
-    With ``masks`` where every record has a segmentation (compressed RLE).
+    Args:
+        results: COCO results; any of them may have a ``segmentation``.
+        labels: label by category id.
+        size_hw: height and width of the image in pixels.
+        drawn_hw: those of the drawing, to which boxes and masks are scaled.
     """
-    boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float32).reshape(-1, 4)
-    detection = {
-        "boxes": torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1),
-        "labels": torch.tensor([labels[record["category_id"]] for record in records], dtype=torch.int64),
-        "scores": torch.tensor([record["score"] for record in records], dtype=torch.float32),
+    xywh = torch.tensor([result["bbox"] for result in results], dtype=torch.float32).reshape(-1, 4)
+    xyxy = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), dim=1)
+    segmentations = [normalize_segmentation(result.get("segmentation"), size_hw) for result in results]
+    return {
+        "boxes": move_boxes(xyxy, size_hw, drawn_hw),
+        "labels": torch.tensor([labels[result["category_id"]] for result in results], dtype=torch.int64),
+        "scores": torch.tensor([result["score"] for result in results], dtype=torch.float32),
+        **_draw_masks(segmentations, size_hw, drawn_hw),
     }
-    if records and all("segmentation" in record for record in records):
-        masks = [coco_mask.decode(record["segmentation"]) for record in records]
-        detection["masks"] = torch.from_numpy(np.stack(masks)).bool()
-    return detection
+
+
+def _draw_masks(
+    segmentations: Sequence[Segmentation | None], size_hw: tuple[int, int], drawn_hw: tuple[int, int]
+) -> dict[str, Tensor]:
+    """``masks`` (N,h,w) bool at ``drawn_hw``; an empty dict where no object has a segmentation."""
+    if not any(segmentation is not None for segmentation in segmentations):
+        return {}
+    masks = torch.zeros((len(segmentations), *drawn_hw), dtype=torch.bool)
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        if segmentation is not None:
+            mask.copy_(torch.from_numpy(draw_segmentation(segmentation, size_hw, drawn_hw)))
+    return {"masks": masks}
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

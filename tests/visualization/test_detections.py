@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from afictl.visualization import draw_detections, draw_side_by_side
-from afictl.visualization.detections import _draw_masks
+from afictl.visualization import draw_detections
+from afictl.visualization.detections import _draw_masks, detections_figure
 from afictl.visualization.palette import class_color
 
 CLASSES = ["cell", "platelet"]
@@ -73,8 +73,8 @@ def test_ground_truth_adds_a_panel():
     detections = {name: detection([[10, 10, 40, 40]], [1], [0.7]) for name in ("nearest", "afi")}
     truth = {**detection([[10, 10, 40, 40], [5, 5, 60, 60]], [1, 2]), "crowd": torch.tensor([False, True])}
     image = grey(96, 96)
-    three = draw_side_by_side(image, truth, detections, CLASSES)
-    two = draw_side_by_side(image, None, detections, CLASSES)
+    three = detections_figure("", image, {"Ground truth": truth, **detections}, CLASSES).draw()
+    two = detections_figure("", image, detections, CLASSES).draw()
     one = draw_detections(image, truth, CLASSES, "Ground truth")
     assert three.height == two.height == one.height
     assert three.width - two.width == two.width - one.width > 960
@@ -84,7 +84,7 @@ def test_ground_truth_adds_a_panel():
 
 def test_many_panels_wrap_into_rows():
     detections = {f"run {i}": detection([], [], []) for i in range(5)}
-    picture = draw_side_by_side(grey(96, 96), None, detections, CLASSES)
+    picture = detections_figure("", grey(96, 96), detections, CLASSES).draw()
     assert picture.width < 5 * 960
     assert picture.height > 2 * 960
 

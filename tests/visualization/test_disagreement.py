@@ -49,7 +49,6 @@ def test_images_are_ranked_by_disagreement_then_id():
     a = [result(5, BOX, 0.9), result(3, BOX, 0.9), result(3, FAR, 0.9), result(4, BOX, 0.9), result(1, BOX, 0.9)]
     b = [result(1, BOX, 0.9)]
     assert rank_by_disagreement({"a": iter(a), "b": iter(b)}) == [(3, 2.0), (4, 1.0), (5, 1.0)]
-    assert rank_by_disagreement({"a": a, "b": b}, limit=1) == [(3, 2.0)]
     assert rank_by_disagreement({"a": a, "b": b}, threshold=0.95) == []
     assert rank_by_disagreement({"a": [], "b": []}) == []
 

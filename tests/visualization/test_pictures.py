@@ -52,7 +52,6 @@ def test_pictures_are_listed_from_files_and_folders(tmp_path):
     assert [picture.name for picture in pictures] == ["a", "b", "c", "a-2"]
     assert pictures[3].read().shape == (3, 6, 8)
     assert pictures[3].ground_truth() is None
-    assert len(file_pictures([folder], limit=1)) == 1
 
 
 def test_wrong_paths_are_errors(tmp_path):

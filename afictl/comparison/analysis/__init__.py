@@ -1,1 +1,1 @@
-"""Statistics, verdicts and tables of a comparison, and its files."""
+"""Statistics, verdicts, tables and files of a comparison."""

@@ -1,6 +1,6 @@
-"""``comparison.json``, ``comparison.csv`` with a row a method, and ``runs.csv`` with a row a run.
+"""``comparison.json``, ``comparison.csv`` with one row per method, and ``runs.csv`` with one row per run.
 
-Keys and columns are a file format: they do not follow the names of the attributes.
+Keys and columns are a stable file format, independent of attribute names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_comparison_tables(comparison: Comparison, folder: Path) -> None:
 
 
 def comparison_record(comparison: Comparison) -> dict[str, object]:
-    """The content of ``comparison.json``."""
+    """Content of ``comparison.json``."""
     return {
         "preset": comparison.preset,
         "annotation_file": comparison.annotation_file,
@@ -55,7 +55,7 @@ def _method_record(method: MethodResult) -> dict[str, object]:
 
 
 def _cost_values(method: MethodResult, columns: Sequence[CostColumn]) -> dict[str, float | None]:
-    """Numbers of the detector, each followed by that of the interpolator, in base units."""
+    """Costs of the detector, each followed by that of the interpolator, in base units."""
     values = {}
     for column in columns:
         values[column.key] = column.getter(method)
@@ -91,6 +91,6 @@ def _run_rows(method: MethodResult) -> list[dict[str, object]]:
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """A CSV of ``rows`` with a column for each key of any of them."""
+    """Write ``rows`` as CSV, with a column for each key of any row."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     write_csv(path, names, ([row.get(name, "") for name in names] for row in rows))

@@ -1,4 +1,4 @@
-"""Existing runs of a comparison: reading, grouping into methods, and equality of their settings."""
+"""Existing runs of a comparison: reading, grouping into methods, and comparison of their settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EVALUATION_KEYS = (
     "detector.nms_threshold",
     "detector.max_detections",
 )
-"""Settings of the evaluation, which must be equal for all runs."""
+"""Evaluation settings, which must be equal for all runs."""
 
 
 @dataclass(frozen=True)
@@ -35,37 +35,37 @@ class FinishedRun:
     folder: Path
     preset: Preset
     config: Mapping[str, Any]
-    """Content of ``config.yaml`` with the complete preset, and ``precision``."""
+    """Content of ``config.yaml`` with all keys of the preset, and ``precision``."""
     metadata: Mapping[str, Any]
-    """Of its last checkpoint: ``classes``, ``category_ids``, ``metrics``."""
+    """Metadata of the last checkpoint: ``classes``, ``category_ids``, ``metrics``."""
     method: str | None = None
     """Method name from the command line."""
 
     @property
     def data(self) -> Path:
-        """Folder of its dataset."""
+        """Folder of the dataset."""
         return Path(self.config["data"])
 
     @property
     def seed(self) -> int:
-        """Seed of the training."""
+        """Random seed of the training."""
         return int(self.config["seed"])
 
     @property
     def source(self) -> str:
-        """Source of its interpolator: a kind, a run or a file."""
+        """Source of the interpolator: kind, run or file."""
         return str(self.config["interpolator"] or self.preset.interpolator.kind)
 
 
 def read_run(path: Path, method: str | None = None) -> FinishedRun:
-    """Read the run in a folder, or of a file in it.
+    """Read a finished run.
 
     Args:
-        path: run folder or file.
+        path: run folder, or a file in it.
         method: method name from the command line.
 
     Raises:
-        UserError: no run of ``finetune``, or an unfinished one.
+        UserError: not a run of ``finetune``, or an unfinished one.
     """
     folder = path.parent if path.is_file() else path
     file = folder / CONFIG
@@ -76,10 +76,10 @@ def read_run(path: Path, method: str | None = None) -> FinishedRun:
         precision = config["hardware"]["precision"]
         preset_config = config["preset"]
     except OSError:
-        raise UserError(f"--runs {path}: no run folder; there is no {file}{list_runs_below(folder)}") from None
+        raise UserError(f"--runs {path}: not a run folder, as there is no {file}{list_runs_below(folder)}") from None
     except (KeyError, TypeError, ValueError, yaml.YAMLError):
         raise UserError(
-            f"--runs {path}: {CONFIG} is not that of a run of 'afictl finetune' or 'afictl compare'"
+            f"--runs {path}: not a run of 'afictl finetune' or 'afictl compare', as {CONFIG} shows"
         ) from None
     preset = parse_preset(preset_config, source=str(file))
     if not (folder / LAST).is_file():
@@ -97,11 +97,11 @@ def read_run(path: Path, method: str | None = None) -> FinishedRun:
 def group_by_method(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Group runs into methods: by method name, each ordered by seed.
 
-    Runs with a name from the command line form a method of that name. The others are grouped by interpolator, that is
-    by source and options, and named after its kind; of several of one kind, trained ones also after run or file.
+    Runs with a name from the command line form a method of that name. The others are grouped by source and options of
+    the interpolator and named by its kind; if several methods have the same kind, also by run or file.
 
     Raises:
-        UserError: two runs of one method and seed, or two interpolators of one name.
+        UserError: two runs of one method and seed, or two interpolators with one name.
     """
     groups: dict[tuple[str | None, str], list[FinishedRun]] = {}
     for run in runs:
@@ -122,21 +122,21 @@ def group_by_method(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]
 def compare_settings(
     methods: Mapping[str, Sequence[FinishedRun]], data: Path | None = None
 ) -> tuple[dict[str, str], list[str]]:
-    """The settings of all runs as text, and the keys of those that are not equal.
+    """Settings of all runs as text, and the keys of those that are not equal.
 
     Args:
-        methods: the runs by method name.
-        data: folder of the dataset to evaluate on, whatever the runs recorded; None for the recorded one.
+        methods: runs by method name.
+        data: folder of the dataset, if the runs recorded other paths.
 
     Raises:
-        UserError: other data, or other settings of the evaluation.
+        UserError: runs with different data or evaluation settings.
     """
     configs = {f"{name} seed {run.seed}": run.config for name, runs in methods.items() for run in runs}
     unequal = unequal_settings(configs)
     for key in unequal:
         if key in _EVALUATION_KEYS and not (key == "data" and data):
-            advice = "; if it is one dataset, give its present folder with --data" if key == "data" else ""
-            raise UserError(f"--runs: cannot be compared, as {key} is not the same ({unequal[key]}){advice}")
+            advice = "; if it is the same dataset, give its present folder with --data" if key == "data" else ""
+            raise UserError(f"--runs: not comparable, as {key} is not equal ({unequal[key]}){advice}")
     values: dict[str, dict[str, None]] = {}
     for runs in methods.values():
         for run in runs:
@@ -149,9 +149,9 @@ def compare_settings(
 def _order_by_seed(name: str, runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     ordered = sorted(runs, key=lambda run: run.seed)
     for first, second in pairwise(ordered):
-        both = f"--runs: {first.folder} and {second.folder} are both {name}"
+        both = f"--runs: {first.folder} and {second.folder} are both of {name}"
         if first.preset.interpolator != second.preset.interpolator:
-            raise UserError(f"{both}, but of different interpolators; give them different names")
+            raise UserError(f"{both}, but have different interpolators; give them different names")
         if first.seed == second.seed:
             raise UserError(f"{both} with seed {first.seed}; name one of them with NAME={second.folder}")
     return ordered

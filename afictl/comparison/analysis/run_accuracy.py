@@ -1,4 +1,4 @@
-"""Accuracy of an existing run on the held-out images."""
+"""Accuracy and training time of an existing run."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from afictl.run_folder import LAST, PREDICTIONS, read_metrics
 from afictl.weights import load_detector
 
 _TOLERANCE_POINTS = 0.01
-"""More than the evaluators differ by."""
+"""Larger than any difference between the evaluators."""
 
 
 def evaluate_run(
     fabric: Fabric, run: FinishedRun, dataset: Dataset, progress: ProgressDisplay = no_progress
 ) -> ComparisonRun:
-    """Score the run's ``predictions.json``, which is written by a new detection if it is absent.
+    """Score ``predictions.json`` of a run on the held-out images; if the file is absent, detect and write it first.
 
     Raises:
-        UserError: the stored predictions belong to other images, objects or classes.
+        UserError: the stored predictions are of other images, objects or classes.
     """
     stored = (run.folder / PREDICTIONS).is_file()
     result = _score(run, dataset) if stored else _detect(fabric, run, dataset, progress)
@@ -35,19 +35,18 @@ def evaluate_run(
 
 
 def _score(run: FinishedRun, dataset: Dataset) -> Evaluation:
-    """Score the stored predictions; the box AP must be the recorded one, or the data are not the same."""
+    """Score the stored predictions; a box AP other than the recorded one shows that the data have changed."""
     classes, recorded_ids = run.metadata.get("classes"), run.metadata.get("category_ids")
     category_ids = match_categories(classes, dataset, owner=str(run.folder))
     if recorded_ids is not None and list(category_ids) != list(recorded_ids):
-        raise UserError(f"{run.folder}: its classes have other ids than in {dataset.annotation_file}")
+        raise UserError(f"{run.folder}: its classes have other category ids than {dataset.annotation_file}")
     result = score_predictions(run.folder / PREDICTIONS, dataset, masks=run.preset.detector.masks)
     recorded, present = (metrics.get("box/AP") for metrics in (run.metadata.get("metrics") or {}, result.metrics))
     if recorded is not None and (present is None or abs(present - recorded) > _TOLERANCE_POINTS):
         value = "none" if present is None else f"{present:.1f}"
         raise UserError(
-            f"{run.folder}: its box AP was {recorded:.1f} when it was trained and is {value} on"
-            f" {dataset.annotation_file}, so that the data are not the same; 'afictl eval --weights' compares detectors"
-            " on other data"
+            f"{run.folder}: its recorded box AP is {recorded:.1f}, that on {dataset.annotation_file} is {value}, so the"
+            " data are different; use 'afictl eval --weights' to compare detectors on other data"
         )
     return result
 
@@ -66,7 +65,7 @@ def _detect(fabric: Fabric, run: FinishedRun, dataset: Dataset, progress: Progre
 
 
 def _training_seconds(folder: Path) -> float | None:
-    """Seconds spent in training steps, from the recorded means; None without any."""
+    """Seconds in training steps, from the recorded means; None without a record."""
     seconds, last = 0.0, 0
     try:
         records = read_metrics(folder)

@@ -14,13 +14,13 @@ from afictl.comparison.results import Comparison, Difference, MethodResult
 from afictl.evaluation.metrics import METRICS, Metric, format_difference, format_points
 
 TWO_SEEDS_NOTE = (
-    "Two seeds estimate the spread from a single number, which may be small by chance: add seeds before relying on a"
+    "With two seeds the variance has one degree of freedom and may be small by chance: add seeds before relying on a"
     " claim."
 )
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Accuracy of boxes, of masks where there are any, differences and costs; the best accuracy is bold."""
+    """Tables of box and mask accuracy, best in bold, of differences, and of costs."""
     methods, kinds = comparison.methods, comparison.kinds
     tables = [_accuracy_table(methods, kind) for kind in kinds]
     if any(method.difference for method in methods):
@@ -31,17 +31,17 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """Lines below the tables: unequal settings, the verdicts on all methods and on each, the test they rest on."""
+    """Lines below the tables: unequal settings, verdicts, and the statistical test."""
     lines = [f"{key}: {value}" for key, value in comparison.settings.items() if key.startswith(UNEQUAL_PREFIX)]
     if len(comparison.methods) == 1:
-        lines.append(f"{comparison.methods[0].name} alone: nothing is compared")
+        lines.append(f"{comparison.methods[0].name} is the only method: nothing is compared")
     lines += overview_sentences(comparison)
     lines += [method.verdict for method in comparison.methods if method.verdict]
     if tested := comparison.num_tested:
         rule = f" by Holm's rule over {tested} methods" if tested > 1 else ""
         lines.append(
-            f"Intervals: 95 %, Student's t, paired by seed; claimed (*): at 5 %{rule}, each metric by itself."
-            " They cover chance in training, not in the choice of the images."
+            f"Intervals: 95 %, Student's t, paired by seed; claimed (*): at 5 %{rule}, each metric separately."
+            " They cover randomness of training, not of the selection of images."
         )
     if comparison.has_two_seed_interval:
         lines.append(TWO_SEEDS_NOTE)
@@ -69,7 +69,7 @@ def _accuracy(method: MethodResult, kind: str, metric: Metric, best: float) -> s
 
 def _difference_table(methods: Sequence[MethodResult], kinds: Sequence[str]) -> Table:
     baseline, *candidates = methods
-    table = _method_table(f"over {escape(baseline.name)} (95 % interval)")
+    table = _method_table(f"difference to {escape(baseline.name)} (95 % interval)")
     for kind in kinds:
         table.add_column(f"{kind} AP", justify="right")
     table.add_column("seeds", justify="right")
@@ -90,23 +90,25 @@ def _difference(difference: Difference | None) -> str:
 
 
 def _cost_tables(methods: Sequence[MethodResult]) -> list[Table]:
-    """Costs of the whole detector, and of the interpolator in it."""
+    """Costs of the detector, and of the interpolator in it."""
     sizes = dict.fromkeys(f"{method.cost.image_hw[1]}x{method.cost.image_hw[0]}" for method in methods if method.cost)
     is_trained = any(method.runs for method in methods)
     columns = [column for column in COST_COLUMNS if column.inference or is_trained]
     part_columns = [column for column in COST_COLUMNS if column.part_getter]
-    whole = _method_table(f"cost of the detector, an image of {', '.join(sizes)} pixels (width x height)", columns)
-    part = _method_table("of it, the interpolator", part_columns)
+    detector_table = _method_table(
+        f"cost of the detector, an image of {', '.join(sizes)} pixels (width x height)", columns
+    )
+    part_table = _method_table("of which the interpolator", part_columns)
     for method in methods:
         if method.cost:
-            whole.add_row(escape(method.name), *(column.text(column.getter(method)) for column in columns))
+            detector_table.add_row(escape(method.name), *(column.text(column.getter(method)) for column in columns))
             parts = (column.text(column.part_getter(method)) for column in COST_COLUMNS if column.part_getter)
-            part.add_row(escape(method.name), *parts)
-    return [whole, part]
+            part_table.add_row(escape(method.name), *parts)
+    return [detector_table, part_table]
 
 
 def _method_table(title: str, columns: Sequence[CostColumn] = ()) -> Table:
-    """A table with a row a method; names are never wrapped, headings are, so that 80 columns suffice."""
+    """A table with one row per method; headings wrap, names do not, so that 80 columns suffice."""
     table = Table(title=title)
     table.add_column("interpolator", no_wrap=True)
     for column in columns:

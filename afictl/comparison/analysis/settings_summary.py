@@ -1,4 +1,4 @@
-"""The settings of runs as text, and those that are not equal for all."""
+"""Settings of runs as text, and those that are not equal for all runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from afictl.presets import Preset
 from afictl.training.run_writer import config_differences
 
 UNEQUAL_PREFIX = "NOT THE SAME"
-"""Start of the key of a setting that is not equal for all runs."""
+"""Prefix of the key of a setting that is not equal for all runs."""
 _METHOD_KEYS = ("seed", "interpolator", "preset.interpolator.", "hardware.")
-"""Keys that belong to a method or seed, or, like the precision in ``hardware``, are repeated elsewhere."""
+"""Keys of the method and the seed, and ``hardware``, of which the precision is a separate key."""
 _KEYS_WITHOUT_EFFECT = (
     "command",
     "preset.name",
@@ -25,10 +25,10 @@ _KEYS_WITHOUT_EFFECT = (
 
 
 def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that determine the result beside interpolator and seed.
+    """Settings other than interpolator and seed that determine the result, as text.
 
     Args:
-        preset: of the runs.
+        preset: preset of the runs.
         config: ``data``, ``weights`` and ``backbone_weights`` as in ``config.yaml``, and ``precision``.
     """
     recipe, view, backbone = preset.train, preset.input, preset.backbone
@@ -47,28 +47,30 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
 
 
 def unequal_settings(configs: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
-    """The settings, beside interpolator and seed, in which runs differ: by key, each value and the runs with it.
+    """Settings other than interpolator and seed that differ between runs: by key, each value with its runs.
 
     Args:
-        configs: contents of ``config.yaml`` by run.
+        configs: content of ``config.yaml`` by run.
     """
     first = next(iter(configs.values()))
-    keys = {key: None for config in configs.values() for key in config_differences(first, config) if _matters(key)}
+    keys = {
+        key: None for config in configs.values() for key in config_differences(first, config) if _affects_result(key)
+    }
     texts = {}
     for key in keys:
         runs: dict[str, list[str]] = {}
         for run, config in configs.items():
-            runs.setdefault(str(_value(config, key)) or "none", []).append(run)
+            runs.setdefault(str(_nested_value(config, key)) or "none", []).append(run)
         texts[key.removeprefix("preset.")] = "; ".join(f"{value}: {_enumerate(names)}" for value, names in runs.items())
     return texts
 
 
-def _matters(key: str) -> bool:
+def _affects_result(key: str) -> bool:
     return not f"{key}.".startswith((*_METHOD_KEYS, *_KEYS_WITHOUT_EFFECT))
 
 
-def _value(config: object, key: str) -> object:
-    """The value of a dotted key; None if there is none."""
+def _nested_value(config: object, key: str) -> object:
+    """The value of a dotted key; None if it is absent."""
     for part in key.split("."):
         config = config.get(part) if isinstance(config, Mapping) else None
     return config

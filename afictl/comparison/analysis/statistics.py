@@ -1,4 +1,4 @@
-"""Statistics over a few seeds: standard deviation, paired differences with intervals, and their significance."""
+"""Statistics over few seeds: standard deviation, paired differences with intervals, and significance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 _LEVEL = 0.05
 _ROUNDING_ERROR = 1e-9
-"""Points of AP; smaller deviations are rounding errors."""
+"""In points of AP; smaller deviations are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
 
 
 def significant(p_values: Mapping[str, float | None]) -> set[str]:
-    """Names that are significant at 5 % when all are tested at once, by Holm's step-down rule.
+    """Names whose difference is significant at 5 % in a simultaneous test of all, by Holm's step-down rule.
 
     Of the m p-values the k-th smallest, counted from 0, is compared with 5 % / (m - k), up to the first that is larger
     (Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979).

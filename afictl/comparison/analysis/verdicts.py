@@ -1,4 +1,4 @@
-"""Verdicts: the sentence that a comparison allows about each method, and one about all methods."""
+"""Verdicts: the sentence that the statistics support for each method, and one for all methods."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from afictl.evaluation.metrics import KINDS, format_difference, format_points
 
 _MIN_METHODS_FOR_OVERVIEW = 3
 _EQUAL_POINTS = 1e-6
-"""Width of an interval that is zero but for rounding."""
+"""In points; a narrower interval is zero up to rounding."""
 _EQUAL_RATIO = 0.005
-"""Difference of a ratio to 1 that is not displayed."""
+"""A ratio nearer to 1 is displayed as equal."""
 
 
 def verdict_sentence(
     method: MethodResult, baseline: MethodResult, num_tested: int, unequal_keys: Sequence[str] = ()
 ) -> str:
-    """One sentence about a method against the baseline.
+    """One sentence on a method in comparison with the baseline.
 
     Args:
-        method: with its differences.
-        baseline: the method that they refer to.
+        method: method with differences.
+        baseline: method that the differences refer to.
         num_tested: number of methods with an interval, among which a difference must be significant.
         unequal_keys: settings that are not equal for all runs.
     """
@@ -39,9 +39,9 @@ def verdict_sentence(
 
 
 def overview_sentences(comparison: Comparison) -> list[str]:
-    """One sentence about all methods for boxes and one for masks; none for few methods.
+    """One sentence on all methods for boxes and one for masks; empty for fewer than three methods.
 
-    It names the methods whose difference to the baseline is claimed, and counts the others.
+    It lists the methods whose difference to the baseline is claimed, and counts the others.
     """
     if comparison.num_tested < _MIN_METHODS_FOR_OVERVIEW:
         return []
@@ -80,14 +80,14 @@ def _clause(kind: str, difference: Difference, baseline: str, num_tested: int) -
         return f"{amount} {kind} AP {'over' if difference.mean > 0 else 'against'} {baseline} ({interval})"
     reason = ""
     if high - low < _EQUAL_POINTS:
-        reason = "; the same for every seed, which leaves no spread to test it against"
+        reason = "; equal for every seed, so that there is no variance for a test"
     elif num_tested > 1 and (low > 0 or high < 0):
         reason = f"; too small to be significant among {num_tested} methods"
     return f"no difference in {kind} AP to {baseline} can be claimed ({amount}, {interval}{reason})"
 
 
 def _relative_cost(method: MethodResult, baseline: MethodResult) -> str:
-    """Multiply-adds of the whole detector relative to the baseline's; empty if they were not measured."""
+    """Multiply-adds of the detector relative to those of the baseline; empty if they were not measured."""
     if method.cost is None or baseline.cost is None:
         return ""
     ratio = method.cost.multiply_adds / baseline.cost.multiply_adds

@@ -1,4 +1,4 @@
-"""Costs of the methods of a comparison: of trained runs, or of untrained detectors."""
+"""Costs of the methods of a comparison, trained or untrained."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DEFAULT_NUM_CLASSES = 80
 
 
 class CostBasis(TypedDict):
-    """Everything that the costs of trained detectors depend on; a detector's file includes preset and interpolator."""
+    """All inputs of the cost measurement; a detector file includes preset and interpolator."""
 
     detectors: dict[str, str]
     """SHA-256 of the last checkpoint by method."""
@@ -60,11 +60,11 @@ def list_costs(
 ) -> Comparison:
     """Measure the costs of ``preset`` with each interpolator, without training.
 
-    Measured on the first held-out images of ``data``, or on noise at the largest size of evaluation. The number of
-    detections of an untrained detector is arbitrary, and with it the time that a head spends on each, as on masks.
+    The images are the first held-out ones of ``data``, or noise at the largest size of evaluation. The number of
+    detections of an untrained detector is arbitrary, and with it the time of heads that process each detection.
 
     Raises:
-        UserError: data, weights or an interpolator that do not fit.
+        UserError: invalid or incompatible data, weights or interpolator.
     """
     choose_baseline([method.name for method in methods], baseline)
     dataset = load_coco(data, "val") if data else None
@@ -78,7 +78,7 @@ def list_costs(
         detectors[method.name] = detector
     costs = _measure(fabric, detectors, dataset, progress)
     results = [MethodResult(method.name, method.source, (), costs[method.name]) for method in methods]
-    images = f"the first images of {data}" if data else "an image of noise, as large as evaluation allows"
+    images = f"the first images of {data}" if data else "an image of noise at the largest size of evaluation"
     settings = {"cost": describe_measurement(fabric, images)}
     return build_comparison(preset.name, dataset, results, settings, baseline)
 
@@ -92,19 +92,19 @@ def costs_of_runs(
 ) -> tuple[dict[str, Cost], CostBasis]:
     """Measure the costs of trained detectors.
 
-    Stored costs are used only if they hold for all detectors: times are comparable only if measured together.
+    Stored costs are used only if valid for all detectors: only times that are measured together are comparable.
 
     Args:
         fabric: device and precision.
         folders: run folder by method.
-        dataset: its first images are measured on.
+        dataset: dataset whose first images are used.
         progress: display for the measurement.
-        earlier: ``comparison.json`` with stored costs for equal detectors, images, device and software.
+        earlier: ``comparison.json`` with stored costs, valid for equal detectors, images, device and software.
 
     Returns:
-        Cost by method, and everything that the costs depend on.
+        Cost by method, and the inputs of the measurement.
     """
-    basis = _basis(fabric, folders, dataset)
+    basis = _cost_basis(fabric, folders, dataset)
     stored = _stored_costs(earlier, basis) if earlier else {}
     if folders.keys() <= stored.keys():
         return {name: stored[name] for name in folders}, basis
@@ -113,11 +113,11 @@ def costs_of_runs(
 
 
 def describe_measurement(fabric: Fabric, images: str = "the first held-out images") -> str:
-    """Images, device and precision of a measurement as text."""
+    """Images, device and precision of the measurement as text."""
     return f"of {images}, on {fabric.device}, in {hardware_record(fabric)['precision']}"
 
 
-def _basis(fabric: Fabric, folders: Mapping[str, Path], dataset: Dataset) -> CostBasis:
+def _cost_basis(fabric: Fabric, folders: Mapping[str, Path], dataset: Dataset) -> CostBasis:
     device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.node()}, {platform.platform()}"
     return {
@@ -131,7 +131,7 @@ def _basis(fabric: Fabric, folders: Mapping[str, Path], dataset: Dataset) -> Cos
 
 
 def _stored_costs(file: Path, basis: CostBasis) -> dict[str, Cost]:
-    """The costs in ``comparison.json`` of unchanged detectors, if everything else in ``basis`` is unchanged too."""
+    """Costs of unchanged detectors in ``comparison.json``; empty if another value of ``basis`` has changed."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         old_basis = content["price_basis"]

@@ -1,4 +1,4 @@
-"""Time, memory, multiply-adds and parameters of interpolators alone, on one map."""
+"""Time, memory, multiply-adds and parameters of interpolators on one map, without a detector."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from afictl.progress import ProgressCallback
 
 @dataclass(frozen=True)
 class InterpolatorCost:
-    """Cost of one kind."""
+    """Cost of one interpolator kind."""
 
     kind: str
     parameters: int
     multiply_adds: int
-    """Of a forward pass."""
+    """Multiply-adds of a forward pass."""
     forward_milliseconds: float
-    """Without gradients."""
+    """Median of a forward pass without gradients."""
     training_milliseconds: float
-    """Forward and backward, with gradients of the weights and of both maps."""
+    """Median of a forward and backward pass, with gradients of the weights and both maps."""
     forward_peak_bytes: int
     training_peak_bytes: int
-    """Peak memory beyond weights and input maps; includes the output and, in training, the gradients."""
+    """Peak memory beyond weights and input maps, including the output and, in training, the gradients."""
 
 
 def benchmark_interpolators(
@@ -41,17 +41,16 @@ def benchmark_interpolators(
     rounds: int,
     progress: ProgressCallback | None = None,
 ) -> list[InterpolatorCost]:
-    """Measure fresh interpolators on noise, one image in float32, on the first GPU where there is one.
+    """Measure untrained interpolators on one float32 map of noise, on the first GPU or else the CPU.
 
-    After a warm-up the kinds take turns, so that other load on the machine affects all alike; the result is the median
-    of a kind's turns.
+    After a warm-up round the kinds alternate, so that other load on the machine affects all alike; times are medians.
 
     Args:
-        kinds: of ``build_interpolator``.
-        channels: of both maps.
-        coarse_hw: height and width of the coarse map; the fine one is twice as large.
-        rounds: turns of each kind after the warm-up.
-        progress: called with the number of turns done and of all turns.
+        kinds: kinds of ``build_interpolator``.
+        channels: channels of both maps.
+        coarse_hw: height and width of the coarse map; the fine map is twice as large.
+        rounds: repetitions after the warm-up.
+        progress: called with the number of rounds done and of all rounds.
 
     Raises:
         UserError: an unknown kind, or one that does not support this number of channels.
@@ -61,14 +60,14 @@ def benchmark_interpolators(
     maps = [torch.randn(1, channels, *hw, generator=generator).to(device) for hw in (coarse_hw, (2 * h, 2 * w))]
     modules = {kind: build_interpolator(kind, channels).to(device) for kind in kinds}
     times: dict[str, tuple[list[float], list[float]]] = {kind: ([], []) for kind in modules}
-    for turn in range(rounds + 1):
+    for round_number in range(rounds + 1):
         for kind, module in modules.items():
-            turn_seconds = [_seconds(partial(run, module, maps), device) for run in (_forward, _train)]
-            if turn:
-                for values, seconds in zip(times[kind], turn_seconds, strict=True):
+            round_seconds = [_seconds(partial(run, module, maps), device) for run in (_forward, _train)]
+            if round_number:
+                for values, seconds in zip(times[kind], round_seconds, strict=True):
                     values.append(seconds)
         if progress is not None:
-            progress(turn + 1, rounds + 1)
+            progress(round_number + 1, rounds + 1)
     return [_cost(kind, module, maps, times[kind]) for kind, module in modules.items()]
 
 
@@ -107,10 +106,10 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
 
 
 def interpolator_table(costs: Sequence[InterpolatorCost], channels: int, coarse_hw: tuple[int, int]) -> Table:
-    """Table for the screen, with the size of the output for comparison with the memory."""
+    """Table for the screen; its title has the size of the output, to compare with the memory."""
     output_bytes = 4 * 4 * channels * coarse_hw[0] * coarse_hw[1]
     shape = f"{channels} x {coarse_hw[0]} x {coarse_hw[1]} (channels x height x width)"
-    title = f"{shape}, enlarged twofold; the output takes {output_bytes / 1e6:.1f} MB"
+    title = f"{shape}, enlarged 2x; size of the output {output_bytes / 1e6:.1f} MB"
     table = Table("kind", title=title, box=None)
     for header in ("parameters", "G mult-adds", "ms\nforward", "ms\ntraining", "MB\nforward", "MB\ntraining"):
         table.add_column(header, justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Measurement of detectors and of their interpolators: parameters, multiply-adds, time and memory on equal images."""
+"""Parameters, multiply-adds, time and memory of detectors and their interpolators, measured on equal images."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _MIN_PASSES = 6
 class _Times:
     """Seconds of each pass through a detector, and of all calls of its interpolator in that pass."""
 
-    whole: list[float] = field(default_factory=list)
+    detector: list[float] = field(default_factory=list)
     interpolator: list[float] = field(default_factory=list)
 
 
 def cost_images(config: InputConfig, dataset: Dataset | None = None) -> list[Tensor]:
-    """Images for ``measure_costs``, float (3,H,W) in 0..1 at the size of evaluation.
+    """Images for ``measure_costs``: the first eight of ``dataset``, or one of noise at the largest size of evaluation.
 
-    The first eight of ``dataset``, or one of noise at the largest size of evaluation.
+    Each is float (3,H,W) in 0..1, resized as in evaluation.
 
     Raises:
         UserError: an image that cannot be read.
@@ -51,15 +51,15 @@ def measure_costs(
     images: Sequence[Tensor],
     progress: ProgressCallback | None = None,
 ) -> dict[str, Cost]:
-    """Measure every detector in eval mode, in which it is left, one image at a time.
+    """Measure detectors in eval mode, which is not reset, one image at a time.
 
-    Time: the detectors alternate on each image, after a warm-up round, so that a slow moment of the machine affects all
-    alike; the median of at least six passes. Multiply-adds and memory are those of the most frequent image size.
-    Everything runs in the precision of the surrounding autocast.
+    Times are medians of at least six passes after a warm-up round; the detectors alternate on each image, so that other
+    load on the machine affects all alike. Multiply-adds and memory are those of the most frequent image size.
+    Computations run in the precision of the surrounding autocast.
 
     Args:
-        detectors: by name, on any device; the weights matter only for the number of detections.
-        images: at least one, as from ``cost_images``.
+        detectors: detectors by name, on any device; their weights affect only the number of detections.
+        images: at least one of ``cost_images``.
         progress: called with the number of passes done and of all passes.
     """
     for detector in detectors.values():
@@ -67,7 +67,7 @@ def measure_costs(
     hw = Counter((image.shape[-2], image.shape[-1]) for image in images).most_common(1)[0][0]
     typical = next(image for image in images if image.shape[-2:] == hw)
     peaks = {name: _peaks(detector, typical) for name, detector in detectors.items()}
-    times = _alternate(detectors, images, progress)
+    times = _measure_times(detectors, images, progress)
     return {name: _cost(detector, hw, times[name], peaks[name]) for name, detector in detectors.items()}
 
 
@@ -80,7 +80,7 @@ def _cost(detector: Detector, image_hw: tuple[int, int], times: _Times, peaks: t
         interpolator_parameters=interpolator.parameters,
         multiply_adds=sum(part.multiply_adds for part in parts),
         interpolator_multiply_adds=interpolator.multiply_adds,
-        milliseconds=1000 * statistics.median(times.whole),
+        milliseconds=1000 * statistics.median(times.detector),
         interpolator_milliseconds=1000 * statistics.median(times.interpolator),
         peak_bytes=peaks[0],
         interpolator_peak_bytes=peaks[1],
@@ -88,10 +88,10 @@ def _cost(detector: Detector, image_hw: tuple[int, int], times: _Times, peaks: t
 
 
 def _peaks(detector: Detector, image: Tensor) -> tuple[int, int]:
-    """Peak memory in bytes of a whole detection, and of the interpolator's most expensive call in it."""
+    """Peak memory in bytes of a detection, and of the interpolator's most expensive call in it."""
     device = detector.pixel_mean.device
     image = image.to(device)
-    whole = peak_bytes(lambda: detector([image]), device)
+    detector_peak = peak_bytes(lambda: detector([image]), device)
     interpolator = detector.neck.interpolator
     calls: list[tuple[Tensor, ...]] = []
     hook = interpolator.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
@@ -99,29 +99,29 @@ def _peaks(detector: Detector, image: Tensor) -> tuple[int, int]:
         detector.pyramid([image])
     finally:
         hook.remove()
-    return whole, max(peak_bytes(partial(interpolator, *inputs), device) for inputs in calls)
+    return detector_peak, max(peak_bytes(partial(interpolator, *inputs), device) for inputs in calls)
 
 
-def _alternate(
+def _measure_times(
     detectors: Mapping[str, Detector], images: Sequence[Tensor], progress: ProgressCallback | None
 ) -> dict[str, _Times]:
-    """Time a warm-up round, which is dropped, and then all rounds."""
+    """Time all rounds, after a warm-up round that is not recorded."""
     times = {name: _Times() for name in detectors}
     num_rounds = max(_MIN_ROUNDS, math.ceil(_MIN_PASSES / len(images)))
-    turns = [(is_recorded, image) for is_recorded in (False, *[True] * num_rounds) for image in images]
-    for number, (is_recorded, image) in enumerate(turns, start=1):
+    passes = [(is_recorded, image) for is_recorded in (False, *[True] * num_rounds) for image in images]
+    for number, (is_recorded, image) in enumerate(passes, start=1):
         for name, detector in detectors.items():
-            whole, interpolator = _time(detector, image)
+            detector_seconds, interpolator_seconds = _time(detector, image)
             if is_recorded:
-                times[name].whole.append(whole)
-                times[name].interpolator.append(interpolator)
+                times[name].detector.append(detector_seconds)
+                times[name].interpolator.append(interpolator_seconds)
         if progress is not None:
-            progress(number * len(detectors), len(turns) * len(detectors))
+            progress(number * len(detectors), len(passes) * len(detectors))
     return times
 
 
 def _time(detector: Detector, image: Tensor) -> tuple[float, float]:
-    """Seconds of a whole detection and, of these, inside the interpolator."""
+    """Seconds of a detection, and of all calls of the interpolator in it."""
     device = detector.pixel_mean.device
     image = image.to(device)
     times: list[float] = []
@@ -134,8 +134,8 @@ def _time(detector: Detector, image: Tensor) -> tuple[float, float]:
     try:
         start = synchronized_time(device)
         detector([image])
-        whole = synchronized_time(device) - start
+        detector_seconds = synchronized_time(device) - start
     finally:
         for hook in hooks:
             hook.remove()
-    return whole, sum(end - begin for begin, end in zip(times[::2], times[1::2], strict=True))
+    return detector_seconds, sum(end - begin for begin, end in zip(times[::2], times[1::2], strict=True))

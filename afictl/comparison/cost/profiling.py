@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,23 +13,23 @@ from torch.utils._pytree import tree_leaves
 
 
 def synchronized_time(device: torch.device) -> float:
-    """Seconds of a monotonic clock, after all queued work of ``device`` is done."""
+    """Seconds of a monotonic clock after all queued kernels of ``device`` have finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Peak memory of ``run`` beyond what is allocated before it; its result counts.
+    """Peak memory of ``run``, including its result, beyond the memory allocated before.
 
-    On CUDA the peak of PyTorch's allocator, workspaces of libraries included, each tensor rounded up to 512 bytes;
-    ``run`` is called twice. Elsewhere the exact size of all tensors: see ``LiveMemory`` for what that leaves out.
+    On CUDA it is the peak of PyTorch's allocator, with library workspaces and tensors rounded up to 512 bytes, of the
+    second of two calls. On other devices it is the exact size of all tensors; see ``LiveMemory`` for its limits.
     """
     if device.type != "cuda":
         with LiveMemory() as memory:
             run()
         return memory.peak
-    run()  # allocates the lasting workspaces of libraries, which belong to no single computation
+    run()  # allocates the persistent workspaces of libraries, which belong to no single computation
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -39,12 +38,12 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 class LiveMemory(TorchDispatchMode):
-    """Context that adds up the memory of all tensors created inside it until they are freed.
+    """Context that sums the memory of all live tensors created inside it.
 
-    ``live`` is the present sum, ``peak`` its maximum, both in bytes and the same on every machine. Memory that an
-    operation allocates and frees internally is left out. On CPUs that is the copy of input, output and weights that a
-    convolution makes in the layout of oneDNN, for a moment as much again, and the columns of a transposed convolution,
-    which take more: the ``transposed-conv`` interpolator was observed to allocate 234 MB where 87 MB are counted.
+    ``live`` is the present sum and ``peak`` its maximum, both in bytes and equal on every machine. Memory that an
+    operation allocates and frees internally is not counted. On CPUs this is the copy of input, output and weights that
+    a convolution makes in the layout of oneDNN, and the larger columns of a transposed convolution: the
+    ``transposed-conv`` interpolator was observed to allocate 234 MB, of which 87 MB are counted.
     """
 
     def __init__(self) -> None:
@@ -53,9 +52,13 @@ class LiveMemory(TorchDispatchMode):
         self._addresses: set[int] = set()
 
     def __torch_dispatch__(
-        self, func: Callable[..., object], types: object, args: Any = (), kwargs: Any = None
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
     ) -> object:
-        """Run ``func`` and add the storages that it created."""
+        """Run ``func`` and count the storages that it creates."""
         inputs = {storage._cdata for storage in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
         for storage in _storages(result):

@@ -25,14 +25,14 @@ _RESULT_KEYS = {"interpolator", "seed", "metrics", "per_class", "seconds"}
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in ``folder`` has its result."""
+    """Whether the run in ``folder`` has a result."""
     return (folder / RESULT).is_file()
 
 
 def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification) -> None:
-    """Train and evaluate one run, or continue it where it was interrupted.
+    """Train and evaluate one run, or continue an interrupted one.
 
-    A finished run is never continued: its resumable state, by far the largest file, is removed.
+    The training state, by far the largest file, is removed at the end, as a finished run is never continued.
 
     Raises:
         UserError: as ``finetune``.
@@ -57,7 +57,7 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
 
 
 def describe_failure(error: Exception, folder: Path) -> str:
-    """An error in one line; the traceback of an unexpected one is appended to the log of the run in ``folder``."""
+    """Format an error as one line; append the traceback of an unexpected one to the log of the run in ``folder``."""
     if isinstance(error, UserError):
         return str(error)
     if is_disk_full(error):
@@ -71,20 +71,20 @@ def describe_failure(error: Exception, folder: Path) -> str:
 
 
 def read_finished_run(folder: Path) -> ComparisonRun:
-    """The finished run in ``folder``.
+    """Read the finished run in ``folder``.
 
     Raises:
-        UserError: its result is damaged.
+        UserError: ``result.json`` is invalid.
     """
     result = read_result(folder)
     return ComparisonRun(result["seed"], folder, result["metrics"], result["per_class"], result["seconds"])
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """The content of ``result.json``.
+    """Read ``result.json`` of the run in ``folder``.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is invalid.
     """
     reason = "keys are missing"
     try:

@@ -16,24 +16,23 @@ from afictl.training.loop import DivergedError
 def train_experiment(fabric: Fabric, settings: ExperimentSettings, parallel_runs: int = 1) -> dict[str, str]:
     """Train the unfinished runs in ``settings.output`` and return the failures: error by run.
 
-    Within a seed everything but the interpolator is equal: initial weights of all other parts, data order,
-    augmentation, schedule and evaluation. An interrupted run is continued. A failure does not stop the other runs,
-    unless the run is trained by several processes, which would wait for the failed one.
+    An interrupted run is continued. A failure does not stop the other runs, except in a run of several processes, of
+    which the others would wait for the failed one.
 
     Args:
-        fabric: devices of a run that is trained alone.
+        fabric: devices of each run if ``parallel_runs`` is 1.
         settings: the experiment.
-        parallel_runs: number of runs to train at once, each in a process of its own on one device.
+        parallel_runs: number of runs to train at once, each in a separate process on one device.
 
     Raises:
-        UserError: data, weights, output or an interpolator that do not fit; before anything is trained.
+        UserError: invalid or incompatible data, weights, output or interpolator; raised before training.
     """
     unfinished_runs = check_experiment(fabric, settings)
     total = len(settings.runs())
     if len(unfinished_runs) < total:
-        fabric.print(f"{total - len(unfinished_runs)} of {total} runs are finished already")
+        fabric.print(f"{total - len(unfinished_runs)} of {total} runs are already finished")
     if unrelated := _unrelated_runs(settings):
-        fabric.print(f"left out are finished runs that this command does not name: {', '.join(unrelated)}")
+        fabric.print(f"finished runs of other methods or seeds are not compared: {', '.join(unrelated)}")
     if parallel_runs > 1:
         return train_in_parallel(settings, unfinished_runs, parallel_runs, str(hardware_record(fabric)["precision"]))
     failures = {}
@@ -48,14 +47,14 @@ def train_experiment(fabric: Fabric, settings: ExperimentSettings, parallel_runs
 
 
 def _unrelated_runs(settings: ExperimentSettings) -> list[str]:
-    """Finished runs of other methods or seeds in the same folder."""
+    """Finished runs of other methods or seeds in ``settings.output``."""
     folders = {run.folder for run in settings.runs()}
     finished = sorted(file.parent for file in settings.output.glob(f"*/seed*/{RESULT}"))
     return [str(folder.relative_to(settings.output)) for folder in finished if folder not in folders]
 
 
 def _train_run(fabric: Fabric, settings: ExperimentSettings, run: RunSpecification) -> str:
-    """Train a run and return its failure; empty without one."""
+    """Train a run and return its error; empty for success."""
     try:
         train_run(fabric, settings.preset, settings.data, run)
     except DivergedError as error:

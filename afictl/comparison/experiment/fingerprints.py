@@ -1,4 +1,4 @@
-"""SHA-256 fingerprints of the input files of an experiment: a file that is replaced keeps its path, not its content."""
+"""SHA-256 fingerprints of the input files of an experiment, which detect replaced files with unchanged paths."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class _Input(NamedTuple):
     """An input file of the runs of one method."""
 
     method: str
-    """``*`` for all methods."""
+    """Name of the method; ``*`` for all."""
     source: str | Path
-    """As on the command line."""
+    """Path or source from the command line."""
     file: Path
 
 
 def compute_fingerprints(settings: ExperimentSettings) -> dict[str, str]:
-    """Fingerprint by absolute path of each input file that exists."""
+    """Compute the fingerprint of each existing input file, by absolute path."""
     return {absolute_path(item.file): file_digest(item.file) for item in _inputs(settings) if item.file.is_file()}
 
 
 def find_changed_input(settings: ExperimentSettings, old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """The error for a file that changed after the first of its runs was begun; empty without one.
+    """Return an error about an input file that changed after the start of its first run; empty without one.
 
     Args:
         settings: the experiment.
@@ -42,18 +42,18 @@ def find_changed_input(settings: ExperimentSettings, old: Mapping[str, str], new
     """
     changed = {path for path, fingerprint in new.items() if old.get(path, fingerprint) != fingerprint}
     for method, source, file in _inputs(settings):
-        for folder in _begun_runs(settings.output, method) if absolute_path(file) in changed else ():
+        for folder in _started_runs(settings.output, method) if absolute_path(file) in changed else ():
             advice = (
                 "choose another --output"
                 if method == "*"
                 else f"give the new one another name, NAME={source}, or remove {folder.parent}"
             )
-            return f"{file}: its content is not what it was when {folder} was trained; {advice}"
+            return f"{file}: its content has changed since {folder} was trained; {advice}"
     return ""
 
 
 def _inputs(settings: ExperimentSettings) -> Iterator[_Input]:
-    """Annotations, initial weights and interpolators; a run may contribute its detector and its interpolator."""
+    """Annotations, initial weights and interpolators of the experiment."""
     for split in ("train", "val"):
         with suppress(UserError):
             yield _Input("*", settings.data, find_files(settings.data, split)[0])
@@ -63,10 +63,10 @@ def _inputs(settings: ExperimentSettings) -> Iterator[_Input]:
                 yield _Input("*", weights, find_checkpoint(weights))
     for method in settings.methods:
         if method.source not in interpolator_kinds():
-            with suppress(UserError):  # removed after its runs were trained, which do not need it any more
+            with suppress(UserError):  # it may be removed after its runs are trained
                 yield _Input(method.name, method.source, find_interpolator_file(method.source))
 
 
-def _begun_runs(output: Path, method: str) -> list[Path]:
-    """Folders of the runs of a method that are finished or were begun."""
+def _started_runs(output: Path, method: str) -> list[Path]:
+    """Folders of the runs of a method that were started."""
     return sorted(file.parent for file in output.glob(f"{method}/seed*/{CONFIG}"))

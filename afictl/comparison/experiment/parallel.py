@@ -1,4 +1,4 @@
-"""Parallel training of runs: one worker process for each, on a device of its own."""
+"""Parallel training of runs, each in one worker process on one device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from afictl.comparison.experiment.specification import ExperimentSettings, RunSp
 from afictl.errors import UserError, format_error
 
 EXIT_LOG_UNWRITABLE = 120
-"""Exit code of a worker that cannot print its error; Python's own where printed text was still buffered."""
+"""Exit code of a worker that cannot print its error; Python exits with it if buffered text cannot be written."""
 _POLL_SECONDS = 0.5
 _TIMEOUT_SECONDS = 600.0
-"""For the workers to save their state after an interruption; then they are killed."""
+"""Time for the workers to save their state after an interruption, before they are killed."""
 _WORKER_MODULE = "afictl.comparison.experiment.worker"
 
 
 class WorkerTask(TypedDict):
-    """A run as JSON values on the worker's standard input; an absent path is empty."""
+    """Specification of a run as JSON on the standard input of a worker; an absent path is an empty string."""
 
     preset: dict[str, Any]
     data: str
@@ -40,14 +40,14 @@ class WorkerTask(TypedDict):
     backbone_weights: str
     precision: str
     command: list[str]
-    """Command line that the run records."""
+    """Command line that is recorded in the run."""
 
 
 def require_devices(devices: str) -> int:
-    """Number of runs that ``--devices`` allows at once.
+    """Number of parallel runs for ``--devices``.
 
     Raises:
-        UserError: not a number, or more than there are GPUs on a machine with GPUs.
+        UserError: not a number, or more than the GPUs of a machine with GPUs.
     """
     num_gpus = torch.cuda.device_count()
     if devices == "auto":
@@ -70,24 +70,24 @@ class _Worker:
 
     @property
     def log(self) -> Path:
-        """File with everything that the process prints."""
+        """File with the output of the process."""
         return _log_file(self.run)
 
     def close_input(self) -> None:
-        """Close the standard input, which interrupts a worker that is running."""
+        """Close the standard input, which interrupts a running worker."""
         if self.process.stdin:
             with suppress(BrokenPipeError):
                 self.process.stdin.close()
 
     def failure(self) -> str:
-        """The reason why an ended process failed; empty for success."""
+        """Error of a process that has ended; empty for success."""
         self.output.close()
         self.close_input()
         code = self.process.returncode
         if code == 0:
             return ""
         if code == EXIT_LOG_UNWRITABLE:
-            return f"{self.log}: cannot be written to, as on a full disk"
+            return f"{self.log}: cannot be written; is the disk full?"
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         return errors[-1] if errors else f"its process ended with code {code}; see {self.log}"
@@ -98,8 +98,8 @@ def train_in_parallel(
 ) -> dict[str, str]:
     """Train ``runs``, ``parallel_runs`` at a time, and return the failures: error by run.
 
-    Each process prints to ``seedK.txt`` beside its run folder. On Ctrl-C, and whenever this process ends, the workers
-    save their state and end too.
+    Each process prints to ``seedK.txt`` beside its run folder. After Ctrl-C or the end of this process the workers save
+    their state and exit.
     """
     failures: dict[str, str] = {}
     waiting_runs, free_devices = list(runs), list(range(parallel_runs))
@@ -109,7 +109,7 @@ def train_in_parallel(
                 run = waiting_runs.pop(0)
                 try:
                     worker = _start_worker(settings, run, free_devices[0], parallel_runs, precision)
-                except OSError as error:  # such as a full disk; the running ones may still finish
+                except OSError as error:  # such as a full disk; running workers may still finish
                     failures[str(run)] = format_error(error)
                     progress.log(f"{run}: failed: {failures[str(run)]}")
                     continue
@@ -156,14 +156,14 @@ def _start_worker(
         "command": sys.argv,
     }
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it has ended already; its exit code is read with those of the others
+    with suppress(BrokenPipeError):  # the worker has already ended; its exit code is read later
         process.stdin.write(json.dumps(task) + "\n")
         process.stdin.flush()
     return _Worker(run, device, process, output)
 
 
 def _device_variables(device: int, parallel_runs: int) -> dict[str, str]:
-    """Environment variables for one GPU, if there are any, and a fair number of threads."""
+    """Environment variables of a worker: one GPU, if there are any, and an equal part of the threads."""
     threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // parallel_runs))}
     if not torch.cuda.device_count():
         return threads
@@ -174,7 +174,7 @@ def _device_variables(device: int, parallel_runs: int) -> dict[str, str]:
 
 @contextmanager
 def _workers() -> Iterator[list[_Worker]]:
-    """The running workers; at the end those that still run save their state and stop, a second Ctrl-C kills them."""
+    """Yield the list of running workers; at exit they save their state and stop, or are killed by a second Ctrl-C."""
     workers: list[_Worker] = []
     try:
         yield workers

@@ -16,13 +16,13 @@ from afictl.run_folder import METRICS
 
 _UPDATE_SECONDS = 1.0
 _LINE_SECONDS = 300.0
-"""Between two lines of progress where there is no terminal."""
+"""Interval of progress lines where the output is not a terminal."""
 _TAIL_BYTES = 4096
-"""At the end of ``metrics.jsonl``, enough for its last line."""
+"""Bytes read at the end of ``metrics.jsonl``, enough for its last line."""
 
 
 class ParallelProgress:
-    """Displays the steps of the running runs, and a line for each that starts or ends."""
+    """Display of the steps of the running runs, with a line for each start and end."""
 
     def __init__(self, console: Console, bar: Progress, num_runs: int, steps: int) -> None:
         self._console, self._bar, self._steps = console, bar, steps
@@ -45,7 +45,7 @@ class ParallelProgress:
         self.log(f"{run}: " + (f"failed: {failure}" if failure else f"done in {minutes:.1f} minutes"))
 
     def update(self, folders: Mapping[str, Path]) -> None:
-        """Display the last step of each running run, at most once a second.
+        """Display the last step of each running run, at most once per second.
 
         Args:
             folders: run folder by run.
@@ -69,14 +69,14 @@ class ParallelProgress:
 
 @contextmanager
 def show_parallel_progress(num_runs: int, steps: int) -> Iterator[ParallelProgress]:
-    """A display for ``num_runs`` runs of ``steps`` steps."""
+    """Yield a display for ``num_runs`` runs of ``steps`` steps."""
     console = Console(highlight=False, soft_wrap=True)
     with progress_bar(console, elapsed=True) as bar:
         yield ParallelProgress(console, bar, num_runs, steps)
 
 
 def _last_step(folder: Path) -> int:
-    """The last step in ``metrics.jsonl``; 0 without one."""
+    """Last step in ``metrics.jsonl``; 0 without one."""
     try:
         with (folder / METRICS).open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))

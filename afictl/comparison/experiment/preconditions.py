@@ -1,4 +1,4 @@
-"""Checks of an experiment before anything is trained, and ``compare.json`` with its settings and fingerprints."""
+"""Checks of an experiment before training, and ``compare.json`` with its settings and fingerprints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
     """Write ``compare.json`` and return the unfinished runs.
 
     Raises:
-        UserError: data, weights, output or an interpolator that do not fit.
+        UserError: invalid or incompatible data, weights, output or interpolator.
     """
     runs = settings.runs()
     unfinished_runs: list[RunSpecification] = fabric.broadcast([run for run in runs if not is_finished(run.folder)])
@@ -49,7 +49,7 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
 
 
 def experiment_record(fabric: Fabric, settings: ExperimentSettings) -> dict[str, object]:
-    """The settings that all runs share, as JSON values."""
+    """Settings of all runs as JSON values."""
     return {
         "preset": settings.preset.model_dump(mode="json"),
         "data": absolute_path(settings.data),
@@ -65,12 +65,12 @@ def _check_interpolator_of_result(run: RunSpecification) -> None:
     source = run.initial_weights.as_config()["interpolator"]
     if stored_source != source:
         raise UserError(
-            f"{run.folder}: is the result of {stored_source}, not of {source}; give it another name, NAME=RUN"
+            f"{run.folder}: is the result of {stored_source}, not of {source}; give {source} another name, NAME=RUN"
         )
 
 
 def _check_interpolator(settings: ExperimentSettings, method: Method) -> None:
-    """Refuse an interpolator that cannot be built or loaded, or does not fit the neck."""
+    """Refuse an interpolator that cannot be built or loaded, or is incompatible with the neck."""
     try:
         resolve_interpolator(settings.preset, method.source, seed=0)
     except UserError as error:
@@ -79,7 +79,7 @@ def _check_interpolator(settings: ExperimentSettings, method: Method) -> None:
 
 
 def _check_data_and_weights(settings: ExperimentSettings, run: RunSpecification) -> None:
-    """Refuse data and initial weights that fit no run."""
+    """Refuse invalid data, and initial weights that are incompatible with the preset."""
     splits = load_splits(settings.data)
     uses_masks(settings.preset, splits)
     preset, interpolator = resolve_interpolator(settings.preset, run.initial_weights.interpolator, run.seed)
@@ -88,10 +88,10 @@ def _check_data_and_weights(settings: ExperimentSettings, run: RunSpecification)
 
 
 def _check_settings_file(fabric: Fabric, settings: ExperimentSettings) -> dict[str, object]:
-    """The content for ``compare.json``; refuses a folder of a comparison with other settings, or of anything else."""
+    """Return the content for ``compare.json``; refuse a folder of another comparison, or with other content."""
     reason = ""
     content: dict[str, object] = {}
-    if fabric.is_global_zero:  # broadcast as text, so that every rank raises
+    if fabric.is_global_zero:  # the reason is broadcast, so that every rank raises
         try:
             reason, content = _merge_settings(settings, json.loads(json.dumps(experiment_record(fabric, settings))))
         except OSError as error:
@@ -105,17 +105,17 @@ def _check_settings_file(fabric: Fabric, settings: ExperimentSettings) -> dict[s
 
 
 def _merge_settings(settings: ExperimentSettings, record: dict[str, object]) -> tuple[str, dict[str, object]]:
-    """The reason why the folder cannot be used, empty without one, and the content for its ``compare.json``."""
+    """Return an error about the output folder, empty without one, and the content for its ``compare.json``."""
     output, path = settings.output, settings.output / COMPARISON_SETTINGS
     fingerprints = compute_fingerprints(settings)
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(stored, dict):
-            return f"{path}: holds no settings of a comparison; choose another --output", {}
+            return f"{path}: has no settings of a comparison; choose another --output", {}
         old = stored.pop(_FINGERPRINTS, {})
         changed_keys = config_differences(upgrade_settings(stored), record)
         if changed_keys:
-            reason = f"holds a comparison with other settings ({', '.join(changed_keys)}); choose another --output"
+            reason = f"a comparison with other settings ({', '.join(changed_keys)}); choose another --output"
             return f"{path}: {reason}", {}
         return find_changed_input(settings, old, fingerprints), {**stored, _FINGERPRINTS: old | fingerprints}
     if output.exists() and any(output.iterdir()):

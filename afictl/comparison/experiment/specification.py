@@ -1,4 +1,4 @@
-"""Specification of an experiment: methods, seeds and the settings that all runs share."""
+"""Specification of an experiment: methods, seeds and common settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from afictl.training import InitialWeights
 
 @dataclass(frozen=True)
 class Method:
-    """One interpolator of a comparison: its name in tables and its source (kind, pre-training run or file)."""
+    """One interpolator of a comparison: name in tables, and source (kind, pre-training run or file)."""
 
     name: str
     source: str
@@ -22,7 +22,7 @@ class Method:
 
 @dataclass(frozen=True)
 class RunSpecification:
-    """One training of an experiment: a method with a seed, and the folder of its run."""
+    """One run of an experiment: method, seed, run folder and initial weights."""
 
     method: str
     seed: int
@@ -35,7 +35,7 @@ class RunSpecification:
 
 @dataclass(frozen=True)
 class ExperimentSettings:
-    """Every method with every seed; everything else is equal for all runs."""
+    """Settings of an experiment, in which every method is trained with every seed."""
 
     preset: Preset
     data: Path
@@ -43,16 +43,16 @@ class ExperimentSettings:
     methods: tuple[Method, ...]
     seeds: tuple[int, ...] = (0,)
     weights: Path | None = None
-    """A detector to start from."""
+    """Detector to start from."""
     backbone_weights: Path | None = None
-    """A local file instead of the ImageNet download."""
+    """Backbone file to load instead of the ImageNet weights of timm."""
 
     def run_folder(self, method: Method, seed: int) -> Path:
         """Folder of the run of a method with a seed."""
         return self.output / method.name / f"seed{seed}"
 
     def runs(self) -> list[RunSpecification]:
-        """All runs, seed by seed, so that an interrupted experiment has complete seeds to compare."""
+        """All runs, ordered by seed, so that an interrupted experiment has complete seeds to compare."""
         return [
             RunSpecification(
                 method.name,
@@ -66,17 +66,17 @@ class ExperimentSettings:
 
 
 def parse_methods(text: str) -> list[Method]:
-    """Parse ``nearest,bilinear,afi=RUN``; a part is a kind, or a name and the source of its weights.
+    """Parse ``nearest,bilinear,afi=RUN``, a list of kinds and of names with sources.
 
     Raises:
-        UserError: an unknown kind without a source, an unusable name, or a name given twice.
+        UserError: an unknown kind without a source, an invalid name, or a name given twice.
     """
     methods = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, source = part.partition("=")
         if not source and name not in interpolator_kinds():
             raise UserError(
-                f"--interpolators: '{name}' is no kind ({', '.join(interpolator_kinds())}); write NAME=RUN for a file"
+                f"--interpolators: unknown kind '{name}' ({', '.join(interpolator_kinds())}); write NAME=RUN for a run"
             )
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise UserError(f"--interpolators: '{name}' cannot be a folder name; use letters, digits, - and _")

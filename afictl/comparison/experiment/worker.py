@@ -1,6 +1,6 @@
 """Worker process that trains one run: ``python -m afictl.comparison.experiment.worker``.
 
-Its task is one line of JSON on standard input. Closing the stream later interrupts the training.
+It reads one line of JSON, a ``WorkerTask``, from standard input; closing the stream interrupts the training.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,15 +16,15 @@ from torch import Tensor
 
 from afictl.comparison.report.theme import css_color
 from afictl.comparison.results import Comparison
-from afictl.data import Dataset, read_image
+from afictl.data import Dataset
 from afictl.data.formats.coco import load_coco_file
-from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.errors import UserError
 from afictl.evaluation.predictions import iter_results
 from afictl.run_folder import PREDICTIONS
-from afictl.visualization.detections import GROUND_TRUTH, detections_figure
+from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_figure
 from afictl.visualization.disagreement import rank_by_disagreement
 from afictl.visualization.figure_files import data_url
+from afictl.visualization.pictures import Picture, results_to_detection
 from afictl.visualization.side_by_side import mark_unshared
 
 THRESHOLD = 0.5
@@ -146,57 +147,29 @@ def _draw_images(dataset: Dataset, results: Mapping[str, Results], budget: int) 
 
 def _draw_image(dataset: Dataset, i: int, results: Mapping[str, Results], score: float, budget: int) -> GalleryImage:
     size_hw = dataset.size_hw(i)
-    image = read_image(dataset.image_path(i), size_hw)
+    name = str(dataset.image_path(i).relative_to(dataset.image_dir))
+    picture = Picture(name, dataset.image_path(i), size_hw, partial(dataset.objects, i))
+    image = picture.read()
     scale = min(1.0, _LONG_SIDE_PX / max(size_hw))
     drawn_hw = max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
-    objects = dataset.objects(i)
-    truth = {"boxes": objects.boxes * scale, "labels": objects.labels, "crowd": objects.crowd}
-    truth |= _masks(objects.segmentations, size_hw, drawn_hw)
     labels = {category: label for label, category in enumerate(dataset.category_ids, start=1)}
-    detections = {}
-    for method, method_results in results.items():
-        image_results = _select(method_results, dataset.image_id(i), labels)
-        detections[method] = _detection(image_results, labels, size_hw, drawn_hw, scale)
-    name = str(dataset.image_path(i).relative_to(dataset.image_dir))
-    figure = detections_figure(
-        name, _resize(image, drawn_hw), {GROUND_TRUTH: truth, **mark_unshared(detections, THRESHOLD)}, dataset.classes
-    )
+    detections = {
+        method: results_to_detection(_select(rows, dataset.image_id(i), labels), labels, size_hw, drawn_hw)
+        for method, rows in results.items()
+    }
+    panels: dict[str, Detection] = {GROUND_TRUTH: picture.ground_truth(drawn_hw) or {}}
+    panels |= mark_unshared(detections, THRESHOLD)
+    figure = detections_figure(name, _resize(image, drawn_hw), panels, dataset.classes)
     sources = _encode([panel.picture for panel in figure.panels], budget)
-    panels = tuple(
+    gallery_panels = tuple(
         GalleryPanel(source, *panel.picture.size, panel.title, panel.note)
         for source, panel in zip(sources, figure.panels, strict=True)
     )
-    return GalleryImage(name, score, panels, tuple((label, css_color(color)) for label, color in figure.legend))
+    return GalleryImage(name, score, gallery_panels, tuple((label, css_color(color)) for label, color in figure.legend))
 
 
 def _select(results: Results, image_id: int, labels: Mapping[int, int]) -> Results:
     return [row for row in results if row["image_id"] == image_id and row["category_id"] in labels]
-
-
-def _detection(
-    results: Results, labels: Mapping[int, int], size_hw: tuple[int, int], drawn_hw: tuple[int, int], scale: float
-) -> dict[str, Tensor]:
-    xywh = torch.tensor([row["bbox"] for row in results], dtype=torch.float32).reshape(-1, 4)
-    segmentations = [normalize_segmentation(row.get("segmentation"), size_hw) for row in results]
-    return {
-        "boxes": torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1) * scale,
-        "labels": torch.tensor([labels[row["category_id"]] for row in results], dtype=torch.int64),
-        "scores": torch.tensor([row["score"] for row in results], dtype=torch.float32),
-        **_masks(segmentations, size_hw, drawn_hw),
-    }
-
-
-def _masks(
-    segmentations: Sequence[Segmentation | None], size_hw: tuple[int, int], drawn_hw: tuple[int, int]
-) -> dict[str, Tensor]:
-    """``masks`` (N,h,w) bool at ``drawn_hw``, or nothing where no object has a segmentation."""
-    if not any(segmentation is not None for segmentation in segmentations):
-        return {}
-    masks = torch.zeros((len(segmentations), *drawn_hw), dtype=torch.bool)
-    for mask, segmentation in zip(masks, segmentations, strict=True):
-        if segmentation is not None:
-            mask.copy_(torch.from_numpy(draw_segmentation(segmentation, size_hw, drawn_hw)))
-    return {"masks": masks}
 
 
 def _resize(image: Tensor, size_hw: tuple[int, int]) -> Tensor:

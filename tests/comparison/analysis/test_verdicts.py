@@ -70,8 +70,8 @@ UNCLAIMED = Difference(0.3, -0.9, 1.5, 3, False)
             {"box_AP": Difference(0.8, 0.8, 0.8, 2, False)},
             None,
             3,
-            "AFI: no difference in box AP to nearest can be claimed (+0.8, 95 % interval 0.8 to 0.8, 2 seeds; the same"
-            " for every seed, which leaves no spread to test it against)",
+            "AFI: no difference in box AP to nearest can be claimed (+0.8, 95 % interval 0.8 to 0.8, 2 seeds; equal"
+            " for every seed, so that there is no variance for a test)",
         ),
     ],
 )
