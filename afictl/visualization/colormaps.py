@@ -1,8 +1,6 @@
-"""Colour maps for numbers that colour-blind readers can order too."""
+"""Colour maps that colour-blind readers can order, and their scales."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,18 +24,18 @@ _TO_RGB = np.array(
 )
 
 
-def heat_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Colours of values in 0..1 in the perceptually uniform viridis: (...) -> uint8 (..., 3); others saturate."""
+def heat_colors(values: np.ndarray) -> npt.NDArray[np.uint8]:
+    """Viridis colours of values in 0..1, clipped: (...) -> uint8 (..., 3)."""
     from matplotlib import colormaps
 
     return np.asarray(colormaps["viridis"](np.clip(values, 0, 1), bytes=True))[..., :3]
 
 
-def component_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Colours of three components in 0..1, most important first: (..., 3) -> uint8 (..., 3).
+def component_colors(values: np.ndarray) -> npt.NDArray[np.uint8]:
+    """Colours of three components in 0..1, clipped, most important first: (..., 3) -> uint8 (..., 3).
 
-    The first is lightness, the second blue to yellow, the third green to red, in Oklab: a reader who cannot
-    distinguish red from green loses only the least important component.
+    In Oklab the first is lightness, the second blue to yellow, the third green to red, so that readers who cannot
+    distinguish red from green lose only the least important component.
     """
     first, second, third = np.moveaxis(np.clip(values, 0, 1), -1, 0)
     lightness = _LIGHTNESS[0] + first * (_LIGHTNESS[1] - _LIGHTNESS[0])
@@ -48,9 +46,9 @@ def component_colors(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
-    """The scale of ``heat_colors`` from 0 to ``highest`` in a picture of width and height ``size``, in pixels.
+    """Draw the scale of ``heat_colors`` from 0 to ``highest`` in a picture of width and height ``size`` in pixels.
 
-    Vertical, and at least as wide as its three numbers; horizontal where the picture is too low for them.
+    It is vertical and at least as wide as its three numbers; horizontal if the picture is too low for them.
     """
     height = size[1]
     text = max(12, min(18, height // 9))
@@ -72,7 +70,7 @@ def scale_bar(size: tuple[int, int], highest: float) -> Image.Image:
 
 
 def scale_strip(size: int, highest: float, quantity: str) -> Image.Image:
-    """The scale of ``heat_colors`` from 0 to ``highest`` in a line of text of ``size`` pixels, after the quantity."""
+    """Draw a quantity and the scale of ``heat_colors`` from 0 to ``highest``, with text ``size`` pixels high."""
     labels = (f"{quantity}  0".strip(), f"{highest:.3g}")
     before, after = (round(text_width(label, size)) for label in labels)
     ramp, gap, height = 14 * size, size // 2, round(1.5 * size)

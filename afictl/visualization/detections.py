@@ -1,4 +1,4 @@
-"""Drawing of boxes, masks and class names on an image, for one detector or for several side by side."""
+"""Drawing of boxes, masks and class names on images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNSHARED = "*"
 _MAX_LARGE_LABELS = 12  # with more objects in a panel the labels are smaller
 
 Detection = Mapping[str, Tensor]
-"""``boxes``, ``labels`` and perhaps ``scores``, ``masks``, ``crowd``, ``unshared``; see ``draw_detections``."""
+"""``boxes``, ``labels``, and optionally ``scores``, ``masks``, ``crowd``, ``unshared``; see ``draw_detections``."""
 
 
 def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str], title: str = "") -> Image.Image:
@@ -34,7 +34,7 @@ def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str],
             ``masks`` (N,H,W) bool, ``unshared`` (N,) bool: detections to mark because another detector misses them,
             and for ground truth ``crowd`` (N,) bool.
         classes: class names in label order.
-        title: name of the picture, followed by the number of objects.
+        title: title of the picture, followed by the number of objects.
     """
     return detections_figure("", image, {title: detection}, classes).draw()
 
@@ -42,7 +42,15 @@ def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str],
 def detections_figure(
     name: str, image: Tensor, detections: Mapping[str, Detection], classes: Sequence[str], title: str = ""
 ) -> Figure:
-    """A figure called ``name`` with a panel for each of ``detections``, by title; see ``draw_detections``."""
+    """A figure with a panel for each of ``detections``, by title; see ``draw_detections``.
+
+    Args:
+        name: file name of the figure without suffix.
+        image: uint8 (3,H,W) RGB.
+        detections: detection by the title of its panel.
+        classes: class names in label order.
+        title: heading of the figure.
+    """
     labels = [label for detection in detections.values() for label in detection["labels"].tolist()]
     colors = class_colors(labels)
     crowded = max(len(detection["boxes"]) for detection in detections.values()) > _MAX_LARGE_LABELS
@@ -57,7 +65,7 @@ def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Se
     """Draw several images with their detections on one sheet, with titles and a legend of the classes.
 
     Args:
-        pictures: title, image and detection of each; see ``draw_detections``. Images may have different sizes.
+        pictures: title, image and detection of each picture; see ``draw_detections``. Image sizes may differ.
         classes: class names in label order.
     """
     colors = class_colors([label for _, _, detection in pictures for label in detection["labels"].tolist()])
@@ -82,7 +90,7 @@ def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:
 
 
 def outline_box(picture: Image.Image, box: Sequence[float]) -> Image.Image:
-    """A copy of ``picture`` with one ``box``, xyxy in its pixels, in white, which no heat map contains."""
+    """A copy of ``picture`` with the outline of a box, xyxy in pixels, in white, which is no colour of the heat map."""
     canvas = picture.copy()
     _draw_boxes(canvas, [([*box], PAPER, 1)])
     return canvas
@@ -92,7 +100,7 @@ def _count(detection: Detection) -> str:
     count, noun = len(detection["boxes"]), "detection" if "scores" in detection else "object"
     unshared = sum(_unshared(detection))
     total = f"{count} {noun}{'' if count == 1 else 's'}"
-    return f"{total}, {unshared} not found by all ({_UNSHARED})" if unshared else total
+    return f"{total}, {unshared} missed by another ({_UNSHARED})" if unshared else total
 
 
 def _unshared(detection: Detection) -> list[bool]:
@@ -102,7 +110,7 @@ def _unshared(detection: Detection) -> list[bool]:
 def _draw(
     image: Tensor, detection: Detection, classes: Sequence[str], colors: Mapping[int, Color], crowded: bool
 ) -> Image.Image:
-    """The resized image with boxes, masks and labels drawn at its final resolution."""
+    """Resize the image and draw boxes, masks and labels at the final resolution."""
     size_hw = (image.shape[-2], image.shape[-1])
     height, width = drawn_size(size_hw)
     canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
@@ -120,14 +128,14 @@ def _draw(
 
 
 def _by_descending_area(detection: Detection) -> list[int]:
-    """Indices from the largest box to the smallest: drawn in this order, no box hides a smaller one."""
+    """Indices in the order of drawing, in which no box hides a smaller one."""
     boxes = detection["boxes"]
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return [int(i) for i in areas.argsort(descending=True)]
 
 
 def _draw_masks(canvas: Image.Image, masks: Sequence[tuple[Tensor, Color]]) -> Image.Image:
-    """Blend each mask with its colour and draw a solid rim."""
+    """Blend each mask with its colour and draw its border."""
     pixels = np.asarray(canvas).astype(np.float32)
     for mask, color in masks:
         bitmap = mask.cpu().numpy()
@@ -135,7 +143,7 @@ def _draw_masks(canvas: Image.Image, masks: Sequence[tuple[Tensor, Color]]) -> I
             window, inside = _resize_mask(bitmap, canvas.size)
             part = pixels[window]
             part[inside] += (np.array(color, dtype=np.float32) - part[inside]) * _MASK_OPACITY
-            part[_rim(inside)] = color
+            part[_border(inside)] = color
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
@@ -144,7 +152,7 @@ def _resize_mask(
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
     """Rows and columns around a mask (H, W) in a picture of width and height ``size``, and the resized mask there.
 
-    Most masks are small; resizing a hundred of them to the whole picture takes seconds.
+    Most masks are small; resizing a hundred masks to the size of the picture takes seconds.
     """
     spans, scales = [], []
     for axis, side in ((1, size[1]), (0, size[0])):
@@ -160,8 +168,8 @@ def _resize_mask(
     return (rows, columns), np.asarray(part) > 127
 
 
-def _rim(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]:
-    """The pixels of a mask within ``width`` pixels of its edge, along rows or columns."""
+def _border(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]:
+    """Pixels of a mask within ``width`` pixels of its edge, along rows or columns."""
     core = inside.copy()
     for step in range(1, width + 1):
         core[step:] &= inside[:-step]
@@ -172,9 +180,9 @@ def _rim(inside: npt.NDArray[np.bool_], width: int = 2) -> npt.NDArray[np.bool_]
 
 
 def _draw_boxes(canvas: Image.Image, boxes: Sequence[tuple[list[float], Color, int]]) -> None:
-    """Draw outlines of (box, colour, line width in units of the default width), inside a thin dark edge.
+    """Draw outlines of boxes (box, colour, line width in units of the default width).
 
-    The edge makes them visible on any background. A side on the border of the picture or beyond is drawn just inside.
+    A thin dark edge makes them visible on any background. Sides outside the picture are drawn at its border.
     """
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(canvas.size) / 300))
@@ -194,7 +202,7 @@ def _draw_labels(
     texts: Sequence[tuple[str, ...]],
     size: int,
 ) -> None:
-    """Draw labels in the order of the boxes: the full text, where it has no room the short form, else nothing."""
+    """Draw the label of each box: the full text if there is room, else the short form, else nothing."""
     pen = ImageDraw.Draw(canvas)
     padding = size // 4
     height = sum(font(size).getmetrics()) + padding
@@ -209,7 +217,7 @@ def _draw_labels(
 
 
 def _texts(detection: Detection, classes: Sequence[str]) -> list[tuple[str, ...]]:
-    """The label text of each object, followed by a short form where it has a score."""
+    """Label texts of each object: the full text and, for a detection, a short form."""
     names = [classes[label - 1] for label in detection["labels"].tolist()]
     if "scores" in detection:
         scores = [f"{score:.2f}" for score in detection["scores"].tolist()]

@@ -1,10 +1,9 @@
-"""Disagreement of detectors on an image: detections of one that another misses.
+"""Disagreement of methods on an image: detections of one method that another misses.
 
-A detection is *drawn* where its score reaches the threshold. Its *partner* in another method is a detection of the same
-class at an IoU of at least 0.5, with a score of at least half the threshold: a box whose score is just below the
-threshold is no relevant difference. The disagreement of two methods is the number of drawn detections of either without
-a partner in the other; that of several is the mean over their pairs. So 0 means that all draw the same objects, and 2
-that two methods differ in two objects, whatever else is in the image.
+A detection is *drawn* if its score reaches the threshold. Its *partner* in another method is a detection of the same
+class at an IoU of at least 0.5, with a score of at least half the threshold: a score just below the threshold
+is not a relevant difference. The disagreement of two methods is the number of drawn detections of either without a
+partner in the other; that of several methods is the mean over all pairs. It is 0 if all methods draw the same objects.
 """
 
 from __future__ import annotations
@@ -19,32 +18,30 @@ _MIN_IOU = 0.5
 _PARTNER_FRACTION = 0.5
 """Minimum score of a partner as a fraction of the threshold."""
 
-Array = npt.NDArray[Any]
-
 
 class DetectionArrays(NamedTuple):
     """Detections of one method in one image."""
 
-    boxes: Array
+    boxes: np.ndarray
     """(n, 4) xyxy, in the same pixels for all methods."""
-    labels: Array
-    """(n,), with one numbering for all methods."""
-    scores: Array
+    labels: np.ndarray
+    """(n,), with the same numbering for all methods."""
+    scores: np.ndarray
     """(n,)"""
 
 
 def rank_by_disagreement(
     predictions: Mapping[str, Iterable[Mapping[str, Any]]], threshold: float = 0.5
 ) -> list[tuple[int, float]]:
-    """Rank the images on which methods disagree, most first.
+    """Rank the images on which methods disagree, largest disagreement first.
 
     Args:
         predictions: COCO results by method, with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and
             ``score``; other keys are unused, and results below half the threshold are not stored.
-        threshold: score from which a detection is drawn.
+        threshold: minimum score of a drawn detection.
 
     Returns:
-        Image id and disagreement, which is above 0; images of equal disagreement in the order of their ids.
+        Pairs of image id and disagreement above 0; images of equal disagreement are ordered by id.
     """
     min_score = threshold * _PARTNER_FRACTION
     indices: dict[int, int] = {}
@@ -77,10 +74,12 @@ def disagreement_score(methods: Sequence[DetectionArrays], threshold: float) -> 
 def count_missing(
     methods: Sequence[DetectionArrays], threshold: float, method_labels: Sequence[Sequence[int]] | None = None
 ) -> list[npt.NDArray[np.int64]]:
-    """For each of ``methods`` (n,): in how many other methods a detection has no partner; 0 where it is not drawn.
+    """For each method, (n,): number of other methods without a partner of each detection; 0 if it is not drawn.
 
-    With ``method_labels``, the labels that each method can predict, methods without the class of a detection do not
-    count.
+    Args:
+        methods: detections of each method in one image.
+        threshold: minimum score of a drawn detection.
+        method_labels: labels that each method can predict; a method without the class of a detection is not counted.
     """
     boxes, labels, scores = (np.concatenate(field) for field in zip(*methods, strict=True))
     method_index = np.repeat(np.arange(len(methods)), [len(detections.scores) for detections in methods])
@@ -100,7 +99,7 @@ def count_missing(
 
 
 def _split_by_image(table: npt.NDArray[np.float64], num_methods: int) -> Iterator[list[DetectionArrays]]:
-    """Detections of all methods, image by image, from rows of image, method, class, score, x, y, width and height."""
+    """Yield the detections of all methods for each image, from rows (image, method, class, score, x, y, w, h)."""
     table = table[np.lexsort((table[:, 1], table[:, 0]))]
     _, starts = np.unique(table[:, 0], return_index=True)
     for rows in np.split(table, starts[1:]):
@@ -110,8 +109,8 @@ def _split_by_image(table: npt.NDArray[np.float64], num_methods: int) -> Iterato
         yield [DetectionArrays(*arrays) for arrays in zip(*fields, strict=True)]
 
 
-def _pairwise_iou(a: Array, b: Array) -> Array:
-    """(n, 4) and (m, 4) xyxy -> (n, m)."""
+def _pairwise_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes xyxy: (n, 4) and (m, 4) -> (n, m)."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     intersection = (high - low).clip(min=0).prod(axis=2)
     area_a, area_b = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b))

@@ -1,4 +1,4 @@
-"""Precision over recall, and the confusion matrix of classes."""
+"""Plots of an evaluation: precision over recall, and the confusion matrix of the classes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MAX_SIDE_INCHES = 40.0
 
 
 def plot_precision_recall(precision: Mapping[str, np.ndarray], classes: Sequence[str], path: Path) -> None:
-    """Plot for each kind of ``precision`` the means over the classes, and each class at an IoU of 0.5.
+    """Plot precision over recall, as means over the classes and for each class at an IoU of 0.5.
 
-    Of more than six classes the best three and the worst three by AP50 have names and colours, the others are grey.
+    With more than six classes, the best three and the worst three by AP50 have names and colours; the others are grey.
 
     Args:
-        precision: by kind, ``box`` or ``mask``: (10 IoU thresholds, 101 recalls, classes, areas), -1 where a class has
-            no object, as in an ``Evaluation``.
+        precision: ``Evaluation.precision``: by kind, ``box`` or ``mask``, (10 IoU thresholds, 101 recalls, classes,
+            areas), -1 where a class has no object.
         classes: names in the order of the columns.
         path: picture to write.
     """
@@ -39,8 +39,8 @@ def plot_precision_recall(precision: Mapping[str, np.ndarray], classes: Sequence
 
     with literal_names(classes):
         figure = Figure(figsize=(10.6, 4.2 * len(precision)), layout="constrained", dpi=150)
-        grid = figure.subplots(len(precision), 2, squeeze=False)
-        for (kind, values), (mean_axis, class_axis) in zip(precision.items(), grid, strict=True):
+        axes = figure.subplots(len(precision), 2, squeeze=False)
+        for (kind, values), (mean_axis, class_axis) in zip(precision.items(), axes, strict=True):
             curves = np.where(values[..., 0] < 0, np.nan, values[..., 0])
             _plot_means(mean_axis, curves, kind)
             _plot_classes(class_axis, curves[0], classes, kind)
@@ -88,7 +88,7 @@ def _average_precision(curve: np.ndarray) -> str:
 
 
 def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path, *, note: str = "") -> None:
-    """Plot the confusion matrix: rows are the objects' classes, columns the detections', coloured by part of the row.
+    """Plot a confusion matrix: rows are classes of objects, columns classes of detections; colours are row fractions.
 
     Args:
         counts: (K+1, K+1); the last row counts detections of background, the last column missed objects.
@@ -122,5 +122,5 @@ def _confusion_figure(counts: np.ndarray, classes: Sequence[str], note: str) -> 
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = rgb_fractions(PAPER if fractions[row, column] > 0.3 else INK)
             axis.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=7, color=color)
-    figure.colorbar(image, label="part of the row", shrink=0.7, aspect=30, fraction=0.04)
+    figure.colorbar(image, label="fraction of the row", shrink=0.7, aspect=30, fraction=0.04)
     return figure

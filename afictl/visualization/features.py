@@ -1,4 +1,4 @@
-"""Figures of the guide's features of a half-size image, enlarged by interpolators, beside those of the image."""
+"""Figures of a guide's features of the half-size image, enlarged by interpolators, and of the target features."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from afictl.visualization.palette import MUTED, PAPER
 from afictl.visualization.pictures import Picture
 from afictl.visualization.principal_components import PrincipalComponents
 
-_PANEL_PX = (280, 480)  # a panel's long side, with many and with few panels in a row
-_ROW_PX = 2600  # width of a row while its panels are larger than the minimum
+_PANEL_PX = (280, 480)  # minimum and maximum long side of a panel
+_ROW_PX = 2600  # width of a row, which determines the size of its panels
 _ERROR_QUANTILE = 0.99  # end of the colour scale
 _TEXT = (
     "Each interpolator enlarges the guide's features of the half-size image; the target is the guide's features of the "
     "image itself. Colours are the first three principal components of all enlarged maps and the target of a level "
-    "together (lightness, blue to yellow, green to red): the same colour is the same feature within a level. "
-    "Below: mean absolute difference to the target at each position, on one scale within a level."
+    "together (lightness, blue to yellow, green to red), so that equal colours are equal features within a level. "
+    "Below: mean absolute difference to the target at each position, on one colour scale per level."
 )
 _LEARNED = (
-    " Only 'pretrain' trains for this target; an interpolator of a fine-tuned detector was trained for its detections."
+    " Only 'pretrain' trains for this target; the interpolator of a fine-tuned detector is trained for detection."
 )
 
 
 def feature_figures(
     guide: Detector, interpolators: Mapping[str, Interpolator], pictures: Sequence[Picture], levels: Sequence[str] = ()
 ) -> Iterator[Figure]:
-    """Yield a figure of each image: two rows of panels a level, features above and their errors below.
+    """Yield a figure of each image with two rows of panels per level, features and errors.
 
     Args:
-        guide: in eval mode.
-        interpolators: by the title of their panel; set to eval mode.
-        pictures: the images.
-        levels: of the guide's pyramid; all if empty.
+        guide: detector in eval mode.
+        interpolators: interpolator by the title of its panel; set to eval mode.
+        pictures: images to draw.
+        levels: levels of the guide's pyramid; all if empty.
 
     Raises:
-        UserError: a level that is unknown or named twice, an interpolator of another width, or nothing to draw because
-            all interpolators need a finer map and the guide's neck has none for these levels.
+        UserError: an unknown or repeated level, an interpolator of another width, or only interpolators that need a
+            finer map and levels for which the guide's neck has none.
     """
     selection = select_levels(guide, levels)
     for name, module in interpolators.items():
@@ -63,10 +63,10 @@ def feature_figures(
 
 
 def select_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
-    """``levels`` from fine to coarse, or all of the guide's.
+    """``levels`` from fine to coarse; all levels of the guide if empty.
 
     Raises:
-        UserError: the guide has no such level, or it is named twice.
+        UserError: an unknown or repeated level.
     """
     guide_levels = list(guide.neck.strides)
     for level in levels:
@@ -80,7 +80,7 @@ def select_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
 
 
 def _explain_finer_maps(interpolators: Mapping[str, Interpolator], levels_without_fine: Sequence[str]) -> str:
-    """A sentence on the interpolators that need a finer map and the levels without one; empty without such."""
+    """A sentence on interpolators that need a finer map and the levels without one; empty if none needs it."""
     names = [name for name, module in interpolators.items() if module.needs_fine]
     if not names:
         return ""
@@ -93,7 +93,7 @@ def _explain_finer_maps(interpolators: Mapping[str, Interpolator], levels_withou
 def _panels(
     guide: Detector, interpolators: Mapping[str, Interpolator], image: Tensor, levels: Sequence[str]
 ) -> tuple[list[Panel], list[str]]:
-    """The panels of all levels that an interpolator enlarges, and the levels without a finer map that one needs.
+    """Panels of all levels, and the levels without the finer map that an interpolator needs.
 
     Raises:
         UserError: no interpolator enlarges any of the levels.
@@ -122,7 +122,7 @@ def _panels(
 def _level_panels(
     features: LevelFeatures, names: Sequence[str], size_hw: tuple[int, int], photo: Image.Image
 ) -> list[Panel]:
-    """Upper row: coarse map, enlarged maps, target; lower row: the image, the errors and their scale."""
+    """Two rows of panels: coarse map, enlarged maps and target; image, errors and their scale."""
     components = PrincipalComponents.fit([features.target, *features.enlarged.values()])
     errors = np.concatenate([error.ravel() for error in features.error.values()])
     highest = float(np.quantile(errors, _ERROR_QUANTILE)) or 1.0
@@ -149,7 +149,7 @@ def _level_panels(
 
 
 def _empty_frame(size: tuple[int, int]) -> Image.Image:
-    """Placeholder for an interpolator without its finer map."""
+    """Placeholder for an interpolator without the finer map that it needs."""
     picture = Image.new("RGB", size, PAPER)
     ImageDraw.Draw(picture).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=MUTED)
     return picture

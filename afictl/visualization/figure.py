@@ -1,4 +1,4 @@
-"""Panels side by side in one picture, each with a title, and a common legend."""
+"""Figures: panels with titles in rows, a heading and a legend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_CAPTION_EMS = 20  # a column grows to this width beyond its panels where th
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with a title and a muted note beside or below the title."""
+    """A picture with a title, and a note after or below the title."""
 
     picture: Image.Image
     title: str
@@ -28,11 +28,11 @@ class Figure:
     """Panels of equal size about one image."""
 
     name: str
-    """Name of its file without suffix."""
+    """File name without suffix."""
     panels: Sequence[Panel]
     title: str = ""
     text: str = ""
-    """Explanation of the panels."""
+    """Explanation of the panels, below the title."""
     legend: Sequence[tuple[str, Color]] = ()
     columns: int = _COLUMNS
     """Maximum number of panels in a row."""
@@ -40,7 +40,7 @@ class Figure:
     """Colour scale below the panels."""
 
     def draw(self) -> Image.Image:
-        """Draw the whole figure as one picture."""
+        """Draw the figure as one picture."""
         page = draw_panels(self.panels, self.legend, columns=self.columns, title=self.title, text=self.text)
         if self.strip is None:
             return page
@@ -54,7 +54,7 @@ class Figure:
 
 
 def text_size(size: tuple[int, int]) -> int:
-    """Text size in pixels around panels of width and height ``size``."""
+    """Text size in pixels for panels of width and height ``size``."""
     return max(16, round(max(size) / 38))
 
 
@@ -98,7 +98,7 @@ def draw_panels(
 
 
 def _heading(title: str, text: str, size: int, width: int) -> Image.Image | None:
-    """A large title with a wrapped text below it; None without either."""
+    """Picture of the title and the wrapped text; None if both are empty."""
     lines = _wrap(text, size, width)
     if not title and not lines:
         return None
@@ -114,7 +114,7 @@ def _heading(title: str, text: str, size: int, width: int) -> Image.Image | None
 
 
 def _wrap(text: str, size: int, width: float) -> list[str]:
-    """Wrap ``text`` into lines of up to ``width`` pixels; a longer word is alone in its line."""
+    """Wrap ``text`` into lines of up to ``width`` pixels; a wider word has its own line."""
     lines: list[str] = []
     for word in text.split():
         if lines and text_width(f"{lines[-1]} {word}", size) <= width:
@@ -125,7 +125,7 @@ def _wrap(text: str, size: int, width: float) -> list[str]:
 
 
 def _is_wide(panel: Panel, size: int, width: int) -> bool:
-    """Whether title and note need two lines above a picture of ``width``."""
+    """Whether title and note need two lines in a column of ``width``."""
     return bool(panel.note) and text_width(f"{panel.title}   {panel.note}", size) > width
 
 
@@ -145,12 +145,12 @@ def _write_title(
 
 
 def _write_bold(pen: ImageDraw.ImageDraw, text: str, left_middle: tuple[float, float], size: int) -> None:
-    for shift in (0, 1):  # twice, a pixel apart: not every installed font has a bold face, and that is wider
+    for shift in (0, 1):  # drawn twice, a pixel apart, as not every installed font has a bold face
         draw_text(pen, (left_middle[0] + shift, left_middle[1]), text, size, INK)
 
 
 def _legend_rows(legend: Sequence[tuple[str, Color]], size: int, width: float) -> list[list[tuple[str, Color]]]:
-    """The entries in rows that fit ``width`` pixels."""
+    """Wrap the entries into rows of up to ``width`` pixels."""
     rows: list[list[tuple[str, Color]]] = []
     row_width = width
     for name, color in legend:

@@ -1,4 +1,4 @@
-"""Figures as files: one picture each, or one self-contained HTML page with all of them."""
+"""Figures as files: one PNG per figure, or one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def write_figures(
 ) -> list[Path]:
     """Write each figure as ``output/NAME.png``, or all as ``output/KIND.html``, and return the files.
 
-    Figures are drawn and written one by one. Files that an earlier call of the same ``kind`` and ``form`` wrote to the
-    folder are removed once the new files exist. Without any figure nothing changes. After a failure there are only
-    complete files, which the next call replaces, or no folder if there was none.
+    Figures are drawn and written one by one. Files of an earlier call with the same ``kind`` and ``form`` are removed
+    after the new files are written. Without any figure nothing changes. After a failure all files are complete, and the
+    next call replaces them; a new folder without files is removed.
 
     Args:
-        figures: any iterable; it may skip images.
+        figures: figures to write, at most one per image.
         output: folder, created where missing.
         kind: ``detections``, ``features``, ``gradcam`` or ``training``.
         form: ``png`` or ``html``.
@@ -62,7 +62,7 @@ def write_figures(
 
 @contextlib.contextmanager
 def _created_folder(output: Path) -> Iterator[None]:
-    """Create ``output``, and remove it again if the block fails while it is empty."""
+    """Create ``output``, and remove it if the block fails before a file is written."""
     new = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     try:
@@ -92,7 +92,7 @@ def _file_list_name(kind: str, suffix: str) -> str:
 
 
 def _save(picture: Image.Image, path: Path, file_list: Path) -> Path:
-    """Write a picture atomically and append its name to ``file_list``, so that the next call can replace it."""
+    """Write a picture atomically and append its name to ``file_list``, from which the next call removes it."""
     with atomic_write(path) as draft:
         picture.save(draft, format="PNG")
         with name_file_in_errors(file_list), file_list.open("a", encoding="utf-8") as names:
@@ -110,9 +110,9 @@ def _report_progress(
 
 
 def write_page(figures: Iterable[Figure], path: Path, title: str) -> None:
-    """Write the figures below one another as an HTML page that loads nothing, atomically.
+    """Write the figures as one self-contained HTML page, atomically.
 
-    Only one figure is in memory at a time. All names (of classes, files and runs) are escaped.
+    One figure is in memory at a time. All text is escaped.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -124,7 +124,7 @@ def write_page(figures: Iterable[Figure], path: Path, title: str) -> None:
 
 
 def data_url(data: bytes, media_type: str) -> str:
-    """``data`` as a base64 ``data:`` URL."""
+    """Encode ``data`` as a base64 ``data:`` URL."""
     return f"data:{media_type};base64,{b64encode(data).decode('ascii')}"
 
 
@@ -149,7 +149,7 @@ def _template_values(figure: Figure) -> dict[str, object]:
 
 
 def _image_url(picture: Image.Image) -> str:
-    """PNG or JPEG, whichever is smaller: PNG for maps and drawings, JPEG for photographs."""
+    """``data:`` URL of the smaller of PNG (maps and drawings) and JPEG (photographs)."""
     png, jpeg = BytesIO(), BytesIO()
     picture.save(png, format="PNG")
     picture.save(jpeg, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)

@@ -1,7 +1,7 @@
-"""Grad-CAM of one detection for several detectors, at the same pyramid level and on one colour scale.
+"""Grad-CAM of one detection for several detectors, at one pyramid level and on one colour scale.
 
-Grad-CAM (Selvaraju et al., https://arxiv.org/abs/1610.02391) is captum's. Its layer is the neck's output at one level,
-its score the mean of the class logits for a fixed box at that level (``HeadWithClassLogits.box_class_logits``).
+Grad-CAM (Selvaraju et al., https://arxiv.org/abs/1610.02391) is computed by captum, for the output of the neck at one
+level and the mean of the class logits for a fixed box at that level (``HeadWithClassLogits.box_class_logits``).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from afictl.visualization.figure import Figure, Panel, text_size
 from afictl.visualization.named_models import NamedDetectors
 from afictl.visualization.pictures import Picture
 
-_OPACITY = (0.3, 0.75)  # of the colours at a heat of 0 and of 1
+_OPACITY = (0.3, 0.75)  # of the colours of 0 and of 1
 
 
 class BoxLogitModel(nn.Module):
-    """A detector as captum takes it: normalised images -> one logit, with each level of the pyramid as a layer.
+    """Adapter of a detector for captum: normalised images -> one logit, with each pyramid level as a layer.
 
     Args:
-        detector: in eval mode.
-        sizes: height and width of the one image without padding.
-        box: (4,) xyxy in its pixels.
+        detector: detector in eval mode.
+        sizes: height and width of the image without padding.
+        box: (4,) xyxy in pixels of the image.
         label: 1..K.
     """
 
@@ -45,7 +45,7 @@ class BoxLogitModel(nn.Module):
         self.levels = nn.ModuleDict({level: nn.Identity() for level in detector.neck.strides})
 
     def class_logits(self, images: Tensor) -> dict[str, Tensor]:
-        """The class logits for the box, by level, from (1, 3, H, W)."""
+        """Class logits for the box by level, from images (1, 3, H, W)."""
         maps = self.detector.neck(self.detector.backbone(images))
         features = {level: self.levels[level](value) for level, value in maps.items()}
         head = self.detector.head
@@ -54,7 +54,7 @@ class BoxLogitModel(nn.Module):
         return head.box_class_logits(ImageBatch(images, self.sizes), features, self.box, self.label)
 
     def forward(self, images: Tensor, level: str) -> Tensor:
-        """Mean logit at ``level``, (1,)."""
+        """Mean class logit for the box at ``level``, (1,)."""
         return self.class_logits(images)[level].mean()[None]
 
 
@@ -65,10 +65,11 @@ class TargetDetection:
     box: Tensor
     """(4,) xyxy in pixels of the image."""
     label: str
+    """Class name."""
     score: float | None
     """None for an object of the ground truth."""
     source: str
-    """The detector, or the ground truth."""
+    """Name of the detector or ``ground truth``, for the note of a panel."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +77,24 @@ class HeatMap:
     """Grad-CAM of one detector."""
 
     values: Tensor
-    """(h, w) from 0 on, in pixels of the resized image."""
+    """(h, w), at least 0, in pixels of the resized image."""
     logit: float
 
 
-def explain(
+def compute_gradcam(
     detector: Detector, image: Tensor, box: Tensor, label: int, level: str | None = None
 ) -> tuple[str, HeatMap]:
-    """Level and Grad-CAM of ``box`` and class ``label``, at ``level`` or that of the highest class logit.
+    """Compute Grad-CAM for a box and class at a pyramid level, and return level and heat map.
 
     Args:
-        detector: in eval mode.
+        detector: detector in eval mode.
         image: uint8 (3, H, W) RGB.
-        box: (4,) xyxy in its pixels.
+        box: (4,) xyxy in pixels of the image.
         label: 1..K.
+        level: pyramid level; None: that of the highest class logit.
 
     Raises:
-        UserError: the detector predicts no logit for the box at this level.
+        UserError: the detector has no class logit for the box at this level.
     """
     from captum.attr import LayerAttribution, LayerGradCam
 
@@ -105,7 +107,7 @@ def explain(
         logits = model.class_logits(batch.tensor)
     level = level or max(logits, key=lambda name: float(logits[name].max()))
     if level not in logits:
-        raise UserError(f"the box belongs to {'/'.join(logits)} of this detector, not on {level}")
+        raise UserError(f"the box is assigned to {'/'.join(logits)}, not to {level}")
     gradcam = LayerGradCam(model, model.levels[level])
     values = gradcam.attribute(batch.tensor, additional_forward_args=(level,), relu_attributions=True)
     resized_map: Any = LayerAttribution.interpolate(
@@ -117,12 +119,12 @@ def explain(
 def gradcam_figures(detectors: NamedDetectors, pictures: Sequence[Picture], threshold: float) -> Iterator[Figure]:
     """Yield a figure of each image: one detection, and the Grad-CAM of each detector for it.
 
-    The detection is the best of the first detector; without one from ``threshold`` on, the largest object of the ground
-    truth that is no crowd. An image with neither is left out. The level is where the first detector's logit of the
-    class is highest, and the same for all.
+    The detection is that of the first detector with the highest score, if this is at least ``threshold``, or else the
+    largest object of the ground truth that is not a crowd. An image with neither is skipped. The level is that of the
+    highest class logit of the first detector, for all detectors.
 
     Raises:
-        UserError: a detector without the class, or that assigns the box to another level.
+        UserError: a detector lacks the class, or assigns the box to another level.
     """
     for picture in pictures:
         image = picture.read()
@@ -134,12 +136,12 @@ def gradcam_figures(detectors: NamedDetectors, pictures: Sequence[Picture], thre
 def select_target(
     detectors: NamedDetectors, picture: Picture, image: Tensor, threshold: float
 ) -> TargetDetection | None:
-    """The detection to explain, or None without detection and object."""
+    """Detection to explain; None without a detection and object."""
     first = next(iter(detectors.detectors))
     detection = detectors.detect(first, image, threshold)
     if len(detection["boxes"]):
         label = detectors.classes[int(detection["labels"][0]) - 1]
-        return TargetDetection(detection["boxes"][0], label, float(detection["scores"][0]), f"found by {first}")
+        return TargetDetection(detection["boxes"][0], label, float(detection["scores"][0]), f"detected by {first}")
     truth = picture.ground_truth()
     if truth is None or truth["crowd"].all():
         return None
@@ -180,9 +182,9 @@ def _heat_maps(detectors: NamedDetectors, image: Tensor, target: TargetDetection
     heats: dict[str, HeatMap] = {}
     for name, loaded in detectors.detectors.items():
         if target.label not in loaded.classes:
-            raise UserError(f"{name}: has no class '{target.label}', which the detection has")
+            raise UserError(f"{name}: has no class '{target.label}', that of the detection")
         try:
-            level, heats[name] = explain(
+            level, heats[name] = compute_gradcam(
                 loaded.detector, image, target.box, loaded.classes.index(target.label) + 1, level
             )
         except UserError as error:
@@ -191,7 +193,7 @@ def _heat_maps(detectors: NamedDetectors, image: Tensor, target: TargetDetection
 
 
 def _overlay(photo: Image.Image, heat: Tensor) -> Image.Image:
-    """The photograph in grey below the colours of ``heat``, 0..1, more opaque where it is higher."""
+    """Blend the photograph in grey with the colours of ``heat`` (0..1), more opaque for higher values."""
     grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
     values = np.asarray(Image.fromarray(heat.float().numpy()).resize(photo.size, Image.Resampling.BILINEAR))
     opacity = (_OPACITY[0] + values.clip(0, 1) * (_OPACITY[1] - _OPACITY[0]))[..., None]

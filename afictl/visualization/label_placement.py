@@ -6,26 +6,26 @@ from collections.abc import Iterator, Sequence
 
 Rectangle = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels."""
-Size = tuple[float, float]
-"""Width and height in pixels."""
+WidthHeight = tuple[float, float]
+"""In pixels."""
 
 _MAX_COVERED = 0.2
-"""Largest part of another box that a label may cover: names would hide small objects in a crowd."""
+"""Maximum fraction of another box that a label may cover, so that labels do not hide small objects."""
 
 
 def place_labels(
-    boxes: Sequence[Rectangle], sizes: Sequence[Sequence[Size]], canvas: Size
+    boxes: Sequence[Rectangle], sizes: Sequence[Sequence[WidthHeight]], canvas: WidthHeight
 ) -> list[tuple[int, Rectangle] | None]:
-    """Place the label of each box greedily, in order.
+    """Place the label of each box greedily.
 
     Args:
-        boxes: in order of importance.
-        sizes: for each box the sizes of its possible labels, best first (for instance a long and a short text).
-        canvas: size of the picture; wider or higher labels are not placed.
+        boxes: boxes in order of importance.
+        sizes: sizes of the alternative labels of each box, best first (for instance a long and a short text).
+        canvas: size of the picture; larger labels are not placed.
 
     Returns:
-        For each box the index of its label and the rectangle, or None where none fits without covering another label
-        or more than a fifth of another box.
+        For each box the index of the label and its rectangle; None if every label would cover another label or more
+        than a fifth of another box.
     """
     occupied: list[Rectangle] = []
     placements: list[tuple[int, Rectangle] | None] = []
@@ -45,8 +45,8 @@ def place_labels(
     return placements
 
 
-def _positions(box: Rectangle, size: Size, canvas: Size) -> Iterator[Rectangle]:
-    """Rectangles above the box, inside it where it is large enough, and below it; each at the left, then the right."""
+def _positions(box: Rectangle, size: WidthHeight, canvas: WidthHeight) -> Iterator[Rectangle]:
+    """Yield rectangles above, inside (if the box is large enough) and below a box, each aligned left, then right."""
     (x0, y0, x1, y1), (width, height) = box, size
     if width > canvas[0]:
         return

@@ -1,7 +1,7 @@
-"""The guide's features of a half-size image, enlarged by interpolators, against its features of the image itself.
+"""Features of a half-size image enlarged by interpolators, and their distance to the features of the image.
 
 Pairs and distances are those of stage 1 (AFI-GAN, section 3): L1 and cosine of the channel vectors, averaged over the
-positions inside the image. C channels; h x w: a level's map inside the image.
+positions inside the image. Legend: C channels; h x w the part of a level's map inside the image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LevelFeatures:
     target: Tensor
     """(C, h, w): the guide's features of the image."""
     enlarged: Mapping[str, Tensor]
-    """(C, h, w) by interpolator; without those that need a finer map where there is none."""
+    """(C, h, w) by interpolator, without interpolators that lack the finer map that they need."""
     error: Mapping[str, Tensor]
     """(h, w) mean absolute difference, by interpolator."""
     distance: Mapping[str, Mapping[str, float]]
@@ -45,7 +45,7 @@ class LevelFeatures:
 def enlarge_levels(
     guide: Detector, interpolators: Mapping[str, Interpolator], image: Tensor, levels: Sequence[str]
 ) -> Iterator[LevelFeatures]:
-    """Enlarge the guide's features of ``image``, uint8 (3, H, W) RGB, level by level."""
+    """Yield the features of ``image``, uint8 (3, H, W) RGB, for each level."""
     device = next(guide.parameters()).device
     full = resize_for(guide.input, image).to(device)
     half = to_float(view(image, half_size((full.shape[1], full.shape[2])), flip=False).to(device))
@@ -65,14 +65,14 @@ def enlarge_levels(
 
 @torch.no_grad()
 def pyramid_and_fine(guide: Detector, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The guide's maps of ``image``, and the finer maps that its neck passes to the interpolator, by the coarse level.
+    """Pyramid of ``image``, and the finer maps that the neck passes to its interpolator, by the coarse level.
 
-    In an FPN and a PAFPN these are the lateral maps: the one of ``p2`` belongs to ``p3``. In a BiFPN they are the
-    inputs of the last layer, which correspond to the outputs of the neck. A neck enlarges neither its finest level nor
-    those that it makes by downsampling (``p6`` of an FPN), so these have no finer map.
+    In FPN and PAFPN these are the lateral maps: that of ``p2`` belongs to ``p3``. In BiFPN they are inputs of the last
+    layer, which correspond to the outputs of the neck. A neck enlarges neither its finest level nor levels made by
+    downsampling (``p6`` of an FPN), so these have no finer map.
 
     Args:
-        guide: in eval mode.
+        guide: detector in eval mode.
         image: float (3, H, W) RGB in 0..1.
     """
     fine_maps: list[Tensor] = []
@@ -83,7 +83,7 @@ def pyramid_and_fine(guide: Detector, image: Tensor) -> tuple[dict[str, Tensor],
         hook.remove()
     levels = {stride: level for level, stride in guide.neck.strides.items()}
     finest = min(levels)
-    padded_width = pyramid[levels[finest]].shape[-1] * finest  # of which every map has exactly its fraction
+    padded_width = pyramid[levels[finest]].shape[-1] * finest  # the width of each map is this divided by its stride
     return pyramid, {levels[2 * padded_width // fine.shape[-1]]: fine for fine in fine_maps}
 
 

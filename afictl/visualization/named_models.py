@@ -1,4 +1,4 @@
-"""Models of a figure by name: detectors that share the images and classes, or interpolators."""
+"""Detectors and interpolators of a figure, by the titles of their panels."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _RUN_FILE_STEMS = ("best", "last", "interpolator")
 
 @dataclass(frozen=True)
 class NamedDetectors:
-    """Detectors by the title of their panel, and the classes of all of them."""
+    """Detectors by the title of their panel, with a common list of classes."""
 
     detectors: Mapping[str, LoadedDetector]
     classes: tuple[str, ...]
-    """Those of the dataset first; label k of a detection from ``detect`` is ``classes[k - 1]``."""
+    """Classes of the dataset first; label k of a detection from ``detect`` is ``classes[k - 1]``."""
 
     @torch.no_grad()
     def detect(
@@ -37,14 +37,15 @@ class NamedDetectors:
     ) -> dict[str, Tensor]:
         """Detections of the detector ``name`` with a score of at least ``threshold``, on the CPU.
 
-        ``predict`` would paste the masks of all hundred detections first: gigabytes for a large photograph.
+        Only their masks are pasted, at the size of the drawing: those of all detections on a large photograph, as
+        ``predict`` gives them, take gigabytes.
 
         Args:
-            name: a key of ``detectors``.
+            name: key of ``detectors``.
             image: uint8 (3, H, W) RGB.
             threshold: minimum score.
-            drawn_hw: height and width of the picture in whose pixels boxes and masks are; None: boxes in pixels of the
-                image, without masks.
+            drawn_hw: height and width of the drawing, to which boxes and masks are scaled; None: boxes in pixels of
+                the image, without masks.
         """
         loaded = self.detectors[name]
         resized = resize_for(loaded.detector.input, image)
@@ -65,7 +66,7 @@ def load_named_detectors(
     device: torch.device | str = "cpu",
     load: Callable[[Path], LoadedDetector] = load_detector,
 ) -> NamedDetectors:
-    """Load the detectors ``weights``, run folders or files by name, for the images of ``source``.
+    """Load detectors from run folders or files by name, for the images of ``source``.
 
     Raises:
         UserError: weights that cannot be read, or a detector with other classes than the dataset's.
@@ -85,13 +86,12 @@ def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequen
     """Interpolators by the title of their panel, on the CPU.
 
     Args:
-        guide: the detector whose features they enlarge.
-        sources: kinds, of which a learned one is marked as untrained; runs of ``pretrain``, or of a detector with a
-            learned interpolator; files of either.
+        guide: detector whose features are enlarged.
+        sources: kinds (learned ones are titled as untrained), and runs or files with a learned interpolator.
         weights: runs or files of detectors whose interpolators are used.
 
     Raises:
-        UserError: no such kind or file, or an interpolator of another width than the guide's neck.
+        UserError: an unknown kind or file, or an interpolator of another width than the guide's neck.
     """
     kinds = interpolator_kinds()
     paths = iter(run_names([*(Path(source) for source in sources if source not in kinds), *weights]))
@@ -109,8 +109,8 @@ def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequen
 def run_names(paths: Sequence[Path]) -> list[str]:
     """A unique name for each run folder or file: the last part of its path, with as many parents as necessary.
 
-    A file that every run has is named as its folder, unless another file of that folder is named too. A run of a
-    comparison is named by its method too.
+    A file that every run has gets the name of its folder, unless there is another file of that folder. The name of a
+    run of a comparison includes its method.
     """
     tails = [_parts(path.resolve()) for path in paths]
     tails = [
@@ -127,7 +127,7 @@ def _parts(path: Path) -> tuple[str, ...]:
 
 
 def _shortest_suffix(tail: tuple[str, ...], other_tails: Sequence[tuple[str, ...]]) -> str:
-    """The fewest last parts in which none of the other tails ends."""
+    """The shortest suffix of ``tail`` that is not a suffix of another tail."""
     length = 2 if _SEED.fullmatch(tail[-1]) else 1
     while length < len(tail) and any(other[-length:] == tail[-length:] for other in other_tails):
         length += 1
@@ -139,5 +139,5 @@ def _kind_name(module: Interpolator) -> str:
 
 
 def _run_name(run: str, module: Interpolator) -> str:
-    """The run with the kind of its interpolator, unless its name contains the kind."""
+    """Name of the run, with the kind of its interpolator unless it contains the kind."""
     return run if module.kind in run else f"{run} ({module.kind})"

@@ -1,4 +1,4 @@
-"""Colours of every picture: ink and paper, and the palette of classes, methods and runs."""
+"""Colours of all pictures: ink, paper, and the palette of classes, methods and runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INK: Color = (32, 33, 36)
 MUTED: Color = (110, 113, 118)
 PAPER: Color = (255, 255, 255)
 
-# Okabe and Ito, "Color Universal Design" (2008), without black: distinct for colour-blind readers too.
+# Okabe and Ito, "Color Universal Design" (2008), without black: also distinct for colour-blind readers.
 _OKABE_ITO: tuple[Color, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -26,15 +26,15 @@ LINE_COLORS = tuple(_OKABE_ITO[k] for k in (4, 0, 2, 5, 1, 6))
 
 
 def class_color(label: int) -> Color:
-    """The default colour of label 1..K; the seven colours repeat."""
+    """Default colour of label 1..K, one of seven that repeat."""
     return _OKABE_ITO[(label - 1) % len(_OKABE_ITO)]
 
 
 def class_colors(labels: Iterable[int]) -> dict[int, Color]:
-    """A colour for each of the labels 1..K that occur in one picture.
+    """A distinct colour for each of the labels 1..K of one picture.
 
-    A label has its ``class_color`` unless a smaller label of this picture has it: then the next unused colour and,
-    after seven classes, a lighter or darker shade.
+    It is the ``class_color``, or if a smaller label has that colour, the next unused one; with more than seven classes
+    a lighter or darker shade.
     """
     colors: dict[int, Color] = {}
     for label in sorted(set(labels)):
@@ -46,7 +46,7 @@ def class_colors(labels: Iterable[int]) -> dict[int, Color]:
 
 
 def mix(color: Color, target: Color, amount: float) -> Color:
-    """``color`` moved by ``amount`` (0..1) towards ``target``."""
+    """Linear interpolation between ``color`` (amount 0) and ``target`` (amount 1)."""
     red, green, blue = (round(a + (b - a) * amount) for a, b in zip(color, target, strict=True))
     return red, green, blue
 
@@ -58,6 +58,6 @@ def text_color(background: Color) -> Color:
 
 
 def rgb_fractions(color: Color) -> tuple[float, float, float]:
-    """Red, green and blue in 0..1, as matplotlib takes them."""
+    """Red, green and blue in 0..1, for matplotlib."""
     red, green, blue = color
     return red / 255, green / 255, blue / 255

@@ -1,4 +1,4 @@
-"""Images to draw: those of a dataset with their ground truth, or any files without."""
+"""Images to draw, from a dataset with ground truth or from files, and COCO results as detections."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from afictl.errors import UserError, one_line
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, read when it is drawn."""
+    """An image file, which is read on demand."""
 
     name: str
-    """Name of the drawing without suffix."""
+    """File name of the drawing without suffix."""
     path: Path
     size_hw: tuple[int, int] | None = None
-    """Annotated height and width, where there are annotations."""
+    """Annotated height and width; None without annotations."""
     read_objects: Callable[[], Objects] | None = None
-    """Reads the ground truth; None without one."""
+    """Reads the ground truth; None without annotations."""
     title: str = ""
     """Title above the panels."""
 
@@ -114,7 +114,7 @@ def _draw_masks(
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, repeated ones with ``-2``, ``-3``, ... appended."""
+    """Append ``-2``, ``-3``, ... to repeated names."""
     unique: dict[str, None] = {}
     for name in names:
         candidate, number = name, 1
@@ -134,7 +134,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _require_image(file: Path) -> None:
-    """Read the header: a broken file of a thousand is an error before the first is drawn."""
+    """Read the header, so that a broken file is an error before the first image is drawn."""
     try:
         with Image.open(file):
             pass

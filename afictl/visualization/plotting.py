@@ -1,4 +1,4 @@
-"""Shared by all figures that matplotlib draws: literal names, line styles of runs, files."""
+"""Helpers for matplotlib figures: literal names, line styles of runs, atomic saving."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LineStyle = dict[str, Any]
 
 @contextmanager
 def literal_names(names: Iterable[str]) -> Iterator[None]:
-    """Make matplotlib draw ``names`` literally, dollars too, in fonts that have their characters.
+    """Make matplotlib draw ``names`` literally, without TeX markup, in fonts with their characters.
 
-    A figure must be both made and saved within it. Characters of no font are drawn as boxes, without a warning.
+    Figures must be created and saved inside. Characters that no font has are drawn as boxes, without a warning.
     """
     from matplotlib import rc_context
 
@@ -47,7 +47,7 @@ def literal_names(names: Iterable[str]) -> Iterator[None]:
 
 
 def legend_name(name: str) -> str:
-    """``name`` for a legend, from which matplotlib would omit one that begins with an underscore."""
+    """``name`` for a legend; matplotlib omits names that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name
 
 
@@ -81,7 +81,7 @@ def line_styles(names: Collection[str]) -> list[tuple[str, LineStyle]]:
 
 
 def repeated_style_warning(names: Collection[str]) -> str:
-    """A sentence on the number of runs that share a line style; empty where all differ."""
+    """A sentence on the number of runs that share a line style; empty if all are distinct."""
     styles = [tuple(style.values()) for _, style in line_styles(names)]
     repeated = sum(styles.count(style) > 1 for style in styles)
-    return f"Too many runs to tell apart: {repeated} of {len(styles)} are drawn like another one" if repeated else ""
+    return f"Too many runs for distinct line styles: {repeated} of {len(styles)} share one" if repeated else ""

@@ -1,4 +1,4 @@
-"""Principal components of feature maps, fitted on several maps together so that their colours are comparable."""
+"""Principal components of feature maps, fitted on several maps so that their colours are comparable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUANTILES = (0.01, 0.99)  # the range of a component: single outliers would fla
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """The first three principal components of some maps, and the range of each that its colour scale spans."""
+    """The first three principal components of feature maps, and the range of each for its colour scale."""
 
     mean: Tensor
     """(C,) float64"""
@@ -43,7 +43,7 @@ class PrincipalComponents:
         return cls(mean, axes, low, high)
 
     def normalized(self, value: Tensor) -> npt.NDArray[np.float64]:
-        """Project a map (C, h, w) to (h, w, 3), each component scaled to 0..1 over its range; outliers lie beyond."""
+        """Project a map (C, h, w) to (h, w, 3), each component scaled to 0..1 by its range; outliers exceed 0..1."""
         _, h, w = value.shape
         projected = (value.flatten(1).T.double() - self.mean) @ self.axes.T
         span = (self.high - self.low).where(self.high > self.low, 1.0)

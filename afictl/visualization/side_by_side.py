@@ -1,4 +1,4 @@
-"""One figure per image: the ground truth beside the detections of several trained detectors."""
+"""One figure per image with the ground truth and the detections of several detectors side by side."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def write_side_by_side(
     """Write ``output/NAME.png`` for each image and return the files.
 
     Args:
-        weights: run folder or detector file by the title of its panel.
+        weights: run folder or file of each detector, by the title of its panel.
         source: a dataset, whose ground truth is drawn too, or the images of ``file_pictures``.
-        output: folder; files of an earlier call are replaced.
-        limit: draw only the first images.
-        threshold: score from which a detection is drawn.
-        device: of the detectors.
+        output: folder, in which files of an earlier call are replaced.
+        limit: maximum number of images.
+        threshold: minimum score of a drawn detection.
+        device: device of the detectors.
         progress: called with the number of images done and of all images.
 
     Raises:
@@ -51,9 +51,9 @@ def write_side_by_side(
 
 
 def side_by_side_figures(detectors: NamedDetectors, pictures: Sequence[Picture], threshold: float) -> Iterator[Figure]:
-    """Yield a figure of each image: ground truth, where there is one, and the detections from ``threshold`` on.
+    """Yield a figure of each image: ground truth, if known, and detections with a score of at least ``threshold``.
 
-    With several detectors, detections without a partner (see ``disagreement``) in another one are marked.
+    With several detectors, detections without a partner in another one (see ``disagreement``) are marked.
     """
     method_labels = [
         [detectors.classes.index(name) + 1 for name in loaded.classes] for loaded in detectors.detectors.values()
@@ -79,9 +79,9 @@ def rank_pictures(
     limit: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[Picture]:
-    """The pictures on which the detectors disagree, most first, with their rank as name and the measure as title.
+    """The pictures on which the detectors disagree, sorted by disagreement (see ``disagreement``), largest first.
 
-    Only the disagreement (see ``disagreement``) of every image stays in memory.
+    Names begin with the rank, titles contain the disagreement.
     """
     scores = []
     for done, picture in enumerate(pictures, start=1):
@@ -107,13 +107,13 @@ def mark_unshared(
     threshold: float,
     method_labels: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, dict[str, Tensor]]:
-    """Select the detections from ``threshold`` on of each detector, and mark those that another detector misses.
+    """Select the detections with a score of at least ``threshold``, and mark those that another detector misses.
 
     Args:
-        detections: of each detector in one image, from half the threshold on (see ``disagreement``).
-        threshold: score from which a detection is drawn.
-        method_labels: the labels that each detector can predict, where they differ: a detector without a class misses
-            none of its objects.
+        detections: detections of each detector in one image, with scores of at least half the threshold.
+        threshold: minimum score of a drawn detection.
+        method_labels: labels that each detector can predict, if these differ; a detector without a class misses none
+            of its objects.
 
     Returns:
         The same with ``unshared`` (N,) bool if there are several detectors.

@@ -1,7 +1,7 @@
-"""Text in pictures, drawn in DejaVu Sans, a part of matplotlib, with installed fonts as fallback.
+"""Text in pictures, drawn in DejaVu Sans (included in matplotlib), with installed fonts as fallback.
 
-DejaVu Sans has Latin, Cyrillic, Greek, Hebrew, Arabic and many signs; the installed fonts are opened only for a
-character that it lacks. A character of no font is drawn as a box, by DejaVu.
+DejaVu Sans has Latin, Cyrillic, Greek, Hebrew, Arabic and many symbols; installed fonts are opened only for characters
+that it lacks. Characters that no font has are drawn as a box.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _PLACEHOLDERS = ("lastresort", "adobeblank", "adobenotdef")
 
 @lru_cache(maxsize=1)
 def plain_font() -> str:
-    """The file of DejaVu Sans."""
+    """Path of DejaVu Sans."""
     import matplotlib
 
     return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
 def plain_line(text: str) -> str:
-    """``text`` composed (NFC), as most fonts have it, with a space for each control character such as a line break."""
+    """Normalise ``text`` to NFC, which most fonts need, and replace control characters such as line breaks by spaces."""
     return re.sub(r"[\x00-\x1f\x7f]", " ", unicodedata.normalize("NFC", text))
 
 
 def parts_by_font(text: str) -> list[tuple[str, str]]:
-    """Pairs of a font file and the longest part of ``text`` that it draws, in order."""
+    """Split ``text`` into runs of one font: pairs of font file and text."""
     if text.isascii():
         return [(plain_font(), text)]
     return [(file, "".join(part)) for file, part in groupby(text, _font_file)]
 
 
 def font_families(texts: Iterable[str]) -> list[str]:
-    """matplotlib's font families for ``texts``, in order of preference."""
+    """Font families of matplotlib for ``texts``, in order of preference."""
     files = dict.fromkeys(file for text in texts for file, _ in parts_by_font(text))
     return ["DejaVu Sans", *(_register_family(file) for file in files if file != plain_font())]
 
@@ -101,7 +101,7 @@ def _installed_characters() -> dict[int, str]:
     """Font file by code point, for all characters of installed fonts that DejaVu Sans lacks.
 
     Upright fonts of regular weight come first, and of those the ones with the most glyphs, so that few fonts draw a
-    text. The files are searched anew: matplotlib's cached list misses fonts installed after it was made.
+    text. The files are searched again, as matplotlib's cached list lacks fonts installed later.
     """
     from matplotlib.font_manager import findSystemFonts
     from matplotlib.ft2font import FT2Font
@@ -124,9 +124,9 @@ def _is_placeholder(face: FT2Font) -> bool:
 
 
 def _register_family(file: str) -> str:
-    """Register a matplotlib family that consists of this font file alone, and return its name.
+    """Register a matplotlib family with only this font file, and return its name.
 
-    With the font's own name and weight matplotlib could choose another file of the family, or warn about the weight.
+    By the name and weight of the font matplotlib could select another file of the family, or warn about the weight.
     """
     from matplotlib.font_manager import FontEntry, fontManager
 

@@ -1,4 +1,4 @@
-"""Plots of training: losses, learning rate and accuracy over steps, and the feature distance of stage 1."""
+"""Plots of losses, learning rate and accuracy over steps, and of the feature distance of stage 1."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
     from matplotlib.lines import Line2D
 
-_MARKERS_PER_LINE = 8  # of a curve with a value at many steps
-_LEGEND_ROWS = 14  # of a legend in the height of a plot
+_MARKERS_PER_LINE = 8  # for curves with values at many steps
+_LEGEND_ROWS = 14  # rows of a legend in the height of a plot
 _COLUMNS = 3
 _PLOT_INCHES = (5.0, 3.6)
 _MAX_RAW_VALUES = 120  # longer loss curves are running means over a sixtieth of their values
@@ -45,7 +45,7 @@ _ACCURACY = {
     "l1": ("Distance to the guide, held out", "L1"),
     "cosine": ("Cosine similarity to the guide, held out", "cosine"),
 }
-"""Title and unit by metric; ``l1`` and ``cosine`` are those of the interpolator in stage 1, of any learned kind."""
+"""Title and unit by metric; ``l1`` and ``cosine`` are those of the learned interpolator in stage 1."""
 
 
 class _Curve(NamedTuple):
@@ -53,20 +53,20 @@ class _Curve(NamedTuple):
     title: str
     unit: str
     noisy: bool
-    """Logged at many steps, not at evaluations."""
+    """Whether it is logged at many steps, not only at evaluations."""
 
 
 def plot_training(runs: Mapping[str, Path], path: Path) -> None:
-    """Plot every loss, their sum, the learning rate and the accuracy over steps, a line for each run folder.
+    """Plot every loss, their sum, the learning rate and the accuracy over steps, with one line per run.
 
-    Runs called ``NAME/seedK`` share a colour and a marker. A note says how many runs share a line style.
+    Runs ``NAME/seedK`` of one method share a colour and a marker.
 
     Args:
         runs: run folder by the name in the legend.
-        path: picture to write; its suffix, ``.png`` or ``.svg``, is its format.
+        path: picture to write, ``.png`` or ``.svg``.
 
     Raises:
-        UserError: a folder that is no run.
+        UserError: a folder that is not a run.
     """
     records = {name: read_metrics(folder) for name, folder in runs.items()}
     curves = _curves(records)
@@ -83,7 +83,7 @@ def plot_training(runs: Mapping[str, Path], path: Path) -> None:
 
 
 def training_panels(runs: Mapping[str, Path]) -> Figure:
-    """The curves of ``plot_training`` as panels of one figure, for a page, with the last accuracies as text."""
+    """The curves of ``plot_training`` as panels of one figure for a page, with the last accuracies as text."""
     records = {name: read_metrics(folder) for name, folder in runs.items()}
     with literal_names(records):
         panels = [Panel(_render(_legend_figure(records)), "Runs", repeated_style_warning(records))]
@@ -96,7 +96,7 @@ def training_panels(runs: Mapping[str, Path]) -> Figure:
 
 
 def plot_feature_distance(distance: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
-    """Plot bars of L1 and cosine for each level and method, as stage 1 measured them on held-out images."""
+    """Plot L1 and cosine of stage 1 on held-out images as bars for each level and method."""
     with literal_names(distance):
         save_figure(_distance_bars(distance), path)
 
@@ -121,7 +121,7 @@ def _distance_bars(distance: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
 
 
 def _curves(records: Mapping[str, Sequence[MetricsRecord]]) -> list[_Curve]:
-    """The curves of the metrics that any run has, accuracy first."""
+    """Curves of all metrics of any run, accuracy first."""
     keys = dict.fromkeys(key for run in records.values() for record in run for key in record)
     losses = [key for key in keys if key.startswith("loss_")]
     curves = [
@@ -135,12 +135,12 @@ def _curves(records: Mapping[str, Sequence[MetricsRecord]]) -> list[_Curve]:
     if "lr" in keys:
         curves.append(_Curve("lr", "Learning rate", "", False))
     if not curves:
-        raise UserError(f"neither losses nor accuracies yet: {', '.join(records)}")
+        raise UserError(f"no losses or accuracies yet: {', '.join(records)}")
     return curves
 
 
 def _metric_names(key: str) -> list[str]:
-    """Names in ``metrics.jsonl`` of a curve: ``l1/KIND`` for ``l1``."""
+    """Names of a curve in ``metrics.jsonl``: ``l1/KIND`` for ``l1``."""
     return [f"{key}/{kind}" for kind in learned_kinds()] if key in ("l1", "cosine") else [key]
 
 
@@ -155,7 +155,7 @@ def _loss_title(key: str) -> str:
 
 
 def _values(curve: _Curve, records: Sequence[MetricsRecord]) -> tuple[list[int], list[float]]:
-    """Steps and values of a curve of one run."""
+    """Steps and values of a curve for one run."""
     pairs = []
     for record in records:
         value = _metric(record, curve.key)
@@ -179,10 +179,10 @@ def _plot(axis: Axes, curve: _Curve, records: Mapping[str, Sequence[MetricsRecor
             style = {**style, **marker, "markevery": max(1, len(steps) // _MARKERS_PER_LINE)}
         axis.plot(steps, values, label=legend_name(name), **style)
     axis.set(title=curve.title, xlabel="step", ylabel=curve.unit)
-    # From 0 to the last step of any run, so that the panels have one step axis.
+    # all panels have the same step axis, from 0 to the last step of any run
     axis.set_xlim(0, _MARGIN * max(run[-1]["step"] for run in records.values()) or None)
     low, high = axis.dataLim.intervaly
-    if curve.unit == "points" and 0 <= high - low < 1:  # must not look like a large difference
+    if curve.unit == "points" and 0 <= high - low < 1:  # a small difference must not appear large
         axis.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
 
 
@@ -191,10 +191,10 @@ def _legend_handles(axis: Axes, names: Collection[str]) -> list[Line2D]:
 
 
 def _write_legend(figure: MatplotlibFigure, unused: Sequence[Axes], names: Collection[str]) -> None:
-    """In the panels without a curve, where there is room, or below all."""
+    """Draw the legend in the unused panels if there is room, or below all panels."""
     columns = -(-len(names) // _LEGEND_ROWS)
     handles = _legend_handles(figure.axes[0], names)
-    entry_inches = 0.6 + 0.085 * max(map(len, names))  # of a wide name
+    entry_inches = 0.6 + 0.085 * max(map(len, names))  # estimate for wide names
     if columns * entry_inches < len(unused) * _PLOT_INCHES[0]:
         legend = unused[0].legend(handles=handles, loc="upper left", ncols=columns, frameon=False)
         legend.set_in_layout(False)  # it may extend over the next unused panel
@@ -204,7 +204,7 @@ def _write_legend(figure: MatplotlibFigure, unused: Sequence[Axes], names: Colle
 
 
 def _legend_figure(names: Collection[str]) -> MatplotlibFigure:
-    """The legend in a figure of the size of a plot, or larger where it needs more."""
+    """A figure with only the legend, at least as large as a plot."""
     figure, (axis,) = _subplots(1, 1)
     axis.set_axis_off()
     columns = min(3, -(-len(names) // _LEGEND_ROWS))

@@ -1,4 +1,4 @@
-"""HTML report of a comparison: tables, plots, training curves, and the images on which methods differ most."""
+"""HTML report of a comparison: tables, plots, training curves, and a gallery of detections."""
 
 from afictl.comparison.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""Training curves of the report: loss and accuracy over steps, one line for each method."""
+"""Training curves of the report: loss and accuracy over steps, one line per method."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from afictl.run_folder import MetricsRecord, read_metrics
 from afictl.visualization.text import fit_text
 
 _MAX_POINTS = 100
-"""Of a line: more are not visible, and a long run has thousands."""
+"""Maximum number of points per line; more are not visible."""
 _LABEL_PX = {"wide": 140, "narrow": 132}
-"""Width of the names at the right."""
+"""Width of the labels at the right of a plot, by plot width."""
 
 Curve = list[tuple[float, float]]
-"""Steps and values."""
+"""Pairs of step and value."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CurveLine:
     mean: str
     """Points of an SVG polyline."""
     seeds: tuple[str, ...]
-    """Empty with one seed."""
+    """Polyline of each seed; empty for one seed."""
     end: tuple[float, float]
     label: str
     label_y: float
@@ -57,7 +57,7 @@ class CurvePlot:
 
 
 def plot_curves(comparison: Comparison) -> list[tuple[str, dict[str, CurvePlot]]]:
-    """Loss, box AP and mask AP, where the runs have logged them: title and plot by width."""
+    """Title and plots by width for the loss, box AP and mask AP, where they are logged."""
     records = {index: [_read_records(run.folder) for run in m.runs] for index, m in enumerate(comparison.methods)}
     names = [method.name for method in comparison.methods]
     plots = []
@@ -77,7 +77,7 @@ def plot_curves(comparison: Comparison) -> list[tuple[str, dict[str, CurvePlot]]
 
 
 def mean_curve(curves: Sequence[Curve], max_points: int = _MAX_POINTS) -> Curve:
-    """The mean of several curves; longer ones are averaged in at most ``max_points`` + 1 sections of equal length."""
+    """Mean of several curves; long ones are averaged in at most ``max_points`` + 1 sections of equal length."""
     section_steps = max(1, math.ceil(max(step for curve in curves for step, _ in curve) / max_points))
     sections: dict[int, Curve] = {}
     for curve in curves:
@@ -90,7 +90,7 @@ def mean_curve(curves: Sequence[Curve], max_points: int = _MAX_POINTS) -> Curve:
 
 
 def _read_records(folder: Path) -> list[MetricsRecord]:
-    """The metrics of a run; none without a file."""
+    """Metrics of a run; empty without a valid file."""
     try:
         return read_metrics(folder)
     except (OSError, UserError):

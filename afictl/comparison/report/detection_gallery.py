@@ -1,4 +1,4 @@
-"""Gallery of the images on which methods differ most, with a panel for the ground truth and for each method."""
+"""Gallery of the images on which methods differ most, with panels for the ground truth and each method."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from afictl.visualization.pictures import Picture, results_to_detection
 from afictl.visualization.side_by_side import mark_unshared
 
 THRESHOLD = 0.5
-"""Score from which a detection is drawn and counts in the ranking."""
+"""Minimum score of a detection that is drawn and counted in the ranking."""
 _MAX_IMAGES = 8
 _LONG_SIDE_PX = 960
 _ENCODINGS = ((960, 80), (960, 60), (800, 50), (640, 45), (480, 40))
-"""Long side in pixels and quality, tried until a picture fits its part of the budget."""
+"""Pairs of long side in pixels and quality, tried in order until a picture is within its budget."""
 _MIN_PICTURE_BYTES = 20_000
-"""With a small budget there are fewer images rather than worse ones."""
+"""A small budget reduces the number of images before their quality."""
 
 Results: TypeAlias = list[dict[str, Any]]
 """COCO results."""
@@ -42,7 +42,7 @@ Results: TypeAlias = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class GalleryPanel:
-    """An image with the ground truth or the detections of a method."""
+    """One picture: the image with the ground truth or the detections of a method."""
 
     source: str
     """``data:`` URL."""
@@ -50,24 +50,24 @@ class GalleryPanel:
     height: int
     title: str
     note: str
-    """The number of objects or detections."""
+    """Number of objects or detections."""
 
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """One image in all panels."""
+    """One image with its panels."""
 
     name: str
     score: float
-    """Mean number of detections in which two methods differ."""
+    """Mean number of differing detections over all pairs of methods; see ``disagreement``."""
     panels: tuple[GalleryPanel, ...]
     legend: tuple[tuple[str, str], ...]
-    """Classes and their colours as ``#rrggbb``."""
+    """Pairs of class and colour, as ``#rrggbb``."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Content of the section; without images ``notes`` say why."""
+    """Content of the section; ``notes`` explain missing parts."""
 
     seed: int | None
     images: tuple[GalleryImage, ...]
@@ -75,18 +75,18 @@ class Gallery:
 
     @property
     def panel_titles(self) -> list[str]:
-        """Options of the switch."""
+        """Titles of the panels, between which the page switches."""
         return [panel.title for panel in self.images[0].panels] if self.images else []
 
 
 def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
-    """Draw the images on which the methods of the first seed differ most, in at most ``budget`` bytes of text.
+    """Draw the images on which methods differ most, for the first seed, in at most ``budget`` bytes of base64 text.
 
-    ``notes`` name missing files: predictions of a method, the annotations, an image.
+    Missing predictions, annotations and images are reported in ``notes``.
     """
     baseline = comparison.methods[0]
     if not baseline.runs:
-        return Gallery(None, (), ("Nothing was trained, so there are no detections.",))
+        return Gallery(None, (), ("There are no detections, as nothing was trained.",))
     seed = baseline.runs[0].seed
     results, notes = _read_predictions(comparison, seed)
     if len(results) < 2:
@@ -102,7 +102,7 @@ def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
 
 
 def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, Results], list[str]]:
-    """Results of each method's run with ``seed`` without low scores, and notes on files that cannot be read."""
+    """Results of the run with ``seed`` of each method, without low scores, and notes on unreadable files."""
     results: dict[str, Results] = {}
     notes = []
     for method in comparison.methods:
@@ -117,7 +117,7 @@ def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, Resu
 
 
 def _read_results(path: Path) -> Results:
-    """The results that affect the ranking: of a large dataset a small part of the file."""
+    """The results that affect the ranking, a small part of the file of a large dataset."""
     return [msgspec.to_builtins(result) for result in iter_results(path) if result.score >= THRESHOLD / 2]
 
 
@@ -173,7 +173,7 @@ def _select(results: Results, image_id: int, labels: Mapping[int, int]) -> Resul
 
 
 def _resize(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize uint8 (3,H,W), once for all panels."""
+    """Resize an image, uint8 (3,H,W), by Lanczos resampling."""
     if image.shape[1:] == size_hw:
         return image
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
@@ -182,12 +182,12 @@ def _resize(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def _encode(pictures: Sequence[Image.Image], budget: int) -> list[str]:
-    """``data:`` URLs of pictures of one image, of equal quality, at most ``budget`` characters together if possible."""
+    """Encode pictures of one image as ``data:`` URLs of equal quality, if possible within ``budget`` characters."""
     sources: list[str] = []
     for encoding in _ENCODINGS:
         first = _encode_picture(pictures[0], *encoding)
         if len(first) * len(pictures) > budget and encoding != _ENCODINGS[-1]:
-            continue  # the other pictures have the same photograph
+            continue  # the other pictures have about the same size
         sources = [first, *(_encode_picture(picture, *encoding) for picture in pictures[1:])]
         if sum(map(len, sources)) <= budget:
             break
@@ -195,7 +195,7 @@ def _encode(pictures: Sequence[Image.Image], budget: int) -> list[str]:
 
 
 def _encode_picture(picture: Image.Image, long_side: int, quality: int) -> str:
-    kind, options = ("WEBP", {"method": 2}) if features.check("webp") else ("JPEG", {})  # an optional part of Pillow
+    kind, options = ("WEBP", {"method": 2}) if features.check("webp") else ("JPEG", {})  # WebP is optional in Pillow
     thumbnail = picture.copy()
     thumbnail.thumbnail((long_side, long_side))
     file = io.BytesIO()

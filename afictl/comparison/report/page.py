@@ -27,13 +27,13 @@ _MAX_IMAGE_BYTES = 7_000_000
 
 
 def write_report(comparison: Comparison, path: Path) -> None:
-    """Write the comparison as one HTML file below 10 MB that makes no request.
+    """Write the comparison as one self-contained HTML file below 10 MB.
 
     Reads ``metrics.jsonl``, ``predictions.json`` and ``versions.json`` of every run, and the images that are drawn; the
-    page says which of them are missing. Every string of the comparison is escaped.
+    page reports missing files. All strings of the comparison are escaped.
 
     Args:
-        comparison: the baseline first; parts may be missing (one seed, costs only, no masks).
+        comparison: any comparison, also with one seed, without runs or without masks.
         path: file to write atomically.
     """
     classes, num_omitted_classes = class_tables(comparison)
@@ -72,7 +72,7 @@ def _render(content: Mapping[str, object], gallery: Gallery, num_costs: int) -> 
     templates.globals |= {"color_class": color_class, "marker_path": marker_path, "dash_pattern": dash_pattern}
     style = style_sheet(templates, len(gallery.panel_titles), num_costs)
     script = templates.get_template("report.js").render()
-    # Only these two are not escaped: they contain no data.
+    # Only style and script are not escaped: they contain no data.
     return templates.get_template("report.html.j2").render(
         content,
         gallery=gallery,
@@ -84,5 +84,5 @@ def _render(content: Mapping[str, object], gallery: Gallery, num_costs: int) -> 
 
 
 def _csp_hash(text: str) -> str:
-    """Source of an inline part in a Content-Security-Policy."""
+    """Hash of an inline style or script for the Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

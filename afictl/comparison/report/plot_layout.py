@@ -1,6 +1,6 @@
-"""Layout shared by the report's plots: scales, ticks, and labels without overlap.
+"""Layout of the plots of the report: scales, ticks, and labels without overlap.
 
-The templates draw what these functions place. All lengths are pixels of the SVG's own coordinates, y downwards.
+All lengths are pixels in the coordinate system of the SVG, y downwards.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from afictl.visualization.label_placement import Rectangle
 
 MINUS = "\N{MINUS SIGN}"
 FONT_PX = 12
-"""Text is measured in DejaVu Sans, than which few sans-serif fonts of browsers are wider."""
+"""Font size; text is measured in DejaVu Sans, which is wider than most sans-serif fonts of browsers."""
 WIDTHS_PX = {"wide": 640, "narrow": 336}
-"""Every plot is drawn at both widths, so that its text has the same size on a desktop and on a phone."""
+"""Widths of each plot, so that text has the same size on a desktop and on a phone."""
 _MARGIN_PX = {"left": 56, "right": 12, "top": 12, "bottom": 44}
 _LABEL_RADII_PX = (10, 16, 24, 34, 46, 60, 76, 95, 120, 150, 190)
 
@@ -25,7 +25,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scale:
-    """Linear map of values from ``low`` to ``high`` to pixels from ``start`` to ``end``."""
+    """Linear map from values ``low`` .. ``high`` to pixels ``start`` .. ``end``."""
 
     low: float
     high: float
@@ -33,14 +33,14 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Pixels with one decimal, for a small page."""
+        """Map a value to pixels, rounded to one decimal for a small page."""
         fraction = (value - self.low) / (self.high - self.low)
         return round(self.start + fraction * (self.end - self.start), 1)
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The axes of a plot."""
+    """Axes of a plot: rectangle in pixels, ticks (pixel, label) and titles."""
 
     width: float
     height: float
@@ -57,7 +57,7 @@ class Axes:
 def make_axes(
     size: tuple[float, float], x_range: tuple[float, float], y_range: tuple[float, float], titles: tuple[str, str]
 ) -> tuple[Axes, Scale, Scale]:
-    """Axes of a plot of width and height ``size``, and the scales of its two ranges."""
+    """Axes of a plot of width and height ``size``, with the scales of x and y."""
     width, height = size
     left, right = _MARGIN_PX["left"], width - _MARGIN_PX["right"]
     top, bottom = _MARGIN_PX["top"], height - _MARGIN_PX["bottom"]
@@ -77,7 +77,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def tick_label(value: float) -> str:
-    """A number with a minus sign, not a hyphen, and thousands as ``k``."""
+    """Format a number with a true minus sign, and thousands as ``k``."""
     text = f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{round(value, 6):g}"
     return text.replace("-", MINUS)
 
@@ -93,9 +93,9 @@ def padded_range(values: Iterable[float], margin: float = 0.08, min_span: float 
 
 
 def distribute(targets: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near ``targets``, in the same order, at least ``gap`` apart and from ``low`` to ``high``.
+    """Positions near ``targets`` in the same order, at least ``gap`` apart, between ``low`` and ``high``.
 
-    Where they do not all fit, the gap shrinks.
+    The gap is reduced if there is not enough room.
     """
     gap = min(gap, (high - low) / max(1, len(targets) - 1))
     order = sorted(range(len(targets)), key=lambda k: targets[k])
@@ -114,11 +114,13 @@ def distribute(targets: Sequence[float], gap: float, low: float, high: float) ->
 def place_point_labels(
     points: Sequence[Point], widths: Sequence[float], obstacles: Sequence[Rectangle], canvas: Rectangle
 ) -> list[Rectangle | None]:
-    """A rectangle for the label of each point, inside ``canvas``, that covers no point and no other label.
+    """Place a label for each point inside ``canvas``, without overlap with points and other labels.
 
-    Of the candidates the one of the least penalty: its distance, plus a penalty for each of the ``obstacles`` that it
-    covers, for each label or point that the line to it crosses, and where it is no nearer to its point than to another.
-    None where every candidate covers something.
+    The candidate with the smallest penalty is taken: its distance, plus penalties for each obstacle that it covers, for
+    each label or point that the leader line crosses, and if it is not clearly nearest to its point.
+
+    Returns:
+        A rectangle for each point; None if all candidates overlap a point or label.
     """
     labels: list[Rectangle] = []
     placements: list[Rectangle | None] = [None] * len(points)
@@ -137,7 +139,7 @@ def place_point_labels(
 
 
 def leader_end(point: Point, label: Rectangle) -> Point:
-    """The point of a label's border at which a line from ``point`` ends."""
+    """End of the leader line from ``point`` on the border of a label."""
     return round(min(max(point[0], label[0]), label[2]), 1), round(min(max(point[1], label[1]), label[3]), 1)
 
 
@@ -146,7 +148,7 @@ def _marker_box(point: Point) -> Rectangle:
 
 
 def _label_candidates(x: float, y: float, width: float) -> Iterable[Rectangle]:
-    """Rectangles for a label at growing distance from a point, in twelve directions."""
+    """Rectangles for a label at increasing distance from a point, in twelve directions."""
     height = FONT_PX + 4
     for radius in _LABEL_RADII_PX:
         for angle in range(0, 360, 30):

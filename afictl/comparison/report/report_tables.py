@@ -1,4 +1,4 @@
-"""Tables of the report: cells as text, with the value by which they are sorted."""
+"""Tables of the report: cells with text and sort key."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from afictl.evaluation.metrics import METRICS, POINTS, Metric, format_difference
 
 _FIRST_CLASSES = 20
 _MAX_CLASS_CELLS = 30_000
-"""Of the tables of classes: keeps the page small with a thousand classes and many methods."""
+"""Maximum number of cells in the class tables, which limits the size of the page."""
 _TINT_POINTS = (0.5, 2.0, 5.0)
-"""Differences from which a cell has the first, second and third tint."""
+"""Minimum absolute differences of the three tints."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row with its name as header."""
+    """A row; its name is the row header."""
 
     name: str
     detail: str
     """Second line of the header."""
     cells: tuple[TableCell, ...]
     method_index: int | None = None
-    """Position of the method in the comparison, if the row is a method's."""
+    """Index of the method in the comparison, for a row of a method."""
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """Headers are pairs of title and unit; the first is that of the names."""
+    """A table; headers are pairs of title and unit, the first for the names."""
 
     caption: str
     headers: tuple[tuple[str, str], ...]
@@ -57,9 +57,9 @@ NO_VALUE = TableCell("\N{EN DASH}")
 
 
 def method_tables(comparison: Comparison, report_dir: Path) -> list[ReportTable]:
-    """Accuracy of boxes with the costs, then the accuracy of masks; costs alone where nothing was trained.
+    """Tables of box accuracy with costs and of mask accuracy; only costs where nothing was trained.
 
-    The second line of a name is the source of its method, a path relative to ``report_dir`` or the current folder.
+    The second line of a name is the source of the method; paths are relative to ``report_dir`` or the current folder.
     """
     titles = {"box": "Box AP and cost", "mask": "Mask AP", "": "Cost"}
     tables = []
@@ -81,10 +81,10 @@ def method_tables(comparison: Comparison, report_dir: Path) -> list[ReportTable]
 
 
 def class_tables(comparison: Comparison) -> tuple[list[ReportTable], int]:
-    """Box AP of each class minus the baseline's: the largest differences, then the rest; and the number of omitted.
+    """Tables of the box AP of each class minus that of the baseline, and the number of omitted classes.
 
-    A difference is the mean over the seeds that a method shares with the baseline. Classes are ordered by their largest
-    absolute difference; ties, and classes without objects, as in the data.
+    A difference is the mean over the seeds that a method shares with the baseline. Classes are sorted by their largest
+    absolute difference, ties in the order of the dataset; the first table has the first twenty.
     """
     baseline, *candidates = comparison.methods
     trained = [method for method in candidates if method.runs]
@@ -111,7 +111,7 @@ def class_tables(comparison: Comparison) -> tuple[list[ReportTable], int]:
 
 
 def run_table(comparison: Comparison, report_dir: Path) -> ReportTable | None:
-    """All runs with their folders, relative to ``report_dir`` or the current folder; None without runs."""
+    """Table of all runs with folders relative to ``report_dir`` or the current folder; None without runs."""
     rows = [
         TableRow(method.name, "", _run_cells(run, report_dir), index)
         for index, method in enumerate(comparison.methods)
@@ -132,7 +132,7 @@ def _run_cells(run: ComparisonRun, report_dir: Path) -> tuple[TableCell, ...]:
 
 
 def shorten_paths(text: str, report_dir: Path) -> str:
-    """``text`` with every path below ``report_dir`` or the current folder made relative to it."""
+    """Replace absolute paths in ``text`` by paths relative to ``report_dir`` or the current folder."""
     for folder in (report_dir, Path.cwd()):
         prefix = re.escape(str(folder.resolve()).rstrip("/"))
         text = re.sub(rf"(?<![^\s'\"(=]){prefix}/(?=[^\s/])", "", text)
@@ -187,7 +187,7 @@ def _class_cell(difference: float | None) -> TableCell:
 
 
 def _class_differences(method: MethodResult, baseline: MethodResult) -> dict[str, float]:
-    """Mean over shared seeds by class name, without classes for which either method has no AP."""
+    """Mean difference over shared seeds by class name, without classes for which either method has no AP."""
     references = {run.seed: {row["name"]: row.get("box/AP") for row in run.per_class} for run in baseline.runs}
     differences: dict[str, list[float]] = {}
     for run in method.runs:
@@ -199,5 +199,5 @@ def _class_differences(method: MethodResult, baseline: MethodResult) -> dict[str
 
 
 def _signed(value: float) -> str:
-    """One decimal with a minus sign, not a hyphen."""
+    """Format with sign and one decimal, with a true minus sign."""
     return format_difference(value).replace("-", MINUS)

@@ -1,4 +1,4 @@
-"""Settings, verdicts, versions and commands of a comparison, as text of the report."""
+"""Settings, verdicts, versions and commands of a comparison as text for the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from afictl.comparison.report.report_tables import shorten_paths
 from afictl.comparison.results import Comparison
@@ -18,7 +17,7 @@ _MAX_COMMANDS = 3
 
 
 def list_settings(comparison: Comparison, report_dir: Path) -> list[tuple[str, str]]:
-    """Pairs of a term and its value; paths are relative to ``report_dir`` or the current folder."""
+    """Pairs of setting and value; paths are relative to ``report_dir`` or the current folder."""
     trained = any(method.runs for method in comparison.methods)
     files = [("held-out data", str(comparison.annotation_file)), ("images", str(comparison.image_dir))]
     terms = [*(files if trained else []), ("seeds", _seeds(comparison)), *comparison.settings.items()]
@@ -26,7 +25,7 @@ def list_settings(comparison: Comparison, report_dir: Path) -> list[tuple[str, s
 
 
 def list_verdicts(comparison: Comparison, report_dir: Path) -> list[tuple[str, bool]]:
-    """The verdict on each method, and whether it claims a difference in box or mask AP."""
+    """Verdict on each method, and whether it claims a difference in box or mask AP."""
     return [
         (
             shorten_paths(method.verdict, report_dir),
@@ -38,7 +37,7 @@ def list_verdicts(comparison: Comparison, report_dir: Path) -> list[tuple[str, b
 
 
 def list_versions(comparison: Comparison) -> list[tuple[str, str]]:
-    """Software and hardware of the runs; values that differ between runs are listed side by side."""
+    """Software and hardware of the runs; differing values of a key are joined by slashes."""
     values: dict[str, dict[str, None]] = {}
     for record in _version_records(comparison):
         for name, value in record.items():
@@ -49,7 +48,7 @@ def list_versions(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def list_commands(comparison: Comparison) -> list[str]:
-    """The commands of the runs, each once, quoted for a shell in the current folder."""
+    """Distinct commands of the runs, quoted for a shell in the current folder."""
     lines: dict[str, None] = {}
     for record in _version_records(comparison):
         words = record.get("command")
@@ -61,7 +60,7 @@ def list_commands(comparison: Comparison) -> list[str]:
 
 
 def _command_name(program: str) -> str:
-    """The name of the program for a shell; that of ``python -m afictl`` is ``afictl/__main__.py`` in the record."""
+    """Program name for a shell; ``python -m afictl`` is recorded as ``afictl/__main__.py``."""
     folder, name = os.path.split(program)
     return os.path.basename(folder) if name == "__main__.py" else name
 
@@ -79,8 +78,8 @@ def _format_seeds(seeds: tuple[int, ...]) -> str:
     return f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else "none"
 
 
-def _version_records(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """The content of ``versions.json`` of every run with a valid one."""
+def _version_records(comparison: Comparison) -> Iterator[dict[str, object]]:
+    """Content of every valid ``versions.json`` of the runs."""
     for method in comparison.methods:
         for run in method.runs:
             try:

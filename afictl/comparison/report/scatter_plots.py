@@ -1,4 +1,4 @@
-"""Scatter plots of accuracy against cost: positions of points, intervals and labels."""
+"""Scatter plots of accuracy against cost: points, intervals and labels in pixels."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from afictl.visualization.label_placement import Rectangle
 from afictl.visualization.text import fit_text, text_width
 
 _MAX_STRETCH = 2.0
-"""Intervals extend the y range to this multiple of the range of the means; longer ones end in an arrow."""
+"""Intervals extend the y range up to this multiple of the range of the means; longer ones end in an arrow."""
 _LABEL_EXTRA_PX = 20
-"""Of a label beside its name: for the marker before the name, and a margin."""
+"""Width of a label in addition to its text: the marker before the text, and a margin."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class ScatterPoint:
     low: float | None
     high: float | None
     clipped: tuple[bool, bool]
-    """Whether the interval extends below and above the plot."""
+    """Whether the interval extends beyond the plot at the lower and at the upper end."""
     claimed: bool
-    """Whether its difference is claimed."""
+    """Whether the difference to the baseline is claimed."""
     label: str
     label_box: Rectangle | None
-    """With the marker before the name; None without room."""
+    """Rectangle of label and marker; None without room."""
     leader: tuple[float, float] | None
-    """End of a line to a distant label."""
+    """End of the leader line to a distant label."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class _Measurement:
 def plot_accuracy_against_costs(
     comparison: Comparison,
 ) -> list[tuple[str, list[tuple[str, dict[str, ScatterPlot]]]]]:
-    """For each cost its title, and for each kind of AP the plots by width; empty without a method that has both."""
+    """Plots of each cost (title) and kind of AP, by width; empty unless a method has both cost and accuracy."""
     costs = []
-    # Parameters are the last choice: their number is a poor measure of speed.
+    # Parameters come last: their number is a poor measure of speed.
     for column in sorted(COST_COLUMNS, key=lambda column: column.key == "parameters"):
         plots = []
         for kind in comparison.kinds if column.inference else ():
@@ -141,7 +141,7 @@ def _y_range(measurements: Sequence[_Measurement]) -> tuple[float, float]:
 
 
 def _interval(item: _Measurement, y: Scale) -> tuple[float | None, float | None, tuple[bool, bool]]:
-    """Pixels of the lower and upper end of the interval, and which of them the plot clips."""
+    """Lower and upper end of the interval in pixels, and whether each of them is clipped."""
     if item.low is None or item.high is None:
         return None, None, (False, False)
     clipped = item.low < y.low, item.high > y.high

@@ -1,4 +1,4 @@
-"""Appearance of methods in the report: colour, marker and dashes, so that colour is never the only distinction."""
+"""Colour, marker and dashes of methods in the report, so that no distinction depends on colour alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _DASHES = ("", "7 3", "2 3")
 
 
 def color_class(method_index: int) -> str:
-    """CSS class of a method's colour; the baseline, 0, has the colour of text."""
+    """CSS class for the colour of a method; the baseline (0) has the text colour."""
     return f"h{(method_index - 1) % len(_COLOR_LABELS) + 1}" if method_index else "h0"
 
 
 def marker_path(method_index: int) -> str:
-    """SVG path around the origin; the pair of colour and marker repeats after thirty methods."""
+    """SVG path of the marker around the origin; pairs of colour and marker repeat after thirty methods."""
     return _MARKERS[method_index % len(_MARKERS)]
 
 
@@ -36,7 +36,7 @@ def dash_pattern(method_index: int) -> str:
 
 
 def style_sheet(templates: Environment, num_panels: int, num_costs: int) -> str:
-    """The CSS of the page, with a rule for every position of its two switches."""
+    """CSS of the page, with a rule for each option of its two switches."""
     return templates.get_template("report.css.j2").render(
         light=[css_color(ensure_contrast(class_color(label), PAPER)) for label in _COLOR_LABELS],
         dark=[css_color(ensure_contrast(class_color(label), DARK)) for label in _COLOR_LABELS],
@@ -46,20 +46,20 @@ def style_sheet(templates: Environment, num_panels: int, num_costs: int) -> str:
 
 
 def ensure_contrast(color: Color, background: Color) -> Color:
-    """``color`` moved away from ``background`` until their contrast suffices for a line."""
+    """``color``, mixed with ink or paper until its contrast to ``background`` is at least 3."""
     target = INK if _luminance(background) > 0.5 else PAPER
     shades = (mix(color, target, step / 20) for step in range(20))
     return next((shade for shade in shades if contrast(shade, background) >= _MIN_CONTRAST), target)
 
 
 def contrast(first: Color, second: Color) -> float:
-    """Contrast ratio of WCAG, 1 to 21."""
+    """WCAG contrast ratio, 1 to 21."""
     low, high = sorted((_luminance(first), _luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
 def css_color(color: Color) -> str:
-    """As ``#rrggbb``."""
+    """Format a colour as ``#rrggbb``."""
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
