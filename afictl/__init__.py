@@ -1,6 +1,6 @@
 """Learned feature upsampling for object detectors.
 
-Everything listed in ``__all__`` is imported on first use, so that ``import afictl`` costs nothing.
+All names in ``__all__`` are imported on first use, so that ``import afictl`` is fast.
 """
 
 from importlib import import_module
@@ -8,7 +8,7 @@ from typing import Any
 
 __version__ = "0.2.0.dev0"
 
-_HOMES = {
+_MODULES = {
     "AFInterpolator": "afictl.interpolators",
     "LoadReport": "afictl.weights",
     "PatchDiscriminator": "afictl.discriminator",
@@ -24,12 +24,12 @@ _HOMES = {
     "substitute_interpolator": "afictl.integrations",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'afictl' has no attribute {name!r}")
 
 

@@ -1,6 +1,6 @@
-"""Feature patch discriminator of AFI-GAN: one logit a position, for real against interpolated features.
+"""Feature patch discriminator of AFI-GAN: one logit per position, real against interpolated features.
 
-Lee and Bae, https://doi.org/10.1016/j.patcog.2023.109365. Shapes: N images, C channels, H x W the map.
+Lee and Bae, https://doi.org/10.1016/j.patcog.2023.109365. Legend: N images, C channels, H x W the feature map.
 """
 
 from itertools import pairwise
@@ -12,12 +12,12 @@ _NEGATIVE_SLOPE = 0.2
 
 
 class PatchDiscriminator(nn.Module):
-    """(N, C, H, W) features -> (N, 1, H, W) logits, positive for real. Receptive field 9 x 9, stride 1.
+    """Features (N, C, H, W) -> logits (N, 1, H, W), positive for real; receptive field 9 x 9, stride 1.
 
-    In train mode a map needs more than one value a channel in the batch (batch norm).
+    In train mode the batch needs more than one value per channel (batch norm).
 
     Args:
-        channels: C of the maps; the hidden layers have 2C, 4C and 4C channels.
+        channels: C of the features; the hidden layers have 2C, 4C and 4C channels.
     """
 
     def __init__(self, channels: int = 256) -> None:

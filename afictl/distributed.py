@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a detector runs: device, rank, world size, number format and loader processes."""
+    """Device, rank, world size, precision and loader processes of a computation."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     world_size: int = 1
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
-    """Returns the context that every forward pass runs in, such as ``fabric.autocast``."""
+    """Returns the context of a forward pass, such as ``fabric.autocast``."""
     workers: int = 2
-    """Loader processes of this rank; 0 loads in this process."""
+    """Loader processes per rank; 0 loads in the main process."""
 
     @classmethod
     def of_fabric(cls, fabric: Fabric, workers: int) -> Runtime:
-        """The runtime of a launched ``Fabric`` with ``workers`` loader processes a rank."""
+        """Runtime of a launched ``Fabric`` with ``workers`` loader processes per rank."""
         return cls(fabric.device, fabric.global_rank, fabric.world_size, fabric.autocast, workers)
 
     @property
@@ -52,7 +52,8 @@ def world_size() -> int:
 def all_reduce_mean(value: Tensor) -> Tensor:
     """Mean of ``value`` over all ranks, without gradient; ``value`` itself for one rank.
 
-    Gradients are averaged over ranks: a sum divided by this mean trains as the whole batch on one device.
+    As gradients are averaged over ranks, a loss sum divided by this mean gives the gradients of one device with the
+    full batch.
     """
     if world_size() == 1:
         return value
@@ -62,7 +63,7 @@ def all_reduce_mean(value: Tensor) -> Tensor:
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """``torch.distributed.nn.functional.all_reduce`` does the same, but is deprecated in favour of a private module."""
+    """Replacement of ``torch.distributed.nn.functional.all_reduce``, deprecated in favour of a private module."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -72,12 +73,12 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """The sum of the gradients: the loss of each rank depends on this value through its copy of the sum."""
+        """Sum the gradients, as the loss of each rank depends on ``value`` through its copy of the sum."""
         return all_reduce_sum(gradient)
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """Sum of ``value`` over all ranks, through which gradients flow back to every rank. Needs a process group."""
+    """Differentiable sum of ``value`` over all ranks; needs a process group."""
     total: Tensor = _AllReduceSum.apply(value)
     return total
 
@@ -85,12 +86,11 @@ def all_reduce_sum(value: Tensor) -> Tensor:
 def all_gather(action: Callable[[], T], world_size: int) -> list[T]:
     """Run ``action`` on every rank and return its results in the order of the ranks, on all of them.
 
-    Every rank has to call this; it is a barrier. A rank that dies closes its connections, which ends the wait of the
-    others with an error.
+    All ranks must call this; it is a barrier. If a rank dies, its connections close and the others raise an error.
 
     Raises:
-        UserError: raised by ``action`` on any rank; an ``OSError`` of another rank too.
-        Exception: raised by ``action`` on this rank, or ``RuntimeError`` that names the other rank.
+        UserError: ``action`` raised it on any rank, or an ``OSError`` on another rank.
+        Exception: ``action`` raised it on this rank; for another rank, a ``RuntimeError`` that names the rank.
     """
     if world_size == 1:
         return [action()]
@@ -98,7 +98,7 @@ def all_gather(action: Callable[[], T], world_size: int) -> list[T]:
     failure: Exception | None = None
     try:
         value = action()
-    except Exception as error:  # the other ranks receive it before it is raised
+    except Exception as error:  # raised after the other ranks have received it
         failure = error
     message = "" if failure is None else format_error(failure) or type(failure).__name__
     outcomes: list[tuple[T | None, str, bool]] = [(None, "", False)] * world_size
@@ -113,7 +113,7 @@ def all_gather(action: Callable[[], T], world_size: int) -> list[T]:
 
 
 def run_on_rank_zero(action: Callable[[], T], rank: int, world_size: int) -> T:
-    """Run ``action`` on rank 0 alone and return its result on all ranks.
+    """Run ``action`` on rank 0 and return its result on all ranks.
 
     Raises:
         Exception: as ``all_gather``.

@@ -1,4 +1,4 @@
-"""User errors, and errors as one line of text."""
+"""User errors, and one-line descriptions of errors."""
 
 import difflib
 import errno
@@ -19,7 +19,7 @@ class UserError(ValueError):
 
 
 def one_line(text: object) -> str:
-    """The text of an error or message with all line breaks and runs of spaces folded to one space."""
+    """Text of an error or message with all whitespace reduced to single spaces."""
     return " ".join(str(text).split())
 
 
@@ -29,15 +29,15 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def format_error(error: Exception) -> str:
-    """The error in one line; for an ``OSError`` the file, the reason and, for a full disk, a hint."""
+    """Format an error as one line; for an ``OSError`` file, reason and, for a full disk, a hint."""
     if not isinstance(error, OSError) or not error.strerror:
         return one_line(error)
-    hint = "; free some" if is_disk_full(error) else ""
+    hint = "; free some space" if is_disk_full(error) else ""
     return f"{f'{error.filename}: ' if error.filename is not None else ''}{error.strerror}{hint}"
 
 
 def describe_out_of_memory(error: BaseException) -> tuple[str, str]:
-    """Message and hint for an out-of-memory error of any library; two empty strings for another error."""
+    """Message and hint for an out-of-memory error of any library; two empty strings for other errors."""
     text = one_line(error)
     worker = _LOST_WORKER.search(text)
     if worker:
@@ -55,12 +55,12 @@ def describe_out_of_memory(error: BaseException) -> tuple[str, str]:
 
 
 def did_you_mean(word: str, known: Sequence[str], *, listed_by: str = "") -> str:
-    """Suffix of an error about an unknown name: the closest known name, or the first known names if none is close.
+    """Suffix of an error about an unknown name: the closest valid name, or the first valid names if none is close.
 
     Args:
-        word: the unknown name.
+        word: unknown name.
         known: all valid names.
-        listed_by: command that lists them, if they are too many for a line; then the closest three are named.
+        listed_by: command that lists many names; then the suffix has the three closest names and this command.
     """
     if listed_by:
         near = ", ".join(f"'{name}'" for name in difflib.get_close_matches(word, known, n=3))

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from afictl.errors import is_disk_full
 
 _MACHINE = re.sub(r"\W", "-", platform.node())
-"""Part of a draft's name: machines may share a folder, and a process id is valid on one machine."""
+"""Part of a draft's name, as machines may share a folder and a process id is valid on one machine."""
 _DRAFT = re.compile(rf"\.(.+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safetensors|afictl-index))\.{_MACHINE}\.(\d+)")
 
 
@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically.
 
     Raises:
-        OSError: naming ``path``; an earlier file stays.
+        OSError: with the name of ``path``; an earlier file is kept.
     """
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
@@ -36,7 +36,7 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
     """Write a table as CSV atomically; create missing folders.
 
     Raises:
-        OSError: naming ``path``; an earlier file stays.
+        OSError: with the name of ``path``; an earlier file is kept.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -50,11 +50,11 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield the path of a draft beside ``path``; it replaces ``path`` at the end and is removed after a failure.
 
-    The draft is synced to disk before it is renamed, so that a power failure leaves the old file or the new one.
-    Links, devices and pipes, such as ``/dev/stdout``, are written to directly.
+    The draft is synced to disk before it is renamed, so that after a power failure the old or the new file exists.
+    Links, devices and pipes, such as ``/dev/stdout``, are written directly.
 
     Raises:
-        OSError: naming ``path``, also for errors of other types that libraries raise in its place.
+        OSError: with the name of ``path``, also for errors of other types that libraries raise instead.
     """
     if is_special(path):
         with name_file_in_errors(path):
@@ -91,7 +91,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def is_special(path: Path) -> bool:
-    """Whether ``path`` must not be replaced by a file: a link, device or pipe, such as ``/dev/stdout``."""
+    """Whether ``path`` is a link, device or pipe, such as ``/dev/stdout``, which must not be replaced by a file."""
     return path.is_symlink() or (path.exists() and not path.is_file())
 
 
@@ -108,11 +108,11 @@ def replace_file(draft: Path, path: Path) -> None:
 
 
 def remove_temporary_files(folder: Path, name: str | None = None) -> None:
-    """Remove the drafts in ``folder`` that killed processes of this machine left; the folder need not exist.
+    """Remove drafts of killed processes of this machine from ``folder``, if it exists.
 
     Args:
         folder: folder of the drafts.
-        name: remove only drafts of the file of this name, for a folder with files of other programs.
+        name: only drafts of the file of this name are removed; None: all.
     """
     if not folder.is_dir():
         return
@@ -124,12 +124,12 @@ def remove_temporary_files(folder: Path, name: str | None = None) -> None:
 
 @contextmanager
 def name_file_in_errors(path: Path | str, draft: Path | None = None) -> Iterator[None]:
-    """Name ``path`` in system errors raised inside, also in errors that name its ``draft``.
+    """Add ``path`` to system errors raised inside, which have no file name or that of its ``draft``.
 
-    An error of ``write`` names no file; safetensors, shutil and torch raise errors of other types.
+    Errors of ``write`` have no file name, and safetensors, shutil and torch raise errors of other types.
 
     Raises:
-        OSError: in place of each of them; an error that names another file keeps it, unless a disk is full.
+        OSError: instead of these errors; an error about another file is unchanged, unless a disk is full.
     """
     try:
         yield
@@ -151,7 +151,7 @@ def _is_running(process: int) -> bool:
 
 
 def _system_error(error: BaseException) -> OSError | None:
-    """The ``OSError`` that ``error`` is, quotes or was raised from; None for other errors."""
+    """The ``OSError`` that ``error`` is, contains as text or was caused by; None for other errors."""
     if isinstance(error, SafetensorError | shutil.Error):
         number = re.search(r"(?:os error |Errno )(\d+)", str(error))
         return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None

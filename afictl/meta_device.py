@@ -1,4 +1,4 @@
-"""Modules built from the description in an untrusted file, on the meta device: the description may claim any size."""
+"""Building of modules described by untrusted files on the meta device, as a description may claim any size."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from afictl.errors import UserError, one_line
 
 _MAX_PARAMETERS = 20_000
-"""The largest real detectors have about 2,000 parameter tensors."""
+"""Ten times as many as the largest real detectors have; they are built in seconds."""
 _MAX_OPTION_VALUE = 2**16
 
 
 @contextmanager
 def building_on_meta_device(path: str | Path) -> Iterator[None]:
-    """Build modules without memory (PyTorch's meta device), and stop after so many parameters that it takes seconds.
+    """Build modules on PyTorch's meta device, without memory, and limit the number of parameters.
 
     Raises:
-        UserError: more parameters than any detector has, or no module can be built from the description.
+        UserError: more than 20,000 parameters, or an invalid description.
     """
     count = 0
 
@@ -45,7 +45,7 @@ def building_on_meta_device(path: str | Path) -> Iterator[None]:
 
 
 def require_bounded_options(options: Mapping[str, object], path: str | Path) -> None:
-    """Refuse options with numbers above 65,536: some are lengths of lists that are built before any module.
+    """Refuse options with numbers above 65,536, as some are lengths of lists that are built before any module.
 
     Raises:
         UserError: a number above 65,536.

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a few plain lines elsewhere."""
+"""Progress display: a bar on a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 ProgressCallback = Callable[[int, int], None]
-"""Called with the number of items done and of all items."""
+"""Called with the number of finished items and of all items."""
 ProgressDisplay = Callable[[str], AbstractContextManager[ProgressCallback]]
-"""Opens a display for one piece of work, given the plural name of its items."""
+"""Opens a display for items of a plural name, such as ``images``."""
 
 _MAX_LINES = 10
-_MIN_ITEMS_PER_LINE = 6  # a line for fewer is noise
+_MIN_ITEMS_PER_LINE = 6  # no line for fewer items
 _REFRESH_SECONDS = 0.1
 
 
@@ -29,7 +29,7 @@ def no_progress(items: str) -> Iterator[ProgressCallback]:
 
 @contextmanager
 def show_progress(console: Console, items: str) -> Iterator[ProgressCallback]:
-    """A ``ProgressDisplay`` on ``console``: a bar on a terminal, a line a tenth elsewhere."""
+    """A ``ProgressDisplay`` on ``console``: a bar on a terminal, up to ten lines elsewhere."""
     if not console.is_terminal:
         yield lambda done, total: _print_line(console, items, done, total)
         return
@@ -47,14 +47,14 @@ def show_progress(console: Console, items: str) -> Iterator[ProgressCallback]:
 
 
 def progress_bar(console: Console, description: str = "{task.description}", *, elapsed: bool = False) -> Progress:
-    """A transient rich progress bar, disabled where ``console`` is no terminal.
+    """A transient rich progress bar, disabled if ``console`` is not a terminal.
 
-    It is refreshed by its caller: rich's refreshing thread must not run while loader processes are forked.
+    The caller refreshes it, as rich's refresh thread must not run while loader processes are forked.
 
     Args:
-        console: where the bar is drawn.
+        console: console of the bar.
         description: first column, in rich's format.
-        elapsed: show elapsed instead of remaining time.
+        elapsed: whether to show elapsed instead of remaining time.
     """
     from rich.progress import (
         BarColumn,
@@ -73,7 +73,7 @@ def progress_bar(console: Console, description: str = "{task.description}", *, e
 
 
 def _print_line(console: Console, items: str, done: int, total: int) -> None:
-    """A line at each tenth of the work, at larger parts of few items."""
+    """Print a line at each tenth of the items, less often for few items."""
     lines = min(_MAX_LINES, total // _MIN_ITEMS_PER_LINE)
     if done * lines // total > (done - 1) * lines // total:
         console.print(f"{items}: {done} of {total}")

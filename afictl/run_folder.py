@@ -29,7 +29,7 @@ FEATURE_DISTANCE = "feature_distance.json"
 """Stage 1: distance of enlarged features to the guide's, by method and level."""
 
 RESULT = "result.json"
-"""Metrics of a run of a comparison; written last, so that it marks the run as finished."""
+"""Metrics of a run of a comparison; written last, so that its presence marks the run as finished."""
 COMPARISON_SETTINGS = "compare.json"
 COMPARISON = "comparison.json"
 COMPARISON_CSV = "comparison.csv"
@@ -50,17 +50,17 @@ def is_run(folder: Path) -> bool:
 
 
 def has_records(folder: Path) -> bool:
-    """Whether the run in ``folder`` has recorded at least one step or saved weights."""
+    """Whether the run in ``folder`` has logged metrics or saved weights."""
     return any((folder / name).exists() for name in (METRICS, STATE, BEST, LAST))
 
 
 def absolute_path(path: str | Path | None) -> str:
-    """The path as a run records it, independent of the working directory; empty for None."""
+    """Path as recorded by a run, independent of the working directory; empty for None."""
     return str(Path(path).resolve()) if path else ""
 
 
 def recorded_data(path: str | Path) -> Path:
-    """The dataset that a run was trained on.
+    """Dataset that a run was trained on.
 
     Args:
         path: run folder, or a file in it.
@@ -75,9 +75,9 @@ def recorded_data(path: str | Path) -> Path:
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no {CONFIG} there names its dataset; give --data") from None
+        raise UserError(f"{path}: its dataset is unknown, as there is no {CONFIG}; give --data") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise UserError(f"{file}: cannot be read, so the dataset is not known; give --data") from None
+        raise UserError(f"{file}: cannot be read, so the dataset is unknown; give --data") from None
     if not isinstance(config, dict) or not config.get("data"):
         raise UserError(f"{file}: names no dataset; give --data")
     return Path(config["data"])

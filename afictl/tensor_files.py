@@ -21,11 +21,11 @@ _MAX_FILE_BYTES = 8 * 2**30
 _MAX_HEADER_BYTES = 4 * 2**20
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, object]) -> None:
     """Write ``tensors`` and a JSON-serializable ``description`` atomically.
 
     Raises:
-        OSError: naming ``path``; an earlier file stays.
+        OSError: with the name of ``path``; an earlier file is kept.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,17 +36,17 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: M
 
 
 def _set_default_permissions(path: Path) -> None:
-    """Apply the umask's permissions: safetensors makes files readable only to their owner."""
+    """Apply the permissions of the umask, as safetensors creates files that only their owner can read."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
 
 
 def check_file(path: str | Path) -> None:
-    """Check that ``path`` is a regular file, not empty and of at most 8 GiB, before it is opened.
+    """Check that ``path`` is a regular file that is not empty and has at most 8 GiB, before it is opened.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not such a file.
     """
     try:
         status = os.stat(path)
@@ -63,10 +63,10 @@ def check_file(path: str | Path) -> None:
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a safetensors file, on the CPU, and its description, which may be empty.
+    """Read the tensors of a safetensors file, on the CPU, and its description, which may be empty.
 
     Raises:
-        UserError: no such file, or not a complete safetensors file.
+        UserError: not a complete safetensors file.
     """
     path = Path(path)
     check_file(path)
@@ -75,20 +75,14 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (
-        SafetensorError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # the last from PyTorch
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = ascii(one_line(error)[:160])[1:-1]
         raise UserError(f"{path}: not a readable safetensors file ({reason}); copy or make it again") from None
     return tensors, _parse_description(metadata.get(_KEY), path)
 
 
 def _check_header(path: Path) -> None:
-    """Refuse a header for more than about 40,000 tensors, before the library allocates a table of them."""
+    """Refuse a header of more than about 40,000 tensors, before the library allocates memory for it."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > _MAX_HEADER_BYTES:

@@ -1,1 +1,1 @@
-"""Speed and memory beside other libraries: run from a checkout, not part of the wheel."""
+"""Benchmarks of speed and memory against other libraries; run from a checkout, not part of the wheel."""

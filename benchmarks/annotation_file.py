@@ -1,4 +1,4 @@
-"""A generated annotation file of COCO's size, for the benchmark of reading."""
+"""Generated annotation file of the size of COCO's, for the benchmark of reading."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from afictl.errors import UserError
 from afictl.files import name_file_in_errors
 
 IMAGES, POLYGONS = 118_287, 860_001
-"""As in COCO's training annotations; the file has about 450 MB, as COCO's."""
+"""Numbers of COCO's training annotations, of which the file has about 450 MB."""
 
 _CATEGORIES = 80
 _WIDTH, _HEIGHT = 640, 480
 _MEAN_CORNERS = 24.5
 _CHUNK_OBJECTS = 20_000
 _COORDINATE_TEXTS = np.array([f"{k / 100:.2f}" for k in range(100 * _WIDTH + 1)], dtype=object)
-"""Text of every possible coordinate: formatting 40 million numbers one by one takes most of a minute."""
+"""Text of every possible coordinate, as formatting 40 million numbers takes most of a minute."""
 
 
 def write_annotation_file(file: Path, scale: float = 1.0, seed: int = 0) -> None:
     """Write COCO-format annotations of ``scale`` times COCO's size; the same arguments give the same bytes.
 
-    Each object has one star-shaped polygon of 3 to about 200 points, two decimals a coordinate, and the keys that
-    COCO's records have. The images are listed but not written.
+    Each object has one star-shaped polygon of 3 to about 200 points with two decimals per coordinate, and all keys
+    of COCO's records. The images are listed but not written.
 
     Raises:
         UserError: ``scale`` outside (0, 1].
@@ -56,7 +56,7 @@ def _image_record(k: int) -> str:
 
 
 def _object_records(generator: np.random.Generator, start: int, count: int, images: int) -> Iterator[str]:
-    """JSON records of ``count`` objects with ids from ``start + 1`` on."""
+    """Yield JSON records of ``count`` objects with ids starting at ``start + 1``."""
     sizes = np.clip(generator.lognormal(3.6, 0.9, (count, 2)), 4, 300)
     centres = sizes / 2 + generator.random((count, 2)) * ((_WIDTH, _HEIGHT) - sizes)
     corners = 2 + generator.geometric(1 / (_MEAN_CORNERS - 2), count).clip(max=198)

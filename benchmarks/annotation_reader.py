@@ -1,8 +1,7 @@
-"""A process that reads an annotation file with one library and reports time and memory.
+"""Process that reads an annotation file with one library and reports time and memory.
 
-It takes commands from standard input, so that several processes can be measured at once: ``load`` reads the file,
-``epoch`` visits the objects of this process's part of the images, ``memory`` does nothing. Each is answered by a line
-of JSON.
+It reads commands from standard input, so that several processes can be measured at once: ``load`` reads the file,
+``epoch`` visits the objects of a part of the images, ``memory`` does nothing. It replies to each with a line of JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Visit = Callable[[Any, slice], None]
 
 
 def readers() -> list[str]:
-    """The installed libraries."""
+    """Names of the installed libraries."""
     return ["pycocotools", *(["detectron2"] if find_spec("detectron2") else []), "afictl"]
 
 
@@ -45,7 +44,7 @@ def _detectron2(file: Path) -> tuple[Load, Visit]:
         for k in range(len(records))[part]:
             records[k]
 
-    # Copied into one array as its training loader does; the lists that it comes from are dropped there as here.
+    # copied into one array, as in the training loader of detectron2; the original lists are freed there too
     return lambda: DatasetFromList(load_coco_json(str(file), "")), visit
 
 

@@ -1,7 +1,7 @@
-"""Reading of annotations and loading of training images, beside pycocotools, torchvision and detectron2.
+"""Benchmark of annotation reading and image loading against pycocotools, torchvision and detectron2.
 
-Every measurement runs in a process of its own. The libraries take turns, in reverse order in every other round, and
-the best round of each counts: other load on the machine can only slow a library down.
+Every measurement runs in a separate process. The libraries alternate, in reverse order in every second round, and the
+best round of each is reported, as other load on the machine can only slow a library down.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PROCESSES = 8
 
 
 class Reading(TypedDict):
-    """Figures of reading by library, the best of all rounds and every round."""
+    """Figures of reading by library: of the best round, and of all rounds."""
 
     file_megabytes: float
     results: dict[str, Figures]
@@ -69,14 +69,14 @@ def measure_reading(folder: Path, scale: float, rounds: int, console: Console) -
 
     libraries = [lambda name=name: measure(name, name) for name in annotation_reader.readers() if name != "afictl"]
     for number in range(rounds):
-        for turn in [*libraries, measure_afictl][:: -1 if number % 2 else 1]:
-            turn()
-    best = {name: min(figures, key=lambda turn: turn["seconds"]) for name, figures in turns.items()}
+        for measure_library in [*libraries, measure_afictl][:: -1 if number % 2 else 1]:
+            measure_library()
+    best = {name: min(figures, key=lambda figure: figure["seconds"]) for name, figures in turns.items()}
     return {"file_megabytes": file.stat().st_size / 1e6, "results": best, "turns": turns}
 
 
 def read_annotations(library: str, file: Path, processes: int) -> Figures:
-    """Read ``file`` in several processes at once; the times and sizes of the slowest and largest.
+    """Read ``file`` in several processes at once; return the maximum times and sizes.
 
     Raises:
         UserError: a process failed.
@@ -102,16 +102,16 @@ def read_annotations(library: str, file: Path, processes: int) -> Figures:
         for reader in readers:
             reader.kill()
             reader.communicate()
-    own_before, own_after = (max(figures["own"] for figures in replies) for replies in (before, after))
+    private_before, private_after = (max(figures["own"] for figures in replies) for replies in (before, after))
     return {
         "seconds": max(figures["seconds"] for figures in load),
         "cpu_seconds": sum(figures["cpu_seconds"] for figures in load),
         "epoch_seconds": max(figures["seconds"] for figures in epoch),
         "peak": max(figures["peak"] for figures in load),
         "own_before": max(figures["own"] for figures in imports),
-        "own": own_before,
+        "own": private_before,
         "unshared": max(figures["unshared"] for figures in after),
-        "growth": own_after / own_before - 1 if own_before else 0.0,
+        "growth": private_after / private_before - 1 if private_before else 0.0,
     }
 
 
@@ -135,15 +135,15 @@ def _receive(reader: subprocess.Popen[str]) -> Figures:
 def measure_loading(
     folder: Path, split: str, kind: str, rounds: int, images: int, console: Console
 ) -> dict[str, float]:
-    """Images per second of each loader; without libraries that cannot read the data.
+    """Images per second of each loader that can read the data.
 
     Args:
         folder: dataset in COCO layout.
-        split: the split that is read.
+        split: split to read.
         kind: ``boxes`` or ``masks``.
-        rounds: turns of each loader.
-        images: read by each loader in a turn.
-        console: shows the progress.
+        rounds: repetitions.
+        images: number of images that each loader reads per round.
+        console: console for progress.
 
     Raises:
         UserError: afictl's loader failed.
@@ -159,8 +159,8 @@ def measure_loading(
             )
             if process.returncode and name == "afictl":
                 raise UserError(f"a measured loader failed; run it alone: {subprocess.list2cmdline(command)}")
-            if process.returncode:  # detectron2 takes no RLE for polygons
-                console.print(f"{name}, {kind}: failed and left out; alone: {subprocess.list2cmdline(command)}")
+            if process.returncode:  # detectron2 cannot load RLE as polygons
+                console.print(f"{name}, {kind}: failed and skipped; run it alone: {subprocess.list2cmdline(command)}")
                 continue
             speed = json.loads(process.stdout)["images_per_second"]
             speeds[name] = max(speeds.get(name, 0.0), speed)
@@ -169,13 +169,13 @@ def measure_loading(
 
 
 def reading_table(reading: Reading) -> Table:
-    """The best round of each library beside pycocotools'."""
+    """Table of the best round of each library."""
     table = Table(
         Column(f"annotations, {reading['file_megabytes']:.0f} MB", no_wrap=True),
         title="reading: seconds, and MB of a process",
-        caption="own: memory added by reading that can be neither shared nor dropped; growth: by an epoch of reads",
+        caption="private: memory added by reading that cannot be shared or dropped; growth: by an epoch of reads",
     )
-    for header in ("s", "faster", "CPU s", "peak", "own", "growth"):
+    for header in ("s", "faster", "CPU s", "peak", "private", "growth"):
         table.add_column(header, justify="right")
     for name, figures in reading["results"].items():
         table.add_row(
@@ -191,7 +191,7 @@ def reading_table(reading: Reading) -> Table:
 
 
 def loading_table(kind: str, speeds: Mapping[str, float]) -> Table:
-    """Images per second of each loader for ``kind``, ``boxes`` or ``masks``, and afictl's speed relative to it."""
+    """Table of the images per second of each loader for ``kind``, ``boxes`` or ``masks``."""
     table = Table(
         f"loader, one worker, {kind}", title="loading: images per second, short side 640 to 800, random flips"
     )
@@ -207,17 +207,19 @@ def loading_table(kind: str, speeds: Mapping[str, float]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print tables and write the figures as JSON."""
+    """Measure, print tables and write the numbers as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.annotations", description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="dataset in COCO layout; without it only reading")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="dataset in COCO layout; without it only reading is measured"
+    )
     parser.add_argument("--split", default="train", help="split of --data whose images are loaded")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the annotations as a fraction of COCO's")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each measurement; the best counts")
-    parser.add_argument("--count", type=int, default=200, help="images that each loader reads in a turn")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    parser.add_argument("--rounds", type=int, default=2, help="repetitions; the best is reported")
+    parser.add_argument("--count", type=int, default=200, help="images that each loader reads per round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
     options = parser.parse_args(arguments)
     console = Console()
-    # A mistake in --data is an error before the long part.
+    # an invalid --data is an error before the long measurement
     masks = options.data is not None and load_coco(options.data, options.split).has_masks
     with tempfile.TemporaryDirectory(prefix="afictl-benchmark-") as folder:
         reading = measure_reading(Path(folder), options.scale, options.rounds, console)

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from afictl.files import name_file_in_errors, write_text
 
 DETECTIONS = 100
-"""Per image: as many as the COCO metric takes."""
+"""Detections per image, the maximum of the COCO metrics."""
 
 _CATEGORIES = 80
 _WIDTH, _HEIGHT = 640, 480
@@ -22,9 +22,9 @@ _ANGLES = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
 def write_detections(folder: Path, images: int, masks: bool, seed: int = 0) -> tuple[Path, Path]:
     """Write ``instances.json`` and ``predictions.json``; the same arguments give the same bytes.
 
-    About 7.3 objects an image as in COCO, very unevenly distributed over images and 80 classes, one in 80 a crowd. At
-    most half of an image's detections lie near an object, nine in ten of these with its class; scores have three
-    digits, so that some are equal. Masks are star-shaped polygons of 24 corners, those of crowds and detections RLE.
+    On average 7.3 objects per image as in COCO, unevenly distributed over images and 80 classes; 1 in 80 is a crowd. At
+    most half of the detections of an image are near an object, 9 in 10 of these with its class; scores have three
+    decimals, so that some are equal. Masks are star-shaped polygons of 24 corners, those of crowds and detections RLE.
 
     Returns:
         The annotation file and the file of detections.

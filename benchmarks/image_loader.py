@@ -1,9 +1,9 @@
-"""A process that loads training images with one library and one worker, and prints images per second as JSON.
+"""Process that loads training images with one library and one worker, and prints images per second as JSON.
 
-All resize the short side to one of detectron2's six sizes, 640 to 800, with at most 1333 for the long side, flip every
-other image, shuffle, and batch by four. The batches differ: afictl gives floats in 0..1 and bitmaps, torchvision the
-same (the transforms of its detection reference on tensors, the faster kind), detectron2 bytes and either bitmaps or
-polygons, its default. Time that the main process spends on a batch counts.
+All libraries resize the short side to one of detectron2's six sizes, 640 to 800, with at most 1333 for the long side,
+flip images at random, shuffle, and use a batch size of four. Batches are float images in 0..1 and bitmaps for afictl
+and torchvision (the transforms of its detection reference on tensors, the faster variant), and uint8 images with
+bitmaps or polygons, the default, for detectron2. The time of the main process is included.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 
 _SIZES, _MAX_SIZE, _BATCH_SIZE = (640, 672, 704, 736, 768, 800), 1333, 4
 _WARM_UP_BATCHES = 4
-"""Before the timer starts: the worker's start and its prefetched batches."""
+"""Batches before the timer starts, for the start of the worker and its prefetching."""
 
 
 def loaders(masks: bool) -> list[str]:
-    """The loaders of the installed libraries."""
+    """Names of the loaders of the installed libraries."""
     detectron2 = ["detectron2 polygons", "detectron2 bitmaps"] if masks else ["detectron2"]
     return [*(detectron2 if find_spec("detectron2") else []), "torchvision", "afictl"]
 

@@ -1,7 +1,7 @@
-"""The COCO metric beside pycocotools: seconds, memory, and the largest difference of all metrics.
+"""Benchmark of the COCO metrics against pycocotools: time, memory, and the largest difference of all metrics.
 
-Each measurement runs in a process of its own. Both take turns, in reverse order in every other round, and the best
-round of each counts: other load on the machine can only slow one down.
+Every measurement runs in a separate process. The libraries alternate, in reverse order in every second round, and the
+best round of each is reported, as other load on the machine can only slow a library down.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.results import ROOT, run_benchmark, write_results
 _LIBRARIES = ("pycocotools", "afictl")
 
 Figures = dict[str, Any]
-"""JSON: seconds, megabytes and metrics of a library, or a comparison of both."""
+"""JSON values: seconds, megabytes and metrics of a library, or a comparison of both."""
 
 
 def compare_libraries(ground_truth: Path, predictions: Path, kinds: str, rounds: int, console: Console) -> Figures:
@@ -46,7 +46,7 @@ def compare_libraries(ground_truth: Path, predictions: Path, kinds: str, rounds:
             turns[library].append(_score(library, ground_truth, predictions, kinds))
             console.print(f"{library}, {kinds}: {turns[library][-1]['seconds']:.1f} s")
     expected, actual = (turns[library][0]["numbers"] for library in _LIBRARIES)
-    best = {library: min(figures, key=lambda turn: turn["seconds"]) for library, figures in turns.items()}
+    best = {library: min(figures, key=lambda figure: figure["seconds"]) for library, figures in turns.items()}
     for figures in best.values():
         figures.pop("numbers")
     return {
@@ -68,7 +68,7 @@ def _score(library: str, ground_truth: Path, predictions: Path, kinds: str) -> F
 
 
 def max_difference(expected: Metrics, actual: Metrics) -> float:
-    """The largest absolute difference; infinite where a metric is missing or None in one of them only."""
+    """Largest absolute difference; infinite if a metric is missing or None in only one of them."""
     if expected.keys() != actual.keys():
         return float("inf")
     difference = 0.0
@@ -82,13 +82,13 @@ def max_difference(expected: Metrics, actual: Metrics) -> float:
 
 
 def metric_table(images: int, results: Mapping[str, Figures]) -> Table:
-    """The figures of ``compare_libraries`` by what was scored."""
+    """Table of ``compare_libraries`` by kinds."""
     differences = (
         f"{kinds.replace(',', ' and ')}: {figures['numbers']} metrics differ by "
-        f"{figures['worst_difference']:.1e} at most"
+        f"at most {figures['worst_difference']:.1e}"
         for kinds, figures in results.items()
     )
-    caption = "seconds from both files to all metrics; MB: peak resident memory, and that of the imports"
+    caption = "s: from the files to all metrics; MB: peak resident memory, and that of the imports"
     table = Table(
         title=f"COCO metric of {images} images with {DETECTIONS} detections each",
         caption="\n".join([caption, *differences]),
@@ -106,12 +106,12 @@ def metric_table(images: int, results: Mapping[str, Figures]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Score generated detections, print a table and write the figures as JSON."""
+    """Score generated detections, print a table and write the numbers as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.metric", description=__doc__)
     parser.add_argument("--count", type=int, default=5000, help=f"generated images, with {DETECTIONS} detections each")
-    parser.add_argument("--masks", action="store_true", help="measure boxes with masks too")
-    parser.add_argument("--rounds", type=int, default=1, help="turns of each measurement; the best counts")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    parser.add_argument("--masks", action="store_true", help="also measure boxes with masks")
+    parser.add_argument("--rounds", type=int, default=1, help="repetitions; the best is reported")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
     options = parser.parse_args(arguments)
     console, results = Console(), {}
     with tempfile.TemporaryDirectory(prefix="afictl-benchmark-") as folder:

@@ -1,4 +1,4 @@
-"""A process that scores a file of predictions with one library and prints the metrics, time and memory as JSON."""
+"""Process that scores a file of predictions with one library and prints metrics, time and memory as JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _pycocotools(ground_truth: Path, predictions: Path, kinds: list[str]) -> Cal
         objects, metrics = COCO(str(ground_truth)), {}
         for kind in kinds:
             results = json.loads(predictions.read_bytes())
-            for result in results if kind == "mask" else ():  # without boxes the area of a mask is its own
+            for result in results if kind == "mask" else ():  # without a box the area is that of the mask
                 del result["bbox"]
             scorer = COCOeval(objects, objects.loadRes(results), _IOU_TYPES[kind])
             scorer.evaluate()

@@ -1,4 +1,4 @@
-"""Memory of the running process, from Linux' ``/proc``."""
+"""Memory of the running process, from ``/proc`` of Linux."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def process_memory() -> dict[str, float]:
-    """Megabytes of this process; zero where the system has no ``/proc``.
+    """Memory of this process in megabytes; zero on systems without ``/proc``.
 
-    ``peak`` and ``resident`` count shared pages too. ``own`` are private dirty pages, which can be neither shared nor
-    dropped; ``unshared`` also counts clean pages of files that no other process has mapped. The peak is not that of
-    getrusage, which starts with the parent's.
+    ``peak`` and ``resident`` include shared pages. ``own`` are private dirty pages, which cannot be shared or dropped;
+    ``unshared`` also includes clean pages of files that no other process has mapped. The peak is not that of
+    getrusage, which includes the parent process.
     """
     kilobytes: dict[str, int] = {}
     for name in ("status", "smaps_rollup"):

@@ -1,4 +1,4 @@
-"""Shared by the benchmark scripts: one-line errors, and figures as JSON."""
+"""Helpers of the benchmark scripts: one-line errors, and results as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afictl.errors import UserError
 from afictl.files import write_text
 
 ROOT = Path(__file__).parents[1]
-"""The checkout: measured processes start there, so that they find this package."""
+"""Root of the checkout, in which measured processes import this package."""
 
 
 def run_benchmark(main: Callable[[], None]) -> None:
@@ -23,7 +23,7 @@ def run_benchmark(main: Callable[[], None]) -> None:
 
 
 def write_results(file: Path | None, results: object) -> None:
-    """Write ``results`` as JSON where a file is named."""
+    """Write ``results`` as JSON to ``file``, if it is not None."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(results, indent=2) + "\n")

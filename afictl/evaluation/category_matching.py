@@ -1,4 +1,4 @@
-"""Category ids of a dataset for the labels of a detector, matched by class name."""
+"""Mapping of detector labels to category ids of a dataset, by class name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from afictl.data import Dataset
 from afictl.errors import UserError
 
 PLACEHOLDER = "N/A"
-"""Class name of labels that torchvision's COCO models keep for the ids that COCO does not use."""
+"""Class name of the labels for unused COCO ids in torchvision's COCO models."""
 _MAX_NAMES = 5
 
 
@@ -18,8 +18,8 @@ def match_categories(
     """Return the category id of each label 1..K; None for a placeholder.
 
     Args:
-        classes: class names in label order; None takes the dataset's order.
-        dataset: the dataset whose ids are returned.
+        classes: class names in label order; None: those of the dataset.
+        dataset: dataset with the category ids.
         owner: source of ``classes`` in the error, such as a checkpoint or the annotation file of another split.
 
     Raises:

@@ -15,10 +15,10 @@ from afictl.files import atomic_write, name_file_in_errors
 
 
 class CocoWriter:
-    """Collects records in temporary files next to ``path`` and joins them to one file at the end.
+    """Writer of a COCO annotation file, with records in temporary files until ``finish``.
 
     Raises:
-        OSError: the folder is not writable; raised before the first record.
+        OSError: the folder is not writable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class CocoWriter:
                     file.write((b",\n" if file.tell() else b"\n") + json.dumps(record).encode())
 
     def finish(self, **header: object) -> None:
-        """Write the file: the keys of ``header`` first, then the lists."""
+        """Write ``path`` atomically: first the keys of ``header``, then images and annotations."""
         with atomic_write(self.path) as draft, draft.open("wb") as file:
             separator = b"{"
             for name, value in header.items():

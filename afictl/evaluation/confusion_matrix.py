@@ -1,4 +1,4 @@
-"""Confusion matrix of the classes of objects and of the detections that match them."""
+"""Confusion matrix of the classes of objects and matched detections."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from afictl.evaluation.predictions import read_predictions
 
 _MIN_IOU = 0.5
 _MAX_DETECTIONS = 100
-"""Of an image, as in the metric."""
+"""Detections per image, as in the COCO metrics."""
 _UNMATCHED, _IGNORED = -1, -2
 
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """Numbers of objects and detections by the class of each."""
+    """Counts of objects and detections by class."""
 
     classes: tuple[str, ...]
     """K names in the order of the category ids."""
@@ -29,19 +29,25 @@ class ConfusionMatrix:
     """(K+1, K+1) int64, a row for each class of an object and a column for each class of a detection. The last row
     counts detections without an object, the last column objects without a detection."""
     score: float
-    """Lowest score of a counted detection."""
+    """Minimum score of a counted detection."""
 
 
 def compute_confusion(
     predictions: Path, dataset: Dataset, *, image_ids: Collection[int] | None = None, score: float = 0.3
 ) -> ConfusionMatrix:
-    """Match boxes of all classes at an IoU of 0.5.
+    """Match detections to objects of all classes by box IoU of at least 0.5, and count the pairs of classes.
 
-    In the order of their scores, the detections of an image are matched to the free object of largest IoU; of objects
-    with equal IoU, to one of the same class. Crowds, and detections on a crowd of their class, are not counted.
+    In descending order of score, each detection is matched to the unmatched object of largest IoU; ties are resolved in
+    favour of the same class. Crowds, and detections on a crowd of their class, are not counted.
+
+    Args:
+        predictions: file of COCO results.
+        dataset: ground truth.
+        image_ids: images to count; None: all.
+        score: minimum score of a counted detection.
 
     Raises:
-        UserError: see ``score_predictions``.
+        UserError: as ``score_predictions``.
     """
     truth = ground_truth_of(dataset, image_ids)
     loaded = read_predictions(predictions, truth, restricted=image_ids is not None)
@@ -62,7 +68,7 @@ def compute_confusion(
 
 
 def _overlaps(detections: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU (n,m) of xywh boxes; with a crowd the part of the detection that is inside."""
+    """IoU (n,m) of boxes xywh; for a crowd the fraction of the detection inside it."""
     if not len(detections) or not len(objects):
         return np.zeros((len(detections), len(objects)))
     return np.asarray(coco_mask.iou(detections, objects, crowd.astype(np.uint8)))
@@ -75,7 +81,7 @@ def _match(overlaps: np.ndarray, labels: np.ndarray, categories: np.ndarray, cro
     for k, label in enumerate(labels.tolist()):
         candidates = free & (overlaps[k] >= _MIN_IOU)
         if candidates.any():
-            # the bonus of the same class is smaller than any difference of overlaps
+            # the bonus for the same class only resolves ties
             matches[k] = np.argmax(np.where(candidates, overlaps[k] + 1e-9 * (categories == label), -1.0))
             free[matches[k]] = False
         elif (crowd & (categories == label) & (overlaps[k] >= _MIN_IOU)).any():

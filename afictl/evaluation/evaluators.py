@@ -1,4 +1,4 @@
-"""Matching of predictions and objects by two libraries: hotcoco, which is fast, and pycocotools, the reference."""
+"""Precision arrays of two COCO evaluators: hotcoco, which is fast, and pycocotools, the reference."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from afictl.evaluation.metrics import Precision
 from afictl.evaluation.predictions import Predictions
 
 _IMAGES_PER_UPDATE = 64
-"""Images whose masks are in memory at once."""
+"""Images per batch, whose masks are in memory at once."""
 
 
 def hotcoco_precision(
     ground_truth: GroundTruth, predictions: Predictions, truth_masks: GroundTruthMasks | None
 ) -> Precision:
-    """Precision of boxes, or with ``truth_masks`` of masks, with a few images' masks in memory at a time."""
+    """Precision of boxes, or with ``truth_masks`` of masks, by hotcoco, with the masks of 64 images in memory."""
     from hotcoco import StreamingEval
 
     scorer = StreamingEval(_categories(ground_truth), "segm" if truth_masks else "bbox")
@@ -45,7 +45,7 @@ def hotcoco_precision(
 def pycocotools_precision(
     ground_truth: GroundTruth, predictions: Predictions, truth_masks: GroundTruthMasks | None
 ) -> Precision:
-    """The same from the reference implementation, with all masks in memory."""
+    """Precision of boxes, or with ``truth_masks`` of masks, by pycocotools; all masks are in memory."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -75,20 +75,22 @@ EVALUATORS = tuple(PRECISION_OF)
 
 
 def _precision(scorer: Any) -> Precision:
-    return np.asarray(scorer.eval["precision"])[..., -1]  # the largest number of detections: 100 of a class and image
+    return np.asarray(scorer.eval["precision"])[..., -1]  # for at most 100 detections per class and image
 
 
-def _categories(ground_truth: GroundTruth) -> list[dict[str, Any]]:
-    """Categories, images and objects are numbered from 1, because ids of a file may be any integers."""
+def _categories(ground_truth: GroundTruth) -> list[dict[str, object]]:
+    """COCO categories; like images and objects numbered from 1, as the ids in a file may be any integers."""
     return [{"id": number, "name": name} for number, name in enumerate(ground_truth.classes, start=1)]
 
 
-def _images(ground_truth: GroundTruth, first: int, last: int) -> list[dict[str, Any]]:
+def _images(ground_truth: GroundTruth, first: int, last: int) -> list[dict[str, object]]:
     sizes = ground_truth.sizes_hw[first:last].tolist()
     return [{"id": k, "height": height, "width": width} for k, (height, width) in enumerate(sizes, start=first + 1)]
 
 
-def _objects(ground_truth: GroundTruth, truth_masks: GroundTruthMasks | None, rows: slice) -> Iterator[dict[str, Any]]:
+def _objects(
+    ground_truth: GroundTruth, truth_masks: GroundTruthMasks | None, rows: slice
+) -> Iterator[dict[str, object]]:
     columns = (
         ground_truth.images[rows] + 1,
         ground_truth.categories[rows] + 1,
@@ -105,15 +107,15 @@ def _objects(ground_truth: GroundTruth, truth_masks: GroundTruthMasks | None, ro
 
 
 def _table(predictions: Predictions, rows: np.ndarray) -> npt.NDArray[np.float64]:
-    """(k,7): image, xywh, score, category."""
+    """Table (k,7) of image id, xywh, score and category id."""
     columns = (predictions.images[rows] + 1, predictions.boxes[rows], predictions.scores[rows])
     return np.column_stack([*columns, predictions.categories[rows] + 1]).astype(np.float64)
 
 
 def _mask_table(predictions: Predictions, rows: np.ndarray) -> npt.NDArray[np.float64]:
-    """The same for masks, with their own scores and each with a box of the area of the mask.
+    """Table (k,7) of masks, with mask scores and a box of the area of each mask.
 
-    hotcoco takes the size range of a result from the area of its box. detectron2 too takes it from the mask.
+    hotcoco derives the size range of a result from the area of its box; as in detectron2 it must be that of the mask.
     """
     table = _table(predictions, rows)
     table[:, 1:5] = 0, 0, 0, 1
@@ -121,19 +123,19 @@ def _mask_table(predictions: Predictions, rows: np.ndarray) -> npt.NDArray[np.fl
     return table
 
 
-def _run_lengths(ground_truth: GroundTruth, predictions: Predictions, rows: np.ndarray) -> list[dict[str, Any]]:
+def _run_lengths(ground_truth: GroundTruth, predictions: Predictions, rows: np.ndarray) -> list[dict[str, object]]:
     sizes = ground_truth.sizes_hw[predictions.images[rows]].tolist()
     masks = predictions.masks.read(predictions.mask_rows[rows].tolist())
     return [{"size": size, "counts": counts} for size, counts in zip(sizes, masks, strict=True)]
 
 
-def _boxes(predictions: Predictions) -> Iterator[dict[str, Any]]:
+def _boxes(predictions: Predictions) -> Iterator[dict[str, object]]:
     for image, *box, score, category in _table(predictions, np.arange(len(predictions.images))).tolist():
         area = box[2] * box[3]
         yield {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score, "area": area}
 
 
-def _masks(ground_truth: GroundTruth, predictions: Predictions) -> Iterator[dict[str, Any]]:
+def _masks(ground_truth: GroundTruth, predictions: Predictions) -> Iterator[dict[str, object]]:
     rows = np.flatnonzero(predictions.has_mask)
     masks = _run_lengths(ground_truth, predictions, rows)
     for (image, *_, score, category), mask in zip(_mask_table(predictions, rows).tolist(), masks, strict=True):

@@ -1,4 +1,4 @@
-"""Ground truth of a dataset as columns that both evaluators read, image by image."""
+"""Ground truth of a dataset as columns, sorted by image, for both evaluators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from afictl.evaluation.mask_file import MaskFile
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """n images in the order of their ids, and m objects in the order of their images, then of the file."""
+    """n images sorted by id, and m objects sorted by image, then in the order of the file."""
 
     dataset: Dataset
     image_ids: np.ndarray
@@ -27,7 +27,7 @@ class GroundTruth:
     """(n,2) int64."""
     category_ids: tuple[int, ...]
     classes: tuple[str, ...]
-    """In the order of the ids."""
+    """Class names, in the order of ``category_ids``."""
     rows: np.ndarray
     """(m,) int64, position of each object in ``dataset``."""
     images: np.ndarray
@@ -37,9 +37,9 @@ class GroundTruth:
     boxes: np.ndarray
     """(m,4) float64 xywh as in the file."""
     areas: np.ndarray
-    """(m,) float64; the box's where the file has none."""
+    """(m,) float64, pixels; the area of the box if the file has none."""
     crowd: np.ndarray
-    """(m,) bool: a region to ignore."""
+    """(m,) bool, regions to ignore."""
 
     def objects_of(self, first: int, last: int) -> slice:
         """The objects of the images from ``first`` to before ``last``."""
@@ -48,25 +48,23 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class GroundTruthMasks:
-    """The masks of the objects, and which of these the mask metric ignores.
+    """Masks of the objects, and the objects that mask metrics ignore.
 
-    An object has a mask where training would take it so. In a set that gives usable masks for only some objects, the
-    others become regions to ignore, as crowds are: neither missed nor false detections count there.
+    Masks are valid under the same rules as in training. In a dataset with masks for only some objects, the others are
+    ignored like crowds: neither missed objects nor false detections are counted there.
     """
 
     masks: MaskFile
     crowd: np.ndarray
-    """(m,) bool."""
+    """(m,) bool, crowds and objects without a mask."""
 
 
 def ground_truth_of(source: Dataset | Path, image_ids: Collection[int] | None) -> GroundTruth:
-    """The ground truth of a dataset, restricted to ``image_ids`` (None: all images).
-
-    Objects without a finite box cannot be scored and are left out.
+    """Read the ground truth of a dataset; objects without a finite box are dropped.
 
     Args:
-        source: a dataset, or an annotation file, of which objects of an unknown image or category are left out too.
-        image_ids: ids of the images to evaluate.
+        source: dataset, or annotation file, of which objects of an unknown image or category are dropped too.
+        image_ids: ids of the images to evaluate; None: all.
 
     Raises:
         UserError: a file that cannot be read, no images, or a fault in its images or categories.
@@ -102,7 +100,7 @@ def ground_truth_of(source: Dataset | Path, image_ids: Collection[int] | None) -
 
 
 def masks_of(ground_truth: GroundTruth) -> GroundTruthMasks | None:
-    """The masks of the objects, or None if none has any."""
+    """Masks of the objects; None if no object has one."""
     missing = ~has_segmentation(ground_truth.dataset.arrays).numpy()[ground_truth.rows]
     if missing.all():
         return None
@@ -114,7 +112,7 @@ def masks_of(ground_truth: GroundTruth) -> GroundTruthMasks | None:
 
 
 def _run_lengths(ground_truth: GroundTruth, image: int) -> Iterator[bytes]:
-    """Compressed run lengths of the objects of an image; the box's for one without a segmentation."""
+    """Compressed run lengths of the objects of an image; of the box for an object without a segmentation."""
     height, width = ground_truth.sizes_hw[image].tolist()
     objects = ground_truth.objects_of(image, image + 1)
     rows = ground_truth.rows[objects].tolist()
@@ -129,7 +127,7 @@ def _run_lengths(ground_truth: GroundTruth, image: int) -> Iterator[bytes]:
 
 
 def _clipped_outline(xywh: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """The outline of a box inside the image; pycocotools visits every pixel of an outline, also outside."""
+    """Outline of a box, clipped to the image, as pycocotools visits every pixel of an outline."""
     height, width = size_hw
     (x1, x2), (y1, y2) = (np.clip((xywh[k], xywh[k] + xywh[k + 2]), 0, (width, height)[k]).tolist() for k in (0, 1))
     return np.array([x1, y1, x2, y1, x2, y2, x1, y2])

@@ -1,4 +1,4 @@
-"""Detection on the images of a dataset, written as COCO results image by image, and its metrics."""
+"""Detection on the images of a dataset, written as COCO results, and evaluation of a detector."""
 
 from __future__ import annotations
 
@@ -38,12 +38,10 @@ def evaluate(
     tta: TestTimeAugmentation | None = None,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Box and mask AP of a detector, returned on every rank.
+    """Compute box and mask metrics of a detector, on every rank. Other arguments are those of ``detect``.
 
     Args:
-        detector: as in ``detect``, like all arguments that are not described here.
-        dataset: the dataset; its annotation file is the ground truth, crowds included.
-        predictions: COCO results file to write; None writes to a temporary folder.
+        predictions: file of COCO results to write; None: a temporary file.
         evaluator: ``"hotcoco"``, or ``"pycocotools"``, the slow reference.
 
     Raises:
@@ -84,26 +82,24 @@ def detect(
 ) -> bool:
     """Write the detections of a detector to a file of COCO results; return whether they have masks.
 
-    The file has category ids of the dataset, ``bbox`` as xywh in pixels of the original image and masks as compressed
-    run lengths. A detector that scores masks apart from boxes adds ``mask_score``. The file replaces an earlier one
-    once it is complete; a failure leaves the earlier one.
+    The file has category ids of the dataset, ``bbox`` as xywh in pixels of the original image, masks as compressed run
+    lengths, and ``mask_score`` from a detector with mask scoring. It is written atomically.
 
     Args:
-        detector: a ``Detector``, which gets images resized as its ``input`` config says, or any module with
-            torchvision's detection convention, which gets them in their original size. On ``runtime.device``.
-        dataset: the dataset.
-        predictions: the file; written by rank 0 alone.
+        detector: on ``runtime.device``; a ``Detector``, whose images are resized by its ``input`` config, or any module
+            with torchvision's detection convention, whose images have their original size.
+        dataset: images to detect on.
+        predictions: file to write, on rank 0.
         runtime: each rank detects on every ``world_size``-th batch; all ranks must call this.
-        classes: the detector's class names in label order, matched to the dataset's by name; None takes the order
-            of the dataset.
-        limit: use only the first images.
-        batch_size: images detected at once.
-        tta: views of each image; with them one image is detected at a time.
+        classes: class names of the detector in label order, matched to the dataset by name; None: those of the dataset.
+        limit: maximum number of images.
+        batch_size: images per forward pass; with ``tta`` one.
+        tta: views of each image.
         progress: called on rank 0 with the number of images done and of all images.
 
     Raises:
-        UserError: the detector's classes are not those of the dataset, ``tta`` for a module that is no ``Detector``,
-            or an image that cannot be read; on all ranks.
+        UserError: on all ranks: the detector and the dataset have different classes, ``tta`` for a module that is not a
+            ``Detector``, or an unreadable image.
     """
     if tta is not None:
         require_multi_scale(detector)
@@ -132,13 +128,13 @@ class ImageDetection(NamedTuple):
 
     image_id: int
     detection: dict[str, Tensor]
-    """``boxes`` (N,4) xyxy, ``labels`` (N,) 1..K, ``scores`` (N,), perhaps ``mask_scores`` (N,)."""
+    """``boxes`` (N,4) xyxy, ``labels`` (N,) 1..K, ``scores`` (N,), optionally ``mask_scores`` (N,)."""
     masks: Iterable[Tensor] | None
-    """The N masks at the original size as chunks (n,H,W) of bool; None without masks."""
+    """The N masks at the original size in chunks, bool (n,H,W); None without masks."""
 
 
 def paste_in_original(detector: Detector, detection: dict[str, Tensor], size_hw: tuple[int, int]) -> Iterator[Tensor]:
-    """Masks bool (n,H,W) of a detection whose ``boxes`` are in the pixels of an image of ``size_hw``, in chunks."""
+    """Yield masks of a detection in chunks, bool (n,H,W); ``boxes`` are in pixels of an image of ``size_hw``."""
     probabilities = detection["mask_probs"].float()
     return iter_pasted_masks(probabilities, detection["boxes"], size_hw, detector.paste_masks)
 
@@ -151,7 +147,7 @@ def _detect_images(
     batch_size: int,
     tta: TestTimeAugmentation | None,
 ) -> Iterator[ImageDetection]:
-    """The detections on each image of this rank; arguments as in ``detect``."""
+    """Yield the detections on each image of this rank; arguments as in ``detect``."""
     if not isinstance(detector, Detector):
         yield from _detect_with_module(detector, dataset, runtime, limit)
         return
@@ -176,7 +172,7 @@ def _detect_images(
 def _detect_with_module(
     detector: nn.Module, dataset: Dataset, runtime: Runtime, limit: int | None
 ) -> Iterator[ImageDetection]:
-    """The same for a module with torchvision's convention, image by image in original pixels."""
+    """Yield the detections of a module with torchvision's convention, on one image of original size at a time."""
     for i, image_id in list(enumerate(dataset.image_ids[:limit]))[runtime.rank :: runtime.world_size]:
         image = to_float(read_image(dataset.image_path(i), dataset.size_hw(i))).to(runtime.device)
         with runtime.autocast():
@@ -188,19 +184,19 @@ def _detect_with_module(
 
 
 def _categories(detector: nn.Module, classes: Sequence[str] | None, dataset: Dataset) -> tuple[int | None, ...]:
-    """The category id of each label."""
+    """Category id of each label."""
     num_classes = getattr(detector, "num_classes", None)
     if classes is None and num_classes not in (None, len(dataset.classes)):
         raise UserError(
             f"the detector has {num_classes} classes, {dataset.annotation_file} has {len(dataset.classes)} categories; "
-            "evaluate it on the data that it was trained for"
+            "evaluate it on data with the classes that it was trained on"
         )
     return match_categories(classes, dataset)
 
 
 @contextmanager
 def _in_eval_mode(detector: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is back in its own mode, frozen parts included."""
+    """Set eval mode inside, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in detector.modules()]
     detector.eval()
     try:

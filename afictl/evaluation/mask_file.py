@@ -1,4 +1,4 @@
-"""Run lengths of many masks in a temporary file instead of memory."""
+"""Run lengths of masks in a temporary file instead of memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from afictl.files import name_file_in_errors
 
 
 class MaskFile:
-    """COCO's compressed run lengths, numbered in the order of their addition.
+    """Append-only list of masks as COCO's compressed run lengths, with only their positions in memory.
 
-    They are in an unnamed temporary file, which the system removes with the object; only positions are in memory.
+    The unnamed temporary file is removed with the object.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class MaskFile:
         self._ends = array("q", [0])
 
     def add(self, packed: bytes, sizes: Iterable[int]) -> None:
-        """Append concatenated masks of ``sizes`` bytes; 0 stands for an object without a mask."""
+        """Append concatenated masks of ``sizes`` bytes each; 0 for an object without a mask."""
         with name_file_in_errors(tempfile.gettempdir()):
             self._file.seek(0, os.SEEK_END)
             self._file.write(packed)

@@ -1,7 +1,7 @@
-"""The COCO metrics: key in files, heading, unit, number format and computation of each in one place.
+"""COCO metrics: key in files, heading, unit, number format and computation.
 
-A new metric is one more ``Metric`` in ``METRICS``: the tables on screen, ``metrics.json``, ``per_class.csv`` and the
-comparison's tables take it from there.
+A new metric is one more entry of ``METRICS``, over which the tables on screen, ``metrics.json``, ``per_class.csv`` and
+the tables of comparisons iterate.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ Precision = npt.NDArray[np.float64]
 """(10 IoU thresholds 0.50, 0.55, ..., 0.95, 101 recalls, classes, 4 areas); -1 where there is no object."""
 
 KINDS = ("box", "mask")
-"""What can be scored; ``box/AP50`` is the full key of a metric."""
+"""Kinds of predictions; the full key of a metric is ``KIND/KEY``, such as ``box/AP50``."""
 IOU_INDEX = {"50": 0, "75": 5}
-"""Index of IoU 0.50 and 0.75 in ``Precision``."""
+"""Index of IoU 0.50 and 0.75 in ``Precision``, by the suffix of the metric key."""
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of an evaluation, computed for boxes and for masks."""
+    """One metric, computed for boxes and for masks."""
 
     key: str
     title: str
@@ -33,17 +33,17 @@ class Metric:
     format: str
     """Format specification, such as ``.1f``."""
     getter: Callable[[Precision], float | None]
-    """Compute the value over the classes of a precision array; None without objects."""
+    """Computes the value from the precision of one or more classes; None without objects."""
     per_class: bool = False
     """Whether it is also reported for each class."""
 
     def text(self, value: float | None) -> str:
-        """The value as in tables; ``-`` for None."""
+        """Format a value for a table; ``-`` for None."""
         return "-" if value is None else format(value, self.format)
 
 
 def mean_precision(precision: Precision) -> float | None:
-    """Mean of the defined values in points of 100; None if no value is defined."""
+    """Mean of the defined values (above -1) in points of 100; None if there are none."""
     defined = precision[precision > -1]
     return float(defined.mean() * 100) if defined.size else None
 
@@ -61,12 +61,12 @@ CLASS_METRICS = tuple(metric for metric in METRICS if metric.per_class)
 
 
 def format_points(points: float) -> str:
-    """A value with one decimal, such as ``41.3``; a rounded zero has no sign."""
+    """Format with one decimal, such as ``41.3``; a rounded zero has no sign."""
     text = f"{points:.1f}"
     return text if float(text) else "0.0"
 
 
 def format_difference(points: float) -> str:
-    """A difference with its sign and one decimal, such as ``+1.2``; a rounded zero has no sign."""
+    """Format with sign and one decimal, such as ``+1.2``; a rounded zero has no sign."""
     text = f"{points:+.1f}"
     return text if float(text) else "0.0"

@@ -24,13 +24,13 @@ def require_results(predictions: object, source: str, ground_truth: GroundTruth,
     """Check every entry of parsed predictions.
 
     Args:
-        predictions: a list of COCO results if all is well.
+        predictions: parsed JSON; a list of COCO results if it is valid.
         source: name of the predictions in errors.
         ground_truth: the images and categories of the results.
         restricted: accept results of other images.
 
     Raises:
-        UserError: the first entry that cannot be scored, and its fault.
+        UserError: an entry is invalid; the first one is named.
     """
     if not isinstance(predictions, list):
         raise UserError(f"{source}: predictions are a JSON list of COCO results, not {type(predictions).__name__}")
@@ -49,7 +49,7 @@ def require_results(predictions: object, source: str, ground_truth: GroundTruth,
 
 
 def _fault(prediction: object) -> str:
-    """The fault of an entry that is not a COCO result, or an empty string."""
+    """Description of the fault of an invalid entry; empty for a valid one."""
     if not isinstance(prediction, dict):
         return "is not a mapping"
     if prediction.get("bbox") == []:  # pycocotools treats it as absent
@@ -69,12 +69,12 @@ def _fault(prediction: object) -> str:
 
 
 def _mask_fault(prediction: Record, size_hw: list[int]) -> str:
-    """The fault of an entry's mask, or an empty string if it can be scored or is absent."""
+    """Description of the fault of an entry's mask; empty for a valid or absent mask."""
     value = prediction.get("segmentation")
     if not value:
         return ""
     if not isinstance(value, dict):
         return "'segmentation' is not a run-length mask, a mapping of 'size' and 'counts'"
     if normalize_segmentation(value, (size_hw[0], size_hw[1])) is None:
-        return f"the 'segmentation' is no run-length mask of its image's size [height, width] {size_hw}"
+        return f"'segmentation' is not a run-length mask of the size of its image, [height, width] {size_hw}"
     return ""

@@ -1,4 +1,4 @@
-"""COCO result dicts of an image, and the file that collects those of all images from all ranks."""
+"""COCO results of detections, and the file with the results of all ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from afictl.errors import UserError
 from afictl.files import name_file_in_errors, replace_file, temporary_path
 
 _IMAGES_PER_EXCHANGE = 4
-"""Images of each rank between two collectives."""
+"""Images per rank between two collectives."""
 
 
 class EncodedMask(TypedDict):
@@ -41,7 +41,7 @@ class CocoResult(_BoxResult, total=False):
 
     segmentation: EncodedMask
     mask_score: float
-    """Score of the mask where the detector scores it apart from the box."""
+    """Score of the mask, from a detector with mask scoring."""
 
 
 def coco_results(
@@ -50,14 +50,14 @@ def coco_results(
     image_id: int,
     categories: Sequence[int | None],
 ) -> list[CocoResult]:
-    """COCO results of one image.
+    """COCO results of the detections on one image.
 
     Args:
-        detection: ``boxes`` (N,4) xyxy in original pixels, ``labels`` (N,) 1..K, ``scores`` (N,), and perhaps
+        detection: ``boxes`` (N,4) xyxy in original pixels, ``labels`` (N,) 1..K, ``scores`` (N,), and optionally
             ``mask_scores`` (N,).
-        mask_chunks: the N masks as bool tensors (n,H,W), in chunks; None without masks.
+        mask_chunks: the N masks in chunks, bool (n,H,W); None without masks.
         image_id: id in the annotation file.
-        categories: category id of each label; detections of a label without one are dropped.
+        categories: category id of each label; None drops the detections of a label.
 
     Raises:
         UserError: a label outside 1..K.
@@ -96,9 +96,9 @@ def _run_lengths(mask_chunks: Iterable[Tensor]) -> Iterator[EncodedMask]:
 
 
 def _transposed(mask: Tensor) -> Tensor:
-    """The mask (H,W) as uint8 (W,H), the order in which run lengths count.
+    """Transpose a mask (H,W) to uint8 (W,H), the order of run lengths.
 
-    Only the columns that the object covers are transposed, which takes most of the time on a photograph.
+    Only the columns of the object are copied, as a full transpose is slow for large images.
     """
     columns = torch.zeros(mask.shape[1], mask.shape[0], dtype=torch.uint8)
     covered = mask.any(dim=0).nonzero()
@@ -109,10 +109,10 @@ def _transposed(mask: Tensor) -> Tensor:
 
 
 class ResultsFile:
-    """A JSON list with one result a line, written to a draft that replaces ``path`` when it is complete.
+    """A JSON list with one result per line, written to a draft that replaces ``path`` in ``finish``.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        OSError: the folder cannot be created or written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,14 +130,14 @@ class ResultsFile:
             self._separator = b","
 
     def finish(self) -> None:
-        """Replace ``path`` by the complete draft."""
+        """Complete the draft and replace ``path`` by it."""
         with name_file_in_errors(self.path):
             self._file.write(b"[]\n" if self._separator == b"[" else b"\n]\n")
             self._file.close()
             replace_file(self._draft, self.path)
 
     def discard(self) -> None:
-        """Remove an unfinished draft."""
+        """Remove an incomplete draft."""
         with suppress(OSError):
             self._file.close()
         self._draft.unlink(missing_ok=True)
@@ -146,16 +146,16 @@ class ResultsFile:
 def write_results(
     path: Path, images: Iterator[list[CocoResult]], runtime: Runtime, progress: Callable[[int], None]
 ) -> None:
-    """Write the results of all images of all ranks to one file, on rank 0.
+    """Write the results of all ranks to one file, on rank 0.
 
     Args:
-        path: the file; used by rank 0 alone.
-        images: results of each image of this rank; a few images are in memory at a time.
+        path: file to write.
+        images: results of each image of this rank, consumed a few at a time.
         runtime: all its ranks must call this.
-        progress: called by rank 0 with the number of images written so far.
+        progress: called on rank 0 with the number of images written.
 
     Raises:
-        Exception: raised by ``images`` of any rank, see ``all_gather``; an earlier file stays.
+        Exception: raised by ``images`` on any rank, see ``all_gather``; an earlier file is kept.
     """
     file: ResultsFile | None = None
     written = 0

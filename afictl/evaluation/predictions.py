@@ -1,4 +1,4 @@
-"""COCO results from a file or list: read in chunks, checked, and stored as columns with their masks on disk."""
+"""COCO results from a file or list, read in chunks, validated, and stored as columns with masks on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 
 
 class ResultMask(msgspec.Struct, gc=False):
-    """The mask of a result; ``size`` (H, W), ``counts`` compressed or a list of runs."""
+    """Mask of a result: ``size`` (H, W), and ``counts``, compressed or a list of runs."""
 
     size: tuple[int, int]
     counts: str | list[int]
@@ -38,18 +38,18 @@ class Result(msgspec.Struct, gc=False):
 
     image_id: int | float
     category_id: int | float
-    """Whole numbers, which pandas writes as 206.0 where a column has a missing value."""
+    """Integers; pandas writes them as 206.0 in a column with missing values."""
     score: float
     bbox: Box | None = None
     """xywh in pixels of the original image."""
     mask_score: float | None = None
-    """Ranks the mask instead of ``score`` where a detector scores masks apart from boxes."""
+    """Score that ranks the mask instead of ``score``."""
     segmentation: ResultMask | None = None
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The k results for the images of a ground truth, sorted by image, then in the order of the source."""
+    """k results for the images of a ground truth, sorted by image, then in the order of the source."""
 
     images: np.ndarray
     """(k,) int64, position of the image in the ground truth."""
@@ -65,7 +65,7 @@ class Predictions:
     has_mask: np.ndarray
     """(k,) bool."""
     mask_rows: np.ndarray
-    """(k,) int64, position of the mask of each result in ``masks``."""
+    """(k,) int64, index of the mask of each result in ``masks``."""
     masks: MaskFile
 
     def results_of(self, first: int, last: int) -> slice:
@@ -73,23 +73,25 @@ class Predictions:
         return slice(*np.searchsorted(self.images, [first, last]).tolist())
 
 
-class _UnusualError(Exception):
-    """Results that have to be checked one by one."""
+class _IrregularError(Exception):
+    """Results that have to be validated one by one."""
 
 
 def read_predictions(source: list[Record] | Path, ground_truth: GroundTruth, restricted: bool) -> Predictions:
-    """Read the results of a list or of a JSON file, which is in memory as a whole only if something in it is unusual.
+    """Read COCO results from a list or a JSON file; only an irregular file is loaded into memory at once.
 
-    With ``restricted`` results of other images are dropped (a limited evaluation); otherwise they are an error, as
-    the results belong to another dataset.
+    Args:
+        source: list of COCO results, or JSON file.
+        ground_truth: images and categories of the results.
+        restricted: drop results of other images; otherwise they are an error.
 
     Raises:
-        UserError: a file that cannot be read, or an entry that is not a result for these images and categories.
+        UserError: an unreadable file, or an entry that is not a result for these images and categories.
     """
     if isinstance(source, Path):
         try:
             return _collect(_file_chunks(source), ground_truth, restricted)
-        except (OSError, ValueError, OverflowError, _UnusualError):
+        except (OSError, ValueError, OverflowError, _IrregularError):
             results = read_json(source, "predictions")
     else:
         results = source
@@ -99,10 +101,10 @@ def read_predictions(source: list[Record] | Path, ground_truth: GroundTruth, res
 
 
 def iter_results(path: Path) -> Iterator[Result]:
-    """Yield the results of a JSON file, a chunk of which is in memory at a time.
+    """Yield the results of a JSON file, reading it in chunks.
 
     Raises:
-        UserError: a file that cannot be read, an entry that is not a result, or a result without a box.
+        UserError: an unreadable file, an entry that is not a result, or a result without a box.
     """
     try:
         for chunk in _file_chunks(path):
@@ -117,7 +119,7 @@ def iter_results(path: Path) -> Iterator[Result]:
 
 
 def _file_chunks(path: Path) -> Iterator[list[Result]]:
-    """Parse the list in a file in chunks, divided between two entries."""
+    """Parse the list in a file in chunks of complete entries."""
     decoder = msgspec.json.Decoder(list[Result])
     with path.open("rb") as file:
         rest = file.read(_CHUNK_BYTES).lstrip()
@@ -130,9 +132,9 @@ def _file_chunks(path: Path) -> Iterator[list[Result]]:
 
 
 def _last_boundary(text: bytes) -> int:
-    """Start of the last entry of a truncated list; 0 if no other entry ends before it.
+    """Start of the last entry of a truncated list; 0 if it is the only one.
 
-    A brace after a brace and a comma starts an entry: inside a result a brace only ever follows a colon.
+    An opening brace after a closing brace and a comma starts an entry; inside a result it follows a colon.
     """
     at = text.rfind(b"{")
     while at > 0:
@@ -149,7 +151,7 @@ def _list_chunks(results: list[Record]) -> Iterator[list[Result]]:
 
 
 def _as_result(item: Record) -> Result:
-    """Convert a checked entry to the types of a parsed file."""
+    """Convert a validated entry to a ``Result``."""
     mask = item.get("segmentation") or None
     if mask:
         counts = mask["counts"]
@@ -159,21 +161,20 @@ def _as_result(item: Record) -> Result:
 
 
 def _collect(chunks: Iterable[list[Result]], ground_truth: GroundTruth, restricted: bool) -> Predictions:
-    """Columns of all results.
+    """Collect all results as columns.
 
     Raises:
-        _UnusualError: a result that is not for this ground truth, is not finite, has an invalid mask, or has neither a
-            box nor a mask.
+        _IrregularError: a result of other images or categories, with invalid numbers or mask, or without box and mask.
     """
     image_positions: dict[float, int] = {image: k for k, image in enumerate(ground_truth.image_ids.tolist())}
     categories: dict[float, int] = {category: k for k, category in enumerate(ground_truth.category_ids)}
     numbers, positions, masks = array("d"), array("q"), MaskFile()
     for chunk in chunks:
         if any(item.category_id not in categories or not (item.bbox or item.segmentation) for item in chunk):
-            raise _UnusualError
+            raise _IrregularError
         results = [item for item in chunk if item.image_id in image_positions]
         if len(results) < len(chunk) and (not restricted or any(item.image_id % 1 for item in chunk)):
-            raise _UnusualError
+            raise _IrregularError
         images = [image_positions[item.image_id] for item in results]
         counts = [_compressed_counts(item.segmentation) for item in results]
         areas = _store_masks(results, counts, ground_truth.sizes_hw[images], masks)
@@ -186,7 +187,7 @@ def _collect(chunks: Iterable[list[Result]], ground_truth: GroundTruth, restrict
     number_table = np.frombuffer(numbers, dtype=np.float64).reshape(-1, 7)
     position_table = np.frombuffer(positions, dtype=np.int64).reshape(-1, 2)
     if not np.isfinite(number_table).all():
-        raise _UnusualError
+        raise _IrregularError
     order = np.argsort(position_table[:, 0], kind="stable")
     number_table, position_table = number_table[order], position_table[order]
     return Predictions(
@@ -210,7 +211,7 @@ def _compressed_counts(mask: ResultMask | None) -> str:
         return mask.counts
     height, width = mask.size
     if sum(mask.counts) != height * width or min(mask.counts) < 0:
-        raise _UnusualError
+        raise _IrregularError
     runs = {"size": [height, width], "counts": mask.counts}
     return str(coco_mask.frPyObjects(runs, height, width)["counts"], "ascii")
 
@@ -225,12 +226,12 @@ def _store_masks(results: list[Result], counts: list[str], sizes_hw: np.ndarray,
         has_mask = np.array([item.segmentation is not None for item in results], dtype=bool)
         areas[has_mask] = run_length_areas(packed, lengths[has_mask], sizes_hw[has_mask].prod(axis=1))
         if (np.array(mask_sizes) != sizes_hw[has_mask]).any() or (areas < 0).any():
-            raise _UnusualError
+            raise _IrregularError
     return areas.tolist()
 
 
 def _boxes(results: list[Result], counts: list[str]) -> list[Box]:
-    """The boxes of results; without one the bounding box of the mask, as in pycocotools' ``loadRes``."""
+    """Boxes of results, or else bounding boxes of masks, as in ``loadRes`` of pycocotools."""
     without_box = [k for k, item in enumerate(results) if item.bbox is None]
     runs = [{"size": mask.size, "counts": counts[k]} for k in without_box if (mask := results[k].segmentation)]
     mask_boxes = iter(coco_mask.toBbox(runs).tolist() if runs else ())

@@ -1,4 +1,4 @@
-"""Pseudo labels: confident detections of a trained detector on unlabelled images, as a COCO annotation file."""
+"""Pseudo labels: confident detections of a teacher on unlabelled images, as a COCO annotation file."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ T = TypeVar("T")
 
 SOURCE = "pseudo"
 _MIN_SIDE_PX = 0.01
-"""Boxes are written with two decimals."""
+"""Smaller boxes would have no area, as coordinates are written with two decimals."""
 _MAX_NAMES = 10
 
 
 @dataclass
 class ClassCount:
-    """Numbers of detections and pseudo labels of one class."""
+    """Counts of detections and pseudo labels of one class."""
 
     name: str
     category_id: int
     threshold: float
     detections: int = 0
-    """Of any score."""
+    """Detections of any score."""
     labels: int = 0
     images: int = 0
     """Images with at least one pseudo label."""
@@ -55,34 +55,34 @@ class ClassCount:
 
 @dataclass
 class PseudoLabelReport:
-    """Numbers and examples of a run over the images."""
+    """Counts of pseudo labels and images, and examples."""
 
     classes: dict[int, ClassCount]
-    """By label, without placeholders."""
+    """Counts by label, without placeholders."""
     images: int = 0
-    """Images that could be read."""
+    """Readable images."""
     labelled_images: int = 0
     """Images with at least one pseudo label."""
     unreadable: list[str] = field(default_factory=list)
-    """One line for each skipped file."""
+    """One line per skipped file."""
     examples: list[tuple[Path, list[dict[str, Any]]]] = field(default_factory=list)
-    """Some of the labelled images, evenly distributed, with their annotations."""
+    """Evenly distributed labelled images with their annotations."""
 
     @property
     def labels(self) -> int:
-        """Pseudo labels of all classes."""
+        """Number of pseudo labels of all classes."""
         return sum(count.labels for count in self.classes.values())
 
 
 class EvenSample(Generic[T]):
-    """Up to ``size`` items of a stream of unknown length, at even distances."""
+    """Sample of up to ``size`` items at even distances from a stream of unknown length."""
 
     def __init__(self, size: int) -> None:
         self._size, self._stride, self._length = size, 1, 0
         self._items: list[T] = []
 
     def add(self, item: T) -> None:
-        """Offer the next item of the stream."""
+        """Process the next item of the stream."""
         if self._length % self._stride == 0:
             self._items.append(item)
         self._length += 1
@@ -91,13 +91,13 @@ class EvenSample(Generic[T]):
             self._stride *= 2
 
     def items(self) -> list[T]:
-        """The sample in the order of the stream."""
+        """Return the sample in the order of the stream."""
         count = min(self._size, len(self._items))
         return [self._items[k * len(self._items) // count] for k in range(count)]
 
 
 def class_thresholds(classes: Sequence[str], default: float, overrides: Mapping[str, float]) -> list[float]:
-    """The lowest score of a pseudo label of each class.
+    """Minimum score of a pseudo label of each class.
 
     Raises:
         UserError: an override for an unknown class, or outside 0..1.
@@ -125,27 +125,27 @@ def write_pseudo_labels(
     examples: int = 8,
     progress: ProgressCallback | None = None,
 ) -> PseudoLabelReport:
-    """Detect in ``files`` and write the detections above their thresholds to ``output``, image by image.
+    """Detect in ``files`` and write the detections that reach their thresholds as COCO annotations to ``output``.
 
-    The file is a COCO annotation file with the teacher's class names and category ids. It lists every readable image,
-    also without labels. Annotations have ``bbox`` (xywh, pixels), ``area``, ``iscrowd`` 0, ``score``,
-    ``"source": "pseudo"`` and, from a detector with masks, ``segmentation`` (compressed run lengths) and perhaps
-    ``mask_score``. Its ``info`` has the image folder and the unreadable files, which are skipped.
+    The file has the class names and category ids of the teacher, and all readable images. Annotations have ``bbox``
+    (xywh, pixels), ``area``, ``iscrowd`` 0, ``score``, ``"source": "pseudo"`` and, from a detector with masks,
+    ``segmentation`` (compressed run lengths) and optionally ``mask_score``. ``info`` has the image folder and the
+    unreadable files, which are skipped.
 
     Args:
         teacher: on ``runtime.device``, in eval mode.
         files: images inside ``folder``.
-        folder: folder that file names are relative to.
+        folder: folder to which file names are relative.
         output: file to write atomically.
-        thresholds: lowest score of a pseudo label of each label 1..K; see ``class_thresholds``.
-        runtime: of one rank.
+        thresholds: minimum score of a pseudo label of each label 1..K; see ``class_thresholds``.
+        runtime: runtime with one rank.
         info: further entries of ``info``.
-        tta: detect at several scales; None resizes images as the preset says.
+        tta: views of each image; None: one view at the test size of the preset.
         examples: number of labelled images in the report.
         progress: called with the number of images done and of all images.
 
     Raises:
-        UserError: no image could be read, or no detection reaches its threshold; nothing is written then.
+        UserError: no image is readable, or no detection reaches its threshold; nothing is written.
     """
     report = PseudoLabelReport(_class_counts(teacher, thresholds))
     sample = EvenSample[tuple[Path, list[dict[str, Any]]]](examples)
@@ -179,7 +179,7 @@ def write_pseudo_labels(
 
 class _ResizedImage(NamedTuple):
     tensor: Tensor
-    """uint8 (3,h,w), resized for the detector; at its original size for several scales."""
+    """uint8 (3,h,w), resized for the detector, or with test-time augmentation at its original size."""
     original_hw: tuple[int, int]
 
 
@@ -200,7 +200,7 @@ def _class_counts(teacher: LoadedDetector, thresholds: Sequence[float]) -> dict[
 
 
 def _category_ids(teacher: LoadedDetector) -> list[int | None]:
-    """The category id of each label, None for a placeholder; 1..K where the checkpoint has no unique ids."""
+    """Category id of each label, None for a placeholder; 1..K if the checkpoint has no unique ids."""
     ids = teacher.metadata.get("category_ids")
     is_class = [name != PLACEHOLDER for name in teacher.classes]
     class_ids = [number for number, use in zip(ids or [], is_class, strict=False) if use]
@@ -212,7 +212,7 @@ def _category_ids(teacher: LoadedDetector) -> list[int | None]:
 def _detect(
     detector: Detector, image: _ResizedImage, tta: TestTimeAugmentation | None, device: torch.device
 ) -> dict[str, Tensor]:
-    """The detection in original pixels."""
+    """Detect in one image; the boxes are in original pixels."""
     tensor = image.tensor.to(device)
     if tta:
         return detect_augmented(detector, tensor, tta)
@@ -221,7 +221,7 @@ def _detect(
 
 
 def _select(detection: dict[str, Tensor], report: PseudoLabelReport) -> dict[str, Tensor]:
-    """The detections that reach the threshold of their class and have an area; counted in ``report``."""
+    """Select the detections that reach the threshold of their class and have an area, and count them in ``report``."""
     labels, boxes, scores = (detection[name] for name in ("labels", "boxes", "scores"))
     thresholds = scores.new_full((max([0, *report.classes]) + 1,), math.inf)
     for label, count in report.classes.items():
@@ -244,7 +244,7 @@ def _image_record(image_id: int, name: Path, size_hw: tuple[int, int]) -> dict[s
 def _annotations(
     teacher: LoadedDetector, labels: dict[str, Tensor], image: Mapping[str, Any], report: PseudoLabelReport
 ) -> Iterator[dict[str, Any]]:
-    """COCO annotations of the labels that ``report`` counted last; masks without pixels are left out."""
+    """COCO annotations of the last labels counted in ``report``; masks without pixels are dropped."""
     size_hw = (image["height"], image["width"])
     masks = paste_in_original(teacher.detector, labels, size_hw) if "mask_probs" in labels else None
     results = coco_results(labels, masks, image["id"], _category_ids(teacher))
@@ -259,8 +259,8 @@ def _annotations(
 
 def _require_labels(report: PseudoLabelReport, folder: Path) -> None:
     if not report.images:
-        raise UserError(f"{folder}: no image could be read; the first: {report.unreadable[0]}")
+        raise UserError(f"{folder}: no image is readable; the first: {report.unreadable[0]}")
     if not report.labels:
         total = sum(count.detections for count in report.classes.values())
-        hint = "lower --threshold" if total else "the teacher detects nothing"
+        hint = "lower --threshold" if total else "the teacher has no detections"
         raise UserError(f"{folder}: none of {total} detections on {report.images} images reaches its threshold; {hint}")

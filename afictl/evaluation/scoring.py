@@ -1,4 +1,4 @@
-"""Scores of COCO results against an annotation file, by either of two evaluators that give the same numbers."""
+"""Scores of COCO results against the ground truth of a dataset."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from afictl.evaluation.predictions import Predictions, read_predictions
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of predictions; None where there is no object to find."""
+    """Metrics of predictions; a metric is None without objects."""
 
     metrics: dict[str, float | None]
-    """All ``METRICS`` by full key: ``box/AP``, ..., with masks also ``mask/AP``, ..."""
+    """``METRICS`` by full key: ``box/AP``, ..., and for masks ``mask/AP``, ..."""
     per_class: list[dict[str, Any]]
-    """For each class ``name``, ``objects`` (without crowds) and the ``CLASS_METRICS`` by full key."""
+    """For each class its ``name``, number of ``objects`` without crowds, and ``CLASS_METRICS`` by full key."""
     precision: Mapping[str, Precision] = field(repr=False, compare=False)
-    """Of ``box``, and of ``mask`` where masks are scored."""
+    """Precision of ``box`` and, where masks are scored, of ``mask``."""
 
     @property
     def kinds(self) -> list[str]:
-        """``box``, and ``mask`` where masks are scored."""
+        """``box`` and, where masks are scored, ``mask``."""
         return [kind for kind in KINDS if any(key.startswith(f"{kind}/") for key in self.metrics)]
 
 
@@ -46,19 +46,16 @@ def score_predictions(
 ) -> Evaluation:
     """Score COCO results against the annotations of a dataset.
 
-    Masks of predictions and of objects are in memory a few images at a time.
-
     Args:
         predictions: COCO result dicts, or a JSON file of them, which needs less memory. Masks with a ``mask_score`` are
             ranked by it instead of ``score``.
-        dataset: a dataset, or a COCO instances file; see ``ground_truth_of``.
-        image_ids: restricts both sides to these images.
-        evaluator: ``"hotcoco"``, or ``"pycocotools"``, the slow reference.
-        masks: score masks too; None: if both sides have masks. Without outlines in the ground truth only boxes are
-            scored.
+        dataset: dataset, or COCO annotation file; see ``ground_truth_of``.
+        image_ids: restricts predictions and ground truth to these images.
+        evaluator: ``"hotcoco"``, or ``"pycocotools"``, the slow reference with the same numbers.
+        masks: whether to score masks too, if the ground truth has any; None: if the predictions have masks.
 
     Raises:
-        UserError: a file that cannot be read, a prediction for an unknown image or category.
+        UserError: an unreadable file, or a prediction for an unknown image or category.
     """
     if evaluator not in EVALUATORS:
         raise UserError(f"unknown evaluator '{evaluator}'; choose {' or '.join(EVALUATORS)}")
@@ -68,10 +65,9 @@ def score_predictions(
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Disable garbage collection inside.
+    """Disable garbage collection inside: millions of records trigger it often, which takes half of the time.
 
-    Millions of short-lived records, none of them in a cycle, trigger it often, and with PyTorch's modules in memory it
-    takes half of the time.
+    None of the records is part of a reference cycle.
     """
     was_enabled = gc.isenabled()
     gc.disable()

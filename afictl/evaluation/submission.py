@@ -1,6 +1,6 @@
 """Submission files for COCO's evaluation server.
 
-The server expects one zip for boxes and one for masks, each with one JSON file inside, both of the same name:
+The server takes a zip file for boxes and one for masks, each with one JSON file, all of the same name
 ``detections_test-dev2017_ALGORITHM_results``. They are uploaded separately and therefore written to two folders.
 """
 
@@ -21,19 +21,18 @@ from afictl.evaluation.predictions import Predictions, read_predictions
 from afictl.files import atomic_write
 
 _MAX_DETECTIONS = 100
-"""Detections of an image that the server evaluates."""
+"""Detections per image that the server evaluates."""
 
 
 def write_submission(predictions: Path, dataset: Dataset, folder: Path, name: str) -> list[Path]:
     """Write ``folder/bbox/detections_SET_NAME_results.zip`` and, where there are masks, the same in ``folder/segm``.
 
-    Ids, box sizes, finite numbers and run lengths are checked first. The best 100 results of an image are written, with
-    boxes as xywh in original pixels, rounded to hundredths, and masks as compressed run lengths, ranked by
-    ``mask_score`` if there is one.
+    The best 100 results of each image are written: boxes as xywh in original pixels, rounded to hundredths, and masks
+    as compressed run lengths, ranked by ``mask_score`` if there is one.
 
     Args:
         predictions: file of COCO results.
-        dataset: the test images, from COCO's ``image_info_SET.json``.
+        dataset: test images, from COCO's ``image_info_SET.json``.
         folder: folder to write to.
         name: name of the algorithm, without spaces.
 
@@ -41,7 +40,7 @@ def write_submission(predictions: Path, dataset: Dataset, folder: Path, name: st
         The paths of the files.
 
     Raises:
-        UserError: a result that the server would reject; nothing is written then.
+        UserError: an invalid result, which the server would reject; nothing is written.
     """
     truth = ground_truth_of(dataset, None)
     loaded = read_predictions(predictions, truth, restricted=False)
@@ -62,7 +61,7 @@ def test_set(image_info: Path) -> str:
 
 
 def _write(path: Path, results: Iterator[dict[str, object]]) -> Path:
-    """Write a zip with the JSON file of the same name atomically."""
+    """Write a zip file with a JSON file of the same name, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_write(path) as draft,
@@ -104,7 +103,7 @@ def _masks(truth: GroundTruth, loaded: Predictions) -> Iterator[dict[str, object
 def _best(
     truth: GroundTruth, loaded: Predictions, scores: np.ndarray, selection: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The id of each image and the rows of its results in ``selection``, best first."""
+    """Yield the id of each image and the rows of its best results in ``selection``, best first."""
     for k, image in enumerate(truth.image_ids.tolist()):
         rows = loaded.results_of(k, k + 1)
         selected_rows = np.arange(rows.start, rows.stop)[selection[rows]]

@@ -1,6 +1,6 @@
-"""Test-time augmentation: detections of several sizes of an image, also mirrored, merged into one.
+"""Test-time augmentation: merged detections of several sizes of an image, also mirrored.
 
-The method of detectron2 (TEST.AUG, ``GeneralizedRCNNWithTTA``), for every detector.
+The method is that of detectron2 (TEST.AUG, ``GeneralizedRCNNWithTTA``), for all detectors.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _MASK_KEYS = ("mask_probs", "mask_scores")
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """The views of an image; the defaults are detectron2's.
+    """Views of an image; the defaults are those of detectron2.
 
     Raises:
-        UserError: no short side, or one below 8 pixels or above ``max_size``.
+        UserError: no short side, or one outside 8 .. ``max_size`` pixels.
     """
 
     min_sizes: tuple[int, ...] = tuple(range(400, 1201, 100))
     """Short sides in pixels."""
     max_size: int = 4000
-    """Largest long side in pixels; a larger view is reduced to it."""
+    """Maximum long side in pixels, to which larger views are reduced."""
     flip: bool = True
-    """Whether every view is also mirrored, left to right."""
+    """Whether to add a horizontally mirrored view of each size."""
 
     def __post_init__(self) -> None:
         if not self.min_sizes:
@@ -58,7 +58,7 @@ def require_multi_scale(detector: nn.Module) -> Detector:
     """Return ``detector`` if it supports multi-scale testing.
 
     Raises:
-        UserError: it is no ``Detector``: the NMS threshold of another module is unknown, and it has no ``segment``.
+        UserError: it is not a ``Detector``: another module has neither a known NMS threshold nor ``segment``.
     """
     if not isinstance(detector, Detector):
         raise UserError(
@@ -72,20 +72,19 @@ def require_multi_scale(detector: nn.Module) -> Detector:
 def detect_augmented(detector: nn.Module, image: Tensor, tta: TestTimeAugmentation) -> dict[str, Tensor]:
     """Detect in all views of an image.
 
-    The boxes of all views are mapped to the image and merged by NMS per class with the detector's ``nms_threshold`` and
-    ``max_detections``. There is no further score threshold: the detector's is applied in each view. (detectron2's 1e-8
-    only drops the other classes of a box.) The mask of a box is the mean of the mask probabilities of all views.
-
-    Views are computed one size after the other, a view and its mirror image in one batch.
+    The boxes of all views are mapped to the image and merged by NMS per class with ``nms_threshold`` and
+    ``max_detections`` of the detector, whose score threshold is applied in each view (the 1e-8 of detectron2 only drops
+    the other classes of a box). Mask probabilities and mask scores of a box are means over all views. A view and its
+    mirrored view are one batch.
 
     Args:
-        detector: in eval mode, on any device.
-        image: uint8, or float in 0..1, (3, H, W) RGB; each view is resized from it once.
-        tta: the views.
+        detector: detector in eval mode, on any device.
+        image: (3, H, W) RGB, uint8 or float in 0..1.
+        tta: views of the image.
 
     Returns:
-        As ``Detector.detect``, in the pixels of ``image``: ``boxes`` (n, 4) xyxy, ``labels`` (n,) in 1..K, ``scores``
-        (n,) best first; with masks ``mask_probs`` (n, M, M), and with mask scoring ``mask_scores`` (n,), the mean too.
+        Detection as of ``Detector.detect`` in pixels of ``image``: ``boxes`` (n, 4) xyxy, ``labels`` (n,) in 1..K,
+        ``scores`` (n,) best first; with masks ``mask_probs`` (n, M, M), and with mask scoring ``mask_scores`` (n,).
 
     Raises:
         UserError: as ``require_multi_scale``.
@@ -94,14 +93,14 @@ def detect_augmented(detector: nn.Module, image: Tensor, tta: TestTimeAugmentati
     size_hw = (image.shape[-2], image.shape[-1])
     config = detector.preset.detector
     views = [view for size in tta.sizes(size_hw) for view in _detect_views(detector, image, size, tta.flips)]
-    # NMS has been applied in a single view. Dense heads clip boxes after NMS, which increases their overlaps.
+    # Not for a single view, after NMS: dense heads clip boxes after NMS, which increases their overlaps.
     threshold = config.nms_threshold if len(views) > 1 else 1.0
     detection = suppress(views, size_hw, threshold, config.max_detections)
     return {**detection, **_mean_masks(detector, image, detection, tta)} if detector.has_masks else detection
 
 
 def _detect_views(detector: Detector, image: Tensor, size: SizeHW, flips: Sequence[bool]) -> list[Candidates]:
-    """Detections of the views of one size, in the pixels of ``image``."""
+    """Detections of the views of one size, in pixels of ``image``."""
     size_hw = (image.shape[-2], image.shape[-1])
     detections = detector.detect(_resize_and_flip(image, size, flips), masks=False)
     return [
@@ -123,7 +122,7 @@ def _mean_masks(
 def _masks(
     detector: Detector, image: Tensor, size: SizeHW, flips: Sequence[bool], detection: dict[str, Tensor]
 ) -> Iterator[dict[str, Tensor]]:
-    """Masks and, with mask scoring, mask scores of a detection in each view of one size, flipped back."""
+    """Yield the masks and mask scores of a detection in each view of one size, flipped back."""
     size_hw = (image.shape[-2], image.shape[-1])
     in_views = [{**detection, "boxes": move_boxes(detection["boxes"], size_hw, size, flip)} for flip in flips]
     views = _resize_and_flip(image, size, flips)

@@ -36,7 +36,7 @@ def plain_font() -> str:
 
 
 def plain_line(text: str) -> str:
-    """Normalise ``text`` to NFC, which most fonts need, and replace control characters such as line breaks by spaces."""
+    """Normalise ``text`` to NFC, which most fonts need, and replace control characters by spaces."""
     return re.sub(r"[\x00-\x1f\x7f]", " ", unicodedata.normalize("NFC", text))
 
 
