@@ -13,12 +13,12 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from benchmarks.process_memory import process_memory
 
-Load = Callable[[], Any]
-Visit = Callable[[Any, slice], None]
+Visit = Callable[[slice], None]
+"""Reads the objects of a part of the images."""
 
 
 def readers() -> list[str]:
@@ -26,36 +26,51 @@ def readers() -> list[str]:
     return ["pycocotools", *(["detectron2"] if find_spec("detectron2") else []), "afictl"]
 
 
-def _pycocotools(file: Path) -> tuple[Load, Visit]:
+def _pycocotools(file: Path) -> Callable[[], Visit]:
     from pycocotools.coco import COCO
 
-    def visit(coco: Any, part: slice) -> None:
-        for image_id in list(coco.imgs)[part]:
-            coco.loadAnns(coco.getAnnIds(imgIds=[image_id]))
+    def load() -> Visit:
+        coco = COCO(file)
 
-    return lambda: COCO(file), visit
+        def visit(part: slice) -> None:
+            for image_id in list(coco.imgs)[part]:
+                coco.loadAnns(coco.getAnnIds(imgIds=[image_id]))
+
+        return visit
+
+    return load
 
 
-def _detectron2(file: Path) -> tuple[Load, Visit]:
+def _detectron2(file: Path) -> Callable[[], Visit]:
     from detectron2.data import DatasetFromList
     from detectron2.data.datasets.coco import load_coco_json
 
-    def visit(records: Any, part: slice) -> None:
-        for k in range(len(records))[part]:
-            records[k]
+    def load() -> Visit:
+        # copied into one array, as in the training loader of detectron2; the original lists are freed there too
+        records = DatasetFromList(load_coco_json(str(file), ""))
 
-    # copied into one array, as in the training loader of detectron2; the original lists are freed there too
-    return lambda: DatasetFromList(load_coco_json(str(file), "")), visit
+        def visit(part: slice) -> None:
+            for k in range(len(records))[part]:
+                records[k]
+
+        return visit
+
+    return load
 
 
-def _afictl(file: Path) -> tuple[Load, Visit]:
+def _afictl(file: Path) -> Callable[[], Visit]:
     from afictl.data import load_coco
 
-    def visit(index: Any, part: slice) -> None:
-        for k in range(len(index))[part]:
-            index.objects(k)
+    def load() -> Visit:
+        dataset = load_coco(file.parents[1], "train")
 
-    return lambda: load_coco(file.parents[1], "train"), visit
+        def visit(part: slice) -> None:
+            for k in range(len(dataset))[part]:
+                dataset.objects(k)
+
+        return visit
+
+    return load
 
 
 _READERS = {"pycocotools": _pycocotools, "detectron2": _detectron2, "afictl": _afictl}
@@ -64,15 +79,15 @@ _READERS = {"pycocotools": _pycocotools, "detectron2": _detectron2, "afictl": _a
 def _main(library: str, file: Path, part: slice) -> None:
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # pycocotools prints
-        load, visit = _READERS[library](file)
+        load = _READERS[library](file)
         _write_line(output, {})
-        annotations: Any = None
+        visit: Visit | None = None
         for line in sys.stdin:
             start, cpu_start = time.perf_counter(), time.process_time()
             if line.strip() == "load":
-                annotations = load()
-            elif line.strip() == "epoch":
-                visit(annotations, part)
+                visit = load()
+            elif line.strip() == "epoch" and visit:
+                visit(part)
             times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
             _write_line(output, times)
 

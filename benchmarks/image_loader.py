@@ -17,7 +17,6 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 _SIZES, _MAX_SIZE, _BATCH_SIZE = (640, 672, 704, 736, 768, 800), 1333, 4
 _WARM_UP_BATCHES = 4
@@ -30,7 +29,7 @@ def loaders(masks: bool) -> list[str]:
     return [*(detectron2 if find_spec("detectron2") else []), "torchvision", "afictl"]
 
 
-def _afictl(folder: Path, split: str, masks: bool) -> Iterator[Any]:
+def _afictl(folder: Path, split: str, masks: bool) -> Iterator[object]:
     from afictl.data import load_coco, train_batches
     from afictl.presets import InputConfig
 
@@ -38,7 +37,7 @@ def _afictl(folder: Path, split: str, masks: bool) -> Iterator[Any]:
     return train_batches(load_coco(folder, split), config, _BATCH_SIZE, seed=0, masks=masks, workers=1)
 
 
-def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[Any]:
+def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[object]:
     import torch
     from torch.utils.data import DataLoader, Subset
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
@@ -67,11 +66,11 @@ def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[Any]:
         yield from DataLoader(subset, _BATCH_SIZE, shuffle=True, num_workers=1, collate_fn=_collate, drop_last=True)
 
 
-def _collate(samples: list[Any]) -> list[tuple[Any, ...]]:
+def _collate(samples: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
     return list(zip(*samples, strict=True))
 
 
-def _detectron2(folder: Path, split: str, masks: bool, mask_format: str = "polygon") -> Iterator[Any]:
+def _detectron2(folder: Path, split: str, masks: bool, mask_format: str = "polygon") -> Iterator[object]:
     from detectron2.data import DatasetMapper, build_detection_train_loader
     from detectron2.data import transforms as T
     from detectron2.data.datasets.coco import load_coco_json
@@ -90,7 +89,7 @@ def _detectron2(folder: Path, split: str, masks: bool, mask_format: str = "polyg
     return iter(build_detection_train_loader(records, mapper=mapper, total_batch_size=_BATCH_SIZE, num_workers=1))
 
 
-_LOADERS: dict[str, Callable[..., Iterator[Any]]] = {
+_LOADERS: dict[str, Callable[..., Iterator[object]]] = {
     "afictl": _afictl,
     "torchvision": _torchvision,
     "detectron2": _detectron2,

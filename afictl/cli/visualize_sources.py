@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from afictl.data import Dataset
-    from afictl.visualization import Picture
+    from afictl.visualization import NamedDetectors, Picture
     from afictl.visualization.figure import Figure
-    from afictl.visualization.named_models import NamedDetectors
-    from afictl.weights import LoadedDetector
 
     Source = Dataset | list[Picture]
 
@@ -122,24 +120,17 @@ def load_detectors(weights: Sequence[Path], source: Source, threshold: float, pa
     Raises:
         UserError: weights that cannot be read, or a detector with other classes than the dataset's.
     """
-    from afictl.visualization import load_named_detectors, run_names
-
-    named = dict(zip(run_names(weights), weights, strict=True))
-    return load_named_detectors(named, source, first_device(), _reporting_loader(threshold, partial))
-
-
-def _reporting_loader(threshold: float, partial: bool) -> Callable[[Path], LoadedDetector]:
+    from afictl.visualization import NamedDetectors, run_names
     from afictl.weights import load_detector
 
-    def load(path: Path) -> LoadedDetector:
-        loaded = load_detector(path, partial=partial)
+    detectors = {}
+    for name, path in zip(run_names(weights), weights, strict=True):
+        loaded = detectors[name] = load_detector(path, partial=partial)
         typer.echo(f"{path}: {loaded.report}")
         min_score = loaded.preset.detector.score_threshold
         if threshold < min_score:
             typer.echo(f"{path}: has no detections below {min_score}, its detector.score_threshold")
-        return loaded
-
-    return load
+    return NamedDetectors.of(detectors, source, first_device())
 
 
 def write_with_progress(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: str, total: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from pycocotools import mask as coco_mask
@@ -25,7 +25,7 @@ from afictl.errors import UserError
 from afictl.evaluation.category_matching import PLACEHOLDER
 from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.inference import paste_in_original
-from afictl.evaluation.prediction_writer import coco_results
+from afictl.evaluation.prediction_writer import CocoResult, coco_results
 from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented
 from afictl.presets import InputConfig
 from afictl.progress import ProgressCallback
@@ -37,6 +37,16 @@ SOURCE = "pseudo"
 _MIN_SIDE_PX = 0.01
 """Smaller boxes would have no area, as coordinates are written with two decimals."""
 _MAX_NAMES = 10
+
+
+class PseudoLabel(CocoResult, total=False):
+    """A COCO annotation with the score of the detection."""
+
+    id: int
+    area: float
+    """Pixels."""
+    iscrowd: int
+    source: str
 
 
 @dataclass
@@ -65,7 +75,7 @@ class PseudoLabelReport:
     """Images with at least one pseudo label."""
     unreadable: list[str] = field(default_factory=list)
     """One line per skipped file."""
-    examples: list[tuple[Path, list[dict[str, Any]]]] = field(default_factory=list)
+    examples: list[tuple[Path, list[PseudoLabel]]] = field(default_factory=list)
     """Evenly distributed labelled images with their annotations."""
 
     @property
@@ -148,7 +158,7 @@ def write_pseudo_labels(
         UserError: no image is readable, or no detection reaches its threshold; nothing is written.
     """
     report = PseudoLabelReport(_class_counts(teacher, thresholds))
-    sample = EvenSample[tuple[Path, list[dict[str, Any]]]](examples)
+    sample = EvenSample[tuple[Path, list[PseudoLabel]]](examples)
     images = read_files(files, partial(_resize, None if tta else teacher.detector.input), runtime.workers)
     with CocoWriter(output) as writer, torch.no_grad():
         for k, (file, image) in enumerate(zip(files, images, strict=True)):
@@ -157,23 +167,29 @@ def write_pseudo_labels(
             else:
                 with runtime.autocast():
                     detection = _detect(teacher.detector, image, tta, runtime.device)
-                labels = _select(detection, report)
-                record = _image_record(report.images, file.relative_to(folder), image.original_hw)
-                annotations = list(_annotations(teacher, labels, record, report))
-                writer.add(record, annotations)
+                detection = _select(detection, report)
+                height, width = image.original_hw
+                name = file.relative_to(folder).as_posix()
+                annotations = list(_annotations(teacher, detection, image.original_hw, report))
+                writer.add({"id": report.images, "file_name": name, "height": height, "width": width}, annotations)
                 if annotations:
                     sample.add((file, annotations))
             if progress is not None:
                 progress(k + 1, len(files))
         report.examples = sample.items()
         _require_labels(report, folder)
-        categories = [{"id": count.category_id, "name": count.name} for count in report.classes.values()]
-        folders = {
-            "image_folder": str(folder.resolve()),
-            "image_folder_from_here": os.path.relpath(folder.resolve(), output.parent.resolve()),
-        }
-        origin = {"description": "pseudo labels", "afictl": __version__, "tta": asdict(tta) if tta else None}
-        writer.finish(info={**origin, **info, **folders, "unreadable": report.unreadable}, categories=categories)
+        writer.finish(
+            info={
+                "description": "pseudo labels",
+                "afictl": __version__,
+                "tta": asdict(tta) if tta else None,
+                **info,
+                "image_folder": str(folder.resolve()),
+                "image_folder_from_here": os.path.relpath(folder.resolve(), output.parent.resolve()),
+                "unreadable": report.unreadable,
+            },
+            categories=[{"id": count.category_id, "name": count.name} for count in report.classes.values()],
+        )
     return report
 
 
@@ -237,24 +253,28 @@ def _select(detection: dict[str, Tensor], report: PseudoLabelReport) -> dict[str
     return {name: values[keep] for name, values in detection.items()}
 
 
-def _image_record(image_id: int, name: Path, size_hw: tuple[int, int]) -> dict[str, Any]:
-    return {"id": image_id, "file_name": name.as_posix(), "height": size_hw[0], "width": size_hw[1]}
-
-
 def _annotations(
-    teacher: LoadedDetector, labels: dict[str, Tensor], image: Mapping[str, Any], report: PseudoLabelReport
-) -> Iterator[dict[str, Any]]:
-    """COCO annotations of the last labels counted in ``report``; masks without pixels are dropped."""
-    size_hw = (image["height"], image["width"])
-    masks = paste_in_original(teacher.detector, labels, size_hw) if "mask_probs" in labels else None
-    results = coco_results(labels, masks, image["id"], _category_ids(teacher))
+    teacher: LoadedDetector, detection: dict[str, Tensor], size_hw: tuple[int, int], report: PseudoLabelReport
+) -> Iterator[PseudoLabel]:
+    """Yield the annotations of the last image, as counted in ``report``; masks without pixels are dropped."""
+    masks = paste_in_original(teacher.detector, detection, size_hw) if "mask_probs" in detection else None
+    results = coco_results(detection, masks, report.images, _category_ids(teacher))
     for number, result in enumerate(results, start=report.labels - len(results) + 1):
         x, y, width, height = (round(value, 2) for value in result["bbox"])
         segmentation = result.pop("segmentation", None)
         area = float(coco_mask.area(segmentation)) if segmentation else 0.0
-        record = {"id": number, **result, "bbox": [x, y, width, height], "score": round(result["score"], 6)}
-        record |= {"area": area or round(width * height, 2), "iscrowd": 0, "source": SOURCE}
-        yield {**record, "segmentation": segmentation} if area else record
+        annotation: PseudoLabel = {
+            "id": number,
+            **result,
+            "bbox": [x, y, width, height],
+            "score": round(result["score"], 6),
+            "area": area or round(width * height, 2),
+            "iscrowd": 0,
+            "source": SOURCE,
+        }
+        if segmentation and area:
+            annotation["segmentation"] = segmentation
+        yield annotation
 
 
 def _require_labels(report: PseudoLabelReport, folder: Path) -> None:

@@ -4,12 +4,13 @@ from afictl.visualization.detections import contact_sheet, draw_detections
 from afictl.visualization.disagreement import rank_by_disagreement
 from afictl.visualization.features import feature_figures
 from afictl.visualization.gradcam import gradcam_figures
-from afictl.visualization.named_models import load_named_detectors, named_interpolators, run_names
+from afictl.visualization.named_models import NamedDetectors, named_interpolators, run_names
 from afictl.visualization.pictures import Picture, dataset_pictures, file_pictures
 from afictl.visualization.side_by_side import rank_pictures, side_by_side_figures, write_side_by_side
 from afictl.visualization.training_curves import plot_training
 
 __all__ = [
+    "NamedDetectors",
     "Picture",
     "contact_sheet",
     "dataset_pictures",
@@ -17,7 +18,6 @@ __all__ = [
     "feature_figures",
     "file_pictures",
     "gradcam_figures",
-    "load_named_detectors",
     "named_interpolators",
     "plot_training",
     "rank_by_disagreement",

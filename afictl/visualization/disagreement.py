@@ -9,10 +9,12 @@ partner in the other; that of several methods is the mean over all pairs. It is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from afictl.evaluation.prediction_writer import CocoResult
 
 _MIN_IOU = 0.5
 _PARTNER_FRACTION = 0.5
@@ -31,13 +33,12 @@ class DetectionArrays(NamedTuple):
 
 
 def rank_by_disagreement(
-    predictions: Mapping[str, Iterable[Mapping[str, Any]]], threshold: float = 0.5
+    predictions: Mapping[str, Iterable[CocoResult]], threshold: float = 0.5
 ) -> list[tuple[int, float]]:
     """Rank the images on which methods disagree, largest disagreement first.
 
     Args:
-        predictions: COCO results by method, with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and
-            ``score``; other keys are unused, and results below half the threshold are not stored.
+        predictions: COCO results by method; those below half the threshold are not stored.
         threshold: minimum score of a drawn detection.
 
     Returns:

@@ -41,7 +41,7 @@ class Figure:
 
     def draw(self) -> Image.Image:
         """Draw the figure as one picture."""
-        page = draw_panels(self.panels, self.legend, columns=self.columns, title=self.title, text=self.text)
+        page = _draw_page(self)
         if self.strip is None:
             return page
         gap = text_size(self.panels[0].picture.size)
@@ -58,42 +58,34 @@ def text_size(size: tuple[int, int]) -> int:
     return max(16, round(max(size) / 38))
 
 
-def draw_panels(
-    panels: Sequence[Panel],
-    legend: Sequence[tuple[str, Color]] = (),
-    *,
-    columns: int = _COLUMNS,
-    title: str = "",
-    text: str = "",
-) -> Image.Image:
-    """Draw panels of equal size in rows of up to ``columns``, a heading above and the ``legend`` of colours below."""
-    columns = min(len(panels), columns)
+def _draw_page(figure: Figure) -> Image.Image:
+    """Draw heading, panels in rows, and legend."""
+    panels, columns = figure.panels, min(len(figure.panels), figure.columns)
     width, height = panels[0].picture.size
-    size = text_size((width, height))
-    gap = size
+    size = gap = text_size((width, height))
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
     captions = max(text_width(words, size) for panel in panels for words in (panel.title, panel.note))
-    cell = max(width, round(min(captions, _MAX_CAPTION_EMS * size)))
-    line_counts = [2 if any(_is_wide(panel, size, cell) for panel in row) else 1 for row in rows]
+    column_width = max(width, round(min(captions, _MAX_CAPTION_EMS * size)))
+    line_counts = [2 if any(_is_wide(panel, size, column_width) for panel in row) else 1 for row in rows]
     title_heights = [round((0.6 + 1.3 * count) * size) for count in line_counts]
-    page_width = columns * (cell + gap) + gap
-    legend_rows = _legend_rows(legend, size, page_width - 2 * gap)
-    heading = _heading(title, text, size, page_width - 2 * gap)
+    page_width = columns * (column_width + gap) + gap
+    legend_rows = _legend_rows(figure.legend, size, page_width - 2 * gap)
+    heading = _heading(figure.title, figure.text, size, page_width - 2 * gap)
     top = heading.height if heading else 0
-    grid_end = top + sum(title_heights) + len(rows) * (height + gap)
-    page = Image.new("RGB", (page_width, grid_end + gap // 2 + len(legend_rows) * round(1.7 * size)), PAPER)
+    panels_bottom = top + sum(title_heights) + len(rows) * (height + gap)
+    page = Image.new("RGB", (page_width, panels_bottom + gap // 2 + len(legend_rows) * round(1.7 * size)), PAPER)
     if heading:
         page.paste(heading, (gap, 0))
     pen = ImageDraw.Draw(page)
     y = top
     for row, count, title_height in zip(rows, line_counts, title_heights, strict=True):
         for column, panel in enumerate(row):
-            x = gap + column * (cell + gap)
-            _write_title(pen, panel, (x, y + 0.95 * size), size, cell, two_lines=count == 2)
+            x = gap + column * (column_width + gap)
+            _write_title(pen, panel, (x, y + 0.95 * size), size, column_width, two_lines=count == 2)
             page.paste(panel.picture, (x, y + title_height))
         y += title_height + height + gap
     for number, entries in enumerate(legend_rows):
-        _write_legend(pen, entries, (gap, grid_end + number * round(1.7 * size) + size * 0.6), size)
+        _write_legend(pen, entries, (gap, panels_bottom + number * round(1.7 * size) + size * 0.6), size)
     return page
 
 

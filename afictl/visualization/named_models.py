@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,26 @@ class NamedDetectors:
     detectors: Mapping[str, LoadedDetector]
     classes: tuple[str, ...]
     """Classes of the dataset first; label k of a detection from ``detect`` is ``classes[k - 1]``."""
+
+    @classmethod
+    def of(
+        cls,
+        detectors: Mapping[str, LoadedDetector],
+        source: Dataset | Sequence[Picture],
+        device: torch.device | str = "cpu",
+    ) -> NamedDetectors:
+        """Move detectors to ``device`` and collect their classes and those of ``source``.
+
+        Raises:
+            UserError: a detector with other classes than the dataset.
+        """
+        classes = dict.fromkeys(source.classes if isinstance(source, Dataset) else ())
+        for loaded in detectors.values():
+            if isinstance(source, Dataset):
+                match_categories(loaded.classes, source)
+            loaded.detector.to(device)
+            classes |= dict.fromkeys(loaded.classes)
+        return cls(detectors, tuple(classes))
 
     @torch.no_grad()
     def detect(
@@ -58,28 +78,6 @@ class NamedDetectors:
             detection["masks"] = loaded.detector.paste_masks(mask_probs, detection["boxes"], size)
         labels = [self.classes.index(loaded.classes[label - 1]) + 1 for label in detection["labels"].tolist()]
         return {**detection, "labels": torch.tensor(labels, dtype=torch.int64)}
-
-
-def load_named_detectors(
-    weights: Mapping[str, Path],
-    source: Dataset | Sequence[Picture],
-    device: torch.device | str = "cpu",
-    load: Callable[[Path], LoadedDetector] = load_detector,
-) -> NamedDetectors:
-    """Load detectors from run folders or files by name, for the images of ``source``.
-
-    Raises:
-        UserError: weights that cannot be read, or a detector with other classes than the dataset's.
-    """
-    detectors = {name: load(path) for name, path in weights.items()}
-    if isinstance(source, Dataset):
-        for loaded in detectors.values():
-            match_categories(loaded.classes, source)
-    for loaded in detectors.values():
-        loaded.detector.to(device)
-    dataset_classes = source.classes if isinstance(source, Dataset) else ()
-    classes = dict.fromkeys([*dataset_classes, *(c for loaded in detectors.values() for c in loaded.classes)])
-    return NamedDetectors(detectors, tuple(classes))
 
 
 def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequence[Path]) -> dict[str, Interpolator]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -18,6 +17,7 @@ from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_
 from afictl.data.transforms import move_boxes
 from afictl.data.unlabeled import image_files
 from afictl.errors import UserError, one_line
+from afictl.evaluation.prediction_writer import CocoResult
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def file_pictures(paths: Iterable[Path]) -> list[Picture]:
 
 
 def results_to_detection(
-    results: Sequence[Mapping[str, Any]], labels: Mapping[int, int], size_hw: tuple[int, int], drawn_hw: tuple[int, int]
+    results: Sequence[CocoResult], labels: Mapping[int, int], size_hw: tuple[int, int], drawn_hw: tuple[int, int]
 ) -> dict[str, Tensor]:
     """COCO results of one image as a detection of ``draw_detections``.
 

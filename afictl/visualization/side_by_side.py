@@ -16,38 +16,34 @@ from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_
 from afictl.visualization.disagreement import DetectionArrays, count_missing, disagreement_score
 from afictl.visualization.figure import Figure
 from afictl.visualization.figure_files import write_figures
-from afictl.visualization.named_models import NamedDetectors, load_named_detectors
+from afictl.visualization.named_models import NamedDetectors
 from afictl.visualization.pictures import Picture, dataset_pictures
+from afictl.weights import load_detector
 
 
 def write_side_by_side(
     weights: Mapping[str, Path],
-    source: Dataset | Sequence[Picture],
+    dataset: Dataset,
     output: Path,
     *,
-    limit: int | None = 8,
+    limit: int = 8,
     threshold: float = 0.5,
-    device: torch.device | str = "cpu",
-    progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Write ``output/NAME.png`` for each image and return the files.
+    """Write ``output/NAME.png`` for the first images of a dataset, with detections on the CPU, and return the files.
 
     Args:
         weights: run folder or file of each detector, by the title of its panel.
-        source: a dataset, whose ground truth is drawn too, or the images of ``file_pictures``.
+        dataset: images and ground truth.
         output: folder, in which files of an earlier call are replaced.
         limit: maximum number of images.
         threshold: minimum score of a drawn detection.
-        device: device of the detectors.
-        progress: called with the number of images done and of all images.
 
     Raises:
-        UserError: weights or an image that cannot be read, or a detector with other classes than the dataset's.
+        UserError: unreadable weights or images, or a detector with other classes than the dataset.
     """
-    pictures = dataset_pictures(source, limit) if isinstance(source, Dataset) else source[:limit]
-    detectors = load_named_detectors(weights, source, device)
-    figures = side_by_side_figures(detectors, pictures, threshold)
-    return write_figures(figures, output, "detections", total=len(pictures), progress=progress)
+    detectors = NamedDetectors.of({name: load_detector(path) for name, path in weights.items()}, dataset)
+    figures = side_by_side_figures(detectors, dataset_pictures(dataset, limit), threshold)
+    return write_figures(figures, output, "detections")
 
 
 def side_by_side_figures(detectors: NamedDetectors, pictures: Sequence[Picture], threshold: float) -> Iterator[Figure]:

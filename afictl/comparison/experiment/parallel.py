@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import IO, TypedDict
 
 import torch
 
@@ -30,7 +30,7 @@ _WORKER_MODULE = "afictl.comparison.experiment.worker"
 class WorkerTask(TypedDict):
     """Specification of a run as JSON on the standard input of a worker; an absent path is an empty string."""
 
-    preset: dict[str, Any]
+    preset: dict[str, object]
     data: str
     name: str
     seed: int

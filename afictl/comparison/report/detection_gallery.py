@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import msgspec
 import torch
@@ -19,6 +18,7 @@ from afictl.comparison.results import Comparison
 from afictl.data import Dataset
 from afictl.data.formats.coco import load_coco_file
 from afictl.errors import UserError
+from afictl.evaluation.prediction_writer import CocoResult
 from afictl.evaluation.predictions import iter_results
 from afictl.run_folder import PREDICTIONS
 from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_figure
@@ -35,9 +35,6 @@ _ENCODINGS = ((960, 80), (960, 60), (800, 50), (640, 45), (480, 40))
 """Pairs of long side in pixels and quality, tried in order until a picture is within its budget."""
 _MIN_PICTURE_BYTES = 20_000
 """A small budget reduces the number of images before their quality."""
-
-Results: TypeAlias = list[dict[str, Any]]
-"""COCO results."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +98,9 @@ def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
     return Gallery(seed, tuple(images), (*notes, *missing))
 
 
-def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, Results], list[str]]:
+def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, list[CocoResult]], list[str]]:
     """Results of the run with ``seed`` of each method, without low scores, and notes on unreadable files."""
-    results: dict[str, Results] = {}
+    results: dict[str, list[CocoResult]] = {}
     notes = []
     for method in comparison.methods:
         folders = [run.folder for run in method.runs if run.seed == seed]
@@ -116,12 +113,14 @@ def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, Resu
     return results, notes
 
 
-def _read_results(path: Path) -> Results:
+def _read_results(path: Path) -> list[CocoResult]:
     """The results that affect the ranking, a small part of the file of a large dataset."""
     return [msgspec.to_builtins(result) for result in iter_results(path) if result.score >= THRESHOLD / 2]
 
 
-def _draw_images(dataset: Dataset, results: Mapping[str, Results], budget: int) -> tuple[list[GalleryImage], list[str]]:
+def _draw_images(
+    dataset: Dataset, results: Mapping[str, list[CocoResult]], budget: int
+) -> tuple[list[GalleryImage], list[str]]:
     indices = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
     max_images = max(1, min(_MAX_IMAGES, budget // ((len(results) + 1) * _MIN_PICTURE_BYTES)))
     image_budget = budget // max_images
@@ -145,7 +144,9 @@ def _draw_images(dataset: Dataset, results: Mapping[str, Results], budget: int) 
     return images, missing
 
 
-def _draw_image(dataset: Dataset, i: int, results: Mapping[str, Results], score: float, budget: int) -> GalleryImage:
+def _draw_image(
+    dataset: Dataset, i: int, results: Mapping[str, list[CocoResult]], score: float, budget: int
+) -> GalleryImage:
     size_hw = dataset.size_hw(i)
     name = str(dataset.image_path(i).relative_to(dataset.image_dir))
     picture = Picture(name, dataset.image_path(i), size_hw, partial(dataset.objects, i))
@@ -168,7 +169,7 @@ def _draw_image(dataset: Dataset, i: int, results: Mapping[str, Results], score:
     return GalleryImage(name, score, gallery_panels, tuple((label, css_color(color)) for label, color in figure.legend))
 
 
-def _select(results: Results, image_id: int, labels: Mapping[int, int]) -> Results:
+def _select(results: list[CocoResult], image_id: int, labels: Mapping[int, int]) -> list[CocoResult]:
     return [row for row in results if row["image_id"] == image_id and row["category_id"] in labels]
 
 
