@@ -49,7 +49,7 @@ def pretrain_command(
     from afictl.training.run_writer import require_free_folder
     from afictl.weights.checkpoint import find_checkpoint
 
-    check_kind(interpolator, settings or ())
+    check_kind(interpolator, overrides or ())
     numbers = [int(number) for number in stages.split(",")]
     suffix = "" if interpolator == "afi" else f"-{interpolator}"
     folder = output or Path("runs") / f"pretrain-{name_of(guide)}{suffix}"

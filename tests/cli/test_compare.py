@@ -148,9 +148,9 @@ def test_a_single_method_is_compared_with_nothing(afictl, tmp_path, shapes, monk
     words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest", "--output", tmp_path / "out")
     code, text, errors = afictl("compare", *words)
     assert (code, errors) == (0, "")
-    assert text.startswith("nearest alone: ")
+    assert text.startswith("nearest is the only method: ")
     _, text, _ = afictl("compare", "--only-cost", "--preset", TINY, "--interpolators", "nearest", *set_flags())
-    assert text.splitlines()[-1].startswith("nearest alone: ")
+    assert text.splitlines()[-1].startswith("nearest is the only method: ")
 
 
 def test_an_unwritable_default_folder_is_rejected_before_runs_are_measured(afictl, tmp_path, monkeypatch):

@@ -68,8 +68,8 @@ def test_views_of_test_time_augmentation():
     [
         ((False, "600", False), "--tta-sizes .*--tta$"),
         ((False, None, True), "--no-tta-flip .*--tta$"),
-        ((True, "big", False), "--tta-sizes big: .*numbers"),
-        ((True, "600,,800", False), "--tta-sizes 600,,800: .*numbers"),
+        ((True, "big", False), "--tta-sizes big: .*integers"),
+        ((True, "600,,800", False), "--tta-sizes 600,,800: .*integers"),
         ((True, "600,800,600", False), "--tta-sizes 600,800,600: .*twice"),
         ((True, "600,99999", False), "99999.* 4000"),
     ],

@@ -42,7 +42,7 @@ def test_labels_counts_and_examples(untrained_run, shapes, unlabelled, tmp_path)
         "--threshold", 0.1, "--class-threshold", "disc=0.9",
     )  # fmt: skip
     assert result.exit_code == 0
-    assert f"left out: 1 images that {shapes} " in result.output
+    assert f"excluded: 1 images of {shapes}" in result.output
     assert "skipped 1 images: " in result.output
     content = json.loads(output.read_text())
     assert [image["file_name"] for image in content["images"]] == [f"other-{k:06d}.jpg" for k in range(2, 6)]

@@ -15,7 +15,7 @@ from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.presets import load_preset
 from afictl.visualization import file_pictures, gradcam_figures
-from afictl.visualization.gradcam import HeatMap, explain
+from afictl.visualization.gradcam import HeatMap, compute_gradcam
 from afictl.visualization.named_models import NamedDetectors
 
 CLASSES = ("cell", "platelet", "<b>red</b>")
@@ -68,7 +68,7 @@ def test_two_stage_detectors_equal_plain_autograd(faster, image):
         pooled = heads.box_roi_pool(maps, [box[None]], [tuple(resized.shape[1:])])
         return heads.box_predictor(heads.box_head(pooled))[0][0, 2]
 
-    level, heat = explain(faster, image, BOX, 2)
+    level, heat = compute_gradcam(faster, image, BOX, 2)
     assert level == "p2"
     expected = autograd_gradcam(faster, image, level, score)
     assert expected.max() > 0
@@ -80,7 +80,7 @@ def test_two_stage_detectors_equal_plain_autograd(faster, image):
 
 def test_points_near_the_centre_equal_plain_autograd(image):
     fcos = build("fcos-r18-fpn-tiny")
-    level, heat = explain(fcos, image, BOX, 2)
+    level, heat = compute_gradcam(fcos, image, BOX, 2)
 
     def score(maps, resized, box):
         stride = fcos.neck.strides[level]
@@ -116,7 +116,7 @@ PRESETS = [
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_kind_of_detector_is_explained(preset, image, pictures):
     detector = build(preset)
-    level, heat = explain(detector, image, BOX, 1)
+    level, heat = compute_gradcam(detector, image, BOX, 1)
     assert level in detector.neck.strides
     assert heat.values.shape == resize_for(detector.input, image).shape[1:]
     assert heat.values.isfinite().all()
@@ -128,7 +128,7 @@ def test_every_kind_of_detector_is_explained(preset, image, pictures):
 @pytest.mark.parametrize("preset", ["fcos-r18-fpn-tiny", "retinanet-r18-fpn-tiny", "faster-rcnn-r18-fpn-tiny"])
 @pytest.mark.parametrize("box", [[5.0, 5.0, 6.0, 6.0], [0.0, 0.0, 120.0, 80.0], [118.0, 78.0, 121.0, 82.0]])
 def test_maps_of_a_box_without_a_point_or_anchor_are_finite(preset, box, image):
-    _, heat = explain(build(preset), image, torch.tensor(box), 1)
+    _, heat = compute_gradcam(build(preset), image, torch.tensor(box), 1)
     assert heat.values.isfinite().all()
     assert np.isfinite(heat.logit)
 
@@ -139,7 +139,7 @@ def test_all_detectors_explain_one_detection_at_one_level(faster, pictures):
     detection = named(a=faster).detect("a", pictures[0].read(), 0.0)
     label = CLASSES[int(detection["labels"][0]) - 1]
     assert figure.panels[0].title == f"{label} {float(detection['scores'][0]):.2f}"
-    level = explain(faster, pictures[0].read(), detection["boxes"][0], int(detection["labels"][0]))[0]
+    level = compute_gradcam(faster, pictures[0].read(), detection["boxes"][0], int(detection["labels"][0]))[0]
     assert figure.title == f"cells: Grad-CAM of '{label}' at {level}"
     assert [panel.title for panel in figure.panels[1:]] == ["a", "b"]
 
@@ -196,7 +196,7 @@ def test_logits_of_detectron2_models_are_those_of_the_model(kind, image, tmp_pat
     from tests.helpers.detectron2_presets import build_small
 
     detector = build_small(tmp_path, kind)
-    level, heat = explain(detector, image, BOX, 2)
+    level, heat = compute_gradcam(detector, image, BOX, 2)
     assert level in detector.neck.strides
     assert heat.values.isfinite().all()
     resized = resize_for(detector.input, image)

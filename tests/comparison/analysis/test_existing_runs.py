@@ -72,7 +72,7 @@ def test_names_separate_runs_of_one_interpolator(trained, fabric, tmp_path):
     assert comparison.settings["NOT THE SAME, train.lr"].startswith(
         "0.01: slow seed 0; 0.001: nearest-2 seed 0, nearest"
     )
-    with pytest.raises(UserError, match=r"both x.*interpolators"):
+    with pytest.raises(UserError, match=r"both of x.*interpolators"):
         compare_runs(fabric, [plain, afi], tmp_path / "out", names={plain: "x", afi: "x"})
     with pytest.raises(UserError, match=rf"nearest with seed 0.*NAME={slow}$"):
         compare_runs(fabric, [plain, slow], tmp_path / "out")
@@ -116,7 +116,7 @@ def test_one_data_set_in_two_folders_needs_its_present_folder(trained, fabric, s
         ({"preset__detector__nms_threshold": 0.6}, ["detector.nms_threshold"]),
         ({"preset__train__steps": 5}, ["step 2 of 5", "--resume"]),
         ({"command": "stage1"}, ["config.yaml"]),
-        ({"interpolator": "nearest", "preset__interpolator": {"kind": "nearest", "options": {}}}, ["both nearest"]),
+        ({"interpolator": "nearest", "preset__interpolator": {"kind": "nearest", "options": {}}}, ["both of nearest"]),
     ],
 )
 def test_runs_that_cannot_be_compared_are_rejected(trained, fabric, tmp_path, changes, facts):

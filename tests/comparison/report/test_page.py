@@ -116,11 +116,11 @@ def test_leaders_of_curves_are_dotted(page):
     leaders = re.findall(r'<path class="([^"]*leader[^"]*)"', section)
     assert set(leaders) == {"leader dots"}
     assert re.search(r"\.leader\.dots \{[^}]*stroke-dasharray: 0 5;[^}]*\}", page)
-    assert "grey dots" in visible_text(page)
+    assert "dots connect" in visible_text(page)
 
 
 def test_the_star_of_a_detection_is_explained(page, comparison, tmp_path):
-    explanation = "A star before its label and a wider outline "
+    explanation = "A star before the label and a wider outline "
     assert explanation in visible_text(page)
     assert explanation not in visible_text(render(replace(comparison, image_dir=tmp_path / "nowhere"), tmp_path))
 
@@ -222,12 +222,12 @@ def without_files(comparison):
 @pytest.mark.parametrize(
     ("change", "texts"),
     [
-        (only_costs, ["none: only costs", "Nothing was trained", "18.40 of it 0.00"]),
+        (only_costs, ["none: only costs", "nothing was trained", "18.40 of it 0.00"]),
         (without_ap, ["This plot needs ", "18.40 of it 0.00"]),
         (without_cost, ["This plot needs "]),
         (one_seed, ["one seed"]),
         (without_files, ["nearest is left out: predictions", "No run has logged metrics", "recorded its versions"]),
-        (lambda comparison: comparison.methods[:1], ["needs trained methods beside the baseline"]),
+        (lambda comparison: comparison.methods[:1], ["needs trained methods in addition to the baseline"]),
     ],
 )
 def test_a_page_of_a_partial_comparison_names_the_gaps(comparison, tmp_path, change, texts):
