@@ -25,7 +25,8 @@ def make_cfg(kind, *options, base=MASK, node=False):
     cfg = model_zoo.get_config(base, trained=False)
     if node:
         add_afictl_config(cfg)
-    cfg.merge_from_list([*SMALL_OPTIONS, "MODEL.BACKBONE.NAME", f"build_afictl_resnet_{kind}_backbone", *options])
+    name = f"build_afictl_resnet_{kind}_backbone"
+    cfg.merge_from_list([*SMALL_OPTIONS, "MODEL.RETINANET.NUM_CONVS", 1, "MODEL.BACKBONE.NAME", name, *options])
     return cfg
 
 
