@@ -161,7 +161,7 @@ def test_without_a_detection_the_largest_object_is_explained(faster, pictures):
 
 def test_a_zero_map_is_reported(faster, pictures, monkeypatch):
     heats = iter([torch.zeros(8, 8), torch.eye(8)])
-    monkeypatch.setattr("afictl.visualization.gradcam.explain", lambda *_: ("p2", HeatMap(next(heats), 1.5)))
+    monkeypatch.setattr("afictl.visualization.gradcam.compute_gradcam", lambda *_: ("p2", HeatMap(next(heats), 1.5)))
     (figure,) = gradcam_figures(named(a=faster, b=faster), [with_object(pictures[0], BOX.tolist())], threshold=1.0)
     assert [panel.note for panel in figure.panels[1:]] == ["logit 1.50, zero everywhere", "logit 1.50"]
 
