@@ -92,7 +92,7 @@ def flags_of(command):
     for child in getattr(command, "commands", {}).values():
         yield from flags_of(child)
     for parameter in command.params:
-        yield from parameter.opts
+        yield from (*parameter.opts, *parameter.secondary_opts)
 
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
@@ -117,7 +117,7 @@ def test_links_of_the_page_lead_to_files_and_headings(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_presets_of_the_page_exist(page):
-    assert set(re.findall(r"--preset ([\w-]+)(?![\w:-])", TEXTS[page])) <= set(list_presets())
+    assert set(re.findall(r"--preset ([a-z][\w-]+)(?![\w:-])", TEXTS[page])) <= set(list_presets())
 
 
 def test_readme_has_at_most_900_words():
