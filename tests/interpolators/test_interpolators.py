@@ -3,9 +3,9 @@ import torch
 from torch.nn import functional as F
 
 from afictl import UserError, build_interpolator, interpolator_kinds
+from afictl.interpolators import INTERPOLATORS
 
 COARSE = torch.arange(24.0).view(1, 2, 3, 4)
-NEED_FINE = ("sapa", "fade")
 
 
 @pytest.mark.parametrize("kind", interpolator_kinds())
@@ -17,14 +17,17 @@ def test_every_kind_enlarges_exactly_twofold(kind, size):
     assert enlarged.shape == (2, 8, 2 * size[0], 2 * size[1])
     assert enlarged.isfinite().all()
     assert (interpolator.kind, interpolator.channels) == (kind, 8)
-    assert interpolator.needs_fine == (kind in NEED_FINE)
     assert interpolator.learned == bool(interpolator.state_dict())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in interpolator_kinds() if kind not in NEED_FINE])
-def test_fine_map_is_unused_by_other_kinds(kind):
+@pytest.mark.parametrize("kind", interpolator_kinds())
+def test_fine_map_is_needed_by_the_kinds_that_declare_it(kind):
     interpolator, coarse = build_interpolator(kind, 8), torch.randn(2, 8, 3, 4)
-    torch.testing.assert_close(interpolator(coarse, torch.randn(2, 8, 9, 9)), interpolator(coarse))
+    if INTERPOLATORS[kind].needs_fine:
+        with pytest.raises(UserError, match=kind):
+            interpolator(coarse)
+    else:
+        torch.testing.assert_close(interpolator(coarse, torch.randn(2, 8, 9, 9)), interpolator(coarse))
 
 
 def test_nearest_repeats_every_value():

@@ -10,7 +10,7 @@ import typer
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from typer.testing import CliRunner
 
-from afictl import list_presets
+from afictl import interpolator_kinds, list_presets
 from afictl.cli.main import app
 from afictl.data import make_shapes
 from tests.helpers.tiny_runs import SMALL, drop_states
@@ -118,6 +118,11 @@ def test_links_of_the_page_lead_to_files_and_headings(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_presets_of_the_page_exist(page):
     assert set(re.findall(r"--preset ([a-z][\w-]+)(?![\w:-])", TEXTS[page])) <= set(list_presets())
+
+
+def test_table_of_kinds_is_complete():
+    row = next(line for line in TEXTS["docs/training.md"].splitlines() if line.startswith("| interpolator |"))
+    assert sorted(re.findall(r"`([a-z-]+)`", row.split("|")[2])) == sorted(interpolator_kinds())
 
 
 def test_readme_has_at_most_900_words():

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from afictl import AFInterpolator, PatchDiscriminator, UserError, load_preset
 from afictl.data import eval_batches, load_coco, make_shapes
 from afictl.detectors import Detector
-from afictl.interpolators import Interpolator, learned_kinds
+from afictl.interpolators import INTERPOLATORS, Interpolator, learned_kinds
 from afictl.tensor_files import read_tensors
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.feature_distance import describe_distance, measure_feature_distance
@@ -75,7 +75,7 @@ def test_both_stages_write_a_run_and_one_interpolator_file(pretrained):
 def test_every_learned_kind_is_pretrained_and_put_into_a_detector(kind, fabric, preset, guide_run, data, tmp_path):
     options = [f"interpolator.options={OPTIONS[kind]}"] if kind in OPTIONS else []
     result = pretrain(fabric, guide_run, data, tmp_path / "run", kind=kind, overrides=[*ONE_STEP, *options])
-    levels = ["p3", "p4", "p5", "p6"] if kind in ("sapa", "fade") else ["p2", "p3", "p4", "p5", "p6"]
+    levels = ["p3", "p4", "p5", "p6"] if INTERPOLATORS[kind].needs_fine else ["p2", "p3", "p4", "p5", "p6"]
     distance = json.loads((tmp_path / "run" / "stage1" / "feature_distance.json").read_text())
     assert list(distance) == ["nearest", "bilinear", "bicubic", kind]
     assert all(list(values) == levels for values in distance.values())
