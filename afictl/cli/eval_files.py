@@ -177,7 +177,7 @@ def write_comparison(folder: Path, results: Mapping[str, Evaluation]) -> None:
 
 def _write_curves(folder: Path, result: Evaluation) -> None:
     """Write ``pr_curves.png`` and ``pr_curves.csv``; precision is empty where a class has no object."""
-    from afictl.evaluation.metrics import IOU_INDEX
+    from afictl.evaluation.metrics import CURVE_IOU_INDEX
     from afictl.visualization.evaluation_plots import plot_precision_recall
 
     classes = [row["name"] for row in result.per_class]
@@ -186,10 +186,10 @@ def _write_curves(folder: Path, result: Evaluation) -> None:
         (kind, name, recall / 100, *(None if p < 0 else float(p) for p in precision[recall]))
         for kind, values in result.precision.items()
         for k, name in enumerate(classes)
-        for precision in [values[list(IOU_INDEX.values()), :, k, 0].T]
+        for precision in [values[list(CURVE_IOU_INDEX.values()), :, k, 0].T]
         for recall in range(len(precision))
     ]
-    header = ("of", "class", "recall", *(f"precision at IoU 0.{iou}" for iou in IOU_INDEX))
+    header = ("of", "class", "recall", *(f"precision at IoU 0.{iou}" for iou in CURVE_IOU_INDEX))
     write_csv(folder / _CURVES[1], header, rows)
 
 

@@ -17,8 +17,6 @@ Precision = npt.NDArray[np.float64]
 
 KINDS = ("box", "mask")
 """Kinds of predictions; the full key of a metric is ``KIND/KEY``, such as ``box/AP50``."""
-IOU_INDEX = {"50": 0, "75": 5}
-"""Index of IoU 0.50 and 0.75 in ``Precision``, by the suffix of the metric key."""
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 
 
@@ -31,7 +29,7 @@ class Metric:
     """Column heading."""
     unit: str
     format: str
-    """Format specification, such as ``.1f``."""
+    """Format specification of a float, such as ``.1f``."""
     getter: Callable[[Precision], float | None]
     """Computes the value from the precision of one or more classes; None without objects."""
     per_class: bool = False
@@ -48,11 +46,18 @@ def mean_precision(precision: Precision) -> float | None:
     return float(defined.mean() * 100) if defined.size else None
 
 
+def _iou_index(iou: float) -> int:
+    """Index of an IoU threshold in ``Precision``."""
+    return round((iou - 0.5) / 0.05)
+
+
+CURVE_IOU_INDEX = {"50": _iou_index(0.50), "75": _iou_index(0.75)}
+"""The thresholds of precision-recall curves, in percent, with their index in ``Precision``."""
 POINTS = "points of 100"
 METRICS = (
     Metric("AP", "AP", POINTS, ".1f", lambda p: mean_precision(p[..., _ALL]), per_class=True),
-    Metric("AP50", "AP50", POINTS, ".1f", lambda p: mean_precision(p[IOU_INDEX["50"], ..., _ALL]), per_class=True),
-    Metric("AP75", "AP75", POINTS, ".1f", lambda p: mean_precision(p[IOU_INDEX["75"], ..., _ALL])),
+    Metric("AP50", "AP50", POINTS, ".1f", lambda p: mean_precision(p[_iou_index(0.50), ..., _ALL]), per_class=True),
+    Metric("AP75", "AP75", POINTS, ".1f", lambda p: mean_precision(p[_iou_index(0.75), ..., _ALL])),
     Metric("APs", "APs", POINTS, ".1f", lambda p: mean_precision(p[..., _SMALL])),
     Metric("APm", "APm", POINTS, ".1f", lambda p: mean_precision(p[..., _MEDIUM])),
     Metric("APl", "APl", POINTS, ".1f", lambda p: mean_precision(p[..., _LARGE])),

@@ -24,7 +24,7 @@ class CostColumn:
     """Column heading, and axis label of the scatter plot."""
     unit: str
     format: str
-    """Format specification, such as ``.1f``."""
+    """Format specification of a float, such as ``.1f`` or ``.0f``."""
     getter: Getter
     scale: float = 1.0
     """Base units per ``unit``."""

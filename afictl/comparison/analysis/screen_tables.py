@@ -112,5 +112,6 @@ def _method_table(title: str, columns: Sequence[CostColumn] = ()) -> Table:
     table = Table(title=title)
     table.add_column("interpolator", no_wrap=True)
     for column in columns:
-        table.add_column(f"{column.unit} {column.title.lower()}".replace(" ", "\n"), justify="right")
+        heading = f"{column.unit} {column.title.lower()}".replace(" ", "\n").replace("-", "-\n")
+        table.add_column(heading, justify="right")
     return table
