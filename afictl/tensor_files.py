@@ -15,6 +15,7 @@ from torch import Tensor
 
 from afictl.errors import UserError, one_line
 from afictl.files import atomic_write
+from afictl.json_files import parse_json
 
 _KEY = "afictl"
 _MAX_FILE_BYTES = 8 * 2**30
@@ -93,9 +94,9 @@ def _parse_description(text: str | None, path: Path) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        description = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: its description is not readable as JSON ({error}); make the file again") from None
+        description = parse_json(text, f"{path}: its description")
+    except UserError as error:
+        raise UserError(f"{error}; make the file again") from None
     if not isinstance(description, dict):
         raise UserError(f"{path}: its description is not a mapping; make the file again")
     return description

@@ -13,12 +13,13 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from afictl.data.formats.coco_records import Record, read_json
+from afictl.data.formats.coco_records import Record
 from afictl.data.run_lengths import run_length_areas
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
 from afictl.evaluation.mask_file import MaskFile
 from afictl.evaluation.prediction_faults import require_results
+from afictl.json_files import iter_json_text, read_json
 
 _CHUNK_BYTES = 2**17  # of a file, parsed at a time
 _CHUNK_RESULTS = 1024  # of a list, converted at a time
@@ -91,8 +92,8 @@ def read_predictions(source: list[Record] | Path, ground_truth: GroundTruth, res
     if isinstance(source, Path):
         try:
             return _collect(_file_chunks(source), ground_truth, restricted)
-        except (OSError, ValueError, OverflowError, _IrregularError):
-            results = read_json(source, "predictions")
+        except (OSError, ValueError, OverflowError, RecursionError, _IrregularError):
+            results = read_json(source, "predictions", unique_keys=False)
     else:
         results = source
     name = f"predictions {source}" if isinstance(source, Path) else "predictions"
@@ -114,20 +115,20 @@ def iter_results(path: Path) -> Iterator[Result]:
                 yield result
     except OSError as error:
         raise UserError(f"predictions {path}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"predictions {path}: not a JSON list of COCO results: {error}") from None
 
 
 def _file_chunks(path: Path) -> Iterator[list[Result]]:
     """Parse the list in a file in chunks of complete entries."""
     decoder = msgspec.json.Decoder(list[Result])
-    with path.open("rb") as file:
-        rest = file.read(_CHUNK_BYTES).lstrip()
-        while block := file.read(_CHUNK_BYTES):
-            if cut := _last_boundary(rest):
-                yield decoder.decode(rest[:cut].rstrip().removesuffix(b",") + b"]")
-                rest = b"[" + rest[cut:]
-            rest += block
+    blocks = iter_json_text(path, _CHUNK_BYTES)
+    rest = next(blocks).lstrip()
+    for block in blocks:
+        if cut := _last_boundary(rest):
+            yield decoder.decode(rest[:cut].rstrip().removesuffix(b",") + b"]")
+            rest = b"[" + rest[cut:]
+        rest += block
     yield decoder.decode(rest)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import HfHubHTTPError
 
 from afictl.errors import UserError, one_line
+from afictl.json_files import read_json
 
 WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
 
@@ -71,10 +71,7 @@ def read_json_config(path: Path) -> dict[str, object]:
     Raises:
         UserError: not JSON, or not a mapping.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); make it again") from None
+    config = read_json(path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a mapping of names to values; make it again")
     return config

@@ -12,9 +12,9 @@ import msgspec
 from afictl.data import Dataset
 from afictl.data.folders import absent_files
 from afictl.data.formats.coco import load_coco_file
-from afictl.data.formats.coco_records import read_json
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import match_categories
+from afictl.json_files import read_json
 from afictl.presets import Preset
 from afictl.run_folder import absolute_path
 from afictl.training.mixed_data import MixedData
@@ -97,8 +97,8 @@ def _read_info(file: Path) -> dict[str, object]:
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return msgspec.json.decode(content, type=_InfoSection).info
-    except msgspec.DecodeError:  # NaN among its numbers, or an ``info`` that is no mapping
-        info = read_json(file, "annotation file").get("info")
+    except (ValueError, RecursionError):  # NaN among its numbers, another encoding, or an ``info`` that is no mapping
+        info = read_json(file, "annotation file", unique_keys=False).get("info")
         return info if isinstance(info, dict) else {}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from afictl.errors import UserError
+from afictl.json_files import read_json
 
 _MAX_CLASSES = 100_000
 _FILE_SUFFIXES = (".json", ".txt", ".yaml", ".yml")
@@ -54,11 +54,9 @@ def read_classes(text: str) -> Classes:
 
 def _from_file(path: Path) -> tuple[list[object], list[int]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--classes {path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"--classes {path}: not readable as JSON; give a JSON list of names, or a,b,c") from None
+        content = read_json(path, "--classes")
+    except UserError as error:
+        raise UserError(f"{error}; give a JSON list of names, or a,b,c") from None
     if isinstance(content, list):
         return content, []
     try:

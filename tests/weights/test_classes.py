@@ -30,3 +30,16 @@ def test_missing_file_is_not_a_class_name(text):
 def test_empty_or_repeated_names_are_refused(text):
     with pytest.raises(UserError, match=f"--classes {text}: .*unique"):
         read_classes(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_have_any_encoding_of_json(tmp_path, encoding):
+    (tmp_path / "names.json").write_bytes('["Rad", "Fußgänger"]'.encode(encoding))
+    assert read_classes(str(tmp_path / "names.json"))[0] == ["Rad", "Fußgänger"]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"categories": [], "categories": []}', '["\\ud800"]', "[1, 2"])
+def test_an_unreadable_file_is_named(tmp_path, content):
+    (tmp_path / "names.json").write_text(content)
+    with pytest.raises(UserError, match=r"--classes .*names\.json: .*JSON list"):
+        read_classes(str(tmp_path / "names.json"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -11,6 +10,7 @@ import numpy as np
 
 from afictl.data.annotations import Annotations
 from afictl.errors import UserError
+from afictl.json_files import read_json
 
 Record: TypeAlias = dict[str, Any]
 Contents: TypeAlias = dict[str, list[Record]]
@@ -179,7 +179,7 @@ def read_instances(file: Path, *, needs_annotations: bool = True) -> Contents:
     Raises:
         UserError: not JSON, a missing key, something else than lists of mappings.
     """
-    contents = read_json(file, "annotation file")
+    contents = read_json(file, "annotation file", unique_keys=False)
     if not isinstance(contents, dict):
         raise UserError(f"{file}: holds a {type(contents).__name__}, not the mapping of a COCO annotation file")
     if not needs_annotations or file.name.startswith("image_info"):
@@ -191,17 +191,3 @@ def read_instances(file: Path, *, needs_annotations: bool = True) -> Contents:
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise UserError(f"{file}: '{key}' must be a list of mappings")
     return contents
-
-
-def read_json(path: Path, role: str) -> Any:
-    """Parse a JSON file; ``role`` says in errors which file it is.
-
-    Raises:
-        UserError: the file cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{role} {path}: {error.strerror or error}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{role} {path}: not readable as JSON: {error}") from None
