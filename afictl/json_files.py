@@ -144,7 +144,10 @@ def _check_utf8(content: bytes) -> None:
 
 def _undecodable(content: bytes, error: UnicodeDecodeError) -> str:
     """Description of bytes that are not text in the encoding of their first characters."""
-    return _other_format(content) or f"not readable as JSON: its text is not valid {error.encoding.upper()}; save it as UTF-8"
+    return (
+        _other_format(content)
+        or f"not readable as JSON: its text is not valid {error.encoding.upper()}; save it as UTF-8"
+    )
 
 
 def _fault(text: str, error: json.JSONDecodeError) -> str:
