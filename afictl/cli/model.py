@@ -88,14 +88,14 @@ def show_model(
     image_hw = _parse_size(size) if size else loaded.input.largest_hw
 
     import torch
-    import yaml
 
     from afictl.detectors import build_detector, model_cost
+    from afictl.yaml_files import dump_yaml
 
     with torch.device("meta"):  # no memory for weights
         detector = build_detector(loaded, classes, interpolator)
     if resolved:
-        typer.echo(yaml.safe_dump(detector.preset.model_dump(mode="json"), sort_keys=False), nl=False)
+        typer.echo(dump_yaml(detector.preset.model_dump(mode="json")), nl=False)
         return
     costs = model_cost(detector, image_hw)
     console = wide_console()

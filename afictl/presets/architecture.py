@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-ConvWidth: TypeAlias = Annotated[int, Field(gt=0, le=8192)]
-LinearWidth: TypeAlias = Annotated[int, Field(gt=0, le=65536)]
+from afictl.presets.numbers import ConvWidth, Fraction, Integer, LinearWidth, Pixels, Ratio, Regions, Repeats
+
 Norm: TypeAlias = Literal["none", "batch"]
 
 
@@ -29,7 +29,7 @@ class BackboneConfig(Section):
     """Further arguments of timm's model, such as ``{drop_path_rate: 0.2}``."""
     pretrained: bool = True
     """Start from ImageNet weights."""
-    frozen_stages: int = Field(default=2, ge=0, le=5)
+    frozen_stages: Integer = Field(default=2, ge=0, le=5)
     """Number of frozen stages, counted as detectron2's FREEZE_AT: 1 is the stem, 2 the stem and res2."""
     norm: Literal["batch", "frozen-batch"] = "frozen-batch"
     """Batch norm of the trainable stages: trained as usual, or fixed statistics and scale. Layer norm is trained."""
@@ -71,7 +71,7 @@ class BiFPNConfig(_NeckKeys):
     """Bidirectional feature pyramid network, always p3..p7 with batch norm."""
 
     kind: Literal["bifpn"] = "bifpn"
-    repeats: int = Field(default=6, gt=0, le=100)
+    repeats: Repeats = 6
     """Number of layers."""
     fusion: Literal["fast", "raw"] = "fast"
     """Fusion weights: normalised to positive weights of sum one, or raw (published AFI-GAN)."""
@@ -103,9 +103,9 @@ class DetectionConfig(Section):
     """Keys that every kind of detector has; the numbers are detectron2's."""
 
     kind: str
-    score_threshold: float = Field(default=0.05, ge=0, le=1)
-    nms_threshold: float = Field(default=0.5, gt=0, le=1)
-    max_detections: PositiveInt = 100
+    score_threshold: Fraction = 0.05
+    nms_threshold: Fraction = Field(default=0.5, gt=0)
+    max_detections: Regions = 100
 
     @property
     def masks(self) -> bool:
@@ -121,26 +121,26 @@ class DetectionConfig(Section):
 class AnchorConfig(DetectionConfig):
     """Keys of detectors with anchors."""
 
-    anchor_sizes: tuple[PositiveFloat, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_sizes: tuple[Pixels, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     """Square root of the anchor area in pixels, one for each level of the pyramid."""
-    anchors_per_octave: int = Field(default=1, gt=0, le=100)
+    anchors_per_octave: Repeats = 1
     """Anchor sizes per level: ``anchor_sizes`` times 2^(0/n), 2^(1/n), ... RetinaNet has three."""
-    anchor_ratios: tuple[PositiveFloat, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
+    anchor_ratios: tuple[Ratio, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
     """Anchor height divided by width."""
 
 
 class ProposalConfig(AnchorConfig):
     """Keys of detectors with region proposals."""
 
-    rpn_batch: PositiveInt = 256
+    rpn_batch: Regions = 256
     """Anchors sampled per image for the proposal losses."""
-    proposals_before_nms_train: PositiveInt = 2000
-    proposals_before_nms_test: PositiveInt = 1000
+    proposals_before_nms_train: Regions = 2000
+    proposals_before_nms_test: Regions = 1000
     """Proposals per level before non-maximum suppression."""
-    proposals_train: PositiveInt = 1000
-    proposals_test: PositiveInt = 1000
+    proposals_train: Regions = 1000
+    proposals_test: Regions = 1000
     """Proposals per image after non-maximum suppression."""
-    roi_batch: PositiveInt = 512
+    roi_batch: Regions = 512
     """Regions sampled per image for the head losses, a quarter of them objects."""
 
 
@@ -190,18 +190,18 @@ class RetinaNetConfig(AnchorConfig):
     """RetinaNet."""
 
     kind: Literal["retinanet"] = "retinanet"
-    candidates: PositiveInt = 1000
+    candidates: Regions = 1000
     """Anchors per level before non-maximum suppression."""
 
 
 class PointConfig(DetectionConfig):
     """Keys of FCOS, with and without masks."""
 
-    size_ranges: tuple[PositiveFloat, ...] = (64.0, 128.0, 256.0, 512.0)
+    size_ranges: tuple[Pixels, ...] = (64.0, 128.0, 256.0, 512.0)
     """For each level but the last, the largest distance in pixels from a point to the farthest side of its box."""
     level_scales: bool = False
     """Whether each level has a learned factor on its box distances (AdelaiDet); detectron2's FCOS has none."""
-    candidates: PositiveInt = 1000
+    candidates: Regions = 1000
     """Points per level before non-maximum suppression."""
 
 
@@ -215,7 +215,7 @@ class CenterMaskConfig(PointConfig):
     """CenterMask: FCOS with masks and mask scoring."""
 
     kind: Literal["centermask"] = "centermask"
-    roi_batch: PositiveInt = 512
+    roi_batch: Regions = 512
     """Regions sampled per image for the mask losses, a quarter of them objects."""
     head_norm: Norm = "none"
     """Batch norm after the convolutions of the mask head."""
@@ -233,7 +233,7 @@ class LibraryConfig(ProposalConfig):
     itself, as YAML of all that is not detectron2's default."""
     segments: bool = False
     """Whether the model has masks. It follows from ``source`` and cannot be changed."""
-    candidates: PositiveInt = 1000
+    candidates: Regions = 1000
     """One-stage models: positions per level before non-maximum suppression."""
 
     @property

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from afictl.errors import UserError, did_you_mean, one_line
+from afictl.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 
@@ -26,7 +27,6 @@ except ModuleNotFoundError as error:
         raise
     raise UserError(f"presets detectron2:... need detectron2, which is not installed; see {INSTALL}") from None
 
-_MAX_CHARACTERS = 50_000
 _ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 
 
@@ -56,11 +56,7 @@ def read_config(source: str) -> CfgNode:
     """
     cfg = _defaults()
     if source.startswith("{"):
-        try:
-            values = _plain_yaml(source)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise UserError(f"detector.source: not readable as YAML: {one_line(error):.200}") from None
-        _merge(cfg.merge_from_other_cfg, "detector.source", values)
+        _merge(cfg.merge_from_other_cfg, "detector.source", parse_yaml(source, "detector.source"))
     else:
         path = _zoo_file(source)
         if path is None:
@@ -89,28 +85,11 @@ def embed(name: str) -> str:
     if not Path(name).is_file():
         hint = did_you_mean(name, _names())
         raise UserError(f"detectron2:{name}: neither a file nor in detectron2's model zoo{hint}")
+    read_yaml(Path(name))  # refuses what detectron2 would read as something else, such as the last of two equal keys
     cfg = _defaults()
     _merge(functools.partial(cfg.merge_from_file, allow_unsafe=False), name, name)
     cfg.MODEL.WEIGHTS = ""
-    return yaml.dump(
-        _difference(cfg, _defaults()), Dumper=_DumperWithoutAliases, default_flow_style=True, width=2**20
-    ).strip()
-
-
-class _DumperWithoutAliases(yaml.SafeDumper):
-    """Repeats values that occur more than once instead of referring to them."""
-
-    def ignore_aliases(self, _: object) -> bool:
-        return True
-
-
-def _plain_yaml(text: str) -> object:
-    """Parse untrusted YAML without aliases: nested ones would grow to gigabytes where detectron2 copies them."""
-    if len(text) > _MAX_CHARACTERS:
-        raise yaml.YAMLError(f"longer than {_MAX_CHARACTERS:,} characters")
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise yaml.YAMLError("has aliases (*name); write the values instead")
-    return yaml.safe_load(text)
+    return dump_yaml(_difference(cfg, _defaults()), flow=True)
 
 
 @contextlib.contextmanager

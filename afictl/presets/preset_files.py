@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
-from afictl.errors import UserError, did_you_mean, one_line
+from afictl.errors import UserError, did_you_mean
 from afictl.presets.architecture import NeckConfig
 from afictl.presets.schema import Preset, section_kinds
 from afictl.presets.validation import format_validation_error
+from afictl.yaml_files import parse_yaml, read_yaml
 
 _TORCHVISION = "torchvision:"
 _DETECTRON2 = "detectron2:"
+_MAX_SECTIONS = 10
 _NOT_INHERITED = {"name", "published"}  # they identify one preset
 
 _FLAT_KEYS = {
@@ -160,10 +160,8 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, object]:
     """Values of a file on top of those of the preset that it extends; ``extending`` are the files that extend it."""
     if path in extending:
         raise UserError(f"{path}: extends: the preset extends itself")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {one_line(error)}") from None
+    values = read_yaml(path)
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{path}: a preset is a mapping of keys to values")
     values = _upgrade(values)
@@ -205,15 +203,10 @@ def _parse_override(text: str) -> dict[str, object]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise UserError(f"--set {text}: write KEY=VALUE, for example train.lr=0.01")
-    try:
-        parsed: object = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: the value is not readable as YAML") from None
-    if isinstance(parsed, str):  # in YAML 1.1, 1e-3 is a string
-        with contextlib.suppress(ValueError):
-            parsed = float(parsed)
     *sections, name = key.strip().split(".")
-    values = {name: parsed}
+    if len(sections) > _MAX_SECTIONS:
+        raise UserError(f"--set {text:.80}: no preset has a key in so many sections")
+    values: dict[str, object] = {name: parse_yaml(value, f"--set {text:.80}")}
     for section in reversed(sections):
         values = {section: values}
     return values

@@ -7,9 +7,9 @@ A preset file holds only what differs from the schema's defaults (or from the pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from afictl.presets.architecture import (
     AnchorConfig,
@@ -22,26 +22,41 @@ from afictl.presets.architecture import (
     PointConfig,
     Section,
 )
+from afictl.presets.numbers import (
+    BatchSize,
+    Fraction,
+    GradientNorm,
+    Interval,
+    LearningRate,
+    LongSide,
+    LossWeight,
+    PixelDeviations,
+    PixelMeans,
+    Points,
+    Side,
+    Steps,
+    StepsOrNone,
+    WeightDecay,
+    Workers,
+)
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_Side = Annotated[int, Field(ge=8)]
 
 
 class InputConfig(Section):
     """Resizing, flipping and normalisation of images."""
 
-    min_sizes: tuple[_Side, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
+    min_sizes: tuple[Side, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
     """Short sides in pixels; in training one is drawn for each image."""
-    max_size: _Side = 1333
+    max_size: LongSide = 1333
     """Maximum long side in pixels; an image that would exceed it is resized to a smaller short side."""
-    test_size: _Side = 800
+    test_size: Side = 800
     """Short side in pixels for evaluation."""
-    flip: float = Field(default=0.5, ge=0, le=1)
+    flip: Fraction = 0.5
     """Probability of a horizontal flip in training."""
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = _IMAGENET_STD
+    mean: PixelMeans = _IMAGENET_MEAN
+    std: PixelDeviations = _IMAGENET_STD
     """RGB, for pixel values in 0..1."""
 
     @property
@@ -53,44 +68,44 @@ class InputConfig(Section):
 class Recipe(Section):
     """Optimisation of one stage. ``batch_size`` is the total over all devices."""
 
-    steps: PositiveInt
-    batch_size: PositiveInt
+    steps: Steps
+    batch_size: BatchSize
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: PositiveFloat
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: NonNegativeFloat = 1e-4
+    lr: LearningRate
+    momentum: Fraction = Field(default=0.9, lt=1)
+    weight_decay: WeightDecay = 1e-4
     """Not applied to the scale and shift of norms, nor to the position biases of a Swin Transformer."""
     schedule: Literal["multistep", "cosine"] = "multistep"
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[StepsOrNone, ...] = ()
     """Steps at which ``multistep`` divides the learning rate by ten."""
-    warmup_steps: NonNegativeInt = 1000
-    clip_norm: PositiveFloat | None = None
+    warmup_steps: StepsOrNone = 1000
+    clip_norm: GradientNorm | None = None
     """Maximum gradient norm; None does not clip gradients."""
-    eval_every: PositiveInt = 5000
+    eval_every: Interval = 5000
     """Steps between evaluations; the last step is always followed by one."""
-    checkpoint_every: PositiveInt = 5000
+    checkpoint_every: Interval = 5000
     """Steps between checkpoints of the resumable state."""
 
 
 class AdversarialRecipe(Recipe):
     """Optimisation of a stage with the discriminator."""
 
-    adversarial_weight: NonNegativeFloat = 1e-3
+    adversarial_weight: LossWeight = 1e-3
     """Weight of the adversarial term beside the L1 term."""
 
 
 class LoaderConfig(Section):
     """Data loading."""
 
-    workers: NonNegativeInt = 2
+    workers: Workers = 2
     """Loader processes per device; 0 loads in the training process."""
 
 
 class Scores(Section):
     """COCO AP in points, 0..100."""
 
-    box: float | None = None
-    mask: float | None = None
+    box: Points | None = None
+    mask: Points | None = None
 
 
 class Published(Section):

@@ -89,7 +89,7 @@ def test_code_in_a_configuration_is_never_run(write, tmp_path):
     text = (
         f"MODEL:\n  DEVICE: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{mark}']]\n"
     )
-    with pytest.raises(UserError, match=r"custom\.yaml: .*Python"):
+    with pytest.raises(UserError, match=r"custom\.yaml: line 3: MODEL\.DEVICE: .*python/object"):
         load_preset(write(text))
     with pytest.raises(UserError, match=r"detector\.source: .*YAML"):
         read("{MODEL: !!python/object/apply:os.getcwd []}")
@@ -119,7 +119,8 @@ def test_a_checkpoint_names_no_file_outside_the_zoo(write):
         ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[32], [a]]}}", r"MODEL\.ANCHOR_GENERATOR\.SIZES: "),
         ("INPUT: {MIN_SIZE_TEST: 0}", r"input\.test_size"),
         ("INPUT: {FORMAT: L}", r"INPUT\.FORMAT: .* L"),
-        ("}", r"custom\.yaml: .*configuration"),
+        ("}", r"custom\.yaml: line 2: .*YAML"),
+        ("MODEL: {MASK_ON: true}\nMODEL: {}", r"custom\.yaml: line 3: MODEL: .*twice"),
     ],
 )
 def test_an_unsupported_configuration_names_the_key_or_file(write, text, facts):

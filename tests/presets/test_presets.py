@@ -66,11 +66,60 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["input.std=[1, 0, 1]"], r"std\.1: .* 0"),
         (["input.mean=[0, 0, .inf]"], r"mean\.2: .*finite"),
         (["train.lr=.inf"], r"train\.lr: .*finite"),
+        (["train.lr=yes"], r"train\.lr: .*number"),
+        (["train.steps=on"], r"train\.steps: .*number"),
+        (["train.lr='0.1'"], r"train\.lr: .*not text"),
+        (["train.milestones=[1, true]"], r"train\.milestones\.1: .*number"),
+        (["input.mean=[0, 0, no]"], r"input\.mean\.2: .*number"),
+        (["detector.anchor_sizes=[yes, 2, 3, 4, 5]"], r"anchor_sizes\.0: .*number"),
+        (["train.steps=010"], r"--set train\.steps=010: .*decimal"),
+        (["train.lr=1_0"], r"--set train\.lr=1_0: .*decimal"),
+        (["train={lr: 1, lr: 2}"], r"--set train=.*: lr: .*twice"),
+        (["backbone.options=" + "[" * 5000], r"--set backbone\.options=.*nested"),
+        ([f"{'a.' * 5000}b=1"], "--set a.a.*sections"),
+        (["input.mean=[123.675, 116.28, 103.53]"], r"input\.mean: .*0\.\.1.*255"),
+        (["input.mean=[-0.1, 0.1, 0.1]"], r"input\.mean: .*0\.\.1"),
+        (["input.std=[58.395, 57.12, 57.375]"], r"input\.std: .*255"),
+        (["input.std=[0.0009, 0.0009, 0.0009]"], r"input\.std: .*255"),  # divided by 255 twice
+        (["train.lr=1e27"], r"train\.lr: .* 100 "),
+        (["train.momentum=1"], r"train\.momentum: .* 1 "),
+        (["train.weight_decay=1e3"], r"train\.weight_decay: .* 10 "),
+        (["train.clip_norm=1e30"], r"train\.clip_norm: "),
+        (["stage1.adversarial_weight=1e9"], r"stage1\.adversarial_weight: "),
+        (["train.batch_size=1000000"], r"train\.batch_size: "),
+        (["train.steps=1e18"], r"train\.steps: "),
+        (["train.milestones=[-1]"], r"train\.milestones\.0: "),
+        (["input.min_sizes=[800, 1000000]"], r"input\.min_sizes\.1: "),
+        (["input.test_size=1e6"], r"input\.test_size: "),
+        (["loader.workers=100000"], r"loader\.workers: "),
+        (["neck.channels=0"], r"neck\.channels: "),
+        (["detector.max_detections=1e9"], r"detector\.max_detections: "),
+        (["detector.anchor_ratios=[1e9]"], r"detector\.anchor_ratios\.0: "),
+        (["published.afi.box=5000"], r"published\.afi\.box: "),
     ],
 )
 def test_an_invalid_override_names_the_key(overrides, facts):
     with pytest.raises(UserError, match=facts):
         load_preset("faster-rcnn-r50-fpn", overrides)
+
+
+def test_numbers_of_published_recipes_are_accepted():
+    preset = load_preset(
+        "faster-rcnn-r50-fpn",
+        [
+            "input.mean=[0.40789, 0.45752, 0.48110]",
+            f"input.std={[1 / 255] * 3}",
+            "train.lr=1.28",
+            "train.steps=1e5",
+            "train.clip_norm=35",
+            "train.eval_every=999999999",
+            "input.max_size=100000",
+            "train.weight_decay=0.05",
+        ],
+    )
+    assert preset.input.std == (1 / 255,) * 3
+    assert (preset.train.steps, preset.train.eval_every, preset.input.max_size) == (100_000, 999_999_999, 100_000)
+    assert load_preset("faster-rcnn-r50-fpn", ["input.mean=[0, 0, 0]", "input.std=[1, 1, 1]"]).input.std == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +196,23 @@ def test_a_file_extends_a_shipped_preset_or_a_neighbour(neighbour, tmp_path):
         ("- 1\n", r"custom\.yaml: .*mapping"),
         ("extends: nothing\n", "'nothing'"),
         ("neck:\n  kind: pfn\n", r"custom\.yaml: neck\.kind"),
+        ("train:\n  steps: 7\ntrain:\n  lr: 0.01\n", r"custom\.yaml: line 3: train: .*twice"),
+        ("train:\n  steps: 0100\n", r"custom\.yaml: line 2: train\.steps: 0100 "),
+        ("train:\n  steps: '100'\n", r"custom\.yaml: train\.steps: .*not text"),
+        ("input:\n  mean: [123.675, 116.28, 103.53]\n", r"custom\.yaml: input\.mean: .*255"),
+        ("0", r"custom\.yaml: .*mapping"),
     ],
 )
 def test_an_invalid_file_is_named(tmp_path, text, facts):
     (tmp_path / "custom.yaml").write_text(text)
     with pytest.raises(UserError, match=facts):
         load_preset(tmp_path / "custom.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_of_another_encoding(tmp_path, encoding):
+    (tmp_path / "custom.yaml").write_bytes("extends: faster-rcnn-r50-fpn\ndescription: Größe\n".encode(encoding))
+    assert load_preset(tmp_path / "custom.yaml").description == "Größe"
 
 
 def test_another_backbone_does_not_inherit_options(tmp_path):
