@@ -37,6 +37,8 @@ class Annotations:
     """(m,) float64, square pixels; NaN where the file has none."""
     crowd: np.ndarray
     """(m,) bool."""
+    ignore: np.ndarray
+    """(m,) bool, flag of objects that training leaves out."""
     segmentations: Sequence[object]
     """In COCO's forms, parsed or as ``msgspec.Raw``; None where absent."""
 
@@ -58,6 +60,7 @@ def pack_annotations(annotations: Annotations) -> IndexContents:
         "xywh": xywh,
         "areas": np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas),
         "crowd": annotations.crowd[order],
+        "ignore": annotations.ignore[order],
     }
     arrays = {name: torch.from_numpy(values) for name, values in columns.items()}
     segmentations = [annotations.segmentations[k] for k in order.tolist()]

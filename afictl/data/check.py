@@ -14,11 +14,13 @@ from afictl.data.check_splits import compare_with_train
 from afictl.data.dataset import MIN_SIDE_PX, clip_boxes, drop_reasons
 from afictl.data.folders import SPLITS, annotation_names, find_files, require_data_folder
 from afictl.data.formats.coco_records import FIELDS, Contents, Record, ids_by_repeated, read_instances, record_fault
+from afictl.data.formats.coco_values import parse_flag, shorten
 from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.progress import ProgressCallback
 
-_DROP_RULES = {1: "crowd", 2: "box-without-area", 3: "box-outside"}
+_DROP_RULES = {1: "crowd", 2: "box-without-area", 3: "box-outside", 4: "ignore"}
+_FLAGS = ("iscrowd", "ignore")
 
 
 def splits_to_check(data_dir: Path, split: str) -> list[str]:
@@ -80,6 +82,7 @@ def check_annotations(contents: Contents, report: SplitReport) -> list[Record]:
         if _check_reference(record, "image", images, images, report)
     ]
     _check_categories(categories, objects, report)
+    _check_flags(objects, images, report)
     usable = _check_boxes(objects, images, report)
     _check_masks(objects, images, report)
     _check_use(images, categories, objects, usable, report)
@@ -119,7 +122,7 @@ def _check_categories(categories: dict[int, str], objects: list[Record], report:
     for name, repeated_ids in ids_by_repeated(categories).items():
         report.add("duplicate-name", Location(detail=f"{name} (ids {', '.join(map(str, repeated_ids))})"))
     ids = sorted(categories)
-    if ids and ids != list(range(1, len(ids) + 1)):
+    if ids and ids != list(range(int(ids[0]), int(ids[0]) + len(ids))):
         detail = f"{len(ids)} categories with ids {ids[0]} to {ids[-1]}"
         report.add("category-gaps", Location(detail=detail))
     used_ids = {record["category_id"] for record in objects}
@@ -128,12 +131,25 @@ def _check_categories(categories: dict[int, str], objects: list[Record], report:
             report.add("category-unused", Location(detail=f"{categories[category_id]} (id {category_id})"))
 
 
+def _check_flags(objects: list[Record], images: dict[int, Record], report: SplitReport) -> None:
+    """Add flags that are written as text or NaN, and flags of other formats that COCO does not have."""
+    for record in objects:
+        location = Location(images[record["image_id"]]["file_name"], record["id"])
+        for flag in _FLAGS:
+            value = record.get(flag)
+            if isinstance(value, str) or value != value:  # NaN differs from itself
+                report.add("unusual-flag", location._replace(detail=f"{flag} {shorten(value)}"))
+        if parse_flag(record.get("difficult")):
+            report.add("difficult", location)
+
+
 def _check_boxes(objects: list[Record], images: dict[int, Record], report: SplitReport) -> np.ndarray:
     """Add crowd objects and boxes that training leaves out or clips; return which it uses, bool (m,)."""
     sizes = np.array([_size_hw(images[r["image_id"]]) for r in objects], dtype=np.int64).reshape(-1, 2)
     xywh = np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4)
     clipped = clip_boxes(xywh, sizes)
-    dropped = drop_reasons(xywh, clipped, np.array([bool(record.get("iscrowd")) for record in objects], dtype=bool))
+    crowd, ignore = (np.array([parse_flag(r.get(flag)) for r in objects], dtype=bool) for flag in _FLAGS)
+    dropped = drop_reasons(xywh, clipped, crowd, ignore)
     corners = np.concatenate((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), axis=1)
     # Coordinates rounded to two decimals may exceed the edge by that much.
     is_clipped = (np.abs(corners - clipped).max(axis=1, initial=0) > MIN_SIDE_PX + 1e-3) & (dropped == 0)
@@ -141,7 +157,7 @@ def _check_boxes(objects: list[Record], images: dict[int, Record], report: Split
         record = objects[k]
         image = images[record["image_id"]]
         detail = f"bbox {record['bbox']} in {image['width']}x{image['height']}"
-        location = Location(image["file_name"], record["id"], "" if dropped[k] == 1 else detail)
+        location = Location(image["file_name"], record["id"], "" if dropped[k] in (1, 4) else detail)
         report.add(_DROP_RULES.get(int(dropped[k]), "box-partly-outside"), location)
     return np.asarray(dropped == 0)
 
@@ -149,7 +165,9 @@ def _check_boxes(objects: list[Record], images: dict[int, Record], report: Split
 def _check_masks(objects: list[Record], images: dict[int, Record], report: SplitReport) -> None:
     kinds = [_mask_kind(record.get("segmentation"), _size_hw(images[record["image_id"]])) for record in objects]
     report.masks = dict(Counter(kinds))
-    trainable_kinds = [kind for kind, record in zip(kinds, objects, strict=True) if not record.get("iscrowd")]
+    trainable_kinds = [
+        kind for kind, record in zip(kinds, objects, strict=True) if not parse_flag(record.get("iscrowd"))
+    ]
     has_masks = "polygons" in trainable_kinds or "RLE" in trainable_kinds
     if objects and not has_masks:
         report.add("no-masks", Location(detail=f"{len(objects)} objects"))
@@ -157,7 +175,7 @@ def _check_masks(objects: list[Record], images: dict[int, Record], report: Split
         location = Location(images[record["image_id"]]["file_name"], record["id"])
         if kind == "malformed":
             report.add("mask-malformed", location)
-        elif kind == "absent" and has_masks and not record.get("iscrowd"):
+        elif kind == "absent" and has_masks and not parse_flag(record.get("iscrowd")):
             report.add("mask-missing", location)
 
 

@@ -38,6 +38,12 @@ RULES = {
     "unreadable-file": Rule("image file truncated or unreadable", "stops", "stops at this image: replace the file"),
     "wrong-size": Rule("image size differs from its annotation", "stops", "stops at this image: correct its record"),
     "crowd": Rule("crowd objects", "drops", "leaves the object out; evaluation ignores detections on it"),
+    "ignore": Rule(
+        "objects flagged 'ignore'",
+        "drops",
+        "leaves the object out, as mmdetection does; COCO evaluation has no such flag and counts it: "
+        "with iscrowd 1 it would ignore it",
+    ),
     "box-without-area": Rule("box without area", "drops", "leaves the object out"),
     "box-outside": Rule("box fully outside its image", "drops", "leaves the object out"),
     "mask-missing": Rule(
@@ -49,6 +55,9 @@ RULES = {
         "mask not usable",
         "drops",
         "treats the object as one without a mask: leaves it out when masks are trained",
+    ),
+    "unusual-flag": Rule(
+        "flag that is NaN or text", "mends", "reads '1' and 'true' as set; '0', 'false', NaN and empty text as not set"
     ),
     "box-partly-outside": Rule("box partly outside its image", "mends", "clips the box to the image"),
     "exif-followed": Rule(
@@ -64,6 +73,12 @@ RULES = {
     "deep": Rule("images of 16 bits per channel", "mends", "scales to 8 bits"),
     "other-mode": Rule("images in another colour space", "mends", "converts to RGB"),
     "category-gaps": Rule("category ids with gaps", "fine", "numbers the classes 1..K and keeps the ids for results"),
+    "difficult": Rule(
+        "objects flagged 'difficult'",
+        "fine",
+        "uses the object like any other, as detectron2, mmdetection and COCO evaluation do in COCO files: "
+        "with 'ignore' 1 training leaves it out",
+    ),
     "category-ids-differ": Rule(
         "category ids differ from those of the training split", "fine", "matches the classes of the splits by name"
     ),

@@ -19,7 +19,7 @@ from afictl.data.segmentation_arrays import has_segmentation, read_segmentations
 MIN_SIDE_PX = 0.01
 """A thinner box counts as without area; the box losses take the log of a side."""
 
-DROP_REASONS = ("used", "crowd", "without area", "outside the image")
+DROP_REASONS = ("used", "crowd", "without area", "outside the image", "flagged 'ignore'")
 """Why training leaves an object out, by the value of ``drop_reasons``; 0: it does not."""
 
 
@@ -46,8 +46,8 @@ class Dataset:
 
     ``arrays`` holds every number, so that worker processes share them; nothing else grows with the data. Of n images in
     file order: ``image_ids``, ``sizes_hw``, ``names`` with ``name_ends``, and ``object_ends``. Of m objects, by image
-    and then in file order: ``ids``, ``labels``, ``xywh`` and ``areas`` (float64), ``crowd``, and the arrays of
-    ``segmentation_arrays``.
+    and then in file order: ``ids``, ``labels``, ``xywh`` and ``areas`` (float64), ``crowd``, ``ignore``, and the arrays
+    of ``segmentation_arrays``.
     """
 
     annotation_file: Path
@@ -146,9 +146,10 @@ class Dataset:
     @cached_property
     def _drop_reasons(self) -> Tensor:
         """``drop_reasons`` of all objects, one byte each, which is pickled with the dataset."""
-        xywh, crowd, sizes, ends = (self.arrays[name] for name in ("xywh", "crowd", "sizes_hw", "object_ends"))
+        names = ("xywh", "crowd", "ignore", "sizes_hw", "object_ends")
+        xywh, crowd, ignore, sizes, ends = (self.arrays[name] for name in names)
         clipped = clip_boxes(xywh.numpy(), sizes.repeat_interleave(ends.diff(), dim=0).numpy())
-        return torch.from_numpy(drop_reasons(xywh.numpy(), clipped, crowd.numpy()))
+        return torch.from_numpy(drop_reasons(xywh.numpy(), clipped, crowd.numpy(), ignore.numpy()))
 
     def _usable(self, masks: bool, start: int = 0, end: int | None = None) -> Tensor:
         usable = self._drop_reasons[start:end] == 0
@@ -168,8 +169,9 @@ def clip_boxes(xywh: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
     return np.concatenate([np.clip(corner, 0, limits) for corner in corners], axis=1).astype(np.float32)
 
 
-def drop_reasons(xywh: np.ndarray, clipped: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def drop_reasons(xywh: np.ndarray, clipped: np.ndarray, crowd: np.ndarray, ignore: np.ndarray) -> np.ndarray:
     """Why training leaves each object out, uint8 (n,): a position in ``DROP_REASONS``."""
     has_area = (xywh[:, 2:] >= MIN_SIDE_PX).all(axis=1) & np.isfinite(xywh).all(axis=1)
     inside = (clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE_PX).all(axis=1)
-    return np.select([crowd, ~has_area, ~inside], [np.uint8(1), np.uint8(2), np.uint8(3)], default=np.uint8(0))
+    conditions = {1: crowd, 4: ignore, 2: ~has_area, 3: ~inside}
+    return np.select(list(conditions.values()), list(map(np.uint8, conditions)), default=np.uint8(0))

@@ -13,7 +13,7 @@ from afictl.data.hashing import tensor_digest
 from afictl.errors import UserError
 from afictl.tensor_files import read_tensors, save_tensors
 
-_FORMAT = 2
+_FORMAT = 3
 """A file of another number is stale and written again."""
 
 _SIDE_LIMIT_PX = 2**31
@@ -127,6 +127,7 @@ def _are_valid(arrays: Mapping[str, Tensor], classes: int) -> bool:
         "xywh": (torch.float64, (objects, 4)),
         "labels": (torch.int64, (objects,)),
         "crowd": (torch.bool, (objects,)),
+        "ignore": (torch.bool, (objects,)),
         "areas": (torch.float64, (objects,)),
         "ids": (torch.int64, (objects,)),
         "polygon_points": (torch.float64, (sizes["polygon_points"],)),
@@ -140,7 +141,7 @@ def _are_valid(arrays: Mapping[str, Tensor], classes: int) -> bool:
         and {name: (values.dtype, tuple(values.shape)) for name, values in arrays.items()} == expected
         and _lie_within(arrays["sizes_hw"], 1, _SIDE_LIMIT_PX - 1)
         and _lie_within(arrays["labels"], 1, classes)
-        and _lie_within(arrays["crowd"].view(torch.uint8), 0, 1)
+        and all(_lie_within(arrays[flag].view(torch.uint8), 0, 1) for flag in ("crowd", "ignore"))
         and _are_ends(arrays["name_ends"], sizes["names"])
         and _are_ends(arrays["object_ends"], objects)
         and _are_ends(arrays["polygon_ends"], sizes["polygon_points"], step=2, min_length=6)

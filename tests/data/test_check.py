@@ -119,6 +119,26 @@ def test_duplicate_category_names_are_fatal(write_coco):
     assert report.fatal == ["duplicate-name"]
 
 
+def test_flags_are_findings(write_coco):
+    objects = [{"iscrowd": float("nan")}, {"ignore": "1"}, {"difficult": 1}, {"ignore": 0, "difficult": 0}, {}]
+    report = check_split(write_coco(objects), "train")
+    findings = {rule: locations(report, rule) for rule in report.findings if rule != "category-unused"}
+    assert findings == {
+        "unusual-flag": ["1.png annotation 1: iscrowd nan", "1.png annotation 2: ignore '1'"],
+        "ignore": ["1.png annotation 2"],
+        "difficult": ["1.png annotation 3"],
+    }
+    assert report.usable_objects == 4
+    assert not report.fatal
+
+
+@pytest.mark.parametrize(("ids", "has_gaps"), [([0, 1], False), ([1, 2], False), ([5, 6], False), ([0, 2], True)])
+def test_only_absent_category_ids_are_gaps(write_coco, ids, has_gaps):
+    categories = [{"id": ids[0], "name": "cat"}, {"id": ids[1], "name": "dog"}]
+    report = check_split(write_coco([{"category_id": k} for k in ids], categories=categories), "train")
+    assert ("category-gaps" in report.findings) == has_gaps
+
+
 def test_val_is_compared_with_train(write_coco):
     data = write_coco([{}], images=[{}, {}, {}])
     Image.new("RGB", (64, 48), "red").save(data / "val" / "2.png")

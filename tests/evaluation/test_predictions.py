@@ -145,3 +145,17 @@ def test_ids_that_are_not_integers_are_errors(truth, results, tmp_path, change, 
     for source, ids in ((file, None), (file, [10]), (json.loads(file.read_text()), None)):
         with pytest.raises(UserError, match=facts):
             score_predictions(source, truth, image_ids=ids)
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_flags_that_coco_evaluation_does_not_know_leave_the_numbers_of_pycocotools(truth, results, tmp_path, evaluator):
+    expected = score_predictions(results, truth, evaluator=evaluator).metrics
+    content = json.loads(truth.read_text())
+    for item in content["annotations"][::2]:
+        item |= {"ignore": 1, "difficult": 1}
+    truth.write_text(json.dumps(content))
+    metrics = score_predictions(results, truth, evaluator=evaluator).metrics
+    assert metrics == expected
+    file = as_file(tmp_path / "results.json", results)
+    values = [metrics[f"box/{metric}"] for metric in METRICS]
+    assert values == pytest.approx(by_pycocotools(truth, file, "bbox"), abs=1e-9)

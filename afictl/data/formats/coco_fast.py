@@ -6,8 +6,7 @@ files are left to ``coco_records``.
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,9 +15,14 @@ import numpy as np
 from msgspec import UNSET, Raw, UnsetType
 
 from afictl.data.annotations import Annotations
+from afictl.data.formats.coco_records import may_repeat_sections
+from afictl.data.formats.coco_values import is_name, parse_flag
+from afictl.json_files import read_json_text
 
 _Number = int | float
 """With ``int`` alone msgspec would convert 1.0 to an integer."""
+
+_Flag = int | float | bool | str | None
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -40,7 +44,8 @@ class _Object(msgspec.Struct, gc=False):
     id: object = None
     """Any value: ground truth needs none."""
     area: _Number | None = None
-    iscrowd: _Number | bool | None = None
+    iscrowd: _Flag = None
+    ignore: _Flag = None
     segmentation: Raw | UnsetType = UNSET
 
 
@@ -63,21 +68,12 @@ def read_fast(file: Path, *, lenient: bool = False) -> Annotations | None:
             objects without an id, categories of one name, an empty name, no categories.
     """
     try:
-        contents = file.read_bytes()
-        if not lenient:
-            _check_text(contents)
-        return _columns(file, msgspec.json.decode(contents, type=_File), lenient)
-    except (OSError, ValueError, msgspec.MsgspecError, OverflowError, RecursionError, _IrregularFileError):
+        text = read_json_text(file)  # checked to be UTF-8: msgspec does not check the text that it skips
+        if may_repeat_sections(text):  # msgspec would take the last
+            return None
+        return _columns(file, msgspec.json.decode(text, type=_File), lenient)
+    except (ValueError, msgspec.MsgspecError, OverflowError, RecursionError, _IrregularFileError):
         return None
-
-
-def _check_text(contents: bytes) -> None:
-    """Raise ``UnicodeDecodeError`` at bytes that are not UTF-8: msgspec does not check the text that it skips."""
-    if contents.isascii():
-        return
-    decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(contents)
-    for start in range(0, len(view), 2**20):
-        decoder.decode(view[start : start + 2**20], final=start + 2**20 >= len(view))
 
 
 def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
@@ -109,16 +105,26 @@ def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
         labels=labels,
         xywh=np.fromiter(chain.from_iterable(record.bbox for record in objects), np.float64).reshape(-1, 4),
         areas=np.array([record.area for record in objects], dtype=np.float64),  # None becomes NaN
-        crowd=np.array([bool(record.iscrowd) for record in objects], dtype=bool),
+        crowd=_flags([record.iscrowd for record in objects]),
+        ignore=_flags([record.ignore for record in objects]),
         segmentations=[None if record.segmentation is UNSET else record.segmentation for record in objects],
     )
 
 
 def _require_regular(file: Path, contents: _File) -> None:
     names = [category.name for category in contents.categories]
-    is_valid = all(names) and 0 < len(set(names)) == len(names) and all(image.file_name for image in contents.images)
+    file_names = [image.file_name for image in contents.images]
+    is_valid = 0 < len(set(names)) == len(names) and all(map(is_name, names)) and all(map(is_name, file_names))
     if not is_valid or (isinstance(contents.annotations, UnsetType) and not file.name.startswith("image_info")):
         raise _IrregularFileError
+
+
+def _flags(values: Sequence[_Flag]) -> np.ndarray:
+    """Bool (n,); a file has few different values."""
+    flags = {value: parse_flag(value) for value in set(values)}
+    if None in flags.values():
+        raise _IrregularFileError
+    return np.fromiter(map(flags.__getitem__, values), dtype=bool, count=len(values))
 
 
 def _integers(values: Iterable[object]) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from afictl.data.annotations import Annotations
+from afictl.data.formats.coco_values import is_flag, is_id, is_name, is_number, parse_flag, shorten
 from afictl.errors import UserError
-from afictl.json_files import read_json
+from afictl.json_files import parse_json, read_json_text
 
 Record: TypeAlias = dict[str, Any]
 Contents: TypeAlias = dict[str, list[Record]]
@@ -25,24 +26,21 @@ class Field(NamedTuple):
     optional: bool = False
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
 def _is_length(value: object) -> bool:
-    return isinstance(value, int | float) and 1 <= value < 2**31 and value == int(value)
+    return is_number(value) and 1 <= value < 2**31 and value == int(value)
 
 
 def _is_box(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
-_ID = Field("a whole number", lambda value: type(value) is int and abs(value) < 2**63)
-_NAME = Field("a text", lambda value: isinstance(value, str) and value != "")
+_ID = Field("a whole number", is_id)
+_NAME = Field("a text", is_name)
 _LENGTH = Field("a number of pixels", _is_length)
 _BOX = Field("four numbers x, y, width, height", _is_box)
-NUMBER = Field("a number", _is_number)
+NUMBER = Field("a number", is_number)
 _OPTIONAL_NUMBER = NUMBER._replace(optional=True)
+_FLAG = Field("0 or 1", is_flag, optional=True)
 
 FIELDS = {
     "categories": {"id": _ID, "name": _NAME},
@@ -53,12 +51,15 @@ FIELDS = {
         "category_id": _ID,
         "bbox": _BOX,
         "area": _OPTIONAL_NUMBER,
-        "iscrowd": _OPTIONAL_NUMBER,
+        "iscrowd": _FLAG,
+        "ignore": _FLAG,
     },
 }
 """The keys that are read from the records of each list of the file."""
 
-_SCORED_FIELDS = {name: field for name, field in FIELDS["annotations"].items() if name != "id"}
+_SECTIONS = tuple(f'"{key}"'.encode() for key in FIELDS)
+
+_SCORED_FIELDS = {name: field for name, field in FIELDS["annotations"].items() if name not in ("id", "ignore")}
 
 
 def read_carefully(file: Path) -> Annotations:
@@ -107,8 +108,8 @@ def _columns(contents: Contents, ids: list[int]) -> Annotations:
     """The columns of valid records; ``ids`` are those of the objects."""
     images, objects = contents["images"], contents["annotations"]
     names = {category["id"]: category["name"] for category in contents["categories"]}
-    image_positions = {image["id"]: k for k, image in enumerate(images)}
-    label_of = {category_id: k for k, category_id in enumerate(sorted(names), start=1)}
+    image_positions = {int(image["id"]): k for k, image in enumerate(images)}
+    label_of = {int(category_id): k for k, category_id in enumerate(sorted(names), start=1)}
     return Annotations(
         classes=tuple(names[k] for k in label_of),
         category_ids=tuple(label_of),
@@ -120,7 +121,8 @@ def _columns(contents: Contents, ids: list[int]) -> Annotations:
         labels=np.array([label_of[record["category_id"]] for record in objects], dtype=np.int64),
         xywh=np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4),
         areas=np.array([record.get("area") for record in objects], dtype=np.float64),  # None becomes NaN
-        crowd=np.array([bool(record.get("iscrowd")) for record in objects], dtype=bool),
+        crowd=np.array([parse_flag(record.get("iscrowd")) for record in objects], dtype=bool),
+        ignore=np.array([parse_flag(record.get("ignore")) for record in objects], dtype=bool),
         segmentations=[record.get("segmentation") for record in objects],
     )
 
@@ -132,7 +134,7 @@ def record_fault(record: Record, fields: dict[str, Field]) -> str | None:
         if value is None and not optional and name not in record:
             return f"key '{name}' is missing"
         if not (value is None and optional) and not is_valid(value):
-            return f"'{name}' is {value!r:.60}, not {expected}"
+            return f"'{name}' is {shorten(value)}, not {expected}"
     return None
 
 
@@ -148,7 +150,9 @@ def check_records(file: Path, key: str, records: list[Record], fields: dict[str,
         if not fault and record["id"] in earlier_ids:
             fault = f"the id occurs twice; ids must be unique in '{key}'"
         if fault:
-            raise UserError(f"{file}: {key}[{k}] (id {record.get('id', 'missing')}): {fault}")
+            raise UserError(
+                f"{file}: {key}[{k}] (id {shorten(record['id']) if 'id' in record else 'missing'}): {fault}"
+            )
         earlier_ids.add(record["id"])
 
 
@@ -169,6 +173,14 @@ def ids_by_repeated(names: Mapping[int, str]) -> dict[str, list[int]]:
     return {name: ids_of_name for name, ids_of_name in ids.items() if len(ids_of_name) > 1}
 
 
+def may_repeat_sections(text: bytes) -> bool:
+    """Whether a section may occur twice in an annotation file, of which JSON readers take the last.
+
+    A quick search that precedes an exact one: it also finds the names in other places.
+    """
+    return any(text.find(name) != text.rfind(name) for name in _SECTIONS)
+
+
 def read_instances(file: Path, *, needs_annotations: bool = True) -> Contents:
     """Parse a COCO annotation file and check that it has its three lists of mappings.
 
@@ -179,7 +191,8 @@ def read_instances(file: Path, *, needs_annotations: bool = True) -> Contents:
     Raises:
         UserError: not JSON, a missing key, something else than lists of mappings.
     """
-    contents = read_json(file, "annotation file", unique_keys=False)
+    text = read_json_text(file, "annotation file")
+    contents = parse_json(text, f"annotation file {file}", unique_keys=may_repeat_sections(text))
     if not isinstance(contents, dict):
         raise UserError(f"{file}: holds a {type(contents).__name__}, not the mapping of a COCO annotation file")
     if not needs_annotations or file.name.startswith("image_info"):

@@ -173,3 +173,34 @@ def test_ground_truth_of_a_faulty_file_leaves_out_what_cannot_be_scored(write_co
     assert load_ground_truth_file(file).arrays["xywh"].equal(dataset.arrays["xywh"])
     with pytest.raises(UserError, match="id 1"):
         load_coco_file(file, file.parent)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_set"),
+    [(value, True) for value in (1, 1.0, True, "1", "true", "True", 2)]
+    + [(value, False) for value in (0, 0.0, False, None, float("nan"), "0", "false", "", "nan", "NaN", "None")],
+    ids=str,
+)
+def test_flags_as_other_programs_write_them(write_coco, value, is_set):
+    """NaN is pandas' absent value; in COCO's records an absent flag is not set."""
+    for key in ("iscrowd", "ignore"):
+        dataset = load_coco(write_coco([{}, {key: value}]), "train")
+        assert dataset.training_objects(0).ids.tolist() == ([1] if is_set else [1, 2])
+        assert dataset.objects(0).crowd.tolist() == [False, is_set and key == "iscrowd"]
+
+
+def test_ids_as_pandas_writes_them(write_coco):
+    """A column of integers with one absent value is written as floats."""
+    images, categories = [{"id": 3.0}, {"id": 5.0}], [{"id": 2.0, "name": "cat"}, {"id": 1.0, "name": "dog"}]
+    objects = [{"id": 7.0, "image_id": 5.0, "category_id": 2.0, "area": float("nan"), "iscrowd": float("nan")}]
+    dataset = load_coco(write_coco(objects, images=images, categories=categories), "train")
+    assert (dataset.classes, dataset.category_ids, dataset.image_ids) == (("dog", "cat"), (1, 2), [3, 5])
+    assert (dataset.objects(1).ids.tolist(), dataset.objects(1).labels.tolist()) == ([7], [2])
+    assert all(type(number) is int for number in dataset.category_ids)
+
+
+def test_objects_flagged_ignore_are_left_out_of_training(write_coco):
+    dataset = load_coco(write_coco([{"ignore": 1}, {"ignore": 1, "iscrowd": 1}, {"difficult": 1}, {}]), "train")
+    assert dataset.training_objects(0).ids.tolist() == [3, 4]
+    assert dataset.left_out() == {"objects crowd": 1, "objects flagged 'ignore'": 1}
+    assert len(dataset.objects(0).ids) == 4

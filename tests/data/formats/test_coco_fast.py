@@ -65,6 +65,10 @@ def test_readers_agree_on_generated_data(tmp_path):
         {"area": 2**70, "iscrowd": True},
         {"iscrowd": 0.5},
         {"iscrowd": None},
+        {"iscrowd": "1", "ignore": ""},
+        {"iscrowd": "nan", "ignore": True},
+        {"ignore": 1.0},
+        {"ignore": "false"},
         {"bbox": [1, 2.5, 1e3, -0.0]},
         {"bbox": [2**60 + 1, 0, 1, 1]},
         {"id": -5},
@@ -79,7 +83,11 @@ def test_readers_agree_on_unusual_objects(write_coco, record):
 @pytest.mark.parametrize(
     ("record", "facts"),
     [
-        ({"id": 7.0}, r"'id' .*7\.0"),
+        ({"id": 7.5}, r"'id' .*7\.5"),
+        ({"id": float("nan")}, "'id' .*nan"),
+        ({"image_id": float("nan")}, "'image_id' .*nan"),
+        ({"category_id": float("inf")}, "'category_id' .*inf"),
+        ({"id": 2.0**60}, "'id' .*"),
         ({"id": 2**63}, f"'id' .*{2**63}"),
         ({"id": -(2**63)}, f"'id' .*{-(2**63)}"),
         ({"id": True}, "'id' .*True"),
@@ -88,7 +96,13 @@ def test_readers_agree_on_unusual_objects(write_coco, record):
         ({"category_id": -1}, "category_id -1"),
         ({"bbox": [1, 2, 3]}, "'bbox'"),
         ({"area": "12"}, "'area' .*'12'"),
+        ({"area": 10**400}, "'area' "),
         ({"iscrowd": "no"}, "'iscrowd' .*'no'"),
+        ({"iscrowd": [1]}, "'iscrowd' .*1"),
+        ({"ignore": "perhaps"}, "'ignore' .*perhaps"),
+        ({"bbox": [1, 2, 10**400, 4]}, "'bbox' "),
+        ({"bbox": [True, 2, 3, 4]}, "'bbox' .*True"),
+        ({"bbox": [[1] * 100_000]}, "'bbox' "),
     ],
     ids=str,
 )
@@ -106,6 +120,8 @@ def test_faulty_objects_are_named(write_coco, record, facts):
         {"images": [{"id": 1, "file_name": "1.png", "width": 64.5, "height": 48}]},
         {"images": [{"id": 1, "file_name": "1.png", "width": 0, "height": 48}]},
         {"images": [{"id": 1, "file_name": "", "width": 64, "height": 48}]},
+        {"images": [{"id": 1, "file_name": "1\0.png", "width": 64, "height": 48}]},
+        {"images": [{"id": 1, "file_name": "1.png", "width": True, "height": 48}]},
         {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]},
         {"categories": []},
         {"annotations": None},
@@ -158,3 +174,25 @@ def test_list_of_test_images_needs_no_annotations(write_coco):
         path.write_text(json.dumps(contents))
     assert read_fast(file) is None
     assert_equal_readings(image_list)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-be"])
+def test_every_encoding_is_read_fast(write_coco, encoding):
+    file = write_coco([{}], categories=[{"id": 1, "name": "\u732b"}]) / "annotations" / "instances_train.json"
+    expected = read_fast(file)
+    file.write_text(json.dumps(json.loads(file.read_text()), ensure_ascii=False), encoding=encoding)
+    annotations = read_fast(file)
+    assert annotations.classes == expected.classes == ("\u732b",)
+    np.testing.assert_array_equal(annotations.xywh, expected.xywh)
+
+
+def test_a_section_that_occurs_twice_is_an_error(write_coco):
+    """JSON readers take the last one, and half of the objects would be lost."""
+    file = write_coco([{}, {}]) / "annotations" / "instances_train.json"
+    content = file.read_text()
+    for section in ("images", "annotations", "categories"):
+        file.write_text(content.removesuffix("}") + f', "{section}": []}}')
+        with pytest.raises(UserError, match=rf"instances_train\.json: key '{section}' occurs twice"):
+            read_annotations(file)
+    file.write_text(content.removesuffix("}") + ', "info": {"images": 1, "annotations": "images"}}')
+    assert len(read_annotations(file).ids) == 2
