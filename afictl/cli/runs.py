@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from afictl.errors import UserError
-from afictl.run_folder import INTERPOLATOR, is_run, recorded_data
+from afictl.run_folder import INTERPOLATOR, is_run
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".json")
 
@@ -26,6 +26,8 @@ def data_of(source: Path) -> Path:
     Raises:
         UserError: ``source`` does not exist, or the run records no dataset.
     """
+    from afictl.run_records import recorded_data
+
     return recorded_data(folder_of(source))
 
 

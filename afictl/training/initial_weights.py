@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from afictl.interpolators import Interpolator, build_interpolator, interpolator_
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
+from afictl.training.run_inputs import InputFile, RecordedInputs, weights_input
 from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
 from afictl.weights.checkpoint import find_checkpoint
 from afictl.weights.compatibility import anchor_note
@@ -47,18 +49,31 @@ class InitialWeights:
             "backbone_weights": absolute_path(self.backbone_weights),
         }
 
+    def input_files(self) -> list[InputFile]:
+        """The files that exist, of those that the run reads when it begins."""
+        files = []
+        for name, path in (("weights", self.weights), ("backbone_weights", self.backbone_weights)):
+            with suppress(UserError):  # absent
+                files += weights_input(name, find_checkpoint(path)) if path else []
+        if self.interpolator and self.is_trained_interpolator:
+            with suppress(UserError):
+                files += weights_input("interpolator", find_interpolator_file(self.interpolator))
+        return files
+
     def check_paths(self, resumes: bool) -> None:
-        """Check the paths before anything is loaded; a run that ``resumes`` reads the interpolator alone.
+        """Check the paths before anything is loaded; a run that ``resumes`` reads none of them.
 
         Raises:
             UserError: a path is absent or holds no weights, or two sources exclude each other.
         """
         if self.weights and self.backbone_weights:
             raise UserError("--backbone-weights has no effect with --weights: the detector already has a backbone")
+        if resumes:
+            return
         if self.interpolator and self.is_trained_interpolator:
             find_interpolator_file(self.interpolator)
         for path in (self.weights, self.backbone_weights):
-            if path and not resumes:
+            if path:
                 check_file(find_checkpoint(path))
 
 
@@ -83,6 +98,17 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
                 f" set neck.channels={module.channels} or pre-train with this preset"
             )
     return preset.with_interpolator(kind, options), module
+
+
+def recorded_interpolator(preset: Preset, recorded: RecordedInputs) -> tuple[Preset, Interpolator]:
+    """``resolve_interpolator`` for a run with a saved state, which needs no weights of the interpolator.
+
+    Raises:
+        UserError: the recorded preset is invalid.
+    """
+    config = parse_preset(recorded.preset, source=str(recorded.source)).interpolator
+    module = build_interpolator(config.kind, preset.neck.channels, **config.options)
+    return preset.with_interpolator(config.kind, config.options), module
 
 
 def build_seeded_detector(preset: Preset, interpolator: Interpolator, num_classes: int, seed: int) -> Detector:

@@ -51,7 +51,7 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
         KeyboardInterrupt: a signal requested the end.
     """
     state = load_state(fabric, run, stage)
-    run.truncate_metrics(state.step)
+    run_on_rank_zero(lambda: run.truncate_metrics(state.step), fabric.global_rank, fabric.world_size)
     if state.step == 0:
         for warning in schedule_warnings(recipe):
             run.log(f"note: {stage.name} has {warning}")

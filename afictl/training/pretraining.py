@@ -17,11 +17,13 @@ from afictl.interpolators import Interpolator, build_interpolator, learned_kinds
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path
 from afictl.training.hardware import hardware_record
+from afictl.training.run_inputs import annotation_inputs, inputs_record, recorded_inputs, weights_input
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, in_label_order, load_splits, uses_masks
 from afictl.training.stage1 import train_stage1
 from afictl.training.stage2 import build_student, train_stage2
 from afictl.weights import LoadedDetector, load_detector, load_tensors
+from afictl.weights.checkpoint import find_checkpoint
 
 
 def pretrain(
@@ -56,18 +58,22 @@ def pretrain(
     """
     overrides = list(overrides)
     check_kind(kind, overrides)
-    if 1 not in stages:
+    if 1 not in stages and not (resume and (output / "stage2" / STATE).is_file()):
         _require_stage1(output / "stage1")
     splits = load_splits(data)
     loaded = load_detector(guide_path)
+    files = [*annotation_inputs(splits), *weights_input("guide", find_checkpoint(guide_path))]
     preset = parse_preset(_preset_without_other_options(loaded, kind), overrides, source=str(guide_path))
-    splits = _in_label_order(splits, loaded.classes, guide_path)
     uses_masks(preset, splits)
     guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
     fabric.to_device(guide)
     for number in stages:
+        folder = output / f"stage{number}"
+        recorded = recorded_inputs(fabric, folder) if resume else None
+        classes = recorded.classes if recorded and recorded.classes else loaded.classes
+        ordered = _in_label_order(splits, classes, guide_path)
         interpolator, discriminator = _build_networks(preset, kind, seed)
-        if number == 2:
+        if number == 2 and not (resume and (folder / STATE).is_file()):
             _load_stage1(output / "stage1", preset, interpolator, discriminator)
         config = {
             "command": f"pretrain, stage {number}",
@@ -77,20 +83,24 @@ def pretrain(
             **({} if kind == "afi" else {"interpolator": kind}),  # runs from before there were other kinds have no key
             "seed": seed,
             "hardware": hardware_record(fabric),
+            **inputs_record(classes, files),
         }
-        folder = output / f"stage{number}"
         has_begun = number == stages[0] or folder.exists()  # else an empty folder is expected
         run = RunWriter(fabric, folder, config, resume and has_begun)
+        if recorded:
+            recorded.require_unchanged(files)
+            if recorded.note:
+                run.log(recorded.note)
         if number == stages[0]:
             _log_guide(run, loaded, guide_path)
         run.log(
             f"stage {number} of {preset.name}: {len(splits.train)} training images, {len(splits.held_out)} held out"
         )
         if number == 1:
-            train_stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)
+            train_stage1(fabric, run, guide, preset, interpolator, discriminator, ordered, seed)
         else:
             student = build_student(guide, preset, interpolator)
-            train_stage2(fabric, run, guide, student, discriminator, splits, seed)
+            train_stage2(fabric, run, guide, student, discriminator, ordered, seed)
     result = output / f"stage{stages[-1]}" / INTERPOLATOR
     run_on_rank_zero(
         lambda: Interpolator.load(result).save(output / INTERPOLATOR), fabric.global_rank, fabric.world_size

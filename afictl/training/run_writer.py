@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import platform
 import sys
@@ -10,7 +9,7 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -21,12 +20,16 @@ from afictl.errors import UserError, format_error
 from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, write_text
 from afictl.presets import upgrade_settings
 from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records
+from afictl.run_records import RunConfig, iter_metrics, read_config
+from afictl.training.run_inputs import is_moved
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _WITHOUT_EFFECT = ("preset.loader.", "hardware.processes.")
 """Prefixes of settings that do not change the results."""
+_INPUTS = ("classes", "contents")
+"""Keys that ``RecordedInputs`` compares."""
 
 
 class RunWriter:
@@ -51,10 +54,8 @@ class RunWriter:
         if self._is_main_process:  # broadcast as text, so that every rank raises it
             try:
                 problem = self._prepare_folder(config, resume)
-            except OSError as error:
+            except (OSError, UserError) as error:
                 problem = format_error(error)
-            except yaml.YAMLError as error:
-                problem = f"{self.folder}: {format_error(error)}"
         problem = fabric.broadcast(problem)
         if problem:
             raise UserError(problem)
@@ -75,7 +76,7 @@ class RunWriter:
             return problem
         if config_file.is_file():
             if has_records(self.folder):
-                differences = config_differences(upgrade_settings(yaml.safe_load(config_file.read_text())), config)
+                differences = _differing_settings(read_config(config_file), config)
                 return f"{config_file}: --resume with other settings: {', '.join(differences)}" if differences else ""
             for name in (CONFIG, LOG, VERSIONS):  # of a run that failed before its first record
                 (self.folder / name).unlink(missing_ok=True)
@@ -109,11 +110,14 @@ class RunWriter:
             torch.save(dict(state), file)
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop the records of steps after ``step``, which a resumed run computes again."""
+        """Drop the records of steps after ``step``, which a resumed run computes again; on rank 0.
+
+        Raises:
+            UserError: a line is no record of a step.
+        """
         path = self.folder / METRICS
-        if self._is_main_process and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if 0 <= _step_of(line) <= step))
+        if path.is_file():
+            write_text(path, "".join(f"{line}\n" for line, record in iter_metrics(path) if record["step"] <= step))
 
     def close(self) -> None:
         """Flush the TensorBoard events."""
@@ -157,16 +161,17 @@ def config_differences(old: object, new: object, key: str = "") -> list[str]:
     return [] if old == new or key.startswith(_WITHOUT_EFFECT) else [key.rstrip(".")]
 
 
+def _differing_settings(old: RunConfig, new: Mapping[str, object]) -> list[str]:
+    """Keys of settings that differ; not those of paths to files with unchanged content."""
+    stored = upgrade_settings(old.model_dump(exclude_unset=True, exclude=set(_INPUTS)))
+    present = {key: value for key, value in new.items() if key not in _INPUTS}
+    fingerprints: Any = new.get("contents", {})
+    return [key for key in config_differences(stored, present) if not is_moved(key, old.contents, fingerprints)]
+
+
 def _append(path: Path, line: str) -> None:
     with name_file_in_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-
-
-def _step_of(line: str) -> int:
-    """Step of a line of ``metrics.jsonl``; -1 for a line that a crash cut short."""
-    with contextlib.suppress(ValueError):
-        return int(json.loads(line)["step"])
-    return -1
 
 
 def _versions() -> dict[str, object]:

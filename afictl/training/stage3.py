@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from afictl.data import TrainBatch
+from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.presets import Preset
@@ -19,17 +20,37 @@ from afictl.training.initial_weights import (
     InitialWeights,
     build_seeded_detector,
     load_initial_weights,
+    recorded_interpolator,
     resolve_interpolator,
 )
 from afictl.training.loop import TrainingOutcome, fit
 from afictl.training.mixed_data import MixedData
 from afictl.training.optimization import TrainableModule
 from afictl.training.pseudo import PseudoLabels
+from afictl.training.run_inputs import (
+    RecordedInputs,
+    annotation_input,
+    annotation_inputs,
+    inputs_record,
+    recorded_inputs,
+)
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, in_label_order, load_splits, uses_masks
+from afictl.training.stage import Metrics
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 from afictl.weights import read_checkpoint
 from afictl.weights.layouts import to_afictl
+
+
+class FinetuneOutcome(NamedTuple):
+    """Result of ``finetune``."""
+
+    metrics: Metrics
+    """Of the last evaluation."""
+    seconds: float
+    """Duration of all steps."""
+    held_out: Dataset
+    """Images of the evaluations, with the annotations as they were read at the start."""
 
 
 def finetune(
@@ -42,8 +63,12 @@ def finetune(
     seed: int = 0,
     resume: bool = False,
     pseudo: PseudoLabels | None = None,
-) -> TrainingOutcome:
+    inputs: RecordedInputs | None = None,
+) -> FinetuneOutcome:
     """Train a detector on a dataset, perhaps with pseudo-labelled images, and write a run.
+
+    Which label is which class is recorded when the run begins: the order of the classes of ``initial.weights`` if they
+    have the same names, else the order of the category ids. A resumed run has the recorded order, by name.
 
     Args:
         fabric: the launched Fabric.
@@ -54,17 +79,27 @@ def finetune(
         seed: of random weights, batches and augmentation.
         resume: continue the run in ``output``, if there is one.
         pseudo: images to train on beside those of ``data``.
+        inputs: class order and fingerprints that a new run must have, as those of a comparison.
 
     Raises:
-        UserError: data, weights or output that do not fit.
+        UserError: data, weights or output that do not fit, or whose content has changed since the run began.
     """
     initial = initial or InitialWeights()
     resumes = resume and (output / STATE).is_file()
+    recorded = recorded_inputs(fabric, output) if resume else None
     initial.check_paths(resumes)
-    splits = _in_checkpoint_order(load_splits(data), initial.weights)
+    splits = load_splits(data)
+    files = [*annotation_inputs(splits), *initial.input_files()]
+    splits = _in_run_order(splits, recorded or inputs, initial.weights)
     masks = uses_masks(preset, splits)
     mixed = pseudo.load(splits.train, preset, masks, fabric.world_size) if pseudo else None
-    preset, interpolator = resolve_interpolator(preset, initial.interpolator, seed)
+    files += [annotation_input("pseudo", mixed.pseudo)] if mixed else []
+    if inputs:
+        inputs.require_unchanged(files)
+    if recorded and resumes and initial.is_trained_interpolator:
+        preset, interpolator = recorded_interpolator(preset, recorded)
+    else:
+        preset, interpolator = resolve_interpolator(preset, initial.interpolator, seed)
     detector = build_seeded_detector(preset, interpolator, len(splits.train.classes), seed)
     config = {
         "command": "finetune",
@@ -74,13 +109,18 @@ def finetune(
         "pseudo": pseudo.as_config() if pseudo else None,
         "seed": seed,
         "hardware": hardware_record(fabric),
+        **inputs_record(splits.train.classes, files),
     }
     # Before the run folder is created: weights that do not fit must not leave one.
     lines = [] if resumes else load_initial_weights(detector, initial)
     run = RunWriter(fabric, output, config, resume)
-    for line in (*lines, *_description(preset, splits, masks, mixed)):
+    if recorded:
+        recorded.require_unchanged(files)
+    note = [recorded.note] if recorded and recorded.note else []
+    for line in (*note, *lines, *_description(preset, splits, masks, mixed)):
         run.log(line)
-    return train_stage3(fabric, run, detector, splits, seed, masks, mixed)
+    outcome = train_stage3(fabric, run, detector, splits, seed, masks, mixed)
+    return FinetuneOutcome(outcome.metrics, outcome.seconds, splits.held_out)
 
 
 def train_stage3(
@@ -114,6 +154,16 @@ def train_stage3(
         fabric, "stage3", run.folder, detector, splits, modules={"detector": trainable}, step=step, batches=batches
     )
     return fit(fabric, run, recipe, stage, seed)
+
+
+def _in_run_order(splits: Splits, recorded: RecordedInputs | None, weights: Path | None) -> Splits:
+    """The splits with labels in the recorded order, by name; for a new run in that of the checkpoint."""
+    if not (recorded and recorded.classes):
+        return _in_checkpoint_order(splits, weights)
+    try:
+        return in_label_order(splits, recorded.classes, str(recorded.source))
+    except UserError as error:
+        raise UserError(f"{error}; restore the names, or start anew with another --output") from None
 
 
 def _in_checkpoint_order(splits: Splits, weights: Path | None) -> Splits:

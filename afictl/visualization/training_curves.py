@@ -13,7 +13,7 @@ from PIL import Image
 
 from afictl.errors import UserError
 from afictl.interpolators import learned_kinds
-from afictl.run_folder import MetricsRecord, read_metrics
+from afictl.run_records import MetricsRecord, read_metrics
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.palette import LINE_COLORS, rgb_fractions
 from afictl.visualization.plotting import (

@@ -23,3 +23,16 @@ def rename_disc(data, folder, splits=("train2017", "val2017")):
                 category["name"] = "coin"
 
     return change_annotations(data, folder, change)
+
+
+def renumber(split, content):
+    """Other ids of categories, images and objects, in another order of the categories, for ``change_annotations``."""
+    categories = {category["id"]: 50 - category["id"] for category in content["categories"]}
+    for category in content["categories"]:
+        category["id"] = categories[category["id"]]
+    for image in content["images"]:
+        image["id"] += 1000
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = 7000 - number
+        annotation["image_id"] += 1000
+        annotation["category_id"] = categories[annotation["category_id"]]

@@ -9,7 +9,7 @@ from afictl.data import load_coco
 from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
 from afictl.presets import Preset
-from afictl.run_folder import read_metrics
+from afictl.run_records import read_metrics
 from afictl.visualization import write_side_by_side
 from afictl.weights import load_detector
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from afictl.data import make_shapes
-from afictl.run_folder import read_metrics
+from afictl.run_records import read_metrics
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.detectron2_presets import small_preset

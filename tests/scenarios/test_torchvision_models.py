@@ -9,7 +9,7 @@ from torchvision.models import detection
 
 from afictl import AFInterpolator, UserError, build_detector, load_preset
 from afictl.data import load_coco, make_shapes
-from afictl.run_folder import read_metrics
+from afictl.run_records import read_metrics
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.stage2 import build_student
 from afictl.weights import load_detector, read_checkpoint

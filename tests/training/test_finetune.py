@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from afictl import UserError, load_preset
-from afictl.run_folder import read_metrics
+from afictl.run_records import read_metrics
 from afictl.training import InitialWeights, finetune
 from afictl.training.logger import TrainingLogger
 from afictl.weights import load_detector, read_checkpoint

@@ -8,7 +8,7 @@ import torch
 
 from afictl.errors import UserError, format_error
 from afictl.files import write_text
-from afictl.run_folder import read_metrics
+from afictl.run_records import read_metrics
 from afictl.training import InitialWeights, finetune
 from afictl.training.logger import TrainingLogger
 from afictl.training.run_writer import RunWriter

@@ -133,7 +133,7 @@ def test_files_of_earlier_versions_are_read(fabric, guide_run, data, tmp_path):
 def test_files_of_afi_keep_their_layout(pretrained):
     """Runs of earlier versions resume, and earlier versions read new files."""
     config = yaml.safe_load((pretrained / "stage1" / "config.yaml").read_text())
-    assert list(config) == ["command", "preset", "data", "guide", "seed", "hardware"]
+    assert list(config) == ["command", "preset", "data", "guide", "seed", "hardware", "classes", "contents"]
     state = torch.load(pretrained / "stage1" / "state.pt", weights_only=True)
     assert {"generator", "discriminator", "generator_optimizer", "discriminator_optimizer"} <= set(state)
     assert {name.split(".")[0] for name in state["generator"]} == {"module"}

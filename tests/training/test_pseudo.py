@@ -11,7 +11,7 @@ import yaml
 
 from afictl import UserError, load_preset
 from afictl.data import load_coco
-from afictl.run_folder import read_metrics
+from afictl.run_records import read_metrics
 from afictl.training import InitialWeights, PseudoLabels, finetune
 from tests.helpers.pseudo_files import write_pseudo_file
 from tests.helpers.tiny_runs import SMALL, assert_same_states, interrupted_at_batch, with_steps
@@ -118,7 +118,10 @@ def test_resuming_with_other_pseudo_labels_is_an_error(
     pseudo = None
     if changes is not None:
         if "file" in changes:
-            changes = {"file": shutil.copy(pseudo_file, tmp_path / "other.json")}
+            content = json.loads(pseudo_file.read_text())
+            content["annotations"].pop()
+            changes = {"file": tmp_path / "other.json"}
+            changes["file"].write_text(json.dumps(content))
         pseudo = PseudoLabels(**{"file": pseudo_file, "weight": 0.5, **changes})
     with pytest.raises(UserError) as error:
         finetune(fabric, preset, shapes_dir, mixed_run, InitialWeights("nearest"), resume=True, pseudo=pseudo)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afictl.run_folder import read_metrics
+from afictl.run_records import read_metrics
 from afictl.visualization import plot_training
 from afictl.visualization.training_curves import (
     _curves,

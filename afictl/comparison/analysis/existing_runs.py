@@ -9,12 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX, describe_settings, unequal_settings
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import CONFIG, LAST, list_runs_below
+from afictl.run_records import read_config
 from afictl.weights import read_checkpoint
 
 _EVALUATION_KEYS = (
@@ -70,18 +69,12 @@ def read_run(path: Path, method: str | None = None) -> FinishedRun:
     folder = path.parent if path.is_file() else path
     file = folder / CONFIG
     try:
-        config = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
-        if config["command"] != "finetune":
-            raise ValueError(config["command"])
-        precision = config["hardware"]["precision"]
-        preset_config = config["preset"]
+        config = read_config(file)
     except OSError:
         raise UserError(f"--runs {path}: not a run folder, as there is no {file}{list_runs_below(folder)}") from None
-    except (KeyError, TypeError, ValueError, yaml.YAMLError):
-        raise UserError(
-            f"--runs {path}: not a run of 'afictl finetune' or 'afictl compare', as {CONFIG} shows"
-        ) from None
-    preset = parse_preset(preset_config, source=str(file))
+    if config.command != "finetune" or not config.data:
+        raise UserError(f"--runs {path}: not a run of 'afictl finetune' or 'afictl compare', as {CONFIG} shows")
+    preset = parse_preset(config.preset, source=str(file))
     if not (folder / LAST).is_file():
         raise UserError(f"--runs {path}: the run has no {LAST}; finish its training first")
     metadata = read_checkpoint(folder / LAST).metadata
@@ -90,8 +83,8 @@ def read_run(path: Path, method: str | None = None) -> FinishedRun:
         raise UserError(
             f"--runs {path}: the run is at step {step} of {preset.train.steps}; continue it with --resume first"
         )
-    config |= {"preset": preset.model_dump(mode="json"), "precision": precision}
-    return FinishedRun(folder, preset, config, metadata, method)
+    values = {"preset": preset.model_dump(mode="json"), "precision": config.hardware.precision}
+    return FinishedRun(folder, preset, config.model_dump() | values, metadata, method)
 
 
 def group_by_method(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:

@@ -14,7 +14,8 @@ from afictl.errors import UserError
 from afictl.evaluation import Evaluation, evaluate, score_predictions
 from afictl.evaluation.category_matching import match_categories
 from afictl.progress import ProgressDisplay, no_progress
-from afictl.run_folder import LAST, PREDICTIONS, read_metrics
+from afictl.run_folder import LAST, PREDICTIONS
+from afictl.run_records import read_metrics
 from afictl.weights import load_detector
 
 _TOLERANCE_POINTS = 0.01

@@ -10,9 +10,13 @@ from afictl.training.run_writer import config_differences
 
 UNEQUAL_PREFIX = "NOT THE SAME"
 """Prefix of the key of a setting that is not equal for all runs."""
-_METHOD_KEYS = ("seed", "interpolator", "preset.interpolator.", "hardware.")
+_METHOD_KEYS = ("seed", "interpolator", "preset.interpolator.", "contents.interpolator.", "hardware.")
 """Keys of the method and the seed, and ``hardware``, of which the precision is a separate key."""
+_FINGERPRINTS = "contents."
+_FINGERPRINT_LENGTH = 16
+"""Characters of a fingerprint in a text."""
 _KEYS_WITHOUT_EFFECT = (
+    "classes",
     "command",
     "preset.name",
     "preset.description",
@@ -54,19 +58,28 @@ def unequal_settings(configs: Mapping[str, Mapping[str, object]]) -> dict[str, s
     """
     first = next(iter(configs.values()))
     keys = {
-        key: None for config in configs.values() for key in config_differences(first, config) if _affects_result(key)
+        key: None
+        for config in configs.values()
+        for key in config_differences(first, config)
+        if _affects_result(key) and _is_comparable(key, configs)
     }
     texts = {}
     for key in keys:
         runs: dict[str, list[str]] = {}
         for run, config in configs.items():
-            runs.setdefault(str(_nested_value(config, key)) or "none", []).append(run)
+            value = str(_nested_value(config, key)) or "none"
+            runs.setdefault(value[:_FINGERPRINT_LENGTH] if key.startswith(_FINGERPRINTS) else value, []).append(run)
         texts[key.removeprefix("preset.")] = "; ".join(f"{value}: {_enumerate(names)}" for value, names in runs.items())
     return texts
 
 
 def _affects_result(key: str) -> bool:
     return not f"{key}.".startswith((*_METHOD_KEYS, *_KEYS_WITHOUT_EFFECT))
+
+
+def _is_comparable(key: str, configs: Mapping[str, Mapping[str, object]]) -> bool:
+    """False for a fingerprint that a run of an earlier version lacks."""
+    return not f"{key}.".startswith(_FINGERPRINTS) or all(_nested_value(config, key) for config in configs.values())
 
 
 def _nested_value(config: object, key: str) -> object:

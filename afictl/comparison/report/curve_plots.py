@@ -19,7 +19,7 @@ from afictl.comparison.report.plot_layout import (
 )
 from afictl.comparison.results import Comparison
 from afictl.errors import UserError
-from afictl.run_folder import MetricsRecord, read_metrics
+from afictl.run_records import MetricsRecord, read_metrics
 from afictl.visualization.text import fit_text
 
 _MAX_POINTS = 100

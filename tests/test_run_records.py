@@ -1,7 +1,7 @@
 import pytest
 
 from afictl import UserError
-from afictl.run_folder import read_metrics, recorded_data
+from afictl.run_records import read_metrics, recorded_data
 
 
 def test_recorded_data_of_a_folder_and_a_file_in_it(tmp_path):

@@ -1,0 +1,241 @@
+"""Schemas of the files that a run and a comparison write, and the one reader of each file.
+
+A key that a schema lacks is allowed, as later versions may record more.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from afictl.errors import UserError, format_error, one_line
+from afictl.json_files import parse_json, read_json
+from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, METRICS, RESULT, list_runs_below
+
+_MAX_CONFIG_BYTES = 2**20
+_MAX_VALUE = 1e39
+"""Above the largest float32, which no loss or metric exceeds."""
+
+Number: TypeAlias = Annotated[float, Field(strict=True, ge=-_MAX_VALUE, le=_MAX_VALUE, allow_inf_nan=False)]
+"""A finite number; ``True`` is none."""
+Count: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+"""A number of steps or seconds, or a seed."""
+MetricsRecord: TypeAlias = dict[str, Any]
+"""A line of ``metrics.jsonl``: the step, and numbers by name."""
+
+T = TypeVar("T")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+
+class HardwareRecord(_Record):
+    """``hardware`` of ``config.yaml``."""
+
+    precision: str = ""
+    processes: int = 1
+
+
+class RunConfig(_Record):
+    """``config.yaml``: the settings of a run; paths are absolute, and empty where there is none."""
+
+    command: str = ""
+    preset: dict[str, Any] = {}
+    """As ``parse_preset`` reads it."""
+    data: str = ""
+    interpolator: str = ""
+    """Kind, or path of a run or file."""
+    weights: str = ""
+    backbone_weights: str = ""
+    guide: str = ""
+    seed: int = 0
+    hardware: HardwareRecord = HardwareRecord()
+    classes: list[str] = []
+    """Class names in label order; empty in runs of earlier versions, like ``contents``."""
+    contents: dict[str, str] = {}
+    """Fingerprints of the input files by name."""
+
+
+class ExperimentRecord(_Record):
+    """``compare.json``: the common settings of all runs of a comparison."""
+
+    preset: dict[str, Any]
+    data: str
+    weights: str
+    backbone_weights: str
+    precision: str
+    classes: list[str] = []
+    """Class names in label order; empty in comparisons of earlier versions, like ``contents``."""
+    contents: dict[str, str] = {}
+    """Fingerprints of the input files by absolute path."""
+
+
+class RunResult(_Record):
+    """``result.json``: metrics of a finished run of a comparison."""
+
+    interpolator: str
+    seed: int
+    metrics: dict[str, Number | None]
+    per_class: list[dict[str, Number | int | str | None]]
+    seconds: Number | None
+    ids: str = ""
+    """Fingerprint of the ids in ``predictions.json``; empty in results of earlier versions."""
+
+
+_STEP = TypeAdapter(dict[str, Number | None])
+
+
+def read_config(file: Path) -> RunConfig:
+    """Read ``config.yaml`` of a run.
+
+    Raises:
+        OSError: it cannot be opened.
+        UserError: not the settings of a run.
+    """
+    return _validate(RunConfig, _read_yaml(file), str(file))
+
+
+def recorded_data(path: str | Path) -> Path:
+    """Dataset that a run was trained on.
+
+    Args:
+        path: run folder, or a file in it.
+
+    Raises:
+        UserError: the run's ``config.yaml`` is absent, unreadable or names no dataset.
+    """
+    path = Path(path)
+    file = (path if path.is_dir() else path.parent) / CONFIG
+    try:
+        data = read_config(file).data
+    except FileNotFoundError:
+        raise UserError(f"{path}: its dataset is unknown, as there is no {CONFIG}; give --data") from None
+    except (OSError, UserError) as error:
+        reason = format_error(error).removeprefix(f"{file}: ")
+        raise UserError(f"{file}: the dataset is unknown ({reason}); give --data") from None
+    if not data:
+        raise UserError(f"{file}: names no dataset; give --data")
+    return Path(data)
+
+
+def read_metrics(folder: Path) -> list[MetricsRecord]:
+    """Read ``metrics.jsonl`` of a run, without a last line that a crash cut short.
+
+    Raises:
+        UserError: the folder is not a run, has no metrics yet, or a line is no record of a step.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        raise UserError(f"{folder}: not a run, as there is no {METRICS} in it{list_runs_below(folder)}")
+    records = [record for _, record in iter_metrics(path)]
+    if not records:
+        raise UserError(f"{path}: no metrics yet")
+    return records
+
+
+def iter_metrics(path: Path) -> Iterator[tuple[str, MetricsRecord]]:
+    """Yield the lines of ``metrics.jsonl`` as text and as records, without a last line that a crash cut short.
+
+    Raises:
+        UserError: a line is no record of a step, or the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(format_error(error)) from None
+    *lines, last = content.split(b"\n")
+    for number, line in enumerate((*lines, last), start=1):
+        name = f"{path}: line {number}"
+        try:
+            record = parse_json(line, name) if line.strip() else None
+        except UserError:
+            if number <= len(lines):
+                raise
+            record = None
+        if record is not None:
+            values = _validate_as(_STEP, record, name)
+            step = record.get("step")
+            if type(step) is not int or step < 0:
+                raise UserError(f"{name}: 'step' is {reprlib.repr(step)}, not a number of steps; remove the line")
+            yield line.decode(), {**values, "step": step}
+
+
+def read_experiment(output: Path) -> ExperimentRecord:
+    """Read ``compare.json`` of a comparison.
+
+    Raises:
+        UserError: it cannot be read, or has no settings of a comparison.
+    """
+    file = output / COMPARISON_SETTINGS
+    return _validate(ExperimentRecord, read_json(file), str(file), "choose another --output")
+
+
+def read_result(folder: Path) -> RunResult:
+    """Read ``result.json`` of a finished run of a comparison.
+
+    Raises:
+        UserError: it cannot be read, or is no result.
+    """
+    file, advice = folder / RESULT, "remove it to evaluate this run again"
+    try:
+        content = read_json(file)
+    except UserError as error:
+        raise UserError(f"{error}; {advice}") from None
+    return _validate(RunResult, content, str(file), advice)
+
+
+def _read_yaml(file: Path) -> object:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_CONFIG_BYTES + 1)
+        if len(content) > _MAX_CONFIG_BYTES:
+            raise UserError(f"{file}: has more than {_MAX_CONFIG_BYTES:,} bytes, which no settings of a run have")
+        return yaml.load(content, _LoaderWithoutAliases)
+    except RecursionError:
+        raise UserError(f"{file}: not readable as YAML: nested too deep") from None
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # a date or number out of range is a ValueError
+        raise UserError(f"{file}: not readable as YAML: {one_line(error):.200}") from None
+
+
+class _LoaderWithoutAliases(yaml.SafeLoader):
+    """Refuses aliases, with which a small file can describe a mapping of unbounded size."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("has aliases (*name)")
+        return super().compose_node(parent, index)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _validate(model: type[Model], content: object, name: str, advice: str = "restore the file") -> Model:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{name}: {_describe(error)}; {advice}") from None
+
+
+def _validate_as(adapter: TypeAdapter[T], content: object, name: str, advice: str = "remove the line") -> T:
+    try:
+        return adapter.validate_python(content)
+    except ValidationError as error:
+        raise UserError(f"{name}: {_describe(error)}; {advice}") from None
+
+
+def _describe(error: ValidationError) -> str:
+    """The first fault: its key, value and reason."""
+    item = error.errors(include_url=False)[0]
+    key = ".".join(map(str, item["loc"]))
+    if item["type"] == "missing":
+        return f"key '{key}' is missing"
+    value, reason = reprlib.repr(item["input"]), item["msg"].removeprefix("Input ")
+    return f"'{key}' is {value}; it {reason}" if key else f"its content is {value}; it {reason}"

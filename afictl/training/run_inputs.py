@@ -1,0 +1,124 @@
+"""Inputs of a run, recorded when it begins: the names of its classes in label order, and fingerprints of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_fabric import Fabric
+
+from afictl.data import Dataset
+from afictl.data.fingerprint import content_fingerprint
+from afictl.data.hashing import file_digest
+from afictl.distributed import run_on_rank_zero
+from afictl.errors import UserError
+from afictl.run_folder import CONFIG, LAST, has_records
+from afictl.run_records import read_config
+from afictl.tensor_files import read_tensors
+from afictl.training.splits import Splits
+
+_INPUTS_OF_SETTING = {
+    "data": ("train", "val"),
+    "weights": ("weights",),
+    "backbone_weights": ("backbone_weights",),
+    "interpolator": ("interpolator",),
+    "guide": ("guide",),
+    "pseudo.file": ("pseudo",),
+}
+"""Settings that are paths, and the names of their inputs."""
+
+
+class InputFile(NamedTuple):
+    """An input of a run: its name in ``config.yaml``, its file, and the fingerprint of its content."""
+
+    name: str
+    path: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class RecordedInputs:
+    """Inputs that a run or a comparison has recorded; empty in records of earlier versions."""
+
+    source: Path
+    """File with the record."""
+    classes: tuple[str, ...]
+    """Class names in label order, perhaps with placeholders."""
+    fingerprints: Mapping[str, str]
+    """By name of the input."""
+    preset: Mapping[str, object] = field(default_factory=dict)
+    """Preset of a run, with the kind and the options of its interpolator."""
+
+    @property
+    def note(self) -> str:
+        """A log line about a record of an earlier version; empty for today's."""
+        if self.fingerprints:
+            return ""
+        return f"note: {self.source} is of an earlier version, so that changed annotations and weights are not noticed"
+
+    def require_unchanged(self, files: Iterable[InputFile]) -> None:
+        """Check present inputs; one that was not recorded, or is absent now, is not compared.
+
+        Raises:
+            UserError: the content of a file has changed.
+        """
+        for file in files:
+            if self.fingerprints.get(file.name, file.fingerprint) != file.fingerprint:
+                raise UserError(
+                    f"{file.path}: its content has changed since {self.source} was written;"
+                    " restore the file, or start anew with another --output"
+                )
+
+
+def recorded_inputs(fabric: Fabric, folder: Path) -> RecordedInputs | None:
+    """Inputs of the run in ``folder``; None if there is none, or one without a record of a step.
+
+    The class order of a run of an earlier version is that of its latest weights.
+
+    Raises:
+        UserError: on all ranks: ``config.yaml`` or the latest weights cannot be read.
+    """
+
+    def read() -> RecordedInputs | None:
+        file = folder / CONFIG
+        if not file.is_file() or not has_records(folder):
+            return None
+        config = read_config(file)
+        classes = tuple(config.classes or _classes_of_weights(folder / LAST))
+        return RecordedInputs(file, classes, config.contents, config.preset)
+
+    return run_on_rank_zero(read, fabric.global_rank, fabric.world_size)
+
+
+def _classes_of_weights(file: Path) -> Sequence[str]:
+    classes = read_tensors(file)[1].get("classes") if file.is_file() else None
+    is_valid = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    return classes if is_valid else ()  # type: ignore[return-value]
+
+
+def annotation_inputs(splits: Splits) -> list[InputFile]:
+    """Annotation files of both splits as loaded."""
+    return [annotation_input(name, dataset) for name, dataset in zip(("train", "val"), splits, strict=True)]
+
+
+def annotation_input(name: str, dataset: Dataset) -> InputFile:
+    """Annotation file of a dataset."""
+    return InputFile(name, dataset.annotation_file, content_fingerprint(dataset))
+
+
+def weights_input(name: str, file: Path) -> list[InputFile]:
+    """A file of weights; empty if it is absent, as a run with a saved state does not need it."""
+    return [InputFile(name, file, file_digest(file))] if file.is_file() else []
+
+
+def inputs_record(classes: Sequence[str], files: Iterable[InputFile]) -> dict[str, object]:
+    """Keys of ``config.yaml``."""
+    return {"classes": list(classes), "contents": {file.name: file.fingerprint for file in files}}
+
+
+def is_moved(setting: str, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Whether ``setting`` is a path whose files have the same fingerprints in both records."""
+    names = _INPUTS_OF_SETTING.get(setting, ())
+    return bool(names) and all(name in old and old[name] == new.get(name) for name in names)
