@@ -21,6 +21,8 @@ _MACHINE = re.sub(r"\W", "-", platform.node())
 """Part of a draft's name, as machines may share a folder and a process id is valid on one machine."""
 _DRAFT = re.compile(rf"\.(.+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safetensors|afictl-index))\.{_MACHINE}\.(\d+)")
 
+_SAFETENSORS_DRAFT = re.compile(r"\.tmp[0-9A-Za-z]{6}")
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically.
@@ -100,6 +102,11 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}")
 
 
+def is_draft(name: str) -> bool:
+    """Whether ``name`` is that of a draft of this machine."""
+    return _DRAFT.fullmatch(name) is not None
+
+
 def replace_file(draft: Path, path: Path) -> None:
     """Sync a complete draft to disk and rename it to ``path``."""
     with open(draft, "rb+") as file:
@@ -118,8 +125,16 @@ def remove_temporary_files(folder: Path, name: str | None = None) -> None:
         return
     for path in folder.iterdir():
         draft = _DRAFT.fullmatch(path.name)
-        if draft and name in (None, draft[1]) and not _is_running(int(draft[2])):
+        if draft and name in (None, draft[1]) and not is_running(int(draft[2])):
             path.unlink(missing_ok=True)
+
+
+def remove_unfinished_weights(folder: Path) -> None:
+    """Remove temporary files of safetensors that killed processes of earlier versions left in ``folder``."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if _SAFETENSORS_DRAFT.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -140,7 +155,8 @@ def name_file_in_errors(path: Path | str, draft: Path | None = None) -> Iterator
         raise OSError(cause.errno, cause.strerror or os.strerror(cause.errno or 0), str(path)) from error
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine has the id ``process``."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

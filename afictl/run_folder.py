@@ -30,6 +30,11 @@ COMPARISON_CSV = "comparison.csv"
 RUNS_CSV = "runs.csv"
 REPORT = "report.html"
 
+LOCK = ".lock"
+"""Locked by the command that writes to the folder; see ``folder_lock``."""
+HOLDER = ".lock.json"
+"""Host and process id of that command."""
+
 EVALUATION = "metrics.json"
 """Settings and metrics of an evaluation."""
 PER_CLASS = "per_class.csv"
@@ -38,6 +43,15 @@ PER_CLASS = "per_class.csv"
 def is_run(folder: Path) -> bool:
     """Whether ``folder`` holds a run."""
     return (folder / CONFIG).is_file()
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether ``folder`` is absent or has no content: nothing but a lock and drafts of files."""
+    from afictl.files import is_draft  # not at the top: the command line imports this module
+
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(path.name in (LOCK, HOLDER) or is_draft(path.name) for path in folder.iterdir())
 
 
 def has_records(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from afictl.errors import UserError, one_line
@@ -32,15 +32,8 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: M
     path.parent.mkdir(parents=True, exist_ok=True)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as draft:
-        save_file(on_cpu, draft, metadata={_KEY: json.dumps(description)})
-        _set_default_permissions(draft)
-
-
-def _set_default_permissions(path: Path) -> None:
-    """Apply the permissions of the umask, as safetensors creates files that only their owner can read."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+        # As bytes: safetensors' own writer leaves a temporary file of the size of the weights where it is killed.
+        draft.write_bytes(save(on_cpu, metadata={_KEY: json.dumps(description)}))
 
 
 def check_file(path: str | Path) -> None:

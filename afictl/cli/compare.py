@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -213,16 +214,18 @@ def _compare_existing(folders: list[Path], names: dict[Path, str], common: _Comm
 def _list_costs(preset: Preset, methods: Sequence[Method], weights: Path | None, common: _CommonOptions) -> None:
     from afictl.comparison import list_costs
     from afictl.comparison.pipeline import require_comparison_folder, write_comparison_folder
+    from afictl.folder_lock import locked_folder
     from afictl.training import HardwareSettings, launch
 
-    if common.output:
-        require_comparison_folder(common.output)
-    fabric = launch(HardwareSettings(devices="1", precision=common.precision))
-    comparison = list_costs(
-        fabric, preset, methods, data=common.data, weights=weights, baseline=common.baseline, progress=_progress()
-    )
-    if common.output:
-        write_comparison_folder(comparison, common.output)
+    with locked_folder(common.output) if common.output else nullcontext():
+        if common.output:
+            require_comparison_folder(common.output)
+        fabric = launch(HardwareSettings(devices="1", precision=common.precision))
+        comparison = list_costs(
+            fabric, preset, methods, data=common.data, weights=weights, baseline=common.baseline, progress=_progress()
+        )
+        if common.output:
+            write_comparison_folder(comparison, common.output)
     _print(comparison, common.output)
 
 

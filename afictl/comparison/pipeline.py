@@ -23,9 +23,10 @@ from afictl.comparison.results import Comparison, MethodResult
 from afictl.data import load_coco
 from afictl.errors import UserError
 from afictl.files import remove_temporary_files
+from afictl.folder_lock import locked_folder
 from afictl.presets import Preset
 from afictl.progress import ProgressDisplay, no_progress
-from afictl.run_folder import COMPARISON, COMPARISON_SETTINGS, REPORT
+from afictl.run_folder import COMPARISON, COMPARISON_SETTINGS, REPORT, is_vacant
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,28 @@ def compare(
         progress: display for the measurement of costs.
 
     Raises:
-        UserError: invalid or incompatible data, weights, output or interpolator; raised before training.
+        UserError: invalid or incompatible data, weights, output or interpolator, or an output that another process
+            writes to; raised before training.
     """
     choose_baseline([method.name for method in methods], baseline)
     settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), weights, backbone_weights)
-    failures = train_experiment(fabric, settings, parallel_runs)
-    if not fabric.is_global_zero:
-        return ComparisonOutcome(None, failures)
+    with locked_folder(output, fabric.global_rank, fabric.world_size):
+        failures = train_experiment(fabric, settings, parallel_runs)
+        comparison = _summarize(fabric, settings, baseline, progress) if fabric.is_global_zero else None
+    return ComparisonOutcome(comparison, failures)
+
+
+def _summarize(
+    fabric: Fabric, settings: ExperimentSettings, baseline: str | None, progress: ProgressDisplay
+) -> Comparison | None:
+    """Measure the costs of the methods with finished runs and write the comparison; None without finished runs."""
+    methods, seeds, output, preset = settings.methods, settings.seeds, settings.output, settings.preset
     folders = {method: [settings.run_folder(method, seed) for seed in seeds] for method in methods}
     runs = {method: tuple(read_finished_run(f) for f in folders[method] if is_finished(f)) for method in methods}
     finished_methods = [method for method in methods if runs[method]]
     if not finished_methods:
-        return ComparisonOutcome(None, failures)
-    dataset = load_coco(data, "val")
+        return None
+    dataset = load_coco(settings.data, "val")
     first_folders = {method.name: runs[method][0].folder for method in finished_methods}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
     results = [
@@ -95,7 +105,7 @@ def compare(
     texts = describe_settings(preset, experiment_record(fabric, settings)) | {"cost": describe_measurement(fabric)}
     comparison = build_comparison(preset.name, dataset, results, texts, baseline, cost_basis=basis)
     write_comparison_folder(comparison, output)
-    return ComparisonOutcome(comparison, failures)
+    return comparison
 
 
 def compare_runs(
@@ -126,8 +136,21 @@ def compare_runs(
         UserError: an unfinished run, two runs of one method and seed, one name for two interpolators, or runs with
             different data or evaluation settings.
     """
+    with locked_folder(output):
+        return _compare_runs(fabric, folders, output, names or {}, data, baseline, progress)
+
+
+def _compare_runs(
+    fabric: Fabric,
+    folders: Sequence[Path],
+    output: Path,
+    names: Mapping[Path, str],
+    data: Path | None,
+    baseline: str | None,
+    progress: ProgressDisplay,
+) -> Comparison:
     require_comparison_folder(output)
-    methods = group_by_method([read_run(folder, (names or {}).get(folder)) for folder in folders])
+    methods = group_by_method([read_run(folder, names.get(folder)) for folder in folders])
     choose_baseline(list(methods), baseline)
     texts, unequal_keys = compare_settings(methods, data)
     texts["cost"] = describe_measurement(fabric)
@@ -151,7 +174,7 @@ def require_comparison_folder(output: Path) -> None:
     """
     table = output / COMPARISON
     is_comparison = table.is_file() and table.read_bytes()[:1] == b"{"  # that of 'afictl eval' is a list
-    if (output / COMPARISON_SETTINGS).exists() or (not is_comparison and output.exists() and any(output.iterdir())):
+    if (output / COMPARISON_SETTINGS).exists() or (not is_comparison and not is_vacant(output)):
         raise UserError(
             f"{output}: has other content than a comparison of runs or a list of costs; choose another --output"
         )

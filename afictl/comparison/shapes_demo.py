@@ -13,8 +13,9 @@ from afictl.comparison.results import Comparison
 from afictl.data import load_coco
 from afictl.data.shapes import make_shapes
 from afictl.errors import UserError
+from afictl.folder_lock import locked_folder
 from afictl.presets import load_preset
-from afictl.run_folder import FEATURE_DISTANCE
+from afictl.run_folder import FEATURE_DISTANCE, is_vacant
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.visualization import write_side_by_side
 from afictl.visualization.training_curves import plot_feature_distance, plot_training
@@ -46,13 +47,18 @@ def run_demo(fabric: Fabric, output: Path, seed: int = 0) -> Comparison:
     ``plots`` and ``detections``.
 
     Raises:
-        UserError: ``output`` has other content.
+        UserError: ``output`` has other content, or another process writes to it.
     """
+    with locked_folder(output):
+        return _run_demo(fabric, output, seed)
+
+
+def _run_demo(fabric: Fabric, output: Path, seed: int) -> Comparison:
     guide_preset = load_preset(_PRESET, (*_OVERRIDES, f"train.steps={_GUIDE_STEPS}"))
     preset = load_preset(_PRESET, (*_OVERRIDES, f"train.steps={_FINETUNE_STEPS}"))
     data, guide, pretraining, comparison = (output / name for name in ("data", "guide", "pretrain", "compare"))
     if not data.exists():
-        if output.exists() and any(output.iterdir()):
+        if not is_vacant(output):
             raise UserError(f"{output} is not empty and holds no demo: choose another --output")
         make_shapes(data, **_NUM_IMAGES, size=_IMAGE_SIZE_PX, seed=seed)
     fabric.print("\n1/4  A guide: the detector with nearest interpolation, from scratch")

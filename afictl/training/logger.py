@@ -59,14 +59,18 @@ class TrainingLogger:
         self.data_seconds += time.perf_counter() - self.step_start
 
     def log_step(self, step: int, losses: Mapping[str, float], rate: float) -> float:
-        """Show a completed step, with a log line at the end of an interval. Returns its seconds."""
+        """Show a completed step, with a record and a log line at the end of an interval. Returns its seconds."""
         now = time.perf_counter()
         seconds, self.step_start = now - self.step_start, now
         self.num_steps += 1
         name = f"{self.run.folder.name} {sum(losses.values()):.3f}"
         self.bar.update(self.steps_task, completed=step, description=name, refresh=True)
-        if step % self.interval == 0 or step == self.steps or now - self.interval_start > _MAX_SILENT_SECONDS:
-            self._log_interval(step, losses, rate)
+        # Which steps are recorded must not depend on time: a resumed run has the records of an uninterrupted one.
+        is_recorded = step % self.interval == 0 or step == self.steps
+        if is_recorded or now - self.last_line > _MAX_SILENT_SECONDS:
+            self._log_interval(step, losses, rate, is_recorded)
+            self.last_line = now
+        if is_recorded:
             self.reset_interval()
         return seconds
 
@@ -78,12 +82,13 @@ class TrainingLogger:
             self.run.log(f"evaluated {done} of {total} images")
             self.last_line, self.evaluation_logged = time.perf_counter(), True
 
-    def _log_interval(self, step: int, losses: Mapping[str, float], rate: float) -> None:
+    def _log_interval(self, step: int, losses: Mapping[str, float], rate: float, is_recorded: bool) -> None:
         seconds = (self.step_start - self.interval_start) / self.num_steps
         data_seconds = self.data_seconds / self.num_steps
         memory = _memory_gib(self.device)
         times = {"seconds_per_step": seconds, "data_seconds": data_seconds, "memory_gib": memory}
-        self.run.log_metrics(step, {**losses, "lr": rate, **times})
+        if is_recorded:
+            self.run.log_metrics(step, {**losses, "lr": rate, **times})
         terms = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
         remaining = timedelta(seconds=round(seconds * (self.steps - step)))
         self.run.log(

@@ -51,7 +51,8 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
         KeyboardInterrupt: a signal requested the end.
     """
     state = load_state(fabric, run, stage)
-    run_on_rank_zero(lambda: run.truncate_metrics(state.step), fabric.global_rank, fabric.world_size)
+    is_evaluated = state.measured == state.step
+    run_on_rank_zero(lambda: run.truncate_metrics(state.step, is_evaluated), fabric.global_rank, fabric.world_size)
     if state.step == 0:
         for warning in schedule_warnings(recipe):
             run.log(f"note: {stage.name} has {warning}")

@@ -13,9 +13,11 @@ from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, one_line
+from afictl.files import remove_temporary_files, remove_unfinished_weights
+from afictl.folder_lock import locked_folder
 from afictl.interpolators import Interpolator, build_interpolator, learned_kinds
 from afictl.presets import Preset, parse_preset
-from afictl.run_folder import INTERPOLATOR, STATE, absolute_path
+from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.training.hardware import hardware_record
 from afictl.training.run_inputs import annotation_inputs, inputs_record, recorded_inputs, weights_input
 from afictl.training.run_writer import RunWriter
@@ -54,10 +56,25 @@ def pretrain(
         The interpolator's file.
 
     Raises:
-        UserError: guide, data or output that do not fit, or a kind without parameters.
+        UserError: guide, data or output that do not fit, an output that another process writes to, or a kind without
+            parameters.
     """
-    overrides = list(overrides)
-    check_kind(kind, overrides)
+    check_kind(kind, overrides := list(overrides))
+    with locked_folder(output, fabric.global_rank, fabric.world_size):
+        return _pretrain(fabric, guide_path, data, output, kind, stages, overrides, seed, resume)
+
+
+def _pretrain(
+    fabric: Fabric,
+    guide_path: Path,
+    data: Path,
+    output: Path,
+    kind: str,
+    stages: Sequence[int],
+    overrides: list[str],
+    seed: int,
+    resume: bool,
+) -> Path:
     if 1 not in stages and not (resume and (output / "stage2" / STATE).is_file()):
         _require_stage1(output / "stage1")
     splits = load_splits(data)
@@ -85,27 +102,32 @@ def pretrain(
             "hardware": hardware_record(fabric),
             **inputs_record(classes, files),
         }
-        has_begun = number == stages[0] or folder.exists()  # else an empty folder is expected
-        run = RunWriter(fabric, folder, config, resume and has_begun)
-        if recorded:
-            recorded.require_unchanged(files)
-            if recorded.note:
-                run.log(recorded.note)
-        if number == stages[0]:
-            _log_guide(run, loaded, guide_path)
-        run.log(
-            f"stage {number} of {preset.name}: {len(splits.train)} training images, {len(splits.held_out)} held out"
-        )
-        if number == 1:
-            train_stage1(fabric, run, guide, preset, interpolator, discriminator, ordered, seed)
-        else:
-            student = build_student(guide, preset, interpolator)
-            train_stage2(fabric, run, guide, student, discriminator, ordered, seed)
+        has_begun = number == stages[0] or not is_vacant(folder)
+        with locked_folder(folder, fabric.global_rank, fabric.world_size):
+            run = RunWriter(fabric, folder, config, resume and has_begun)
+            if recorded:
+                recorded.require_unchanged(files)
+                if recorded.note:
+                    run.log(recorded.note)
+            if number == stages[0]:
+                _log_guide(run, loaded, guide_path)
+            run.log(
+                f"stage {number} of {preset.name}: {len(splits.train)} training images, {len(splits.held_out)} held out"
+            )
+            if number == 1:
+                train_stage1(fabric, run, guide, preset, interpolator, discriminator, ordered, seed)
+            else:
+                student = build_student(guide, preset, interpolator)
+                train_stage2(fabric, run, guide, student, discriminator, ordered, seed)
     result = output / f"stage{stages[-1]}" / INTERPOLATOR
-    run_on_rank_zero(
-        lambda: Interpolator.load(result).save(output / INTERPOLATOR), fabric.global_rank, fabric.world_size
-    )
+    run_on_rank_zero(lambda: _copy_interpolator(result, output / INTERPOLATOR), fabric.global_rank, fabric.world_size)
     return output / INTERPOLATOR
+
+
+def _copy_interpolator(source: Path, target: Path) -> None:
+    remove_temporary_files(target.parent)
+    remove_unfinished_weights(target.parent)
+    Interpolator.load(source).save(target)
 
 
 def check_kind(kind: str, overrides: Iterable[str]) -> None:

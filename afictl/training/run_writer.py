@@ -17,9 +17,15 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from afictl.errors import UserError, format_error
-from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, write_text
+from afictl.files import (
+    atomic_write,
+    name_file_in_errors,
+    remove_temporary_files,
+    remove_unfinished_weights,
+    write_text,
+)
 from afictl.presets import upgrade_settings
-from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records
+from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records, is_vacant
 from afictl.run_records import RunConfig, iter_metrics, read_config
 from afictl.training.run_inputs import is_moved
 
@@ -50,6 +56,8 @@ class RunWriter:
         self.console = Console(quiet=not fabric.is_global_zero, highlight=False, soft_wrap=True)
         self._is_main_process = fabric.is_global_zero
         self._events: SummaryWriter | None = None
+        self._purge_step: int | None = None
+        self._purged_records: list[dict[str, Any]] = []
         problem = ""
         if self._is_main_process:  # broadcast as text, so that every rank raises it
             try:
@@ -72,6 +80,7 @@ class RunWriter:
         config = json.loads(json.dumps(dict(config), default=str))  # tuples and paths as YAML returns them
         config_file = self.folder / CONFIG
         remove_temporary_files(self.folder)
+        remove_unfinished_weights(self.folder)
         if problem := occupied_reason(self.folder, resume):
             return problem
         if config_file.is_file():
@@ -96,28 +105,40 @@ class RunWriter:
         if not self._is_main_process:
             return
         _append(self.folder / METRICS, json.dumps({"step": step, **values}))
-        for name, value in values.items():
-            if value is not None:
-                with name_file_in_errors(self.folder):
-                    self._open_events(step).add_scalar(name, value, step)
+        with name_file_in_errors(self.folder):
+            self._add_events(step, values)
 
     def save_state(self, state: Mapping[str, object]) -> None:
         """Replace ``state.pt`` atomically.
 
-        Through a Python file object: torch's own writer does not report why it cannot write.
+        Through a Python file object: torch's own writer does not report why it cannot write. The TensorBoard events are
+        flushed before, as a run that is resumed from the state does not log them again.
         """
+        if self._events is not None:
+            with name_file_in_errors(self.folder):
+                self._events.flush()
         with atomic_write(self.state_file) as draft, draft.open("wb") as file:
             torch.save(dict(state), file)
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop the records of steps after ``step``, which a resumed run computes again; on rank 0.
+    def truncate_metrics(self, step: int, is_evaluated: bool) -> None:
+        """Drop the records after a saved state, which a resumed run computes again; on rank 0.
+
+        Args:
+            step: of the state.
+            is_evaluated: whether the state includes the evaluation of ``step``.
 
         Raises:
             UserError: a line is no record of a step.
         """
         path = self.folder / METRICS
-        if path.is_file():
-            write_text(path, "".join(f"{line}\n" for line, record in iter_metrics(path) if record["step"] <= step))
+        if not path.is_file():
+            return
+        # Only records of losses have a learning rate.
+        records = [(line, r) for line, r in iter_metrics(path) if r["step"] < step + (is_evaluated or "lr" in r)]
+        write_text(path, "".join(f"{line}\n" for line, _ in records))
+        # TensorBoard purges whole steps: the losses of a step whose evaluation is dropped are logged again.
+        self._purge_step = step + is_evaluated
+        self._purged_records = [record for _, record in records if record["step"] >= self._purge_step]
 
     def close(self) -> None:
         """Flush the TensorBoard events."""
@@ -125,12 +146,16 @@ class RunWriter:
             with name_file_in_errors(self.folder):
                 self._events.close()
 
-    def _open_events(self, step: int) -> SummaryWriter:
+    def _add_events(self, step: int, values: Mapping[str, float | None]) -> None:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(self.folder), purge_step=step)
-        return self._events
+            self._events = SummaryWriter(str(self.folder), purge_step=self._purge_step)
+            for record in self._purged_records:
+                self._add_events(record.pop("step"), record)
+        for name, value in values.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
 
 
 def occupied_reason(folder: Path, resume: bool) -> str:
@@ -138,7 +163,7 @@ def occupied_reason(folder: Path, resume: bool) -> str:
     if (folder / CONFIG).is_file():
         if has_records(folder) and not resume:
             return f"{folder} already holds a run: choose another --output, or continue it with --resume"
-    elif folder.exists() and any(folder.iterdir()):
+    elif not is_vacant(folder):
         return f"{folder} is not empty and holds no run: choose another --output"
     return ""
 

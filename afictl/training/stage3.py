@@ -12,6 +12,7 @@ from torch import Tensor
 from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector
 from afictl.errors import UserError
+from afictl.folder_lock import locked_folder
 from afictl.presets import Preset
 from afictl.run_folder import STATE, absolute_path
 from afictl.training.detector_stages import build_detector_stage
@@ -82,9 +83,24 @@ def finetune(
         inputs: class order and fingerprints that a new run must have, as those of a comparison.
 
     Raises:
-        UserError: data, weights or output that do not fit, or whose content has changed since the run began.
+        UserError: data, weights or output that do not fit, or whose content has changed since the run began, or an
+            output that another process writes to.
     """
-    initial = initial or InitialWeights()
+    with locked_folder(output, fabric.global_rank, fabric.world_size):
+        return _finetune(fabric, preset, data, output, initial or InitialWeights(), seed, resume, pseudo, inputs)
+
+
+def _finetune(
+    fabric: Fabric,
+    preset: Preset,
+    data: Path,
+    output: Path,
+    initial: InitialWeights,
+    seed: int,
+    resume: bool,
+    pseudo: PseudoLabels | None,
+    inputs: RecordedInputs | None,
+) -> FinetuneOutcome:
     resumes = resume and (output / STATE).is_file()
     recorded = recorded_inputs(fabric, output) if resume else None
     initial.check_paths(resumes)

@@ -30,3 +30,22 @@ def test_a_long_evaluation_is_logged_up_to_its_last_image(monkeypatch, tmp_path,
     logger.reset_interval()
     logger.log_evaluation(4, 4)
     assert len(messages) == len(counts)  # the next evaluation is short
+
+
+@pytest.mark.parametrize("seconds_per_step", [1, 40])
+def test_the_recorded_steps_do_not_depend_on_time(monkeypatch, tmp_path, seconds_per_step):
+    lines, steps = [], []
+    run = SimpleNamespace(
+        folder=tmp_path,
+        console=Console(quiet=True),
+        log=lines.append,
+        log_metrics=lambda step, values: steps.append(step),
+        close=lambda: None,
+    )
+    monkeypatch.setattr(module.time, "perf_counter", lambda: 0.0)
+    logger = module.TrainingLogger(run, steps=30, start=0, device=torch.device("cpu"))
+    for step in range(1, 31):
+        monkeypatch.setattr(module.time, "perf_counter", lambda now=step * seconds_per_step: float(now))
+        logger.log_step(step, {"loss": 1.0}, rate=0.1)
+    assert steps == [*range(3, 31, 3)]
+    assert len(lines) == (10 if seconds_per_step == 1 else 30)

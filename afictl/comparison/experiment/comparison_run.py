@@ -17,6 +17,7 @@ from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, describe_out_of_memory, format_error, is_disk_full
 from afictl.evaluation import score_predictions
 from afictl.files import write_text
+from afictl.folder_lock import locked_folder
 from afictl.presets import Preset
 from afictl.run_folder import CONFIG, LOG, PREDICTIONS, RESULT, STATE
 from afictl.training import finetune
@@ -37,8 +38,6 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
     Raises:
         UserError: as ``finetune``.
     """
-    resume = (run.folder / CONFIG).is_file()
-    outcome = finetune(fabric, preset, data, run.folder, run.initial_weights, seed=run.seed, resume=resume)
 
     def write_result() -> None:
         dataset = load_coco(data, "val")
@@ -53,7 +52,10 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
         write_text(run.folder / RESULT, json.dumps(result, indent=2))
         (run.folder / STATE).unlink(missing_ok=True)
 
-    run_on_rank_zero(write_result, fabric.global_rank, fabric.world_size)
+    with locked_folder(run.folder, fabric.global_rank, fabric.world_size):
+        resume = (run.folder / CONFIG).is_file()
+        outcome = finetune(fabric, preset, data, run.folder, run.initial_weights, seed=run.seed, resume=resume)
+        run_on_rank_zero(write_result, fabric.global_rank, fabric.world_size)
 
 
 def describe_failure(error: Exception, folder: Path) -> str:

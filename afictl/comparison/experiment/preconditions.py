@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from lightning_fabric import Fabric
 
 from afictl.comparison.experiment.comparison_run import is_finished, read_result
 from afictl.comparison.experiment.fingerprints import compute_fingerprints, find_changed_input
 from afictl.comparison.experiment.specification import ExperimentSettings, Method, RunSpecification
+from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, format_error
 from afictl.files import write_text
+from afictl.folder_lock import require_unlocked
 from afictl.presets import upgrade_settings
-from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path
+from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path, is_vacant
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
 from afictl.training.run_writer import config_differences
@@ -33,6 +36,7 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
     for run in runs:
         if run not in unfinished_runs:
             _check_interpolator_of_result(run)
+    run_on_rank_zero(lambda: _check_locks(unfinished_runs), fabric.global_rank, fabric.world_size)
     content = _check_settings_file(fabric, settings)
     unfinished_methods = {run.method for run in unfinished_runs}
     for method in settings.methods:
@@ -43,9 +47,18 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
     if any(not (run.folder / CONFIG).is_file() for run in unfinished_runs):
         _check_data_and_weights(settings, unfinished_runs[0])
     if fabric.is_global_zero:
+        for run in runs:
+            if run not in unfinished_runs:
+                (run.folder / STATE).unlink(missing_ok=True)  # of a comparison that was killed before it removed it
         settings.output.mkdir(parents=True, exist_ok=True)
         write_text(settings.output / COMPARISON_SETTINGS, json.dumps(content, indent=2))
     return unfinished_runs
+
+
+def _check_locks(runs: Sequence[RunSpecification]) -> None:
+    """Refuse a run that another command trains."""
+    for run in runs:
+        require_unlocked(run.folder)
 
 
 def experiment_record(fabric: Fabric, settings: ExperimentSettings) -> dict[str, object]:
@@ -118,6 +131,6 @@ def _merge_settings(settings: ExperimentSettings, record: dict[str, object]) -> 
             reason = f"a comparison with other settings ({', '.join(changed_keys)}); choose another --output"
             return f"{path}: {reason}", {}
         return find_changed_input(settings, old, fingerprints), {**stored, _FINGERPRINTS: old | fingerprints}
-    if output.exists() and any(output.iterdir()):
+    if not is_vacant(output):
         return f"{output} is not empty and holds no comparison: choose another --output", {}
     return "", {**record, _FINGERPRINTS: fingerprints}

@@ -1,0 +1,43 @@
+"""Every command that trains or compares ends at once where another process writes to its folder."""
+
+import platform
+
+import pytest
+
+from tests.helpers.locks import locking_process
+from tests.helpers.tiny_runs import set_flags
+
+TINY = ("--preset", "faster-rcnn-r18-fpn-tiny", *set_flags())
+NAMES = ("run", "pretrained", "comparison", "measured", "demo", "other/nearest/seed0")
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory):
+    """A folder in which another process has locked the folders ``NAMES``; with its process id."""
+    folder = tmp_path_factory.mktemp("locked")
+    with locking_process(*(folder / name for name in NAMES)) as process:
+        yield folder, process.pid
+
+
+@pytest.mark.parametrize(
+    ("folder", "output", "words"),
+    [
+        ("run", "run", ["finetune", *TINY, "--data", "DATA"]),
+        ("run", "run", ["finetune", *TINY, "--data", "DATA", "--resume"]),
+        ("pretrained", "pretrained", ["pretrain", "--guide", "GUIDE"]),
+        ("comparison", "comparison", ["compare", *TINY, "--data", "DATA", "--interpolators", "nearest"]),
+        ("other/nearest/seed0", "other", ["compare", *TINY, "--data", "DATA", "--interpolators", "nearest"]),
+        ("measured", "measured", ["compare", "--runs", "GUIDE"]),
+        ("measured", "measured", ["compare", *TINY, "--only-cost"]),
+        ("demo", "demo", ["demo"]),
+    ],
+)
+def test_the_second_command_ends_at_once(afictl, locked, guide_run, shapes_dir, folder, output, words):
+    parent, process = locked
+    paths = {"DATA": shapes_dir, "GUIDE": guide_run}
+    before = sorted((parent / output).rglob("*"))
+    code, _, errors = afictl(*(paths.get(word, word) for word in words), "--output", parent / output)
+    assert code == 2
+    assert errors.startswith(f"error: {parent / folder}: process {process} on {platform.node()} ")
+    assert errors.count("\n") == 1
+    assert sorted((parent / output).rglob("*")) == before
