@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypedDict
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from afictl.data.formats.coco_values import is_number
 from afictl.data.run_lengths import run_length_areas
 
 
@@ -30,19 +31,31 @@ COORDINATE_LIMIT_PX = 1e6
 def normalize_segmentation(value: object, size_hw: tuple[int, int]) -> Segmentation | None:
     """An annotation's segmentation as polygons or compressed RLE; None where absent, empty or malformed.
 
-    A polygon needs three points and becomes float64. An RLE must have the size of its image and runs that fill
-    it: pycocotools reads a four-number polygon as a box and does not check runs against the size.
+    A polygon needs three points and becomes float64; a flat list of numbers is one polygon. An RLE must have the size
+    of its image and runs that fill it: pycocotools reads a four-number polygon as a box and does not check runs
+    against the size.
     """
     if isinstance(value, Mapping):
         return _normalize_rle(value, size_hw)
-    if not isinstance(value, list):
+    polygons = as_polygons(value)
+    if polygons is None:
         return None
-    polygons = [p for p in value if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+    polygons = [p for p in polygons if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
     try:
         points = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
     except (TypeError, ValueError):
         return None
     return [p for p in points if p.ndim == 1 and bool((np.abs(p) < COORDINATE_LIMIT_PX).all())] or None
+
+
+def as_polygons(value: object) -> list[Any] | None:
+    """A list of polygons, or a flat list of numbers as the one polygon that it is; None for other values.
+
+    The polygons themselves are not checked.
+    """
+    if not isinstance(value, list) or not value:
+        return None
+    return [value] if all(map(is_number, value)) else value
 
 
 def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle | None:
@@ -94,6 +107,15 @@ def outline_runs(
     runs = iter(coco_mask.frPyObjects([points.ravel()[a:b] for a, b in pairwise(ends)], *to_hw))
     parts = (list(islice(runs, len(outline))) for outline in outlines)
     return [polygon_runs[0] if len(polygon_runs) == 1 else coco_mask.merge(polygon_runs) for polygon_runs in parts]
+
+
+def box_outlines(xywh: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
+    """Polygons (n,8) of boxes (n,4), clipped to images of ``sizes_hw`` (n,2).
+
+    Clipped because pycocotools visits every pixel of an outline.
+    """
+    corners = np.concatenate((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), axis=1)
+    return np.ascontiguousarray(corners.clip(0, np.tile(sizes_hw[:, ::-1], 2))[:, [0, 1, 0, 3, 2, 3, 2, 1]])
 
 
 def _nearest(size: int, new_size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from afictl.data.dataset import Dataset
 from afictl.data.formats.coco import load_ground_truth_file
-from afictl.data.segmentation import outline_runs
+from afictl.data.segmentation import box_outlines, outline_runs
 from afictl.data.segmentation_arrays import has_segmentation, read_segmentations
 from afictl.errors import UserError
 from afictl.evaluation.mask_file import MaskFile
@@ -121,13 +121,6 @@ def _run_lengths(ground_truth: GroundTruth, image: int) -> Iterator[bytes]:
         if isinstance(segmentation, dict):
             yield segmentation["counts"]
         else:
-            outline = segmentation or [_clipped_outline(xywh, (height, width))]
+            outline = segmentation or list(box_outlines(xywh[None], np.array([[height, width]])))
             (runs,) = outline_runs([outline], (height, width), (height, width))
             yield runs["counts"]
-
-
-def _clipped_outline(xywh: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Outline of a box, clipped to the image, as pycocotools visits every pixel of an outline."""
-    height, width = size_hw
-    (x1, x2), (y1, y2) = (np.clip((xywh[k], xywh[k] + xywh[k + 2]), 0, (width, height)[k]).tolist() for k in (0, 1))
-    return np.array([x1, y1, x2, y1, x2, y2, x1, y2])

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 
-from afictl.data.formats.coco_records import FIELDS, NUMBER, Record, record_fault
-from afictl.data.segmentation import normalize_segmentation
+from afictl.data.formats.coco_records import FIELDS, NUMBER, record_fault
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
+from afictl.evaluation.result_masks import mask_fault
 
-_ID = FIELDS["annotations"]["image_id"]
-_RESULT_ID = _ID._replace(is_valid=lambda value: _ID.is_valid(value) or (type(value) is float and value.is_integer()))
 _RESULT_FIELDS = {
-    "image_id": _RESULT_ID,
-    "category_id": _RESULT_ID,
+    "image_id": FIELDS["annotations"]["image_id"],
+    "category_id": FIELDS["annotations"]["category_id"],
     "bbox": FIELDS["annotations"]["bbox"]._replace(optional=True),
     "score": NUMBER,
     "mask_score": NUMBER._replace(optional=True),
@@ -41,7 +39,8 @@ def require_results(predictions: object, source: str, ground_truth: GroundTruth,
         if not fault and prediction["category_id"] not in categories:
             fault = f"category {prediction['category_id']} is not in the annotation file"
         if not fault and prediction["image_id"] in sizes:
-            fault = _mask_fault(prediction, sizes[prediction["image_id"]])
+            height, width = sizes[prediction["image_id"]]
+            fault = mask_fault(prediction.get("segmentation"), (height, width))
         elif not fault and not restricted:
             fault = f"image {prediction['image_id']} is not in the annotation file"
         if fault:
@@ -52,11 +51,12 @@ def _fault(prediction: object) -> str:
     """Description of the fault of an invalid entry; empty for a valid one."""
     if not isinstance(prediction, dict):
         return "is not a mapping"
-    if prediction.get("bbox") == []:  # pycocotools treats it as absent
-        prediction = {**prediction, "bbox": None}
     box = prediction.get("bbox")
+    if box == [] or box != box:  # pycocotools treats the first as absent, pandas writes NaN for absent values
+        prediction, box = {**prediction, "bbox": None}, None
     missing = {"image_id", "category_id", "score"} - prediction.keys()
-    if box is None and not prediction.get("segmentation"):
+    mask = prediction.get("segmentation")
+    if box is None and (not mask or mask != mask):
         missing.add("bbox")
     if missing:
         return f"has no {', '.join(sorted(missing))}"
@@ -66,15 +66,3 @@ def _fault(prediction: object) -> str:
         return "'bbox' and 'score' must be finite"
     mask_score = prediction.get("mask_score")
     return "" if mask_score is None or math.isfinite(mask_score) else "'mask_score' must be finite"
-
-
-def _mask_fault(prediction: Record, size_hw: list[int]) -> str:
-    """Description of the fault of an entry's mask; empty for a valid or absent mask."""
-    value = prediction.get("segmentation")
-    if not value:
-        return ""
-    if not isinstance(value, dict):
-        return "'segmentation' is not a run-length mask, a mapping of 'size' and 'counts'"
-    if normalize_segmentation(value, (size_hw[0], size_hw[1])) is None:
-        return f"'segmentation' is not a run-length mask of the size of its image, [height, width] {size_hw}"
-    return ""

@@ -5,33 +5,22 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
-from pycocotools import mask as coco_mask
+from msgspec import UNSET
 
 from afictl.data.formats.coco_records import Record
-from afictl.data.run_lengths import run_length_areas
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
 from afictl.evaluation.mask_file import MaskFile
 from afictl.evaluation.prediction_faults import require_results
+from afictl.evaluation.result_masks import Box, ResultMask, boxes_of, compress_boxes, compress_masks, parse_mask
 from afictl.json_files import iter_json_text, read_json
 
 _CHUNK_BYTES = 2**17  # of a file, parsed at a time
 _CHUNK_RESULTS = 1024  # of a list, converted at a time
-
-Box: TypeAlias = tuple[float, float, float, float]
-
-
-class ResultMask(msgspec.Struct, gc=False):
-    """Mask of a result: ``size`` (H, W), and ``counts``, compressed or a list of runs."""
-
-    size: tuple[int, int]
-    counts: str | list[int]
 
 
 class Result(msgspec.Struct, gc=False):
@@ -45,7 +34,7 @@ class Result(msgspec.Struct, gc=False):
     """xywh in pixels of the original image."""
     mask_score: float | None = None
     """Score that ranks the mask instead of ``score``."""
-    segmentation: ResultMask | None = None
+    segmentation: ResultMask = UNSET
 
 
 @dataclass(frozen=True)
@@ -57,14 +46,15 @@ class Predictions:
     categories: np.ndarray
     """(k,) int64, position of the category."""
     boxes: np.ndarray
-    """(k,4) float64 xywh; the bounding box of the mask where a result has no box."""
+    """(k,4) float64 xywh; the bounding box of the mask where a result has no box, as in ``loadRes`` of pycocotools."""
     scores: np.ndarray
     mask_scores: np.ndarray
     """(k,) float64, like ``scores``."""
     mask_areas: np.ndarray
     """(k,) float64, pixels."""
     has_mask: np.ndarray
-    """(k,) bool."""
+    """(k,) bool; where any result has a mask, one without the key ``segmentation`` has its box as mask, as in
+    ``loadRes``."""
     mask_rows: np.ndarray
     """(k,) int64, index of the mask of each result in ``masks``."""
     masks: MaskFile
@@ -153,12 +143,11 @@ def _list_chunks(results: list[Record]) -> Iterator[list[Result]]:
 
 def _as_result(item: Record) -> Result:
     """Convert a validated entry to a ``Result``."""
-    mask = item.get("segmentation") or None
-    if mask:
-        counts = mask["counts"]
-        mask = ResultMask(tuple(mask["size"]), counts.decode("ascii") if isinstance(counts, bytes) else counts)
     image, category, score = (item[name] for name in ("image_id", "category_id", "score"))
-    return Result(image, category, score, item.get("bbox") or None, item.get("mask_score"), mask)
+    box, mask = item.get("bbox"), parse_mask(item.get("segmentation", UNSET))
+    return Result(
+        image, category, score, tuple(box) if isinstance(box, list) and box else None, item.get("mask_score"), mask
+    )
 
 
 def _collect(chunks: Iterable[list[Result]], ground_truth: GroundTruth, restricted: bool) -> Predictions:
@@ -167,73 +156,65 @@ def _collect(chunks: Iterable[list[Result]], ground_truth: GroundTruth, restrict
     Raises:
         _IrregularError: a result of other images or categories, with invalid numbers or mask, or without box and mask.
     """
-    image_positions: dict[float, int] = {image: k for k, image in enumerate(ground_truth.image_ids.tolist())}
-    categories: dict[float, int] = {category: k for k, category in enumerate(ground_truth.category_ids)}
-    numbers, positions, masks = array("d"), array("q"), MaskFile()
+    columns = _Columns(ground_truth, restricted)
     for chunk in chunks:
-        if any(item.category_id not in categories or not (item.bbox or item.segmentation) for item in chunk):
+        columns.add(chunk)
+    return columns.predictions()
+
+
+class _Columns:
+    """Columns of all results in the order of the source, to which chunks are appended."""
+
+    def __init__(self, ground_truth: GroundTruth, restricted: bool) -> None:
+        self._truth, self._restricted = ground_truth, restricted
+        self._images: dict[float, int] = {image: k for k, image in enumerate(ground_truth.image_ids.tolist())}
+        self._categories: dict[float, int] = {category: k for k, category in enumerate(ground_truth.category_ids)}
+        self._numbers, self._positions, self._masks = array("d"), array("q"), MaskFile()
+
+    def add(self, chunk: list[Result]) -> None:
+        if any(item.category_id not in self._categories or not (item.bbox or item.segmentation) for item in chunk):
             raise _IrregularError
-        results = [item for item in chunk if item.image_id in image_positions]
-        if len(results) < len(chunk) and (not restricted or any(item.image_id % 1 for item in chunk)):
+        results = [item for item in chunk if item.image_id in self._images]
+        if len(results) < len(chunk) and (not self._restricted or any(item.image_id % 1 for item in chunk)):
             raise _IrregularError
-        images = [image_positions[item.image_id] for item in results]
-        counts = [_compressed_counts(item.segmentation) for item in results]
-        areas = _store_masks(results, counts, ground_truth.sizes_hw[images], masks)
-        positions.extend(
-            chain.from_iterable(zip(images, [categories[item.category_id] for item in results], strict=True))
-        )
-        for item, box, area in zip(results, _boxes(results, counts), areas, strict=True):
+        images = [self._images[item.image_id] for item in results]
+        sizes_hw = self._truth.sizes_hw[images].reshape(-1, 2)
+        counts, areas = compress_masks([item.segmentation for item in results], sizes_hw)
+        self._masks.add(b"".join(counts), map(len, counts))
+        for item, image in zip(results, images, strict=True):
+            self._positions.extend((image, self._categories[item.category_id], item.segmentation is UNSET))
+        for item, box, area in zip(results, _boxes(results, counts, sizes_hw), areas.tolist(), strict=True):
             mask_score = item.score if item.mask_score is None else item.mask_score
-            numbers.extend((*box, item.score, mask_score, area))
-    number_table = np.frombuffer(numbers, dtype=np.float64).reshape(-1, 7)
-    position_table = np.frombuffer(positions, dtype=np.int64).reshape(-1, 2)
-    if not np.isfinite(number_table).all():
-        raise _IrregularError
-    order = np.argsort(position_table[:, 0], kind="stable")
-    number_table, position_table = number_table[order], position_table[order]
-    return Predictions(
-        images=position_table[:, 0],
-        categories=position_table[:, 1],
-        boxes=number_table[:, :4],
-        scores=number_table[:, 4],
-        mask_scores=number_table[:, 5],
-        mask_areas=number_table[:, 6],
-        has_mask=masks.present()[order],
-        mask_rows=order,
-        masks=masks,
-    )
+            self._numbers.extend((*box, item.score, mask_score, area))
 
-
-def _compressed_counts(mask: ResultMask | None) -> str:
-    """Compressed run lengths; empty without a mask."""
-    if mask is None:
-        return ""
-    if isinstance(mask.counts, str):
-        return mask.counts
-    height, width = mask.size
-    if sum(mask.counts) != height * width or min(mask.counts) < 0:
-        raise _IrregularError
-    runs = {"size": [height, width], "counts": mask.counts}
-    return str(coco_mask.frPyObjects(runs, height, width)["counts"], "ascii")
-
-
-def _store_masks(results: list[Result], counts: list[str], sizes_hw: np.ndarray, masks: MaskFile) -> list[int]:
-    """Append the masks of results to ``masks``; return their areas in pixels, 0 without a mask."""
-    packed, lengths = "".join(counts).encode("ascii"), np.array(list(map(len, counts)), dtype=np.int64)
-    masks.add(packed, lengths.tolist())
-    mask_sizes = [item.segmentation.size for item in results if item.segmentation is not None]
-    areas = np.zeros(len(results), dtype=np.int64)
-    if mask_sizes:
-        has_mask = np.array([item.segmentation is not None for item in results], dtype=bool)
-        areas[has_mask] = run_length_areas(packed, lengths[has_mask], sizes_hw[has_mask].prod(axis=1))
-        if (np.array(mask_sizes) != sizes_hw[has_mask]).any() or (areas < 0).any():
+    def predictions(self) -> Predictions:
+        numbers = np.frombuffer(self._numbers, dtype=np.float64).reshape(-1, 7)
+        images, categories, is_unset = np.frombuffer(self._positions, dtype=np.int64).reshape(-1, 3).T
+        if not np.isfinite(numbers).all():
             raise _IrregularError
-    return areas.tolist()
+        boxes, scores, mask_scores, mask_areas = numbers[:, :4], numbers[:, 4], numbers[:, 5], numbers[:, 6].copy()
+        has_mask, mask_rows = self._masks.present(), np.arange(len(images))
+        if has_mask.any() and is_unset.any():
+            rows = np.flatnonzero(is_unset)
+            counts, mask_areas[rows] = compress_boxes(boxes[rows], self._truth.sizes_hw[images[rows]])
+            self._masks.add(b"".join(counts), map(len, counts))
+            mask_rows[rows], has_mask[rows] = len(images) + np.arange(len(rows)), True
+        order = np.argsort(images, kind="stable")
+        return Predictions(
+            images=images[order],
+            categories=categories[order],
+            boxes=boxes[order],
+            scores=scores[order],
+            mask_scores=mask_scores[order],
+            mask_areas=mask_areas[order],
+            has_mask=has_mask[order],
+            mask_rows=mask_rows[order],
+            masks=self._masks,
+        )
 
 
-def _boxes(results: list[Result], counts: list[str]) -> list[Box]:
+def _boxes(results: list[Result], counts: list[bytes], sizes_hw: np.ndarray) -> list[Box]:
     """Boxes of results, or else bounding boxes of masks, as in ``loadRes`` of pycocotools."""
     without_box = [k for k, item in enumerate(results) if item.bbox is None]
-    runs = [{"size": mask.size, "counts": counts[k]} for k in without_box if (mask := results[k].segmentation)]
-    mask_boxes = iter(coco_mask.toBbox(runs).tolist() if runs else ())
+    mask_boxes = iter(boxes_of([counts[k] for k in without_box], sizes_hw[without_box]))
     return [item.bbox or next(mask_boxes) for item in results]

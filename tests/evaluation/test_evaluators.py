@@ -19,12 +19,13 @@ AREAS = (32.0**2, 96.0**2)
 
 def reference(truth, detections, kind):
     """All metrics by pycocotools from the files; the size of a mask is its area, not that of its box."""
-    objects, results = COCO(str(truth)), json.loads(detections.read_text())
+    objects = COCO(str(truth))
+    results = objects.loadRes(json.loads(detections.read_text()))
     if kind == "mask":
-        results = [{k: v for k, v in item.items() if k != "bbox"} for item in results if item.get("segmentation")]
-        for item in results:
+        for item in results.anns.values():
+            item["area"] = float(coco_mask.area(results.annToRLE(item)))
             item["score"] = item.pop("mask_score", item["score"])
-    scorer = COCOeval(objects, objects.loadRes(results), {"box": "bbox", "mask": "segm"}[kind])
+    scorer = COCOeval(objects, results, {"box": "bbox", "mask": "segm"}[kind])
     scorer.evaluate()
     scorer.accumulate()
     scorer.summarize()

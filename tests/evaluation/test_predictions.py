@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, predictions, score_predictions
 from afictl.evaluation.predictions import iter_results
-from tests.evaluation.test_scoring import random_predictions, random_set, rle_of_box
+from tests.evaluation.test_scoring import polygon_of_box, random_predictions, random_set, rle_of_box
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -159,3 +159,94 @@ def test_flags_that_coco_evaluation_does_not_know_leave_the_numbers_of_pycocotoo
     file = as_file(tmp_path / "results.json", results)
     values = [metrics[f"box/{metric}"] for metric in METRICS]
     assert values == pytest.approx(by_pycocotools(truth, file, "bbox"), abs=1e-9)
+
+
+def with_polygons(results):
+    """Octagons, some of them in two parts."""
+    corners = np.array([[0.3, 0], [0.7, 0], [1, 0.3], [1, 0.7], [0.7, 1], [0.3, 1], [0, 0.7], [0, 0.3]])
+    polygons = []
+    for k, item in enumerate(results):
+        x, y, width, height = item["bbox"]
+        parts = [corners] if k % 3 else [corners * (0.45, 1), corners * (0.45, 1) + (0.55, 0)]
+        outline = [(part * (width, height) + (x, y)).round(2).ravel().tolist() for part in parts]
+        polygons.append({**item, "segmentation": outline})
+    return polygons
+
+
+def masks_by_pycocotools(truth, file):
+    """AP of masks, and the metrics of size ranges by the area of the mask instead of the box."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        objects = COCO(str(truth))
+        detections = objects.loadRes(str(file))
+        stats = []
+        for _ in range(2):
+            scorer = COCOeval(objects, detections, "segm")
+            scorer.evaluate()
+            scorer.accumulate()
+            scorer.summarize()
+            stats.append(scorer.stats)
+            for item in detections.anns.values():
+                item["area"] = float(coco_mask.area(detections.annToRLE(item)))
+    return [100 * value for value in (*stats[0][:3], *stats[1][3:6])]
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_polygons_score_as_in_pycocotools(truth, results, tmp_path, monkeypatch, evaluator):
+    """As SAHI and others write them; some results without ``segmentation``, whose box is their mask in ``loadRes``."""
+    results = with_polygons(results)
+    for item in results[::9]:
+        del item["segmentation"]
+    for item in results[1::9]:
+        item["segmentation"] = rle_of_box(item["bbox"])
+    file = as_file(tmp_path / "results.json", results)
+    monkeypatch.setattr(predictions, "_CHUNK_BYTES", 700)
+    monkeypatch.setattr(predictions, "read_json", None)
+    metrics = score_predictions(file, truth, evaluator=evaluator).metrics
+    assert [metrics[f"box/{metric}"] for metric in METRICS] == pytest.approx(by_pycocotools(truth, file, "bbox"))
+    values = [metrics[f"mask/{metric}"] for metric in METRICS]
+    assert min(values) > 1
+    assert values == pytest.approx(masks_by_pycocotools(truth, file), abs=1e-9)
+    assert score_predictions(results, truth, evaluator=evaluator).metrics == metrics
+
+
+def test_polygons_without_boxes_have_the_boxes_of_their_pixels(truth, results, tmp_path):
+    polygons = with_polygons(results)
+    runs = []
+    for item in polygons:
+        rle = coco_mask.merge(coco_mask.frPyObjects(item["segmentation"], 240, 320))
+        runs.append({**item, "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}})
+    expected = score_predictions(with_boxes_of_masks(runs), truth)
+    assert score_predictions(as_file(tmp_path / "results.json", without_boxes(polygons)), truth) == expected
+
+
+@pytest.mark.parametrize("restricted", [False, True])
+def test_values_that_pandas_writes_for_absent_ones(truth, results, tmp_path, restricted):
+    """Also a flat list of numbers, which is one polygon, and one polygon among others that has too few points."""
+    ids = [results[0]["image_id"], results[1]["image_id"]] if restricted else None
+    box = results[0]["bbox"]
+    expected = [
+        {**results[0], "segmentation": polygon_of_box(box)},
+        {**results[1], "segmentation": None},
+        {**results[2], "segmentation": polygon_of_box(box)},
+    ]
+    unusual = [
+        {**results[0], "segmentation": polygon_of_box(box)[0]},
+        {**results[1], "segmentation": float("nan")},
+        {**results[2], "segmentation": [*polygon_of_box(box), [1, 2, 3, 4]]},
+    ]
+    file = as_file(tmp_path / "results.json", unusual)
+    assert score_predictions(file, truth, image_ids=ids) == score_predictions(expected, truth, image_ids=ids)
+    boxless = [{**item, "bbox": float("nan")} for item in unusual[::2]]
+    expected = without_boxes(expected[::2])
+    assert score_predictions(boxless, truth, image_ids=ids) == score_predictions(expected, truth, image_ids=ids)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_results_may_have_any_encoding_of_json(truth, results, tmp_path, monkeypatch, encoding):
+    expected = score_predictions(results, truth)
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(results), encoding=encoding)
+    monkeypatch.setattr(predictions, "_CHUNK_BYTES", 701)
+    monkeypatch.setattr(predictions, "read_json", None)
+    assert score_predictions(file, truth) == expected
+    assert [result.bbox for result in iter_results(file)] == [tuple(item["bbox"]) for item in results]
