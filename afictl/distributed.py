@@ -5,7 +5,7 @@ Legend: a rank is one process of a launched group; world size is the number of r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -49,17 +49,42 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def all_reduce_mean(value: Tensor) -> Tensor:
-    """Mean of ``value`` over all ranks, without gradient; ``value`` itself for one rank.
+def rank() -> int:
+    """Rank in the default process group; 0 without a group."""
+    return distributed.get_rank() if world_size() > 1 else 0
 
-    As gradients are averaged over ranks, a loss sum divided by this mean gives the gradients of one device with the
-    full batch.
-    """
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Sum of ``value`` over all ranks, without gradient; ``value`` itself for one rank."""
     if world_size() == 1:
         return value
     total = value.detach().clone()
     distributed.all_reduce(total)
-    return total / world_size()
+    return total
+
+
+def loss_divisor(count: Tensor | int, like: Tensor, minimum: float = 1.0) -> Tensor:
+    """What a rank divides the sum of a loss by, so that all ranks together train as one with the total batch.
+
+    DDP averages gradients over ranks. The divisor is therefore the number of terms on all ranks over the number of
+    ranks. All ranks must call this, also those without terms.
+
+    Args:
+        count: terms of the sum on this rank.
+        like: a tensor on the device of the loss.
+        minimum: lowest number of terms on all ranks, so that a batch without any divides by it.
+    """
+    total = sum_over_ranks(torch.as_tensor(count, dtype=torch.float32, device=like.device))
+    return total.clamp(min=minimum) / world_size()
+
+
+def max_over_ranks(values: Sequence[int], device: torch.device) -> list[int]:
+    """Maximum of each of ``values`` over all ranks, whose tensors are on ``device``."""
+    if world_size() == 1:
+        return list(values)
+    maximum = torch.tensor(values, device=device)
+    distributed.all_reduce(maximum, distributed.ReduceOp.MAX)
+    return maximum.tolist()
 
 
 class _AllReduceSum(torch.autograd.Function):

@@ -19,6 +19,7 @@ from afictl.detectors.mask_scoring import MaskScorer, mask_ious, mask_score_loss
 from afictl.detectors.masks import mask_loss, mask_targets, select_class
 from afictl.detectors.rcnn import mask_part
 from afictl.detectors.region_layers import AlignedRoIPool, MaskPredictor, build_mask_head
+from afictl.detectors.sampling import image_generators, random_subset
 from afictl.presets.architecture import CenterMaskConfig
 
 _POOLED_SIZE = 14
@@ -100,7 +101,8 @@ class CenterMaskHead(nn.Module):
         outputs = self.fcos.outputs(features)
         with torch.no_grad():
             proposals = self.fcos.select_detections(outputs, batch.sizes, limit=_MAX_PROPOSALS)
-            regions = [self._regions(*pair) for pair in zip(proposals, targets, strict=True)]
+            generators = image_generators(len(targets), batch.tensor.device)
+            regions = [self._regions(*image) for image in zip(proposals, targets, generators, strict=True)]
         losses = self.fcos.compute_losses(outputs, targets)
         return {**losses, **self._mask_losses(features, regions, targets, batch.sizes)}
 
@@ -108,7 +110,7 @@ class CenterMaskHead(nn.Module):
         """Detections of FCOS."""
         return self.fcos.detect(batch, features)
 
-    def _regions(self, proposals: Detections, target: Target) -> tuple[Tensor, Tensor]:
+    def _regions(self, proposals: Detections, target: Target, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """An image's boxes for training masks, (r, 4), and the object of each, (r,).
 
         They are the objects of a sample like that of a box head, of which up to a quarter are objects.
@@ -119,7 +121,7 @@ class CenterMaskHead(nn.Module):
         boxes = torch.cat((proposals["boxes"], objects))
         overlap, matches = box_iou(objects, boxes).max(dim=0)
         indices = torch.where(overlap >= _MIN_IOU)[0]
-        sample = indices[torch.randperm(len(indices), device=indices.device)[: self.regions_train]]
+        sample = random_subset(indices, self.regions_train, generator)
         return boxes[sample], matches[sample]
 
     def _mask_losses(

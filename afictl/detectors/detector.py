@@ -15,6 +15,7 @@ from afictl.backbones import FeatureExtractor
 from afictl.detectors.head import Detections, FeatureMaps, Head, HeadWithMasks, ImageBatch, Losses, Target
 from afictl.detectors.masks import paste_masks
 from afictl.detectors.targets import check_targets
+from afictl.distributed import max_over_ranks
 from afictl.necks import Neck
 from afictl.presets import Preset
 
@@ -69,8 +70,11 @@ class Detector(nn.Module):
     def losses_and_pyramid(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None
     ) -> tuple[Losses, FeatureMaps]:
-        """In train mode: the losses, and the neck's maps that they were computed from."""
-        batch = self.batch(images)
+        """In train mode: the losses, and the neck's maps that they were computed from.
+
+        The losses are divided by counts of the total batch: in a process group all ranks must call this.
+        """
+        batch = self.batch(images, across_ranks=True)
         checked = check_targets(targets, batch.sizes, self.num_classes, self.has_masks)
         features = self._pyramid(batch)
         return self.head.losses(batch, features, checked), features
@@ -100,9 +104,9 @@ class Detector(nn.Module):
         batch = self.batch(images)
         return self._mask_head().segment(batch, self._pyramid(batch), detections)
 
-    def pyramid(self, images: Sequence[Tensor]) -> FeatureMaps:
-        """The neck's maps of the batch, ``p2`` (N, C, H/4, W/4) and coarser."""
-        return self._pyramid(self.batch(images))
+    def pyramid(self, images: Sequence[Tensor], across_ranks: bool = False) -> FeatureMaps:
+        """The neck's maps of the batch, ``p2`` (N, C, H/4, W/4) and coarser; ``across_ranks`` as in ``batch``."""
+        return self._pyramid(self.batch(images, across_ranks))
 
     def paste_masks(self, mask_probs: Tensor, boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """Masks bool (n, H, W) of an image of ``size_hw`` from ``mask_probs`` (n, M, M) on the grids of ``boxes``."""
@@ -123,16 +127,23 @@ class Detector(nn.Module):
         """Prefixes of the names of the tensors in the state dict whose shapes depend on the classes."""
         return tuple(f"head.{prefix}" for prefix in self.head.class_layers)
 
-    def batch(self, images: Sequence[Tensor]) -> ImageBatch:
-        """Normalised ``images``, padded to one multiple of the neck's ``size_divisor``, on the detector's device."""
+    def batch(self, images: Sequence[Tensor], across_ranks: bool = False) -> ImageBatch:
+        """Normalised ``images``, padded to one multiple of the neck's ``size_divisor``, on the detector's device.
+
+        With ``across_ranks`` the padded size is that of all ranks' images, and all ranks must call this. The maps of
+        an image depend on it near the image's edges, and with group norm everywhere.
+        """
         for index, image in enumerate(images):
             if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
                 raise ValueError(
                     f"image {index}: expected float (3, h, w) in 0..1, got {image.dtype} {tuple(image.shape)}"
                 )
         sizes = [(image.shape[1], image.shape[2]) for image in images]
+        largest = [max(side) for side in zip(*sizes, strict=True)]
+        if across_ranks:
+            largest = max_over_ranks(largest, self.pixel_mean.device)
         divisor = self.neck.size_divisor
-        height, width = (math.ceil(max(side) / divisor) * divisor for side in zip(*sizes, strict=True))
+        height, width = (math.ceil(side / divisor) * divisor for side in largest)
         tensor = self.pixel_mean.new_zeros((len(images), 3, height, width))
         for slot, image, (h, w) in zip(tensor, images, sizes, strict=True):
             slot[:, :h, :w] = (image.to(self.pixel_mean) - self.pixel_mean) / self.pixel_std

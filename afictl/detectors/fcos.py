@@ -27,7 +27,7 @@ from afictl.detectors.dense import (
 )
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.detectors.points import Points, assign, centerness, giou_loss, sides_to_boxes
-from afictl.distributed import all_reduce_mean
+from afictl.distributed import loss_divisor
 from afictl.presets.architecture import PointConfig
 
 
@@ -133,7 +133,7 @@ class FCOSHead(nn.Module):
     def compute_losses(self, outputs: PointOutputs, targets: Sequence[Target]) -> Losses:
         """Focal loss of all points; GIoU, weighted by centerness, and centerness of those on objects.
 
-        Divided by the number of points on objects, the box loss by the sum of their centerness.
+        Divided by the number of points on objects of all ranks, the box loss by the sum of their centerness.
         """
         points = Points.join(self.points(outputs.logits))
         logits, distances, centers = (
@@ -144,8 +144,8 @@ class FCOSHead(nn.Module):
         positive = labels > 0
         sides = sides[positive]
         weight = centerness(sides)
-        count = all_reduce_mean(positive.sum().float()).clamp(min=1)
-        total = all_reduce_mean(weight.sum()).clamp(min=1e-6)
+        count = loss_divisor(positive.sum(), logits)
+        total = loss_divisor(weight.sum(), logits, minimum=1e-6)
         center_loss = F.binary_cross_entropy_with_logits(centers[..., 0][positive], weight, reduction="sum")
         return {
             "loss_classifier": focal_loss(logits, labels) / count,

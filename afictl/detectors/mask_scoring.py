@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
+from afictl.distributed import loss_divisor
 from afictl.interpolators.base import zero_biases
 
 
@@ -98,7 +99,7 @@ def mask_ious(predicted: Tensor, targets: Tensor, fractions: Tensor) -> Tensor:
 
 
 def mask_score_loss(predicted: Tensor, ious: Tensor) -> Tensor:
-    """Half the squared error, the mean over masks that touch their object; zero, with a gradient, without any.
+    """Half the squared error, the mean over the masks of all ranks that touch their object; zero without any.
 
     Args:
         predicted: (R,) IoU for the class of each region.
@@ -106,4 +107,4 @@ def mask_score_loss(predicted: Tensor, ious: Tensor) -> Tensor:
     """
     touching = ious > 0
     errors = 0.5 * (predicted - ious.detach()) ** 2 * touching
-    return errors.sum() / touching.sum().clamp(min=1)
+    return errors.sum() / loss_divisor(touching.sum(), errors)

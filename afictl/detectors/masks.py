@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from afictl.distributed import loss_divisor
+
 _CHUNK_BYTES = 2**28
 
 
@@ -115,16 +117,16 @@ def mask_targets(masks: Tensor, boxes: Tensor, matches: Tensor, size: int) -> Te
 
 
 def mask_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy at the class of each instance; zero, with a gradient, without instances.
+    """Mean binary cross-entropy at the class of each instance of all ranks; zero, with a gradient, without instances.
 
     Args:
         logits: (N, K, M, M).
         labels: (N,) int64 in 1..K.
         targets: (N, M, M) of 0 and 1.
     """
-    if not len(labels):
-        return logits.float().sum() * 0
-    return F.binary_cross_entropy_with_logits(select_class(logits, labels).float(), targets.float())
+    count = loss_divisor(targets.numel(), logits)
+    values = select_class(logits, labels).float()
+    return F.binary_cross_entropy_with_logits(values, targets.float(), reduction="sum") / count
 
 
 def select_class(values: Tensor, labels: Tensor) -> Tensor:

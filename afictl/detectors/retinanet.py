@@ -27,7 +27,7 @@ from afictl.detectors.dense import (
     top_scores,
 )
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
-from afictl.distributed import all_reduce_mean
+from afictl.distributed import sum_over_ranks, world_size
 from afictl.presets.architecture import RetinaNetConfig
 
 _MOMENTUM = 0.9
@@ -129,7 +129,7 @@ class RetinaNetHead(nn.Module):
     def compute_losses(self, outputs: AnchorOutputs, targets: Sequence[Target]) -> Losses:
         """Focal loss of all anchors but those between the thresholds, L1 of the positive ones.
 
-        Both are sums, divided by a running mean of the number of positive anchors.
+        Both are sums, divided by a running mean of the number of positive anchors in the total batch.
         """
         logits = flatten_levels(outputs.logits, self.num_classes)
         deltas = flatten_levels(outputs.deltas, 4)
@@ -137,7 +137,7 @@ class RetinaNetHead(nn.Module):
         matches = torch.stack([self._match(anchors, target["boxes"]) for target in targets])
         positive = matches >= 0
         labels = torch.stack([_labels(*pair) for pair in zip(matches, targets, strict=True)])
-        divisor = self._update_normalizer(positive.sum())
+        divisor = self._update_normalizer(positive.sum()) / world_size()  # as DDP averages over ranks
         target_deltas = torch.cat([self._deltas(anchors, *pair) for pair in zip(matches, targets, strict=True)])
         box_loss = F.l1_loss(deltas[positive], target_deltas, reduction="sum")
         return {"loss_classifier": focal_loss(logits, labels) / divisor, "loss_box_reg": box_loss / divisor}
@@ -155,7 +155,7 @@ class RetinaNetHead(nn.Module):
 
     @torch.no_grad()
     def _update_normalizer(self, positives: Tensor) -> Tensor:
-        count = all_reduce_mean(positives.float()).clamp(min=1)
+        count = sum_over_ranks(positives.float()).clamp(min=1)
         mean = _MOMENTUM * self.normalizer + (1 - _MOMENTUM) * count
         self.normalizer.copy_(mean)
         return mean

@@ -18,10 +18,14 @@ from afictl.detectors.head import Detections, FeatureMaps, Losses, Target
 from afictl.detectors.masks import mask_loss, mask_targets, select_class
 from afictl.detectors.region_layers import AlignedRoIPool
 from afictl.detectors.rpn import nonempty
+from afictl.detectors.sampling import ImageSampler
+from afictl.distributed import loss_divisor
+
+_OBJECT_FRACTION = 0.25  # of a sample, at most
 
 
 def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, target_deltas: Tensor) -> Losses:
-    """Cross-entropy of the classes and L1 of the objects' boxes, both divided by the number of regions.
+    """Cross-entropy of the classes and L1 of the objects' boxes, both divided by the number of regions of all ranks.
 
     detectron2's box loss is L1, torchvision's smooth L1 with beta 1/9.
 
@@ -31,7 +35,7 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, target_deltas: Te
         labels: (R,) int64 in 0..K.
         target_deltas: (R, 4) encoded ground truth.
     """
-    count = max(1, len(labels))
+    count = loss_divisor(len(labels), logits)
     objects = torch.where(labels > 0)[0]
     boxes = deltas.unflatten(1, (-1, 4))
     class_deltas = boxes[objects, (labels[objects] - 1).clamp(max=boxes.shape[1] - 1)]
@@ -89,13 +93,14 @@ class RegionHeads(RoIHeads):
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=roi_batch,
-            positive_fraction=0.25,
+            positive_fraction=_OBJECT_FRACTION,
             bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,
             detections_per_img=max_detections,
             **mask_branch,
         )
+        self.fg_bg_sampler = ImageSampler(roi_batch, _OBJECT_FRACTION)
 
     @property
     def box_stages(self) -> list[tuple[nn.Module, nn.Module]]:

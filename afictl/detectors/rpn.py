@@ -11,6 +11,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from afictl.detectors.anchors import FixedStrideAnchors
+from afictl.detectors.sampling import ImageSampler
+from afictl.distributed import loss_divisor
 from afictl.presets.architecture import ProposalConfig
 
 
@@ -19,7 +21,7 @@ def build_rpn(config: ProposalConfig, channels: int, strides: Mapping[str, int])
     anchors = FixedStrideAnchors(
         config.anchor_sizes, config.anchor_ratios, list(strides.values()), config.anchors_per_octave
     )
-    return ProposalNetwork(
+    network = ProposalNetwork(
         anchors,
         _ProposalHead(channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
@@ -33,6 +35,8 @@ def build_rpn(config: ProposalConfig, channels: int, strides: Mapping[str, int])
         post_nms_top_n={"training": config.proposals_train, "testing": config.proposals_test},
         nms_thresh=0.7,
     )
+    network.fg_bg_sampler = ImageSampler(config.rpn_batch, network.fg_bg_sampler.positive_fraction)
+    return network
 
 
 def nonempty(boxes: Tensor) -> Tensor:
@@ -99,7 +103,7 @@ class ProposalNetwork(RegionProposalNetwork):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy and L1 of the sampled anchors, summed and divided by ``rpn_batch * N``.
+        """Binary cross-entropy and L1 of the sampled anchors, summed and divided by ``rpn_batch * N``, N of all ranks.
 
         detectron2 divides by the nominal size of the sample, torchvision by its actual size; detectron2's box loss is
         L1, torchvision's smooth L1 with beta 1/9.
@@ -107,7 +111,7 @@ class ProposalNetwork(RegionProposalNetwork):
         positives, negatives = (torch.cat(mask).bool() for mask in self.fg_bg_sampler(labels))
         targets, target_deltas = torch.cat(labels), torch.cat(list(regression_targets))
         sample = positives | negatives
-        nominal = self.fg_bg_sampler.batch_size_per_image * len(labels)
+        nominal = loss_divisor(self.fg_bg_sampler.batch_size_per_image * len(labels), objectness)
         class_loss = F.binary_cross_entropy_with_logits(objectness.flatten()[sample], targets[sample], reduction="sum")
         box_loss = F.l1_loss(pred_bbox_deltas[positives], target_deltas[positives], reduction="sum")
         return class_loss / nominal, box_loss / nominal

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afictl.distributed import all_reduce_mean, world_size
+from afictl.distributed import loss_divisor, world_size
 from afictl.interpolators import Interpolator
 from afictl.presets import AdversarialRecipe
 from afictl.training.optimization import TrainableModule
@@ -157,6 +157,6 @@ def _cross_entropy(logits: Tensor, target: float, mask: Tensor) -> Tensor:
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the masked positions of all ranks, scaled so that DDP's average of gradients is its gradient."""
-    count = all_reduce_mean(mask.sum())
-    return (values * mask).sum() / (count * values.shape[1])
+    """Mean over the masked positions of all ranks."""
+    count = loss_divisor(mask.sum() * values.shape[1], values)
+    return (values * mask).sum() / count

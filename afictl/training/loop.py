@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from afictl.data import TrainBatch
-from afictl.distributed import all_reduce_mean, run_on_rank_zero
+from afictl.distributed import run_on_rank_zero, sum_over_ranks, world_size
 from afictl.errors import UserError
 from afictl.presets import Recipe
 from afictl.progress import ProgressCallback
@@ -65,7 +65,7 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
             logger.mark_batch_loaded()
             rate = learning_rate(recipe, step)
             set_learning_rate((trainable.optimizer for trainable in stage.modules.values()), rate)
-            _seed_step(seed, step, fabric.global_rank)
+            _seed_step(seed, step)
             losses = _train_step(stage, batch, step + 1, recipe)
             state.step = step + 1
             state.seconds += logger.log_step(step + 1, losses, rate)
@@ -73,12 +73,12 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
     return TrainingOutcome(state.metrics, state.seconds)
 
 
-def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Make every random number of a step a function of seed, step and rank.
+def _seed_step(seed: int, step: int) -> None:
+    """Make every random number of a step a function of seed and step, the same on all ranks.
 
     A resumed run then needs no saved generator states, and two runs that differ in one module draw the same numbers.
     """
-    torch.manual_seed(((seed * 1_000_003 + step) * 65_536 + rank) % 2**63)
+    torch.manual_seed((seed * 1_000_003 + step) * 65_536 % 2**63)
 
 
 def _train_step(stage: Stage, batch: TrainBatch, number: int, recipe: Recipe) -> dict[str, float]:
@@ -103,7 +103,7 @@ def _to_floats(losses: Mapping[str, Tensor]) -> dict[str, float]:
         FloatingPointError: one is not finite; raised on all ranks.
     """
     stacked = torch.stack([value.detach().float().reshape(()) for value in losses.values()])
-    values = dict(zip(losses, all_reduce_mean(stacked).tolist(), strict=True))
+    values = dict(zip(losses, (sum_over_ranks(stacked) / world_size()).tolist(), strict=True))
     for name, value in values.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} became {value}")

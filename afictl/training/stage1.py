@@ -58,7 +58,7 @@ def train_stage1(
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         full, half = fabric.to_device((batch.images, batch.half_images))
         with torch.no_grad(), fabric.autocast():
-            real, coarse = guide.pyramid(full), guide.pyramid(half)
+            real, coarse = guide.pyramid(full, across_ranks=True), guide.pyramid(half, across_ranks=True)
         pairs = enlarged_pairs(guide, generator.module(coarse), real, full, half)
         loss_d = discriminator_step(trainable_discriminator, pairs)
         losses = feature_losses(trainable_discriminator.module, pairs, recipe)

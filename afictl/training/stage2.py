@@ -93,7 +93,8 @@ def train_stage2(
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         full, half, targets = fabric.to_device((batch.images, batch.half_images, batch.half_targets))
         with torch.no_grad(), fabric.autocast():
-            real = {level: value[..., ::2, ::2] for level, value in guide.pyramid(full).items()}
+            maps = guide.pyramid(full, across_ranks=True)
+            real = {level: value[..., ::2, ::2] for level, value in maps.items()}
         detection, features = extractor.module(half, targets)
         pairs = _same_size_pairs(guide, features, real, full, half)
         loss_d = discriminator_step(trainable_discriminator, pairs)

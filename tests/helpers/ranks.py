@@ -1,4 +1,4 @@
-"""Two processes on a machine without GPUs."""
+"""Two or more processes on a machine without GPUs."""
 
 import torch
 from lightning_fabric import Fabric
@@ -9,6 +9,11 @@ from afictl.training.hardware import leave_process_group
 def on_two_ranks(function, *arguments):
     """Call ``function(fabric, *arguments)`` in two new processes; not forks, in which hotcoco's threads are dead."""
     Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(_call, function, *arguments)
+
+
+def on_forked_ranks(count, function, *arguments):
+    """Call ``function(fabric, *arguments)`` in ``count`` forks, ten times faster to start; without an evaluation."""
+    Fabric(accelerator="cpu", devices=count, strategy="ddp_fork").launch(_call, function, *arguments)
 
 
 def _call(fabric, function, *arguments):

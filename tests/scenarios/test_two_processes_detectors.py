@@ -1,48 +1,149 @@
-"""The losses of two processes with one image each are, on average, those of one process with both."""
+"""Ten steps of several processes give the losses and weights of one process with the same total batch."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from afictl.detectors.fcos import build_fcos_head
-from afictl.detectors.retinanet import build_retinanet_head
-from afictl.presets.architecture import FCOSConfig, RetinaNetConfig
+from afictl.data import TrainBatch
+from afictl.detectors import Detector, build_detector
+from afictl.detectors.head import Target
+from afictl.training.loop import fit
+from afictl.training.optimization import TrainableModule
+from afictl.training.run_writer import RunWriter
+from afictl.training.stage import Stage
+from afictl.training.sync_batch_norm import synchronize_batch_norms
+from tests.helpers.narrow_presets import narrow_preset
+from tests.helpers.ranks import on_forked_ranks
+from tests.helpers.targets import no_object
 
-STRIDES = {"p3": 8, "p4": 16}
-# Very different numbers of positions on objects.
-TARGETS = [
-    {"boxes": torch.tensor([[1.0, 2, 14, 12], [6, 8, 32, 30], [20, 1, 30, 9]]), "labels": torch.tensor([1, 2, 2])},
-    {"boxes": torch.tensor([[2.0, 2, 8, 8]]), "labels": torch.tensor([2])},
+STEPS = 10
+RECIPE = [
+    "backbone.name=test_resnet",
+    "backbone.norm=frozen-batch",
+    f"train.steps={STEPS}",
+    f"train.eval_every={STEPS}",
+    "train.optimizer=sgd",
+    "train.lr=0.002",
+    "train.warmup_steps=2",
+    "detector.anchor_sizes=[16,24,32,48,64]",
 ]
+REGIONS = ["detector.rpn_batch=16", "detector.proposals_train=40", "detector.roi_batch=12"]
+CASES = {
+    "faster-rcnn": ("faster-rcnn-r18-fpn-tiny", [*RECIPE, *REGIONS]),
+    "mask-rcnn": ("mask-rcnn-r18-fpn-tiny", [*RECIPE, *REGIONS]),
+    "cascade-mask-rcnn": ("mask-rcnn-r18-fpn-tiny", [*RECIPE, *REGIONS, "detector.kind=cascade-mask-rcnn"]),
+    "retinanet": ("retinanet-r18-fpn-tiny", RECIPE),
+    "fcos": ("fcos-r18-fpn-tiny", RECIPE[:-1]),
+    "centermask": ("centermask-r18-bifpn-tiny", [*RECIPE[:-1], "neck.kind=fpn", "detector.roi_batch=12"]),
+}
+SIZES = [(64, 96), (70, 50), (97, 61), (33, 120)]
+# Objects of each image in a step: one image without any, the last ranks without any, and at the end a batch without.
+OBJECTS = [*[(3, 1, 2, 4), (2, 0, 1, 3), (4, 2, 0, 0)] * 3, (0, 0, 0, 0)]
 
 
-@torch.no_grad()
-def losses(rows: slice) -> dict[str, Tensor]:
-    """FCOS's for some images of the batch, and RetinaNet's running count of positives."""
-    torch.manual_seed(2)
-    features = {level: torch.randn(2, 4, *size)[rows] for level, size in (("p3", (4, 4)), ("p4", (2, 2)))}
-    points = build_fcos_head(FCOSConfig(size_ranges=(16,)), 4, STRIDES, 2)
-    anchors = build_retinanet_head(RetinaNetConfig(anchor_sizes=(12, 24)), 4, STRIDES, 2)
-    anchors.compute_losses(anchors.outputs(features), TARGETS[rows])
-    return {**points.compute_losses(points.outputs(features), TARGETS[rows]), "normalizer": anchors.normalizer}
+def random_target(size: tuple[int, int], count: int, generator: torch.Generator) -> Target:
+    """An image's ``count`` objects, whose masks fill the middle of their boxes."""
+    if not count:
+        return no_object(*size)
+    limits = torch.tensor([size[1], size[0]] * 2)
+    corners = torch.rand(count, 2, generator=generator) * 0.6
+    sides = 0.1 + torch.rand(count, 2, generator=generator) * 0.3
+    boxes = torch.cat((corners, corners + sides), dim=1) * limits
+    masks = torch.zeros(count, *size, dtype=torch.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.round().int().tolist(), strict=True):
+        mask[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] = 1
+    return {"boxes": boxes, "labels": torch.randint(1, 4, (count,), generator=generator), "masks": masks}
 
 
-def compute_rank_losses(fabric: Fabric, path: Path) -> None:
-    torch.set_num_threads(1)
-    of_rank = losses(slice(fabric.global_rank, fabric.global_rank + 1))
-    averaged = {name: fabric.all_reduce(value.clone(), reduce_op="mean") for name, value in of_rank.items()}
-    assert torch.equal(of_rank["normalizer"], averaged["normalizer"])
-    torch.save(averaged, path / f"{fabric.global_rank}.pt")
+def batch(step: int, images: slice) -> TrainBatch:
+    """Some images of the total batch of ``step``."""
+    generator = torch.Generator().manual_seed(step)
+    sizes = [SIZES[(step + k) % len(SIZES)] for k in range(len(SIZES))]
+    pixels = [torch.rand(3, *size, generator=generator) for size in sizes]
+    counts = OBJECTS[step]
+    targets = [random_target(*pair, generator) for pair in zip(sizes, counts, strict=True)]
+    return TrainBatch(pixels[images], targets[images], None, None, [0, 1, 2, 3][images])
 
 
-def test_two_processes_divide_by_the_counts_of_the_whole_batch(tmp_path: Path) -> None:
-    # Forked, which is ten times faster than spawned: nothing here computes gradients or uses a GPU.
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(compute_rank_losses, tmp_path)
-    averaged = torch.load(tmp_path / "0.pt", weights_only=True)
-    whole = losses(slice(0, 2))
-    # RetinaNet's count is one for each device.
-    torch.testing.assert_close(averaged.pop("normalizer") - 90, (whole.pop("normalizer") - 90) / 2)
-    for name, value in whole.items():
-        torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-7, msg=name)
+def train(fabric: Fabric, folder: Path, case: str, batch_size: int = 4) -> None:
+    """Train on the share of this rank, and write the logged losses and the weights to ``folder``."""
+    name, settings = CASES[case]
+    torch.manual_seed(0)
+    detector = build_detector(narrow_preset(name, *settings), num_classes=3)
+    run = RunWriter(fabric, folder, {}, resume=False)
+    share = batch_size // fabric.world_size
+    images = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+    fit(fabric, run, detector.preset.train, stage_of(fabric, detector, images), seed=5)
+
+
+def stage_of(fabric: Fabric, detector: Detector, images: slice) -> Stage:
+    recipe = detector.preset.train
+    synchronize_batch_norms(fabric, detector)
+    trainable = TrainableModule(fabric, detector, recipe, recipe.clip_norm)
+
+    def batches(start: int) -> Iterator[TrainBatch]:
+        return (batch(step, images) for step in range(start, STEPS))
+
+    def step(part: TrainBatch) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = trainable.module(part.images, part.targets)
+        trainable.backward(losses.values())
+        trainable.optimizer_step()
+        return losses
+
+    return Stage(
+        name="test",
+        modules={"detector": trainable},
+        step=step,
+        batches=batches,
+        evaluate=lambda progress: {},
+        score=lambda metrics: 0.0,
+        export=lambda path, step, metrics: None,
+    )
+
+
+def losses_of(run: Path) -> dict[str, list[float]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {
+        name: [record[name] for record in records if name in record] for name in records[0] if name.startswith("loss")
+    }
+
+
+def assert_equal_runs(run: Path, expected: Path) -> None:
+    losses, expected_losses = losses_of(run), losses_of(expected)
+    assert losses.keys() == expected_losses.keys()
+    for name, values in expected_losses.items():
+        assert len(values) == STEPS
+        assert losses[name] == pytest.approx(values, rel=1e-5, abs=1e-6), name
+    weights, expected_weights = (torch.load(r / "state.pt", weights_only=True)["detector"] for r in (run, expected))
+    for name, value in expected_weights.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def train_all(fabric: Fabric, folder: Path) -> None:
+    for case in CASES:
+        train(fabric, folder / case, case)
+
+
+@pytest.fixture(scope="module")
+def runs_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes for each case."""
+    folder = tmp_path_factory.mktemp("two")
+    on_forked_ranks(2, train_all, folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(fabric: Fabric, runs_of_two: Path, tmp_path: Path, case: str) -> None:
+    train(fabric, tmp_path / "one", case)
+    assert_equal_runs(runs_of_two / case, tmp_path / "one")
+
+
+def test_three_processes_train_as_one(fabric: Fabric, tmp_path: Path) -> None:
+    on_forked_ranks(3, train, tmp_path / "three", "mask-rcnn", 3)
+    train(fabric, tmp_path / "one", "mask-rcnn", 3)
+    assert_equal_runs(tmp_path / "three", tmp_path / "one")
