@@ -65,7 +65,8 @@ def test_both_files_are_as_the_server_reads_them(tmp_path, listed_images):
     assert boxes[0]["bbox"] == [1.23, 2, 3, 4]
     assert boxes[-1] == {"image_id": 581929, "category_id": 1, "bbox": [0, 0, 40, 30], "score": 0.5}
     mask_scores = sorted((item["mask_score"] for item in with_masks), reverse=True)
-    assert [item["score"] for item in masks] == mask_scores[:100]
+    assert [item["score"] for item in masks] == [*mask_scores[:100], 0.5]
+    assert coco_mask.area(masks[-1]["segmentation"]) == 40 * 30  # the box of the result without a mask
     assert all(set(item) == {"image_id", "category_id", "segmentation", "score"} for item in masks)
     best = max(with_masks, key=lambda item: item["mask_score"])
     assert masks[0]["segmentation"] == best["segmentation"]
@@ -74,7 +75,7 @@ def test_both_files_are_as_the_server_reads_them(tmp_path, listed_images):
     server.dataset = json.loads(listed_images.annotation_file.read_text())
     server.createIndex()
     (tmp_path / "plain.json").write_text(json.dumps(masks))
-    assert len(server.loadRes(str(tmp_path / "plain.json")).anns) == 100
+    assert len(server.loadRes(str(tmp_path / "plain.json")).anns) == 101
 
 
 def test_results_without_masks_and_without_boxes(tmp_path, listed_images):
