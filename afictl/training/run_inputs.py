@@ -14,11 +14,15 @@ from afictl.data.fingerprint import content_fingerprint
 from afictl.data.hashing import file_digest
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
+from afictl.presets import Preset
 from afictl.run_folder import CONFIG, LAST, has_records
 from afictl.run_records import read_config
 from afictl.tensor_files import read_tensors
 from afictl.training.splits import Splits
 
+_RESNEST_MEAN = (0.4850196, 0.4579569, 0.4076039)
+_FORMER_RESNEST_MEAN = (0.485, 0.456, 0.406)
+"""``input.mean`` of the presets with a ResNeSt: now, and in earlier versions."""
 _INPUTS_OF_SETTING = {
     "data": ("train", "val"),
     "weights": ("weights",),
@@ -57,6 +61,14 @@ class RecordedInputs:
         if self.fingerprints:
             return ""
         return f"note: {self.source} is of an earlier version, so that changed annotations and weights are not noticed"
+
+    def with_mean_of_run(self, preset: Preset) -> Preset:
+        """``preset``, with the former ``input.mean`` if the run began with a ResNeSt's preset of an earlier version."""
+        section = self.preset.get("input")
+        mean = section.get("mean") if isinstance(section, Mapping) else None
+        if preset.input.mean != _RESNEST_MEAN or mean != list(_FORMER_RESNEST_MEAN):
+            return preset
+        return preset.model_copy(update={"input": preset.input.model_copy(update={"mean": _FORMER_RESNEST_MEAN})})
 
     def require_unchanged(self, files: Iterable[InputFile]) -> None:
         """Check present inputs; one that was not recorded, or is absent now, is not compared.

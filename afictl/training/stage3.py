@@ -103,6 +103,7 @@ def _finetune(
 ) -> FinetuneOutcome:
     resumes = resume and (output / STATE).is_file()
     recorded = recorded_inputs(fabric, output) if resume else None
+    preset = recorded.with_mean_of_run(preset) if recorded else preset
     initial.check_paths(resumes)
     splits = load_splits(data)
     files = [*annotation_inputs(splits), *initial.input_files()]

@@ -21,6 +21,19 @@ def short_name(backbone):
     return {"resnet": "r", "resnest": "s", "swin": "swin-"}[family] + depth
 
 
+@pytest.mark.parametrize("name", list_presets())
+def test_pixels_are_those_of_the_published_configuration(name):
+    """ResNeSt and Swin Transformer: AFI-GAN's configurations; others: ImageNet's of torchvision."""
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    if "-s101-" in name:
+        mean = (123.68, 116.779, 103.939)
+    if "-s101-" in name or name.startswith("cascade-rcnn-swin") and not name.endswith("-tiny"):
+        std = (58.393, 57.12, 57.375)
+    config = load_preset(name).input
+    assert [255 * value for value in config.mean] == pytest.approx(mean, abs=2e-5)
+    assert [255 * value for value in config.std] == pytest.approx(std, abs=2e-5)
+
+
 def test_a_preset_does_not_inherit_published_numbers(tmp_path):
     (tmp_path / "custom.yaml").write_text("extends: mask-rcnn-r50-fpn\n")
     assert load_preset("mask-rcnn-r50-fpn").published.afi.mask == 37.4

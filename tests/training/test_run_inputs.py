@@ -7,9 +7,10 @@ import pytest
 import torch
 import yaml
 
-from afictl import AFInterpolator, UserError
+from afictl import AFInterpolator, UserError, load_preset
 from afictl.tensor_files import read_tensors
 from afictl.training import InitialWeights, finetune
+from afictl.weights import load_detector
 from tests.helpers.changed_data import change_annotations, rename_disc, renumber
 from tests.helpers.tiny_runs import assert_same_states, interrupted_at_batch, with_steps
 
@@ -141,3 +142,17 @@ def test_missing_and_new_classes_are_named(resume_error, shapes_dir, tmp_path):
     assert "'coin'" in message
     assert "'disc'" in message
     assert "config.yaml" in message
+
+
+def with_mean(preset, mean):
+    return preset.model_copy(update={"input": preset.input.model_copy(update={"mean": mean})})
+
+
+def test_a_run_of_a_former_resnest_preset_keeps_its_pixel_mean(fabric, preset, tmp_path, shapes_dir):
+    former, run = (0.485, 0.456, 0.406), tmp_path / "run"
+    today = load_preset("cascade-rcnn-s101-pafpn").input.mean
+    finetune(fabric, with_mean(preset, former), shapes_dir, run, NEAREST)
+    finetune(fabric, with_mean(preset, today), shapes_dir, run, NEAREST, resume=True)
+    assert load_detector(run).preset.input.mean == former
+    with pytest.raises(UserError, match=r"preset\.input\.mean"):
+        finetune(fabric, with_mean(preset, (0.5, 0.5, 0.5)), shapes_dir, run, NEAREST, resume=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from afictl.errors import UserError
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
-from afictl.weights.layouts.pixels import AFIGAN, MSRA, RESNEXT, Pixels
+from afictl.weights.layouts.pixels import AFIGAN_RESNEST, AFIGAN_SWIN, MSRA, RESNEXT, Pixels
 
 _DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _BASIC_DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
@@ -63,7 +63,7 @@ def describe_backbone(tensors: Mapping[str, Tensor]) -> BackboneDescription:
     if f"{first}conv2.conv.weight" in tensors:
         if depth not in _RESNESTS:
             raise _unknown(tensors)
-        return BackboneDescription(f"s{depth}", _RESNESTS[depth], AFIGAN, batch_norm=batch_norm)
+        return BackboneDescription(f"s{depth}", _RESNESTS[depth], AFIGAN_RESNEST, batch_norm=batch_norm)
     return _resnet(depth, tensors.get(f"{first}conv2.weight"), batch_norm)
 
 
@@ -88,10 +88,10 @@ def _swin(tensors: Mapping[str, Tensor]) -> BackboneDescription:
         "window_size": (math.isqrt(shapes[0][0]) + 1) // 2,  # a table has (2 window - 1)^2 rows
     }
     if options == _SWIN_L:
-        return BackboneDescription("swin-l", "swin_large_patch4_window12_384.ms_in22k", AFIGAN)
+        return BackboneDescription("swin-l", "swin_large_patch4_window12_384.ms_in22k", AFIGAN_SWIN)
     if options == _SWIN_T:
-        return BackboneDescription("swin-t", "swin_tiny_patch4_window7_224.ms_in1k", AFIGAN)
-    return BackboneDescription("swin-t", "swin_tiny_patch4_window7_224", AFIGAN, options)
+        return BackboneDescription("swin-t", "swin_tiny_patch4_window7_224.ms_in1k", AFIGAN_SWIN)
+    return BackboneDescription("swin-t", "swin_tiny_patch4_window7_224", AFIGAN_SWIN, options)
 
 
 def _has_counters(tensors: Mapping[str, Tensor]) -> bool:

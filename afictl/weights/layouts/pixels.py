@@ -33,8 +33,10 @@ MSRA = Pixels(True, _MEAN, (1.0, 1.0, 1.0))
 RESNEXT = Pixels(True, _MEAN, (58.395, 57.12, 57.375))
 """detectron2's ResNeXts."""
 TORCHVISION = Pixels(False, _MEAN, (58.395, 57.12, 57.375))
-AFIGAN = Pixels(False, _MEAN, (58.393, 57.12, 57.375))
-"""The ResNeSts and Swins of the public AFI-GAN."""
+AFIGAN_RESNEST = Pixels(False, (123.68, 116.779, 103.939), (58.393, 57.12, 57.375))
+"""The ResNeSts of the public AFI-GAN, as of the ResNeSt that its configurations are based on."""
+AFIGAN_SWIN = Pixels(False, _MEAN, (58.393, 57.12, 57.375))
+"""The Swins of the public AFI-GAN."""
 
 
 def recorded_pixels(tensors: Mapping[str, Tensor]) -> Pixels | None:

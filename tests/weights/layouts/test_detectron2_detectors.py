@@ -95,6 +95,39 @@ def test_coco_classes_keep_their_category_ids():
     assert converted.metadata["category_ids"][-1] == 90
 
 
+@pytest.mark.parametrize(
+    ("key_list", "stem", "mean"),
+    [
+        (
+            "v011_afi_cascade_mask_ResNeSt101_PAFPN",
+            "backbone.bottom_up.stem.conv1_1.weight",
+            (123.68, 116.779, 103.939),
+        ),
+        ("afi_cascade_mask_ResNeSt101_FPN", "backbone.bottom_up.stem.conv1_1.weight", (123.68, 116.779, 103.939)),
+        ("v011_afi_maskrcnn_R50_PAFPN", STEM, (123.675, 116.28, 103.53)),
+        ("afi_maskrcnn_R50_FPN", STEM, (123.675, 116.28, 103.53)),
+        ("d2_cascade_mask_rcnn_R50_FPN_3x", STEM, (123.675, 116.28, 103.53)),
+        ("afi_cascade_SwinTinyFixture_BiFPN", "backbone.bottom_up.patch_embed.proj.weight", (123.675, 116.28, 103.53)),
+    ],
+)
+def test_the_first_convolution_of_raw_pixels_is_that_of_the_original(key_list, stem, mean):
+    tensors = shapes_only(key_list)
+    weight = torch.randn(tensors[stem].shape)
+    preset, converted, report = convert_layout(tensors | {stem: weight})
+    assert report.complete
+    is_resnet = stem == STEM
+    std = (1.0, 1.0, 1.0) if is_resnet else (58.393, 57.12, 57.375)
+    pixels = torch.rand(1, 3, 32, 32) * 255  # RGB
+    normalised = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    expected = torch.conv2d(normalised.flip(1) if is_resnet else normalised, weight)
+    names = ("backbone.net.conv1.weight", "backbone.net.conv1.0.weight", "backbone.net.patch_embed.proj.weight")
+    converted_weight = next(converted.tensors[name] for name in names if name in converted.tensors)
+    statistics = (torch.tensor(values).view(3, 1, 1) for values in (preset.input.mean, preset.input.std))
+    mean_01, std_01 = statistics
+    actual = torch.conv2d((pixels / 255 - mean_01) / std_01, converted_weight)
+    assert (actual - expected).abs().max() < 1e-5 * expected.std()
+
+
 def test_the_background_becomes_the_first_class():
     tensors = shapes_only(MASK_RCNN) | {CLASSES: torch.arange(81.0)}
     _, converted, _ = convert_layout(tensors)
