@@ -1,0 +1,44 @@
+"""Arguments that are either a known name or a path, such as ``--interpolator`` and ``--preset``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import NamedTuple
+
+from afictl.errors import UserError
+
+
+class Names(NamedTuple):
+    """Known names of one sort."""
+
+    known: Collection[str]
+    prefix: str
+    """``PREFIX:NAME`` is always the name, whatever files there are."""
+    noun: str
+    """What a name stands for, in error messages."""
+
+
+def parse_name(text: str, names: Names, flag: str) -> str | None:
+    """The known name that an argument gives; None if it is a path, which may not exist.
+
+    Args:
+        text: ``NAME``, ``PREFIX:NAME`` or a path.
+        names: the known names.
+        flag: flag or argument, for the error.
+
+    Raises:
+        UserError: ``text`` is a known name and also an existing path.
+    """
+    explicit = text.removeprefix(f"{names.prefix}:")
+    if explicit in names.known and explicit != text:
+        return explicit
+    if text not in names.known:
+        return None
+    if os.path.lexists(text):
+        path = "folder" if os.path.isdir(text) else "file"
+        raise UserError(
+            f"{flag} {text}: is the name of a {names.noun} and also a {path} here; write {names.prefix}:{text} for the"
+            f" {names.noun}, or ./{text} for the {path}"
+        )
+    return text
