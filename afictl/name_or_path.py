@@ -25,7 +25,7 @@ def parse_name(text: str, names: Names, flag: str) -> str | None:
     Args:
         text: ``NAME``, ``PREFIX:NAME`` or a path.
         names: the known names.
-        flag: flag or argument, for the error.
+        flag: what stands before ``text`` on the command line, such as ``"--interpolator "``, for the error.
 
     Raises:
         UserError: ``text`` is a known name and also an existing path.
@@ -38,7 +38,7 @@ def parse_name(text: str, names: Names, flag: str) -> str | None:
     if os.path.lexists(text):
         path = "folder" if os.path.isdir(text) else "file"
         raise UserError(
-            f"{flag} {text}: is the name of a {names.noun} and also a {path} here; write {names.prefix}:{text} for the"
+            f"{flag}{text}: is the name of a {names.noun} and also a {path} here; write {names.prefix}:{text} for the"
             f" {names.noun}, or ./{text} for the {path}"
         )
     return text

@@ -102,7 +102,10 @@ def test_an_absurd_number_of_classes_is_refused():
 @pytest.mark.parametrize(
     ("source", "facts"),
     [
-        ("{A: &a [x, x], B: &b [*a, *a], C: &c [*b, *b], D: " + "[*c, *c" + 20_000 * ", *c" + "]}", r"\.source: .*aliases"),
+        (
+            "{A: &a [x, x], B: &b [*a, *a], C: &c [*b, *b], D: " + "[*c, *c" + 20_000 * ", *c" + "]}",
+            r"\.source: .*aliases",
+        ),
         ("{A: " + "[" * 20_000 + "]" * 20_000 + "}", r"detector\.source: .*nested"),
     ],
 )

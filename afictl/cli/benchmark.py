@@ -49,7 +49,7 @@ def measure_interpolators(
     from afictl.progress import show_progress
 
     console = Console()
-    requested = [kind.strip() for kind in kinds.split(",")] if kinds else interpolator_kinds()
+    requested = [kind.strip().removeprefix("kind:") for kind in kinds.split(",")] if kinds else interpolator_kinds()
     with show_progress(console, "interpolators") as progress:
         costs = benchmark_interpolators(requested, channels, (height, width), rounds, progress)
     console.print(interpolator_table(costs, channels, (height, width)))

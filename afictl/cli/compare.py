@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from afictl.presets import Preset
     from afictl.progress import ProgressDisplay
 
-_DEFAULT_INTERPOLATORS = "nearest,bilinear,bicubic,afi"
+_DEFAULT_KINDS = ("nearest", "bilinear", "bicubic", "afi")
 _RUN_FLAGS = ("--backbone-weights", "--seeds", "--seed", "--spread", "--devices", "--nodes")
 _TRAINING_FLAGS = ("--preset", "--interpolators", "--weights", "--set", *_RUN_FLAGS)
 
@@ -38,11 +38,10 @@ _Runs = Annotated[
 ]
 _FurtherRuns = Annotated[list[Path] | None, typer.Argument(metavar="RUN", hidden=True)]
 _Interpolators = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--interpolators",
-        show_default=False,
-        help=f"Kinds, and runs of pretrain as NAME=RUN, e.g. nearest,afi=RUN. Default: {_DEFAULT_INTERPOLATORS}.",
+        help=f"Kinds, and runs of pretrain as NAME=RUN, e.g. nearest,afi=RUN. Default: {','.join(_DEFAULT_KINDS)}.",
     ),
 ]
 _Seeds = Annotated[
@@ -88,7 +87,7 @@ def compare_command(
     further_runs: _FurtherRuns = None,
     preset: Annotated[str | None, options.PRESET] = None,
     data: Annotated[Path | None, options.DATA] = None,
-    interpolators: _Interpolators = _DEFAULT_INTERPOLATORS,
+    interpolators: _Interpolators = None,
     seeds: _Seeds = 1,
     baseline: _Baseline = None,
     runs: _Runs = None,
@@ -126,10 +125,13 @@ def compare_command(
         options.refuse_flags(context, "with --only-cost, which trains nothing and measures on one device", *_RUN_FLAGS)
     elif data is None:
         raise UserError("give --data; it is optional only with --only-cost")
+    from afictl.cli.interpolator_options import require_compared_options
     from afictl.comparison import parse_methods
     from afictl.presets import load_preset
 
-    resolved, methods = load_preset(preset, overrides or []), parse_methods(interpolators or _DEFAULT_INTERPOLATORS)
+    resolved = load_preset(preset, overrides or [])
+    methods = parse_methods(interpolators or ",".join(f"kind:{kind}" for kind in _DEFAULT_KINDS))
+    require_compared_options(resolved, overrides or [], methods)
     if only_cost:
         _list_costs(resolved, methods, weights, common)
         return

@@ -59,7 +59,7 @@ def finetune_command(
     With --pseudo every batch has labelled and pseudo-labelled images, and the loss is (labelled + W x pseudo) / (1 + W)
     with the weight W; losses are logged as these weighted terms.
     """
-    from afictl.presets import load_preset
+    from afictl.cli.interpolator_options import load_preset_for
     from afictl.training import HardwareSettings, InitialWeights, PseudoLabels, finetune, launch
     from afictl.training.run_writer import require_free_folder
 
@@ -67,9 +67,10 @@ def finetune_command(
         options.refuse_flags(context, "without --pseudo FILE", "--pseudo-weight", "--pseudo-ratio")
     if weights is None:
         options.refuse_flags(context, "without --weights", "--partial")
-    resolved = load_preset(preset, overrides or ())
-    kind = name_of(interpolator or resolved.interpolator.kind)
-    folder = output or Path("runs") / f"{slugify(resolved.name)}-{kind}"
+    resolved = load_preset_for(preset, overrides or (), interpolator)
+    initial = InitialWeights(interpolator, weights, backbone_weights, partial)
+    name = name_of(interpolator) if interpolator and initial.is_trained_interpolator else resolved.interpolator.kind
+    folder = output or Path("runs") / f"{slugify(resolved.name)}-{name}"
     require_free_folder(folder, resume)
     labels = None
     if pseudo:
@@ -77,7 +78,6 @@ def finetune_command(
         labels = PseudoLabels(pseudo, weight, ratio)
     hardware, batch_size = HardwareSettings(devices, nodes, precision), resolved.train.batch_size
     fabric = launch(hardware, labels.split_batch(batch_size, hardware.num_processes) if labels else [batch_size])
-    initial = InitialWeights(interpolator, weights, backbone_weights, partial)
     finetune(fabric, resolved, data, folder, initial, seed=seed, resume=resume, pseudo=labels)
     if fabric.is_global_zero:
         typer.echo(f"run: {folder}")

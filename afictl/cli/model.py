@@ -80,11 +80,15 @@ def show_model(
     debug: options.Debug = False,
 ) -> None:
     """Show strides, channels, parameters and multiply-adds of the parts of a preset."""
-    from afictl.presets import load_preset
+    from afictl.cli.interpolator_options import load_preset_for
+    from afictl.interpolators import check_options
 
     if resolved:
         options.refuse_flags(context, "with --resolved: a preset has no such key", "--size", "--classes")
-    loaded = load_preset(preset, overrides or ())
+    kind = interpolator.removeprefix("kind:") if interpolator else None
+    if kind:
+        check_options(kind, {})
+    loaded = load_preset_for(preset, overrides or (), f"kind:{kind}" if kind else None)
     image_hw = _parse_size(size) if size else loaded.input.largest_hw
 
     import torch
@@ -93,7 +97,7 @@ def show_model(
     from afictl.yaml_files import dump_yaml
 
     with torch.device("meta"):  # no memory for weights
-        detector = build_detector(loaded, classes, interpolator)
+        detector = build_detector(loaded, classes)
     if resolved:
         typer.echo(dump_yaml(detector.preset.model_dump(mode="json")), nl=False)
         return

@@ -49,6 +49,7 @@ def pretrain_command(
     from afictl.training.run_writer import require_free_folder
     from afictl.weights.checkpoint import find_checkpoint
 
+    interpolator = interpolator.removeprefix("kind:")
     check_kind(interpolator, overrides or ())
     numbers = [int(number) for number in stages.split(",")]
     suffix = "" if interpolator == "afi" else f"-{interpolator}"
@@ -56,7 +57,7 @@ def pretrain_command(
     for number in numbers:
         require_free_folder(folder / f"stage{number}", resume)
     check_file(find_checkpoint(guide))
-    source = data or data_of(guide)
+    source = data or _data_of_guide(guide)
     find_files(source, "train")
     hardware = HardwareSettings(devices, nodes, precision)
     fabric = launch(hardware, _batch_sizes(guide, overrides or [], numbers) if hardware.num_processes > 1 else ())
@@ -73,6 +74,17 @@ def pretrain_command(
     )
     if fabric.is_global_zero:
         typer.echo(f"interpolator: {result}")
+
+
+def _data_of_guide(guide: Path) -> Path:
+    """Dataset of a guide; an error about a file that is no detector is of more help than one about its dataset."""
+    try:
+        return data_of(guide)
+    except UserError:
+        from afictl.weights import detector_classes
+
+        detector_classes(guide)
+        raise
 
 
 def _batch_sizes(guide: Path, overrides: list[str], stages: list[int]) -> list[int]:

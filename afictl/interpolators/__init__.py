@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 
 from afictl.errors import UserError, did_you_mean
 from afictl.interpolators.afi import AFInterpolator
@@ -14,13 +15,16 @@ from afictl.interpolators.fixed import Bicubic, Bilinear, Nearest
 from afictl.interpolators.pixel_shuffle import PixelShuffle
 from afictl.interpolators.sapa import SAPA
 from afictl.interpolators.transposed_conv import TransposedConv
+from afictl.name_or_path import Names, parse_name
 
 __all__ = [
     "INTERPOLATORS",
     "AFInterpolator",
     "Interpolator",
     "build_interpolator",
+    "check_options",
     "interpolator_kinds",
+    "kind_of_source",
     "learned_kinds",
 ]
 
@@ -51,8 +55,21 @@ def learned_kinds() -> list[str]:
     return [kind for kind, cls in INTERPOLATORS.items() if cls.learned]
 
 
-def build_interpolator(kind: str, channels: int, **options: float) -> Interpolator:
-    """Build a fresh interpolator for maps (N, channels, H, W) -> (N, channels, 2H, 2W).
+def kind_of_source(source: str, flag: str = "--interpolator ") -> str | None:
+    """The kind that a source of an interpolator names, as ``KIND`` or ``kind:KIND``; None for a run or file.
+
+    Args:
+        source: kind or path.
+        flag: see ``afictl.name_or_path.parse_name``.
+
+    Raises:
+        UserError: ``source`` is a kind and also an existing path.
+    """
+    return parse_name(source, Names(INTERPOLATORS, "kind", "kind of interpolator"), flag)
+
+
+def check_options(kind: str, options: Mapping[str, object]) -> None:
+    """Check that a kind exists and has options of these names.
 
     Raises:
         UserError: unknown kind, or an option that the kind does not have.
@@ -63,4 +80,13 @@ def build_interpolator(kind: str, channels: int, **options: float) -> Interpolat
     for name in options:
         if name not in names:
             raise UserError(f"interpolator '{kind}' has no option '{name}'{did_you_mean(name, names)}")
+
+
+def build_interpolator(kind: str, channels: int, **options: float) -> Interpolator:
+    """Build a fresh interpolator for maps (N, channels, H, W) -> (N, channels, 2H, 2W).
+
+    Raises:
+        UserError: unknown kind, or an option that the kind does not have.
+    """
+    check_options(kind, options)
     return INTERPOLATORS[kind](channels=channels, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -81,6 +81,23 @@ def parse_preset(values: Mapping[str, object], overrides: Iterable[str] = (), so
         UserError: unknown key or a value of the wrong kind.
     """
     return _resolve(_upgrade(values), overrides, source)
+
+
+def overridden_values(overrides: Iterable[str]) -> dict[str, object]:
+    """Dotted key -> value of settings such as ``"train.lr=0.01"`` or ``"train={lr: 0.01}"``, down to single values.
+
+    Raises:
+        UserError: a setting that is not ``KEY=VALUE`` with a value in YAML.
+    """
+    return {key: value for override in overrides for key, value in _leaves(_parse_override(override))}
+
+
+def _leaves(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from ((f"{key}.{lower}", leaf) for lower, leaf in _leaves(value))
+        else:
+            yield key, value
 
 
 def upgrade_settings(settings: object) -> object:

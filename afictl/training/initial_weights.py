@@ -11,8 +11,8 @@ import torch
 
 from afictl.backbones import load_pretrained
 from afictl.detectors import Detector, build_detector
-from afictl.errors import UserError
-from afictl.interpolators import Interpolator, build_interpolator, interpolator_kinds
+from afictl.errors import UserError, did_you_mean
+from afictl.interpolators import Interpolator, build_interpolator, interpolator_kinds, kind_of_source
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
@@ -27,7 +27,7 @@ class InitialWeights:
     """Sources of a detector's initial weights, all optional."""
 
     interpolator: str | None = None
-    """Kind, run of ``pretrain`` or interpolator file; None for the preset's."""
+    """Kind, as ``KIND`` or ``kind:KIND``, run of ``pretrain`` or interpolator file; None for the preset's."""
     weights: Path | None = None
     """Checkpoint or run of a detector."""
     backbone_weights: Path | None = None
@@ -38,13 +38,13 @@ class InitialWeights:
     @property
     def is_trained_interpolator(self) -> bool:
         """Whether ``interpolator`` is a run or a file."""
-        return bool(self.interpolator) and self.interpolator not in interpolator_kinds()
+        return bool(self.interpolator) and kind_of_source(str(self.interpolator)) is None
 
     def as_config(self) -> dict[str, str]:
         """The sources as ``config.yaml`` records them, with absolute paths."""
-        interpolator = absolute_path(self.interpolator) if self.is_trained_interpolator else self.interpolator
+        kind = kind_of_source(self.interpolator) if self.interpolator else ""
         return {
-            "interpolator": interpolator or "",
+            "interpolator": absolute_path(self.interpolator) if kind is None else kind,
             "weights": absolute_path(self.weights),
             "backbone_weights": absolute_path(self.backbone_weights),
         }
@@ -81,16 +81,17 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
     """Build or load the interpolator of ``--interpolator``; returns the preset with its kind, and the module.
 
     Raises:
-        UserError: ``source`` is neither a kind nor a run or file, or the interpolator has another width than the neck.
+        UserError: ``source`` is neither a kind nor a run or file, or both, or the interpolator has another width than
+            the neck.
     """
     torch.manual_seed(seed)
     channels = preset.neck.channels
-    if source is None or source in interpolator_kinds():
-        kind = source or preset.interpolator.kind
+    kind = preset.interpolator.kind if source is None else kind_of_source(source)
+    if kind is not None:
         options = preset.interpolator.options if kind == preset.interpolator.kind else {}
         module = build_interpolator(kind, channels, **options)
     else:
-        module = load_interpolator(find_interpolator_file(source))
+        module = load_interpolator(find_interpolator_file(str(source)))
         kind, options = module.kind, module.options
         if module.channels != channels:
             raise UserError(
@@ -198,6 +199,8 @@ def find_interpolator_file(source: str) -> Path:
         if (path / name).is_file():
             return path / name
     if not path.is_file():
-        kinds = ", ".join(interpolator_kinds())
-        raise UserError(f"--interpolator {source}: neither a kind ({kinds}) nor a run of pretrain nor a file")
+        raise UserError(
+            f"--interpolator {source}: neither a kind nor a run of pretrain nor a file"
+            f"{did_you_mean(source, interpolator_kinds())}"
+        )
     return path

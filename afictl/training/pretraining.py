@@ -12,11 +12,11 @@ from lightning_fabric import Fabric
 from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
-from afictl.errors import UserError, one_line
+from afictl.errors import UserError, did_you_mean, one_line
 from afictl.files import remove_temporary_files, remove_unfinished_weights
 from afictl.folder_lock import locked_folder
 from afictl.interpolators import Interpolator, build_interpolator, learned_kinds
-from afictl.presets import Preset, parse_preset
+from afictl.presets import Preset, overridden_values, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.training.hardware import hardware_record
 from afictl.training.run_inputs import annotation_inputs, inputs_record, recorded_inputs, weights_input
@@ -137,11 +137,13 @@ def check_kind(kind: str, overrides: Iterable[str]) -> None:
         UserError: no interpolator with parameters has this name, or an override sets ``interpolator.kind``.
     """
     if kind not in learned_kinds():
-        raise UserError(f"--interpolator {kind}: not a kind with parameters, which are {', '.join(learned_kinds())}")
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key.strip() == "interpolator.kind":
-            raise UserError(f"--set {override}: has no effect here; choose the kind to train: --interpolator {value}")
+        raise UserError(f"--interpolator {kind}: not a kind with parameters{did_you_mean(kind, learned_kinds())}")
+    values = overridden_values(overrides)
+    if "interpolator.kind" in values:
+        raise UserError(
+            f"--set interpolator.kind: has no effect here; choose the kind to train: --interpolator"
+            f" {values['interpolator.kind']}"
+        )
 
 
 def _preset_without_other_options(loaded: LoadedDetector, kind: str) -> dict[str, object]:

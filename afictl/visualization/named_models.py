@@ -14,7 +14,7 @@ from afictl.data import Dataset
 from afictl.data.transforms import resize_for
 from afictl.detectors import Detector, to_original
 from afictl.evaluation.category_matching import match_categories
-from afictl.interpolators import Interpolator, interpolator_kinds
+from afictl.interpolators import Interpolator, kind_of_source
 from afictl.training.initial_weights import resolve_interpolator
 from afictl.visualization.pictures import Picture, unique_names
 from afictl.weights import LoadedDetector, load_detector
@@ -89,14 +89,15 @@ def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequen
         weights: runs or files of detectors whose interpolators are used.
 
     Raises:
-        UserError: an unknown kind or file, or an interpolator of another width than the guide's neck.
+        UserError: an unknown kind or file, a kind that is also an existing path, or an interpolator of another width
+            than the guide's neck.
     """
-    kinds = interpolator_kinds()
-    paths = iter(run_names([*(Path(source) for source in sources if source not in kinds), *weights]))
+    paths = iter(run_names([*(Path(source) for source in sources if kind_of_source(source) is None), *weights]))
     interpolators: list[tuple[str, Interpolator]] = []
     for source in sources:
         module = resolve_interpolator(guide.preset, source, seed=0)[1]
-        interpolators.append((_kind_name(module) if source in kinds else _run_name(next(paths), module), module))
+        name = _run_name(next(paths), module) if kind_of_source(source) is None else _kind_name(module)
+        interpolators.append((name, module))
     for path in weights:
         module = load_detector(path).detector.neck.interpolator
         interpolators.append((_run_name(next(paths), module), module))

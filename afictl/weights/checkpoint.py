@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from afictl.errors import UserError
-from afictl.run_folder import BEST, COMPARISON_SETTINGS, INTERPOLATOR, LAST
+from afictl.run_folder import BEST, COMPARISON_SETTINGS, INTERPOLATOR, LAST, STATE, is_run
 from afictl.tensor_files import check_file, read_tensors
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError
 from afictl.weights.pickled_arrays import ARRAYS, PickledArray
@@ -68,9 +68,12 @@ def find_checkpoint(path: Path) -> Path:
     """Path of a checkpoint: a file itself (not opened here), or the best, else the last detector of a run folder.
 
     Raises:
-        UserError: the folder contains no detector; the message names its content.
+        UserError: the folder contains no detector, or the file is the state of a training; the message names the
+            content.
     """
     if not os.path.isdir(path):  # unlike Path.is_dir it never fails; check_file reports an invalid name
+        if path.name == STATE and is_run(path.parent):
+            raise UserError(f"{path}: is the state of a training, for --resume; give the run folder {path.parent}")
         return path
     for name in _RUN_CHECKPOINTS:
         if (path / name).is_file():

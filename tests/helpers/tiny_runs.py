@@ -24,8 +24,8 @@ SMALL = (
 
 
 def set_flags(settings=SMALL):
-    """``settings`` on a command line: ``--set`` before each."""
-    return [word for setting in settings for word in ("--set", setting)]
+    """``settings`` on a command line, ``--set`` before each, without those of the interpolator, of any kind there."""
+    return [word for setting in settings if not setting.startswith("interpolator.") for word in ("--set", setting)]
 
 
 def with_steps(preset, **values):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from afictl import interpolator_kinds, list_presets
 from afictl.cli.main import app
 from afictl.data import make_shapes
-from tests.helpers.tiny_runs import SMALL, drop_states
+from tests.helpers.tiny_runs import SMALL, drop_states, set_flags
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -37,8 +37,7 @@ def quick(arguments: list[str]) -> list[str]:
     if command == "pseudo-label":  # a detector of four steps has no confident detection
         return ["--threshold", "0"]
     if command in ("finetune", "compare") and "--runs" not in arguments:
-        settings = OTHER_MODEL if any(word.startswith("torchvision:") for word in arguments) else SMALL
-        return [word for setting in settings for word in ("--set", setting)]
+        return set_flags(OTHER_MODEL if any(word.startswith("torchvision:") for word in arguments) else SMALL)
     return []
 
 

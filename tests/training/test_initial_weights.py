@@ -181,7 +181,7 @@ def test_an_interpolator_is_loaded_from_a_file_or_a_run(preset, tmp_path):
 @pytest.mark.parametrize(
     ("source", "fact"),
     [
-        ("nearst", "bilinear"),  # a misspelt kind: the error lists all
+        ("nearst", "did you mean 'nearest'"),
         ("wide", "8 channels"),
         ("empty", "run of pretrain"),  # a folder without an interpolator
     ],

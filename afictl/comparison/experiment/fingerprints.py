@@ -11,7 +11,7 @@ from afictl.comparison.experiment.specification import ExperimentSettings
 from afictl.data.folders import find_files
 from afictl.data.hashing import file_digest
 from afictl.errors import UserError
-from afictl.interpolators import interpolator_kinds
+from afictl.interpolators import kind_of_source
 from afictl.run_folder import CONFIG, absolute_path
 from afictl.training.initial_weights import find_interpolator_file
 from afictl.weights.checkpoint import find_checkpoint
@@ -62,7 +62,7 @@ def _inputs(settings: ExperimentSettings) -> Iterator[_Input]:
             with suppress(UserError):
                 yield _Input("*", weights, find_checkpoint(weights))
     for method in settings.methods:
-        if method.source not in interpolator_kinds():
+        if kind_of_source(method.source) is None:
             with suppress(UserError):  # it may be removed after its runs are trained
                 yield _Input(method.name, method.source, find_interpolator_file(method.source))
 

@@ -6,15 +6,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from afictl.errors import UserError
-from afictl.interpolators import interpolator_kinds
+from afictl.errors import UserError, did_you_mean
+from afictl.interpolators import interpolator_kinds, kind_of_source
 from afictl.presets import Preset
 from afictl.training import InitialWeights
 
 
 @dataclass(frozen=True)
 class Method:
-    """One interpolator of a comparison: name in tables, and source (kind, pre-training run or file)."""
+    """One interpolator of a comparison: name in tables, and source (kind, ``kind:KIND``, pre-training run or file)."""
 
     name: str
     source: str
@@ -69,18 +69,21 @@ def parse_methods(text: str) -> list[Method]:
     """Parse ``nearest,bilinear,afi=RUN``, a list of kinds and of names with sources.
 
     Raises:
-        UserError: an unknown kind without a source, an invalid name, or a name given twice.
+        UserError: an unknown kind without a source, a source that is a kind and also an existing path, an invalid name,
+            or a name given twice.
     """
     methods = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, source = part.partition("=")
-        if not source and name not in interpolator_kinds():
-            raise UserError(
-                f"--interpolators: unknown kind '{name}' ({', '.join(interpolator_kinds())}); write NAME=RUN for a run"
-            )
+        name, separator, source = part.partition("=")
+        kind = kind_of_source(source or part, f"--interpolators {name}=" if source else "--interpolators ")
+        if not source:
+            if separator or kind is None:
+                nearest = did_you_mean(name, interpolator_kinds())
+                raise UserError(f"--interpolators: no kind is called '{name}'{nearest}; write NAME=RUN for a run")
+            name, source = kind, part
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise UserError(f"--interpolators: '{name}' cannot be a folder name; use letters, digits, - and _")
-        methods.append(Method(name, source or name))
+        methods.append(Method(name, source))
     if not methods:
         raise UserError("--interpolators: name at least one")
     names = [method.name for method in methods]

@@ -1,0 +1,69 @@
+"""``--interpolator`` together with ``--set interpolator.*``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from afictl.errors import UserError
+
+if TYPE_CHECKING:
+    from afictl.comparison import Method
+    from afictl.presets import Preset
+
+
+def load_preset_for(name: str, overrides: Sequence[str], interpolator: str | None) -> Preset:
+    """Load a preset for ``--interpolator``: options of ``--set`` are those of its kind, and of no other.
+
+    Args:
+        name: ``--preset``.
+        overrides: values of ``--set``.
+        interpolator: kind, run or file; None for the preset's kind.
+
+    Raises:
+        UserError: as ``load_preset``, an option that the kind does not have, or a setting without effect.
+    """
+    from afictl.interpolators import check_options, kind_of_source
+    from afictl.presets import load_preset
+    from afictl.training.initial_weights import find_interpolator_file
+
+    keys, kind = _interpolator_keys(overrides), None
+    if interpolator is not None:
+        kind = kind_of_source(interpolator)
+        if kind is None:
+            find_interpolator_file(interpolator)
+        if kind is None and keys:
+            raise UserError(f"--set {keys[0]}: has no effect with --interpolator {interpolator}, which has its options")
+        if "interpolator.kind" in keys:
+            raise UserError(
+                f"--set interpolator.kind: has no effect with --interpolator {interpolator}; give one of them"
+            )
+    preset = load_preset(name, [*overrides, *([f"interpolator.kind={kind}"] if kind else [])])
+    if keys:
+        check_options(preset.interpolator.kind, preset.interpolator.options)
+    return preset
+
+
+def require_compared_options(preset: Preset, overrides: Sequence[str], methods: Sequence[Method]) -> None:
+    """Check that ``--set interpolator.*`` has an effect on one of ``--interpolators``.
+
+    Raises:
+        UserError: the kind that it belongs to is not compared, or does not have such an option.
+    """
+    from afictl.interpolators import check_options, kind_of_source
+
+    keys, config = _interpolator_keys(overrides), preset.interpolator
+    if not keys:
+        return
+    if config.kind not in [kind_of_source(method.source) for method in methods]:
+        raise UserError(
+            f"--set {keys[0]}: belongs to the kind '{config.kind}', which --interpolators does not compare; name"
+            " another one with --set interpolator.kind=KIND"
+        )
+    check_options(config.kind, config.options)
+
+
+def _interpolator_keys(overrides: Sequence[str]) -> list[str]:
+    from afictl.presets import overridden_values
+
+    return [key for key in overridden_values(overrides) if key.partition(".")[0] == "interpolator"]
