@@ -25,7 +25,7 @@ def parse_name(text: str, names: Names, flag: str) -> str | None:
     Args:
         text: ``NAME``, ``PREFIX:NAME`` or a path.
         names: the known names.
-        flag: what stands before ``text`` on the command line, such as ``"--interpolator "``, for the error.
+        flag: what stands before ``text``, such as ``"--interpolator "`` or ``"--interpolators NAME="``, for the error.
 
     Raises:
         UserError: ``text`` is a known name and also an existing path.
@@ -36,9 +36,9 @@ def parse_name(text: str, names: Names, flag: str) -> str | None:
     if text not in names.known:
         return None
     if os.path.lexists(text):
-        path = "folder" if os.path.isdir(text) else "file"
+        path, lead = "folder" if os.path.isdir(text) else "file", flag.rpartition(" ")[2]
         raise UserError(
-            f"{flag}{text}: is the name of a {names.noun} and also a {path} here; write {names.prefix}:{text} for the"
-            f" {names.noun}, or ./{text} for the {path}"
+            f"{flag}{text}: is the name of a {names.noun} and also a {path} here; write {lead}{names.prefix}:{text} for"
+            f" the {names.noun}, or {lead}./{text} for the {path}"
         )
     return text

@@ -28,7 +28,7 @@ _RUN_FLAGS = ("--backbone-weights", "--seeds", "--seed", "--spread", "--devices"
 _TRAINING_FLAGS = ("--preset", "--interpolators", "--weights", "--set", *_RUN_FLAGS)
 
 _Runs = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--runs",
         metavar="RUN...",
@@ -36,7 +36,7 @@ _Runs = Annotated[
         "that differs from others in something else than the interpolator.",
     ),
 ]
-_FurtherRuns = Annotated[list[Path] | None, typer.Argument(metavar="RUN", hidden=True)]
+_FurtherRuns = Annotated[list[str] | None, typer.Argument(metavar="RUN", hidden=True)]
 _Interpolators = Annotated[
     str | None,
     typer.Option(
@@ -139,7 +139,7 @@ def compare_command(
     _train(resolved, methods, training, common)
 
 
-def _parse_runs(runs: list[Path], further_runs: list[Path]) -> tuple[list[Path], dict[Path, str]]:
+def _parse_runs(runs: list[str], further_runs: list[str]) -> tuple[list[Path], dict[Path, str]]:
     """Parse ``--runs A B C``, of which B and C are arguments, or ``--runs A,B,C``, each A or NAME=A.
 
     Returns:
@@ -150,19 +150,40 @@ def _parse_runs(runs: list[Path], further_runs: list[Path]) -> tuple[list[Path],
             f"unexpected argument '{further_runs[0]}'; finished runs are compared with --runs {further_runs[0]} ..."
         )
     folders, names = [], {}
-    for path in [*runs, *further_runs]:
-        for part in [str(path)] if path.exists() else str(path).split(","):
-            if "=" not in part or Path(part).exists():
-                folders.append(Path(part))
-                continue
-            name, _, folder = part.partition("=")
-            if not name.strip() or not folder:
-                raise UserError(f"--runs {part}: write NAME=RUN, with a name and a run")
-            folders.append(Path(folder))
-            names[folders[-1]] = name.strip()
+    for part in (part for text in [*runs, *further_runs] for part in _split_runs(text)):
+        name, folder = _named_run(part)
+        folders.append(folder)
+        if name:
+            names[folder] = name
     if duplicates := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"--runs: {duplicates[0]} is given twice")
     return folders, names
+
+
+def _split_runs(text: str) -> list[str]:
+    """The runs in one word of ``--runs``, separated by commas; a path with commas is one run."""
+    parts = text.split(",")
+    if not Path(text).exists():
+        return parts
+    if len(parts) > 1 and all(Path(part).exists() for part in parts):
+        raise UserError(f"--runs {text}: is a run and also a list of runs; name runs one by one, --runs A B")
+    return [text]
+
+
+def _named_run(part: str) -> tuple[str, Path]:
+    """Name, empty for none, and folder of ``RUN`` or ``NAME=RUN``; an existing path with ``=`` is a run."""
+    name, separator, folder = part.partition("=")
+    if not separator or "/" in name:
+        return "", Path(part)
+    if Path(part).exists():
+        if folder and Path(folder).exists():
+            raise UserError(
+                f"--runs {part}: is a run and also NAME=RUN; write ./{part} for one, {name}=./{folder} for the other"
+            )
+        return "", Path(part)
+    if not name.strip() or not folder:
+        raise UserError(f"--runs {part}: write NAME=RUN, with a name and a run")
+    return name.strip(), Path(folder)
 
 
 def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions, common: _CommonOptions) -> None:

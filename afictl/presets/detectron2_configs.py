@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from afictl.errors import UserError, did_you_mean, one_line
+from afictl.name_or_path import Names, parse_name
 from afictl.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
@@ -69,19 +70,20 @@ def read_config(source: str) -> CfgNode:
 
 
 def embed(name: str) -> str:
-    """The ``detector.source`` for ``name``, a file in the model zoo or a path.
+    """The ``detector.source`` for ``name``, a file in the model zoo, perhaps after ``zoo:``, or a path.
 
     A file at a path is embedded completely, so that checkpoints do not need it again.
 
     Raises:
-        UserError: as ``read_config``, or a Python file.
+        UserError: as ``read_config``, a Python file, or a name in the model zoo that is also an existing path.
     """
     if name.endswith(".py"):
         raise UserError(
             f"detectron2:{name}: a LazyConfig is a Python program, which afictl does not run; give a YAML file"
         )
-    if _zoo_file(name) is not None:
-        return name
+    in_zoo = [name.removeprefix("zoo:")] if _zoo_file(name.removeprefix("zoo:")) else []
+    if zoo_name := parse_name(name, Names(in_zoo, "zoo", "configuration in detectron2's model zoo"), "detectron2:"):
+        return zoo_name
     if not Path(name).is_file():
         hint = did_you_mean(name, _names())
         raise UserError(f"detectron2:{name}: neither a file nor in detectron2's model zoo{hint}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from afictl.errors import UserError, did_you_mean
+from afictl.name_or_path import Names, parse_name
 from afictl.presets.architecture import NeckConfig
 from afictl.presets.schema import Preset, section_kinds
 from afictl.presets.validation import format_validation_error
@@ -15,6 +16,7 @@ from afictl.yaml_files import parse_yaml, read_yaml
 
 _TORCHVISION = "torchvision:"
 _DETECTRON2 = "detectron2:"
+_SUFFIXES = (".yaml", ".yml")
 _MAX_SECTIONS = 10
 _NOT_INHERITED = {"name", "published"}  # they identify one preset
 
@@ -52,20 +54,23 @@ def load_preset(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pres
     """Load a preset by name or from a YAML file.
 
     Args:
-        name_or_path: a name from ``list_presets()``, the path of a ``.yaml`` file, ``torchvision:`` and the name of a
-            detection model of torchvision, or ``detectron2:`` and a configuration of detectron2.
+        name_or_path: a name from ``list_presets()``, perhaps after ``preset:``, the path of a ``.yaml`` file,
+            ``torchvision:`` and the name of a detection model of torchvision, or ``detectron2:`` and a configuration of
+            detectron2.
         overrides: settings such as ``"train.lr=0.01"``; the value is read as YAML.
 
     Raises:
-        UserError: unknown preset, unreadable file, unknown key or a value of the wrong kind.
+        UserError: unknown preset, a name that is also an existing path, unreadable file, unknown key or a value of
+            the wrong kind.
     """
     name = str(name_or_path)
     if name.startswith(_DETECTRON2):
         from afictl.presets.detectron2_presets import preset_values  # detectron2 is optional
 
         return _resolve(preset_values(name.removeprefix(_DETECTRON2)), overrides, source=name)
-    path = _find(name)
-    default = name if name.startswith(_TORCHVISION) else path.stem
+    shipped = parse_name(name, _shipped_names(), "preset ")
+    path = _find_shipped(shipped) if shipped else _find_file(name)
+    default = shipped if shipped and shipped.startswith(_TORCHVISION) else path.stem
     return _resolve({"name": default, **_read(path)}, overrides, source=str(path))
 
 
@@ -146,31 +151,49 @@ def _validate(values: Mapping[str, object], source: str = "") -> Preset:
         raise UserError(f"{source}: {message}" if source else message) from None
 
 
-def _find(name: str) -> Path:
-    """The YAML file of a preset."""
-    if name.startswith(_TORCHVISION):
-        return _find_torchvision(name)
-    if name.endswith((".yaml", ".yml")):
+def _shipped_names() -> Names:
+    return Names([*list_presets(), *list_torchvision_presets()], "preset", "shipped preset")
+
+
+def _find_shipped(name: str) -> Path:
+    """The YAML file of a shipped preset."""
+    folder = _folder() / "torchvision" if name.startswith(_TORCHVISION) else _folder()
+    return folder / f"{name.removeprefix(_TORCHVISION)}.yaml"
+
+
+def _find_file(name: str) -> Path:
+    """The file of a preset that is none of the shipped ones."""
+    if name.endswith(_SUFFIXES) or len(Path(name).parts) > 1:
         path = Path(name)
+        if path.is_dir():
+            raise UserError(f"{name}: is a folder; a preset is a YAML file, such as {path / 'NAME.yaml'}")
         if not path.is_file():
             raise UserError(f"preset file {name} does not exist")
         return path
-    if name not in list_presets():
-        raise UserError(
-            f"no preset is called '{name}'{did_you_mean(name, list_presets(), listed_by='afictl model list')}"
-        )
-    return _folder() / f"{name}.yaml"
-
-
-def _find_torchvision(name: str) -> Path:
-    models = [preset.removeprefix(_TORCHVISION) for preset in list_torchvision_presets()]
-    model = name.removeprefix(_TORCHVISION)
-    if model not in models:
+    name = name.removeprefix("preset:")
+    if name.startswith(_TORCHVISION):
+        models = [preset.removeprefix(_TORCHVISION) for preset in list_torchvision_presets()]
+        model = name.removeprefix(_TORCHVISION)
         raise UserError(
             f"no model of torchvision with a feature pyramid is called '{model}'"
             f"{did_you_mean(model, models, listed_by='afictl model list')}"
         )
-    return _folder() / "torchvision" / f"{model}.yaml"
+    raise UserError(f"no preset is called '{name}'{did_you_mean(name, list_presets(), listed_by='afictl model list')}")
+
+
+def _find_base(base: str, path: Path) -> Path:
+    """The file of the preset that the file at ``path`` extends: one beside it, or a shipped preset."""
+    names = _shipped_names()
+    shipped = base.removeprefix(f"{names.prefix}:")
+    neighbour = path.parent / (base if base.endswith(_SUFFIXES) else f"{base}.yaml")
+    if not neighbour.is_file():
+        return _find_shipped(shipped) if shipped in names.known else _find_file(base)
+    if base in names.known and not neighbour.samefile(_find_shipped(base)):
+        raise UserError(
+            f"{path}: extends: {base} is the name of a shipped preset and also a file beside it; write"
+            f" {names.prefix}:{base} for the shipped preset, or {base}.yaml for the file"
+        )
+    return neighbour
 
 
 def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, object]:
@@ -185,8 +208,7 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, object]:
     base = values.pop("extends", None)
     if base is None:
         return values
-    neighbour = path.parent / (str(base) if str(base).endswith((".yaml", ".yml")) else f"{base}.yaml")
-    base_values = _read(neighbour if neighbour.is_file() else _find(str(base)), (*extending, path))
+    base_values = _read(_find_base(str(base), path), (*extending, path))
     return _merge({key: value for key, value in base_values.items() if key not in _NOT_INHERITED}, values)
 
 

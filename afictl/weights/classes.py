@@ -7,6 +7,7 @@ from pathlib import Path
 
 from afictl.errors import UserError
 from afictl.json_files import read_json
+from afictl.name_or_path import Names, parse_name
 
 _MAX_CLASSES = 100_000
 _FILE_SUFFIXES = (".json", ".txt", ".yaml", ".yml")
@@ -36,17 +37,20 @@ def default_classes(count: int) -> Classes:
 def read_classes(text: str) -> Classes:
     """Parse the value of ``--classes``: comma-separated names, or a JSON file.
 
-    A value with a file suffix, or with a slash and no comma, is a file. It contains a list of names, or is a COCO
-    annotation file, whose categories are ordered by id, as detectron2 and afictl number them.
+    A value with a file suffix, or with a slash and no comma, is a file; any other is names, perhaps after ``names:``.
+    A file contains a list of names, or is a COCO annotation file, whose categories are ordered by id, as detectron2
+    and afictl number them.
 
     Raises:
-        UserError: no such file, no classes in it, or a repeated name.
+        UserError: no such file, names that are also an existing file, no classes, or a repeated name.
     """
-    # Unlike Path.is_file, os.path.isfile never fails: the names of 80 classes are too long for a file name.
-    is_file = (
-        text.lower().endswith(_FILE_SUFFIXES) or os.path.isfile(text) or (set(text) & {"/", "\\"} and "," not in text)
-    )
-    names, ids = _from_file(Path(text)) if is_file else ([*map(str.strip, text.split(","))], [])
+    if text.lower().endswith(_FILE_SUFFIXES) or (set(text) & {"/", "\\"} and "," not in text):
+        names, ids = _from_file(Path(text))
+    else:
+        value = text.removeprefix("names:")
+        if os.path.isfile(text):  # a folder is no list of classes
+            parse_name(text, Names([value], "names", "class"), "--classes ")
+        names, ids = [*map(str.strip, value.split(","))], []
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
         raise UserError(f"--classes {text}: every class needs a unique, non-empty name")
     return [str(name) for name in names], ids or list(range(1, len(names) + 1))
