@@ -30,9 +30,8 @@ def load_preset_for(name: str, overrides: Sequence[str], interpolator: str | Non
     keys, kind = _interpolator_keys(overrides), None
     if interpolator is not None:
         kind = kind_of_source(interpolator)
-        if kind is None:
-            find_interpolator_file(interpolator)
         if kind is None and keys:
+            find_interpolator_file(interpolator)  # the message on a misspelt kind comes first
             raise UserError(f"--set {keys[0]}: has no effect with --interpolator {interpolator}, which has its options")
         if "interpolator.kind" in keys:
             raise UserError(

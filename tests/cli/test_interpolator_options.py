@@ -51,7 +51,6 @@ def test_options_belong_to_the_chosen_kind(custom, overrides, interpolator, expe
         (["interpolator.kind=carafe"], "afi", r"--set interpolator\.kind: .*--interpolator afi"),
         ([BLOCKS], "FILE", r"--set interpolator\.options\.blocks: .*--interpolator .*file\.safetensors"),
         ([BLOCKS], "nearst", "--interpolator nearst: .*'nearest'"),
-        ([], "nearst", "--interpolator nearst: .*'nearest'"),
     ],
 )
 def test_an_option_without_effect_is_refused(custom, tmp_path, overrides, interpolator, facts):
