@@ -32,6 +32,7 @@ from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, uses_masks
 from afictl.training.sync_batch_norm import synchronize_batch_norms
+from afictl.training.sync_dropout import synchronize_dropouts
 
 _SIZES_IN_PIXELS = ("anchor_sizes", "size_ranges")
 
@@ -87,6 +88,7 @@ def train_stage2(
     preset, recipe = student.preset, student.preset.stage2
     for module in (student, discriminator):
         synchronize_batch_norms(fabric, module)
+    synchronize_dropouts(fabric, student)
     extractor = TrainableModule(fabric, Extractor(student), recipe, recipe.clip_norm)
     trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), recipe)
 

@@ -39,6 +39,7 @@ from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, in_label_order, load_splits, uses_masks
 from afictl.training.stage import Metrics
 from afictl.training.sync_batch_norm import synchronize_batch_norms
+from afictl.training.sync_dropout import synchronize_dropouts
 from afictl.weights import read_checkpoint
 from afictl.weights.layouts import to_afictl
 
@@ -152,6 +153,7 @@ def train_stage3(
     """Train ``detector`` in place with the recipe ``train`` of its preset, on ``mixed`` if given."""
     preset, recipe = detector.preset, detector.preset.train
     synchronize_batch_norms(fabric, detector)
+    synchronize_dropouts(fabric, detector)
     module = mixed.training_module(fabric, detector) if mixed else detector
     trainable = TrainableModule(fabric, module, recipe, recipe.clip_norm)
 

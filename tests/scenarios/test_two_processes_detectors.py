@@ -17,7 +17,11 @@ from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
 from afictl.training.stage import Stage
 from afictl.training.sync_batch_norm import synchronize_batch_norms
+from afictl.training.sync_dropout import synchronize_dropouts
+from tests.helpers.backbones import NARROW
+from tests.helpers.backbones import SWIN as SWIN_NAME
 from tests.helpers.narrow_presets import narrow_preset
+from tests.helpers.rank_runs import assert_equal_runs
 from tests.helpers.ranks import on_forked_ranks
 from tests.helpers.targets import no_object
 
@@ -41,6 +45,11 @@ CASES = {
     "fcos": ("fcos-r18-fpn-tiny", RECIPE[:-1]),
     "centermask": ("centermask-r18-bifpn-tiny", [*RECIPE[:-1], "neck.kind=fpn", "detector.roi_batch=12"]),
 }
+SWIN_OPTIONS = {**NARROW, "depths": [1, 1, 2, 1], "drop_path_rate": 0.4, "proj_drop_rate": 0.2}
+SWIN = [f"backbone={{name: {SWIN_NAME}, options: {json.dumps(SWIN_OPTIONS)}, norm: frozen-batch, pretrained: false}}"]
+CASES["fcos-swin"] = ("fcos-r18-fpn-tiny", [*RECIPE[2:-1], *SWIN])
+BLOCKS = ["backbone.name=resnet10t", "backbone.options={drop_block_rate: 0.3, drop_path_rate: 0.3}"]
+CASES["fcos-drop-block"] = ("fcos-r18-fpn-tiny", [*RECIPE[1:-1], *BLOCKS])
 SIZES = [(64, 96), (70, 50), (97, 61), (33, 120)]
 # Objects of each image in a step: one image without any, the last ranks without any, and at the end a batch without.
 OBJECTS = [*[(3, 1, 2, 4), (2, 0, 1, 3), (4, 2, 0, 0)] * 3, (0, 0, 0, 0)]
@@ -84,6 +93,7 @@ def train(fabric: Fabric, folder: Path, case: str, batch_size: int = 4) -> None:
 def stage_of(fabric: Fabric, detector: Detector, images: slice) -> Stage:
     recipe = detector.preset.train
     synchronize_batch_norms(fabric, detector)
+    synchronize_dropouts(fabric, detector)
     trainable = TrainableModule(fabric, detector, recipe, recipe.clip_norm)
 
     def batches(start: int) -> Iterator[TrainBatch]:
@@ -106,24 +116,6 @@ def stage_of(fabric: Fabric, detector: Detector, images: slice) -> Stage:
     )
 
 
-def losses_of(run: Path) -> dict[str, list[float]]:
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {
-        name: [record[name] for record in records if name in record] for name in records[0] if name.startswith("loss")
-    }
-
-
-def assert_equal_runs(run: Path, expected: Path) -> None:
-    losses, expected_losses = losses_of(run), losses_of(expected)
-    assert losses.keys() == expected_losses.keys()
-    for name, values in expected_losses.items():
-        assert len(values) == STEPS
-        assert losses[name] == pytest.approx(values, rel=1e-5, abs=1e-6), name
-    weights, expected_weights = (torch.load(r / "state.pt", weights_only=True)["detector"] for r in (run, expected))
-    for name, value in expected_weights.items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-5, msg=name)
-
-
 def train_all(fabric: Fabric, folder: Path) -> None:
     for case in CASES:
         train(fabric, folder / case, case)
@@ -140,10 +132,10 @@ def runs_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(fabric: Fabric, runs_of_two: Path, tmp_path: Path, case: str) -> None:
     train(fabric, tmp_path / "one", case)
-    assert_equal_runs(runs_of_two / case, tmp_path / "one")
+    assert_equal_runs(runs_of_two / case, tmp_path / "one", STEPS, "detector", atol=1e-5)
 
 
 def test_three_processes_train_as_one(fabric: Fabric, tmp_path: Path) -> None:
     on_forked_ranks(3, train, tmp_path / "three", "mask-rcnn", 3)
     train(fabric, tmp_path / "one", "mask-rcnn", 3)
-    assert_equal_runs(tmp_path / "three", tmp_path / "one")
+    assert_equal_runs(tmp_path / "three", tmp_path / "one", STEPS, "detector", atol=1e-5)
