@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from afictl.errors import UserError, format_error, one_line
+from afictl.errors import UserError, format_error
 from afictl.json_files import parse_json, read_json
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, METRICS, RESULT, list_runs_below
+from afictl.yaml_files import read_yaml
 
-_MAX_CONFIG_BYTES = 2**20
 _MAX_VALUE = 1e39
 """Above the largest float32, which no loss or metric exceeds."""
 
@@ -28,6 +27,7 @@ Count: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 MetricsRecord: TypeAlias = dict[str, Any]
 """A line of ``metrics.jsonl``: the step, and numbers by name."""
 
+Model = TypeVar("Model", bound=BaseModel)
 T = TypeVar("T")
 
 
@@ -95,10 +95,9 @@ def read_config(file: Path) -> RunConfig:
     """Read ``config.yaml`` of a run.
 
     Raises:
-        OSError: it cannot be opened.
-        UserError: not the settings of a run.
+        UserError: it cannot be read, or has no settings of a run.
     """
-    return _validate(RunConfig, _read_yaml(file), str(file))
+    return _validate(RunConfig, read_yaml(file), str(file))
 
 
 def recorded_data(path: str | Path) -> Path:
@@ -112,12 +111,12 @@ def recorded_data(path: str | Path) -> Path:
     """
     path = Path(path)
     file = (path if path.is_dir() else path.parent) / CONFIG
+    if not file.is_file():
+        raise UserError(f"{path}: its dataset is unknown, as there is no {CONFIG}; give --data")
     try:
         data = read_config(file).data
-    except FileNotFoundError:
-        raise UserError(f"{path}: its dataset is unknown, as there is no {CONFIG}; give --data") from None
-    except (OSError, UserError) as error:
-        reason = format_error(error).removeprefix(f"{file}: ")
+    except UserError as error:
+        reason = str(error).removeprefix(f"{file}: ")
         raise UserError(f"{file}: the dataset is unknown ({reason}); give --data") from None
     if not data:
         raise UserError(f"{file}: names no dataset; give --data")
@@ -188,33 +187,6 @@ def read_result(folder: Path) -> RunResult:
     except UserError as error:
         raise UserError(f"{error}; {advice}") from None
     return _validate(RunResult, content, str(file), advice)
-
-
-def _read_yaml(file: Path) -> object:
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(_MAX_CONFIG_BYTES + 1)
-        if len(content) > _MAX_CONFIG_BYTES:
-            raise UserError(f"{file}: has more than {_MAX_CONFIG_BYTES:,} bytes, which no settings of a run have")
-        return yaml.load(content, _LoaderWithoutAliases)
-    except RecursionError:
-        raise UserError(f"{file}: not readable as YAML: nested too deep") from None
-    except UserError:
-        raise
-    except (yaml.YAMLError, ValueError) as error:  # a date or number out of range is a ValueError
-        raise UserError(f"{file}: not readable as YAML: {one_line(error):.200}") from None
-
-
-class _LoaderWithoutAliases(yaml.SafeLoader):
-    """Refuses aliases, with which a small file can describe a mapping of unbounded size."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("has aliases (*name)")
-        return super().compose_node(parent, index)
-
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 def _validate(model: type[Model], content: object, name: str, advice: str = "restore the file") -> Model:

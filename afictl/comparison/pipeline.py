@@ -16,6 +16,7 @@ from afictl.comparison.analysis.summary import build_comparison, choose_baseline
 from afictl.comparison.cost.cost_list import costs_of_runs, describe_measurement
 from afictl.comparison.experiment.comparison_run import is_finished, read_finished_run
 from afictl.comparison.experiment.execution import train_experiment
+from afictl.comparison.experiment.fingerprints import require_recorded_content
 from afictl.comparison.experiment.preconditions import experiment_record
 from afictl.comparison.experiment.specification import ExperimentSettings, Method
 from afictl.comparison.report import write_report
@@ -76,7 +77,7 @@ def compare(
 
     Raises:
         UserError: invalid or incompatible data, weights, output or interpolator, or an output that another process
-            writes to; raised before training.
+            writes to; raised before training. Held-out annotations that have changed since; finished runs are kept.
     """
     choose_baseline([method.name for method in methods], baseline)
     settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), weights, backbone_weights)
@@ -97,6 +98,7 @@ def _summarize(
     if not finished_methods:
         return None
     dataset = load_coco(settings.data, "val")
+    require_recorded_content(settings.output, dataset)
     first_folders = {method.name: runs[method][0].folder for method in finished_methods}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
     results = [

@@ -93,15 +93,17 @@ def recorded_inputs(fabric: Fabric, folder: Path) -> RecordedInputs | None:
         UserError: on all ranks: ``config.yaml`` or the latest weights cannot be read.
     """
 
-    def read() -> RecordedInputs | None:
-        file = folder / CONFIG
-        if not file.is_file() or not has_records(folder):
-            return None
-        config = read_config(file)
-        classes = tuple(config.classes or _classes_of_weights(folder / LAST))
-        return RecordedInputs(file, classes, config.contents, config.preset)
+    return run_on_rank_zero(lambda: read_recorded_inputs(folder), fabric.global_rank, fabric.world_size)
 
-    return run_on_rank_zero(read, fabric.global_rank, fabric.world_size)
+
+def read_recorded_inputs(folder: Path) -> RecordedInputs | None:
+    """``recorded_inputs`` on one rank."""
+    file = folder / CONFIG
+    if not file.is_file() or not has_records(folder):
+        return None
+    config = read_config(file)
+    classes = tuple(config.classes or _classes_of_weights(folder / LAST))
+    return RecordedInputs(file, classes, config.contents, config.preset)
 
 
 def _classes_of_weights(file: Path) -> Sequence[str]:

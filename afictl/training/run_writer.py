@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from lightning_fabric import Fabric
 from rich.console import Console
 
@@ -28,6 +27,7 @@ from afictl.presets import upgrade_settings
 from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records, is_vacant
 from afictl.run_records import RunConfig, iter_metrics, read_config
 from afictl.training.run_inputs import is_moved
+from afictl.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -90,7 +90,7 @@ class RunWriter:
             for name in (CONFIG, LOG, VERSIONS):  # of a run that failed before its first record
                 (self.folder / name).unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(config_file, yaml.safe_dump(config, sort_keys=False))  # first: it marks the folder as a run
+        write_text(config_file, dump_yaml(config))  # first: it marks the folder as a run
         write_text(self.folder / VERSIONS, json.dumps(_versions(), indent=2))
         return ""
 

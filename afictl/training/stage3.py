@@ -108,7 +108,7 @@ def _finetune(
     initial.check_paths(resumes)
     splits = load_splits(data)
     files = [*annotation_inputs(splits), *initial.input_files()]
-    splits = _in_run_order(splits, recorded or inputs, initial.weights)
+    splits = in_run_order(splits, recorded or inputs, initial.weights)
     masks = uses_masks(preset, splits)
     mixed = pseudo.load(splits.train, preset, masks, fabric.world_size) if pseudo else None
     files += [annotation_input("pseudo", mixed.pseudo)] if mixed else []
@@ -175,17 +175,17 @@ def train_stage3(
     return fit(fabric, run, recipe, stage, seed)
 
 
-def _in_run_order(splits: Splits, recorded: RecordedInputs | None, weights: Path | None) -> Splits:
+def in_run_order(splits: Splits, recorded: RecordedInputs | None, weights: Path | None) -> Splits:
     """The splits with labels in the recorded order, by name; for a new run in that of the checkpoint."""
     if not (recorded and recorded.classes):
-        return _in_checkpoint_order(splits, weights)
+        return in_checkpoint_order(splits, weights)
     try:
         return in_label_order(splits, recorded.classes, str(recorded.source))
     except UserError as error:
         raise UserError(f"{error}; restore the names, or start anew with another --output") from None
 
 
-def _in_checkpoint_order(splits: Splits, weights: Path | None) -> Splits:
+def in_checkpoint_order(splits: Splits, weights: Path | None) -> Splits:
     """The splits with labels in the order of the checkpoint's classes, if it has the same classes.
 
     Class layers then load completely, even where the checkpoint has placeholders between the classes.

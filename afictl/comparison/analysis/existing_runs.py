@@ -68,10 +68,9 @@ def read_run(path: Path, method: str | None = None) -> FinishedRun:
     """
     folder = path.parent if path.is_file() else path
     file = folder / CONFIG
-    try:
-        config = read_config(file)
-    except OSError:
-        raise UserError(f"--runs {path}: not a run folder, as there is no {file}{list_runs_below(folder)}") from None
+    if not file.is_file():
+        raise UserError(f"--runs {path}: not a run folder, as there is no {file}{list_runs_below(folder)}")
+    config = read_config(file)
     if config.command != "finetune" or not config.data:
         raise UserError(f"--runs {path}: not a run of 'afictl finetune' or 'afictl compare', as {CONFIG} shows")
     preset = parse_preset(config.preset, source=str(file))

@@ -6,13 +6,12 @@ import json
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric import Fabric
 
 from afictl.comparison.experiment.specification import RunSpecification
 from afictl.comparison.results import ComparisonRun
-from afictl.data import load_coco
+from afictl.data.fingerprint import ids_fingerprint
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, describe_out_of_memory, format_error, is_disk_full
 from afictl.evaluation import score_predictions
@@ -20,9 +19,8 @@ from afictl.files import write_text
 from afictl.folder_lock import locked_folder
 from afictl.presets import Preset
 from afictl.run_folder import CONFIG, LOG, PREDICTIONS, RESULT, STATE
+from afictl.run_records import read_result
 from afictl.training import finetune
-
-_RESULT_KEYS = {"interpolator", "seed", "metrics", "per_class", "seconds"}
 
 
 def is_finished(folder: Path) -> bool:
@@ -40,21 +38,23 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
     """
 
     def write_result() -> None:
-        dataset = load_coco(data, "val")
-        evaluation = score_predictions(run.folder / PREDICTIONS, dataset, masks=preset.detector.masks)
+        evaluation = score_predictions(run.folder / PREDICTIONS, outcome.held_out, masks=preset.detector.masks)
         result = {
             "interpolator": run.initial_weights.as_config()["interpolator"],
             "seed": run.seed,
             "metrics": outcome.metrics,
             "per_class": evaluation.per_class,
             "seconds": outcome.seconds,
+            "ids": ids_fingerprint(outcome.held_out),
         }
         write_text(run.folder / RESULT, json.dumps(result, indent=2))
         (run.folder / STATE).unlink(missing_ok=True)
 
     with locked_folder(run.folder, fabric.global_rank, fabric.world_size):
         resume = (run.folder / CONFIG).is_file()
-        outcome = finetune(fabric, preset, data, run.folder, run.initial_weights, seed=run.seed, resume=resume)
+        outcome = finetune(
+            fabric, preset, data, run.folder, run.initial_weights, seed=run.seed, resume=resume, inputs=run.inputs
+        )
         run_on_rank_zero(write_result, fabric.global_rank, fabric.world_size)
 
 
@@ -79,20 +79,4 @@ def read_finished_run(folder: Path) -> ComparisonRun:
         UserError: ``result.json`` is invalid.
     """
     result = read_result(folder)
-    return ComparisonRun(result["seed"], folder, result["metrics"], result["per_class"], result["seconds"])
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """Read ``result.json`` of the run in ``folder``.
-
-    Raises:
-        UserError: it is invalid.
-    """
-    reason = "keys are missing"
-    try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        if isinstance(result, dict) and result.keys() >= _RESULT_KEYS:
-            return result
-    except ValueError as error:
-        reason = str(error)
-    raise UserError(f"{folder / RESULT}: cannot be read ({reason}); remove it to evaluate this run again")
+    return ComparisonRun(result.seed, folder, result.metrics, result.per_class, result.seconds)

@@ -18,6 +18,7 @@ import torch
 from afictl.comparison.experiment.parallel_progress import show_parallel_progress
 from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification
 from afictl.errors import UserError, format_error
+from afictl.run_folder import COMPARISON_SETTINGS
 
 EXIT_LOG_UNWRITABLE = 120
 """Exit code of a worker that cannot print its error; Python exits with it if buffered text cannot be written."""
@@ -39,6 +40,12 @@ class WorkerTask(TypedDict):
     weights: str
     backbone_weights: str
     precision: str
+    classes: list[str]
+    """Class names of the comparison in label order."""
+    contents: dict[str, str]
+    """Fingerprints of the inputs of the run, by name."""
+    settings: str
+    """``compare.json``."""
     command: list[str]
     """Command line that is recorded in the run."""
 
@@ -153,6 +160,9 @@ def _start_worker(
         "weights": str(run.initial_weights.weights or ""),
         "backbone_weights": str(run.initial_weights.backbone_weights or ""),
         "precision": precision,
+        "classes": list(run.inputs.classes) if run.inputs else [],
+        "contents": dict(run.inputs.fingerprints) if run.inputs else {},
+        "settings": str(settings.output / COMPARISON_SETTINGS),
         "command": sys.argv,
     }
     assert process.stdin is not None

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lightning_fabric import Fabric
 
-from afictl.comparison.experiment.comparison_run import is_finished, read_result
-from afictl.comparison.experiment.fingerprints import compute_fingerprints, find_changed_input
+from afictl.comparison.experiment.comparison_run import is_finished
+from afictl.comparison.experiment.fingerprints import compute_fingerprints, find_changed_input, fingerprints_of_run
 from afictl.comparison.experiment.specification import ExperimentSettings, Method, RunSpecification
 from afictl.distributed import run_on_rank_zero
-from afictl.errors import UserError, format_error
+from afictl.errors import UserError
 from afictl.files import write_text
 from afictl.folder_lock import require_unlocked
 from afictl.presets import upgrade_settings
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path, is_vacant
+from afictl.run_records import ExperimentRecord, read_experiment, read_result
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
+from afictl.training.run_inputs import RecordedInputs, read_recorded_inputs
 from afictl.training.run_writer import config_differences
 from afictl.training.splits import load_splits, uses_masks
+from afictl.training.stage3 import in_checkpoint_order, in_run_order
 
-_FINGERPRINTS = "contents"
-"""Key of the fingerprints in ``compare.json``; absent in files of earlier versions."""
+_INPUTS = {"classes", "contents"}
+"""Keys of ``compare.json`` that are no settings."""
 
 
 def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSpecification]:
@@ -37,21 +41,23 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
         if run not in unfinished_runs:
             _check_interpolator_of_result(run)
     run_on_rank_zero(lambda: _check_locks(unfinished_runs), fabric.global_rank, fabric.world_size)
-    content = _check_settings_file(fabric, settings)
-    unfinished_methods = {run.method for run in unfinished_runs}
+    record = _check_settings_file(fabric, settings)
+    unfinished_runs = [replace(run, inputs=_inputs_of_run(settings, run, record)) for run in unfinished_runs]
+    stateless_methods = {run.method for run in unfinished_runs if not (run.folder / STATE).is_file()}
     for method in settings.methods:
-        if method.name in unfinished_methods:
+        if method.name in stateless_methods:
             _check_interpolator(settings, method)
     for run in unfinished_runs:
         run.initial_weights.check_paths(resumes=(run.folder / STATE).is_file())
-    if any(not (run.folder / CONFIG).is_file() for run in unfinished_runs):
-        _check_data_and_weights(settings, unfinished_runs[0])
+    new_runs = [run for run in unfinished_runs if not (run.folder / CONFIG).is_file()]
+    if new_runs:
+        _check_data_and_weights(settings, new_runs[0])
     if fabric.is_global_zero:
         for run in runs:
             if run not in unfinished_runs:
                 (run.folder / STATE).unlink(missing_ok=True)  # of a comparison that was killed before it removed it
         settings.output.mkdir(parents=True, exist_ok=True)
-        write_text(settings.output / COMPARISON_SETTINGS, json.dumps(content, indent=2))
+        write_text(settings.output / COMPARISON_SETTINGS, json.dumps(record.model_dump(), indent=2))
     return unfinished_runs
 
 
@@ -74,7 +80,7 @@ def experiment_record(fabric: Fabric, settings: ExperimentSettings) -> dict[str,
 
 def _check_interpolator_of_result(run: RunSpecification) -> None:
     """Refuse a finished run of another interpolator under the same name."""
-    stored_source = read_result(run.folder)["interpolator"]
+    stored_source = read_result(run.folder).interpolator
     source = run.initial_weights.as_config()["interpolator"]
     if stored_source != source:
         raise UserError(
@@ -93,44 +99,54 @@ def _check_interpolator(settings: ExperimentSettings, method: Method) -> None:
 
 def _check_data_and_weights(settings: ExperimentSettings, run: RunSpecification) -> None:
     """Refuse invalid data, and initial weights that are incompatible with the preset."""
-    splits = load_splits(settings.data)
+    splits = in_run_order(load_splits(settings.data), run.inputs, settings.weights)
     uses_masks(settings.preset, splits)
     preset, interpolator = resolve_interpolator(settings.preset, run.initial_weights.interpolator, run.seed)
     detector = build_seeded_detector(preset, interpolator, len(splits.train.classes), run.seed)
     load_initial_weights(detector, run.initial_weights)
 
 
-def _check_settings_file(fabric: Fabric, settings: ExperimentSettings) -> dict[str, object]:
+def _inputs_of_run(settings: ExperimentSettings, run: RunSpecification, record: ExperimentRecord) -> RecordedInputs:
+    fingerprints = fingerprints_of_run(settings, run.method, record.contents)
+    return RecordedInputs(settings.output / COMPARISON_SETTINGS, tuple(record.classes), fingerprints)
+
+
+def _check_settings_file(fabric: Fabric, settings: ExperimentSettings) -> ExperimentRecord:
     """Return the content for ``compare.json``; refuse a folder of another comparison, or with other content."""
-    reason = ""
-    content: dict[str, object] = {}
-    if fabric.is_global_zero:  # the reason is broadcast, so that every rank raises
-        try:
-            reason, content = _merge_settings(settings, json.loads(json.dumps(experiment_record(fabric, settings))))
-        except OSError as error:
-            reason = format_error(error)
-        except ValueError as error:
-            reason = f"{settings.output}: {format_error(error)}"
-    reason = fabric.broadcast(reason)
-    if reason:
-        raise UserError(reason)
-    return content
+
+    def merge() -> ExperimentRecord:
+        present = json.loads(json.dumps(experiment_record(fabric, settings)))
+        return _merge_settings(settings, ExperimentRecord.model_validate(present))
+
+    return run_on_rank_zero(merge, fabric.global_rank, fabric.world_size)
 
 
-def _merge_settings(settings: ExperimentSettings, record: dict[str, object]) -> tuple[str, dict[str, object]]:
-    """Return an error about the output folder, empty without one, and the content for its ``compare.json``."""
+def _merge_settings(settings: ExperimentSettings, present: ExperimentRecord) -> ExperimentRecord:
+    """Return the content for ``compare.json``: the settings, the class order and all fingerprints.
+
+    Raises:
+        UserError: the output folder holds another comparison or something else, or an input has changed.
+    """
     output, path = settings.output, settings.output / COMPARISON_SETTINGS
+    is_started = path.is_file()
+    if not is_started and not is_vacant(output):
+        raise UserError(f"{output} is not empty and holds no comparison: choose another --output")
+    record = read_experiment(output) if is_started else present
+    stored, new = (item.model_dump(exclude=_INPUTS) for item in (record, present))
+    if changed_keys := config_differences(upgrade_settings(stored), new):
+        reason = f"a comparison with other settings ({', '.join(changed_keys)}); choose another --output"
+        raise UserError(f"{path}: {reason}")
     fingerprints = compute_fingerprints(settings)
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            return f"{path}: has no settings of a comparison; choose another --output", {}
-        old = stored.pop(_FINGERPRINTS, {})
-        changed_keys = config_differences(upgrade_settings(stored), record)
-        if changed_keys:
-            reason = f"a comparison with other settings ({', '.join(changed_keys)}); choose another --output"
-            return f"{path}: {reason}", {}
-        return find_changed_input(settings, old, fingerprints), {**stored, _FINGERPRINTS: old | fingerprints}
-    if not is_vacant(output):
-        return f"{output} is not empty and holds no comparison: choose another --output", {}
-    return "", {**record, _FINGERPRINTS: fingerprints}
+    if reason := find_changed_input(settings, record.contents, fingerprints):
+        raise UserError(reason)
+    classes = record.classes or list(_class_order(settings))
+    return record.model_copy(update={"classes": classes, "contents": record.contents | fingerprints})
+
+
+def _class_order(settings: ExperimentSettings) -> Sequence[str]:
+    """Class names in label order: those of a run that an earlier version has begun, or of the initial weights."""
+    for run in settings.runs():
+        recorded = read_recorded_inputs(run.folder)
+        if recorded and recorded.classes:
+            return recorded.classes
+    return in_checkpoint_order(load_splits(settings.data), settings.weights).train.classes

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from afictl.errors import UserError, did_you_mean
 from afictl.interpolators import interpolator_kinds, kind_of_source
 from afictl.presets import Preset
 from afictl.training import InitialWeights
+from afictl.training.run_inputs import RecordedInputs
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class RunSpecification:
     seed: int
     folder: Path
     initial_weights: InitialWeights
+    inputs: RecordedInputs | None = field(default=None, compare=False)
+    """Class order and fingerprints of the experiment; None before its settings are read."""
 
     def __str__(self) -> str:
         return f"{self.method} seed {self.seed}"

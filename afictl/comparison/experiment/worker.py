@@ -18,6 +18,7 @@ from afictl.comparison.experiment.parallel import EXIT_LOG_UNWRITABLE, WorkerTas
 from afictl.comparison.experiment.specification import RunSpecification
 from afictl.presets import parse_preset
 from afictl.training import HardwareSettings, InitialWeights, launch
+from afictl.training.run_inputs import RecordedInputs
 
 _EXIT_INTERRUPTED = 130
 
@@ -29,7 +30,8 @@ def main() -> int:
     threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
     weights, backbone_weights = (Path(path) if path else None for path in (task["weights"], task["backbone_weights"]))
     initial_weights = InitialWeights(task["interpolator"], weights, backbone_weights)
-    run = RunSpecification(task["name"], task["seed"], Path(task["folder"]), initial_weights)
+    inputs = RecordedInputs(Path(task["settings"]), tuple(task["classes"]), task["contents"])
+    run = RunSpecification(task["name"], task["seed"], Path(task["folder"]), initial_weights, inputs)
     try:
         fabric = launch(HardwareSettings(devices="1", precision=task["precision"]))
         train_run(fabric, parse_preset(task["preset"], source=task["name"]), Path(task["data"]), run)

@@ -16,11 +16,13 @@ from torch import Tensor
 from afictl.comparison.report.theme import css_color
 from afictl.comparison.results import Comparison
 from afictl.data import Dataset
+from afictl.data.fingerprint import ids_fingerprint
 from afictl.data.formats.coco import load_coco_file
 from afictl.errors import UserError
 from afictl.evaluation.prediction_writer import CocoResult
 from afictl.evaluation.predictions import iter_results
-from afictl.run_folder import PREDICTIONS
+from afictl.run_folder import PREDICTIONS, RESULT
+from afictl.run_records import read_result
 from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_figure
 from afictl.visualization.disagreement import rank_by_disagreement
 from afictl.visualization.figure_files import data_url
@@ -85,20 +87,22 @@ def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
     if not baseline.runs:
         return Gallery(None, (), ("There are no detections, as nothing was trained.",))
     seed = baseline.runs[0].seed
-    results, notes = _read_predictions(comparison, seed)
-    if len(results) < 2:
-        return Gallery(seed, (), (*notes, "Detections of at least two methods are needed."))
     try:
         dataset = load_coco_file(comparison.annotation_file, comparison.image_dir)
     except UserError as error:
-        return Gallery(seed, (), (*notes, f"The ground truth cannot be read: {error}"))
+        return Gallery(seed, (), (f"The ground truth cannot be read: {error}",))
+    results, notes = _read_predictions(comparison, seed, dataset)
+    if len(results) < 2:
+        return Gallery(seed, (), (*notes, "Detections of at least two methods are needed."))
     images, missing = _draw_images(dataset, results, budget)
     if not images and not missing:
         missing = ["All methods have the same detections on every image."]
     return Gallery(seed, tuple(images), (*notes, *missing))
 
 
-def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, list[CocoResult]], list[str]]:
+def _read_predictions(
+    comparison: Comparison, seed: int, dataset: Dataset
+) -> tuple[dict[str, list[CocoResult]], list[str]]:
     """Results of the run with ``seed`` of each method, without low scores, and notes on unreadable files."""
     results: dict[str, list[CocoResult]] = {}
     notes = []
@@ -107,10 +111,18 @@ def _read_predictions(comparison: Comparison, seed: int) -> tuple[dict[str, list
         try:
             if not folders:
                 raise UserError(f"no run with seed {seed}")
+            _require_same_ids(folders[0], dataset)
             results[method.name] = _read_results(folders[0] / PREDICTIONS)
         except UserError as error:
             notes.append(f"{method.name} is left out: {error}")
     return results, notes
+
+
+def _require_same_ids(folder: Path, dataset: Dataset) -> None:
+    """Refuse predictions of a run whose annotations had other ids, with which images and classes would be exchanged."""
+    ids = read_result(folder).ids if (folder / RESULT).is_file() else ""
+    if ids and ids != ids_fingerprint(dataset):
+        raise UserError(f"{folder / PREDICTIONS}: has other ids than {dataset.annotation_file}")
 
 
 def _read_results(path: Path) -> list[CocoResult]:

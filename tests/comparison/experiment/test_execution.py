@@ -27,7 +27,7 @@ def test_every_run_has_a_run_folder_and_a_result(finished):
     assert sorted(file.parent for file in finished.output.glob("*/*/result.json")) == folders
     for folder in folders:
         result = read_json(folder / "result.json")
-        assert list(result) == ["interpolator", "seed", "metrics", "per_class", "seconds"]
+        assert list(result) == ["interpolator", "seed", "metrics", "per_class", "seconds", "ids"]
         assert result["seed"] == int(folder.name[-1])
         assert {"box/AP", "box/APs"} <= set(result["metrics"])
         assert all(row["objects"] > 0 and "box/AP" in row for row in result["per_class"])
@@ -39,7 +39,7 @@ def test_every_run_has_a_run_folder_and_a_result(finished):
 
 def test_keys_of_compare_json(finished):
     content = read_json(finished.output / "compare.json")
-    assert list(content) == ["preset", "data", "weights", "backbone_weights", "precision", "contents"]
+    assert list(content) == ["preset", "data", "weights", "backbone_weights", "precision", "classes", "contents"]
 
 
 @needs_dev_full

@@ -1,5 +1,6 @@
 """Changed input files and the runs that depend on them."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,10 +8,12 @@ import pytest
 from afictl.comparison import Method
 from afictl.comparison.experiment.fingerprints import compute_fingerprints, find_changed_input
 from afictl.comparison.experiment.specification import ExperimentSettings
+from afictl.data.hashing import file_digest
+from tests.helpers.changed_data import change_annotations, renumber
 
 
 @pytest.fixture
-def settings(preset, tmp_path):
+def settings(preset, shapes_dir, tmp_path):
     """Begun runs of two methods; one run is the source of all initial weights and of the interpolator of ``afi``."""
     source = tmp_path / "run"
     source.mkdir()
@@ -21,9 +24,7 @@ def settings(preset, tmp_path):
         folder.mkdir(parents=True)
         (folder / "config.yaml").touch()
     methods = (Method("nearest", "nearest"), Method("afi", str(source)))
-    for name in ("annotations/instances_train.json", "annotations/instances_val.json", "train/1.jpg", "val/2.jpg"):
-        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / name).touch()
+    change_annotations(shapes_dir, tmp_path / "data", lambda split, content: None)
     return ExperimentSettings(preset, tmp_path / "data", tmp_path / "out", methods, weights=source)
 
 
@@ -45,11 +46,32 @@ def test_detector_and_interpolator_of_one_run_have_separate_fingerprints(setting
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_annotations_are_inputs_of_every_run(settings, split):
     old = compute_fingerprints(settings)
-    file = settings.data / "annotations" / f"instances_{split}.json"
-    file.write_text("corrected")
+    file = settings.data / "annotations" / f"instances_{split}2017.json"
+    edit(file, lambda split, content: content["annotations"].pop())
     error = find_changed_input(settings, old, compute_fingerprints(settings))
     assert str(file) in error
     assert error.endswith("--output")
+
+
+def edit(file, change):
+    content = json.loads(file.read_text())
+    change("", content)
+    file.write_text(json.dumps(content))
+
+
+def test_other_ids_change_no_input(settings):
+    old = compute_fingerprints(settings)
+    for file in (settings.data / "annotations").iterdir():
+        edit(file, renumber)
+    assert find_changed_input(settings, old, compute_fingerprints(settings)) == ""
+
+
+def test_digests_of_annotation_files_of_earlier_versions_are_compared(settings):
+    file = settings.data / "annotations" / "instances_val2017.json"
+    old = compute_fingerprints(settings) | {str(file): file_digest(file)}
+    assert find_changed_input(settings, old, compute_fingerprints(settings)) == ""
+    edit(file, renumber)  # the digest cannot tell that nothing else has changed
+    assert str(file) in find_changed_input(settings, old, compute_fingerprints(settings))
 
 
 def test_initial_weights_are_inputs_of_every_begun_run(settings):
