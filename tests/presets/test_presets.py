@@ -27,7 +27,7 @@ def test_pixels_are_those_of_the_published_configuration(name):
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     if "-s101-" in name:
         mean = (123.68, 116.779, 103.939)
-    if "-s101-" in name or name.startswith("cascade-rcnn-swin") and not name.endswith("-tiny"):
+    if "-s101-" in name or (name.startswith("cascade-rcnn-swin") and not name.endswith("-tiny")):
         std = (58.393, 57.12, 57.375)
     config = load_preset(name).input
     assert [255 * value for value in config.mean] == pytest.approx(mean, abs=2e-5)
