@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,17 @@ def guide_run(tmp_path_factory: pytest.TempPathFactory, fabric, shapes_dir: Path
     folder = tmp_path_factory.mktemp("runs") / "guide"
     finetune(fabric, load_preset("mask-rcnn-r18-fpn-tiny", SMALL), shapes_dir, folder, InitialWeights("nearest"))
     return folder
+
+
+@pytest.fixture
+def afictl(monkeypatch, capsys):
+    """A function that runs the program in this process and gives exit code, stdout and stderr."""
+    from afictl.cli.main import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["afictl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    return run

@@ -1,11 +1,8 @@
-import sys
-
 import pytest
 import torch
 import typer
 import yaml
 
-from afictl.cli.main import main
 from afictl.data import load_coco
 from afictl.data.shapes import make_shapes
 from afictl.detectors import build_detector
@@ -42,19 +39,6 @@ def untrained_run(tmp_path, shapes):
     save_detector(folder / "best.safetensors", detector, metadata)
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": str(shapes)}))
     return folder
-
-
-@pytest.fixture
-def afictl(monkeypatch, capsys):
-    """A function that runs the program in this process and gives exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["afictl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
-
-    return run
 
 
 def commands(app):
