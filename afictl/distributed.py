@@ -5,6 +5,7 @@ Legend: a rank is one process of a launched group; world size is the number of r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 T = TypeVar("T")
+
+_CONNECTION = re.compile(r"gloo|[Cc]onnection (closed|reset|refused)|Socket|Broken pipe")
+"""In the text of errors of gloo, which are plain ``RuntimeError``."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,12 @@ def world_size() -> int:
 def rank() -> int:
     """Rank in the default process group; 0 without a group."""
     return distributed.get_rank() if world_size() > 1 else 0
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether a collective failed because another process is gone."""
+    is_of_collective = isinstance(error, RuntimeError) and _CONNECTION.search(str(error)) is not None
+    return is_of_collective or isinstance(error, distributed.DistNetworkError | distributed.DistBackendError)
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

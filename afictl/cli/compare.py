@@ -78,7 +78,7 @@ class _TrainingOptions:
     weights: Path | None
     backbone_weights: Path | None
     devices: str
-    nodes: int
+    nodes: int | None
     spread: bool
 
 
@@ -98,7 +98,7 @@ def compare_command(
     overrides: options.Overrides = None,
     devices: options.Devices = "auto",
     spread: _Spread = False,
-    nodes: options.Nodes = 1,
+    nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
     seed: options.Seed = 0,
     debug: options.Debug = False,
@@ -189,15 +189,18 @@ def _named_run(part: str) -> tuple[str, Path]:
 def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions, common: _CommonOptions) -> None:
     from afictl.comparison import compare
     from afictl.comparison.experiment.parallel import require_devices
-    from afictl.training import HardwareSettings, launch
+    from afictl.training import HardwareSettings, launch, launch_single
 
     assert common.data is not None
     output = common.output or Path("runs") / f"compare-{slugify(preset.name)}"
-    if training.spread and training.nodes > 1:
+    if training.spread and (training.nodes or 1) > 1:
         raise UserError("--spread: uses the devices of one machine; leave --nodes out")
     parallel_runs = require_devices(training.devices) if training.spread else 1
-    devices = "1" if training.spread else training.devices
-    fabric = launch(HardwareSettings(devices, training.nodes, common.precision), [preset.train.batch_size])
+    fabric = (
+        launch_single(common.precision)
+        if training.spread
+        else launch(HardwareSettings(training.devices, training.nodes, common.precision), [preset.train.batch_size])
+    )
     if len(methods) == 1:
         fabric.print(f"{methods[0].name} is the only method: it is trained and measured without a comparison")
     outcome = compare(
@@ -223,11 +226,11 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
 
 def _compare_existing(folders: list[Path], names: dict[Path, str], common: _CommonOptions) -> None:
     from afictl.comparison import compare_runs
-    from afictl.training import HardwareSettings, launch
+    from afictl.training import launch_single
 
     output = common.output or Path("runs") / "compare-runs"
     require_writable(output, "--output")
-    fabric = launch(HardwareSettings(devices="1", precision=common.precision))
+    fabric = launch_single(common.precision)
     comparison = compare_runs(
         fabric, folders, output, names=names, data=common.data, baseline=common.baseline, progress=_progress()
     )
@@ -238,12 +241,12 @@ def _list_costs(preset: Preset, methods: Sequence[Method], weights: Path | None,
     from afictl.comparison import list_costs
     from afictl.comparison.pipeline import require_comparison_folder, write_comparison_folder
     from afictl.folder_lock import locked_folder
-    from afictl.training import HardwareSettings, launch
+    from afictl.training import launch_single
 
     with locked_folder(common.output) if common.output else nullcontext():
         if common.output:
             require_comparison_folder(common.output)
-        fabric = launch(HardwareSettings(devices="1", precision=common.precision))
+        fabric = launch_single(common.precision)
         comparison = list_costs(
             fabric, preset, methods, data=common.data, weights=weights, baseline=common.baseline, progress=_progress()
         )

@@ -25,9 +25,9 @@ def demo_command(
 
     from afictl.comparison import comparison_notes, comparison_tables
     from afictl.comparison.shapes_demo import run_demo
-    from afictl.training import HardwareSettings, launch
+    from afictl.training import launch_single
 
-    comparison = run_demo(launch(HardwareSettings(devices="1")), output, seed=seed)
+    comparison = run_demo(launch_single(), output, seed=seed)
     Console().print(*comparison_tables(comparison))
     for line in comparison_notes(comparison):
         typer.echo(line)

@@ -10,6 +10,7 @@ import typer
 
 from afictl.cli import options
 from afictl.errors import UserError
+from afictl.launchers import require_single_process
 from afictl.run_folder import PREDICTIONS
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def eval_command(
     overrides: options.Overrides = None,
     partial: options.Partial = False,
     devices: options.Devices = "auto",
-    nodes: options.Nodes = 1,
+    nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
     debug: options.Debug = False,
 ) -> None:
@@ -106,6 +107,8 @@ def eval_command(
     min_score = (_CONFUSION_SCORE if confusion_score is None else confusion_score) if confusion else None
     views = options.parse_tta(tta, tta_sizes, no_tta_flip)
     folders = result_folders(sources, output, folder_suffix(split, limit, tta))
+    if not weights and not require_single_process():
+        raise typer.Exit
     fabric = launch(HardwareSettings(devices, nodes, precision)) if weights else None
     dataset = load_coco(data or data_of(next(iter(sources.values()))), split)
     _refuse_flags_for_data(context, dataset)

@@ -1,14 +1,19 @@
 """Errors and interrupts of a command: one line on stderr and an exit code."""
 
-import os
+from __future__ import annotations
+
 import sys
 import time
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from afictl.errors import UserError, describe_out_of_memory, format_error, is_disk_full, one_line
+from afictl.launchers import OWN_LAUNCHER, launched_process
+
+if TYPE_CHECKING:
+    from afictl.training.rendezvous import Group
 
 # Newer typer contains a copy of click, so click's classes are taken from typer's.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -19,9 +24,10 @@ INTERRUPTED = 130
 _RESUMABLE = ("pretrain", "finetune")
 _REPEATABLE = ("compare", "demo")
 _SETTABLE = (*_RESUMABLE, "compare")
+_EXIT_SECONDS = 3.0
+"""A process that fails waits so long, as a launcher ends the others, which may report it, as soon as one has ended."""
 _RANK_ZERO_SECONDS = 5.0
-"""Within this time rank 0 exits too, if the error is raised on all ranks."""
-_POLL_SECONDS = 0.05
+"""Within this time rank 0 has reported an error that all ranks raise, such as a mistake in the command."""
 
 
 def report_error(error: BaseException) -> int:
@@ -38,14 +44,47 @@ def report_error(error: BaseException) -> int:
     if "--debug" in sys.argv and not isinstance(error, _ClickError):
         raise error
     line, code = _describe(error)
-    if not _is_reported_by_rank_zero(error):
-        typer.echo(f"error: {one_line(line)}", err=True)
+    line = one_line(line)
+    if "afictl.training.rendezvous" in sys.modules:  # in a command that may use several processes
+        from afictl.training.rendezvous import current_group
+
+        if group := current_group():
+            return _report_in_group(error, line, code, group)
+    if getattr(error, "raised_on_all_ranks", False) and _rank():
+        return code
+    if rank := _rank():
+        time.sleep(_RANK_ZERO_SECONDS)  # torchrun ends this process meanwhile
+        line = f"process {rank}: {line}"
+    typer.echo(f"error: {line}", err=True)
+    return code
+
+
+def _report_in_group(error: BaseException, line: str, code: int, group: Group) -> int:
+    """Print one line for all processes of a group; return the exit code.
+
+    Rank 0 prints the error of any process; if it is gone without a message, rank 1 says so.
+    """
+    from afictl.distributed import is_connection_lost
+    from afictl.training import rendezvous
+
+    rank = group.process.rank
+    if is_connection_lost(error):
+        failure = group.find_failure()
+        if rank == 0 or (rank == 1 and failure.rank == 0 and not failure.is_announced):
+            typer.echo(f"error: process {failure.rank}: {failure.reason}{_continuation()}", err=True)
+        return code
+    if rank == 0:
+        typer.echo(f"error: {line}", err=True)
+    group.announce_failure(line)
+    rendezvous.leave()  # now the others notice
+    if group.process.launcher != OWN_LAUNCHER:
+        time.sleep(_EXIT_SECONDS)
     return code
 
 
 def report_interrupt() -> int:
     """Print that the command was stopped, and how to continue; return the exit code."""
-    if _rank() == "0":
+    if _rank() == 0:
         typer.echo(f"stopped{_continuation()}", err=True)
     return INTERRUPTED
 
@@ -100,22 +139,10 @@ def _system(error: OSError) -> str:
     return f"{type(error).__name__}: {error}; run again with --debug for the traceback"
 
 
-def _rank() -> str:
-    return os.environ.get("LOCAL_RANK", "0")
-
-
-def _is_reported_by_rank_zero(error: BaseException) -> bool:
-    """Whether this is not rank 0, and rank 0, the parent process, exits with the same error.
-
-    An error of this rank alone, such as an image that only it reads, leaves rank 0 waiting and is printed here.
-    """
-    if _rank() == "0":
-        return False
-    if getattr(error, "raised_on_all_ranks", False):
-        return True
-    parent, deadline = os.getppid(), time.monotonic() + _RANK_ZERO_SECONDS
-    while time.monotonic() < deadline:
-        if os.getppid() != parent:
-            return True
-        time.sleep(_POLL_SECONDS)
-    return False
+def _rank() -> int:
+    """Rank that a launcher gave to this process; 0 without one."""
+    try:
+        process = launched_process()
+    except UserError:
+        return 0
+    return process.rank if process else 0

@@ -11,6 +11,7 @@ from afictl.cli.failures import INTERRUPTED, report_error, report_interrupt
 from afictl.cli.finetune import finetune_command
 from afictl.cli.pretrain import pretrain_command
 from afictl.cli.pseudo_label import pseudo_label_command
+from afictl.launchers import require_single_process
 
 app = typer.Typer(
     name="afictl",
@@ -20,6 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+_PARALLEL_COMMANDS = ("pretrain", "finetune", "eval", "compare")
+"""Commands that use several processes; any other is refused under a launcher that starts several."""
 
 
 def _show_version(value: bool) -> None:
@@ -32,9 +37,11 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
 ) -> None:
-    pass
+    if context.invoked_subcommand not in _PARALLEL_COMMANDS and not require_single_process():
+        raise typer.Exit
 
 
 app.command("demo")(demo_command)

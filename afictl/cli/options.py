@@ -75,9 +75,15 @@ Overrides = Annotated[
 ]
 Devices = Annotated[
     str,
-    typer.Option("--devices", callback=_parse_devices, help="Number of devices per machine, or 'auto' for all."),
+    typer.Option(
+        "--devices",
+        callback=_parse_devices,
+        help="Number of devices per machine, or 'auto' for all.",
+    ),
 ]
-Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Number of machines.")]
+Nodes = Annotated[
+    int | None, typer.Option("--nodes", min=1, help="Number of machines. Default: 1, or those of the launcher.")
+]
 Precision = Annotated[
     str,
     typer.Option("--precision", callback=_parse_precision, help=f"Precision: {_join_or(PRECISIONS)}."),

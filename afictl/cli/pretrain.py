@@ -27,7 +27,7 @@ def pretrain_command(
     output: options.Output = None,
     overrides: options.Overrides = None,
     devices: options.Devices = "auto",
-    nodes: options.Nodes = 1,
+    nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
     seed: options.Seed = 0,
     resume: options.Resume = False,

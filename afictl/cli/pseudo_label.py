@@ -72,7 +72,7 @@ def pseudo_label_command(
     from afictl.distributed import Runtime
     from afictl.evaluation.pseudo_labels import write_pseudo_labels
     from afictl.progress import show_progress
-    from afictl.training import HardwareSettings, launch
+    from afictl.training import launch_single
     from afictl.weights import load_detector
 
     if output.suffix != ".json":
@@ -86,7 +86,7 @@ def pseudo_label_command(
     typer.echo(f"{weights}: {loaded.report}")
     thresholds = _class_thresholds(loaded, weights, threshold, overrides)
     files = _unlabelled(files, images, exclude or _training_data(weights))[:limit]
-    fabric = launch(HardwareSettings(devices="1", precision=precision))
+    fabric = launch_single(precision)
     fabric.to_device(loaded.detector)
     runtime = Runtime.of_fabric(fabric, loaded.preset.loader.workers)
     info = {"weights": str(weights.resolve()), "threshold": threshold, "class_thresholds": overrides}

@@ -109,9 +109,9 @@ def figure_folder(output: Path | None, run: Path, kind: str) -> Path:
 
 def first_device() -> torch.device:
     """The first GPU, else the CPU."""
-    from afictl.training import HardwareSettings, launch
+    from afictl.training import launch_single
 
-    return launch(HardwareSettings(devices="1")).device
+    return launch_single().device
 
 
 def load_detectors(weights: Sequence[Path], source: Source, threshold: float, partial: bool) -> NamedDetectors:

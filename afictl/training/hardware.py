@@ -1,23 +1,33 @@
-"""Devices, machines and number format of a training, and the launch of its processes with Lightning Fabric."""
+"""Devices, machines and number format of a training, and the start of its processes."""
+
+from __future__ import annotations
 
 import atexit
 import os
+import subprocess
+import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import ClusterEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch import distributed
 
 from afictl.data.loader import require_even_share
 from afictl.errors import UserError, one_line
+from afictl.launchers import OWN_LAUNCHER, PARENT, LaunchedProcess, integer, launched_process, require_single_process
+from afictl.training import rendezvous
 
 _POLL_SECONDS = 1.0
 _EXIT_DELAY_SECONDS = 10.0
+_CHILD_EXIT_SECONDS = 15.0
+_LOST_CHILD_SECONDS = 60.0
+"""Within this time after the end of a child its parent ends too."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +35,28 @@ class HardwareSettings:
     """Values of ``--devices``, ``--nodes`` and ``--precision``."""
 
     devices: str = "auto"
-    nodes: int = 1
+    nodes: int | None = None
+    """None: one machine, or those of the launcher."""
     precision: str = "32-true"
 
     @property
     def num_processes(self) -> int:
-        """Processes on all machines; 1 if the number of devices is left to Fabric."""
-        return max(1, int(self.devices) * self.nodes) if self.devices.isdigit() else 1
+        """Processes on all machines."""
+        process = launched_process()
+        return process.world_size if process else self.local_devices * (self.nodes or 1)
+
+    @property
+    def local_devices(self) -> int:
+        """Devices of this machine that are asked for: one for each process."""
+        if self.devices == "auto":
+            return max(1, torch.cuda.device_count())
+        return int(self.devices) if self.devices.isdigit() else len(self.devices.split(","))
 
 
 def launch(settings: HardwareSettings = HardwareSettings(), batch_sizes: Iterable[int] = ()) -> Fabric:
-    """Start one process for each device and return its ``Fabric``.
+    """Start one process for each device, or join those of torchrun, srun or mpirun, and return the ``Fabric``.
 
-    With several devices, Fabric starts the same command line again for the other ranks: nothing before this call may
+    With several devices the same command line is started again for the other ranks: nothing before this call may
     write files or prompt.
 
     Args:
@@ -45,50 +64,225 @@ def launch(settings: HardwareSettings = HardwareSettings(), batch_sizes: Iterabl
         batch_sizes: each must be a multiple of the requested number of processes; checked before the launch.
 
     Raises:
-        UserError: devices or precision that this machine lacks, or a batch size that the processes cannot share evenly.
+        UserError: devices or precision that this machine lacks, settings that contradict the launcher, processes that
+            do not start, or a batch size that the processes cannot share evenly.
     """
+    launched = launched_process()
+    if launched:
+        _require_agreement(settings, launched)
     for batch_size in batch_sizes:
         require_even_share(batch_size, settings.num_processes)
-    devices = int(settings.devices) if settings.devices.isdigit() else settings.devices
-    precision: Any = settings.precision  # Fabric's type of it is a private union of literals
-    warnings.filterwarnings("ignore", message="The .srun. command is available")
-    try:
-        fabric = Fabric(devices=devices, num_nodes=settings.nodes, precision=precision)
-        _exit_after_rank_zero()
-        fabric.launch()
-        atexit.register(leave_process_group)
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        reason = one_line(error)
-        raise UserError(f"--devices {settings.devices} --precision {settings.precision}: {reason}") from None
+    process = launched or _first_process(settings)
+    fabric = _fabric(settings, process)
+    if process.world_size > 1:
+        _join(process, fabric, starts_children=launched is None)
+    fabric.launch()
     return fabric
 
 
-def leave_process_group() -> None:
-    """Destroy the gloo process group, if there is one.
+def launch_single(precision: str = "32-true") -> Fabric:
+    """The ``Fabric`` of a command that uses one process on the first device.
 
-    A process that exits within a gloo group occasionally aborts, with all its work done. Fabric destroys NCCL groups.
+    Raises:
+        UserError: a launcher started several processes, or a precision that this machine lacks.
     """
-    if distributed.is_initialized() and distributed.get_backend() == "gloo":
-        distributed.destroy_process_group()
-
-
-def _exit_after_rank_zero() -> None:
-    """In a process of another local rank, exit soon after the process of local rank 0, its parent.
-
-    A rank 0 that fails reports it to the other ranks where it can. Where it cannot, as after SIGKILL, they would block
-    in a collective until its timeout, half an hour by default.
-    """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        threading.Thread(target=_exit_after, args=(os.getppid(),), daemon=True).start()
-
-
-def _exit_after(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_POLL_SECONDS)
-    time.sleep(_EXIT_DELAY_SECONDS)  # for the error messages of this process
-    os._exit(1)
+    if not require_single_process():
+        raise SystemExit(0)
+    settings = HardwareSettings("1", precision=precision)
+    fabric = _fabric(settings, _first_process(settings))
+    fabric.launch()
+    return fabric
 
 
 def hardware_record(fabric: Fabric) -> dict[str, str | int]:
     """The hardware settings that a run records."""
     return {"precision": fabric.strategy.precision.precision, "processes": fabric.world_size}
+
+
+class _GroupEnvironment(ClusterEnvironment):
+    """Fabric's view of the process; Fabric's own detection takes every shell of a SLURM job for a task of srun."""
+
+    def __init__(self, process: LaunchedProcess, local_rank: int) -> None:
+        super().__init__()
+        self._process = process
+        self._local_rank = local_rank
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Fabric starts no processes."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Host of rank 0."""
+        return self._process.address
+
+    @property
+    def main_port(self) -> int:
+        """Port of rank 0."""
+        return self._process.port
+
+    @staticmethod
+    def detect() -> bool:
+        """Never chosen by Fabric itself."""
+        return False
+
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self._process.world_size
+
+    def set_world_size(self, size: int) -> None:
+        """The launcher determines it."""
+
+    def global_rank(self) -> int:
+        """Rank."""
+        return self._process.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """The launcher determines it."""
+
+    def local_rank(self) -> int:
+        """Index of the device."""
+        return self._local_rank
+
+    def node_rank(self) -> int:
+        """Number of the machine."""
+        return self._process.node_rank
+
+
+def _first_process(settings: HardwareSettings) -> LaunchedProcess:
+    """The first process on this machine, which starts the others."""
+    nodes, local_world_size = settings.nodes or 1, settings.local_devices
+    node_rank, address, port = 0, "127.0.0.1", 0
+    if nodes > 1:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if not os.environ.get(name)]
+        if missing:
+            raise UserError(
+                f"--nodes {nodes}: set the environment variables MASTER_ADDR and MASTER_PORT (host and free port of "
+                f"the first machine) and NODE_RANK (0 to {nodes - 1}) on each; not set: {', '.join(missing)}"
+            )
+        node_rank, port = (integer(name, os.environ) for name in ("NODE_RANK", "MASTER_PORT"))
+        address = os.environ["MASTER_ADDR"]
+        if node_rank >= nodes:
+            raise UserError(f"--nodes {nodes}: NODE_RANK is {node_rank}; it is a number from 0 to {nodes - 1}")
+    return LaunchedProcess(
+        launcher=OWN_LAUNCHER,
+        rank=node_rank * local_world_size,
+        world_size=nodes * local_world_size,
+        local_rank=0,
+        local_world_size=local_world_size,
+        num_nodes=nodes,
+        node_rank=node_rank,
+        address=address,
+        port=port,
+    )
+
+
+def _require_agreement(settings: HardwareSettings, process: LaunchedProcess) -> None:
+    """Refuse flags that contradict the launcher, on all ranks alike."""
+    contradictions = {
+        f"--devices {settings.devices}": settings.devices != "auto"
+        and settings.local_devices != process.local_world_size
+        and f"{process.local_world_size} processes on this machine",
+        f"--nodes {settings.nodes}": settings.nodes is not None
+        and settings.nodes != process.num_nodes
+        and f"processes on {process.num_nodes} machine{'s' * (process.num_nodes > 1)}",
+    }
+    for flag, reason in contradictions.items():
+        if reason:
+            error = UserError(f"{flag}: {process.launcher} started {reason}; leave out {flag.split()[0]}")
+            error.raised_on_all_ranks = True  # type: ignore[attr-defined]  # so that a single rank prints it
+            raise error
+
+
+def _fabric(settings: HardwareSettings, process: LaunchedProcess) -> Fabric:
+    """Fabric of a process, not launched yet."""
+    sees_one_gpu = process.launcher == "srun" and process.local_world_size > 1 == torch.cuda.device_count()
+    local_rank, local_devices = (0, 1) if sees_one_gpu else (process.local_rank, process.local_world_size)
+    devices: Any = settings.devices if "," in settings.devices else local_devices
+    precision: Any = settings.precision  # Fabric's type of it is a private union of literals
+    try:
+        return Fabric(
+            devices=devices,
+            num_nodes=process.num_nodes,
+            strategy="ddp" if process.world_size > 1 else "auto",
+            precision=precision,
+            plugins=[_GroupEnvironment(process, local_rank)],
+        )
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        reason = one_line(error)
+        raise UserError(f"--devices {settings.devices} --precision {settings.precision}: {reason}") from None
+
+
+def _join(process: LaunchedProcess, fabric: Fabric, starts_children: bool) -> None:
+    """Start the other processes of this machine, unless a launcher did, and join all of them."""
+    server, children = None, {}
+    if starts_children:
+        rendezvous.join_seconds()  # checked before there are children
+        if process.rank == 0:
+            server = rendezvous.host_store(process.port)
+            process = replace(process, port=server.port)
+        children = _start_children(process)
+        atexit.register(_wait_for, list(children.values()))
+        threading.Thread(target=_exit_after_lost_child, args=(children,), daemon=True).start()
+    elif PARENT in os.environ:
+        threading.Thread(target=_exit_after_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
+    device = fabric.strategy.root_device
+    fabric.strategy.accelerator.setup_device(device)  # type: ignore[union-attr]  # NCCL connects the current GPU
+    atexit.register(rendezvous.leave)  # before the children are waited for
+    rendezvous.join(process, device, server, children)
+
+
+def _start_children(process: LaunchedProcess) -> dict[int, subprocess.Popen[bytes]]:
+    """Start this command line for the other ranks of this machine; returns the processes by rank."""
+    common = {
+        "WORLD_SIZE": process.world_size,
+        "LOCAL_WORLD_SIZE": process.local_world_size,
+        "GROUP_WORLD_SIZE": process.num_nodes,
+        "GROUP_RANK": process.node_rank,
+        "MASTER_ADDR": process.address,
+        "MASTER_PORT": process.port,
+        PARENT: os.getpid(),
+    }
+    children = {}
+    for local_rank in range(1, process.local_world_size):
+        rank = process.rank + local_rank
+        variables = {**common, "RANK": rank, "LOCAL_RANK": local_rank}
+        environ = os.environ | {name: str(value) for name, value in variables.items()}
+        children[rank] = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=environ)
+    return children
+
+
+def _wait_for(children: list[subprocess.Popen[bytes]]) -> None:
+    """Leave no process behind: wait for the children, and kill those that do not end."""
+    deadline = time.monotonic() + _CHILD_EXIT_SECONDS
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, deadline - time.monotonic()))
+        if child.poll() is None:
+            child.kill()
+
+
+def _exit_after_lost_child(children: dict[int, subprocess.Popen[bytes]]) -> None:
+    """End this process if a child has failed and the main thread does not notice, as in a collective of NCCL."""
+    while all(child.poll() in (None, 0) for child in children.values()):
+        time.sleep(_POLL_SECONDS)
+    time.sleep(_LOST_CHILD_SECONDS)
+    codes = {rank: child.poll() for rank, child in children.items()}
+    reasons = [f"process {rank}: {rendezvous.describe_exit(code)}" for rank, code in codes.items() if code]
+    print(f"error: {'; '.join(reasons)}", file=sys.stderr, flush=True)
+    for child in children.values():
+        child.kill()
+    os._exit(1)
+
+
+def _exit_after_parent(parent: int) -> None:
+    """End this process soon after the parent, rank 0 of the machine.
+
+    A rank 0 that fails reports it to the other ranks where it can. Where it cannot, as after SIGKILL, they might block
+    in a collective until its timeout, half an hour by default.
+    """
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    time.sleep(_EXIT_DELAY_SECONDS)  # for the error messages of this process
+    os._exit(1)

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -237,16 +236,40 @@ def test_an_interrupt_names_how_to_continue(afictl, monkeypatch, arguments, advi
     assert re.fullmatch(f"stopped{advice}\n", errors)
 
 
-def test_another_rank_is_silent_if_rank_zero_has_ended(afictl, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    parents = count()
-    monkeypatch.setattr(failures.os, "getppid", lambda: next(parents))
-    assert afictl("model", "show", "nothing") == (2, "", "")
-
-
-def test_another_rank_reports_its_error_while_rank_zero_runs(afictl, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
+@pytest.fixture
+def second_rank(monkeypatch):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.setattr(failures, "_RANK_ZERO_SECONDS", 0.1)
-    code, _, errors = afictl("model", "show", "nothing")
+
+
+@pytest.mark.usefixtures("second_rank")
+def test_another_rank_names_itself_in_its_error(afictl):
+    code, _, errors = afictl("finetune", "--preset", "nothing", "--data", "nowhere")
     assert code == 2
-    assert "'nothing'" in errors
+    assert errors.startswith("error: process 1: no preset is called 'nothing'")
+
+
+@pytest.mark.usefixtures("second_rank")
+def test_a_contradiction_to_the_launcher_is_reported_by_rank_zero_alone(afictl, monkeypatch, tmp_path):
+    arguments = ("finetune", "--preset", TINY, "--data", "nowhere", "--output", str(tmp_path / "run"), "--devices", "3")
+    assert afictl(*arguments) == (2, "", "")
+    monkeypatch.setenv("RANK", "0")
+    code, _, errors = afictl(*arguments)
+    assert code == 2
+    assert errors == "error: --devices 3: the launcher started 2 processes on this machine; leave out --devices\n"
+    code, _, errors = afictl(*arguments[:-2], "--nodes", "2")
+    assert code == 2
+    assert errors == "error: --nodes 2: the launcher started processes on 1 machine; leave out --nodes\n"
+
+
+@pytest.mark.usefixtures("second_rank")
+def test_a_command_of_one_process_is_refused_under_a_launcher(afictl, monkeypatch, tmp_path):
+    assert afictl("model", "list") == (0, "", "")
+    monkeypatch.setenv("RANK", "0")
+    code, output, errors = afictl("data", "shapes", str(tmp_path / "data"))
+    assert (code, output) == (2, "")
+    assert "uses one process" in errors
+    assert not (tmp_path / "data").exists()

@@ -7,16 +7,16 @@ import time
 from contextlib import suppress
 
 RANK_ONE = """
-import time
-from afictl.training import HardwareSettings, hardware, launch
+import os, threading, time
+from afictl.training import hardware
 hardware._POLL_SECONDS = hardware._EXIT_DELAY_SECONDS = 0.1
-launch(HardwareSettings("1"))
+threading.Thread(target=hardware._exit_after_parent, args=(os.getppid(),), daemon=True).start()
 print("ready", flush=True)
 time.sleep(600)  # as in a collective that rank 0 never joins
 """
 RANK_ZERO = """
 import os, subprocess, sys
-rank_one = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env={**os.environ, "LOCAL_RANK": "1"},
+rank_one = subprocess.Popen([sys.executable, "-c", sys.argv[1]],
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 print(rank_one.pid, rank_one.stdout.readline(), flush=True)
 """

@@ -17,7 +17,7 @@ from afictl.comparison.experiment.comparison_run import describe_failure, train_
 from afictl.comparison.experiment.parallel import EXIT_LOG_UNWRITABLE, WorkerTask
 from afictl.comparison.experiment.specification import RunSpecification
 from afictl.presets import parse_preset
-from afictl.training import HardwareSettings, InitialWeights, launch
+from afictl.training import InitialWeights, launch_single
 from afictl.training.run_inputs import RecordedInputs
 
 _EXIT_INTERRUPTED = 130
@@ -33,7 +33,7 @@ def main() -> int:
     inputs = RecordedInputs(Path(task["settings"]), tuple(task["classes"]), task["contents"])
     run = RunSpecification(task["name"], task["seed"], Path(task["folder"]), initial_weights, inputs)
     try:
-        fabric = launch(HardwareSettings(devices="1", precision=task["precision"]))
+        fabric = launch_single(task["precision"])
         train_run(fabric, parse_preset(task["preset"], source=task["name"]), Path(task["data"]), run)
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
