@@ -3,7 +3,7 @@
 import torch
 from lightning_fabric import Fabric
 
-from afictl.training.hardware import leave_process_group
+from afictl.training import rendezvous
 
 
 def on_two_ranks(function, *arguments):
@@ -19,4 +19,4 @@ def on_forked_ranks(count, function, *arguments):
 def _call(fabric, function, *arguments):
     torch.set_num_threads(1)
     function(fabric, *arguments)
-    leave_process_group()
+    rendezvous.leave()
