@@ -17,17 +17,16 @@ from afictl.json_files import parse_json, read_json
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, METRICS, RESULT, list_runs_below
 from afictl.yaml_files import read_yaml
 
-_MAX_VALUE = 1e39
+MAX_VALUE = 1e39
 """Above the largest float32, which no loss or metric exceeds."""
 
-Number: TypeAlias = Annotated[float, Field(strict=True, ge=-_MAX_VALUE, le=_MAX_VALUE, allow_inf_nan=False)]
+Number: TypeAlias = Annotated[float, Field(strict=True, ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
 """A finite number; ``True`` is none."""
 Count: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 """A number of steps or seconds, or a seed."""
 MetricsRecord: TypeAlias = dict[str, Any]
 """A line of ``metrics.jsonl``: the step, and numbers by name."""
 
-Model = TypeVar("Model", bound=BaseModel)
 T = TypeVar("T")
 
 
@@ -88,6 +87,9 @@ class RunResult(_Record):
     """Fingerprint of the ids in ``predictions.json``; empty in results of earlier versions."""
 
 
+_CONFIG = TypeAdapter(RunConfig)
+_EXPERIMENT = TypeAdapter(ExperimentRecord)
+_RESULT = TypeAdapter(RunResult)
 _STEP = TypeAdapter(dict[str, Number | None])
 
 
@@ -97,7 +99,7 @@ def read_config(file: Path) -> RunConfig:
     Raises:
         UserError: it cannot be read, or has no settings of a run.
     """
-    return _validate(RunConfig, read_yaml(file), str(file))
+    return validate(_CONFIG, read_yaml(file), str(file))
 
 
 def recorded_data(path: str | Path) -> Path:
@@ -158,7 +160,7 @@ def iter_metrics(path: Path) -> Iterator[tuple[str, MetricsRecord]]:
                 raise
             record = None
         if record is not None:
-            values = _validate_as(_STEP, record, name)
+            values = validate(_STEP, record, name, "remove the line")
             step = record.get("step")
             if type(step) is not int or step < 0:
                 raise UserError(f"{name}: 'step' is {reprlib.repr(step)}, not a number of steps; remove the line")
@@ -172,7 +174,7 @@ def read_experiment(output: Path) -> ExperimentRecord:
         UserError: it cannot be read, or has no settings of a comparison.
     """
     file = output / COMPARISON_SETTINGS
-    return _validate(ExperimentRecord, read_json(file), str(file), "choose another --output")
+    return validate(_EXPERIMENT, read_json(file), str(file), "choose another --output")
 
 
 def read_result(folder: Path) -> RunResult:
@@ -186,19 +188,17 @@ def read_result(folder: Path) -> RunResult:
         content = read_json(file)
     except UserError as error:
         raise UserError(f"{error}; {advice}") from None
-    return _validate(RunResult, content, str(file), advice)
+    return validate(_RESULT, content, str(file), advice)
 
 
-def _validate(model: type[Model], content: object, name: str, advice: str = "restore the file") -> Model:
+def validate(schema: TypeAdapter[T], content: object, name: str, advice: str = "restore the file") -> T:
+    """``content`` as an object of ``schema``.
+
+    Raises:
+        UserError: it is none; names the source, the key and its value, and ends with ``advice``.
+    """
     try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{name}: {_describe(error)}; {advice}") from None
-
-
-def _validate_as(adapter: TypeAdapter[T], content: object, name: str, advice: str = "remove the line") -> T:
-    try:
-        return adapter.validate_python(content)
+        return schema.validate_python(content)
     except ValidationError as error:
         raise UserError(f"{name}: {_describe(error)}; {advice}") from None
 

@@ -50,7 +50,7 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
             or belongs to another stage.
         KeyboardInterrupt: a signal requested the end.
     """
-    state = load_state(fabric, run, stage)
+    state = load_state(fabric, run, stage, recipe.steps)
     is_evaluated = state.measured == state.step
     run_on_rank_zero(lambda: run.truncate_metrics(state.step, is_evaluated), fabric.global_rank, fabric.world_size)
     if state.step == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, AdamW, Optimizer
 
+from afictl.errors import one_line
 from afictl.presets import Recipe
 
 _WARMUP_FACTOR = 1e-3  # of detectron2
@@ -38,6 +40,31 @@ class TrainableModule:
         self.optimizer.zero_grad()
         self._fabric.backward(torch.stack(list(losses)).sum())
 
+    def load_state(self, module: object, optimizer: object) -> None:
+        """Load saved states of the module and of its optimizer, whose settings stay those of the recipe.
+
+        Args:
+            module: its ``state_dict``.
+            optimizer: its ``state_dict``.
+
+        Raises:
+            ValueError: not states of this module and optimizer.
+        """
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in self._groups]
+        try:
+            self.module.load_state_dict(module)
+            self.optimizer.load_state_dict(optimizer)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(one_line(error)) from None
+        for group, values in zip(self._groups, settings, strict=True):
+            group.update(values)
+        _check_optimizer_state(self.optimizer)
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        return groups
+
     def optimizer_step(self) -> None:
         """Clip the gradients and update the parameters.
 
@@ -54,6 +81,22 @@ class TrainableModule:
                 raise
             raise FloatingPointError("the gradient is not finite") from None
         self.optimizer.step()
+
+
+def _check_optimizer_state(optimizer: Optimizer) -> None:
+    """Check what torch does not: that each parameter has the moments of the optimizer, of its shape.
+
+    Raises:
+        ValueError: it has not.
+    """
+    required = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, AdamW) else set()
+    for parameter, values in optimizer.state.items():
+        if not isinstance(parameter, Tensor) or not isinstance(values, dict) or (values and required - values.keys()):
+            raise ValueError("the state of the optimizer is not that of its parameters")
+        for name, value in values.items():
+            is_valid = value is None if not isinstance(value, Tensor) else value.shape in ((), parameter.shape)
+            if not (is_valid or (name == "step" and isinstance(value, int | float))):
+                raise ValueError(f"the optimizer's {name!s:.40} has not the shape of its parameter")
 
 
 def build_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from afictl.training.stage1 import train_stage1
 from afictl.training.stage2 import build_student, train_stage2
 from afictl.weights import LoadedDetector, load_detector, load_tensors
 from afictl.weights.checkpoint import find_checkpoint
+from afictl.weights.saved_state import read_saved_state
 
 
 def pretrain(
@@ -196,14 +196,18 @@ def _load_stage1(folder: Path, preset: Preset, interpolator: Interpolator, discr
     """Load the weights of both networks at the end of stage 1."""
     _require_stage1(folder)
     path = folder / STATE
+    state = read_saved_state(path)
+    steps = state.get("step")
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        steps = int(state["step"])
-        networks = {"generator": interpolator, "discriminator": discriminator}
-        for name, network in networks.items():
-            network.load_state_dict({key.removeprefix("module."): value for key, value in state[name].items()})
-    except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not the state of this stage 1: {one_line(error):.200}") from None
+        if type(steps) is not int:
+            raise ValueError(f"'step' is {steps!s:.40}")
+        for name, network in {"generator": interpolator, "discriminator": discriminator}.items():
+            weights = state.get(name)
+            if not isinstance(weights, dict):
+                raise ValueError(f"it has no weights '{name}'")
+            network.load_state_dict({str(key).removeprefix("module."): value for key, value in weights.items()})
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: not the state of this stage 1 ({one_line(error):.200}); train it again") from None
     if steps < preset.stage1.steps:
         raise UserError(
             f"{folder}: stage 1 stopped at step {steps} of {preset.stage1.steps}; finish it with --stages 1,2 --resume"

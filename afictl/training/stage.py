@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 from lightning_fabric import Fabric
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from afictl.data import TrainBatch
@@ -17,8 +17,10 @@ from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, one_line
 from afictl.progress import ProgressCallback
 from afictl.run_folder import LAST
+from afictl.run_records import MAX_VALUE, Count, Number, validate
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
+from afictl.weights.saved_state import read_saved_state
 
 Metrics: TypeAlias = Mapping[str, float | None]
 """Values of an evaluation by name; None where the ground truth has no object."""
@@ -50,37 +52,52 @@ class TrainingState:
     Together they determine every further step: learning rate, batch and random numbers are functions of its number.
     """
 
-    step: int = 0
+    step: Count = 0
     """Completed steps."""
-    seconds: float = 0.0
+    seconds: Number = 0.0
     """Duration of all steps, without evaluations."""
-    best: float = -math.inf
+    best: Annotated[float, Field(strict=True, le=MAX_VALUE)] = -math.inf
     """Highest score so far."""
-    metrics: dict[str, float | None] = field(default_factory=dict)
+    metrics: dict[str, Number | None] = field(default_factory=dict)
     """Metrics of the latest evaluation."""
-    measured: int = 0
+    measured: Count = 0
     """Step of the latest evaluation."""
 
 
-def load_state(fabric: Fabric, run: RunWriter, stage: Stage) -> TrainingState:
+_STATE = TypeAdapter(TrainingState)
+_SCALER = TypeAdapter(dict[str, Number])
+_ADVICE = "restore the file, or remove it to start at step 0"
+
+
+def load_state(fabric: Fabric, run: RunWriter, stage: Stage, steps: int) -> TrainingState:
     """Load the saved state of a run into the stage's modules and optimizers, if there is one.
+
+    Args:
+        fabric: the launched Fabric.
+        run: the run.
+        stage: what is trained.
+        steps: number of all steps of the training.
 
     Raises:
         UserError: the file is damaged or belongs to another stage.
     """
     if not run.state_file.is_file():
         return TrainingState()
-    content: dict[str, Any] = {"version": 1, "stage": stage.name, "scaler": {}, **asdict(TrainingState())}
-    for name, trainable in stage.modules.items():
-        content |= {name: trainable.module, f"{name}_optimizer": trainable.optimizer}
+    file = run.state_file
+    content = read_saved_state(file)
+    if content.get("stage") != stage.name:
+        raise UserError(f"{file}: belongs to {content.get('stage')!s:.40}, not to {stage.name}; {_ADVICE}")
+    values = {key.name: content[key.name] for key in fields(TrainingState) if key.name in content}
+    state = validate(_STATE, values, str(file), _ADVICE)
+    if not state.measured <= state.step <= steps:
+        raise UserError(f"{file}: 'step' is {state.step}, but the run has {steps}; {_ADVICE}")
+    scaler = validate(_SCALER, content.get("scaler", {}), f"{file}: 'scaler'", _ADVICE)
     try:
-        fabric.load(str(run.state_file), content, weights_only=True)
-    except (KeyError, RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{run.state_file}: cannot be resumed: {one_line(error):.200}") from None
-    if content["stage"] != stage.name:
-        raise UserError(f"{run.state_file}: belongs to {content['stage']}, not to {stage.name}")
-    fabric.strategy.precision.load_state_dict(content["scaler"])
-    state = TrainingState(**{key.name: content[key.name] for key in fields(TrainingState)})
+        for name, trainable in stage.modules.items():
+            trainable.load_state(content.get(name), content.get(f"{name}_optimizer"))
+        fabric.strategy.precision.load_state_dict(scaler)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"{file}: is not the state of this run ({one_line(error):.200}); {_ADVICE}") from None
     run.log(f"resumed at step {state.step}")
     return state
 

@@ -151,7 +151,7 @@ def _read_pickled(raw: io.FileIO, head: bytes, file: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{file}: not a checkpoint ({_describe_start(head)}); give a safetensors, PyTorch or pickle file"
         )
-    return _to_tensors(_state_dict(content, file), fill, file.stat().st_size)
+    return fill_tensors(_state_dict(content, file), fill, file.stat().st_size)
 
 
 def _no_storages(key: str, _: memoryview) -> None:
@@ -184,8 +184,18 @@ def _is_weight(name: object, value: object) -> bool:
     return tensor and isinstance(name, str) and not name.endswith(_MOMENTUM)
 
 
-def _to_tensors(described: dict[str, StoredTensor | PickledArray], fill: Fill, size: int) -> dict[str, Tensor]:
-    """Read the tensors, each storage once, after a check of their total size."""
+def fill_tensors(described: dict[str, StoredTensor | PickledArray], fill: Fill, size: int) -> dict[str, Tensor]:
+    """Read the described tensors, each storage once, after a check of their total size.
+
+    Args:
+        described: by name.
+        fill: reads a storage.
+        size: bytes of the file.
+
+    Raises:
+        DamagedError: the storages are larger than the file.
+        RefusedError: the tensors together are larger than several times the file.
+    """
     storages = {value.storage for value in described.values() if isinstance(value, StoredTensor)}
     if sum(storage.nbytes for storage in storages) > size:
         raise DamagedError(f"its tensors need more storage than the file's {size:,} bytes")

@@ -135,6 +135,51 @@ def test_a_damaged_state_is_named(train, guide_run, tmp_path, damage):
         train(resume=True)
 
 
+def without_moment(state):
+    del next(iter(state["detector_optimizer"]["state"].values()))["exp_avg"]
+
+
+def with_wider_moment(state):
+    next(iter(state["detector_optimizer"]["state"].values()))["exp_avg"] = torch.zeros(3, 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (lambda state: state.update(step="4"), "'step'"),
+        (lambda state: state.update(step=10**30), "'step'"),
+        (lambda state: state.update(step=5), "'step'"),
+        (lambda state: state.update(step=True), "'step'"),
+        (lambda state: state.update(measured=9), "'step'"),
+        (lambda state: state.update(best=float("nan")), "'best'"),
+        (lambda state: state.update(metrics=[1]), "'metrics'"),
+        (lambda state: state.update(metrics={"box/AP": "1"}), "'metrics.box/AP'"),
+        (lambda state: state.update(seconds=None), "'seconds'"),
+        (lambda state: state.update(scaler=[]), "'scaler'"),
+        (lambda state: state.update(stage=["stage1"]), "not to stage3"),
+        (lambda state: state.update(detector=None), "state of this run"),
+        (lambda state: state.update(detector={1: torch.ones(1)}), "state of this run"),
+        (lambda state: state.update(detector_optimizer={"state": []}), "state of this run"),
+        (without_moment, "optimizer"),
+        (with_wider_moment, "exp_avg"),
+        (lambda state: state.pop("detector_optimizer"), "state of this run"),
+        (lambda state: state.clear(), "not to stage3"),
+    ],
+)
+def test_a_state_of_something_else_is_named(train, guide_run, tmp_path, change, fact):
+    run = tmp_path / "run"
+    shutil.copytree(guide_run, run)
+    state = torch.load(run / "state.pt", weights_only=True)
+    change(state)
+    torch.save(state, run / "state.pt")
+    before = (run / "state.pt").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"state\.pt: ") as error:
+        train(resume=True)
+    assert fact in str(error.value)
+    assert "\n" not in str(error.value)
+    assert ((run / "state.pt").read_bytes(), (run / "metrics.jsonl").read_bytes()) == before
+
+
 def write_config(run, guide_run, seed=0):
     """Make ``run`` a run folder with the settings of ``guide_run``."""
     run.mkdir()
