@@ -33,6 +33,7 @@ def render(comparison, width=100):
 
 def test_tables_contain_accuracy_difference_and_costs():
     text = render(make_comparison())
+    assert text.count("trained: some.safetensors") == 2
     for part in ("31.3 (0.5)", "30.0 (0.5)", "+1.2 (0.5 to 1.9)*", "640x480"):
         assert part in text
     for part in ("2.00", "3.00", "12.3", "5.0", "0.50", "1.00", "1.2", "0.5"):
