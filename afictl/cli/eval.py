@@ -171,11 +171,14 @@ def _evaluate_sources(
     from afictl.cli.eval_sources import evaluate_source, require_classes
     from afictl.cli.runs import name_of
     from afictl.cli.tables import class_table, comparison_table, overall_table
+    from afictl.data.image_listing import orientation_note
 
     is_main_process = fabric is None or fabric.is_global_zero
     console = Console(soft_wrap=True, quiet=not is_main_process)
     if fabric and len(sources) > 1:
         require_classes(sources, settings.dataset)
+    if fabric and (note := orientation_note(settings.dataset)):
+        console.print(note, markup=False, highlight=False)
     evaluations: dict[str, Evaluation] = {}
     for name, source in sources.items():
         file = folders[name] / PREDICTIONS if fabric else source

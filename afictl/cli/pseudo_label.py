@@ -68,7 +68,7 @@ def pseudo_label_command(
     from rich.console import Console
 
     from afictl.data.folders import require_data_folder
-    from afictl.data.unlabeled import image_files
+    from afictl.data.unlabeled import HEIC_SUFFIXES, IMAGE_SUFFIXES, image_files
     from afictl.distributed import Runtime
     from afictl.evaluation.pseudo_labels import write_pseudo_labels
     from afictl.progress import show_progress
@@ -81,7 +81,7 @@ def pseudo_label_command(
     views = options.parse_tta(tta, tta_sizes, no_tta_flip)
     if exclude:
         require_data_folder(exclude)
-    files = image_files(images)
+    files = image_files(images, (*IMAGE_SUFFIXES, *HEIC_SUFFIXES))
     loaded = load_detector(weights, partial=partial)
     typer.echo(f"{weights}: {loaded.report}")
     thresholds = _class_thresholds(loaded, weights, threshold, overrides)

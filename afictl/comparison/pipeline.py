@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from afictl.comparison.analysis.comparison_files import write_comparison_tables
 from afictl.comparison.analysis.existing_runs import compare_settings, group_by_method, read_run
+from afictl.comparison.analysis.origins import method_result
 from afictl.comparison.analysis.run_accuracy import evaluate_run
 from afictl.comparison.analysis.settings_summary import describe_settings
 from afictl.comparison.analysis.summary import build_comparison, choose_baseline
@@ -101,9 +102,7 @@ def _summarize(
     require_recorded_content(settings.output, dataset)
     first_folders = {method.name: runs[method][0].folder for method in finished_methods}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
-    results = [
-        MethodResult(method.name, method.source, runs[method], costs[method.name]) for method in finished_methods
-    ]
+    results = [method_result(method, output, costs[method.name], runs[method]) for method in finished_methods]
     texts = describe_settings(preset, experiment_record(fabric, settings)) | {"cost": describe_measurement(fabric)}
     comparison = build_comparison(preset.name, dataset, results, texts, baseline, cost_basis=basis)
     write_comparison_folder(comparison, output)
@@ -161,7 +160,10 @@ def _compare_runs(
     runs = {name: tuple(evaluate_run(fabric, run, dataset, progress) for run in methods[name]) for name in methods}
     first_folders = {name: run.folder for name, run in first_runs.items()}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
-    results = [MethodResult(name, run.source, runs[name], costs[name]) for name, run in first_runs.items()]
+    results = [
+        MethodResult(name, run.source, runs[name], costs[name], origin=run.origin(output))
+        for name, run in first_runs.items()
+    ]
     presets = " / ".join(dict.fromkeys(run.preset.name for group in methods.values() for run in group))
     comparison = build_comparison(presets, dataset, results, texts, baseline, unequal_keys, cost_basis=basis)
     write_comparison_folder(comparison, output)

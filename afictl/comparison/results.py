@@ -74,6 +74,8 @@ class MethodResult:
     """Difference to the baseline by metric; empty for the baseline."""
     verdict: str = ""
     """One sentence; empty for the baseline."""
+    origin: str = ""
+    """Weights of the interpolator before training: ``fresh``, ``trained: FILE`` or ``no weights``."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from afictl.data.check_report import Location, SplitReport
-from afictl.data.images import UNREADABLE, displayed_size, is_rotated, read_image
-from afictl.errors import UserError, one_line
+from afictl.data.folders import leaves_folder
+from afictl.data.images import (
+    ORIENTATION,
+    displayed_size,
+    has_unclear_orientation,
+    is_rotated,
+    opened_image,
+    read_image,
+)
+from afictl.errors import UserError
 from afictl.progress import ProgressCallback
 
 _CHUNK_IMAGES = 16
@@ -25,35 +34,46 @@ def check_image_files(
     report: SplitReport,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Decode every file of ``sizes_hw``, pairs of file name and annotated size, and add findings to ``report``."""
+    """Decode every file of ``sizes_hw``, pairs of file name and annotated size, and add findings to ``report``.
+
+    Raises:
+        UserError: a process that decodes images was killed.
+    """
     report.images_checked = True
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, min(cores, len(sizes_hw) // _CHUNK_IMAGES))
-    with ProcessPoolExecutor(workers) as pool:
-        findings_per_image = pool.map(partial(image_findings, image_dir), sizes_hw, chunksize=_CHUNK_IMAGES)
-        for done, ((name, _), findings) in enumerate(zip(sizes_hw, findings_per_image, strict=True), start=1):
-            for rule, detail in findings:
-                report.add(rule, Location(name, detail=detail))
-            if progress:
-                progress(done, len(sizes_hw))
+    done = 0
+    try:
+        with ProcessPoolExecutor(workers) as pool:
+            findings_per_image = pool.map(partial(image_findings, image_dir), sizes_hw, chunksize=_CHUNK_IMAGES)
+            for (name, _), findings in zip(sizes_hw, findings_per_image, strict=True):
+                for rule, detail in findings:
+                    report.add(rule, Location(name, detail=detail))
+                done += 1
+                if progress:
+                    progress(done, len(sizes_hw))
+    except BrokenProcessPool:
+        raise UserError(
+            f"{image_dir}: a reading process was killed after {done} of {len(sizes_hw)} images, before the result of "
+            f"{sizes_hw[done][0]}; if memory ran out, free some, or check without the image files: --no-images"
+        ) from None
 
 
 def image_findings(image_dir: Path, item: tuple[str, tuple[int, int]]) -> list[tuple[str, str]]:
     """Findings of one (file name, annotated size): pairs of a key of ``RULES`` and a detail."""
     name, size_hw = item
     path = image_dir / name
-    if not path.is_file():
+    if leaves_folder(image_dir, name):
+        return [("file-outside", "")]
+    if not path.exists():
         return [("missing-file", "")]
     try:
-        with Image.open(path) as image:
+        with opened_image(path) as image:
             stored_hw, displayed_hw = (image.height, image.width), displayed_size(image)
             findings = [*_rotation(image, size_hw), *_colours(image)]
-    except UNREADABLE as error:
-        return [("unreadable-file", one_line(error))]
-    if size_hw not in (stored_hw, displayed_hw):
-        detail = f"{displayed_hw[1]}x{displayed_hw[0]} pixels, annotated {size_hw[1]}x{size_hw[0]}"
-        return [("wrong-size", detail), *findings]
-    try:
+        if size_hw not in (stored_hw, displayed_hw):
+            detail = f"{displayed_hw[1]}x{displayed_hw[0]} pixels, annotated {size_hw[1]}x{size_hw[0]}"
+            return [("wrong-size", detail), *findings]
         read_image(path, size_hw)
     except UserError as error:
         return [("unreadable-file", str(error).removeprefix(f"image {path} "))]
@@ -63,6 +83,8 @@ def image_findings(image_dir: Path, item: tuple[str, tuple[int, int]]) -> list[t
 def _rotation(image: Image.Image, size_hw: tuple[int, int]) -> list[tuple[str, str]]:
     if not is_rotated(image):
         return []
+    if has_unclear_orientation(image):
+        return [("exif-unclear", f"orientation {image.getexif()[ORIENTATION]}")]
     return [("exif-followed" if displayed_size(image) == size_hw else "exif-ignored", "")]
 
 

@@ -34,8 +34,11 @@ RULES = {
     "unknown-image": Rule("object of an unknown image", "stops", "stops: add the image or remove the object"),
     "unknown-category": Rule("object of an unknown category", "stops", "stops: add the category or remove the object"),
     "no-usable-object": Rule("no object to train on", "stops", "stops before the first step"),
-    "missing-file": Rule("image file missing", "stops", "stops at this image: add the file or remove its record"),
-    "unreadable-file": Rule("image file truncated or unreadable", "stops", "stops at this image: replace the file"),
+    "file-outside": Rule(
+        "file_name outside the image folder", "stops", "stops: give file names relative to the image folder"
+    ),
+    "missing-file": Rule("image file missing", "stops", "stops: add the file or remove its record"),
+    "unreadable-file": Rule("image file truncated or unreadable", "stops", "stops: replace the file"),
     "wrong-size": Rule("image size differs from its annotation", "stops", "stops at this image: correct its record"),
     "crowd": Rule("crowd objects", "drops", "leaves the object out; evaluation ignores detections on it"),
     "ignore": Rule(
@@ -65,6 +68,11 @@ RULES = {
     ),
     "exif-ignored": Rule(
         "EXIF rotation, annotated as stored", "mends", "ignores the EXIF orientation, as the boxes do"
+    ),
+    "exif-unclear": Rule(
+        "EXIF orientation that keeps the image size",
+        "mends",
+        "follows the orientation, as nothing tells whether the boxes do; if they do not, remove the EXIF tag",
     ),
     "grey": Rule("grey images", "mends", "repeats grey as red, green and blue"),
     "cmyk": Rule("CMYK images", "mends", "converts to RGB"),

@@ -6,7 +6,7 @@ import filecmp
 from pathlib import Path
 
 from afictl.data.check_report import Location, SplitReport
-from afictl.data.folders import find_files
+from afictl.data.folders import find_files, leaves_folder
 from afictl.data.formats.coco_records import FIELDS, Contents, Record, read_instances, record_fault
 from afictl.errors import UserError
 
@@ -24,7 +24,7 @@ def compare_with_train(data_dir: Path, contents: Contents, image_dir: Path, repo
     if report.split == "val":  # training reads no other split
         _compare_classes(_names(train), _names(contents), train_file, report)
     for name in sorted(_file_names(train) & _file_names(contents)):
-        if _same_file(train_dir / name, image_dir / name):
+        if not leaves_folder(image_dir, name) and _same_file(train_dir / name, image_dir / name):
             report.add("file-in-train", Location(name))
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afictl.data.folders import leaves_folder
 from afictl.data.segmentation import Segmentation
 from afictl.data.segmentation_arrays import has_segmentation, read_segmentations
+from afictl.errors import UserError
 
 MIN_SIDE_PX = 0.01
 """A thinner box counts as without area; the box losses take the log of a side."""
@@ -115,9 +117,19 @@ class Dataset:
         return [text[start:end].decode() for start, end in pairwise(ends)]
 
     def image_path(self, i: int) -> Path:
-        """The file of image ``i``."""
+        """The file of image ``i``.
+
+        Raises:
+            UserError: its ``file_name`` is outside the image folder.
+        """
         start, end = self.arrays["name_ends"][i : i + 2].tolist()
-        return self.image_dir / self.arrays["names"][start:end].numpy().tobytes().decode()
+        name = self.arrays["names"][start:end].numpy().tobytes().decode()
+        if leaves_folder(self.image_dir, name):
+            raise UserError(
+                f"{self.annotation_file}: image {self.image_id(i)}: file_name {name!r} is outside the image folder "
+                f"{self.image_dir}; give it relative to that folder"
+            )
+        return self.image_dir / name
 
     def objects(self, i: int) -> Objects:
         """Every object of image ``i``, also those that training leaves out."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from afictl.data.image_faults import content_fault, file_fault
 from afictl.errors import UserError, one_line
 
-_ORIENTATION = 0x0112
-
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""Exceptions of Pillow at a file that is broken, truncated or no image."""
+ORIENTATION = 0x0112
+"""EXIF tag."""
 
 
 def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tensor:
@@ -27,38 +27,66 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
     store them); transparency is dropped, as detectron2 and torchvision do. Pillow decodes: with torchvision the
     stored size cannot be known before the orientation is applied.
 
+    An EXIF orientation is followed, as detectron2 and mmdetection (through OpenCV) do, unless ``size_hw`` shows that
+    the annotations were made on the pixels as stored. Where both sizes are equal (orientations 2, 3 and 4, and square
+    images) that cannot be known, and the orientation is followed.
+
     Args:
         path: the image file.
-        size_hw: the annotated height and width. Annotations may have been made on the pixels as stored or as
-            displayed: the EXIF orientation is ignored where only the stored size is this one. None always
-            follows it.
+        size_hw: the annotated height and width; None always follows the EXIF orientation.
 
     Raises:
-        UserError: missing, not an image, truncated, or of another size; names the file.
+        UserError: missing, no regular file, not an image, truncated, or of another size; names the file.
     """
+    with opened_image(path) as image:
+        image.load()
+        return torch.from_numpy(_pixels(_orient(image, size_hw))).permute(2, 0, 1)
+
+
+@contextmanager
+def opened_image(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image file; its errors inside, and every ``UserError``, name the file.
+
+    Raises:
+        UserError: missing, no regular file, or not a readable image.
+    """
+    path = Path(path)
+    if fault := file_fault(path):
+        raise UserError(f"image {path} {fault}")
     try:
         with Image.open(path) as image:
-            image.load()
-            upright = _orient(image, size_hw)
-            pixels = torch.from_numpy(_pixels(upright)).permute(2, 0, 1)
-    except FileNotFoundError:
-        raise UserError(f"image {path} does not exist") from None
+            yield image
     except UserError as error:
         raise UserError(f"image {path} {error}") from None
-    except UNREADABLE as error:
-        raise UserError(f"image {path} cannot be read: {one_line(error)}") from None
-    return pixels
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise errors of any type at a damaged file
+        # the file may have changed or vanished since its status was read
+        fault = file_fault(path) or content_fault(path) or f"cannot be read: {_reason(error)}"
+        raise UserError(f"image {path} {fault}") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image, or of an unknown format"
+    return one_line(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:
     """Height and width after the EXIF orientation, which Pillow reads without decoding the pixels."""
     height, width = image.height, image.width
-    return (width, height) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
+    return (width, height) if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
 
 
 def is_rotated(image: Image.Image) -> bool:
     """Whether the file carries an EXIF orientation other than upright."""
-    return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    return image.getexif().get(ORIENTATION, 1) not in (0, 1)
+
+
+def has_unclear_orientation(image: Image.Image) -> bool:
+    """Whether the size does not tell if annotations were made before or after the EXIF orientation was applied."""
+    orientation = image.getexif().get(ORIENTATION, 1)
+    return orientation in (2, 3, 4) or (orientation in (5, 6, 7, 8) and image.height == image.width)
 
 
 def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:

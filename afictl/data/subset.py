@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from afictl.data.folders import SPLITS, find_files, has_split
+from afictl.data.folders import SPLITS, find_files, has_split, leaves_folder
 from afictl.data.formats.coco_records import FIELDS, Contents, check_records, read_instances
 from afictl.errors import UserError
 from afictl.files import atomic_folder
@@ -104,7 +104,7 @@ def _copy_or_link_split(data_dir: Path, out_dir: Path, split: str, copy: bool) -
 def _copy_or_link_files(source: Path, target: Path, names: Iterable[str], copy: bool) -> None:
     for name in names:
         original, path = source / name, target / name
-        if target not in Path(os.path.normpath(path)).parents:
+        if os.path.isabs(name) or leaves_folder(source, name):
             raise UserError(f"image {name!r}: its file_name leaves the image folder {source}; correct the annotations")
         if not original.is_file():
             raise UserError(f"image {original} does not exist; 'afictl data check' lists every missing one")

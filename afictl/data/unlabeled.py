@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from afictl.data.folders import SPLITS, find_files, has_split
@@ -11,18 +11,22 @@ from afictl.data.formats.coco import load_coco
 from afictl.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+HEIC_SUFFIXES = (".heic", ".heif")
+"""Suffixes of images that are not supported, and told by name where files are skipped."""
 
 
-def image_files(folder: Path) -> list[Path]:
-    """List the image files in a folder and its subfolders, sorted, without hidden files.
+def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """List the files with ``suffixes`` in a folder and its subfolders, sorted, without hidden ones.
+
+    Also listed are links, pipes and others of such names that cannot be read, so that none is skipped silently.
 
     Raises:
         UserError: no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise UserError(f"image folder {folder} {'is a file' if folder.exists() else 'does not exist'}")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    files = [file for file in files if not file.name.startswith(".") and file.is_file()]
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes)
+    files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
     if not files:
         raise UserError(f"folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return files
@@ -42,7 +46,7 @@ def without_labelled(files: list[Path], data_dir: Path) -> list[Path]:
     for path in _labelled_images(data_dir):
         if path.is_file():
             by_size.setdefault(path.stat().st_size, []).append(path)
-    return [file for file in files if not any(_are_equal(file, path) for path in by_size.get(file.stat().st_size, ()))]
+    return [file for file in files if not any(_are_equal(file, path) for path in by_size.get(_size(file), ()))]
 
 
 def _labelled_images(data_dir: Path) -> Iterator[Path]:
@@ -52,6 +56,11 @@ def _labelled_images(data_dir: Path) -> Iterator[Path]:
     for split in splits:
         dataset = load_coco(data_dir, split)
         yield from (dataset.image_path(i) for i in range(len(dataset)))
+
+
+def _size(file: Path) -> int:
+    """Size in bytes; -1 for what is no file."""
+    return file.stat().st_size if file.is_file() else -1
 
 
 def _are_equal(first: Path, second: Path) -> bool:

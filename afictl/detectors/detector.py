@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from afictl.backbones import FeatureExtractor
 from afictl.detectors.head import Detections, FeatureMaps, Head, HeadWithMasks, ImageBatch, Losses, Target
 from afictl.detectors.masks import paste_masks
+from afictl.detectors.pixels import check_images
 from afictl.detectors.targets import check_targets
 from afictl.distributed import max_over_ranks
+from afictl.errors import UserError
 from afictl.necks import Neck
 from afictl.presets import Preset
 
@@ -56,7 +58,7 @@ class Detector(nn.Module):
         """Losses in train mode, detections in eval mode.
 
         Args:
-            images: float (3, h, w), RGB in 0..1, of any sizes.
+            images: float (3, h, w), RGB in 0..1, of any sizes; an empty list gives an empty list of detections.
             targets: for each image ``boxes``, ``labels`` and, for a detector with masks, ``masks`` (n, h, w).
 
         Raises:
@@ -64,8 +66,9 @@ class Detector(nn.Module):
         """
         if self.training:
             return self.losses_and_pyramid(images, targets)[0]
+        detections = self.detect(images)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        return [self._paste(*pair) for pair in zip(self.detect(images), sizes, strict=True)]
+        return [self._paste(*pair) for pair in zip(detections, sizes, strict=True)]
 
     def losses_and_pyramid(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None
@@ -85,6 +88,8 @@ class Detector(nn.Module):
         ``masks=False`` leaves the masks out, and their computation.
         """
         self._require_eval_mode("detect")
+        if not len(images):
+            return []
         batch = self.batch(images)
         features = self._pyramid(batch)
         detections = self.head.detect(batch, features)
@@ -101,6 +106,8 @@ class Detector(nn.Module):
             The same with ``mask_probs`` and, with mask scoring, ``mask_scores``, as from ``detect``.
         """
         self._require_eval_mode("segment")
+        if not len(images):
+            return []
         batch = self.batch(images)
         return self._mask_head().segment(batch, self._pyramid(batch), detections)
 
@@ -132,12 +139,13 @@ class Detector(nn.Module):
 
         With ``across_ranks`` the padded size is that of all ranks' images, and all ranks must call this. The maps of
         an image depend on it near the image's edges, and with group norm everywhere.
+
+        Raises:
+            UserError: no images, or one of the wrong shape, type or range.
         """
-        for index, image in enumerate(images):
-            if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-                raise ValueError(
-                    f"image {index}: expected float (3, h, w) in 0..1, got {image.dtype} {tuple(image.shape)}"
-                )
+        if not len(images):
+            raise UserError("no images: a batch needs at least one")
+        check_images(images)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         largest = [max(side) for side in zip(*sizes, strict=True)]
         if across_ranks:

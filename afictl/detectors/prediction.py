@@ -11,6 +11,7 @@ from torchvision.ops import clip_boxes_to_image
 from afictl.data.transforms import move_boxes, resize_for
 from afictl.detectors.detector import Detector
 from afictl.detectors.head import Detections
+from afictl.detectors.pixels import check_images
 
 
 @torch.no_grad()
@@ -19,13 +20,17 @@ def predict(detector: Detector, images: Sequence[Tensor]) -> list[Detections]:
 
     Args:
         detector: on any device.
-        images: uint8, or float in 0..1, (3, H, W) RGB.
+        images: uint8, or float in 0..1, (3, H, W) RGB; an empty list gives an empty list.
 
     Returns:
         For each image ``boxes`` (n, 4) xyxy in its own pixels, ``labels`` (n,) in 1..K, ``scores`` (n,) best
         first, and ``masks`` bool (n, H, W) when the detector has masks.
+
+    Raises:
+        UserError: an image of another type, shape or range; it is named by its index.
     """
     detector.eval()
+    check_images(images, allow_uint8=True)
     resized = [resize_for(detector.input, image) for image in images]
     predictions = []
     for image, small, detections in zip(images, resized, detector.detect(resized), strict=True):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from afictl.data import Dataset, eval_batches, read_image
+from afictl.data.image_listing import require_images
 from afictl.data.transforms import to_float
 from afictl.detectors import Detector, iter_pasted_masks, to_original
 from afictl.distributed import Runtime, all_gather, run_on_rank_zero
@@ -99,12 +100,14 @@ def detect(
 
     Raises:
         UserError: on all ranks: the detector and the dataset have different classes, ``tta`` for a module that is not a
-            ``Detector``, or an unreadable image.
+            ``Detector``, or an unreadable image; before the first image, if files are missing or cannot be images.
     """
     if tta is not None:
         require_multi_scale(detector)
     categories = _categories(detector, classes, dataset)
     total = len(dataset.image_ids[:limit])
+    images = None if limit is None else range(len(dataset))[:limit]
+    run_on_rank_zero(lambda: require_images(dataset, images), runtime.rank, runtime.world_size)
     has_masks = False
 
     def results() -> Iterator[list[CocoResult]]:

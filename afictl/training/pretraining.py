@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
+from afictl.data.image_listing import orientation_note
 from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
@@ -20,7 +21,7 @@ from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.training.hardware import hardware_record
 from afictl.training.run_inputs import annotation_inputs, inputs_record, recorded_inputs, weights_input
 from afictl.training.run_writer import RunWriter
-from afictl.training.splits import Splits, in_label_order, load_splits, uses_masks
+from afictl.training.splits import Splits, in_label_order, load_splits, require_split_images, uses_masks
 from afictl.training.stage1 import train_stage1
 from afictl.training.stage2 import build_student, train_stage2
 from afictl.weights import LoadedDetector, load_detector, load_tensors
@@ -81,7 +82,7 @@ def _pretrain(
     loaded = load_detector(guide_path)
     files = [*annotation_inputs(splits), *weights_input("guide", find_checkpoint(guide_path))]
     preset = parse_preset(_preset_without_other_options(loaded, kind), overrides, source=str(guide_path))
-    uses_masks(preset, splits)
+    require_split_images(fabric, splits, uses_masks(preset, splits) and 1 not in stages)
     guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
     fabric.to_device(guide)
     for number in stages:
@@ -111,6 +112,8 @@ def _pretrain(
                     run.log(recorded.note)
             if number == stages[0]:
                 _log_guide(run, loaded, guide_path)
+                for note in filter(None, map(orientation_note, splits)):
+                    run.log(note)
             run.log(
                 f"stage {number} of {preset.name}: {len(splits.train)} training images, {len(splits.held_out)} held out"
             )

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from afictl.data import Dataset
-from afictl.data.folders import absent_files
 from afictl.data.formats.coco import load_coco_file
+from afictl.data.image_listing import require_images
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import match_categories
 from afictl.json_files import read_json
@@ -82,7 +82,8 @@ class PseudoLabels:
                 "make them with a teacher that has masks"
             )
         split = self.split_batch(preset.train.batch_size, num_processes)
-        _require_images(pseudo, masks)
+        advice = "restore them, or correct 'info.image_folder' in the file"
+        require_images(pseudo, pseudo.training_images(masks), advice=advice)
         return MixedData(labelled, pseudo.in_label_order(labelled.classes), *split, self.weight, masks)
 
 
@@ -113,13 +114,3 @@ def _image_folder(file: Path) -> Path:
         if path.is_dir():
             return path
     raise UserError(f"{file}: its image folder {folders[0]} does not exist; correct 'info.image_folder' in the file")
-
-
-def _require_images(pseudo: Dataset, masks: bool) -> None:
-    """Check the images to train on before the training, which an absent one would end in some later step."""
-    names = [pseudo.file_names[k] for k in pseudo.training_images(masks)]
-    if absent := absent_files(pseudo.image_dir, names):
-        raise UserError(
-            f"{pseudo.annotation_file}: {len(absent)} of its {len(names)} labelled images are not in "
-            f"{pseudo.image_dir}, the first {absent[0]}; restore them, or correct 'info.image_folder' in the file"
-        )

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from lightning_fabric import Fabric
 
 from afictl.data import Dataset, TrainBatch, load_coco, train_batches
+from afictl.data.image_listing import require_images
+from afictl.distributed import all_gather
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import match_categories
 from afictl.presets import InputConfig, LoaderConfig, Preset, Recipe
@@ -30,6 +32,21 @@ def load_splits(folder: Path) -> Splits:
     train, held_out = load_coco(folder, "train"), load_coco(folder, "val")
     match_categories(train.classes, held_out, owner=str(train.annotation_file))
     return Splits(train, held_out)
+
+
+def require_split_images(fabric: Fabric, data: Splits, masks: bool) -> None:
+    """Check the image files of both splits on every machine, before the first step; all ranks must call this.
+
+    Raises:
+        UserError: on all ranks: files that training or evaluation will read are missing or cannot be images.
+    """
+
+    def check() -> None:
+        if fabric.local_rank == 0:
+            require_images(data.train, data.train.training_images(masks))
+            require_images(data.held_out)
+
+    all_gather(check, fabric.world_size)
 
 
 def in_label_order(data: Splits, classes: Sequence[str], source: str) -> Splits:

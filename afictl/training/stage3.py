@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from afictl.data import Dataset, TrainBatch
+from afictl.data.image_listing import orientation_note
 from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.folder_lock import locked_folder
@@ -36,7 +37,14 @@ from afictl.training.run_inputs import (
     recorded_inputs,
 )
 from afictl.training.run_writer import RunWriter
-from afictl.training.splits import Splits, batch_source, in_label_order, load_splits, uses_masks
+from afictl.training.splits import (
+    Splits,
+    batch_source,
+    in_label_order,
+    load_splits,
+    require_split_images,
+    uses_masks,
+)
 from afictl.training.stage import Metrics
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 from afictl.training.sync_dropout import synchronize_dropouts
@@ -111,6 +119,7 @@ def _finetune(
     splits = in_run_order(splits, recorded or inputs, initial.weights)
     masks = uses_masks(preset, splits)
     mixed = pseudo.load(splits.train, preset, masks, fabric.world_size) if pseudo else None
+    require_split_images(fabric, splits, masks)
     files += [annotation_input("pseudo", mixed.pseudo)] if mixed else []
     if inputs:
         inputs.require_unchanged(files)
@@ -212,5 +221,6 @@ def _description(preset: Preset, splits: Splits, masks: bool, mixed: MixedData |
             f"left out of training: {count} {reason}; see 'afictl data check'"
             for reason, count in splits.train.left_out(masks).items()
         ),
+        *filter(None, map(orientation_note, splits)),
         *([mixed.description] if mixed else []),
     ]

@@ -8,15 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from afictl.data import Dataset, Objects, read_image
-from afictl.data.images import UNREADABLE
+from afictl.data.images import opened_image
 from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.data.transforms import move_boxes
 from afictl.data.unlabeled import image_files
-from afictl.errors import UserError, one_line
 from afictl.evaluation.prediction_writer import CocoResult
 
 
@@ -128,15 +126,10 @@ def unique_names(names: Sequence[str]) -> list[str]:
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return image_files(path)
-    if not path.is_file():
-        raise UserError(f"image {path} does not exist")
     return [path]
 
 
 def _require_image(file: Path) -> None:
     """Read the header, so that a broken file is an error before the first image is drawn."""
-    try:
-        with Image.open(file):
-            pass
-    except UNREADABLE as error:
-        raise UserError(f"image {file} cannot be read: {one_line(error)}") from None
+    with opened_image(file):
+        pass

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -229,3 +231,38 @@ def test_report_is_json_serializable(write_coco):
     assert plain["findings"]["box-partly-outside"]["places"][0]["annotation_id"] == 1
     assert plain["findings"]["box-partly-outside"]["effect"] == "mends"
     assert plain["fatal"] == []
+
+
+@pytest.mark.timeout(60)
+def test_check_names_files_that_are_no_images_and_unclear_orientations(write_coco, tmp_path):
+    names = ["pipe.png", "phone.png", "mirrored.png", "square.png", "../outside.png", "broken.png"]
+    data = write_coco([{}], images=[{"file_name": name, "width": 64, "height": 64} for name in names])
+    folder = data / "val"
+    for name in ("pipe.png", "broken.png"):
+        (folder / name).unlink()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "broken.png").symlink_to("nowhere.png")
+    (folder / "phone.png").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    tags = Image.Exif()
+    for name, orientation in (("mirrored.png", 2), ("square.png", 6)):
+        tags[0x0112] = orientation
+        Image.new("RGB", (64, 64)).save(folder / name, exif=tags)
+    report = check_split(data, "val")
+    assert locations(report, "exif-unclear") == ["mirrored.png: orientation 2", "square.png: orientation 6"]
+    assert locations(report, "file-outside") == ["../outside.png"]
+    assert locations(report, "missing-file") == ["broken.png"]
+    pipe, phone = locations(report, "unreadable-file")
+    assert "named pipe" in pipe
+    assert "HEIC" in phone
+    assert {"file-outside", "missing-file", "unreadable-file"} <= set(report.fatal)
+
+
+def test_killed_reading_process_is_one_error(write_coco, monkeypatch):
+    data = write_coco([{}], images=[{}] * 3)
+    monkeypatch.setattr("afictl.data.check_images.image_findings", kill_this_process)
+    with pytest.raises(UserError, match=r"val: a reading process was killed after 0 of 3 .*1\.png.*--no-images"):
+        check_split(data, "val")
+
+
+def kill_this_process(*_):
+    os.kill(os.getpid(), signal.SIGKILL)

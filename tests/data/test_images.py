@@ -1,3 +1,4 @@
+import os
 import warnings
 
 import numpy as np
@@ -107,3 +108,40 @@ def test_error_names_missing_file_and_file_that_is_no_image(tmp_path):
         read_image(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"b\.jpg .*exist"):
         read_image(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (b"", "is an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
+        (b"../.git/annex/objects/Xw/q0/SHA256E-s1--00.jpg/SHA256E-s1--00.jpg", "git annex get"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC file"),
+        (b"\n<!DOCTYPE html><html>404</html>", "web page"),
+        (bytes(4096), "only zero bytes"),
+        (b"hello", "no image"),
+        (b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, "cannot be read"),
+    ],
+)
+def test_file_without_pixels_is_called_what_it_is(tmp_path, content, fact):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.jpg .*{fact}"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.timeout(30)
+def test_pipe_is_refused_unopened(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg is a named pipe"):
+        read_image(tmp_path / "a.jpg", (20, 30))
+
+
+def test_any_error_of_a_decoder_names_the_file(picture, tmp_path, monkeypatch):
+    picture.save(tmp_path / "a.png")
+
+    def fail(self):
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(UserError, match=r"a\.png cannot be read: list index"):
+        read_image(tmp_path / "a.png")

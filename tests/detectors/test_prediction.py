@@ -34,3 +34,56 @@ def test_bytes_and_floats_are_the_same_image(build: Callable[..., Detector]) -> 
     image = torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     from_bytes, from_floats = predict(detector, [image, image.float() / 255])
     torch.testing.assert_close(from_bytes["boxes"], from_floats["boxes"])
+
+
+@pytest.fixture
+def small(build: Callable[..., Detector]) -> Detector:
+    return build("faster-rcnn", "input.test_size=64", "input.max_size=96")
+
+
+IMAGE = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("image", "fact"),
+    [
+        (IMAGE * 255, r"0\.\d+ to 25\d.*divide by 255"),
+        ((IMAGE - 0.45) / 0.22, "values from -.*normalises"),
+        (-IMAGE, "values from -0.9"),
+        (torch.full_like(IMAGE, torch.nan), "NaN"),
+        (IMAGE.clone().index_fill_(1, torch.tensor([3]), torch.inf), "to inf"),
+        ((IMAGE * 255).to(torch.int64), "got int64"),
+        ((IMAGE * 255).to(torch.int16), "got int16"),
+        (IMAGE > 0.5, "got bool"),
+        (IMAGE[:1], "expand"),
+        (torch.cat([IMAGE, IMAGE[:1]]), r"image\[:3\]"),
+        (IMAGE.permute(1, 2, 0), "permute"),
+        (IMAGE[0], "list of images"),
+        (IMAGE[None], "list of images"),
+        (IMAGE[:, :0], r"\(3, 0, 50\)"),
+        (IMAGE.numpy(), "ndarray"),
+    ],
+)
+def test_image_of_another_type_shape_or_range_is_named(small: Detector, image: torch.Tensor, fact: str) -> None:
+    with pytest.raises(ValueError, match=f"image 1: .*{fact}"):
+        predict(small, [IMAGE, image])
+    with pytest.raises(ValueError, match=f"image 1: .*{fact}"):
+        small([IMAGE, image])
+    targets = [{"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([1])}] * 2
+    with pytest.raises(ValueError, match=f"image 1: .*{fact}"):
+        small.train()([IMAGE, image], targets)
+
+
+def test_values_that_resizing_overshoots_are_accepted(small: Detector) -> None:
+    (detection,) = predict(small, [IMAGE * 1.4 - 0.2])
+    assert len(detection["boxes"])
+
+
+def test_no_images_give_no_detections(small: Detector) -> None:
+    assert predict(small, []) == []
+    assert small([]) == []
+    assert small.segment([], []) == []
+    with pytest.raises(ValueError, match="no images"):
+        small.pyramid([])
+    with pytest.raises(ValueError, match="no images"):
+        small.train()([], [])

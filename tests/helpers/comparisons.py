@@ -50,6 +50,7 @@ def make_comparison(
             name if k < len(NAMES) - 1 else "runs/pretrain/afi",
             tuple(make_run(runs / f"{k}-seed{seed}", truth, annotation_file, k, seed, masks) for seed in range(seeds)),
             make_cost(k) if costs else None,
+            origin="no weights" if k < 3 else "fresh" if k < len(NAMES) - 1 else "trained: afi",
         )
         for k, name in enumerate(names)
     ]

@@ -51,6 +51,7 @@ def _method_record(method: MethodResult) -> dict[str, object]:
         "deviation": method.deviation,
         "difference": {metric: asdict(difference) for metric, difference in method.difference.items()},
         "verdict": method.verdict,
+        "origin": method.origin,
     }
 
 
@@ -74,7 +75,7 @@ def _method_row(method: MethodResult) -> dict[str, object]:
     if method.cost:
         row |= dict(zip(("image_width", "image_height"), reversed(method.cost.image_hw), strict=True))
     columns = [column for column in COST_COLUMNS if method.cost or not column.inference]
-    return row | _cost_values(method, columns) | {"verdict": method.verdict}
+    return row | _cost_values(method, columns) | {"verdict": method.verdict, "origin": method.origin}
 
 
 def _run_rows(method: MethodResult) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from afictl.comparison.analysis.origins import describe_origin
 from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX, describe_settings, unequal_settings
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
@@ -54,6 +55,13 @@ class FinishedRun:
     def source(self) -> str:
         """Source of the interpolator: kind, run or file."""
         return str(self.config["interpolator"] or self.preset.interpolator.kind)
+
+    def origin(self, folder: Path) -> str:
+        """See ``describe_origin``; ``folder`` is that of the comparison."""
+        kind = self.preset.interpolator.kind
+        source = self.config["interpolator"]
+        trained = source if source and source != kind else None
+        return describe_origin(kind, trained, None if source else self.config["weights"], folder)
 
 
 def read_run(path: Path, method: str | None = None) -> FinishedRun:

@@ -20,9 +20,9 @@ TWO_SEEDS_NOTE = (
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Tables of box and mask accuracy, best in bold, of differences, and of costs."""
+    """Tables of origins, of box and mask accuracy, best in bold, of differences, and of costs."""
     methods, kinds = comparison.methods, comparison.kinds
-    tables = [_accuracy_table(methods, kind) for kind in kinds]
+    tables = [_origin_table(methods), *(_accuracy_table(methods, kind) for kind in kinds)]
     if any(method.difference for method in methods):
         tables.append(_difference_table(methods, kinds))
     if any(method.cost for method in methods):
@@ -46,6 +46,14 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if comparison.has_two_seed_interval:
         lines.append(TWO_SEEDS_NOTE)
     return lines
+
+
+def _origin_table(methods: Sequence[MethodResult]) -> Table:
+    table = _method_table("weights of the interpolator before training")
+    table.add_column("origin", overflow="fold")
+    for method in methods:
+        table.add_row(escape(method.name), escape(method.origin))
+    return table
 
 
 def _accuracy_table(methods: Sequence[MethodResult], kind: str) -> Table:

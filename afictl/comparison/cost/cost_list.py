@@ -13,10 +13,11 @@ from typing import Any, TypedDict
 import torch
 from lightning_fabric import Fabric
 
+from afictl.comparison.analysis.origins import method_result
 from afictl.comparison.analysis.summary import build_comparison, choose_baseline
 from afictl.comparison.cost.measurement import cost_images, measure_costs
 from afictl.comparison.experiment.specification import Method
-from afictl.comparison.results import Comparison, Cost, MethodResult
+from afictl.comparison.results import Comparison, Cost
 from afictl.data import Dataset, load_coco
 from afictl.data.hashing import file_digest
 from afictl.detectors import Detector
@@ -77,7 +78,7 @@ def list_costs(
             load_initial_weights(detector, InitialWeights(method.source, weights))
         detectors[method.name] = detector
     costs = _measure(fabric, detectors, dataset, progress)
-    results = [MethodResult(method.name, method.source, (), costs[method.name]) for method in methods]
+    results = [method_result(method, Path(), costs[method.name]) for method in methods]
     images = f"the first images of {data}" if data else "an image of noise at the largest size of evaluation"
     settings = {"cost": describe_measurement(fabric, images)}
     return build_comparison(preset.name, dataset, results, settings, baseline)

@@ -22,7 +22,7 @@ from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
 from afictl.training.run_inputs import RecordedInputs, read_recorded_inputs
 from afictl.training.run_writer import config_differences
-from afictl.training.splits import load_splits, uses_masks
+from afictl.training.splits import load_splits, require_split_images, uses_masks
 from afictl.training.stage3 import in_checkpoint_order, in_run_order
 
 _INPUTS = {"classes", "contents"}
@@ -52,6 +52,9 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
     new_runs = [run for run in unfinished_runs if not (run.folder / CONFIG).is_file()]
     if new_runs:
         _check_data_and_weights(settings, new_runs[0])
+    if unfinished_runs:
+        splits = load_splits(settings.data)
+        require_split_images(fabric, splits, uses_masks(settings.preset, splits))
     if fabric.is_global_zero:
         for run in runs:
             if run not in unfinished_runs:

@@ -20,6 +20,11 @@ class Method:
     name: str
     source: str
 
+    @property
+    def kind(self) -> str | None:
+        """The kind of a fresh interpolator; None for a pre-training run or file."""
+        return kind_of_source(self.source)
+
 
 @dataclass(frozen=True)
 class RunSpecification:

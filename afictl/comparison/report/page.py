@@ -43,7 +43,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "settings": list_settings(comparison, path.parent),
         "overview": overview_sentences(comparison),
         "verdicts": list_verdicts(comparison, path.parent),
-        "tables": method_tables(comparison, path.parent),
+        "tables": method_tables(comparison),
         "costs": costs,
         "curves": plot_curves(comparison),
         "class_tables": classes,

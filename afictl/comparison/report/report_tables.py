@@ -56,10 +56,10 @@ class ReportTable:
 NO_VALUE = TableCell("\N{EN DASH}")
 
 
-def method_tables(comparison: Comparison, report_dir: Path) -> list[ReportTable]:
+def method_tables(comparison: Comparison) -> list[ReportTable]:
     """Tables of box accuracy with costs and of mask accuracy; only costs where nothing was trained.
 
-    The second line of a name is the source of the method; paths are relative to ``report_dir`` or the current folder.
+    The second line of a name is the origin of the interpolator's weights.
     """
     titles = {"box": "Box AP and cost", "mask": "Mask AP", "": "Cost"}
     tables = []
@@ -69,7 +69,7 @@ def method_tables(comparison: Comparison, report_dir: Path) -> list[ReportTable]
         rows = [
             TableRow(
                 method.name,
-                "baseline" if method.name == comparison.baseline else shorten_paths(_source(method), report_dir),
+                ", ".join(filter(None, ("baseline" * (method.name == comparison.baseline), method.origin))),
                 (*(_accuracy_cells(method, kind) if kind else ()), *(_cost_cell(method, column) for column in costs)),
                 index,
             )
@@ -137,10 +137,6 @@ def shorten_paths(text: str, report_dir: Path) -> str:
         prefix = re.escape(str(folder.resolve()).rstrip("/"))
         text = re.sub(rf"(?<![^\s'\"(=]){prefix}/(?=[^\s/])", "", text)
     return text
-
-
-def _source(method: MethodResult) -> str:
-    return "" if method.source == method.name else method.source
 
 
 def _accuracy_headers(kind: str, baseline: str) -> list[tuple[str, str]]:

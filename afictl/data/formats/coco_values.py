@@ -16,13 +16,13 @@ _FLOAT_MAX = 1.7976931348623157e308
 
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is a number that float64 can hold, NaN and infinity included; ``true`` and ``false`` are none."""
-    return type(value) is float or (type(value) is int and abs(value) <= _FLOAT_MAX)
+    return isinstance(value, float) or (type(value) is int and abs(value) <= _FLOAT_MAX)
 
 
 def is_id(value: object) -> TypeGuard[int | float]:
     """Whether it is a whole number that int64 can hold, also as a float that is exact."""
     return (type(value) is int and abs(value) < 2**63) or (
-        type(value) is float and value.is_integer() and abs(value) <= 2**53
+        isinstance(value, float) and value.is_integer() and abs(value) <= 2**53
     )
 
 

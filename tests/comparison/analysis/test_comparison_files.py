@@ -36,7 +36,7 @@ def test_keys_of_comparison_json(folder):
     assert content["conditions"]["schedule"] == "800 steps of 4 images"
     assert content["price_basis"] == {"device": "cpu"}
     method = content["methods"][1]
-    assert list(method) == ["name", "source", "cells", "price", "mean", "deviation", "difference", "verdict"]
+    assert list(method) == ["name", "source", "cells", "price", "mean", "deviation", "difference", "verdict", "origin"]
     assert list(method["cells"][0]) == ["seed", "folder", "metrics", "per_class", "training_seconds"]
     assert list(method["price"]) == ["image_hw", *COST]
     assert method["price"]["image_hw"] == [480, 640]
@@ -57,7 +57,7 @@ def test_columns_of_comparison_csv(folder):
     ]
     metrics = [column.format(f"box/{name}") for name in METRICS for column in statistics]
     cost = ["image_width", "image_height", *COST]
-    expected = ["interpolator", "source", "seeds", *metrics, *cost, "training_seconds", "verdict"]
+    expected = ["interpolator", "source", "seeds", *metrics, *cost, "training_seconds", "verdict", "origin"]
     assert read_header(folder / "comparison.csv") == expected
 
 

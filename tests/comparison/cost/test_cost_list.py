@@ -14,7 +14,8 @@ def test_costs_without_data_or_training(fabric, preset, methods):
     assert afi.multiply_adds - nearest.multiply_adds == afi.interpolator_multiply_adds > 0
     assert all(cost.peak_bytes >= cost.interpolator_peak_bytes > 0 for cost in (nearest, afi))
     assert [(method.runs, method.verdict) for method in comparison.methods] == [((), "")] * 2
-    assert len(comparison_tables(comparison)) == 2  # of detectors, of interpolators
+    assert len(comparison_tables(comparison)) == 3  # of origins, of detectors, of interpolators
+    assert [method.origin for method in comparison.methods] == ["no weights", "trained: interpolator.safetensors"]
 
 
 def test_costs_are_measured_on_the_images_of_a_data_set(fabric, preset, methods, shapes_dir):

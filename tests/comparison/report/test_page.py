@@ -53,20 +53,26 @@ def test_paths_are_relative_to_the_report_or_the_current_folder(comparison, tmp_
     """Other paths stay absolute, and so do those in the data of the comparison."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
-    afi = replace(comparison.methods[-1], source=str(tmp_path / "afi" / "interpolator.safetensors"))
     settings = {
         "data": f"{tmp_path}/data",
         "start weights": f"{tmp_path}/out/a / /elsewhere{tmp_path}/b",
         "here": str(tmp_path),
     }
-    changed = replace(
-        comparison, methods=(*comparison.methods[:-1], afi), settings=settings, image_dir=tmp_path / "val"
-    )
+    changed = replace(comparison, settings=settings, image_dir=tmp_path / "val")
     text = visible_text(render(changed, tmp_path / "out"))
     for part in (f"a / /elsewhere{tmp_path}/b", "start weights a /", "data data", "images val", f"here {tmp_path} "):
         assert part in text
-    assert " afi/interpolator.safetensors " in text
     assert f"{tmp_path}/" not in text.replace(f"/elsewhere{tmp_path}/", "")
+
+
+def test_the_table_names_the_origin_of_every_interpolator(comparison, tmp_path):
+    afi = replace(
+        comparison.methods[-1], source=str(tmp_path / "afi" / "interpolator.safetensors"), origin="trained: afi"
+    )
+    text = visible_text(render(replace(comparison, methods=(*comparison.methods[:-1], afi)), tmp_path))
+    assert f"{comparison.baseline} baseline, no weights " in text
+    assert f"{afi.name} trained: afi " in text
+    assert str(tmp_path) not in text
 
 
 def test_the_sentence_on_many_methods_precedes_their_verdicts(data, tmp_path):
@@ -169,7 +175,7 @@ def hostile(data, folder):
     (folder / "hostile" / "annotations").mkdir()
     (folder / "hostile" / "annotations" / file.name).write_text(json.dumps(content))
     comparison = make_comparison(folder / "hostile", folder / "runs", [HOSTILE, f"{HOSTILE} b", f"{HOSTILE} c"])
-    methods = [replace(method, source=HOSTILE, verdict=HOSTILE) for method in comparison.methods]
+    methods = [replace(method, source=HOSTILE, origin=HOSTILE, verdict=HOSTILE) for method in comparison.methods]
     for method in methods:
         (method.runs[0].folder / "versions.json").write_text(json.dumps({"command": [HOSTILE], HOSTILE: HOSTILE}))
     return replace(comparison, preset=HOSTILE, settings={HOSTILE: HOSTILE}, methods=tuple(methods))

@@ -1,0 +1,110 @@
+"""Check of the image files of a dataset before they are read, by one listing of each folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+from afictl.data.dataset import Dataset
+from afictl.data.folders import leaves_folder
+from afictl.data.image_faults import content_fault, file_fault, status_fault
+from afictl.data.images import has_unclear_orientation, opened_image
+from afictl.errors import UserError
+
+_THREADS = 8
+"""They wait for a network file system together."""
+_MIN_IMAGE_BYTES = 1024
+"""The content of smaller files is read: most of them are pointers of Git LFS and the like."""
+_MAX_NAMES = 3
+_SAMPLE_IMAGES = 64
+
+
+def require_images(
+    dataset: Dataset,
+    images: Iterable[int] | None = None,
+    *,
+    advice: str = "'afictl data check' lists every one",
+) -> None:
+    """Check that the image files of a dataset can be there, before hours of work that a missing one would end.
+
+    Checked are presence, kind, size and, of tiny files, content. Nothing is decoded: 118,000 files take about a second.
+
+    Args:
+        dataset: the dataset.
+        images: positions of the images that will be read; None: all.
+        advice: end of the error.
+
+    Raises:
+        UserError: files are missing or cannot be images; names the first, with the reason.
+    """
+    names = dataset.file_names
+    selection = names if images is None else [names[k] for k in images]
+    faults = image_faults(dataset.image_dir, selection)
+    if faults:
+        listed = "; ".join(f"{name} {fault}" for name, fault in list(faults.items())[:_MAX_NAMES])
+        more = "; ..." if len(faults) > _MAX_NAMES else ""
+        raise UserError(
+            f"{dataset.annotation_file}: {len(faults)} of its {len(selection)} images cannot be read in "
+            f"{dataset.image_dir}: {listed}{more}; {advice}"
+        )
+
+
+def image_faults(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Why files below ``folder`` cannot be images, by name, for those of ``names`` that cannot."""
+    inside = [name for name in dict.fromkeys(names) if not leaves_folder(folder, name)]
+    entries = {parent: _entries(folder / parent) for parent in {os.path.dirname(name) for name in inside}}
+
+    def faults_of(part: Sequence[str]) -> Iterator[tuple[str, str]]:
+        for name in part:
+            parent, file = os.path.split(name)
+            if fault := _fault(folder, name, entries[parent].get(file)):
+                yield name, fault
+
+    parts = [inside[k::_THREADS] for k in range(_THREADS)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        faults = dict(chain.from_iterable(pool.map(lambda part: list(faults_of(part)), parts)))
+    faults |= {name: "is outside the folder" for name in names if leaves_folder(folder, name)}
+    return {name: faults[name] for name in dict.fromkeys(names) if name in faults}
+
+
+def orientation_note(dataset: Dataset) -> str:
+    """Note on images whose EXIF orientation the annotated size cannot confirm; empty if a sample of 64 has none."""
+    step = -(-len(dataset) // _SAMPLE_IMAGES) or 1
+    paths = [dataset.image_path(i) for i in range(0, len(dataset), step)]
+    unclear = [path for path in paths if _is_unclear(path)]
+    if not unclear:
+        return ""
+    return (
+        f"note: {len(unclear)} of {len(paths)} sampled images of {dataset.image_dir}, such as {unclear[0].name}, have "
+        "an EXIF orientation that keeps their size: it is followed, but nothing tells whether their boxes follow it; "
+        "'afictl data check' lists all"
+    )
+
+
+def _entries(folder: Path) -> dict[str, os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry for entry in entries}
+    except OSError:
+        return {}
+
+
+def _fault(folder: Path, name: str, entry: os.DirEntry[str] | None) -> str:
+    if entry is None:  # a file system may accept other names than the listed one, as in capital letters
+        return file_fault(folder / name)
+    try:
+        status = entry.stat()
+    except OSError:
+        return file_fault(folder / name)
+    return status_fault(status) or (content_fault(folder / name) if status.st_size < _MIN_IMAGE_BYTES else "")
+
+
+def _is_unclear(path: Path) -> bool:
+    try:
+        with opened_image(path) as image:
+            return has_unclear_orientation(image)
+    except UserError:  # told where the image is read
+        return False
