@@ -42,11 +42,18 @@ class DySample(Interpolator):
         zero_biases(self)
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
-        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
+        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused.
+
+        Where a point is not finite, the map of its image and group is NaN.
+        """
         n, c, h, w = coarse.shape
         points = self.points(coarse)
         groups = coarse.to(points.dtype).reshape(-1, c // self.groups, h, w)
-        sampled = F.grid_sample(groups, points, mode="bilinear", padding_mode="border", align_corners=False)
+        # Without nan_to_num, grid_sample gives a wrong number at NaN, and its backward pass on a CPU writes outside of
+        # the map.
+        sampled = F.grid_sample(groups, points.nan_to_num(), padding_mode="border", align_corners=False)
+        largest = points.detach().abs().amax(dim=(1, 2, 3))
+        sampled += (largest - largest)[:, None, None, None]  # 0, or NaN
         return sampled.view(n, c, 2 * h, 2 * w).to(coarse.dtype)
 
     def points(self, coarse: Tensor) -> Tensor:

@@ -126,9 +126,10 @@ def discriminator_step(discriminator: TrainableModule, pairs: Mapping[str, Pair]
         for level, pair in _discriminable(pairs).items()
         for kind, target in (("real", 1.0), ("fake", 0.0))
     ]
-    discriminator.backward(terms)
+    loss = torch.stack(terms).sum()
+    discriminator.backward({"loss_discriminator": loss})
     discriminator.optimizer_step()
-    return torch.stack(terms).sum().detach()
+    return loss.detach()
 
 
 def feature_losses(discriminator: nn.Module, pairs: Mapping[str, Pair], recipe: AdversarialRecipe) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,13 +13,19 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from afictl.data import TrainBatch
-from afictl.distributed import run_on_rank_zero, sum_over_ranks, world_size
+from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
 from afictl.presets import Recipe
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST
 from afictl.training.logger import TrainingLogger
-from afictl.training.optimization import learning_rate, schedule_warnings, set_learning_rate
+from afictl.training.optimization import (
+    TrainableModule,
+    learning_rate,
+    mean_losses,
+    schedule_warnings,
+    set_learning_rate,
+)
 from afictl.training.run_writer import RunWriter
 from afictl.training.stage import Metrics, Stage, TrainingState, load_state, save_state
 
@@ -28,7 +33,7 @@ _BATCH_NORM_ERROR = "more than 1 value per channel"  # part of torch's message f
 
 
 class DivergedError(UserError):
-    """A loss or gradient is not finite; raised on all ranks in the same step."""
+    """A loss, gradient or weight is not finite; raised on all ranks in the same step."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
     interrupted is done first when the run is resumed.
 
     Raises:
-        UserError: a loss or gradient is not finite, a batch is too small for batch norm, or the saved state is damaged
-            or belongs to another stage.
+        UserError: a loss, gradient or weight is not finite, a batch is too small for batch norm, or the saved state is
+            damaged or belongs to another stage.
         KeyboardInterrupt: a signal requested the end.
     """
     state = load_state(fabric, run, stage, recipe.steps)
@@ -84,7 +89,8 @@ def _seed_step(seed: int, step: int) -> None:
 def _train_step(stage: Stage, batch: TrainBatch, number: int, recipe: Recipe) -> dict[str, float]:
     """Losses of step ``number``, counted from 1; errors name the step and the images of its batch."""
     try:
-        return _to_floats(stage.step(batch))
+        losses = stage.step(batch)
+        return _read_losses(losses, stage.modules)
     except FloatingPointError as error:
         ids = ", ".join(map(str, batch.image_ids))
         hint = "lower the learning rate" + (" or set clip_norm" if recipe.clip_norm is None else "")
@@ -96,18 +102,23 @@ def _train_step(stage: Stage, batch: TrainBatch, number: int, recipe: Recipe) ->
         raise UserError(f"step {number}: batch norm got a single value per channel; {hint}") from None
 
 
-def _to_floats(losses: Mapping[str, Tensor]) -> dict[str, float]:
-    """Means of the losses over all ranks, with one transfer from the device.
+def _read_losses(losses: Mapping[str, Tensor], modules: Mapping[str, TrainableModule]) -> dict[str, float]:
+    """Means of the losses over all ranks, once the weights are known to be finite.
+
+    Both are read from the device together.
 
     Raises:
-        FloatingPointError: one is not finite; raised on all ranks.
+        FloatingPointError: one is not finite; names it, on all ranks.
     """
-    stacked = torch.stack([value.detach().float().reshape(()) for value in losses.values()])
-    values = dict(zip(losses, (sum_over_ranks(stacked) / world_size()).tolist(), strict=True))
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(f"{name} became {value}")
-    return values
+    norms = {name: trainable.weight_norm() for name, trainable in modules.items()}
+    try:
+        values = mean_losses({**losses, **norms})
+    except FloatingPointError:
+        mean_losses(losses)
+        names = (f"{name}.{trainable.diverged_weight()}" for name, trainable in modules.items())
+        name = next((name for name in names if not name.endswith(".")), "the weights")
+        raise FloatingPointError(f"the norm of {name} is not finite") from None
+    return {name: values[name] for name in losses}
 
 
 def _checkpoint_and_evaluate(

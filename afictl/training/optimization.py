@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import get_total_norm
 from torch.optim import SGD, AdamW, Optimizer
 
+from afictl.distributed import sum_over_ranks, world_size
 from afictl.errors import one_line
 from afictl.presets import Recipe
 
@@ -21,7 +23,10 @@ _WARMUP_FACTOR = 1e-3  # of detectron2
 class TrainableModule:
     """A module with its optimizer, both set up by Fabric.
 
-    Every stage trains by ``backward`` and ``optimizer_step`` alone, so gradient accumulation belongs here.
+    Every stage trains by ``backward`` and ``optimizer_step`` alone, so gradient accumulation belongs here. Values that
+    are not finite are noticed where they are first read anyway: losses before the backward pass of a single process on
+    a CPU, whose kernels may crash on NaN; gradients, with the losses, before the update; weights after it, by the
+    training loop.
 
     Args:
         fabric: the launched Fabric.
@@ -34,11 +39,20 @@ class TrainableModule:
         self.module, self.optimizer = fabric.setup(module, build_optimizer(module, recipe))
         self.clip_norm = clip_norm
         self._fabric = fabric
+        self._weights = dict(_changed_tensors(module))
+        self._losses: Mapping[str, Tensor] = {}
 
-    def backward(self, losses: Iterable[Tensor]) -> None:
-        """Replace the gradients by those of the sum of ``losses``, scalars."""
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Replace the gradients by those of the sum of ``losses``, scalars by name.
+
+        Raises:
+            FloatingPointError: a loss is not finite, where it is read at this point.
+        """
+        self._losses = {name: value.detach() for name, value in losses.items()}
+        if self._fabric.world_size == 1 and self._fabric.device.type == "cpu":
+            mean_losses(losses)
         self.optimizer.zero_grad()
-        self._fabric.backward(torch.stack(list(losses)).sum())
+        self._fabric.backward(torch.stack(list(losses.values())).sum())
 
     def load_state(self, module: object, optimizer: object) -> None:
         """Load saved states of the module and of its optimizer, whose settings stay those of the recipe.
@@ -69,7 +83,8 @@ class TrainableModule:
         """Clip the gradients and update the parameters.
 
         Raises:
-            FloatingPointError: a gradient is not finite.
+            FloatingPointError: a gradient is not finite; names the loss that is not, if there is one. Raised on all
+                ranks, which have the same gradients.
         """
         # The gradient scaler of float16 skips updates whose gradients are not finite.
         is_strict = self._fabric.strategy.precision.precision != "16-mixed"
@@ -79,8 +94,38 @@ class TrainableModule:
         except RuntimeError as error:
             if "non-finite" not in str(error):
                 raise
-            raise FloatingPointError("the gradient is not finite") from None
+            mean_losses(self._losses)
+            gradients = {name: weight.grad for name, weight in self._weights.items() if weight.grad is not None}
+            name = _name_diverged(gradients)
+            raise FloatingPointError(f"the gradient{f' of {name}' * bool(name)} is not finite") from None
+        self._losses = {}
         self.optimizer.step()
+
+    def weight_norm(self) -> Tensor:
+        """L2 norm of all weights that training changes, a scalar; not finite if a weight is not, or is above 1e19."""
+        return get_total_norm(self._weights.values())
+
+    def diverged_weight(self) -> str:
+        """Name of the first tensor of weights whose norm is not finite; empty without one."""
+        return _name_diverged(self._weights)
+
+
+def _name_diverged(tensors: Mapping[str, Tensor]) -> str:
+    return next((name for name, value in tensors.items() if not value.norm().isfinite()), "")
+
+
+def mean_losses(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Means of the losses, scalars, over all ranks, with one transfer from the device.
+
+    Raises:
+        FloatingPointError: one is not finite; names it, on all ranks.
+    """
+    stacked = torch.stack([value.detach().float().reshape(()) for value in losses.values()])
+    values = dict(zip(losses, (sum_over_ranks(stacked) / world_size()).tolist(), strict=True))
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} became {value}")
+    return values
 
 
 def _check_optimizer_state(optimizer: Optimizer) -> None:
@@ -111,6 +156,16 @@ def build_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
     if recipe.optimizer == "adamw":
         return AdamW(groups, lr=recipe.lr)
     return SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+
+
+def _changed_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of what training changes: trainable parameters and the statistics of batch norms."""
+    yield from ((name, value) for name, value in module.named_parameters() if value.requires_grad)
+    for prefix, child in module.named_modules():
+        if isinstance(child, _NormBase):
+            for name, value in child.named_buffers(prefix, recurse=False):
+                if value.is_floating_point():
+                    yield name, value
 
 
 def _exempt_from_decay(module: nn.Module) -> Iterable[nn.Parameter]:

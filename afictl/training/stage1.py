@@ -62,7 +62,7 @@ def train_stage1(
         pairs = enlarged_pairs(guide, generator.module(coarse), real, full, half)
         loss_d = discriminator_step(trainable_discriminator, pairs)
         losses = feature_losses(trainable_discriminator.module, pairs, recipe)
-        generator.backward(losses.values())
+        generator.backward(losses)
         generator.optimizer_step()
         return {**losses, "loss_discriminator": loss_d}
 

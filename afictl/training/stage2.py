@@ -101,7 +101,7 @@ def train_stage2(
         pairs = _same_size_pairs(guide, features, real, full, half)
         loss_d = discriminator_step(trainable_discriminator, pairs)
         losses = {**detection, **feature_losses(trainable_discriminator.module, pairs, recipe)}
-        extractor.backward(losses.values())
+        extractor.backward(losses)
         extractor.optimizer_step()
         return {**losses, "loss_discriminator": loss_d}
 

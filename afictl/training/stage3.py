@@ -169,7 +169,7 @@ def train_stage3(
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         images, targets = fabric.to_device((batch.images, batch.targets))
         losses: dict[str, Tensor] = trainable.module(images, targets)
-        trainable.backward(losses.values())
+        trainable.backward(losses)
         trainable.optimizer_step()
         return losses
 

@@ -101,7 +101,7 @@ def stage_of(fabric: Fabric, detector: Detector, images: slice) -> Stage:
 
     def step(part: TrainBatch) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = trainable.module(part.images, part.targets)
-        trainable.backward(losses.values())
+        trainable.backward(losses)
         trainable.optimizer_step()
         return losses
 

@@ -62,7 +62,7 @@ def test_two_steps_without_adversarial_weight_equal_the_public_code(fabric):
         pairs = make_pairs(fake, real, full_extents(coarse, times=2), full_extents(real))
         loss_d = discriminator_step(trainable_discriminator, pairs)
         losses = feature_losses(trainable_discriminator.module, pairs, PUBLISHED)
-        upsampler.backward(losses.values())
+        upsampler.backward(losses)
         upsampler.optimizer_step()
 
         loss_l1 = float(losses["loss_l1"].detach())

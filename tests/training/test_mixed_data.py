@@ -105,7 +105,7 @@ def train(fabric, folder, data):
     recipe = preset.train.model_copy(update={"optimizer": "sgd", "lr": 0.1})
     trainable = TrainableModule(fabric, mixed.training_module(fabric, detector), recipe, recipe.clip_norm)
     for batch in islice(mixed.batches(fabric, preset, 0)(0), 2):
-        trainable.backward(trainable.module(batch.images, batch.targets).values())
+        trainable.backward(trainable.module(batch.images, batch.targets))
         trainable.optimizer_step()
     return detector.state_dict()
 

@@ -83,14 +83,40 @@ def test_a_step_follows_the_clipped_gradient_of_the_sum(clip_norm, weight):
     trainable = one_weight(clip_norm)
     for _ in range(2):  # the second backward replaces the gradient
         outputs = trainable.module(torch.ones(1, 1))
-        trainable.backward([5 * outputs.sum(), outputs.mean()])
+        trainable.backward({"loss_a": 5 * outputs.sum(), "loss_b": outputs.mean()})
     trainable.optimizer_step()
     assert float(trainable.module.weight.detach()) == pytest.approx(weight)
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_weights():
     trainable = one_weight()
-    trainable.backward([trainable.module(torch.ones(1, 1)).sum() * float("inf")])
-    with pytest.raises(FloatingPointError):
+    trainable.backward({"loss": (trainable.module(torch.ones(1, 1)).sum() - 1).sqrt()})
+    with pytest.raises(FloatingPointError, match="gradient"):
         trainable.optimizer_step()
     assert float(trainable.module.weight.detach()) == 1
+
+
+@pytest.mark.parametrize("is_read_before", [True, False])
+def test_a_loss_that_is_not_finite_is_named_before_the_weights_change(monkeypatch, is_read_before):
+    trainable = one_weight()
+    if not is_read_before:  # as on a GPU and with several ranks
+        monkeypatch.setattr(type(trainable._fabric), "world_size", 2)
+    output = trainable.module(torch.ones(1, 1)).sum()
+    losses = {"loss_a": output, "loss_b": output * float("nan")}
+    if not is_read_before:
+        trainable.backward(losses)
+    with pytest.raises(FloatingPointError, match="loss_b became nan"):
+        trainable.backward(losses) if is_read_before else trainable.optimizer_step()
+    assert float(trainable.module.weight.detach()) == 1
+
+
+@pytest.mark.parametrize("name", ["0.weight", "1.weight", "1.running_var"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_not_finite_is_found_and_named(fabric, name, value):
+    module = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
+    trainable = TrainableModule(fabric, module, Recipe(steps=1, batch_size=1, lr=0.1))
+    assert trainable.weight_norm().isfinite()
+    assert trainable.diverged_weight() == ""
+    module.state_dict()[name].fill_(value)
+    assert not trainable.weight_norm().isfinite()
+    assert trainable.diverged_weight() == name

@@ -155,7 +155,7 @@ def test_a_diverged_run_does_not_stop_the_other_runs(fabric, settings, monkeypat
 
     arguments = (fabric, settings.preset, settings.data, settings.methods, settings.output)
     with monkeypatch.context() as patch:
-        patch.setattr("afictl.training.loop._to_floats", diverge)
+        patch.setattr("afictl.training.loop.mean_losses", diverge)
         outcome = compare(*arguments)
     assert list(outcome.failures) == ["nearest seed 0"]
     assert "loss_box_reg became nan at step 1" in outcome.failures["nearest seed 0"]
