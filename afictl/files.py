@@ -12,10 +12,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
-from afictl.errors import is_disk_full
+from afictl.errors import UserError, is_disk_full
 
 _MACHINE = re.sub(r"\W", "-", platform.node())
 """Part of a draft's name, as machines may share a folder and a process id is valid on one machine."""
@@ -24,14 +25,15 @@ _DRAFT = re.compile(rf"\.(.+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safeten
 _SAFETENSORS_DRAFT = re.compile(r"\.tmp[0-9A-Za-z]{6}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
+def write_text(path: Path, text: str, *, named_by_user: bool = False) -> None:
+    """Write a text file atomically; ``named_by_user`` as in ``atomic_write``.
 
     Raises:
         OSError: with the name of ``path``; an earlier file is kept.
     """
-    with atomic_write(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    with atomic_write(path, named_by_user=named_by_user) as draft:
+        # a path of the command line may hold bytes that are no text
+        draft.write_text(text, encoding="utf-8", errors="replace")
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -49,16 +51,21 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, named_by_user: bool = False) -> Iterator[Path]:
     """Yield the path of a draft beside ``path``; it replaces ``path`` at the end and is removed after a failure.
 
     The draft is synced to disk before it is renamed, so that after a power failure the old or the new file exists.
-    Links, devices and pipes, such as ``/dev/stdout``, are written directly.
+    A link or pipe is replaced too, not followed: a folder from elsewhere cannot choose what is overwritten. Only
+    devices, and links and pipes that the user named, such as ``/dev/stdout``, are written directly.
+
+    Args:
+        path: file to write.
+        named_by_user: whether the user gave this very path, not only its folder.
 
     Raises:
         OSError: with the name of ``path``, also for errors of other types that libraries raise instead.
     """
-    if is_special(path):
+    if is_special(path) if named_by_user else _is_device(path):
         with name_file_in_errors(path):
             yield path
         return
@@ -95,6 +102,35 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def is_special(path: Path) -> bool:
     """Whether ``path`` is a link, device or pipe, such as ``/dev/stdout``, which must not be replaced by a file."""
     return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def _is_device(path: Path) -> bool:
+    return path.absolute().parts[1:2] in (("dev",), ("proc",)) or (path.is_char_device() and not path.is_symlink())
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """Open a text file of a run to append to it; a link or pipe in its place is removed, not followed."""
+    discard_special(path)
+    return path.open("a", encoding="utf-8", errors="replace")
+
+
+def discard_special(path: Path) -> None:
+    """Remove a link, pipe or socket in the place of a file that is to be opened for writing."""
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        path.unlink()
+
+
+def require_no_link(folder: Path, base: Path) -> None:
+    """Check that no folder from ``base``, excluded, to ``folder`` is a link, before results are written there.
+
+    Raises:
+        UserError: one is.
+    """
+    for path in [folder, *folder.parents]:
+        if path == base:
+            return
+        if path.is_symlink():
+            raise UserError(f"{path} is a link to {os.readlink(path)}: nothing is written outside {base}; remove it")
 
 
 def temporary_path(path: Path) -> Path:

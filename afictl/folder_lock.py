@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
-from afictl.files import is_running, write_text
+from afictl.files import discard_special, is_running, write_text
 from afictl.run_folder import HOLDER, LOCK
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -105,6 +105,7 @@ class _FolderLock:
                 folder.rmdir()
 
     def _try_acquire(self) -> bool:
+        discard_special(self._file)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -44,6 +46,16 @@ def show_progress(console: Console, items: str) -> Iterator[ProgressCallback]:
             last_refresh = time.monotonic() if due else last_refresh
 
         yield show
+
+
+def replace_unencodable_output() -> None:
+    """Let standard output and error print ``?`` for letters that their encoding lacks, instead of an exception.
+
+    Such are letters of class names and file names in a log of an ASCII locale, and bytes of paths that are no text.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
 
 
 def progress_bar(console: Console, description: str = "{task.description}", *, elapsed: bool = False) -> Progress:

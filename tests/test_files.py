@@ -1,6 +1,7 @@
 """Writing to a full disk: one error that names the file; an earlier file stays."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,19 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from afictl.errors import format_error
+from afictl.errors import UserError, format_error
 from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.prediction_writer import ResultsFile
-from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, temporary_path, write_text
+from afictl.files import (
+    atomic_write,
+    name_file_in_errors,
+    open_to_append,
+    remove_temporary_files,
+    require_no_link,
+    temporary_path,
+    write_text,
+)
+from afictl.folder_lock import locked_folder
 from afictl.visualization.evaluation_plots import plot_confusion, plot_precision_recall
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.figure_files import write_figures
@@ -125,3 +135,48 @@ def test_only_drafts_of_a_named_file_are_removed(tmp_path):
         draft.touch()
     remove_temporary_files(tmp_path, name="a.json")
     assert [draft.exists() for draft in drafts] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("name", [*(WRITERS.keys() - {"pseudo.json"}), ".afictl-image-png", "log.txt", ".lock"])
+def test_link_at_an_output_place_is_replaced_and_its_target_kept(tmp_path, name):
+    target, folder = tmp_path / "private.txt", tmp_path / "run"
+    target.write_text("private")
+    folder.mkdir()
+    (folder / name).symlink_to(target)
+    if name == "log.txt":
+        with open_to_append(folder / name) as file:
+            file.write("line")
+    elif name == ".lock":
+        with locked_folder(folder):
+            assert not (folder / name).is_symlink()
+        (folder / name).touch()
+    else:
+        WRITERS.get(name, WRITERS["image.png"])(folder / (name if name in WRITERS else "image.png"))
+    assert target.read_text() == "private"
+    assert (folder / name).is_file()
+    assert not (folder / name).is_symlink()
+
+
+@pytest.mark.timeout(30)
+def test_pipe_at_an_output_place_is_replaced_and_not_waited_for(tmp_path):
+    for name in ("a.json", "log.txt"):
+        os.mkfifo(tmp_path / name)
+    write_text(tmp_path / "a.json", "text")
+    with open_to_append(tmp_path / "log.txt") as file:
+        file.write("text")
+    assert [(tmp_path / name).read_text() for name in ("a.json", "log.txt")] == ["text", "text"]
+
+
+def test_link_that_the_user_names_is_followed(tmp_path):
+    (tmp_path / "a.json").symlink_to("target.json")
+    write_text(tmp_path / "a.json", "text", named_by_user=True)
+    assert (tmp_path / "a.json").is_symlink()
+    assert (tmp_path / "target.json").read_text() == "text"
+
+
+def test_results_are_not_written_through_a_linked_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "eval").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"run/eval is a link to .*remove it"):
+        require_no_link(tmp_path / "run" / "eval" / "bbox", tmp_path / "run")
+    require_no_link(tmp_path / "run" / "detections", tmp_path / "run")

@@ -54,4 +54,4 @@ def measure_interpolators(
         costs = benchmark_interpolators(requested, channels, (height, width), rounds, progress)
     console.print(interpolator_table(costs, channels, (height, width)))
     if json_file:
-        write_json(json_file, [asdict(cost) for cost in costs])
+        write_json(json_file, [asdict(cost) for cost in costs], named_by_user=True)

@@ -38,5 +38,6 @@ def convert_command(
     """
     from afictl.weights.conversion import convert
 
+    target = target.resolve() if target.is_symlink() else target  # a link that the user names is followed
     for line in convert(source, target, classes=classes, settings=overrides or (), partial=partial, rgb=rgb):
         typer.echo(line)

@@ -108,7 +108,7 @@ def check_dataset(
     for report in reports:
         _print_report(report, console, all_locations)
     if json_file:
-        write_json(json_file, [report.as_json() for report in reports])
+        write_json(json_file, [report.as_json() for report in reports], named_by_user=True)
     fatal = sum(len(report.fatal) for report in reports)
     if fatal:
         kinds = f"{fatal} kind{'' if fatal == 1 else 's'} of problem"

@@ -12,7 +12,7 @@ from afictl.cli.outputs import require_writable, write_json
 from afictl.cli.runs import folder_of, slugify
 from afictl.cli.tables import difference
 from afictl.errors import UserError
-from afictl.files import remove_temporary_files, write_csv
+from afictl.files import remove_temporary_files, require_no_link, write_csv
 from afictl.run_folder import COMPARISON, COMPARISON_CSV, COMPARISON_SETTINGS, EVALUATION, PER_CLASS, PREDICTIONS
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def result_folders(sources: Mapping[str, Path], output: Path | None, suffix: str
         raise UserError(f"several of the sources would write to the same folder: {hint}")
     for folder in [*folders.values(), *([output] if output else [])]:
         _require_no_comparison_run(folder)
+        for kind in ("bbox", "segm"):
+            require_no_link(folder / kind, folder)
         require_writable(folder, "--output")
     return folders
 
@@ -59,7 +61,8 @@ def _default_folder(source: Path, suffix: str) -> Path:
     run = folder_of(source)
     if source.suffix == ".json" and (not suffix or run.name == f"eval{suffix}"):
         return run
-    return run / f"eval{suffix}"
+    require_no_link(folder := run / f"eval{suffix}", run)
+    return folder
 
 
 def _require_no_comparison_run(folder: Path) -> None:

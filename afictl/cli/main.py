@@ -12,6 +12,7 @@ from afictl.cli.finetune import finetune_command
 from afictl.cli.pretrain import pretrain_command
 from afictl.cli.pseudo_label import pseudo_label_command
 from afictl.launchers import require_single_process
+from afictl.progress import replace_unencodable_output
 
 app = typer.Typer(
     name="afictl",
@@ -63,6 +64,7 @@ def main() -> None:
     Exit codes: 0 success; 1 failed runs of ``compare``, faults that ``data check`` reports, or an unexpected error; 2 a
     mistake in the command or its files; 130 Ctrl-C. Every error is one line on stderr.
     """
+    replace_unencodable_output()
     try:
         code = app(prog_name="afictl", standalone_mode=False) or 0
     except (Exception, KeyboardInterrupt) as error:

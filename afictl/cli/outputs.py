@@ -56,12 +56,12 @@ def require_writable(folder: Path, option: str) -> None:
         raise UserError(f"{option} {folder}: nothing can be written in {parent} ({error.strerror})") from None
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write ``content`` as JSON atomically; create missing folders."""
+def write_json(path: Path, content: object, *, named_by_user: bool = False) -> None:
+    """Write ``content`` as JSON atomically; create missing folders. ``named_by_user`` as in ``atomic_write``."""
     from afictl.files import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n", named_by_user=named_by_user)
 
 
 def _name(parameter: typer.CallbackParam) -> str:

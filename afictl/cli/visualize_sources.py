@@ -12,6 +12,7 @@ from afictl.cli import options
 from afictl.cli.outputs import require_writable
 from afictl.cli.runs import data_of, folder_of
 from afictl.errors import UserError
+from afictl.files import require_no_link
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +104,8 @@ def figure_folder(output: Path | None, run: Path, kind: str) -> Path:
         UserError: the folder is not writable.
     """
     folder = output or folder_of(run) / kind
+    if output is None:
+        require_no_link(folder, folder_of(run))
     require_writable(folder, "--output")
     return folder
 

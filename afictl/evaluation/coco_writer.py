@@ -15,7 +15,7 @@ from afictl.files import atomic_write, name_file_in_errors
 
 
 class CocoWriter:
-    """Writer of a COCO annotation file, with records in temporary files until ``finish``.
+    """Writer of a COCO annotation file that the user named, with records in temporary files until ``finish``.
 
     Raises:
         OSError: the folder is not writable.
@@ -46,7 +46,7 @@ class CocoWriter:
 
     def finish(self, **header: object) -> None:
         """Write ``path`` atomically: first the keys of ``header``, then images and annotations."""
-        with atomic_write(self.path) as draft, draft.open("wb") as file:
+        with atomic_write(self.path, named_by_user=True) as draft, draft.open("wb") as file:
             separator = b"{"
             for name, value in header.items():
                 file.write(separator + f'"{name}": {json.dumps(value)}'.encode())

@@ -13,7 +13,7 @@ from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, did_you_mean, one_line
-from afictl.files import remove_temporary_files, remove_unfinished_weights
+from afictl.files import remove_temporary_files, remove_unfinished_weights, require_no_link
 from afictl.folder_lock import locked_folder
 from afictl.interpolators import Interpolator, build_interpolator, learned_kinds
 from afictl.presets import Preset, overridden_values, parse_preset
@@ -86,7 +86,7 @@ def _pretrain(
     guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
     fabric.to_device(guide)
     for number in stages:
-        folder = output / f"stage{number}"
+        require_no_link(folder := output / f"stage{number}", output)
         recorded = recorded_inputs(fabric, folder) if resume else None
         classes = recorded.classes if recorded and recorded.classes else loaded.classes
         ordered = _in_label_order(splits, classes, guide_path)

@@ -19,6 +19,7 @@ from afictl.errors import UserError, format_error
 from afictl.files import (
     atomic_write,
     name_file_in_errors,
+    open_to_append,
     remove_temporary_files,
     remove_unfinished_weights,
     write_text,
@@ -195,7 +196,7 @@ def _differing_settings(old: RunConfig, new: Mapping[str, object]) -> list[str]:
 
 
 def _append(path: Path, line: str) -> None:
-    with name_file_in_errors(path), path.open("a", encoding="utf-8") as file:
+    with name_file_in_errors(path), open_to_append(path) as file:
         file.write(line + "\n")
 
 
@@ -205,7 +206,7 @@ def _versions() -> dict[str, object]:
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": "-".join((platform.system(), platform.machine(), "with", *platform.libc_ver())),
         "cuda": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
         **{name: metadata.version(name) for name in packages},
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from afictl.files import atomic_write, name_file_in_errors, remove_temporary_files, write_text
+from afictl.files import atomic_write, name_file_in_errors, open_to_append, remove_temporary_files, write_text
 from afictl.progress import ProgressCallback
 from afictl.visualization.figure import Figure
 
@@ -95,7 +95,7 @@ def _save(picture: Image.Image, path: Path, file_list: Path) -> Path:
     """Write a picture atomically and append its name to ``file_list``, from which the next call removes it."""
     with atomic_write(path) as draft:
         picture.save(draft, format="PNG")
-        with name_file_in_errors(file_list), file_list.open("a", encoding="utf-8") as names:
+        with name_file_in_errors(file_list), open_to_append(file_list) as names:
             names.write(f"{path.name}\n")
     return path
 

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -118,13 +119,18 @@ def describe_measurement(fabric: Fabric, images: str = "the first held-out image
     return f"of {images}, on {fabric.device}, in {hardware_record(fabric)['precision']}"
 
 
+def _digest(text: str) -> str:
+    """Digest of a path or machine name, which tables that are passed on should not contain."""
+    return sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
 def _cost_basis(fabric: Fabric, folders: Mapping[str, Path], dataset: Dataset) -> CostBasis:
     device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.node()}, {platform.platform()}"
     return {
         "detectors": {method: file_digest(folder / LAST) for method, folder in folders.items()},
-        "images": str(dataset.annotation_file.resolve()),
-        "device": name,
+        "images": _digest(str(dataset.annotation_file.resolve())),
+        "device": _digest(name),
         "threads": torch.get_num_threads(),
         "precision": str(hardware_record(fabric)["precision"]),
         "versions": {package: version(package) for package in ("afictl", "torch", "torchvision", "timm")},

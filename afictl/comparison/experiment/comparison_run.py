@@ -15,7 +15,7 @@ from afictl.data.fingerprint import ids_fingerprint
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, describe_out_of_memory, format_error, is_disk_full
 from afictl.evaluation import score_predictions
-from afictl.files import write_text
+from afictl.files import open_to_append, require_no_link, write_text
 from afictl.folder_lock import locked_folder
 from afictl.presets import Preset
 from afictl.run_folder import CONFIG, LOG, PREDICTIONS, RESULT, STATE
@@ -50,6 +50,7 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
         write_text(run.folder / RESULT, json.dumps(result, indent=2))
         (run.folder / STATE).unlink(missing_ok=True)
 
+    require_no_link(run.folder, run.folder.parent.parent)
     with locked_folder(run.folder, fabric.global_rank, fabric.world_size):
         resume = (run.folder / CONFIG).is_file()
         outcome = finetune(
@@ -67,7 +68,7 @@ def describe_failure(error: Exception, folder: Path) -> str:
     reason, advice = describe_out_of_memory(error)
     if reason:
         return f"{reason}; {advice}"
-    with suppress(OSError), (folder / LOG).open("a", encoding="utf-8") as file:
+    with suppress(OSError), open_to_append(folder / LOG) as file:
         file.write(traceback.format_exc())
     return f"unexpected {type(error).__name__}: {format_error(error)}"
 

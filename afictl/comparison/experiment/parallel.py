@@ -18,6 +18,7 @@ import torch
 from afictl.comparison.experiment.parallel_progress import show_parallel_progress
 from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification
 from afictl.errors import UserError, format_error
+from afictl.files import discard_special
 from afictl.run_folder import COMPARISON_SETTINGS
 
 EXIT_LOG_UNWRITABLE = 120
@@ -140,6 +141,7 @@ def _start_worker(
 ) -> _Worker:
     log = _log_file(run)
     log.parent.mkdir(parents=True, exist_ok=True)
+    discard_special(log)
     output = log.open("w", encoding="utf-8")
     process = subprocess.Popen(
         [sys.executable, "-m", _WORKER_MODULE],

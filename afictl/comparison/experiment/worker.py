@@ -17,6 +17,7 @@ from afictl.comparison.experiment.comparison_run import describe_failure, train_
 from afictl.comparison.experiment.parallel import EXIT_LOG_UNWRITABLE, WorkerTask
 from afictl.comparison.experiment.specification import RunSpecification
 from afictl.presets import parse_preset
+from afictl.progress import replace_unencodable_output
 from afictl.training import InitialWeights, launch_single
 from afictl.training.run_inputs import RecordedInputs
 
@@ -25,6 +26,7 @@ _EXIT_INTERRUPTED = 130
 
 def main() -> int:
     """Train the run on standard input and return the exit code."""
+    replace_unencodable_output()
     task: WorkerTask = json.loads(_read_line())
     sys.argv = task["command"]
     threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ _MAX_CLASS_CELLS = 30_000
 """Maximum number of cells in the class tables, which limits the size of the page."""
 _TINT_POINTS = (0.5, 2.0, 5.0)
 """Minimum absolute differences of the three tints."""
+
+
+_BEFORE_PATH = r"(?<![^\s'\"(=])"
+"""What stands before an absolute path in a text: its start, a space, a quote, a bracket or an equals sign."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +137,21 @@ def _run_cells(run: ComparisonRun, report_dir: Path) -> tuple[TableCell, ...]:
 
 
 def shorten_paths(text: str, report_dir: Path) -> str:
-    """Replace absolute paths in ``text`` by paths relative to ``report_dir`` or the current folder."""
-    for folder in (report_dir, Path.cwd()):
-        prefix = re.escape(str(folder.resolve()).rstrip("/"))
-        text = re.sub(rf"(?<![^\s'\"(=]){prefix}/(?=[^\s/])", "", text)
-    return text
+    """Replace absolute paths in ``text``, as a report is passed on and they hold names of users and machines.
+
+    Paths in ``report_dir`` or the current folder become relative to it; of others only the last part is left.
+    """
+    folders = [str(folder.resolve()).rstrip("/") for folder in (report_dir, Path.cwd())]
+    if os.path.isabs(text):  # may contain spaces
+        inside = [folder for folder in folders if text.startswith(f"{folder}/")]
+        return text.removeprefix(f"{inside[0]}/") if inside else _last_part(text)
+    for folder in folders:
+        text = re.sub(rf"{_BEFORE_PATH}{re.escape(folder)}/(?=[^\s/])", "", text)
+    return re.sub(rf"{_BEFORE_PATH}/(?=[^\s/])[^\s'\",;:)]+", lambda match: _last_part(match[0]), text)
+
+
+def _last_part(path: str) -> str:
+    return "~" if Path(path) == Path.home() else f"…/{Path(path).name}"
 
 
 def _accuracy_headers(kind: str, baseline: str) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from afictl.run_folder import VERSIONS
 
 _NO_VERSION = ("command", "started")
 _MAX_COMMANDS = 3
+_KERNEL_RELEASE = re.compile(r"^(Linux)-.+-(\w+)(?=$|-with-)")
+"""Part of the platform in files of earlier versions, between system and machine."""
 
 
 def list_settings(comparison: Comparison, report_dir: Path) -> list[tuple[str, str]]:
@@ -43,6 +46,7 @@ def list_versions(comparison: Comparison) -> list[tuple[str, str]]:
         for name, value in record.items():
             if name not in _NO_VERSION:
                 text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+                text = _KERNEL_RELEASE.sub(r"\1-\2", shorten_paths(text, Path.cwd()))
                 values.setdefault(name, {})[text or "none"] = None
     return [(name, " / ".join(texts)) for name, texts in values.items()]
 
