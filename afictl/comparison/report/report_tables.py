@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,7 +143,11 @@ def shorten_paths(text: str, report_dir: Path) -> str:
     Paths in ``report_dir`` or the current folder become relative to it; of others only the last part is left.
     """
     folders = [str(folder.resolve()).rstrip("/") for folder in (report_dir, Path.cwd())]
-    if os.path.isabs(text):  # may contain spaces
+    return " / ".join(_shorten_paths(part, folders) for part in text.split(" / "))
+
+
+def _shorten_paths(text: str, folders: Sequence[str]) -> str:
+    if os.path.isabs(text):  # it may contain spaces
         inside = [folder for folder in folders if text.startswith(f"{folder}/")]
         return text.removeprefix(f"{inside[0]}/") if inside else _last_part(text)
     for folder in folders:

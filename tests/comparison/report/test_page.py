@@ -50,7 +50,7 @@ def visible_text(page):
 
 
 def test_paths_are_relative_to_the_report_or_the_current_folder(comparison, tmp_path, monkeypatch):
-    """Other paths stay absolute, and so do those in the data of the comparison."""
+    """Of other paths only the last part is shown, as the page is passed on."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     settings = {
@@ -60,9 +60,9 @@ def test_paths_are_relative_to_the_report_or_the_current_folder(comparison, tmp_
     }
     changed = replace(comparison, settings=settings, image_dir=tmp_path / "val")
     text = visible_text(render(changed, tmp_path / "out"))
-    for part in (f"a / /elsewhere{tmp_path}/b", "start weights a /", "data data", "images val", f"here {tmp_path} "):
+    for part in ("start weights a / …/b", "data data", "images val", f"here …/{tmp_path.name}"):
         assert part in text
-    assert f"{tmp_path}/" not in text.replace(f"/elsewhere{tmp_path}/", "")
+    assert str(tmp_path.parent) not in text
 
 
 def test_the_table_names_the_origin_of_every_interpolator(comparison, tmp_path):
@@ -90,9 +90,9 @@ def test_the_page_has_verdicts_accuracies_and_settings(page, comparison):
         assert f"{method.mean['mask/APs']:.1f} ± {method.deviation['mask/APs']:.1f}" in text
     assert "baseline" in text
     assert "of it 0.13" not in text  # of an interpolator that is not compared
-    for part in ("800 steps of 4 images", "3 (0, 1, 2)", comparison.preset, str(comparison.annotation_file)):
+    for part in ("800 steps of 4 images", "3 (0, 1, 2)", comparison.preset, comparison.annotation_file.name):
         assert part in text
-    for part in ("Holm", "afictl compare --seeds 2", "2.14.1", str(comparison.methods[1].runs[2].folder)):
+    for part in ("Holm", "afictl compare --seeds 2", "2.14.1", f"…/{comparison.methods[1].runs[2].folder.name}"):
         assert part in text
 
 

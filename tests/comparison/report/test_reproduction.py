@@ -38,7 +38,7 @@ def test_page_shows_no_folders_of_a_user_and_no_kernel_release(shapes_dir, tmp_p
     for method in comparison.methods:
         (method.runs[0].folder / "versions.json").write_text(json.dumps(record))
     assert dict(list_versions(comparison)) == {"platform": "Linux-x86_64-with-glibc2.36", "torch": "2.9.1"}
-    assert list_commands(comparison) == ["afictl compare --data …/coco --interpolators afi=…/run"]
+    assert list_commands(comparison) == ["afictl compare --data '…/coco' --interpolators 'afi=…/run'"]
     settings = dict(list_settings(comparison, tmp_path / "elsewhere"))
     assert settings["held-out data"] == "…/instances_val2017.json"
     assert settings["images"] == "…/val2017"
