@@ -12,7 +12,7 @@ from afictl.comparison.analysis.comparison_files import write_comparison_tables
 from afictl.comparison.analysis.existing_runs import compare_settings, group_by_method, read_run
 from afictl.comparison.analysis.origins import method_result
 from afictl.comparison.analysis.run_accuracy import evaluate_run
-from afictl.comparison.analysis.settings_summary import describe_settings
+from afictl.comparison.analysis.settings_summary import describe_settings, mark_unequal, unequal_settings
 from afictl.comparison.analysis.summary import build_comparison, choose_baseline
 from afictl.comparison.cost.cost_list import costs_of_runs, describe_measurement
 from afictl.comparison.experiment.comparison_run import is_finished, read_finished_run
@@ -28,7 +28,8 @@ from afictl.files import remove_temporary_files
 from afictl.folder_lock import locked_folder
 from afictl.presets import Preset
 from afictl.progress import ProgressDisplay, no_progress
-from afictl.run_folder import COMPARISON, COMPARISON_SETTINGS, REPORT, is_vacant
+from afictl.run_folder import COMPARISON, COMPARISON_SETTINGS, CONFIG, REPORT, is_vacant
+from afictl.run_records import read_config
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,19 @@ def _summarize(
     first_folders = {method.name: runs[method][0].folder for method in finished_methods}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
     results = [method_result(method, output, costs[method.name], runs[method]) for method in finished_methods]
-    texts = describe_settings(preset, experiment_record(fabric, settings)) | {"cost": describe_measurement(fabric)}
-    comparison = build_comparison(preset.name, dataset, results, texts, baseline, cost_basis=basis)
+    hardware = {str(run): _hardware(run.folder) for run in settings.runs() if is_finished(run.folder)}
+    unequal = unequal_settings(hardware)
+    texts = mark_unequal(unequal) | describe_settings(preset, experiment_record(fabric, settings))
+    texts["cost"] = describe_measurement(fabric)
+    comparison = build_comparison(preset.name, dataset, results, texts, baseline, list(unequal), cost_basis=basis)
     write_comparison_folder(comparison, output)
     return comparison
+
+
+def _hardware(folder: Path) -> dict[str, object]:
+    """The hardware of a run, whose other settings are those of its comparison."""
+    config = folder / CONFIG
+    return {"hardware": read_config(config).hardware.model_dump()} if config.is_file() else {}
 
 
 def compare_runs(

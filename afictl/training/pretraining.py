@@ -19,6 +19,7 @@ from afictl.interpolators import Interpolator, build_interpolator, learned_kinds
 from afictl.presets import Preset, overridden_values, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.training.hardware import hardware_record
+from afictl.training.process_count import process_dependence
 from afictl.training.run_inputs import annotation_inputs, inputs_record, recorded_inputs, weights_input
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, in_label_order, load_splits, require_split_images, uses_masks
@@ -105,7 +106,8 @@ def _pretrain(
         }
         has_begun = number == stages[0] or not is_vacant(folder)
         with locked_folder(folder, fabric.global_rank, fabric.world_size):
-            run = RunWriter(fabric, folder, config, resume and has_begun)
+            dependence = process_dependence(preset) if number == 2 else ""  # the guide of stage 1 is not trained
+            run = RunWriter(fabric, folder, config, resume and has_begun, dependence)
             if recorded:
                 recorded.require_unchanged(files)
                 if recorded.note:

@@ -27,14 +27,17 @@ from afictl.files import (
 from afictl.presets import upgrade_settings
 from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records, is_vacant
 from afictl.run_records import RunConfig, iter_metrics, read_config
+from afictl.training.process_count import process_mismatch
 from afictl.training.run_inputs import is_moved
 from afictl.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_WITHOUT_EFFECT = ("preset.loader.", "hardware.processes.")
+_WITHOUT_EFFECT = ("preset.loader.",)
 """Prefixes of settings that do not change the results."""
+_PROCESSES = "hardware.processes"
+"""Key that ``process_mismatch`` compares."""
 _INPUTS = ("classes", "contents")
 """Keys that ``RecordedInputs`` compares."""
 
@@ -47,27 +50,35 @@ class RunWriter:
         folder: absent or empty unless ``resume``.
         config: all settings of the run as plain values, stored in ``config.yaml``.
         resume: continue the run in ``folder``, if there is one.
+        dependence: why the results depend on the number of processes, see ``process_dependence``. A run of another
+            number is then not continued, and otherwise with a note.
 
     Raises:
         UserError: the folder is in use, or its run has other settings.
     """
 
-    def __init__(self, fabric: Fabric, folder: Path, config: Mapping[str, object], resume: bool) -> None:
+    def __init__(
+        self, fabric: Fabric, folder: Path, config: Mapping[str, object], resume: bool, dependence: str = ""
+    ) -> None:
         self.folder = Path(folder)
         self.console = Console(quiet=not fabric.is_global_zero, highlight=False, soft_wrap=True)
         self._is_main_process = fabric.is_global_zero
         self._events: SummaryWriter | None = None
         self._purge_step: int | None = None
         self._purged_records: list[dict[str, Any]] = []
-        problem = ""
+        problem, note = "", ""
         if self._is_main_process:  # broadcast as text, so that every rank raises it
             try:
                 problem = self._prepare_folder(config, resume)
+                if not problem:
+                    problem, note = self._compare_processes(fabric.world_size, dependence)
             except (OSError, UserError) as error:
                 problem = format_error(error)
         problem = fabric.broadcast(problem)
         if problem:
             raise UserError(problem)
+        if note:
+            self.log(note)
         if resume and not self.state_file.is_file():
             self.log(f"no saved state in {self.folder}: starting at step 0")
 
@@ -94,6 +105,12 @@ class RunWriter:
         write_text(config_file, dump_yaml(config))  # first: it marks the folder as a run
         write_text(self.folder / VERSIONS, json.dumps(_versions(), indent=2))
         return ""
+
+    def _compare_processes(self, present: int, dependence: str) -> tuple[str, str]:
+        """The problem of a run that was begun by another number of processes, or a note on it."""
+        config_file = self.folder / CONFIG
+        problem, note = process_mismatch(read_config(config_file).hardware.processes, present, dependence)
+        return f"{config_file}: {problem}" if problem else "", note
 
     def log(self, text: str) -> None:
         """Print a line and append it to ``log.txt``."""
@@ -192,7 +209,8 @@ def _differing_settings(old: RunConfig, new: Mapping[str, object]) -> list[str]:
     stored = upgrade_settings(old.model_dump(exclude_unset=True, exclude=set(_INPUTS)))
     present = {key: value for key, value in new.items() if key not in _INPUTS}
     fingerprints: Any = new.get("contents", {})
-    return [key for key in config_differences(stored, present) if not is_moved(key, old.contents, fingerprints)]
+    differences = [key for key in config_differences(stored, present) if key != _PROCESSES]
+    return [key for key in differences if not is_moved(key, old.contents, fingerprints)]
 
 
 def _append(path: Path, line: str) -> None:

@@ -28,6 +28,7 @@ from afictl.training.initial_weights import (
 from afictl.training.loop import TrainingOutcome, fit
 from afictl.training.mixed_data import MixedData
 from afictl.training.optimization import TrainableModule
+from afictl.training.process_count import process_dependence
 from afictl.training.pseudo import PseudoLabels
 from afictl.training.run_inputs import (
     RecordedInputs,
@@ -140,7 +141,10 @@ def _finetune(
     }
     # Before the run folder is created: weights that do not fit must not leave one.
     lines = [] if resumes else load_initial_weights(detector, initial)
-    run = RunWriter(fabric, output, config, resume)
+    dependence = process_dependence(preset)
+    run = RunWriter(fabric, output, config, resume, dependence)
+    if dependence and fabric.world_size > 1:
+        run.log(f"note: results depend on the number of processes, as {dependence}")
     if recorded:
         recorded.require_unchanged(files)
     note = [recorded.note] if recorded and recorded.note else []

@@ -44,10 +44,16 @@ def test_a_comparison_has_accuracy_costs_and_files(fabric, preset, methods, shap
     assert "<html" in (output / "report.html").read_text()
 
     # costs are measured again for other software or other detectors only
+    config = output / "afi" / "seed1" / "config.yaml"
+    config.write_text(config.read_text().replace("processes: 1", "processes: 2"))
     calls, measure_costs = [], cost_list.measure_costs
     monkeypatch.setattr(cost_list, "measure_costs", lambda *args: calls.append(1) or measure_costs(*args))
     repeated = compare(fabric, preset, shapes_dir, methods, output, seeds=(0, 1)).comparison
     assert ([method.cost for method in repeated.methods], calls) == ([nearest.cost, afi.cost], [])
+    assert repeated.settings["NOT THE SAME, hardware.processes"].endswith("2: afi seed 1")
+    assert "hardware.processes" in repeated.methods[1].verdict
+    config.write_text(config.read_text().replace("processes: 2", "processes: 1"))
+    compare(fabric, preset, shapes_dir, methods, output, seeds=(0, 1))
     assert json.loads((output / "comparison.json").read_text()) == content
     content["price_basis"]["versions"]["torch"] = "another"
     (output / "comparison.json").write_text(json.dumps(content))

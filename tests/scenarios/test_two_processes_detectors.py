@@ -12,6 +12,7 @@ from torch import Tensor
 from afictl.data import TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.detectors.head import Target
+from afictl.training.hardware import hardware_record
 from afictl.training.loop import fit
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
@@ -84,7 +85,7 @@ def train(fabric: Fabric, folder: Path, case: str, batch_size: int = 4) -> None:
     name, settings = CASES[case]
     torch.manual_seed(0)
     detector = build_detector(narrow_preset(name, *settings), num_classes=3)
-    run = RunWriter(fabric, folder, {}, resume=False)
+    run = RunWriter(fabric, folder, {"hardware": hardware_record(fabric)}, resume=False)
     share = batch_size // fabric.world_size
     images = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     fit(fabric, run, detector.preset.train, stage_of(fabric, detector, images), seed=5)

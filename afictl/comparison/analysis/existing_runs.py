@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afictl.comparison.analysis.origins import describe_origin
-from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX, describe_settings, unequal_settings
+from afictl.comparison.analysis.settings_summary import describe_settings, mark_unequal, unequal_settings
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import CONFIG, LAST, list_runs_below
@@ -142,8 +142,7 @@ def compare_settings(
         for run in runs:
             for name, value in describe_settings(run.preset, run.config).items():
                 values.setdefault(name, {})[value] = None
-    marked = {f"{UNEQUAL_PREFIX}, {key}": text for key, text in unequal.items()}
-    return {**marked, **{name: " / ".join(texts) for name, texts in values.items()}}, list(unequal)
+    return {**mark_unequal(unequal), **{name: " / ".join(texts) for name, texts in values.items()}}, list(unequal)
 
 
 def _order_by_seed(name: str, runs: Sequence[FinishedRun]) -> list[FinishedRun]:

@@ -10,8 +10,8 @@ from afictl.training.run_writer import config_differences
 
 UNEQUAL_PREFIX = "NOT THE SAME"
 """Prefix of the key of a setting that is not equal for all runs."""
-_METHOD_KEYS = ("seed", "interpolator", "preset.interpolator.", "contents.interpolator.", "hardware.")
-"""Keys of the method and the seed, and ``hardware``, of which the precision is a separate key."""
+_METHOD_KEYS = ("seed", "interpolator", "preset.interpolator.", "contents.interpolator.", "hardware.precision.")
+"""Keys of the method and the seed, and the precision, which is a separate key."""
 _FINGERPRINTS = "contents."
 _FINGERPRINT_LENGTH = 16
 """Characters of a fingerprint in a text."""
@@ -71,6 +71,11 @@ def unequal_settings(configs: Mapping[str, Mapping[str, object]]) -> dict[str, s
             runs.setdefault(value[:_FINGERPRINT_LENGTH] if key.startswith(_FINGERPRINTS) else value, []).append(run)
         texts[key.removeprefix("preset.")] = "; ".join(f"{value}: {_enumerate(names)}" for value, names in runs.items())
     return texts
+
+
+def mark_unequal(unequal: Mapping[str, str]) -> dict[str, str]:
+    """The result of ``unequal_settings`` for the settings of a comparison, with keys that say that they are unequal."""
+    return {f"{UNEQUAL_PREFIX}, {key}": text for key, text in unequal.items()}
 
 
 def _affects_result(key: str) -> bool:

@@ -16,10 +16,11 @@ from afictl.errors import UserError
 from afictl.files import write_text
 from afictl.folder_lock import require_unlocked
 from afictl.presets import upgrade_settings
-from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path, is_vacant
-from afictl.run_records import ExperimentRecord, read_experiment, read_result
+from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path, has_records, is_vacant
+from afictl.run_records import ExperimentRecord, read_config, read_experiment, read_result
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
+from afictl.training.process_count import process_dependence, process_mismatch
 from afictl.training.run_inputs import RecordedInputs, read_recorded_inputs
 from afictl.training.run_writer import config_differences
 from afictl.training.splits import load_splits, require_split_images, uses_masks
@@ -42,6 +43,8 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
             _check_interpolator_of_result(run)
     run_on_rank_zero(lambda: _check_locks(unfinished_runs), fabric.global_rank, fabric.world_size)
     record = _check_settings_file(fabric, settings)
+    for note in run_on_rank_zero(lambda: _check_processes(fabric, settings), fabric.global_rank, fabric.world_size):
+        fabric.print(note)
     unfinished_runs = [replace(run, inputs=_inputs_of_run(settings, run, record)) for run in unfinished_runs]
     stateless_methods = {run.method for run in unfinished_runs if not (run.folder / STATE).is_file()}
     for method in settings.methods:
@@ -68,6 +71,20 @@ def _check_locks(runs: Sequence[RunSpecification]) -> None:
     """Refuse a run that another command trains."""
     for run in runs:
         require_unlocked(run.folder)
+
+
+def _check_processes(fabric: Fabric, settings: ExperimentSettings) -> list[str]:
+    """Notes on runs of another number of processes; refuse them where the results depend on it."""
+    dependence = process_dependence(settings.preset)
+    notes = []
+    for run in settings.runs():
+        if has_records(run.folder) and (config := run.folder / CONFIG).is_file():
+            processes = read_config(config).hardware.processes
+            problem, note = process_mismatch(processes, fabric.world_size, dependence)
+            if problem:
+                raise UserError(f"{run.folder}: {problem}, or choose another --output")
+            notes += [f"{run}: {note}"] if note else []
+    return notes
 
 
 def experiment_record(fabric: Fabric, settings: ExperimentSettings) -> dict[str, object]:

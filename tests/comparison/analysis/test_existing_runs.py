@@ -56,6 +56,14 @@ def test_runs_are_grouped_by_interpolator_and_paired_by_seed(trained, fabric, tm
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["baseline"] == "nearest"
 
 
+def test_another_number_of_processes_is_named_in_settings_and_verdict(trained, fabric, tmp_path):
+    two = copy_run(trained / "afi" / "seed0", tmp_path / "afi", hardware__processes=2)
+    comparison = compare_runs(fabric, [trained / "nearest" / "seed0", two], tmp_path / "out")
+    counts = comparison.settings["NOT THE SAME, hardware.processes"]
+    assert (counts.count("1: nearest seed 0"), counts.count("2: afi seed 0")) == (1, 1)
+    assert "hardware.processes" in comparison.methods[1].verdict
+
+
 def test_names_separate_runs_of_one_interpolator(trained, fabric, tmp_path):
     """And group runs of separately trained interpolators."""
     plain, afi, fresh = (trained / name / "seed0" for name in ("nearest", "afi", "fresh"))

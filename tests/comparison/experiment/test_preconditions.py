@@ -7,6 +7,7 @@ import torch
 
 from afictl import AFInterpolator, UserError, load_preset
 from afictl.comparison import Method
+from afictl.comparison.experiment import preconditions
 from afictl.comparison.experiment.execution import train_experiment
 from tests.helpers.tiny_runs import SMALL
 
@@ -31,6 +32,21 @@ def test_other_settings_are_refused_by_key(fabric, finished):
     overrides = [*SMALL, "train.steps=3", "train.eval_every=2", "loader.workers=1"]
     message = error_of(fabric, replace(finished, preset=load_preset("faster-rcnn-r18-fpn-tiny", overrides)))
     assert "(preset.train.steps)" in message  # not loader.workers, which has no effect on the result
+
+
+def test_finished_runs_of_another_number_of_processes_are_named_or_refused(
+    fabric, settings, finished, monkeypatch, capsys
+):
+    shutil.copytree(finished.output, settings.output)
+    config = settings.output / "afi" / "seed1" / "config.yaml"
+    config.write_text(config.read_text().replace("processes: 1", "processes: 2"))
+    experiment = replace(finished, output=settings.output)
+    assert train_experiment(fabric, experiment) == {}
+    assert "afi seed 1: note: trained by 2 processes, now 1 process" in capsys.readouterr().out
+    monkeypatch.setattr(preconditions, "process_dependence", lambda preset: "the reason")
+    message = error_of(fabric, experiment)
+    assert str(config.parent) in message
+    assert "as the reason" in message
 
 
 def test_another_interpolator_under_the_same_name_is_refused(fabric, finished):

@@ -1,0 +1,43 @@
+"""Number of processes of a training, and whether its result depends on it.
+
+With the same total batch any number of processes gives the same losses and weights up to rounding, except where
+``process_dependence`` gives a reason.
+"""
+
+from __future__ import annotations
+
+from afictl.presets import Preset
+from afictl.presets.architecture import Detectron2Config, TorchvisionConfig
+
+_LOSSES_PER_IMAGE = "retinanet_"
+"""Prefix of torchvision's models that normalise the losses of each image by itself."""
+
+
+def process_dependence(preset: Preset) -> str:
+    """Why the training of a detector depends on the number of processes by more than rounding; empty if it does not."""
+    detector = preset.detector
+    if isinstance(detector, TorchvisionConfig | Detectron2Config) and not detector.source.startswith(_LOSSES_PER_IMAGE):
+        return f"{detector.kind} divides losses by counts of the images of one process"
+    if preset.backbone.options.get("attn_drop_rate"):
+        return "every process drops attention weights by itself (backbone.options.attn_drop_rate)"
+    return ""
+
+
+def process_mismatch(begun: int, present: int, dependence: str) -> tuple[str, str]:
+    """Whether runs of two numbers of processes may meet: the problem, and else the note; both empty if they are equal.
+
+    Args:
+        begun: number of processes of an existing run.
+        present: number of processes of this command.
+        dependence: result of ``process_dependence``.
+    """
+    if begun == present:
+        return "", ""
+    numbers = f"trained by {_processes(begun)}, now {_processes(present)}"
+    if dependence:
+        return f"{numbers}: the results would depend on it, as {dependence}; start as many processes as before", ""
+    return "", f"note: {numbers}; the results are equal up to rounding"
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'' if count == 1 else 'es'}"

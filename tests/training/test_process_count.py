@@ -1,0 +1,46 @@
+import pytest
+import yaml
+from lightning_fabric import Fabric
+
+from afictl import UserError, list_presets, load_preset
+from afictl.training.process_count import process_dependence
+from afictl.training.run_writer import RunWriter
+
+
+def test_only_losses_and_dropouts_of_one_process_depend_on_their_number():
+    assert not [name for name in list_presets() if process_dependence(load_preset(name))]
+    assert not process_dependence(load_preset("torchvision:retinanet_resnet50_fpn"))
+    assert "torchvision" in process_dependence(load_preset("torchvision:fcos_resnet50_fpn"))
+    options = ["backbone.options={drop_path_rate: 0.1, proj_drop_rate: 0.1, attn_drop_rate: 0.1}"]
+    assert "attn_drop_rate" in process_dependence(load_preset("cascade-rcnn-swin-t-bifpn-tiny", options))
+
+
+@pytest.fixture
+def config():
+    return {"seed": 0, "hardware": {"precision": "32-true", "processes": 1}}
+
+
+@pytest.fixture
+def folder(fabric, tmp_path, config):
+    """A run of two processes with one record."""
+    folder = tmp_path / "run"
+    RunWriter(fabric, folder, config, resume=False).log_metrics(1, {"loss": 1.0})
+    begun = {**config, "hardware": {**config["hardware"], "processes": 2}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(begun))
+    return folder
+
+
+def test_a_run_of_another_number_of_processes_is_continued_with_a_note(fabric: Fabric, folder, config):
+    RunWriter(fabric, folder, config, resume=True)
+    assert "2 processes, now 1 process" in (folder / "log.txt").read_text()
+
+
+def test_it_is_refused_where_the_results_depend_on_the_number(fabric: Fabric, folder, config):
+    with pytest.raises(UserError, match=f"{folder}/config.yaml: .*2 processes, now 1 process.*as the reason"):
+        RunWriter(fabric, folder, config, resume=True, dependence="the reason")
+
+
+def test_an_equal_number_needs_no_note(fabric: Fabric, tmp_path, config):
+    RunWriter(fabric, tmp_path / "run", config, resume=False).log_metrics(1, {"loss": 1.0})
+    RunWriter(fabric, tmp_path / "run", config, resume=True, dependence="the reason").log("continued")
+    assert "process" not in (tmp_path / "run" / "log.txt").read_text()
