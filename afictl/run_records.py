@@ -6,7 +6,7 @@ A key that a schema lacks is allowed, as later versions may record more.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -17,6 +17,8 @@ from afictl.json_files import parse_json, read_json
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, METRICS, RESULT, list_runs_below
 from afictl.yaml_files import read_yaml
 
+_TAIL_BYTES = 4096
+"""Bytes read at the end of ``metrics.jsonl``, enough for its last line."""
 MAX_VALUE = 1e39
 """Above the largest float32, which no loss or metric exceeds."""
 
@@ -87,9 +89,66 @@ class RunResult(_Record):
     """Fingerprint of the ids in ``predictions.json``; empty in results of earlier versions."""
 
 
+class DetectorDescription(_Record):
+    """Description in the header of ``best.safetensors`` and ``last.safetensors``."""
+
+    classes: list[str]
+    """Name of label k at index k - 1."""
+    category_ids: list[int | None] | None = None
+    """COCO category ids in the order of ``classes``."""
+    step: Count | None = None
+    metrics: dict[str, Number | None] = {}
+    """Of the evaluation of these weights; empty without one."""
+
+
+class CostRecord(_Record):
+    """``price`` of a method in ``comparison.json``; the fields of ``Cost``."""
+
+    image_hw: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    parameters: Count
+    interpolator_parameters: Count
+    multiply_adds: Count
+    interpolator_multiply_adds: Count
+    milliseconds: Number
+    interpolator_milliseconds: Number
+    peak_bytes: Count
+    interpolator_peak_bytes: Count
+
+
+class MethodRecord(_Record):
+    """A method in ``comparison.json``."""
+
+    name: str
+    price: CostRecord | None
+
+
+class CostBasisRecord(_Record):
+    """``price_basis`` of ``comparison.json``: all inputs of the measurement of costs."""
+
+    detectors: dict[str, str]
+
+
+class ComparisonRecord(_Record):
+    """``comparison.json``, as far as a later comparison reads it."""
+
+    methods: list[MethodRecord]
+    price_basis: CostBasisRecord
+
+
+class EvaluationRecord(_Record):
+    """``metrics.json`` of an evaluation, as far as a later one reads it."""
+
+    source: str
+
+
 _CONFIG = TypeAdapter(RunConfig)
 _EXPERIMENT = TypeAdapter(ExperimentRecord)
 _RESULT = TypeAdapter(RunResult)
+_COMPARISON = TypeAdapter(ComparisonRecord)
+_DESCRIPTION = TypeAdapter(DetectorDescription)
+_EVALUATION = TypeAdapter(EvaluationRecord)
+_FEATURE_DISTANCE = TypeAdapter(dict[str, dict[str, dict[str, Number]]])
+_VERSIONS = TypeAdapter(dict[str, str | list[str]])
 _STEP = TypeAdapter(dict[str, Number | None])
 
 
@@ -153,18 +212,19 @@ def iter_metrics(path: Path) -> Iterator[tuple[str, MetricsRecord]]:
     *lines, last = content.split(b"\n")
     for number, line in enumerate((*lines, last), start=1):
         name = f"{path}: line {number}"
+        if not line.strip():
+            continue
         try:
-            record = parse_json(line, name) if line.strip() else None
+            record = parse_json(line, name)
         except UserError:
-            if number <= len(lines):
-                raise
-            record = None
-        if record is not None:
-            values = validate(_STEP, record, name, "remove the line")
-            step = record.get("step")
-            if type(step) is not int or step < 0:
-                raise UserError(f"{name}: 'step' is {reprlib.repr(step)}, not a number of steps; remove the line")
-            yield line.decode(), {**values, "step": step}
+            if number > len(lines):  # cut short
+                return
+            raise
+        values = validate(_STEP, record, name, "remove the line")
+        step = record.get("step")
+        if type(step) is not int or step < 0:
+            raise UserError(f"{name}: 'step' is {reprlib.repr(step)}, not a number of steps; remove the line")
+        yield line.decode(), {**values, "step": step}
 
 
 def read_experiment(output: Path) -> ExperimentRecord:
@@ -189,6 +249,62 @@ def read_result(folder: Path) -> RunResult:
     except UserError as error:
         raise UserError(f"{error}; {advice}") from None
     return validate(_RESULT, content, str(file), advice)
+
+
+def read_description(metadata: Mapping[str, object], file: Path) -> DetectorDescription:
+    """The description of a detector from the ``metadata`` of its file.
+
+    Raises:
+        UserError: it is none.
+    """
+    return validate(_DESCRIPTION, metadata, f"{file}: its description", "train or convert it again")
+
+
+def read_comparison(file: Path) -> ComparisonRecord:
+    """Read ``comparison.json`` of a comparison.
+
+    Raises:
+        UserError: it cannot be read, or is no comparison.
+    """
+    return validate(_COMPARISON, read_json(file), str(file), "remove it to measure the costs again")
+
+
+def read_evaluation(file: Path) -> EvaluationRecord:
+    """Read ``metrics.json`` of an evaluation.
+
+    Raises:
+        UserError: it cannot be read, or is no evaluation.
+    """
+    return validate(_EVALUATION, read_json(file), str(file), "remove it")
+
+
+def read_versions(file: Path) -> dict[str, str | list[str]]:
+    """Read ``versions.json`` of a run: versions by package, ``command`` as a list of words and ``cuda`` of devices.
+
+    Raises:
+        UserError: it cannot be read, or has other content.
+    """
+    return validate(_VERSIONS, read_json(file), str(file), "remove it")
+
+
+def read_feature_distance(file: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Read ``feature_distance.json`` of stage 1: method -> level -> measure -> value.
+
+    Raises:
+        UserError: it cannot be read, or has other content.
+    """
+    return validate(_FEATURE_DISTANCE, read_json(file), str(file), "train stage 1 again")
+
+
+def last_step(folder: Path) -> int:
+    """Step of the last record of a run that another process may be writing; 0 without one."""
+    try:
+        with (folder / METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
+            step = parse_json(file.read().splitlines()[-1], METRICS)["step"]
+    except (OSError, UserError, IndexError, KeyError, TypeError):
+        return 0
+    return step if isinstance(step, int) else 0
 
 
 def validate(schema: TypeAdapter[T], content: object, name: str, advice: str = "restore the file") -> T:

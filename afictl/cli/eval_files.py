@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -96,11 +95,12 @@ def _is_evaluation_table(table: Path) -> bool:
 
 def _has_detected(folder: Path) -> bool:
     """Whether the metrics in ``folder`` are those of a detector, not of a file of predictions."""
+    from afictl.run_records import read_evaluation
+
     try:
-        source = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["source"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return not read_evaluation(folder / EVALUATION).source.endswith(".json")
+    except UserError:  # absent, or not of an evaluation
         return False
-    return not str(source).endswith(".json")
 
 
 def write_submissions(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -16,6 +15,7 @@ from afictl.errors import UserError
 from afictl.folder_lock import locked_folder
 from afictl.presets import load_preset
 from afictl.run_folder import FEATURE_DISTANCE, is_vacant
+from afictl.run_records import read_feature_distance
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.visualization import write_side_by_side
 from afictl.visualization.training_curves import plot_feature_distance, plot_training
@@ -73,7 +73,7 @@ def _run_demo(fabric: Fabric, output: Path, seed: int) -> Comparison:
     fabric.print("\n4/4  Pictures")
     runs = {method.name: method.runs[0].folder for method in outcome.comparison.methods}
     plot_training({"guide": guide, **runs}, output / "plots" / "training.png")
-    distance = json.loads((pretraining / "stage1" / FEATURE_DISTANCE).read_text())
+    distance = read_feature_distance(pretraining / "stage1" / FEATURE_DISTANCE)
     plot_feature_distance(distance, output / "plots" / "features.png")
     write_side_by_side(runs, load_coco(data, "val"), output / "detections", limit=_MAX_FIGURES)
     return outcome.comparison

@@ -125,7 +125,7 @@ class Interpolator(nn.Module):
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
                 raise UserError("NaN or infinite weights")
             interpolator.load_state_dict(tensors, assign=True)
-        except (TypeError, RuntimeError, UserError) as error:
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = one_line(error).removeprefix(f"{source}: ")
             raise UserError(f"{source}: weights and configuration do not fit ({reason:.200}); make it again") from None
         if not isinstance(interpolator, cls):

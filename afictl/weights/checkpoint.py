@@ -14,8 +14,10 @@ from torch import Tensor
 
 from afictl.errors import UserError
 from afictl.run_folder import BEST, COMPARISON_SETTINGS, INTERPOLATOR, LAST, STATE, is_run
+from afictl.run_records import read_description
 from afictl.tensor_files import check_file, read_tensors
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError
+from afictl.weights.description import DETECTOR
 from afictl.weights.pickled_arrays import ARRAYS, PickledArray
 from afictl.weights.pickles import read_pickle
 from afictl.weights.stored_tensors import DTYPES, StoredTensor
@@ -61,6 +63,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     tensors, metadata = _read(file)
     for name, tensor in tensors.items():
         _check(name, tensor, file)
+    if metadata.get("format") == DETECTOR:
+        read_description(metadata, file)
     return Checkpoint(file, tensors, metadata)
 
 

@@ -14,7 +14,7 @@ from afictl.comparison.analysis.settings_summary import describe_settings, mark_
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
 from afictl.run_folder import CONFIG, LAST, list_runs_below
-from afictl.run_records import read_config
+from afictl.run_records import DetectorDescription, read_config, read_description
 from afictl.weights import read_checkpoint
 
 _EVALUATION_KEYS = (
@@ -36,8 +36,8 @@ class FinishedRun:
     preset: Preset
     config: Mapping[str, Any]
     """Content of ``config.yaml`` with all keys of the preset, and ``precision``."""
-    metadata: Mapping[str, Any]
-    """Metadata of the last checkpoint: ``classes``, ``category_ids``, ``metrics``."""
+    description: DetectorDescription
+    """Of the last weights."""
     method: str | None = None
     """Method name from the command line."""
 
@@ -84,14 +84,14 @@ def read_run(path: Path, method: str | None = None) -> FinishedRun:
     preset = parse_preset(config.preset, source=str(file))
     if not (folder / LAST).is_file():
         raise UserError(f"--runs {path}: the run has no {LAST}; finish its training first")
-    metadata = read_checkpoint(folder / LAST).metadata
-    step = metadata.get("step")
+    description = read_description(read_checkpoint(folder / LAST).metadata, folder / LAST)
+    step = description.step
     if step != preset.train.steps:
         raise UserError(
             f"--runs {path}: the run is at step {step} of {preset.train.steps}; continue it with --resume first"
         )
     values = {"preset": preset.model_dump(mode="json"), "precision": config.hardware.precision}
-    return FinishedRun(folder, preset, config.model_dump() | values, metadata, method)
+    return FinishedRun(folder, preset, config.model_dump() | values, description, method)
 
 
 def group_by_method(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:

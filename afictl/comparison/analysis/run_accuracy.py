@@ -37,12 +37,15 @@ def evaluate_run(
 
 def _score(run: FinishedRun, dataset: Dataset) -> Evaluation:
     """Score the stored predictions; a box AP other than the recorded one shows that the data have changed."""
-    classes, recorded_ids = run.metadata.get("classes"), run.metadata.get("category_ids")
+    classes, recorded_ids = run.description.classes, run.description.category_ids
     category_ids = match_categories(classes, dataset, owner=str(run.folder))
     if recorded_ids is not None and list(category_ids) != list(recorded_ids):
-        raise UserError(f"{run.folder}: its classes have other category ids than {dataset.annotation_file}")
+        raise UserError(
+            f"{run.folder}: its classes have other category ids than {dataset.annotation_file};"
+            f" remove {run.folder / PREDICTIONS} to detect again"
+        )
     result = score_predictions(run.folder / PREDICTIONS, dataset, masks=run.preset.detector.masks)
-    recorded, present = (metrics.get("box/AP") for metrics in (run.metadata.get("metrics") or {}, result.metrics))
+    recorded, present = (metrics.get("box/AP") for metrics in (run.description.metrics, result.metrics))
     if recorded is not None and (present is None or abs(present - recorded) > _TOLERANCE_POINTS):
         value = "none" if present is None else f"{present:.1f}"
         raise UserError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from lightning_fabric import Fabric
@@ -22,9 +21,11 @@ from afictl.comparison.results import Comparison, Cost
 from afictl.data import Dataset, load_coco
 from afictl.data.hashing import file_digest
 from afictl.detectors import Detector
+from afictl.errors import UserError
 from afictl.presets import Preset
 from afictl.progress import ProgressDisplay, no_progress
 from afictl.run_folder import LAST
+from afictl.run_records import CostRecord, read_comparison
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import (
     InitialWeights,
@@ -140,23 +141,24 @@ def _cost_basis(fabric: Fabric, folders: Mapping[str, Path], dataset: Dataset) -
 def _stored_costs(file: Path, basis: CostBasis) -> dict[str, Cost]:
     """Costs of unchanged detectors in ``comparison.json``; empty if another value of ``basis`` has changed."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        old_basis = content["price_basis"]
-        if config_differences(old_basis | {"detectors": {}}, {**basis, "detectors": {}}):
-            return {}
-        digests = old_basis["detectors"]
-        return {
-            method["name"]: _parse_cost(method["price"])
-            for method in content["methods"]
-            if digests.get(method["name"], "") == basis["detectors"].get(method["name"])
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or of another version
+        stored = read_comparison(file)
+    except UserError:  # absent, damaged, or of another version
         return {}
+    old_basis = stored.price_basis.model_dump()
+    if config_differences(old_basis | {"detectors": {}}, {**basis, "detectors": {}}):
+        return {}
+    digests = stored.price_basis.detectors
+    return {
+        method.name: _parse_cost(method.price)
+        for method in stored.methods
+        if method.price and digests.get(method.name, "") == basis["detectors"].get(method.name)
+    }
 
 
-def _parse_cost(record: Mapping[str, Any]) -> Cost:
-    values = {field.name: record[field.name] for field in fields(Cost)}
-    return Cost(**values | {"image_hw": tuple(record["image_hw"])})
+def _parse_cost(record: CostRecord) -> Cost:
+    height, width = record.image_hw
+    values = {field.name: getattr(record, field.name) for field in fields(Cost)}
+    return Cost(**values | {"image_hw": (height, width)})
 
 
 def _measure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +11,11 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from afictl.progress import progress_bar
-from afictl.run_folder import METRICS
+from afictl.run_records import last_step
 
 _UPDATE_SECONDS = 1.0
 _LINE_SECONDS = 300.0
 """Interval of progress lines where the output is not a terminal."""
-_TAIL_BYTES = 4096
-"""Bytes read at the end of ``metrics.jsonl``, enough for its last line."""
 
 
 class ParallelProgress:
@@ -54,7 +51,7 @@ class ParallelProgress:
         if now < self._last_update + _UPDATE_SECONDS:
             return
         self._last_update = now
-        steps = {run: _last_step(folder) for run, folder in folders.items()}
+        steps = {run: last_step(folder) for run, folder in folders.items()}
         for run, step in steps.items():
             self._bar.update(self._tasks[run], completed=step)
         self._bar.refresh()
@@ -73,13 +70,3 @@ def show_parallel_progress(num_runs: int, steps: int) -> Iterator[ParallelProgre
     console = Console(highlight=False, soft_wrap=True)
     with progress_bar(console, elapsed=True) as bar:
         yield ParallelProgress(console, bar, num_runs, steps)
-
-
-def _last_step(folder: Path) -> int:
-    """Last step in ``metrics.jsonl``; 0 without one."""
-    try:
-        with (folder / METRICS).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
-            return int(json.loads(file.read().splitlines()[-1])["step"])
-    except (OSError, ValueError, IndexError, KeyError):
-        return 0

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from afictl.comparison.report.report_tables import shorten_paths
 from afictl.comparison.results import Comparison
+from afictl.errors import UserError
 from afictl.run_folder import VERSIONS
+from afictl.run_records import read_versions
 
 _NO_VERSION = ("command", "started")
 _MAX_COMMANDS = 3
@@ -82,13 +84,9 @@ def _format_seeds(seeds: tuple[int, ...]) -> str:
     return f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else "none"
 
 
-def _version_records(comparison: Comparison) -> Iterator[dict[str, object]]:
+def _version_records(comparison: Comparison) -> Iterator[dict[str, str | list[str]]]:
     """Content of every valid ``versions.json`` of the runs."""
     for method in comparison.methods:
         for run in method.runs:
-            try:
-                record = json.loads((run.folder / VERSIONS).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(record, dict):
-                yield record
+            with suppress(UserError):  # absent or damaged
+                yield read_versions(run.folder / VERSIONS)
