@@ -66,7 +66,7 @@ def test_metrics(run, error_of, command, line):
 
 
 DESCRIPTIONS = {
-    "classes": [1, 2, 3, 4],
+    "classes.0": [1, 2, 3, 4],
     "classes.2": ["disc", "square", None, "cross"],
     "category_ids": {"a": 1},
     "metrics": [1],
