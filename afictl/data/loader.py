@@ -20,7 +20,7 @@ from afictl.data.bitmaps import Bitmaps
 from afictl.data.dataset import Dataset
 from afictl.data.images import read_image
 from afictl.data.sampler import batches_of
-from afictl.data.shared_memory import BatchPacker, SharedBatch, require_shared_memory, send_errors_instead_of_samples
+from afictl.data.shared_memory import BatchPacker, SharedBatch, prepare_sending, require_shared_memory
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 
@@ -280,7 +280,7 @@ def _init_worker(worker: int) -> None:
     The main process may need further batches before it ends. A SIGTERM from the main process still ends a worker, and
     a worker ends soon after the main process.
     """
-    send_errors_instead_of_samples()
+    prepare_sending()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -3,19 +3,26 @@
 Allocating memory costs more than filling it, and every tensor sent costs a file descriptor and a connection between the
 two processes. A sample is a dict; every tensor in it is an image.
 
-Tensors are sent as shared memory, whose descriptor passes through a socket in the temporary folder. Where either is
-full, the queue of a worker drops the samples with a traceback, and the receiver blocks without end.
+Tensors are sent as shared memory, whose descriptor passes through a socket in the temporary folder. Where shared memory
+is full, such as Docker's default of 64 MB, their bytes are sent through the pipe of the worker instead, with a note.
+Where the temporary folder is full, the queue of a worker drops the samples with a traceback, and the receiver blocks
+without end, unless it receives an error instead.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from multiprocessing.queues import Queue
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import reduce_tensor
 
 from afictl.errors import UserError, is_disk_full, one_line
 
@@ -78,7 +85,9 @@ class BatchPacker:
     def _next_block(self, size: int) -> Tensor:
         self._current = (self._current + 1) % len(self._blocks)
         if len(self._blocks[self._current]) < size:
-            self._blocks[self._current] = torch.empty(size, dtype=torch.uint8).share_memory_()
+            self._blocks[self._current] = torch.empty(0, dtype=torch.uint8)  # the old one is freed first
+            block = self._blocks[self._current] = torch.empty(size, dtype=torch.uint8)
+            _share(block)
         return self._blocks[self._current][:size]
 
 
@@ -103,9 +112,45 @@ def require_shared_memory() -> None:
         raise UserError(f"/dev/shm: {error.strerror} for the reading processes; {_ADVICE}") from None
 
 
-def send_errors_instead_of_samples() -> None:
-    """In a worker of a ``DataLoader``: replace samples that cannot be sent by the error."""
+def prepare_sending() -> None:
+    """In a worker of a ``DataLoader``: send samples without shared memory where that is full, and errors as such."""
+    ForkingPickler.register(Tensor, _reduce)
     Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # the only hook for such errors
+
+
+def _share(tensor: Tensor) -> bool:
+    """Move a tensor to shared memory in place; False if that is full."""
+    try:
+        tensor.share_memory_()
+    except RuntimeError as error:
+        if "allocate shared memory" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _reduce(tensor: Tensor) -> tuple[Any, ...]:
+    """Form of a tensor in a message: its shared memory, or its bytes in the order in which they lie in memory."""
+    if _share(tensor):
+        return tuple(reduce_tensor(tensor))
+    strides = tensor.stride()
+    order = sorted(range(tensor.ndim), key=lambda k: -strides[k])
+    return _rebuild, (tensor.permute(order).contiguous().numpy(), order)
+
+
+def _rebuild(values: np.ndarray, order: Sequence[int]) -> Tensor:
+    _note_copies()
+    return torch.from_numpy(values).permute(np.argsort(order).tolist())
+
+
+@cache
+def _note_copies() -> None:
+    """Print the note, once in a process."""
+    print(
+        "note: shared memory is full, so that images of the reading processes are copied, which is slower; "
+        "give /dev/shm more, such as docker run --shm-size=8g, or use fewer processes: --set loader.workers=1",
+        file=sys.stderr,
+    )
 
 
 def _send_error(queue: Queue[Any], error: Exception, item: Any) -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from afictl.data import load_coco
+from afictl import load_preset
+from afictl.data import load_coco, shared_memory
 from afictl.data.loader import eval_batches, read_files
 from afictl.data.shared_memory import BatchPacker, SharedBatch
 from afictl.errors import UserError
@@ -70,7 +71,6 @@ def no_memory(*args):
     ("target", "fault", "facts"),
     [
         ("multiprocessing.util.get_temp_dir", disk_full, r"/tmp/pymp-1.*loader\.workers=0"),
-        ("torch.UntypedStorage._share_fd_cpu_", no_memory, r"shared memory.*loader\.workers=0"),
         ("multiprocessing.synchronize.SemLock.__init__", disk_full, "/dev/shm: "),
     ],
 )
@@ -89,3 +89,18 @@ def test_full_shared_memory_gives_an_error_per_file(shapes_dir, monkeypatch):
     items = list(read_files(files, torch.Tensor.clone, workers=1))
     assert len(items) == 3
     assert all(isinstance(item, UserError) for item in items)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("resized", [True, False])
+def test_images_are_copied_with_a_note_where_shared_memory_is_full(shapes_dir, monkeypatch, capsys, resized):
+    dataset, config = load_coco(shapes_dir, "val"), load_preset("faster-rcnn-r18-fpn-tiny").input if resized else None
+    expected = list(eval_batches(dataset, config, 2, workers=0))
+    shared_memory._note_copies.cache_clear()
+    monkeypatch.setattr("torch.UntypedStorage._share_fd_cpu_", no_memory)
+    batches = [[image.clone() for image in batch.images] for batch in eval_batches(dataset, config, 2, workers=2)]
+    for batch, images in zip(expected, batches, strict=True):
+        for image, copied in zip(batch.images, images, strict=True):
+            assert image.equal(copied)
+            assert image.stride() == copied.stride()
+    assert capsys.readouterr().err.count("--shm-size") == 1
