@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -64,6 +65,7 @@ class RunWriter:
         self.console = Console(quiet=not fabric.is_global_zero, highlight=False, soft_wrap=True)
         self._is_main_process = fabric.is_global_zero
         self._events: SummaryWriter | None = None
+        self._excepthook = threading.excepthook
         self._purge_step: int | None = None
         self._purged_records: list[dict[str, Any]] = []
         problem, note = "", ""
@@ -161,13 +163,22 @@ class RunWriter:
     def close(self) -> None:
         """Flush the TensorBoard events."""
         if self._events is not None:
-            with name_file_in_errors(self.folder):
-                self._events.close()
+            try:
+                with name_file_in_errors(self.folder):
+                    self._events.close()
+            finally:
+                threading.excepthook = self._excepthook
+
+    def _report_thread_error(self, args: threading.ExceptHookArgs) -> None:
+        """Print no traceback of TensorBoard's thread, such as of a full disk: its writer raises the error again."""
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            self._excepthook(args)
 
     def _add_events(self, step: int, values: Mapping[str, float | None]) -> None:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
+            threading.excepthook = self._report_thread_error
             self._events = SummaryWriter(str(self.folder), purge_step=self._purge_step)
             for record in self._purged_records:
                 self._add_events(record.pop("step"), record)

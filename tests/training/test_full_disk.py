@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import pytest
 import torch
@@ -75,3 +76,28 @@ def test_a_log_without_space_is_named(fabric, tmp_path):
     (run.folder / "log.txt").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"log\.txt"):
         run.log("a line")
+
+
+def test_events_without_space_are_one_error_without_a_traceback(fabric, tmp_path, monkeypatch):
+    printed = []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+    hook = threading.excepthook
+    run = RunWriter(fabric, tmp_path / "run", {}, resume=False)
+    run.log_metrics(1, {"loss": 1.0})
+    run.save_state({})
+    (file,) = run.folder.glob("events*")
+    file.unlink()
+    file.symlink_to("/dev/full")
+
+    def log_and_save():
+        for step in range(2, 1000):
+            run.log_metrics(step, {"loss": 1.0})
+        run.save_state({})
+
+    with pytest.raises(OSError, match=NO_SPACE) as error:
+        log_and_save()
+    assert error.value.filename == str(run.folder)
+    with pytest.raises(OSError, match=NO_SPACE):
+        run.close()
+    assert printed == []
+    assert threading.excepthook is hook
