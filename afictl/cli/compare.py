@@ -195,12 +195,14 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
     output = common.output or Path("runs") / f"compare-{slugify(preset.name)}"
     if training.spread and (training.nodes or 1) > 1:
         raise UserError("--spread: uses the devices of one machine; leave --nodes out")
-    parallel_runs = require_devices(training.devices) if training.spread else 1
+    parallel_runs = require_devices(training.devices) if training.spread else 0
     fabric = (
         launch_single(common.precision)
         if training.spread
         else launch(HardwareSettings(training.devices, training.nodes, common.precision), [preset.train.batch_size])
     )
+    if fabric.world_size == 1:  # in separate processes, of which one may crash
+        parallel_runs = max(1, parallel_runs)
     if len(methods) == 1:
         fabric.print(f"{methods[0].name} is the only method: it is trained and measured without a comparison")
     outcome = compare(

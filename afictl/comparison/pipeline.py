@@ -53,7 +53,7 @@ def compare(
     baseline: str | None = None,
     weights: Path | None = None,
     backbone_weights: Path | None = None,
-    parallel_runs: int = 1,
+    parallel_runs: int = 0,
     progress: ProgressDisplay = no_progress,
 ) -> ComparisonOutcome:
     """Fine-tune ``preset`` once for each method and seed, and measure accuracy and cost.
@@ -74,7 +74,7 @@ def compare(
         baseline: method that the others are compared with; None: ``nearest``, or else the first.
         weights: detector to start from.
         backbone_weights: backbone file to load instead of the ImageNet weights of timm.
-        parallel_runs: number of runs to train at once, each in a separate process on one device.
+        parallel_runs: as in ``train_experiment``.
         progress: display for the measurement of costs.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning_fabric import Fabric
 
 from afictl.comparison.experiment.comparison_run import describe_failure, train_run
-from afictl.comparison.experiment.parallel import train_in_parallel
+from afictl.comparison.experiment.parallel import train_in_parallel, train_in_turn
 from afictl.comparison.experiment.preconditions import check_experiment
 from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification
 from afictl.run_folder import RESULT
@@ -13,16 +13,17 @@ from afictl.training.hardware import hardware_record
 from afictl.training.loop import DivergedError
 
 
-def train_experiment(fabric: Fabric, settings: ExperimentSettings, parallel_runs: int = 1) -> dict[str, str]:
+def train_experiment(fabric: Fabric, settings: ExperimentSettings, parallel_runs: int = 0) -> dict[str, str]:
     """Train the unfinished runs in ``settings.output`` and return the failures: error by run.
 
     An interrupted run is continued. A failure does not stop the other runs, except in a run of several processes, of
     which the others would wait for the failed one.
 
     Args:
-        fabric: devices of each run if ``parallel_runs`` is 1.
+        fabric: devices of each run if ``parallel_runs`` is 0.
         settings: the experiment.
-        parallel_runs: number of runs to train at once, each in a separate process on one device.
+        parallel_runs: number of runs to train at once, each in a separate process on one device, whose crash is a
+            failure of its run alone; 0: runs are trained in this process.
 
     Raises:
         UserError: invalid or incompatible data, weights, output or interpolator; raised before training.
@@ -33,8 +34,11 @@ def train_experiment(fabric: Fabric, settings: ExperimentSettings, parallel_runs
         fabric.print(f"{total - len(unfinished_runs)} of {total} runs are already finished")
     if unrelated := _unrelated_runs(settings):
         fabric.print(f"finished runs of other methods or seeds are not compared: {', '.join(unrelated)}")
+    precision = str(hardware_record(fabric)["precision"])
     if parallel_runs > 1:
-        return train_in_parallel(settings, unfinished_runs, parallel_runs, str(hardware_record(fabric)["precision"]))
+        return train_in_parallel(settings, unfinished_runs, parallel_runs, precision)
+    if parallel_runs == 1:
+        return train_in_turn(settings, unfinished_runs, precision, fabric.print)
     failures = {}
     scaler = fabric.strategy.precision.state_dict()  # of 16-bit gradients; every run starts with the initial one
     for number, run in enumerate(unfinished_runs, start=1):

@@ -1,13 +1,19 @@
-"""Parallel training of runs, each in one worker process on one device."""
+"""Training of runs in separate worker processes, each on one device: in parallel, or one after another.
+
+A worker that crashes or is killed, as by the system when memory runs out, ends its run alone.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +81,9 @@ class _Worker:
     device: int
     process: subprocess.Popen[str]
     output: IO[str]
-
-    @property
-    def log(self) -> Path:
-        """File with the output of the process."""
-        return _log_file(self.run)
+    """Output of the process, or its errors alone if it prints to the output of this one."""
+    log: Path | None
+    """File of ``output``; None if that is a temporary one."""
 
     def close_input(self) -> None:
         """Close the standard input, which interrupts a running worker."""
@@ -88,17 +92,53 @@ class _Worker:
                 self.process.stdin.close()
 
     def failure(self) -> str:
-        """Error of a process that has ended; empty for success."""
-        self.output.close()
+        """Error of a process that has ended; empty for success. Prints what it wrote to a temporary file."""
         self.close_input()
         code = self.process.returncode
-        if code == 0:
-            return ""
-        if code == EXIT_LOG_UNWRITABLE:
-            return f"{self.log}: cannot be written; is the disk full?"
-        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        with self.output as output:
+            if code == EXIT_LOG_UNWRITABLE:
+                return f"{self.log or tempfile.gettempdir()}: cannot be written; is the disk full?"
+            output.seek(0)
+            lines = output.read().splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return errors[-1] if errors else f"its process ended with code {code}; see {self.log}"
+        if not self.log:
+            print(*(f"{line}\n" for line in lines if not line.startswith("error: ")), sep="", end="", file=sys.stderr)
+        if code == 0 or errors:
+            return errors[-1] if code else ""
+        return _describe_end(code) + (f"; see {self.log}" if self.log else "")
+
+
+def _describe_end(code: int) -> str:
+    """Reason for an exit code of a process that reported no error."""
+    if code >= 0:
+        return f"its process ended with code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    hint = ", as by the system when memory runs out" if -code == signal.SIGKILL else ""
+    return f"its process was ended by {name}{hint}"
+
+
+def train_in_turn(
+    settings: ExperimentSettings, runs: Sequence[RunSpecification], precision: str, log: Callable[[str], None]
+) -> dict[str, str]:
+    """Train ``runs`` one after another and return the failures: error by run.
+
+    Each process prints to the output of this one; interruption is as in ``train_in_parallel``.
+    """
+    failures: dict[str, str] = {}
+    with _workers() as workers:
+        for number, run in enumerate(runs, start=1):
+            log(f"\n{run} ({number} of {len(runs)})")
+            sys.stdout.flush()
+            try:
+                workers.append(_start_worker(settings, run, 0, 1, precision))
+                workers[0].process.wait()
+                failure = workers.pop().failure()
+            except OSError as error:
+                failure = format_error(error)
+            if failure:
+                failures[str(run)] = failure
+                log(f"{run} failed: {failure}")
+    return failures
 
 
 def train_in_parallel(
@@ -116,14 +156,15 @@ def train_in_parallel(
             while waiting_runs and free_devices:
                 run = waiting_runs.pop(0)
                 try:
-                    worker = _start_worker(settings, run, free_devices[0], parallel_runs, precision)
+                    log = _log_file(run)
+                    worker = _start_worker(settings, run, free_devices[0], parallel_runs, precision, log)
                 except OSError as error:  # such as a full disk; running workers may still finish
                     failures[str(run)] = format_error(error)
                     progress.log(f"{run}: failed: {failures[str(run)]}")
                     continue
                 workers.append(worker)
                 free_devices.remove(worker.device)
-                progress.start(str(run), worker.log)
+                progress.start(str(run), log)
             time.sleep(_POLL_SECONDS if workers else 0)
             for worker in [worker for worker in workers if worker.process.poll() is not None]:
                 workers.remove(worker)
@@ -137,17 +178,25 @@ def train_in_parallel(
 
 
 def _start_worker(
-    settings: ExperimentSettings, run: RunSpecification, device: int, parallel_runs: int, precision: str
+    settings: ExperimentSettings,
+    run: RunSpecification,
+    device: int,
+    parallel_runs: int,
+    precision: str,
+    log: Path | None = None,
 ) -> _Worker:
-    log = _log_file(run)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    discard_special(log)
-    output = log.open("w", encoding="utf-8")
+    """Start a process that prints to ``log`` or, without one, to the output of this process."""
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        discard_special(log)
+        output: IO[str] = log.open("w+", encoding="utf-8", errors="replace")
+    else:
+        output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
     process = subprocess.Popen(
         [sys.executable, "-m", _WORKER_MODULE],
         stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
+        stdout=output if log else None,
+        stderr=output,
         text=True,
         env={**os.environ, **_device_variables(device, parallel_runs)},
         start_new_session=True,  # Ctrl-C interrupts this process alone, which then closes the workers' input
@@ -171,7 +220,7 @@ def _start_worker(
     with suppress(BrokenPipeError):  # the worker has already ended; its exit code is read later
         process.stdin.write(json.dumps(task) + "\n")
         process.stdin.flush()
-    return _Worker(run, device, process, output)
+    return _Worker(run, device, process, output, log)
 
 
 def _device_variables(device: int, parallel_runs: int) -> dict[str, str]:
@@ -186,14 +235,19 @@ def _device_variables(device: int, parallel_runs: int) -> dict[str, str]:
 
 @contextmanager
 def _workers() -> Iterator[list[_Worker]]:
-    """Yield the list of running workers; at exit they save their state and stop, or are killed by a second Ctrl-C."""
+    """Yield the list of running workers; at exit they save their state and stop, or are killed by a second Ctrl-C.
+
+    SIGTERM has the effect of Ctrl-C.
+    """
     workers: list[_Worker] = []
     try:
-        yield workers
+        with _sigterm_as_interrupt():
+            yield workers
     finally:
         try:
             if workers:
-                print(f"waiting for {len(workers)} runs to save their state", file=sys.stderr)
+                plural = "s" * (len(workers) > 1)
+                print(f"waiting for {len(workers)} run{plural} to save their state", file=sys.stderr)
             for worker in workers:
                 worker.close_input()
             deadline = time.monotonic() + _TIMEOUT_SECONDS
@@ -207,6 +261,18 @@ def _workers() -> Iterator[list[_Worker]]:
         finally:
             for worker in workers:
                 worker.output.close()
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _log_file(run: RunSpecification) -> Path:

@@ -11,11 +11,13 @@ from afictl import UserError
 from afictl.comparison import Method
 from afictl.comparison.experiment import parallel
 from afictl.comparison.experiment.execution import train_experiment
-from afictl.comparison.experiment.parallel import require_devices, train_in_parallel
+from afictl.comparison.experiment.parallel import require_devices, train_in_parallel, train_in_turn
 from afictl.comparison.experiment.specification import ExperimentSettings
 from afictl.weights import read_checkpoint
 from tests.helpers.full_disk import needs_dev_full
 from tests.helpers.tiny_runs import SMALL, set_flags
+
+NEAREST = Method("nearest", "nearest")
 
 
 def test_parallel_runs_equal_sequential_runs(fabric, preset, shapes_dir, tmp_path, capfd):
@@ -67,7 +69,7 @@ def test_workers_that_do_not_stop_are_killed_and_the_cause_is_raised(monkeypatch
 
     def interrupt():
         with parallel._workers() as workers:
-            workers.append(parallel._Worker(None, 0, process, process.stdout))
+            workers.append(parallel._Worker(None, 0, process, process.stdout, None))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -88,6 +90,41 @@ def test_workers_of_a_killed_comparison_save_their_state(shapes_dir, tmp_path):
         command.kill()
         command.wait(timeout=60)
     wait_for(lambda: (run / "state.pt").is_file())
+
+
+@pytest.mark.parametrize("parallel_runs", [1, 2])
+def test_a_worker_that_is_killed_ends_its_run_alone(
+    fabric, preset, shapes_dir, tmp_path, capfd, monkeypatch, parallel_runs
+):
+    """The worker of the first run kills itself, as the system does when memory runs out."""
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    start, commands = subprocess.Popen, [[sys.executable, "-c", kill]]
+    monkeypatch.setattr(
+        parallel.subprocess, "Popen", lambda words, **options: start(commands.pop() if commands else words, **options)
+    )
+    settings = ExperimentSettings(preset, shapes_dir, tmp_path / "out", (NEAREST, Method("bilinear", "bilinear")))
+    failures = train_experiment(fabric, settings, parallel_runs)
+    assert list(failures) == ["nearest seed 0"]
+    assert "SIGKILL" in failures["nearest seed 0"]
+    assert (tmp_path / "out" / "bilinear" / "seed0" / "result.json").is_file()
+    text = capfd.readouterr().out
+    assert "nearest seed 0" in text
+    assert ("step 2/2" in text) == (parallel_runs == 1)
+
+
+def test_the_error_of_a_run_in_turn_is_printed_once(fabric, preset, shapes_dir, tmp_path, capfd):
+    settings = ExperimentSettings(preset, shapes_dir, tmp_path / "out", (Method("a", "missing"),))
+    failures = train_in_turn(settings, settings.runs(), "32-true", print)
+    assert "missing" in failures["a seed 0"]
+    output, errors = capfd.readouterr()
+    assert (output.count("missing"), errors) == (1, "")
+
+
+def test_sigterm_interrupts_the_workers():
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), parallel._workers():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def wait_for(condition, seconds=120):
