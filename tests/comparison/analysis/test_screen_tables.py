@@ -15,7 +15,7 @@ def method(name, aps, **fields):
     runs = tuple(ComparisonRun(seed, Path(name), {"box/AP": ap}, [], 120.0) for seed, ap in enumerate(aps))
     mean = {"box/AP": sum(aps) / len(aps), "box/AP50": 50.0, "box/APl": None}
     deviation = {"box/AP": 0.51, "box/AP50": None, "box/APl": None}
-    return MethodResult(name, name, runs, cost, mean, deviation, origin="trained: some.safetensors", **fields)
+    return MethodResult(name, name, runs, cost, mean, deviation, **fields)
 
 
 def make_comparison(settings=None, seeds=2, name="afi"):
@@ -33,14 +33,8 @@ def render(comparison, width=100):
 
 def test_tables_contain_accuracy_difference_and_costs():
     text = render(make_comparison())
-    for part in (
-        "trained: nearest.safetensors",
-        "trained: afi.safetensors",
-        "31.3 (0.5)",
-        "30.0 (0.5)",
-        "+1.2 (0.5 to 1.9)*",
-        "640x480",
-    ):
+    assert text.count("trained: some.safetensors") == 2
+    for part in ("31.3 (0.5)", "30.0 (0.5)", "+1.2 (0.5 to 1.9)*", "640x480"):
         assert part in text
     for part in ("2.00", "3.00", "12.3", "5.0", "0.50", "1.00", "1.2", "0.5"):
         assert part in text
@@ -49,7 +43,7 @@ def test_tables_contain_accuracy_difference_and_costs():
 
 def test_names_are_complete_on_a_narrow_terminal():
     name = "afi-[red]of-the-longer-run"
-    assert render(make_comparison(name=name), width=60).count(name) == 5  # in every table
+    assert render(make_comparison(name=name), width=60).count(name) == 4  # in every table
 
 
 def test_nothing_is_cut_off_in_80_columns():
