@@ -49,7 +49,10 @@ CASES = {
 SWIN_OPTIONS = {**NARROW, "depths": [1, 1, 2, 1], "drop_path_rate": 0.4, "proj_drop_rate": 0.2}
 SWIN = [f"backbone={{name: {SWIN_NAME}, options: {json.dumps(SWIN_OPTIONS)}, norm: frozen-batch, pretrained: false}}"]
 CASES["fcos-swin"] = ("fcos-r18-fpn-tiny", [*RECIPE[2:-1], *SWIN])
-BLOCKS = ["backbone.name=resnet10t", "backbone.options={drop_block_rate: 0.3, drop_path_rate: 0.3}"]
+BLOCKS = [
+    "backbone.name=resnet10t",
+    "backbone.options={zero_init_last: false, drop_block_rate: 0.3, drop_path_rate: 0.3}",
+]
 CASES["fcos-drop-block"] = ("fcos-r18-fpn-tiny", [*RECIPE[1:-1], *BLOCKS])
 SIZES = [(64, 96), (70, 50), (97, 61), (33, 120)]
 # Objects of each image in a step: one image without any, the last ranks without any, and at the end a batch without.
