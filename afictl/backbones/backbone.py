@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast
 
 import timm
+import torch
 from timm.models import FeatureListNet, get_pretrained_cfg
 from torch import Tensor, nn
 
 from afictl.backbones.norms import freeze_batch_norm
-from afictl.errors import UserError, did_you_mean, one_line
+from afictl.backbones.options import NetworkOptions, check_ranges
+from afictl.errors import UserError, describe_out_of_memory, did_you_mean, one_line
 
 LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -100,7 +102,12 @@ class Backbone(nn.Module):
 
 
 def create_net(
-    name: str, options: Mapping[str, object], model: type[nn.Module], out_indices: Sequence[int], **settings: object
+    name: str,
+    options: Mapping[str, object],
+    model: type[nn.Module],
+    schema: type[NetworkOptions],
+    out_indices: Sequence[int],
+    **settings: object,
 ) -> FeatureListNet:
     """timm's feature extractor of that name with random weights.
 
@@ -108,28 +115,41 @@ def create_net(
         name: of the network.
         options: arguments of ``model``.
         model: timm's class of the network.
+        schema: ranges of the options.
         out_indices: timm's indices of the maps to return.
         settings: further arguments of ``model``, which users cannot set.
 
     Raises:
-        UserError: unknown tag of weights, unknown option, or options that do not fit together.
+        UserError: unknown tag of weights, unknown option, a number out of range, or options that do not fit together.
     """
     option_names = sorted(inspect.signature(model).parameters.keys() - _NOT_OPTIONS - settings.keys())
     for option in options:
         if option not in option_names:
             raise UserError(f"backbone.options: {name} has no option '{option}'{did_you_mean(option, option_names)}")
+    check_ranges(schema, options)
     try:
         get_pretrained_cfg(name)
     except RuntimeError as error:  # an unknown tag
         raise UserError(f"backbone.name: '{name}': {error}") from None
     arguments: dict[str, Any] = {**settings, **options, "features_only": True, "out_indices": tuple(out_indices)}
     try:
-        return cast(FeatureListNet, timm.create_model(name, pretrained=False, **arguments))
+        net = cast(FeatureListNet, timm.create_model(name, pretrained=False, **arguments))
+        if options:
+            _check_forward(net)
     except Exception as error:  # an invalid value can fail anywhere in timm's constructors
-        if not options:
+        if not options or describe_out_of_memory(error)[0]:
             raise
         reason = one_line(error) or type(error).__name__
-        raise UserError(f"backbone.options: {dict(options)} do not make a {name} ({reason:.200})") from None
+        raise UserError(f"backbone.options: {dict(options)!s:.200} do not make a {name} ({reason:.200})") from None
+    return net
+
+
+def _check_forward(net: FeatureListNet) -> None:
+    """Compute the maps of a small image: some invalid options fail only there."""
+    image = torch.zeros(1, 3, 64, 64, device=next(net.parameters()).device)
+    with torch.no_grad():
+        net.eval()(image)
+    net.train()
 
 
 def _parts_of_stages(net: nn.Module, stages: Sequence[str], count: int) -> list[str]:

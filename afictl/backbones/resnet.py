@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from afictl.backbones.backbone import LEVELS, Backbone, create_net
 from afictl.backbones.checkpointing import CheckpointedSequential
+from afictl.backbones.options import ResNetOptions
 from afictl.errors import UserError
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -37,7 +38,7 @@ class ResNet(Backbone):
         stride_in_1x1: bool,
         checkpointing: bool,
     ) -> None:
-        net = create_net(name, options, TimmResNet, [LEVELS.index(level) + 1 for level in levels])
+        net = create_net(name, options, TimmResNet, ResNetOptions, [LEVELS.index(level) + 1 for level in levels])
         if stride_in_1x1:
             _move_strides(net, name)
         super().__init__(name, net, levels, _STAGES, norm=norm, frozen_stages=frozen_stages)

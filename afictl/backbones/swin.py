@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from afictl.backbones.backbone import LEVELS, Backbone, create_net
 from afictl.backbones.checkpointing import CheckpointedSequential
+from afictl.backbones.options import SwinOptions
 from afictl.errors import UserError
 
 _STAGES = ("layers_0", "layers_1", "layers_2", "layers_3")
@@ -51,6 +52,7 @@ class Swin(Backbone):
             name,
             options,
             SwinTransformer,
+            SwinOptions,
             [LEVELS.index(level) for level in levels],
             img_size=224,  # without effect, as both of the next are set
             strict_img_size=False,

@@ -21,6 +21,7 @@ from afictl.detectors.retinanet import build_retinanet_head
 from afictl.detectors.torchvision_models import torchvision_detector
 from afictl.errors import UserError
 from afictl.interpolators import Interpolator, build_interpolator
+from afictl.memory import limited_weights
 from afictl.necks import build_neck, input_levels
 from afictl.presets import Preset, load_preset
 
@@ -61,14 +62,18 @@ def build_detector(
 
     Raises:
         UserError: unknown preset or interpolator, an interpolator of another width, no class, or for a model of
-            another library a setting that the model cannot have.
+            another library a setting that the model cannot have, or weights too large for this machine's memory.
     """
     if not isinstance(preset, Preset):
         preset = load_preset(preset)
     num_classes = 80 if num_classes is None else num_classes
     if num_classes < 1:
         raise UserError(f"a detector needs at least one class, got num_classes={num_classes}")
-    preset, module = _resolve_interpolator(preset, interpolator)
+    with limited_weights(preset.name):
+        return _build(*_resolve_interpolator(preset, interpolator), num_classes)
+
+
+def _build(preset: Preset, module: Interpolator, num_classes: int) -> Detector:
     if preset.detector.kind in _LIBRARY_DETECTORS:
         return _LIBRARY_DETECTORS[preset.detector.kind](preset, num_classes, module)
     backbone = build_backbone(preset.backbone, input_levels(preset.neck))

@@ -38,6 +38,9 @@ class Detector(nn.Module):
         neck: ``res2..res5`` -> pyramid.
         head: a ``HeadWithMasks`` where ``preset.detector.masks`` is true.
         num_classes: K.
+
+    Raises:
+        UserError: the preset's detector has masks, but ``head`` has none.
     """
 
     pixel_mean: Tensor
@@ -45,6 +48,10 @@ class Detector(nn.Module):
 
     def __init__(self, preset: Preset, backbone: FeatureExtractor, neck: Neck, head: Head, num_classes: int) -> None:
         super().__init__()
+        if preset.detector.masks and not isinstance(head, HeadWithMasks):
+            raise UserError(
+                f"{preset.name}: detector.kind: a {preset.detector.kind} detector has masks, {type(head).__name__} none"
+            )
         self.preset = preset
         self.input = preset.input
         self.num_classes = num_classes

@@ -15,6 +15,7 @@ from afictl.interpolators.fixed import Bicubic, Bilinear, Nearest
 from afictl.interpolators.pixel_shuffle import PixelShuffle
 from afictl.interpolators.sapa import SAPA
 from afictl.interpolators.transposed_conv import TransposedConv
+from afictl.memory import limited_weights
 from afictl.name_or_path import Names, parse_name
 
 __all__ = [
@@ -86,7 +87,8 @@ def build_interpolator(kind: str, channels: int, **options: float) -> Interpolat
     """Build a fresh interpolator for maps (N, channels, H, W) -> (N, channels, 2H, 2W).
 
     Raises:
-        UserError: unknown kind, or an option that the kind does not have.
+        UserError: unknown kind, an option that the kind does not have, or weights too large for this machine's memory.
     """
     check_options(kind, options)
-    return INTERPOLATORS[kind](channels=channels, **options)
+    with limited_weights(f"interpolator '{kind}'"):
+        return INTERPOLATORS[kind](channels=channels, **options)

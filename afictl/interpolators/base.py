@@ -25,6 +25,7 @@ AFI_FORMAT = "afi-interpolator"
 FORMAT = "interpolator"
 """``format`` in the files of all other learned kinds."""
 _VERSION = 1
+_MAX_OPTION = 65_536
 
 
 class Interpolator(nn.Module):
@@ -65,7 +66,9 @@ class Interpolator(nn.Module):
         odd = name in self.odd_options
         if type(value) not in types or not value > 0 or (odd and value % 2 == 0):
             number = "number" if name in self.real_options else "odd whole number" if odd else "whole number"
-            raise UserError(f"interpolator '{self.kind}': {name} must be a positive {number}, not {value!r}")
+            raise UserError(f"interpolator '{self.kind}': {name} must be a positive {number}, not {value!r:.60}")
+        if value > _MAX_OPTION:
+            raise UserError(f"interpolator '{self.kind}': {name} must be at most {_MAX_OPTION:,}, not {value!r:.60}")
 
     if TYPE_CHECKING:
 

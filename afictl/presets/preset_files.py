@@ -163,7 +163,8 @@ def _find_shipped(name: str) -> Path:
 
 def _find_file(name: str) -> Path:
     """The file of a preset that is none of the shipped ones."""
-    if name.endswith(_SUFFIXES) or len(Path(name).parts) > 1:
+    is_path = name.endswith(_SUFFIXES) or len(Path(name).parts) > 1
+    if is_path and not name.startswith(_TORCHVISION):
         path = Path(name)
         if path.is_dir():
             raise UserError(f"{name}: is a folder; a preset is a YAML file, such as {path / 'NAME.yaml'}")

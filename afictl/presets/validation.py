@@ -20,13 +20,18 @@ _MESSAGES = {
 """pydantic's types of errors -> messages."""
 
 
-def format_validation_error(error: ValidationError) -> str:
-    """The first few errors about a ``Preset``, each as ``key: message``, on one line."""
+def format_validation_error(error: ValidationError, section: str = "") -> str:
+    """The first few errors about a ``Preset``, each as ``key: message``, on one line.
+
+    Args:
+        error: of pydantic.
+        section: what stands before every key, such as ``"backbone.options."``.
+    """
     messages: list[str] = []
     for item in error.errors()[:_MAX_ERRORS]:
         if messages and item["type"] == "too_short" and item["input"]:
             continue  # pydantic counts the valid entries only, and the invalid ones are reported already
-        messages.append(_format(item))
+        messages.append(section + _format(item))
     return "; ".join(messages)
 
 

@@ -19,6 +19,7 @@ from afictl.interpolators import Interpolator, build_interpolator, learned_kinds
 from afictl.presets import Preset, overridden_values, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.training.hardware import hardware_record
+from afictl.training.memory import require_batch_memory
 from afictl.training.process_count import process_dependence
 from afictl.training.run_inputs import annotation_inputs, inputs_record, recorded_inputs, weights_input
 from afictl.training.run_writer import RunWriter
@@ -84,6 +85,8 @@ def _pretrain(
     files = [*annotation_inputs(splits), *weights_input("guide", find_checkpoint(guide_path))]
     preset = parse_preset(_preset_without_other_options(loaded, kind), overrides, source=str(guide_path))
     require_split_images(fabric, splits, uses_masks(preset, splits) and 1 not in stages)
+    for number in stages:
+        require_batch_memory(preset, f"stage{number}", fabric.world_size, fabric.device)
     guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
     fabric.to_device(guide)
     for number in stages:

@@ -26,6 +26,7 @@ from afictl.training.initial_weights import (
     resolve_interpolator,
 )
 from afictl.training.loop import TrainingOutcome, fit
+from afictl.training.memory import require_batch_memory
 from afictl.training.mixed_data import MixedData
 from afictl.training.optimization import TrainableModule
 from afictl.training.process_count import process_dependence
@@ -114,6 +115,7 @@ def _finetune(
     resumes = resume and (output / STATE).is_file()
     recorded = recorded_inputs(fabric, output) if resume else None
     preset = recorded.with_mean_of_run(preset) if recorded else preset
+    require_batch_memory(preset, "train", fabric.world_size, fabric.device)
     initial.check_paths(resumes)
     splits = load_splits(data)
     files = [*annotation_inputs(splits), *initial.input_files()]

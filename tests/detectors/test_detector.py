@@ -205,3 +205,9 @@ def test_options_of_the_preset_are_used_for_its_kind_only() -> None:
 def test_wrong_arguments_of_build_are_refused(arguments: tuple[object, ...], fact: str) -> None:
     with pytest.raises(UserError, match=fact):
         build_detector(*arguments)
+
+
+def test_a_preset_with_masks_needs_a_head_with_masks():
+    parts = build_detector(load_preset("retinanet-r18-fpn-tiny"), 2, "nearest")
+    with pytest.raises(UserError, match=r"mask-rcnn-r18-fpn-tiny: detector\.kind: .*mask-rcnn .*RetinaNetHead none"):
+        Detector(load_preset("mask-rcnn-r18-fpn-tiny"), parts.backbone, parts.neck, parts.head, 2)

@@ -134,9 +134,12 @@ def test_foreign_and_damaged_files_are_refused(tmp_path):
         ("fade", "up_kernel", 2),
         ("fade", "compressed_channels", -1),
         ("dysample", "groups", 0),
+        ("afi", "growth", 10**9),
+        ("afi", "blocks", 65_537),
+        ("afi", "residual_scale", 1e30),
     ],
 )
-def test_option_that_is_no_positive_number_is_named(kind, option, value):
+def test_option_out_of_range_is_named(kind, option, value):
     with pytest.raises(UserError) as error:
         build_interpolator(kind, **{"channels": 8, option: value})
     assert f"'{kind}': {option}" in str(error.value)

@@ -20,6 +20,7 @@ from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path,
 from afictl.run_records import ExperimentRecord, read_config, read_experiment, read_result
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
+from afictl.training.memory import require_batch_memory
 from afictl.training.process_count import process_dependence, process_mismatch
 from afictl.training.run_inputs import RecordedInputs, read_recorded_inputs
 from afictl.training.run_writer import config_differences
@@ -54,6 +55,7 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
         run.initial_weights.check_paths(resumes=(run.folder / STATE).is_file())
     new_runs = [run for run in unfinished_runs if not (run.folder / CONFIG).is_file()]
     if new_runs:
+        require_batch_memory(settings.preset, "train", fabric.world_size, fabric.device)
         _check_data_and_weights(settings, new_runs[0])
     if unfinished_runs:
         splits = load_splits(settings.data)

@@ -1,0 +1,71 @@
+"""Detectors and batches that cannot fit into memory are told before they take it."""
+
+import pytest
+import torch
+
+from afictl import UserError, build_detector, build_interpolator, load_preset
+from afictl import memory as module
+from afictl.memory import limited_weights, machine_memory
+from afictl.training import InitialWeights, finetune, memory
+from afictl.training.memory import require_batch_memory
+
+TINY = "faster-rcnn-r18-fpn-tiny"
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    """A machine of 60 megabytes."""
+    for place in (module, memory):
+        monkeypatch.setattr(place, "machine_memory", lambda: 60e6)
+
+
+def test_the_memory_is_that_of_the_machine():
+    assert 2**28 < machine_memory() < 2**50
+
+
+def test_weights_beyond_a_third_of_the_memory_are_refused(small_machine):
+    settings = ["backbone.options={channels: [8, 16, 24, 32]}", "neck.channels=16", "detector.fc_width=16"]
+    assert build_detector(load_preset(TINY, settings), 2, "nearest").num_classes == 2
+    for preset in (TINY, "cascade-rcnn-swin-t-bifpn-tiny"):  # the second has options of its backbone
+        with pytest.raises(UserError, match=rf"{preset}: .* 0\.0 GB .*0\.1 GB .*neck\.channels"):
+            build_detector(load_preset(preset, ["neck.channels=512"]), 2, "nearest")
+    with pytest.raises(UserError, match=r"'afi': .*neck"):
+        build_interpolator("afi", 512)
+    with torch.device("meta"):  # takes no memory
+        assert build_detector(load_preset(TINY), 2).num_classes == 2
+
+
+def test_an_allocation_that_fails_is_told_by_name():
+    with pytest.raises(UserError, match=r"wide: .*detector\.fc_width"), limited_weights("wide"):
+        torch.empty(2**50)
+    with pytest.raises(RuntimeError, match="shape"), limited_weights("other"):
+        torch.empty(2) @ torch.empty(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "facts"),
+    [
+        (["input.min_sizes=[64, 512]"], None),
+        (["input.min_sizes=[64, 60000]"], r"4 images of \d+x\d+ .*input\.max_size.*input\.min_sizes or train\.batch"),
+        (["input.min_sizes=[60000]", "input.max_size=512"], None),  # the long side bounds the short one
+        (["input.min_sizes=[64]", "train.batch_size=60000"], r"60000 images of 64x64 .*train\.batch_size"),
+        (
+            ["input.min_sizes=[64]", "input.test_size=60000", "input.max_size=60000"],
+            r"1 image of 60000x60000 .*test_size",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_fit_is_refused(small_machine, overrides, facts):
+    preset = load_preset(TINY, ["input.test_size=64", "input.max_size=1333", "train.batch_size=4", *overrides])
+    if facts is None:
+        require_batch_memory(preset, "train", 4, torch.device("cpu"))
+        return
+    with pytest.raises(UserError, match=facts):
+        require_batch_memory(preset, "train", 1, torch.device("cpu"))
+
+
+def test_a_training_is_refused_before_it_begins(fabric, shapes_dir, tmp_path):
+    preset = load_preset(TINY, ["input.min_sizes=[65000]", "input.max_size=65000"])
+    with pytest.raises(UserError, match=r"input\.min_sizes"):
+        finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights("nearest"))
+    assert not list(tmp_path.iterdir())
