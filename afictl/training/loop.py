@@ -60,7 +60,8 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
     run_on_rank_zero(lambda: run.truncate_metrics(state.step, is_evaluated), fabric.global_rank, fabric.world_size)
     if state.step == 0:
         for warning in schedule_warnings(recipe):
-            run.log(f"note: {stage.name} has {warning}")
+            key = "train" if stage.name == "stage3" else stage.name
+            run.log(f"note: {key} has {warning}")
     batches = stage.batches(state.step)
     with TrainingLogger(run, recipe.steps, state.step, fabric.device) as logger, _stop_signal(fabric) as stop_requested:
         if 0 < state.step != state.measured:  # perhaps interrupted before or in its evaluation

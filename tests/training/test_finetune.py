@@ -39,6 +39,7 @@ def test_a_run_folder_holds_everything_needed_to_use_and_to_repeat_it(guide_run,
     records = read_metrics(guide_run)
     assert {"loss_mask", "loss_classifier", "lr", "seconds_per_step"} <= records[0].keys()
     assert {"box/AP", "mask/AP"} <= records[-1].keys()
+    assert "note: train has steps=4, " in (guide_run / "log.txt").read_text()  # the key of the recipe
     loaded = load_detector(guide_run)
     assert loaded.classes == ("disc", "square", "triangle", "cross")
     assert loaded.preset.interpolator.kind == "nearest"
