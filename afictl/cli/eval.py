@@ -172,6 +172,7 @@ def _evaluate_sources(
     from afictl.cli.runs import name_of
     from afictl.cli.tables import class_table, comparison_table, overall_table
     from afictl.data.image_listing import orientation_note
+    from afictl.evaluation.detection_limit import COCO_LIMIT
 
     is_main_process = fabric is None or fabric.is_global_zero
     console = Console(soft_wrap=True, quiet=not is_main_process)
@@ -193,6 +194,9 @@ def _evaluate_sources(
             write_evaluation(evaluation, source, file, folders[name], settings, inputs)
             console.print(f"results: {folders[name]}", markup=False, highlight=False)
             evaluations[name] = evaluation
+            if evaluation.cut_images:
+                counted = f"{evaluation.cut_images} images have more than {COCO_LIMIT} detections of a class"
+                console.print(f"note: {counted}, of which COCO's metrics count the best {COCO_LIMIT}", highlight=False)
     if len(evaluations) == 1:
         (evaluation,) = evaluations.values()
         console.print(overall_table(evaluation), class_table(evaluation))

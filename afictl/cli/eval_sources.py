@@ -131,7 +131,7 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
     loaded = _load(source, settings.overrides, settings.partial)
     console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
     with show_progress(console, "images") as progress:
-        return detect(
+        summary = detect(
             fabric.to_device(loaded.detector),
             settings.dataset,
             file,
@@ -142,6 +142,9 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
             tta=settings.tta,
             progress=progress,
         )
+    if summary.note:
+        console.print(summary.note, markup=False, highlight=False)
+    return summary.has_masks
 
 
 def _load(weights: Path, overrides: list[str], partial: bool) -> LoadedDetector:

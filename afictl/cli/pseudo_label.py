@@ -94,7 +94,7 @@ def pseudo_label_command(
         report = write_pseudo_labels(
             loaded, files, images, output, thresholds, runtime, info=info, tta=views, progress=progress
         )
-    _print_report(report)
+    _print_report(report, loaded.preset.detector.max_detections)
     _draw_examples(report, loaded, output.with_suffix(".png"))
     typer.echo(f"pseudo labels: {output}")
     typer.echo(f"examples: {output.with_suffix('.png')}")
@@ -164,7 +164,7 @@ def _training_data(weights: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _print_report(report: PseudoLabelReport) -> None:
+def _print_report(report: PseudoLabelReport, max_detections: int) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
@@ -176,6 +176,9 @@ def _print_report(report: PseudoLabelReport) -> None:
         table.add_row(escape(count.name), f"{count.threshold:g}", *map(str, numbers))
     Console(soft_wrap=True).print(table)
     typer.echo(f"{report.labels} pseudo labels on {report.labelled_images} of {report.images} images")
+    if report.cut_images:
+        cut = f"{report.cut_images} images have {max_detections} labels, the limit of the teacher"
+        typer.echo(f"note: {cut} (its detector.max_detections), which may have cut more")
     if skipped := report.unreadable:
         more = f"; and {len(skipped) - _MAX_UNREADABLE} more, named in the file"
         more = more if len(skipped) > _MAX_UNREADABLE else ""

@@ -19,6 +19,8 @@ from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.progress import ProgressCallback
 
+_MAX_DETECTIONS = 100
+"""``detector.max_detections`` of most presets, and the detections of a class on an image that COCO's metrics count."""
 _DROP_RULES = {1: "crowd", 2: "box-without-area", 3: "box-outside", 4: "ignore"}
 _FLAGS = ("iscrowd", "ignore")
 
@@ -205,6 +207,9 @@ def _check_use(
         elif image_id not in used_ids:
             report.add("image-without-usable", Location(image["file_name"]))
     report.usable_objects, report.usable_images = len(used_objects), len(used_ids)
+    for image_id, number in Counter(record["image_id"] for record in objects).items():
+        if number > _MAX_DETECTIONS:
+            report.add("crowded-image", Location(images[image_id]["file_name"], detail=f"{number} objects"))
     if not used_objects and report.split == "train":
         report.add("no-usable-object", Location(report.annotation_file))
 

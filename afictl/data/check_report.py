@@ -101,6 +101,11 @@ RULES = {
     "image-without-usable": Rule(
         "images whose objects are all left out", "fine", "leaves the image out; evaluation counts it"
     ),
+    "crowded-image": Rule(
+        "images of more than 100 objects",
+        "fine",
+        "trains on all; raise detector.max_detections, 100 in most presets; metrics count 100 of a class",
+    ),
     "no-masks": Rule("no object has a mask", "fine", "trains boxes only; a detector with a mask head is refused"),
 }
 """All rules by key, the most severe first."""

@@ -19,6 +19,7 @@ from afictl.detectors import Detector, iter_pasted_masks, to_original
 from afictl.distributed import Runtime, all_gather, run_on_rank_zero
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import match_categories
+from afictl.evaluation.detection_limit import DetectionSummary
 from afictl.evaluation.prediction_writer import CocoResult, coco_results, write_results
 from afictl.evaluation.scoring import Evaluation, score_predictions
 from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented, require_multi_scale
@@ -50,7 +51,7 @@ def evaluate(
     """
     with tempfile.TemporaryDirectory() if predictions is None else nullcontext() as folder:
         path = Path(folder) / PREDICTIONS if folder else Path(predictions or "")
-        masks = detect(
+        summary = detect(
             detector,
             dataset,
             path,
@@ -64,7 +65,7 @@ def evaluate(
 
         def score() -> Evaluation:
             ids = dataset.image_ids[:limit]
-            return score_predictions(path, dataset, image_ids=ids, evaluator=evaluator, masks=masks)
+            return score_predictions(path, dataset, image_ids=ids, evaluator=evaluator, masks=summary.has_masks)
 
         return run_on_rank_zero(score, runtime.rank, runtime.world_size)
 
@@ -80,8 +81,8 @@ def detect(
     batch_size: int = 1,
     tta: TestTimeAugmentation | None = None,
     progress: ProgressCallback | None = None,
-) -> bool:
-    """Write the detections of a detector to a file of COCO results; return whether they have masks.
+) -> DetectionSummary:
+    """Write the detections of a detector to a file of COCO results; return, on every rank, what they are.
 
     The file has category ids of the dataset, ``bbox`` as xywh in pixels of the original image, masks as compressed run
     lengths, and ``mask_score`` from a detector with mask scoring. It is written atomically.
@@ -108,12 +109,14 @@ def detect(
     total = len(dataset.image_ids[:limit])
     images = None if limit is None else range(len(dataset))[:limit]
     run_on_rank_zero(lambda: require_images(dataset, images), runtime.rank, runtime.world_size)
-    has_masks = False
+    detection_limit = detector.preset.detector.max_detections if isinstance(detector, Detector) else None
+    has_masks, cut_images = False, 0
 
     def results() -> Iterator[list[CocoResult]]:
-        nonlocal has_masks
+        nonlocal has_masks, cut_images
         for image in _detect_images(detector, dataset, runtime, limit, batch_size, tta):
             has_masks = has_masks or image.masks is not None
+            cut_images += len(image.detection["scores"]) == detection_limit
             yield coco_results(image.detection, image.masks, image.image_id, categories)
 
     def report_progress(images: int) -> None:
@@ -123,7 +126,9 @@ def detect(
     # not inference_mode: a cache filled here may serve training
     with _in_eval_mode(detector), torch.no_grad():
         write_results(predictions, results(), runtime, report_progress)
-    return any(all_gather(lambda: has_masks, runtime.world_size))
+    counts = all_gather(lambda: (has_masks, cut_images), runtime.world_size)
+    cut_images = sum(cut for _, cut in counts)
+    return DetectionSummary(any(masks for masks, _ in counts), detection_limit, total, cut_images)
 
 
 class ImageDetection(NamedTuple):

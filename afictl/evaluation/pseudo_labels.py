@@ -73,6 +73,8 @@ class PseudoLabelReport:
     """Readable images."""
     labelled_images: int = 0
     """Images with at least one pseudo label."""
+    cut_images: int = 0
+    """Images with as many labels as the teacher's ``max_detections``, which may have cut more."""
     unreadable: list[str] = field(default_factory=list)
     """One line per skipped file."""
     examples: list[tuple[Path, list[PseudoLabel]]] = field(default_factory=list)
@@ -168,6 +170,7 @@ def write_pseudo_labels(
                 with runtime.autocast():
                     detection = _detect(teacher.detector, image, tta, runtime.device)
                 detection = _select(detection, report)
+                report.cut_images += len(detection["scores"]) == teacher.preset.detector.max_detections
                 height, width = image.original_hw
                 name = file.relative_to(folder).as_posix()
                 annotations = list(_annotations(teacher, detection, image.original_hw, report))

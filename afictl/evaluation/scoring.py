@@ -13,6 +13,7 @@ import numpy as np
 
 from afictl.data import Dataset
 from afictl.errors import UserError
+from afictl.evaluation.detection_limit import images_cut_by_coco
 from afictl.evaluation.evaluators import EVALUATORS, PRECISION_OF
 from afictl.evaluation.ground_truth import GroundTruth, GroundTruthMasks, ground_truth_of, masks_of
 from afictl.evaluation.metrics import CLASS_METRICS, KINDS, METRICS, Precision
@@ -29,6 +30,8 @@ class Evaluation:
     """For each class its ``name``, number of ``objects`` without crowds, and ``CLASS_METRICS`` by full key."""
     precision: Mapping[str, Precision] = field(repr=False, compare=False)
     """Precision of ``box`` and, where masks are scored, of ``mask``."""
+    cut_images: int = field(default=0, compare=False)
+    """Images with more than 100 predictions of a class, of which COCO's metrics count the best 100."""
 
     @property
     def kinds(self) -> list[str]:
@@ -93,7 +96,8 @@ def _score(
     if truth_masks is not None:
         precision["mask"] = precision_of(ground_truth, loaded, truth_masks)
     metrics = {f"{kind}/{metric.key}": metric.getter(p) for kind, p in precision.items() for metric in METRICS}
-    return Evaluation(metrics, _per_class(ground_truth, precision), precision)
+    cut_images = images_cut_by_coco(loaded.images, loaded.categories)
+    return Evaluation(metrics, _per_class(ground_truth, precision), precision, cut_images)
 
 
 def _per_class(ground_truth: GroundTruth, precision: Mapping[str, Precision]) -> list[dict[str, Any]]:

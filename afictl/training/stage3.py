@@ -13,6 +13,7 @@ from afictl.data import Dataset, TrainBatch
 from afictl.data.image_listing import orientation_note
 from afictl.detectors import Detector
 from afictl.errors import UserError
+from afictl.evaluation.detection_limit import objects_note
 from afictl.folder_lock import locked_folder
 from afictl.presets import Preset
 from afictl.run_folder import STATE, absolute_path
@@ -228,5 +229,6 @@ def _description(preset: Preset, splits: Splits, masks: bool, mixed: MixedData |
             for reason, count in splits.train.left_out(masks).items()
         ),
         *filter(None, map(orientation_note, splits)),
+        *filter(None, [objects_note(splits.held_out, preset.detector.max_detections)]),
         *([mixed.description] if mixed else []),
     ]

@@ -74,6 +74,7 @@ class ResizedOracle(Oracle, Detector):
 
     def __init__(self, dataset, size):
         super().__init__(dataset)
+        self.preset = load_preset("faster-rcnn-r18-fpn-tiny")
         self.input = InputConfig(min_sizes=(size,), test_size=size, max_size=4 * size)
 
     def detect(self, images):

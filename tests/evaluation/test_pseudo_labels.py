@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from afictl import load_preset
 from afictl.data.formats.coco import load_coco_file
 from afictl.detectors.masks import paste_masks
 from afictl.distributed import Runtime
@@ -56,7 +57,8 @@ class Scripted:
 
 def teacher(masks=False, category_ids=(7, 0, 3)):
     metadata = {} if category_ids is None else {"category_ids": list(category_ids)}
-    return SimpleNamespace(detector=Scripted(masks), classes=CLASSES, metadata=metadata)
+    preset = load_preset("faster-rcnn-r18-fpn-tiny", ["detector.max_detections=3"])
+    return SimpleNamespace(detector=Scripted(masks), classes=CLASSES, metadata=metadata, preset=preset)
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_detections_above_the_threshold_of_their_class_are_counted(images, tmp_p
     report = write(images, tmp_path / "pseudo.json", workers=workers, progress=lambda *call: calls.append(call))
     counts = [(c.name, c.threshold, c.detections, c.labels, c.images) for c in report.classes.values()]
     assert counts == [("cat", 0.7, 6, 4, 2), ("dog", 0.6, 6, 2, 2)]
-    assert (report.images, report.labelled_images, report.labels) == (3, 2, 6)
+    assert (report.images, report.labelled_images, report.labels, report.cut_images) == (3, 2, 6, 2)
     assert [line.partition(" cannot be read")[0] for line in report.unreadable] == [f"image {images / 'broken.png'}"]
     assert calls == [(k, 4) for k in range(1, 5)]
 
