@@ -115,8 +115,8 @@ def open_to_append(path: Path) -> IO[str]:
 
 
 def discard_special(path: Path) -> None:
-    """Remove a link, pipe or socket in the place of a file that is to be opened for writing."""
-    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+    """Remove a link, pipe or socket in the place of a file that is to be opened for writing; devices stay."""
+    if path.is_symlink() or path.is_fifo() or path.is_socket():
         path.unlink()
 
 

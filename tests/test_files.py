@@ -16,6 +16,7 @@ from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.prediction_writer import ResultsFile
 from afictl.files import (
     atomic_write,
+    discard_special,
     name_file_in_errors,
     open_to_append,
     remove_temporary_files,
@@ -180,3 +181,15 @@ def test_results_are_not_written_through_a_linked_folder(tmp_path):
     with pytest.raises(UserError, match=r"run/eval is a link to .*remove it"):
         require_no_link(tmp_path / "run" / "eval" / "bbox", tmp_path / "run")
     require_no_link(tmp_path / "run" / "detections", tmp_path / "run")
+
+
+def test_links_and_pipes_in_the_place_of_a_file_are_removed_and_devices_are_not(tmp_path):
+    target = tmp_path / "target"
+    target.touch()
+    (tmp_path / "link").symlink_to(target)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe", "target", "absent"):
+        discard_special(tmp_path / name)
+    discard_special(Path(os.devnull))
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert Path(os.devnull).is_char_device()
