@@ -125,26 +125,41 @@ def all_gather(action: Callable[[], T], world_size: int) -> list[T]:
 
     Raises:
         UserError: ``action`` raised it on any rank, or an ``OSError`` on another rank.
+        KeyboardInterrupt: ``action`` raised it on any rank.
         Exception: ``action`` raised it on this rank; for another rank, a ``RuntimeError`` that names the rank.
     """
     if world_size == 1:
         return [action()]
     value: T | None = None
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         value = action()
-    except Exception as error:  # raised after the other ranks have received it
+    except (Exception, KeyboardInterrupt) as error:  # raised after the other ranks have received it
         failure = error
     message = "" if failure is None else format_error(failure) or type(failure).__name__
-    outcomes: list[tuple[T | None, str, bool]] = [(None, "", False)] * world_size
-    distributed.all_gather_object(outcomes, (value, message, isinstance(failure, UserError | OSError)))
-    for rank, (_, reason, is_user_error) in enumerate(outcomes):
+    kinds: tuple[type[BaseException], ...] = (KeyboardInterrupt, UserError, OSError)
+    kind = next((kind for kind in kinds if isinstance(failure, kind)), Exception)
+    outcomes: list[tuple[T | None, str, type[BaseException]]] = [(None, "", Exception)] * world_size
+    try:
+        distributed.all_gather_object(outcomes, (value, message, kind))
+    except RuntimeError:
+        if failure is not None:  # the cause, not the connection that another rank has closed meanwhile
+            raise failure from None
+        raise
+    for rank, (_, reason, kind) in enumerate(outcomes):
         if reason and failure is None:
-            failure = UserError(reason) if is_user_error else RuntimeError(f"process {rank} failed: {reason}")
+            failure = _failure_of(rank, reason, kind)
     if failure is not None:
         failure.raised_on_all_ranks = True  # type: ignore[attr-defined]  # so that a single rank prints it
         raise failure
     return [cast(T, result) for result, _, _ in outcomes]
+
+
+def _failure_of(rank: int, reason: str, kind: type[BaseException]) -> BaseException:
+    """The error of another rank."""
+    if kind is KeyboardInterrupt:
+        return KeyboardInterrupt()
+    return RuntimeError(f"process {rank} failed: {reason}") if kind is Exception else UserError(reason)
 
 
 def run_on_rank_zero(action: Callable[[], T], rank: int, world_size: int) -> T:

@@ -28,7 +28,7 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _DISK_FULL
 
 
-def format_error(error: Exception) -> str:
+def format_error(error: BaseException) -> str:
     """Format an error as one line; for an ``OSError`` file, reason and, for a full disk, a hint."""
     if not isinstance(error, OSError) or not error.strerror:
         return one_line(error)

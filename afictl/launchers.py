@@ -76,6 +76,12 @@ def launched_process(environ: Mapping[str, str] = os.environ) -> LaunchedProcess
     return process if process.world_size > 1 else None  # such as the shell of 'srun --pty'
 
 
+def is_launched_externally(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun, srun or mpirun started this process, which also ends it."""
+    process = launched_process(environ)
+    return process is not None and process.launcher != OWN_LAUNCHER
+
+
 def require_single_process(environ: Mapping[str, str] = os.environ) -> bool:
     """Check that a command that uses one process was not started several times.
 

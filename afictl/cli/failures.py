@@ -67,7 +67,10 @@ def _report_in_group(error: BaseException, line: str, code: int, group: Group) -
     from afictl.distributed import is_connection_lost
     from afictl.training import rendezvous
 
-    rank = group.process.rank
+    rank, is_launched = group.process.rank, group.process.launcher != OWN_LAUNCHER
+    if rank and getattr(error, "raised_on_all_ranks", False):
+        time.sleep(_EXIT_SECONDS if is_launched else 0)
+        return code
     if is_connection_lost(error):
         failure = group.find_failure()
         if rank == 0 or (rank == 1 and failure.rank == 0 and not failure.is_announced):
@@ -77,8 +80,7 @@ def _report_in_group(error: BaseException, line: str, code: int, group: Group) -
         typer.echo(f"error: {line}", err=True)
     group.announce_failure(line)
     rendezvous.leave()  # now the others notice
-    if group.process.launcher != OWN_LAUNCHER:
-        time.sleep(_EXIT_SECONDS)
+    time.sleep(_EXIT_SECONDS if is_launched else 0)
     return code
 
 

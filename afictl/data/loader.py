@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -30,6 +30,10 @@ _Sample: TypeAlias = dict[str, Any]
 
 _PREFETCH_BATCHES = 2
 """Per worker, beyond the one in use; each needs a block of shared memory."""
+_TIMEOUT_SECONDS = 900
+"""A worker that takes longer for a batch has stopped working."""
+_PARENT_SECONDS = 2.0
+"""Period in which a worker notices the end of its parent."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,8 @@ def read_files(
     For a file that cannot be read its ``UserError`` is yielded, not raised.
     """
     requests = ([file] for file in files)
-    for (item,) in _loader(_Samples(partial(_read_and_prepare, prepare)), requests, workers, reuse_memory=False):
+    loader = _loader(_Samples(partial(_read_and_prepare, prepare)), requests, workers, reuse_memory=False)
+    for (item,) in _with_lost_workers(loader):
         yield item
 
 
@@ -243,9 +248,9 @@ class _Samples(data.Dataset[Any]):
             return error
 
 
-def _sample_lists(loader: Iterable[SharedBatch | list[Any]]) -> Iterator[list[_Sample]]:
+def _sample_lists(loader: data.DataLoader[Any]) -> Iterator[list[_Sample]]:
     """The samples of each batch of ``loader``; the ``UserError`` of a sample is raised."""
-    for batch in loader:
+    for batch in _with_lost_workers(loader):
         samples = batch.unpack() if isinstance(batch, SharedBatch) else batch
         for sample in samples:
             if isinstance(sample, UserError):
@@ -268,26 +273,62 @@ def _loader(
         num_workers=workers,
         collate_fn=BatchPacker(_PREFETCH_BATCHES + 1) if reuse_memory and workers else list,
         prefetch_factor=_PREFETCH_BATCHES if workers else None,
+        timeout=_TIMEOUT_SECONDS if workers else 0,
         worker_init_fn=_init_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # a number drawn from the global one would change later ones
     )
 
 
+def _with_lost_workers(loader: data.DataLoader[Any]) -> Iterator[Any]:
+    """The batches of ``loader``; the loss of a worker is raised here and nowhere else.
+
+    torch raises it in its handler of SIGCHLD, wherever the main thread is at that time: between two collectives,
+    or between the updates of two networks. Here the handler is in place only while the main thread waits for a batch.
+    """
+    if not loader.num_workers or threading.current_thread() is not threading.main_thread() or os.name == "nt":
+        yield from loader
+        return
+    batches = iter(loader)
+    handler = _take_child_handler()
+    while True:
+        try:
+            signal.signal(signal.SIGCHLD, handler)
+            signal.raise_signal(signal.SIGCHLD)  # for a worker that was lost meanwhile
+            batch = next(batches)
+        except StopIteration:
+            return
+        finally:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        yield batch
+
+
+@cache
+def _take_child_handler() -> Any:
+    """The handler that torch sets once, with the first workers of a process; removes it."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return handler
+
+
 def _init_worker(worker: int) -> None:
     """Ignore signals that Ctrl-C, schedulers and ``kill`` of a process group send to workers too.
 
     The main process may need further batches before it ends. A SIGTERM from the main process still ends a worker, and
-    a worker ends soon after the main process.
+    a worker ends soon after the main process, also if it is blocked.
     """
     prepare_sending()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_on_parent_sigterm, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _exit_on_parent_sigterm(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+def _exit_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, _PARENT_SECONDS)
+        if received is not None and received.si_pid == parent:
+            break
     os._exit(0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from types import TracebackType
 
@@ -54,9 +54,12 @@ class TrainingLogger:
         self.evaluation_logged = False
         self.bar.update(self.evaluation_task, visible=False, refresh=True)
 
-    def mark_batch_loaded(self) -> None:
-        """Count the time since the last step as data loading."""
-        self.data_seconds += time.perf_counter() - self.step_start
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Count the time inside as data loading."""
+        start = time.perf_counter()
+        yield
+        self.data_seconds += time.perf_counter() - start
 
     def log_step(self, step: int, losses: Mapping[str, float], rate: float) -> float:
         """Show a completed step, with a record and a log line at the end of an interval. Returns its seconds."""

@@ -63,6 +63,8 @@ class RunWriter:
     ) -> None:
         self.folder = Path(folder)
         self.console = Console(quiet=not fabric.is_global_zero, highlight=False, soft_wrap=True)
+        self.saved_step: int | None = None
+        """Step of the latest saved state."""
         self._is_main_process = fabric.is_global_zero
         self._events: SummaryWriter | None = None
         self._excepthook = threading.excepthook

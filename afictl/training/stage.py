@@ -98,19 +98,22 @@ def load_state(fabric: Fabric, run: RunWriter, stage: Stage, steps: int) -> Trai
         fabric.strategy.precision.load_state_dict(scaler)
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{file}: is not the state of this run ({one_line(error):.200}); {_ADVICE}") from None
+    run.saved_step = state.step
     run.log(f"resumed at step {state.step}")
     return state
 
 
 def save_state(fabric: Fabric, run: RunWriter, stage: Stage, state: TrainingState) -> None:
     """Write ``state.pt`` and the latest weights; every rank has to call this."""
+    run_on_rank_zero(lambda: write_state(fabric, run, stage, state), fabric.global_rank, fabric.world_size)
+    run.saved_step = state.step
+
+
+def write_state(fabric: Fabric, run: RunWriter, stage: Stage, state: TrainingState) -> None:
+    """``save_state`` of rank 0, without the other ranks."""
     scaler = fabric.strategy.precision.state_dict()
-
-    def write() -> None:
-        content: dict[str, object] = {"version": 1, "stage": stage.name, "scaler": scaler, **asdict(state)}
-        for name, trainable in stage.modules.items():
-            content |= {name: trainable.module.state_dict(), f"{name}_optimizer": trainable.optimizer.state_dict()}
-        run.save_state(content)
-        stage.export(run.folder / LAST, state.step, state.metrics if state.measured == state.step else {})
-
-    run_on_rank_zero(write, fabric.global_rank, fabric.world_size)
+    content: dict[str, object] = {"version": 1, "stage": stage.name, "scaler": scaler, **asdict(state)}
+    for name, trainable in stage.modules.items():
+        content |= {name: trainable.module.state_dict(), f"{name}_optimizer": trainable.optimizer.state_dict()}
+    run.save_state(content)
+    stage.export(run.folder / LAST, state.step, state.metrics if state.measured == state.step else {})

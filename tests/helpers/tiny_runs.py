@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from afictl.training.logger import TrainingLogger
+from afictl.training import loop
 
 SMALL = (
     "backbone.name=resnet18",
@@ -43,15 +43,17 @@ def assert_same_states(run, other, parts):
 @contextmanager
 def interrupted_at_batch(number: int) -> Iterator[None]:
     """Training inside is interrupted as by Ctrl-C when it has loaded its batch ``number``, counted from 1."""
-    loggers = []
+    steps = []
+    begin_step = loop._seed_step
 
-    def interrupt(logger):
-        loggers.append(logger)
-        if len(loggers) == number:
+    def interrupt(seed, step):
+        steps.append(step)
+        if len(steps) == number:
             raise KeyboardInterrupt
+        begin_step(seed, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLogger, "mark_batch_loaded", interrupt)
+        patch.setattr(loop, "_seed_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
             yield
 

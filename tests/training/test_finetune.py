@@ -9,7 +9,7 @@ import yaml
 
 from afictl import UserError, load_preset
 from afictl.run_records import read_metrics
-from afictl.training import InitialWeights, finetune
+from afictl.training import InitialWeights, finetune, loop
 from afictl.training.logger import TrainingLogger
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.changed_data import change_annotations, rename_disc
@@ -105,16 +105,14 @@ def test_weights_that_do_not_fit_leave_no_run(train, preset, guide_run, tmp_path
 
 
 def test_a_signal_saves_the_state_before_the_end(train, guide_run, tmp_path, monkeypatch):
-    mark_batch_loaded = TrainingLogger.mark_batch_loaded
-    loggers = []
+    begin_step = loop._seed_step
 
-    def interrupt(logger):
-        loggers.append(logger)
-        if len(loggers) == 3:
+    def interrupt(seed, step):
+        if step == 2:
             signal.raise_signal(signal.SIGINT)
-        mark_batch_loaded(logger)
+        begin_step(seed, step)
 
-    monkeypatch.setattr(TrainingLogger, "mark_batch_loaded", interrupt)
+    monkeypatch.setattr(loop, "_seed_step", interrupt)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train()

@@ -10,8 +10,7 @@ import torch
 from afictl.errors import UserError, format_error
 from afictl.files import write_text
 from afictl.run_records import read_metrics
-from afictl.training import InitialWeights, finetune
-from afictl.training.logger import TrainingLogger
+from afictl.training import InitialWeights, finetune, loop
 from afictl.training.run_writer import RunWriter
 from afictl.weights import read_checkpoint
 from tests.helpers.full_disk import fill_disk_for, needs_dev_full
@@ -27,15 +26,15 @@ def out_of_space(fabric, preset, shapes_dir, tmp_path):
     """A run of four steps that has saved two; its disk was full at the next save."""
     folder = tmp_path / "run"
     preset = with_steps(preset, checkpoint_every=2)
-    mark_batch_loaded = TrainingLogger.mark_batch_loaded
+    begin_step = loop._seed_step
 
-    def fill(logger):
-        mark_batch_loaded(logger)
+    def fill(seed, step):
+        begin_step(seed, step)
         if (folder / "state.pt").is_file() and not list(folder.glob(".state.pt.*")):
             fill_disk_for(folder / "state.pt")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLogger, "mark_batch_loaded", fill)
+        patch.setattr(loop, "_seed_step", fill)
         with pytest.raises(OSError, match=NO_SPACE) as error:
             finetune(fabric, preset, shapes_dir, folder, InitialWeights("nearest"))
     assert format_error(error.value).startswith(f"{folder / 'state.pt'}: {NO_SPACE}")

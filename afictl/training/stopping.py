@@ -1,0 +1,55 @@
+"""Signals that request a training to save its state and stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+"""The last two are for schedulers, such as SLURM's ``--signal=USR1@120``; Windows lacks them."""
+_REPETITION_SECONDS = 1.0
+"""A signal that is repeated sooner is the same request: Ctrl-C reaches a process directly and through its launcher."""
+
+
+@contextmanager
+def stop_signals(repetition_ends: bool) -> Iterator[threading.Event]:
+    """An event that the first signal sets.
+
+    Args:
+        repetition_ends: whether SIGINT or SIGTERM has its usual effect when it is repeated. Launchers repeat signals;
+            they send SIGKILL to processes that do not end.
+    """
+    stop_requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop_requested
+        return
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    requested_at = 0.0
+
+    def restore_handlers() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def request_stop(number: int, frame: object) -> None:
+        nonlocal requested_at
+        if not stop_requested.is_set():
+            requested_at = time.monotonic()
+            stop_requested.set()
+        elif (
+            repetition_ends
+            and number in (signal.SIGINT, signal.SIGTERM)
+            and time.monotonic() > requested_at + _REPETITION_SECONDS
+        ):
+            restore_handlers()
+            signal.raise_signal(number)
+
+    for number in numbers:
+        signal.signal(number, request_stop)
+    try:
+        yield stop_requested
+    finally:
+        restore_handlers()
