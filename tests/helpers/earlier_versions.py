@@ -65,6 +65,7 @@ def flat_preset(values):
 def rewrite_run(folder: Path) -> None:
     """Turn the files of a run into those of an earlier version."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["classes"], config["contents"]
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "preset": flat_preset(config["preset"])}))
     for file in folder.glob("*.safetensors"):
         tensors, metadata = read_tensors(file)
@@ -76,4 +77,5 @@ def rewrite_run(folder: Path) -> None:
 def rewrite_comparison(folder: Path) -> None:
     """Turn the settings of a comparison into those of an earlier version."""
     settings = json.loads((folder / "compare.json").read_text())
+    del settings["classes"]
     (folder / "compare.json").write_text(json.dumps({**settings, "preset": flat_preset(settings["preset"])}))
