@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -15,6 +17,10 @@ from afictl.errors import UserError, describe_out_of_memory
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _TRAINING_COPIES = 3
 """Weights, gradients and momentum; with AdamW one more."""
+_UNCHECKED_BYTES = 1.5e9
+"""More than the weights of the largest detector of the shipped presets."""
+
+T = TypeVar("T")
 
 
 def machine_memory() -> float:
@@ -28,47 +34,65 @@ def machine_memory() -> float:
     return min(size for size in sizes if size > 0)
 
 
-@contextmanager
-def limited_weights(name: str) -> Iterator[None]:
-    """Stop the construction of modules inside whose weights take more than a third of the machine's memory.
+def build_within_memory(name: str, build: Callable[[], T]) -> T:
+    """Call ``build``, which makes modules, unless their weights take more than a third of the machine's memory.
 
-    Weights on the meta device take none. A parameter is counted when it is registered, before its memory is written.
+    Weights on the meta device take none. A build of large weights is stopped early, counted on the meta device, and
+    repeated with the same random numbers if they fit.
 
     Args:
         name: what is built, for the error.
+        build: function without arguments that can be called again.
 
     Raises:
         UserError: the weights are too large.
     """
-    limit, total = machine_memory() / _TRAINING_COPIES, 0
+    generator = torch.get_rng_state()
+    try:
+        with _limited_weights(_UNCHECKED_BYTES):
+            return build()
+    except _LargeWeightsError:
+        pass
+    memory = machine_memory()
+    try:
+        with torch.device("meta"), _limited_weights(memory / _TRAINING_COPIES, on_meta_device=True):
+            build()
+    except _LargeWeightsError as error:
+        raise UserError(
+            f"{name}: its weights take more than {error.limit / 1e9:.1f} GB of this machine's {memory / 1e9:.1f} GB of"
+            f" memory, and training needs {_TRAINING_COPIES} times as much; reduce the widths (neck.channels,"
+            " detector.fc_width, backbone.options), see 'afictl model show'"
+        ) from None
+    torch.set_rng_state(generator)
+    return build()
 
-    def count(module: nn.Module, _: str, parameter: Tensor | None) -> None:
+
+class _LargeWeightsError(MemoryError):
+    """Weights of more than ``limit`` bytes."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+@contextmanager
+def _limited_weights(limit: float, on_meta_device: bool = False) -> Iterator[None]:
+    """Stop when parameters of more than ``limit`` bytes are registered, which is before their memory is written."""
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
         nonlocal total
-        if parameter is not None and not parameter.is_meta:
+        if parameter is not None and parameter.is_meta == on_meta_device:
             total += parameter.nbytes
             if total > limit:
-                raise _TooLargeError(f"more than {limit / 1e9:.1f} GB")
+                raise _LargeWeightsError(limit)
 
     hook = register_module_parameter_registration_hook(count)
     try:
         yield
-    except _TooLargeError as error:
-        raise UserError(_message(name, str(error))) from None
-    except (RuntimeError, MemoryError) as error:
-        if not describe_out_of_memory(error)[0]:
-            raise
-        raise UserError(_message(name, "more than is free")) from None
+    except RuntimeError as error:
+        if describe_out_of_memory(error)[0]:  # one parameter is larger than the memory
+            raise _LargeWeightsError(limit) from None
+        raise
     finally:
         hook.remove()
-
-
-class _TooLargeError(MemoryError):
-    """Weights of more than a part of the memory."""
-
-
-def _message(name: str, size: str) -> str:
-    return (
-        f"{name}: its weights take {size} of this machine's {machine_memory() / 1e9:.1f} GB of memory, and training"
-        f" needs {_TRAINING_COPIES} times as much; reduce the widths (neck.channels, detector.fc_width,"
-        " backbone.options), see 'afictl model show'"
-    )

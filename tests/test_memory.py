@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from afictl import UserError, build_detector, build_interpolator, load_preset
 from afictl import memory as module
-from afictl.memory import limited_weights, machine_memory
+from afictl.memory import build_within_memory, machine_memory
 from afictl.training import InitialWeights, finetune, memory
 from afictl.training.memory import require_batch_memory
 
@@ -14,9 +15,10 @@ TINY = "faster-rcnn-r18-fpn-tiny"
 
 @pytest.fixture
 def small_machine(monkeypatch):
-    """A machine of 60 megabytes."""
+    """A machine of 60 megabytes, on which weights of more than a megabyte are large."""
     for place in (module, memory):
         monkeypatch.setattr(place, "machine_memory", lambda: 60e6)
+    monkeypatch.setattr(module, "_UNCHECKED_BYTES", 1e6)
 
 
 def test_the_memory_is_that_of_the_machine():
@@ -35,11 +37,21 @@ def test_weights_beyond_a_third_of_the_memory_are_refused(small_machine):
         assert build_detector(load_preset(TINY), 2).num_classes == 2
 
 
-def test_an_allocation_that_fails_is_told_by_name():
-    with pytest.raises(UserError, match=r"wide: .*detector\.fc_width"), limited_weights("wide"):
-        torch.empty(2**50)
-    with pytest.raises(RuntimeError, match="shape"), limited_weights("other"):
-        torch.empty(2) @ torch.empty(3, 3)
+def test_large_weights_that_fit_are_those_of_the_seed(monkeypatch):
+    states = []
+    for unchecked in (1e9, 1e6):
+        monkeypatch.setattr(module, "_UNCHECKED_BYTES", unchecked)
+        torch.manual_seed(3)
+        detector = build_detector(load_preset(TINY, ["neck.channels=16", "detector.fc_width=16"]), 2)
+        states.append((detector.state_dict(), torch.get_rng_state()))
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+def test_a_parameter_that_cannot_be_allocated_is_told_by_name(monkeypatch):
+    with pytest.raises(UserError, match=r"wide: .*detector\.fc_width"):
+        build_within_memory("wide", lambda: nn.Linear(2**25, 2**25))
+    with pytest.raises(RuntimeError, match="shape"):
+        build_within_memory("other", lambda: torch.empty(2) @ torch.empty(3, 3))
 
 
 @pytest.mark.parametrize(

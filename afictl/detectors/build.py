@@ -21,7 +21,7 @@ from afictl.detectors.retinanet import build_retinanet_head
 from afictl.detectors.torchvision_models import torchvision_detector
 from afictl.errors import UserError
 from afictl.interpolators import Interpolator, build_interpolator
-from afictl.memory import limited_weights
+from afictl.memory import build_within_memory
 from afictl.necks import build_neck, input_levels
 from afictl.presets import Preset, load_preset
 
@@ -64,13 +64,11 @@ def build_detector(
         UserError: unknown preset or interpolator, an interpolator of another width, no class, or for a model of
             another library a setting that the model cannot have, or weights too large for this machine's memory.
     """
-    if not isinstance(preset, Preset):
-        preset = load_preset(preset)
-    num_classes = 80 if num_classes is None else num_classes
-    if num_classes < 1:
-        raise UserError(f"a detector needs at least one class, got num_classes={num_classes}")
-    with limited_weights(preset.name):
-        return _build(*_resolve_interpolator(preset, interpolator), num_classes)
+    loaded = preset if isinstance(preset, Preset) else load_preset(preset)
+    classes = 80 if num_classes is None else num_classes
+    if classes < 1:
+        raise UserError(f"a detector needs at least one class, got num_classes={classes}")
+    return build_within_memory(loaded.name, lambda: _build(*_resolve_interpolator(loaded, interpolator), classes))
 
 
 def _build(preset: Preset, module: Interpolator, num_classes: int) -> Detector:

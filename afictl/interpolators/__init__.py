@@ -15,7 +15,7 @@ from afictl.interpolators.fixed import Bicubic, Bilinear, Nearest
 from afictl.interpolators.pixel_shuffle import PixelShuffle
 from afictl.interpolators.sapa import SAPA
 from afictl.interpolators.transposed_conv import TransposedConv
-from afictl.memory import limited_weights
+from afictl.memory import build_within_memory
 from afictl.name_or_path import Names, parse_name
 
 __all__ = [
@@ -90,5 +90,4 @@ def build_interpolator(kind: str, channels: int, **options: float) -> Interpolat
         UserError: unknown kind, an option that the kind does not have, or weights too large for this machine's memory.
     """
     check_options(kind, options)
-    with limited_weights(f"interpolator '{kind}'"):
-        return INTERPOLATORS[kind](channels=channels, **options)
+    return build_within_memory(f"interpolator '{kind}'", lambda: INTERPOLATORS[kind](channels=channels, **options))
