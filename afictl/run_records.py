@@ -1,7 +1,4 @@
-"""Schemas of the files that a run and a comparison write, and the one reader of each file.
-
-A key that a schema lacks is allowed, as later versions may record more.
-"""
+"""Schemas of the files that a run and an evaluation write, and the one reader of each file."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from afictl.errors import UserError, format_error
 from afictl.json_files import parse_json, read_json
-from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, METRICS, RESULT, list_runs_below
+from afictl.run_folder import CONFIG, METRICS, list_runs_below
 from afictl.yaml_files import read_yaml
 
 _TAIL_BYTES = 4096
@@ -32,18 +29,20 @@ MetricsRecord: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Base of the schemas; a key that a schema lacks is allowed, as later versions may record more."""
+
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
 
-class HardwareRecord(_Record):
+class HardwareRecord(Record):
     """``hardware`` of ``config.yaml``."""
 
     precision: str = ""
     processes: int = 1
 
 
-class RunConfig(_Record):
+class RunConfig(Record):
     """``config.yaml``: the settings of a run; paths are absolute, and empty where there is none."""
 
     command: str = ""
@@ -63,33 +62,7 @@ class RunConfig(_Record):
     """Fingerprints of the input files by name."""
 
 
-class ExperimentRecord(_Record):
-    """``compare.json``: the common settings of all runs of a comparison."""
-
-    preset: dict[str, Any]
-    data: str
-    weights: str
-    backbone_weights: str
-    precision: str
-    classes: list[str] = []
-    """Class names in label order; empty in comparisons of earlier versions, like ``contents``."""
-    contents: dict[str, str] = {}
-    """Fingerprints of the input files by absolute path."""
-
-
-class RunResult(_Record):
-    """``result.json``: metrics of a finished run of a comparison."""
-
-    interpolator: str
-    seed: int
-    metrics: dict[str, Number | None]
-    per_class: list[dict[str, Number | int | str | None]]
-    seconds: Number | None
-    ids: str = ""
-    """Fingerprint of the ids in ``predictions.json``; empty in results of earlier versions."""
-
-
-class DetectorDescription(_Record):
+class DetectorDescription(Record):
     """Description in the header of ``best.safetensors`` and ``last.safetensors``."""
 
     classes: list[str]
@@ -101,50 +74,13 @@ class DetectorDescription(_Record):
     """Of the evaluation of these weights; empty without one."""
 
 
-class CostRecord(_Record):
-    """``price`` of a method in ``comparison.json``; the fields of ``Cost``."""
-
-    image_hw: Annotated[list[Count], Field(min_length=2, max_length=2)]
-    parameters: Count
-    interpolator_parameters: Count
-    multiply_adds: Count
-    interpolator_multiply_adds: Count
-    milliseconds: Number
-    interpolator_milliseconds: Number
-    peak_bytes: Count
-    interpolator_peak_bytes: Count
-
-
-class MethodRecord(_Record):
-    """A method in ``comparison.json``."""
-
-    name: str
-    price: CostRecord | None
-
-
-class CostBasisRecord(_Record):
-    """``price_basis`` of ``comparison.json``: all inputs of the measurement of costs."""
-
-    detectors: dict[str, str]
-
-
-class ComparisonRecord(_Record):
-    """``comparison.json``, as far as a later comparison reads it."""
-
-    methods: list[MethodRecord]
-    price_basis: CostBasisRecord
-
-
-class EvaluationRecord(_Record):
+class EvaluationRecord(Record):
     """``metrics.json`` of an evaluation, as far as a later one reads it."""
 
     source: str
 
 
 _CONFIG = TypeAdapter(RunConfig)
-_EXPERIMENT = TypeAdapter(ExperimentRecord)
-_RESULT = TypeAdapter(RunResult)
-_COMPARISON = TypeAdapter(ComparisonRecord)
 _DESCRIPTION = TypeAdapter(DetectorDescription)
 _EVALUATION = TypeAdapter(EvaluationRecord)
 _FEATURE_DISTANCE = TypeAdapter(dict[str, dict[str, dict[str, Number]]])
@@ -227,30 +163,6 @@ def iter_metrics(path: Path) -> Iterator[tuple[str, MetricsRecord]]:
         yield line.decode(), {**values, "step": step}
 
 
-def read_experiment(output: Path) -> ExperimentRecord:
-    """Read ``compare.json`` of a comparison.
-
-    Raises:
-        UserError: it cannot be read, or has no settings of a comparison.
-    """
-    file = output / COMPARISON_SETTINGS
-    return validate(_EXPERIMENT, read_json(file), str(file), "choose another --output")
-
-
-def read_result(folder: Path) -> RunResult:
-    """Read ``result.json`` of a finished run of a comparison.
-
-    Raises:
-        UserError: it cannot be read, or is no result.
-    """
-    file, advice = folder / RESULT, "remove it to evaluate this run again"
-    try:
-        content = read_json(file)
-    except UserError as error:
-        raise UserError(f"{error}; {advice}") from None
-    return validate(_RESULT, content, str(file), advice)
-
-
 def read_description(metadata: Mapping[str, object], file: Path) -> DetectorDescription:
     """The description of a detector from the ``metadata`` of its file.
 
@@ -258,15 +170,6 @@ def read_description(metadata: Mapping[str, object], file: Path) -> DetectorDesc
         UserError: it is none.
     """
     return validate(_DESCRIPTION, metadata, f"{file}: its description", "train or convert it again")
-
-
-def read_comparison(file: Path) -> ComparisonRecord:
-    """Read ``comparison.json`` of a comparison.
-
-    Raises:
-        UserError: it cannot be read, or is no comparison.
-    """
-    return validate(_COMPARISON, read_json(file), str(file), "remove it to measure the costs again")
 
 
 def read_evaluation(file: Path) -> EvaluationRecord:

@@ -3,15 +3,13 @@ import json
 import pytest
 
 from afictl import UserError
+from afictl.comparison.records import read_comparison, read_experiment, read_result
 from afictl.run_records import (
     last_step,
-    read_comparison,
     read_config,
     read_evaluation,
-    read_experiment,
     read_feature_distance,
     read_metrics,
-    read_result,
     read_versions,
     recorded_data,
 )

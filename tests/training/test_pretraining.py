@@ -12,11 +12,11 @@ from afictl import AFInterpolator, PatchDiscriminator, UserError, load_preset
 from afictl.data import eval_batches, load_coco, make_shapes
 from afictl.detectors import Detector
 from afictl.interpolators import INTERPOLATORS, Interpolator, learned_kinds
-from afictl.tensor_files import read_tensors
+from afictl.tensor_files import read_tensors, save_tensors
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.feature_distance import describe_distance, measure_feature_distance
 from afictl.weights import load_detector
-from tests.helpers.changed_data import rename_disc
+from tests.helpers.changed_data import change_annotations, rename_disc, renumber
 from tests.helpers.tiny_runs import SMALL, assert_same_states, with_steps
 
 NARROW = "backbone.options={channels: [8, 16, 32, 64]}"
@@ -284,3 +284,23 @@ def test_stage_2_refuses_an_unfinished_stage_1(pretrained, fabric, guide_run, da
 def test_a_guide_of_other_classes_is_refused(fabric, guide_run, data, tmp_path):
     with pytest.raises(UserError, match="coin"):
         pretrain(fabric, guide_run, rename_disc(data, tmp_path / "data"), tmp_path / "run")
+
+
+def test_a_guide_is_an_input_of_a_run_by_its_content(fabric, guide_run, data, tmp_path):
+    guide = tmp_path / "guide"
+    shutil.copytree(guide_run, guide)
+    pretrain(fabric, guide, data, tmp_path / "run", overrides=ONE_STEP)
+    renumbered = change_annotations(data, tmp_path / "data", renumber)
+    guide.rename(tmp_path / "moved")
+    pretrain(fabric, tmp_path / "moved", renumbered, tmp_path / "run", overrides=ONE_STEP, resume=True)
+    file = tmp_path / "moved" / "best.safetensors"
+    tensors, description = read_tensors(file)
+    save_tensors(file, {**tensors, "neck.output_convs.p2.bias": torch.ones(16)}, description)
+    (tmp_path / "moved").rename(guide)
+    with pytest.raises(UserError, match=f"^{guide}/best.safetensors: its content has changed"):
+        pretrain(fabric, guide, data, tmp_path / "run", overrides=ONE_STEP, resume=True)
+    content = json.loads((renumbered / "annotations" / "instances_train2017.json").read_text())
+    content["annotations"].pop()
+    (renumbered / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"--resume with other settings: data"):
+        pretrain(fabric, guide_run, renumbered, tmp_path / "run", overrides=ONE_STEP, resume=True)

@@ -17,6 +17,7 @@ from afictl.comparison.analysis.origins import method_result
 from afictl.comparison.analysis.summary import build_comparison, choose_baseline
 from afictl.comparison.cost.measurement import cost_images, measure_costs
 from afictl.comparison.experiment.specification import Method
+from afictl.comparison.records import CostRecord, read_comparison
 from afictl.comparison.results import Comparison, Cost
 from afictl.data import Dataset, load_coco
 from afictl.data.hashing import file_digest
@@ -25,7 +26,6 @@ from afictl.errors import UserError
 from afictl.presets import Preset
 from afictl.progress import ProgressDisplay, no_progress
 from afictl.run_folder import LAST
-from afictl.run_records import CostRecord, read_comparison
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import (
     InitialWeights,

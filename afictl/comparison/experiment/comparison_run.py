@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from afictl.comparison.experiment.specification import RunSpecification
+from afictl.comparison.records import read_result
 from afictl.comparison.results import ComparisonRun
 from afictl.data.fingerprint import ids_fingerprint
 from afictl.distributed import run_on_rank_zero
@@ -19,7 +20,6 @@ from afictl.files import open_to_append, require_no_link, write_text
 from afictl.folder_lock import locked_folder
 from afictl.presets import Preset
 from afictl.run_folder import CONFIG, LOG, PREDICTIONS, RESULT, STATE
-from afictl.run_records import read_result
 from afictl.training import finetune
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from afictl.comparison.experiment.specification import ExperimentSettings
+from afictl.comparison.records import read_experiment
 from afictl.data import Dataset
 from afictl.data.fingerprint import PREFIX, content_fingerprint
 from afictl.data.folders import find_files
@@ -16,7 +17,6 @@ from afictl.data.hashing import file_digest
 from afictl.errors import UserError
 from afictl.interpolators import kind_of_source
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, absolute_path
-from afictl.run_records import read_experiment
 from afictl.training.initial_weights import find_interpolator_file
 from afictl.training.run_inputs import RecordedInputs, annotation_input
 from afictl.weights.checkpoint import find_checkpoint

@@ -11,13 +11,14 @@ from lightning_fabric import Fabric
 from afictl.comparison.experiment.comparison_run import is_finished
 from afictl.comparison.experiment.fingerprints import compute_fingerprints, find_changed_input, fingerprints_of_run
 from afictl.comparison.experiment.specification import ExperimentSettings, Method, RunSpecification
+from afictl.comparison.records import ExperimentRecord, read_experiment, read_result
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
 from afictl.files import write_text
 from afictl.folder_lock import require_unlocked
 from afictl.presets import upgrade_settings
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path, has_records, is_vacant
-from afictl.run_records import ExperimentRecord, read_config, read_experiment, read_result
+from afictl.run_records import read_config
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
 from afictl.training.memory import require_batch_memory

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
+from afictl.comparison.records import read_result
 from afictl.comparison.report.theme import css_color
 from afictl.comparison.results import Comparison
 from afictl.data import Dataset
@@ -22,7 +23,6 @@ from afictl.errors import UserError
 from afictl.evaluation.prediction_writer import CocoResult
 from afictl.evaluation.predictions import iter_results
 from afictl.run_folder import PREDICTIONS, RESULT
-from afictl.run_records import read_result
 from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_figure
 from afictl.visualization.disagreement import rank_by_disagreement
 from afictl.visualization.figure_files import data_url

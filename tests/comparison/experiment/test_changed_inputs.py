@@ -11,8 +11,8 @@ from afictl import UserError
 from afictl.comparison import Method, compare
 from afictl.comparison.experiment import execution
 from afictl.comparison.experiment.execution import train_experiment
+from afictl.comparison.records import read_result
 from afictl.comparison.report.detection_gallery import draw_gallery
-from afictl.run_records import read_result
 from afictl.tensor_files import read_tensors
 from tests.helpers.changed_data import change_annotations, renumber
 from tests.helpers.tiny_runs import interrupted_at_batch, with_steps

@@ -4,7 +4,7 @@ import pytest
 
 from afictl import UserError
 from afictl.comparison.experiment.comparison_run import describe_failure, read_finished_run
-from afictl.run_records import read_result
+from afictl.comparison.records import read_result
 
 RESULT = {"interpolator": "afi", "seed": 3, "metrics": {"box/AP": 1.5}, "per_class": [], "seconds": 1.0}
 
