@@ -130,7 +130,8 @@ def require_no_link(folder: Path, base: Path) -> None:
         if path == base:
             return
         if path.is_symlink():
-            raise UserError(f"{path} is a link to {os.readlink(path)}: nothing is written outside {base}; remove it")
+            target = os.readlink(path)
+            raise UserError(f"{path} is a link to {target}: nothing is written outside {base}; remove it")
 
 
 def temporary_path(path: Path) -> Path:

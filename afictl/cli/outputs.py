@@ -15,9 +15,10 @@ def parse_output_folder(parameter: typer.CallbackParam, value: Path | None) -> P
     """Callback of an option or argument for an output folder, which may be absent.
 
     Raises:
-        UserError: ``value`` is a file or not writable.
+        UserError: ``value`` is a file, not writable or no valid UTF-8.
     """
     if value is not None:
+        _require_text(value, _name(parameter))
         if value.exists() and not value.is_dir():
             raise UserError(f"{value} is a file; {_name(parameter)} is a folder")
         require_writable(value, _name(parameter))
@@ -28,9 +29,10 @@ def parse_output_file(parameter: typer.CallbackParam, value: Path | None) -> Pat
     """Callback of an option or argument for an output file.
 
     Raises:
-        UserError: ``value`` is a folder, or its folder is not writable.
+        UserError: ``value`` is a folder or no valid UTF-8, or its folder is not writable.
     """
     if value is not None:
+        _require_text(value, _name(parameter))
         if value.is_dir():
             raise UserError(f"{value} is a folder; {_name(parameter)} is a file")
         from afictl.files import is_special
@@ -38,6 +40,14 @@ def parse_output_file(parameter: typer.CallbackParam, value: Path | None) -> Pat
         if not is_special(value):
             require_writable(value.parent, _name(parameter))
     return value
+
+
+def _require_text(path: Path, option: str) -> None:
+    """Refuse a path with bytes that are no text, in which libraries for plots and events cannot write."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{option} {str(path)!a}: the path is not valid UTF-8; choose another name") from None
 
 
 def require_writable(folder: Path, option: str) -> None:

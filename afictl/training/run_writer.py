@@ -231,13 +231,19 @@ def _append(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
+def _platform() -> str:
+    """System, machine and C library; the kernel's release has no influence and says more than a report should."""
+    library = "".join(platform.libc_ver())
+    return "-".join((platform.system(), platform.machine(), *([f"with-{library}"] if library else [])))
+
+
 def _versions() -> dict[str, object]:
     packages = ("afictl", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "hotcoco")
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
-        "platform": "-".join((platform.system(), platform.machine(), "with", *platform.libc_ver())),
+        "platform": _platform(),
         "cuda": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
         **{name: metadata.version(name) for name in packages},
     }

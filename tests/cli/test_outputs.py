@@ -84,3 +84,11 @@ def test_a_link_is_written_through(afictl, here, shapes):
     assert afictl("data", "check", shapes, "--no-images", "--json", "link.json")[0] == 0
     assert (here / "link.json").is_symlink()
     assert json.loads((here / "file").read_text())
+
+
+@pytest.mark.parametrize("option", ["--json", "--output"])
+def test_a_path_that_is_no_text_is_rejected(afictl, here, option):
+    command = ("data", "check", "data") if option == "--json" else ("demo",)
+    code, _, errors = afictl(*command, option, "run\udcff")
+    assert code == 2
+    assert re.fullmatch(rf"error: {option} 'run\\udcff': .*UTF-8.*\n", errors)
