@@ -40,6 +40,9 @@ class HardwareRecord(Record):
 
     precision: str = ""
     processes: int = 1
+    """Number that began the run."""
+    later_processes: list[int] = []
+    """Other numbers that continued it."""
 
 
 class RunConfig(Record):

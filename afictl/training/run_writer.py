@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 _WITHOUT_EFFECT = ("preset.loader.",)
 """Prefixes of settings that do not change the results."""
-_PROCESSES = "hardware.processes"
-"""Key that ``process_mismatch`` compares."""
+_PROCESSES = ("hardware.processes", "hardware.later_processes")
+"""Keys that ``process_mismatch`` compares."""
 _INPUTS = ("classes", "contents")
 """Keys that ``RecordedInputs`` compares."""
 
@@ -111,9 +111,14 @@ class RunWriter:
         return ""
 
     def _compare_processes(self, present: int, dependence: str) -> tuple[str, str]:
-        """The problem of a run that was begun by another number of processes, or a note on it."""
+        """The problem of a run that was begun by another number of processes, or a note, and a record of the number."""
         config_file = self.folder / CONFIG
-        problem, note = process_mismatch(read_config(config_file).hardware.processes, present, dependence)
+        config = read_config(config_file)
+        problem, note = process_mismatch(config.hardware.processes, present, dependence)
+        if note and present not in config.hardware.later_processes:
+            content = config.model_dump(exclude_unset=True)
+            content.setdefault("hardware", {})["later_processes"] = [*config.hardware.later_processes, present]
+            write_text(config_file, dump_yaml(content))
         return f"{config_file}: {problem}" if problem else "", note
 
     def log(self, text: str) -> None:
@@ -222,7 +227,7 @@ def _differing_settings(old: RunConfig, new: Mapping[str, object]) -> list[str]:
     stored = upgrade_settings(old.model_dump(exclude_unset=True, exclude=set(_INPUTS)))
     present = {key: value for key, value in new.items() if key not in _INPUTS}
     fingerprints: Any = new.get("contents", {})
-    differences = [key for key in config_differences(stored, present) if key != _PROCESSES]
+    differences = [key for key in config_differences(stored, present) if key not in _PROCESSES]
     return [key for key in differences if not is_moved(key, old.contents, fingerprints)]
 
 

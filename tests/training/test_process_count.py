@@ -3,6 +3,7 @@ import yaml
 from lightning_fabric import Fabric
 
 from afictl import UserError, list_presets, load_preset
+from afictl.run_records import read_config
 from afictl.training.process_count import process_dependence
 from afictl.training.run_writer import RunWriter
 
@@ -33,6 +34,9 @@ def folder(fabric, tmp_path, config):
 def test_a_run_of_another_number_of_processes_is_continued_with_a_note(fabric: Fabric, folder, config):
     RunWriter(fabric, folder, config, resume=True)
     assert "2 processes, now 1 process" in (folder / "log.txt").read_text()
+    RunWriter(fabric, folder, config, resume=True)
+    hardware = read_config(folder / "config.yaml").hardware
+    assert (hardware.processes, hardware.later_processes) == (2, [1])
 
 
 def test_it_is_refused_where_the_results_depend_on_the_number(fabric: Fabric, folder, config):

@@ -62,6 +62,9 @@ def test_another_number_of_processes_is_named_in_settings_and_verdict(trained, f
     counts = comparison.settings["NOT THE SAME, hardware.processes"]
     assert (counts.count("1: nearest seed 0"), counts.count("2: afi seed 0")) == (1, 1)
     assert "hardware.processes" in comparison.methods[1].verdict
+    resumed = copy_run(trained / "afi" / "seed0", tmp_path / "resumed", hardware__later_processes=[2])
+    comparison = compare_runs(fabric, [trained / "nearest" / "seed0", resumed], tmp_path / "out")
+    assert "hardware.later_processes" in comparison.methods[1].verdict
 
 
 def test_names_separate_runs_of_one_interpolator(trained, fabric, tmp_path):
