@@ -81,8 +81,11 @@ def embed(name: str) -> str:
         raise UserError(
             f"detectron2:{name}: a LazyConfig is a Python program, which afictl does not run; give a YAML file"
         )
-    in_zoo = [name.removeprefix("zoo:")] if _zoo_file(name.removeprefix("zoo:")) else []
-    if zoo_name := parse_name(name, Names(in_zoo, "zoo", "configuration in detectron2's model zoo"), "detectron2:"):
+    zoo_name = name.removeprefix("zoo:")
+    if Path(name).is_absolute() and _zoo_file(name) is not None:
+        return name
+    in_zoo = [zoo_name] if _zoo_file(zoo_name) and not name.startswith(".") else []
+    if parse_name(name, Names(in_zoo, "zoo", "configuration in detectron2's model zoo"), "detectron2:"):
         return zoo_name
     if not Path(name).is_file():
         hint = did_you_mean(name, _names())

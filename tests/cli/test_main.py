@@ -102,6 +102,7 @@ def test_a_mistake_in_a_separate_process():
         ("eval --weights . --confusion-score 0.5", "--confusion-score .*--confusion"),
         ("eval --weights nowhere", "nowhere: "),
         ("pretrain --guide nowhere", "nowhere: "),
+        ("pretrain --guide nowhere --interpolator carafee", "--interpolator carafee: .*'carafe'"),
         (f"compare --preset {TINY} --data . --interpolators nearst", "nearst"),
         (f"finetune --preset {TINY} --data . --devices 3 --set train.batch_size=4", UNEVEN),
         (f"compare --preset {TINY} --data . --devices 1 --nodes 3 --set train.batch_size=4", UNEVEN),

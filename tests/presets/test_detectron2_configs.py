@@ -128,6 +128,17 @@ def test_an_unsupported_configuration_names_the_key_or_file(write, text, facts):
         load_preset(write(text))
 
 
+def test_a_name_in_the_zoo_that_is_also_a_file_is_refused(write, tmp_path, monkeypatch):
+    (tmp_path / MASK).parent.mkdir()
+    write("MODEL: {FPN: {OUT_CHANNELS: 16}}", name=MASK)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"detectron2:{MASK}: .*detectron2:zoo:{MASK} .*detectron2:\./{MASK} "):
+        load_preset(f"detectron2:{MASK}")
+    assert load_preset(f"detectron2:./{MASK}").neck.channels == 16
+    preset = load_preset(f"detectron2:zoo:{MASK}")
+    assert (preset.neck.channels, preset.detector.source) == (256, MASK)
+
+
 def test_an_unknown_name_names_the_nearest():
     with pytest.raises(UserError, match=r"mask_rcnn_R50_FPN_3x\.yaml.*'COCO-InstanceSegmentation/mask_rcnn_R_50"):
         load_preset("detectron2:COCO-InstanceSegmentation/mask_rcnn_R50_FPN_3x.yaml")

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from afictl import AFInterpolator, PatchDiscriminator, UserError, load_preset
 from afictl.data import eval_batches, load_coco, make_shapes
 from afictl.detectors import Detector
-from afictl.interpolators import INTERPOLATORS, Interpolator, learned_kinds
+from afictl.interpolators import INTERPOLATORS, Interpolator, build_interpolator, learned_kinds
 from afictl.tensor_files import read_tensors, save_tensors
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.feature_distance import describe_distance, measure_feature_distance
-from afictl.weights import load_detector
+from afictl.weights import load_detector, save_detector
 from tests.helpers.changed_data import change_annotations, rename_disc, renumber
 from tests.helpers.tiny_runs import SMALL, assert_same_states, with_steps
 
@@ -262,9 +262,23 @@ def test_overrides_reach_the_views_and_the_interpolator(fabric, guide_run, data,
     assert config["preset"]["input"]["test_size"] == 32
 
 
-def test_kind_in_the_preset_is_refused(fabric, guide_run, shapes_dir, tmp_path):
-    with pytest.raises(UserError, match="--interpolator carafe"):
-        pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", overrides=["interpolator.kind=carafe"])
+def test_options_of_the_guides_interpolator_are_not_those_of_the_new_one(fabric, guide_run, data, tmp_path):
+    guide = load_detector(guide_run, build_interpolator("dysample-plus", 16, groups=2))
+    save_detector(tmp_path / "guide.safetensors", guide.detector, guide.metadata)
+    assert load_detector(tmp_path / "guide.safetensors").preset.interpolator.options == {"groups": 2}
+    for stages in ((1,), (2,)):
+        pretrain(fabric, tmp_path / "guide.safetensors", data, tmp_path / "run", stages=stages, overrides=ONE_STEP)
+    interpolator = AFInterpolator.load(tmp_path / "run" / "interpolator.safetensors")
+    assert interpolator.options == AFInterpolator(16).options
+    overrides = [*ONE_STEP, "interpolator.options.groups=2"]
+    with pytest.raises(UserError, match="'afi' has no option 'groups'"):
+        pretrain(fabric, tmp_path / "guide.safetensors", data, tmp_path / "other", overrides=overrides)
+
+
+@pytest.mark.parametrize("override", ["interpolator.kind=carafe", "interpolator={kind: carafe, options: {}}"])
+def test_kind_in_the_preset_is_refused(fabric, guide_run, shapes_dir, tmp_path, override):
+    with pytest.raises(UserError, match=r"--set interpolator\.kind: .*--interpolator carafe"):
+        pretrain(fabric, guide_run, shapes_dir, tmp_path / "run", overrides=[override])
     assert not (tmp_path / "run").exists()
 
 
