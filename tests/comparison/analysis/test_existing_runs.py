@@ -110,6 +110,17 @@ def test_unequal_settings_are_listed_in_settings_and_verdict(trained, fabric, tm
     assert "differ in train.lr, weights " in comparison.methods[1].verdict
 
 
+def test_runs_on_other_content_of_the_data_are_not_the_same(trained, fabric, tmp_path):
+    changed = copy_run(trained / "afi" / "seed0", tmp_path / "run", contents__train="content:0123456789")
+    comparison = compare_runs(fabric, [trained / "nearest" / "seed0", changed], tmp_path / "out")
+    (key,) = [key for key in comparison.settings if key.startswith("NOT THE SAME")]
+    assert key == "NOT THE SAME, contents.train"
+    assert "content:01234567: afi seed 0" in comparison.settings[key]
+    earlier = copy_run(trained / "afi" / "seed0", tmp_path / "earlier", contents={})
+    comparison = compare_runs(fabric, [trained / "nearest" / "seed0", earlier], tmp_path / "other")
+    assert not [key for key in comparison.settings if key.startswith("NOT THE SAME")]
+
+
 def test_one_data_set_in_two_folders_needs_its_present_folder(trained, fabric, shapes_dir, tmp_path):
     moved = copy_run(
         trained / "afi" / "seed0", tmp_path / "run", data="/other/machine", hardware__precision="bf16-mixed"
