@@ -257,3 +257,13 @@ def test_an_interpolator_of_another_width_is_refused():
 def test_another_tag_of_the_same_backbone_is_accepted():
     detector = build("fasterrcnn_resnet50_fpn", "backbone.name=resnet50.a1_in1k")
     assert detector.backbone.name == "resnet50.a1_in1k"
+
+
+def test_images_outside_0_to_1_are_refused_as_by_every_detector():
+    detector = build(NAMES[0])
+    for image in (random_image(40, 40) * 255, torch.full((3, 40, 40), torch.nan), torch.rand(4, 40, 40)):
+        with pytest.raises(UserError, match="image 0: "):
+            predict(detector, [image])
+        with pytest.raises(UserError, match="image 0: "):
+            detector([image])
+    assert predict(detector, []) == detector([]) == []
