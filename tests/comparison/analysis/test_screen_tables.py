@@ -15,7 +15,7 @@ def method(name, aps, **fields):
     runs = tuple(ComparisonRun(seed, Path(name), {"box/AP": ap}, [], 120.0) for seed, ap in enumerate(aps))
     mean = {"box/AP": sum(aps) / len(aps), "box/AP50": 50.0, "box/APl": None}
     deviation = {"box/AP": 0.51, "box/AP50": None, "box/APl": None}
-    return MethodResult(name, name, runs, cost, mean, deviation, **fields)
+    return MethodResult(name, name, runs, cost, mean, deviation, origin="trained: some.safetensors", **fields)
 
 
 def make_comparison(settings=None, seeds=2, name="afi"):
@@ -43,7 +43,7 @@ def test_tables_contain_accuracy_difference_and_costs():
 
 def test_names_are_complete_on_a_narrow_terminal():
     name = "afi-[red]of-the-longer-run"
-    assert render(make_comparison(name=name), width=60).count(name) == 4  # in every table
+    assert render(make_comparison(name=name), width=60).count(name) == 5  # in every table
 
 
 def test_nothing_is_cut_off_in_80_columns():
