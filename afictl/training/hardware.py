@@ -26,6 +26,8 @@ from afictl.training import rendezvous
 _POLL_SECONDS = 1.0
 _EXIT_DELAY_SECONDS = 10.0
 _CHILD_EXIT_SECONDS = 15.0
+_EXIT_LIMIT_SECONDS = 40.0
+"""Limit of the exit itself: of the shutdown of loader processes, children and connections."""
 _LOST_CHILD_SECONDS = 60.0
 """Within this time after the end of a child its parent ends too."""
 
@@ -227,10 +229,13 @@ def _join(process: LaunchedProcess, fabric: Fabric, starts_children: bool) -> No
         threading.Thread(target=_exit_after_lost_child, args=(children,), daemon=True).start()
     elif PARENT in os.environ:
         threading.Thread(target=_exit_after_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
+    exits = threading.Event()
+    threading.Thread(target=_limit_exit, args=(exits, process.rank), daemon=True).start()
     device = fabric.strategy.root_device
     fabric.strategy.accelerator.setup_device(device)  # type: ignore[union-attr]  # NCCL connects the current GPU
     atexit.register(rendezvous.leave)  # before the children are waited for
     rendezvous.join(process, device, server, children)
+    atexit.register(exits.set)
 
 
 def _start_children(process: LaunchedProcess) -> dict[int, subprocess.Popen[bytes]]:
@@ -261,6 +266,14 @@ def _wait_for(children: list[subprocess.Popen[bytes]]) -> None:
             child.wait(max(0.0, deadline - time.monotonic()))
         if child.poll() is None:
             child.kill()
+
+
+def _limit_exit(exits: threading.Event, rank: int) -> None:
+    """End this process if its exit blocks, as on a loader process that does not end."""
+    exits.wait()
+    time.sleep(_EXIT_LIMIT_SECONDS)
+    print(f"process {rank} did not end by itself; its work was done", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _exit_after_lost_child(children: dict[int, subprocess.Popen[bytes]]) -> None:
