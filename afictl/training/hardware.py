@@ -272,7 +272,7 @@ def _limit_exit(exits: threading.Event, rank: int) -> None:
     """End this process if its exit blocks, as on a loader process that does not end."""
     exits.wait()
     time.sleep(_EXIT_LIMIT_SECONDS)
-    print(f"process {rank} did not end by itself; its work was done", file=sys.stderr, flush=True)
+    print(f"error: the exit of process {rank} was blocked", file=sys.stderr, flush=True)
     os._exit(1)
 
 
