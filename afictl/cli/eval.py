@@ -192,6 +192,8 @@ def _evaluate_sources(
             write_submissions(file, folders[name], settings, algorithm, inputs, console)
         else:
             write_evaluation(evaluation, source, file, folders[name], settings, inputs)
+            for note in evaluation.notes:
+                console.print(f"note: {note}", markup=False, highlight=False)
             console.print(f"results: {folders[name]}", markup=False, highlight=False)
             evaluations[name] = evaluation
             if evaluation.cut_images:

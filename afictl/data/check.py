@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from afictl.data.check_images import check_image_files
+from afictl.data.check_masks import boxes_of, check_masks
 from afictl.data.check_report import Location, SplitReport
 from afictl.data.check_splits import compare_with_train
 from afictl.data.dataset import MIN_SIDE_PX, clip_boxes, drop_reasons
 from afictl.data.folders import SPLITS, annotation_names, find_files, require_data_folder
 from afictl.data.formats.coco_records import FIELDS, Contents, Record, ids_by_repeated, read_instances, record_fault
 from afictl.data.formats.coco_values import parse_flag, shorten
-from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
 from afictl.progress import ProgressCallback
 
@@ -86,7 +86,7 @@ def check_annotations(contents: Contents, report: SplitReport) -> list[Record]:
     _check_categories(categories, objects, report)
     _check_flags(objects, images, report)
     usable = _check_boxes(objects, images, report)
-    _check_masks(objects, images, report)
+    check_masks(objects, images, usable, report)
     _check_use(images, categories, objects, usable, report)
     return list(images.values())
 
@@ -148,7 +148,7 @@ def _check_flags(objects: list[Record], images: dict[int, Record], report: Split
 def _check_boxes(objects: list[Record], images: dict[int, Record], report: SplitReport) -> np.ndarray:
     """Add crowd objects and boxes that training leaves out or clips; return which it uses, bool (m,)."""
     sizes = np.array([_size_hw(images[r["image_id"]]) for r in objects], dtype=np.int64).reshape(-1, 2)
-    xywh = np.array([record["bbox"] for record in objects], dtype=np.float64).reshape(-1, 4)
+    xywh = boxes_of(objects)
     clipped = clip_boxes(xywh, sizes)
     crowd, ignore = (np.array([parse_flag(r.get(flag)) for r in objects], dtype=bool) for flag in _FLAGS)
     dropped = drop_reasons(xywh, clipped, crowd, ignore)
@@ -162,31 +162,6 @@ def _check_boxes(objects: list[Record], images: dict[int, Record], report: Split
         location = Location(image["file_name"], record["id"], "" if dropped[k] in (1, 4) else detail)
         report.add(_DROP_RULES.get(int(dropped[k]), "box-partly-outside"), location)
     return np.asarray(dropped == 0)
-
-
-def _check_masks(objects: list[Record], images: dict[int, Record], report: SplitReport) -> None:
-    kinds = [_mask_kind(record.get("segmentation"), _size_hw(images[record["image_id"]])) for record in objects]
-    report.masks = dict(Counter(kinds))
-    trainable_kinds = [
-        kind for kind, record in zip(kinds, objects, strict=True) if not parse_flag(record.get("iscrowd"))
-    ]
-    has_masks = "polygons" in trainable_kinds or "RLE" in trainable_kinds
-    if objects and not has_masks:
-        report.add("no-masks", Location(detail=f"{len(objects)} objects"))
-    for kind, record in zip(kinds, objects, strict=True):
-        location = Location(images[record["image_id"]]["file_name"], record["id"])
-        if kind == "malformed":
-            report.add("mask-malformed", location)
-        elif kind == "absent" and has_masks and not parse_flag(record.get("iscrowd")):
-            report.add("mask-missing", location)
-
-
-def _mask_kind(value: object, size_hw: tuple[int, int]) -> str:
-    if value is None or value == [] or value == {}:
-        return "absent"
-    if normalize_segmentation(value, size_hw) is None:
-        return "malformed"
-    return "polygons" if isinstance(value, list) else "RLE"
 
 
 def _check_use(

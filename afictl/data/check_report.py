@@ -33,6 +33,12 @@ RULES = {
     "duplicate-annotation": Rule("annotation id occurs twice", "stops", "stops: give every annotation its own id"),
     "unknown-image": Rule("object of an unknown image", "stops", "stops: add the image or remove the object"),
     "unknown-category": Rule("object of an unknown category", "stops", "stops: add the category or remove the object"),
+    "boxes-implausible": Rule(
+        "boxes that are not x, y, width, height in pixels", "stops", "stops before the first step: convert the boxes"
+    ),
+    "masks-implausible": Rule(
+        "masks that do not belong to their boxes", "stops", "stops if masks are trained: correct or remove the masks"
+    ),
     "no-usable-object": Rule("no object to train on", "stops", "stops before the first step"),
     "file-outside": Rule(
         "file_name outside the image folder", "stops", "stops: give file names relative to the image folder"
@@ -59,6 +65,18 @@ RULES = {
         "drops",
         "treats the object as one without a mask: leaves it out when masks are trained",
     ),
+    "mask-empty": Rule(
+        "mask without a pixel",
+        "drops",
+        "leaves the object out when masks are trained; evaluation counts it as missed, as COCO evaluation does",
+    ),
+    "mask-far": Rule(
+        "mask far from the box of its object",
+        "drops",
+        "leaves the object out when masks are trained; evaluation uses the mask, as COCO evaluation does",
+    ),
+    "mask-flat": Rule("flat list of numbers instead of polygons", "mends", "reads the list as one polygon"),
+    "mask-partly-outside": Rule("mask partly outside its image", "mends", "clips the mask to the image"),
     "unusual-flag": Rule(
         "flag that is NaN or text", "mends", "reads '1' and 'true' as set; '0', 'false', NaN and empty text as not set"
     ),
@@ -105,6 +123,9 @@ RULES = {
         "images of more than 100 objects",
         "fine",
         "trains on all; raise detector.max_detections, 100 in most presets; metrics count 100 of a class",
+    ),
+    "boxes-in-one-part": Rule(
+        "boxes in the upper left part of all images", "fine", "trains on the boxes as they are: look at a few of them"
     ),
     "no-masks": Rule("no object has a mask", "fine", "trains boxes only; a detector with a mask head is refused"),
 }

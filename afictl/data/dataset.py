@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from afictl.data.folders import leaves_folder
+from afictl.data.mask_geometry import MASK_FAULTS, mask_faults
 from afictl.data.segmentation import Segmentation
-from afictl.data.segmentation_arrays import has_segmentation, read_segmentations
+from afictl.data.segmentation_arrays import read_segmentations
 from afictl.errors import UserError
 
 MIN_SIDE_PX = 0.01
@@ -79,7 +80,7 @@ class Dataset:
 
     @cached_property
     def has_masks(self) -> bool:
-        """Whether any object that training uses has a segmentation."""
+        """Whether any object that training uses has a mask that it can use."""
         return bool(self._usable(masks=True).any())
 
     def in_label_order(self, classes: Sequence[str]) -> Dataset:
@@ -137,7 +138,7 @@ class Dataset:
         return self._select(i, torch.arange(start, end))
 
     def training_objects(self, i: int, masks: bool = False) -> Objects:
-        """The objects of image ``i`` that training uses; with ``masks``, those among them that have one."""
+        """The objects of image ``i`` that training uses; with ``masks``, those among them with a usable one."""
         start, end = self.arrays["object_ends"][i : i + 2].tolist()
         return self._select(i, start + self._usable(masks, start, end).nonzero().flatten())
 
@@ -151,21 +152,32 @@ class Dataset:
         dropped = self._drop_reasons
         counts = {f"objects {reason}": int((dropped == k).sum()) for k, reason in enumerate(DROP_REASONS) if k > 0}
         if masks:
-            counts["objects without a mask"] = int((dropped == 0).sum() - self._usable(masks).sum())
+            faults = self._mask_faults[dropped == 0]
+            counts["objects without a mask"] = int((faults == 1).sum())
+            for k in range(2, len(MASK_FAULTS)):
+                counts[f"objects with a mask {MASK_FAULTS[k]}"] = int((faults == k).sum())
         counts["images without a usable object"] = len(self) - len(self.training_images(masks))
         return {reason: count for reason, count in counts.items() if count}
+
+    @property
+    def object_sizes_hw(self) -> np.ndarray:
+        """(m,2) int64, size of the image of each object."""
+        return self.arrays["sizes_hw"].repeat_interleave(self.arrays["object_ends"].diff(), dim=0).numpy()
+
+    @cached_property
+    def _mask_faults(self) -> Tensor:
+        """Positions in ``MASK_FAULTS`` of all objects, one byte each, which is pickled with the dataset."""
+        return torch.from_numpy(mask_faults(self.arrays, self.object_sizes_hw))
 
     @cached_property
     def _drop_reasons(self) -> Tensor:
         """``drop_reasons`` of all objects, one byte each, which is pickled with the dataset."""
-        names = ("xywh", "crowd", "ignore", "sizes_hw", "object_ends")
-        xywh, crowd, ignore, sizes, ends = (self.arrays[name] for name in names)
-        clipped = clip_boxes(xywh.numpy(), sizes.repeat_interleave(ends.diff(), dim=0).numpy())
-        return torch.from_numpy(drop_reasons(xywh.numpy(), clipped, crowd.numpy(), ignore.numpy()))
+        xywh, crowd, ignore = (self.arrays[name].numpy() for name in ("xywh", "crowd", "ignore"))
+        return torch.from_numpy(drop_reasons(xywh, clip_boxes(xywh, self.object_sizes_hw), crowd, ignore))
 
     def _usable(self, masks: bool, start: int = 0, end: int | None = None) -> Tensor:
         usable = self._drop_reasons[start:end] == 0
-        return usable & has_segmentation(self.arrays, start, end) if masks else usable
+        return usable & (self._mask_faults[start:end] == 0) if masks else usable
 
     def _select(self, i: int, rows: Tensor) -> Objects:
         xywh, labels, crowd, areas, ids = (self.arrays[k][rows] for k in ("xywh", "labels", "crowd", "areas", "ids"))

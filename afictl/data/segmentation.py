@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, islice, pairwise
 from typing import Any, TypeAlias, TypedDict
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias, TypedDict
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from afictl.data.formats.coco_values import is_number
+from afictl.data.formats.coco_values import is_number, shorten
 from afictl.data.run_lengths import run_length_areas
 
 
@@ -56,6 +57,31 @@ def as_polygons(value: object) -> list[Any] | None:
     if not isinstance(value, list) or not value:
         return None
     return [value] if all(map(is_number, value)) else value
+
+
+def mask_fault(value: object, size_hw: tuple[int, int]) -> str:
+    """Description of the fault of a parsed ``segmentation``; empty for a valid, empty or absent one."""
+    height, width = size_hw
+    if not value or value != value:  # pandas writes an absent value as NaN, which differs from itself
+        return ""
+    if isinstance(value, dict):
+        if normalize_segmentation(value, size_hw) is None:
+            return f"'segmentation' is not a run-length mask of the size of its image, [height, width] {[*size_hw]}"
+        return ""
+    polygons = as_polygons(value)
+    if polygons is None:
+        return (
+            f"'segmentation' is {shorten(value)}, neither a run-length mask nor polygons [[x1, y1, x2, y2, ...], ...]"
+        )
+    if not all(len(polygon) % 2 == 0 and all(map(_is_coordinate, polygon)) for polygon in polygons):
+        return f"'segmentation' has a polygon that is not pairs of x and y in pixels of its {width}x{height} image"
+    if max(map(len, polygons)) < 6:
+        return "'segmentation' has no polygon of at least three points"
+    return ""
+
+
+def _is_coordinate(value: object) -> bool:
+    return is_number(value) and math.isfinite(value) and abs(value) < COORDINATE_LIMIT_PX
 
 
 def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle | None:

@@ -49,15 +49,12 @@ def pack_segmentations(segmentations: Sequence[object], sizes_hw: np.ndarray) ->
 
 def _parse(value: object) -> object:
     """A segmentation as Python objects: a tuple of lists of floats where it consists of lists of numbers alone."""
-    if not isinstance(value, msgspec.Raw):
-        return value
-    text = memoryview(value)
-    if text[:1] == b"[":
-        try:
+    try:
+        if isinstance(value, msgspec.Raw):
             return tuple(_parse_polygons(value))
-        except msgspec.MsgspecError:
-            pass
-    return json.loads(bytes(text))
+        return tuple(msgspec.convert(value, list[list[float]])) if isinstance(value, list) else value
+    except msgspec.MsgspecError:
+        return json.loads(bytes(memoryview(value))) if isinstance(value, msgspec.Raw) else value
 
 
 class _ArrayWriter:

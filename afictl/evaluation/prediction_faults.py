@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from afictl.data.formats.coco_records import FIELDS, NUMBER, record_fault
+from afictl.data.segmentation import mask_fault
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
-from afictl.evaluation.result_masks import mask_fault
 
 _RESULT_FIELDS = {
     "image_id": FIELDS["annotations"]["image_id"],

@@ -12,6 +12,8 @@ import numpy as np
 from msgspec import UNSET
 
 from afictl.data.formats.coco_records import Record
+from afictl.data.mask_geometry import corners_of
+from afictl.data.plausibility import Implausibility, describe_boxes, describe_masks
 from afictl.errors import UserError
 from afictl.evaluation.ground_truth import GroundTruth
 from afictl.evaluation.mask_file import MaskFile
@@ -21,6 +23,7 @@ from afictl.json_files import iter_json_text, read_json
 
 _CHUNK_BYTES = 2**17  # of a file, parsed at a time
 _CHUNK_RESULTS = 1024  # of a list, converted at a time
+_SAMPLE_MASKS = 256  # of all results, compared with their boxes
 
 
 class Result(msgspec.Struct, gc=False):
@@ -43,6 +46,8 @@ class Predictions:
 
     images: np.ndarray
     """(k,) int64, position of the image in the ground truth."""
+    sizes_hw: np.ndarray
+    """(k,2) int64, size of the image."""
     categories: np.ndarray
     """(k,) int64, position of the category."""
     boxes: np.ndarray
@@ -62,6 +67,16 @@ class Predictions:
     def results_of(self, first: int, last: int) -> slice:
         """The results of the images from ``first`` to before ``last``."""
         return slice(*np.searchsorted(self.images, [first, last]).tolist())
+
+    def find_implausible(self) -> Implausibility:
+        """Look at the distribution of boxes, and of a sample of masks, over the results."""
+        rows = np.flatnonzero(self.has_mask)
+        rows = rows[:: 1 + len(rows) // _SAMPLE_MASKS]
+        counts = self.masks.read(self.mask_rows[rows].tolist())
+        extents = np.full(self.boxes.shape, np.nan)
+        extents[rows] = corners_of(boxes_of(counts, self.sizes_hw[rows]))
+        boxes = describe_boxes(self.boxes, self.sizes_hw, masks=extents)
+        return Implausibility(boxes, "" if boxes else describe_masks(self.boxes, extents))
 
 
 class _IrregularError(Exception):
@@ -202,6 +217,7 @@ class _Columns:
         order = np.argsort(images, kind="stable")
         return Predictions(
             images=images[order],
+            sizes_hw=self._truth.sizes_hw[images[order]],
             categories=categories[order],
             boxes=boxes[order],
             scores=scores[order],
@@ -216,5 +232,5 @@ class _Columns:
 def _boxes(results: list[Result], counts: list[bytes], sizes_hw: np.ndarray) -> list[Box]:
     """Boxes of results, or else bounding boxes of masks, as in ``loadRes`` of pycocotools."""
     without_box = [k for k, item in enumerate(results) if item.bbox is None]
-    mask_boxes = iter(boxes_of([counts[k] for k in without_box], sizes_hw[without_box]))
+    mask_boxes = iter(boxes_of([counts[k] for k in without_box], sizes_hw[without_box]).tolist())
     return [item.bbox or next(mask_boxes) for item in results]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -11,15 +10,8 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from pycocotools import mask as coco_mask
 
-from afictl.data.formats.coco_values import is_number, shorten
 from afictl.data.run_lengths import run_length_areas
-from afictl.data.segmentation import (
-    COORDINATE_LIMIT_PX,
-    as_polygons,
-    box_outlines,
-    normalize_segmentation,
-    outline_runs,
-)
+from afictl.data.segmentation import as_polygons, box_outlines, mask_fault, outline_runs
 
 Box: TypeAlias = tuple[float, float, float, float]
 
@@ -37,31 +29,6 @@ ResultMask: TypeAlias = ResultRuns | list[list[float]] | UnsetType | None
 
 class InvalidMaskError(ValueError):
     """A mask that ``mask_fault`` describes."""
-
-
-def mask_fault(value: object, size_hw: tuple[int, int]) -> str:
-    """Description of the fault of a parsed ``segmentation``; empty for a valid, empty or absent one."""
-    height, width = size_hw
-    if not value or value != value:  # pandas writes an absent value as NaN, which differs from itself
-        return ""
-    if isinstance(value, dict):
-        if normalize_segmentation(value, size_hw) is None:
-            return f"'segmentation' is not a run-length mask of the size of its image, [height, width] {[*size_hw]}"
-        return ""
-    polygons = as_polygons(value)
-    if polygons is None:
-        return (
-            f"'segmentation' is {shorten(value)}, neither a run-length mask nor polygons [[x1, y1, x2, y2, ...], ...]"
-        )
-    if not all(len(polygon) % 2 == 0 and all(map(_is_coordinate, polygon)) for polygon in polygons):
-        return f"'segmentation' has a polygon that is not pairs of x and y in pixels of its {width}x{height} image"
-    if max(map(len, polygons)) < 6:
-        return "'segmentation' has no polygon of at least three points"
-    return ""
-
-
-def _is_coordinate(value: object) -> bool:
-    return is_number(value) and math.isfinite(value) and abs(value) < COORDINATE_LIMIT_PX
 
 
 def parse_mask(value: object) -> ResultMask:
@@ -120,12 +87,10 @@ def _compress(mask: ResultMask, size_hw: tuple[int, int]) -> bytes:
     return runs
 
 
-def boxes_of(counts: Sequence[bytes], sizes_hw: np.ndarray) -> list[Box]:
-    """Bounding boxes xywh of masks that are given as compressed run lengths."""
-    if not counts:
-        return []
+def boxes_of(counts: Sequence[bytes], sizes_hw: np.ndarray) -> np.ndarray:
+    """Bounding boxes (n,4) xywh of masks that are given as compressed run lengths."""
     runs = [{"size": size, "counts": packed} for packed, size in zip(counts, sizes_hw.tolist(), strict=True)]
-    return [tuple(box) for box in coco_mask.toBbox(runs).tolist()]
+    return coco_mask.toBbox(runs) if runs else np.zeros((0, 4))
 
 
 def compress_boxes(xywh: np.ndarray, sizes_hw: np.ndarray) -> tuple[list[bytes], np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from afictl.data import Dataset
+from afictl.data.plausibility import Implausibility, find_implausible
 from afictl.errors import UserError
 from afictl.evaluation.detection_limit import images_cut_by_coco
 from afictl.evaluation.evaluators import EVALUATORS, PRECISION_OF
@@ -32,6 +33,8 @@ class Evaluation:
     """Precision of ``box`` and, where masks are scored, of ``mask``."""
     cut_images: int = field(default=0, compare=False)
     """Images with more than 100 predictions of a class, of which COCO's metrics count the best 100."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """Signs that boxes or masks of either file are not what COCO's formats say; they are scored as they are."""
 
     @property
     def kinds(self) -> list[str]:
@@ -97,7 +100,15 @@ def _score(
         precision["mask"] = precision_of(ground_truth, loaded, truth_masks)
     metrics = {f"{kind}/{metric.key}": metric.getter(p) for kind, p in precision.items() for metric in METRICS}
     cut_images = images_cut_by_coco(loaded.images, loaded.categories)
-    return Evaluation(metrics, _per_class(ground_truth, precision), precision, cut_images)
+    notes = _notes(ground_truth.dataset, loaded.find_implausible(), source, masks=truth_masks is not None)
+    return Evaluation(metrics, _per_class(ground_truth, precision), precision, cut_images, notes)
+
+
+def _notes(dataset: Dataset, predictions: Implausibility, source: object, *, masks: bool) -> tuple[str, ...]:
+    name = f"predictions {source}" if isinstance(source, Path) else "predictions"
+    truth = find_implausible(dataset, masks)
+    notes = [f"{dataset.annotation_file}: {text}" for text in truth if text]
+    return (*notes, *(f"{name}: {text}" for text in predictions if text))
 
 
 def _per_class(ground_truth: GroundTruth, precision: Mapping[str, Precision]) -> list[dict[str, Any]]:

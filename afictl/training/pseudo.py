@@ -12,6 +12,7 @@ import msgspec
 from afictl.data import Dataset
 from afictl.data.formats.coco import load_coco_file
 from afictl.data.image_listing import require_images
+from afictl.data.plausibility import require_plausible
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import match_categories
 from afictl.json_files import read_json
@@ -67,8 +68,8 @@ class PseudoLabels:
         """Load the images, with labels in the order of ``labelled.classes``.
 
         Raises:
-            UserError: the file cannot be read, has other classes, no labels or no required masks, an image or the
-                image folder is absent, or a batch cannot have the ratio.
+            UserError: the file cannot be read, has other classes, implausible boxes, no labels or no required masks, an
+                image or the image folder is absent, or a batch cannot have the ratio.
         """
         pseudo = replace(load_coco_file(self.file, Path()), image_dir=_image_folder(self.file))
         match_categories(labelled.classes, pseudo, owner=str(labelled.annotation_file))
@@ -76,6 +77,7 @@ class PseudoLabels:
             raise UserError(
                 f"{self.file}: holds no label to train on; make it with a lower --threshold or of more images"
             )
+        require_plausible(pseudo, masks)
         if masks and not pseudo.has_masks:
             raise UserError(
                 f"{self.file}: no pseudo label has a mask, which {preset.name} trains on; "

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from afictl.data import Dataset, TrainBatch, load_coco, train_batches
 from afictl.data.image_listing import require_images
+from afictl.data.plausibility import require_plausible
 from afictl.distributed import all_gather
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import match_categories
@@ -27,10 +28,12 @@ def load_splits(folder: Path) -> Splits:
     """Load the train and val splits of a dataset.
 
     Raises:
-        UserError: a split cannot be read, or the two have categories of different names.
+        UserError: a split cannot be read or has boxes of another format, or the two have categories of different names.
     """
     train, held_out = load_coco(folder, "train"), load_coco(folder, "val")
     match_categories(train.classes, held_out, owner=str(train.annotation_file))
+    for split in (train, held_out):
+        require_plausible(split, masks=False)
     return Splits(train, held_out)
 
 
@@ -68,13 +71,14 @@ def uses_masks(preset: Preset, data: Splits) -> bool:
     """Whether the preset's detector trains on masks.
 
     Raises:
-        UserError: it does, and a split has no masks.
+        UserError: it does, and a split has no masks, or has masks that do not belong to their boxes.
     """
     if not preset.detector.masks:
         return False
     kind = preset.detector.without_masks
     hint = f"; without masks the same detector is --set detector.kind={kind}" if kind else ""
     for split in data:
+        require_plausible(split, masks=True)
         if not split.has_masks:
             raise UserError(
                 f"{split.annotation_file}: no annotation has a 'segmentation', which {preset.name} trains on{hint}"

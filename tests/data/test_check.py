@@ -51,7 +51,8 @@ def test_check_reports_every_annotation_fault_at_once(write_coco):
         "box-without-area": ["1.png annotation 5: bbox [5, 5, 0, 5] in 64x48"],
         "box-outside": ["1.png annotation 4: bbox [100, 100, 5, 5] in 64x48"],
         "mask-missing": ["1.png annotation 6"],
-        "mask-malformed": ["1.png annotation 8"],
+        "mask-malformed": ["1.png annotation 8: 'segmentation' has no polygon of at least three points"],
+        "mask-far": ["1.png annotation 3: mask [10.0, 10.0, 30.0, 30.0] (x1, y1, x2, y2), bbox [50, 30, 30, 10]"],
         "box-partly-outside": ["1.png annotation 3: bbox [50, 30, 30, 10] in 64x48"],
         "category-gaps": ["2 categories with ids 1 to 9"],
         "category-unused": ["dog (id 9)"],
@@ -139,6 +140,70 @@ def test_only_absent_category_ids_are_gaps(write_coco, ids, has_gaps):
     categories = [{"id": ids[0], "name": "cat"}, {"id": ids[1], "name": "dog"}]
     report = check_split(write_coco([{"category_id": k} for k in ids], categories=categories), "train")
     assert ("category-gaps" in report.findings) == has_gaps
+
+
+def test_masks_that_training_cannot_use_are_findings(write_coco):
+    nothing = {"size": [48, 64], "counts": [48 * 64]}
+    objects = [
+        {},
+        {"segmentation": SQUARE[0]},
+        {"segmentation": nothing},
+        {"segmentation": [[10, 10, 30, 10.1, 10, 10]]},
+        {"segmentation": [[50, 10, 60, 10, 60, 30, 50, 30]]},
+        {"segmentation": [[-20, 10, 30, 10, 30, 30, -20, 30]]},
+        {"segmentation": [[80, 10, 99, 10, 99, 30]]},
+        {"segmentation": float("nan")},
+        {"segmentation": "mask"},
+        {"segmentation": [[[10, 10], [30, 10], [30, 30]]]},
+    ]
+    data = write_coco(objects)
+    report = check_split(data, "train")
+    findings = {rule: locations(report, rule) for rule in report.findings if rule.startswith("mask")}
+    assert findings == {
+        "mask-missing": ["1.png annotation 8"],
+        "mask-malformed": [
+            "1.png annotation 9: 'segmentation' is 'mask', neither a run-length mask nor polygons "
+            "[[x1, y1, x2, y2, ...], ...]",
+            "1.png annotation 10: 'segmentation' has a polygon that is not pairs of x and y in pixels of its 64x48 "
+            "image",
+        ],
+        "mask-empty": ["1.png annotation 3", "1.png annotation 4", "1.png annotation 7"],
+        "mask-far": ["1.png annotation 5: mask [50.0, 10.0, 60.0, 30.0] (x1, y1, x2, y2), bbox [10, 10, 20, 20]"],
+        "mask-flat": ["1.png annotation 2"],
+        "mask-partly-outside": ["1.png annotation 6: x1, y1, x2, y2 [-20.0, 10.0, 30.0, 30.0]"],
+    }
+    dataset = load_coco(data, "train")
+    assert dataset.training_objects(0, masks=True).ids.tolist() == [1, 2, 6]
+    assert dataset.left_out(masks=True) == {
+        "objects without a mask": 3,
+        "objects with a mask without a pixel": 3,
+        "objects with a mask far from the box": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "meaning"),
+    [
+        (lambda x, y, w, h: {"bbox": [x / 64, y / 48, w / 64, h / 48]}, "boxes-implausible", "fractions"),
+        (lambda x, y, w, h: {"bbox": [x, y, x + w, y + h]}, "boxes-implausible", "corners x1, y1, x2, y2"),
+        (
+            lambda x, y, w, h: {"segmentation": [[v / 2 for v in (x, y, x + w, y, x + w, y + h)]]},
+            "masks-implausible",
+            "0.5 times",
+        ),
+    ],
+)
+def test_distributions_that_mean_something_else_stop_training(write_coco, change, rule, meaning):
+    boxes = [[2, 3, 20, 15], [30, 5, 25, 20], [8, 20, 30, 24], [40, 28, 20, 18], [22, 12, 18, 30]]
+    objects = [
+        {"bbox": box, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]} | change(x, y, w, h)
+        for box in boxes
+        for x, y, w, h in [box]
+    ]
+    report = check_split(write_coco(objects), "train")
+    assert report.fatal == [rule]
+    (text,) = locations(report, rule)
+    assert meaning in text
 
 
 def test_val_is_compared_with_train(write_coco):

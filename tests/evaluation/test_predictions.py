@@ -250,3 +250,41 @@ def test_results_may_have_any_encoding_of_json(truth, results, tmp_path, monkeyp
     monkeypatch.setattr(predictions, "read_json", None)
     assert score_predictions(file, truth) == expected
     assert [result.bbox for result in iter_results(file)] == [tuple(item["bbox"]) for item in results]
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize(
+    ("change", "meaning"),
+    [
+        (lambda x, y, w, h: {"bbox": [x / 320, y / 240, w / 320, h / 240]}, "boxes look like fractions"),
+        (lambda x, y, w, h: {"bbox": [x, y, x + w, y + h]}, "boxes look like corners x1, y1, x2, y2"),
+        (lambda x, y, w, h: {"segmentation": polygon_of_box([x / 3, y / 3, w / 3, h / 3])}, "0.33 times"),
+    ],
+)
+def test_results_in_another_format_are_noticed_and_scored_as_by_pycocotools(
+    truth, tmp_path, evaluator, change, meaning
+):
+    results = []
+    for item in json.loads(truth.read_text())["annotations"]:
+        box = item["bbox"]
+        result = {"image_id": item["image_id"], "category_id": item["category_id"], "score": 0.5, "bbox": box}
+        results.append({**result, "segmentation": polygon_of_box(box), **change(*box)})
+    file = as_file(tmp_path / "results.json", results)
+    evaluation = score_predictions(file, truth, evaluator=evaluator)
+    (note,) = evaluation.notes
+    assert "results.json" in note
+    assert meaning in note
+    assert evaluation.metrics["box/AP"] == pytest.approx(by_pycocotools(truth, file, "bbox")[0])
+    assert evaluation.metrics["mask/AP"] == pytest.approx(masks_by_pycocotools(truth, file)[0])
+
+
+def test_implausible_ground_truth_is_noticed(truth, results):
+    assert score_predictions(results, truth).notes == ()
+    content = json.loads(truth.read_text())
+    for item in content["annotations"]:
+        if not item["iscrowd"]:
+            item["segmentation"] = [[value / 4 for value in item["segmentation"][0]]]
+    truth.write_text(json.dumps(content))
+    (note,) = score_predictions(results, truth).notes
+    assert "instances.json" in note
+    assert "0.25 times" in note

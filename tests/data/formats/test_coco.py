@@ -51,8 +51,8 @@ def test_every_form_of_segmentation_is_read(write_coco):
     runs = np.flatnonzero(np.diff(np.concatenate(([0], bitmap.ravel(order="F"), [-1])))).tolist()
     objects = [
         {"segmentation": [[1, 1, 9, 1, 9, 7], [20, 20, 30, 20, 30, 30.5]]},
-        {"segmentation": {"size": [48, 64], "counts": packed["counts"].decode()}},
-        {"segmentation": {"size": [48, 64], "counts": np.diff([0, *runs]).tolist()}},
+        {"segmentation": {"size": [48, 64], "counts": packed["counts"].decode()}, "bbox": [7, 4, 13, 5]},
+        {"segmentation": {"size": [48, 64], "counts": np.diff([0, *runs]).tolist()}, "bbox": [7, 4, 13, 5]},
         {"segmentation": []},
         {"segmentation": [[1, 2, 3, 4]]},
         {"segmentation": {"size": [64, 48], "counts": packed["counts"].decode()}},
