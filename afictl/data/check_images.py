@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from afictl.data.check_report import Location, SplitReport
-from afictl.data.folders import leaves_folder
+from afictl.data.folders import absence_hint, leaves_folder, portable_name
 from afictl.data.images import (
     ORIENTATION,
     displayed_size,
@@ -61,12 +61,12 @@ def check_image_files(
 
 def image_findings(image_dir: Path, item: tuple[str, tuple[int, int]]) -> list[tuple[str, str]]:
     """Findings of one (file name, annotated size): pairs of a key of ``RULES`` and a detail."""
-    name, size_hw = item
+    name, size_hw = portable_name(image_dir, item[0]), item[1]
     path = image_dir / name
     if leaves_folder(image_dir, name):
         return [("file-outside", "")]
     if not path.exists():
-        return [("missing-file", "")]
+        return [("missing-file", absence_hint(image_dir, name))]
     try:
         with opened_image(path) as image:
             stored_hw, displayed_hw = (image.height, image.width), displayed_size(image)

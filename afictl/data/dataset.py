@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afictl.data.folders import leaves_folder
+from afictl.data.folders import leaves_folder, portable_name
 from afictl.data.mask_geometry import MASK_FAULTS, mask_faults
 from afictl.data.segmentation import Segmentation
 from afictl.data.segmentation_arrays import read_segmentations
@@ -124,7 +124,7 @@ class Dataset:
             UserError: its ``file_name`` is outside the image folder.
         """
         start, end = self.arrays["name_ends"][i : i + 2].tolist()
-        name = self.arrays["names"][start:end].numpy().tobytes().decode()
+        name = portable_name(self.image_dir, self.arrays["names"][start:end].numpy().tobytes().decode())
         if leaves_folder(self.image_dir, name):
             raise UserError(
                 f"{self.annotation_file}: image {self.image_id(i)}: file_name {name!r} is outside the image folder "

@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from afictl.data.other_layouts import describe_layout
 from afictl.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_IMAGE_SUFFIXES = (".jpg", ".JPG", ".jpeg", ".png", ".PNG")
 
 
 def annotation_names(split: str) -> list[str]:
@@ -38,29 +40,50 @@ def find_files(data_dir: Path, split: str) -> tuple[Path, Path]:
     if split not in SPLITS:
         raise UserError(f"split '{split}' does not exist; splits are {', '.join(SPLITS)}")
     require_data_folder(data_dir)
-    file = _first(
-        [data_dir / "annotations" / name for name in annotation_names(split)], Path.is_file, f"{split} annotation file"
-    )
-    folders = [data_dir / f"{split}2017", data_dir / split]
+    names = [f"annotations/{name}" for name in annotation_names(split)]
+    file = _first(data_dir, names, Path.is_file, f"{split} annotation file")
+    folders = _image_folders(split)
     if "2017" not in file.name:
         folders.reverse()
-    return file, _first(folders, Path.is_dir, f"{split} image folder")
+    return file, _first(data_dir, folders, Path.is_dir, f"{split} image folder")
 
 
-def _first(paths: list[Path], exists: Callable[[Path], bool], role: str) -> Path:
-    for path in paths:
-        if exists(path):
-            return path
-    raise UserError(f"no {role}: looked for {' and '.join(map(str, paths))}")
+def _image_folders(split: str) -> list[str]:
+    return [f"{split}2017", split]
+
+
+def _first(data_dir: Path, names: list[str], exists: Callable[[Path], bool], role: str) -> Path:
+    for name in names:
+        if exists(data_dir / name):
+            return data_dir / name
+    layout = describe_layout(data_dir)
+    raise UserError(f"no {role}: {f'{layout}; ' if layout else ''}looked for {' and '.join(names)} in {data_dir}")
 
 
 def has_split(data_dir: Path, split: str) -> bool:
     """Whether both the annotation file and the image folder of a split exist."""
-    try:
-        find_files(data_dir, split)
-    except UserError:
-        return False
-    return True
+    return any((data_dir / "annotations" / name).is_file() for name in annotation_names(split)) and any(
+        (data_dir / name).is_dir() for name in _image_folders(split)
+    )
+
+
+def portable_name(folder: Path, name: str) -> str:
+    """``file_name`` of an image, with slashes for the backslashes of Windows unless a file has this very name."""
+    if "\\" not in name or os.sep == "\\" or (folder / name).exists():
+        return name
+    return name.replace("\\", "/")
+
+
+def absence_hint(folder: Path, name: str) -> str:
+    """Where a file that is not at its ``file_name`` lies in ``folder``, and what to do; empty if it does not."""
+    base = name.replace("\\", "/").rpartition("/")[2]
+    if base and base != name and (folder / base).is_file():
+        return f"{base} is in {folder}: remove the folder from 'file_name'"
+    for suffix in _IMAGE_SUFFIXES:
+        other = f"{base.rpartition('.')[0] or base}{suffix}"
+        if other != base and (folder / other).is_file():
+            return f"{other} is in {folder}: correct 'file_name'"
+    return ""
 
 
 def leaves_folder(folder: Path, name: str) -> bool:

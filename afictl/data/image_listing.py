@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 from afictl.data.dataset import Dataset
-from afictl.data.folders import leaves_folder
-from afictl.data.image_faults import content_fault, file_fault, status_fault
+from afictl.data.folders import absence_hint, leaves_folder, portable_name
+from afictl.data.image_faults import MISSING, content_fault, file_fault, status_fault
 from afictl.data.images import has_unclear_orientation, opened_image
 from afictl.errors import UserError
 
@@ -40,15 +40,17 @@ def require_images(
     Raises:
         UserError: files are missing or cannot be images; names the first, with the reason.
     """
-    names = dataset.file_names
+    names = [portable_name(dataset.image_dir, name) for name in dataset.file_names]
     selection = names if images is None else [names[k] for k in images]
     faults = image_faults(dataset.image_dir, selection)
     if faults:
         listed = "; ".join(f"{name} {fault}" for name, fault in list(faults.items())[:_MAX_NAMES])
         more = "; ..." if len(faults) > _MAX_NAMES else ""
+        name, fault = next(iter(faults.items()))
+        hint = absence_hint(dataset.image_dir, name) if fault == MISSING else ""
         raise UserError(
             f"{dataset.annotation_file}: {len(faults)} of its {len(selection)} images cannot be read in "
-            f"{dataset.image_dir}: {listed}{more}; {advice}"
+            f"{dataset.image_dir}: {listed}{more}; {f'{hint}; ' if hint else ''}{advice}"
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from afictl.data.folders import SPLITS, find_files, has_split, leaves_folder
+from afictl.data.folders import SPLITS, find_files, has_split, leaves_folder, portable_name
 from afictl.data.formats.coco_records import FIELDS, Contents, check_records, read_instances
 from afictl.errors import UserError
 from afictl.files import atomic_folder
@@ -84,7 +84,11 @@ def _rank(seed: int, name: str) -> bytes:
 
 def _write_annotations(out_dir: Path, split: str, contents: Contents) -> None:
     file = out_dir / "annotations" / f"instances_{split}.json"
-    file.write_text(json.dumps(contents), encoding="utf-8")
+    try:
+        text = json.dumps(contents)
+    except RecursionError:
+        raise UserError(f"{split} annotations: a value is nested too deep to be written again; remove it") from None
+    file.write_text(text, encoding="utf-8")
 
 
 def _copy_or_link_split(data_dir: Path, out_dir: Path, split: str, copy: bool) -> None:
@@ -103,8 +107,8 @@ def _copy_or_link_split(data_dir: Path, out_dir: Path, split: str, copy: bool) -
 
 def _copy_or_link_files(source: Path, target: Path, names: Iterable[str], copy: bool) -> None:
     for name in names:
-        original, path = source / name, target / name
-        if os.path.isabs(name) or leaves_folder(source, name):
+        original, path = source / portable_name(source, name), target / name
+        if os.path.isabs(name) or leaves_folder(source, portable_name(source, name)):
             raise UserError(f"image {name!r}: its file_name leaves the image folder {source}; correct the annotations")
         if not original.is_file():
             raise UserError(f"image {original} does not exist; 'afictl data check' lists every missing one")

@@ -99,7 +99,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_of_the_page_exist(page):
-    other_tools = r"pytest|ruff|benchmarks|#SBATCH|--signal=|--max-restarts"
+    other_tools = r"pytest|ruff|benchmarks|#SBATCH|--signal=|--max-restarts|--shm-size"
     lines = [line for line in TEXTS[page].splitlines() if not re.search(other_tools, line)]
     lines = [re.sub(r"\b(torchrun|srun|mpirun) .*? (?=afictl )", "", line) for line in lines]  # a launcher's own flags
     assert set(FLAG.findall("\n".join(lines))) <= {*flags_of(typer.main.get_command(app)), "--help"}

@@ -1,0 +1,131 @@
+"""Dataset folders as other programs export them, recognised by their files, with the steps to COCO's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+_MAX_ENTRIES = 20_000
+"""Of one folder, that are looked at."""
+_MAX_NAMES = 4
+_JSON = ("*.json", "*/*.json")
+
+
+class Layout(NamedTuple):
+    """Layout of another program."""
+
+    program: str
+    patterns: tuple[str, ...]
+    """Glob patterns, each of which must match a path below the dataset folder."""
+    advice: str
+
+
+_CONVERT = "export the dataset as COCO JSON instead"
+_LAYOUTS = (
+    Layout(
+        "Roboflow's COCO export",
+        ("*/_annotations.coco.json",),
+        "move train/_annotations.coco.json to annotations/instances_train.json and valid/_annotations.coco.json to "
+        "annotations/instances_val.json, and rename the folder valid to val",
+    ),
+    Layout(
+        "Roboflow's COCO export in one folder",
+        ("_annotations.coco.json",),
+        "split it into train and val, each with annotations/instances_SPLIT.json and an image folder SPLIT",
+    ),
+    Layout(
+        "a COCO export of CVAT or Datumaro",
+        ("annotations/instances_default.json",),
+        "rename annotations/instances_default.json to annotations/instances_train.json and the image folder to train; "
+        "make a val split likewise",
+    ),
+    Layout(
+        "a COCO export of CVAT or Datumaro with subsets",
+        ("annotations/instances_*.json", "images"),
+        "move the folders images/SUBSET to train and val, and name the annotation files instances_train.json and "
+        "instances_val.json",
+    ),
+    Layout(
+        "Label Studio's COCO export",
+        ("result.json", "images"),
+        "split result.json into annotations/instances_train.json and annotations/instances_val.json, with file names "
+        "without 'images/', and put the images into train and val",
+    ),
+    Layout(
+        "FiftyOne's COCO export",
+        ("labels.json", "data"),
+        "move labels.json to annotations/instances_train.json and rename the folder data to train; export the val "
+        "split likewise",
+    ),
+    Layout(
+        "FiftyOne's COCO export with a folder for each split",
+        ("*/labels.json", "*/data"),
+        "move SPLIT/labels.json to annotations/instances_SPLIT.json and SPLIT/data to SPLIT, for train and val",
+    ),
+    Layout("Supervisely's format", ("meta.json", "*/ann"), f"{_CONVERT} (the app 'Export to COCO')"),
+    Layout("Pascal VOC's layout", ("Annotations/*.xml",), "convert it to COCO JSON, for example with Datumaro"),
+    Layout("Pascal VOC's files", ("*/*.xml",), "convert them to COCO JSON, for example with Datumaro"),
+    Layout("YOLO's layout", ("labels/**/*.txt",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
+    Layout("YOLO's layout", ("*/labels/*.txt",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
+    Layout("YOLO's layout", ("data.yaml",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
+    Layout("a table", ("**/_annotations.csv",), _CONVERT),
+    Layout("TFRecord", ("**/*.tfrecord",), _CONVERT),
+)
+"""Common layouts, more specific ones first."""
+
+_CONTENTS = {
+    "LabelMe's files": ((b'"shapes"', b'"imagePath"'), "convert them to COCO JSON, for example with labelme2coco"),
+    "Datumaro's own format": ((b'"items"', b'"categories"'), f"{_CONVERT} (datum convert -f coco_instances)"),
+    "Label Studio's own format": ((b'"completed_by"',), f"{_CONVERT} (Export, COCO)"),
+    "VGG Image Annotator's format": ((b'"shape_attributes"',), f"{_CONVERT} (Annotation, Export Annotations)"),
+}
+"""JSON of other programs, by keys at its beginning, with the advice."""
+_HEAD_BYTES = 2**16
+
+
+def describe_layout(data_dir: Path) -> str:
+    """What a folder without COCO's layout holds, and what to do; empty if nothing is recognised.
+
+    Args:
+        data_dir: an existing folder.
+    """
+    for layout in _LAYOUTS:
+        matches = [next(_matches(data_dir, pattern), None) for pattern in layout.patterns]
+        if all(matches):
+            seen = ", ".join(str(path) for path in matches)
+            return f"this looks like {layout.program} ({seen}): {layout.advice}"
+    nested = [path for path in _matches(data_dir, "*/annotations") if (data_dir / path).is_dir()]
+    if nested:
+        return f"the dataset seems to be one folder deeper: {data_dir / nested[0].parent}"
+    names = sorted(str(path) for pattern in _JSON for path in _matches(data_dir, pattern) if not _is_expected(path))
+    for name in names[:_MAX_NAMES]:
+        for program, (keys, advice) in _CONTENTS.items():
+            if all(key in _head(data_dir / name) for key in keys):
+                return f"this looks like {program} ({name}): {advice}"
+    if not names:
+        return ""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"JSON files that it has: {', '.join(names[:_MAX_NAMES])}{more}; move or rename those with the annotations"
+
+
+def _matches(data_dir: Path, pattern: str) -> Iterator[Path]:
+    """Paths below ``data_dir`` that match, relative to it; folders that cannot be read have none."""
+    try:
+        for path in islice(data_dir.glob(pattern), _MAX_ENTRIES):
+            yield path.relative_to(data_dir)
+    except OSError:
+        return
+
+
+def _is_expected(path: Path) -> bool:
+    return path.parent.name == "annotations" and path.name.startswith(("instances_train", "instances_val"))
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_HEAD_BYTES)
+    except OSError:
+        return b""
