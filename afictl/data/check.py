@@ -15,8 +15,9 @@ from afictl.data.check_splits import compare_with_train
 from afictl.data.dataset import MIN_SIDE_PX, clip_boxes, drop_reasons
 from afictl.data.folders import SPLITS, annotation_names, find_files, require_data_folder
 from afictl.data.formats.coco_records import FIELDS, Contents, Record, ids_by_repeated, read_instances, record_fault
-from afictl.data.formats.coco_values import parse_flag, shorten
+from afictl.data.formats.coco_values import is_id, is_name, parse_flag, shorten
 from afictl.errors import UserError
+from afictl.garbage_collection import paused_garbage_collection
 from afictl.progress import ProgressCallback
 
 _MAX_DETECTIONS = 100
@@ -55,13 +56,14 @@ def check_split(
     try:
         annotation_file, image_dir = find_files(Path(data_dir), split)
         report.annotation_file = str(annotation_file)
-        contents = read_instances(annotation_file)
+        with paused_garbage_collection():
+            contents = read_instances(annotation_file)
+            images_to_read = check_annotations(contents, report)
+            if split != "train":
+                compare_with_train(Path(data_dir), contents, image_dir, report)
     except UserError as error:
         report.add("annotation-file", Location(detail=str(error)))
         return report
-    images_to_read = check_annotations(contents, report)
-    if split != "train":
-        compare_with_train(Path(data_dir), contents, image_dir, report)
     if images:
         check_image_files(image_dir, [(r["file_name"], _size_hw(r)) for r in images_to_read], report, progress)
     return report
@@ -102,10 +104,12 @@ def _valid_records(contents: Contents, key: str, kind: str, report: SplitReport)
             yield record
             continue
         rule = "malformed-record" if fault else f"duplicate-{kind}"
+        shown_id = record_id if is_id(record_id) else shorten(record_id)
         if kind == "annotation":
-            location = Location(None, record_id, f"{key}[{k}] of image {record.get('image_id')}")
+            location = Location(None, shown_id, f"{key}[{k}] of image {shorten(record.get('image_id'))}")
         else:
-            location = Location(record.get("file_name"), None, f"{key}[{k}] id {record_id}")
+            name = record.get("file_name")
+            location = Location(name if is_name(name) else None, None, f"{key}[{k}] id {shown_id}")
         report.add(rule, location._replace(detail=f"{location.detail}: {fault}") if fault else location)
 
 
@@ -136,13 +140,13 @@ def _check_categories(categories: dict[int, str], objects: list[Record], report:
 def _check_flags(objects: list[Record], images: dict[int, Record], report: SplitReport) -> None:
     """Add flags that are written as text or NaN, and flags of other formats that COCO does not have."""
     for record in objects:
-        location = Location(images[record["image_id"]]["file_name"], record["id"])
         for flag in _FLAGS:
             value = record.get(flag)
             if isinstance(value, str) or value != value:  # NaN differs from itself
-                report.add("unusual-flag", location._replace(detail=f"{flag} {shorten(value)}"))
+                file = images[record["image_id"]]["file_name"]
+                report.add("unusual-flag", Location(file, record["id"], f"{flag} {shorten(value)}"))
         if parse_flag(record.get("difficult")):
-            report.add("difficult", location)
+            report.add("difficult", Location(images[record["image_id"]]["file_name"], record["id"]))
 
 
 def _check_boxes(objects: list[Record], images: dict[int, Record], report: SplitReport) -> np.ndarray:

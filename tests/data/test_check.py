@@ -331,3 +331,16 @@ def test_killed_reading_process_is_one_error(write_coco, monkeypatch):
 
 def kill_this_process(*_):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("value", [5.5, [1], ["x" * 10_000], {"a": [[]]}, None, float("nan")])
+def test_records_of_any_values_are_findings_of_one_line(write_coco, value):
+    data = write_coco([{"id": value, "image_id": value}, {"bbox": value}, {}], images=[{}, {}])
+    file = data / "annotations" / "instances_train.json"
+    contents = json.loads(file.read_text())
+    contents["images"][1] = {"id": value, "file_name": value, "width": value}
+    file.write_text(json.dumps(contents))
+    report = check_split(data, "train", images=False)
+    assert len(report.findings["malformed-record"]) == 3
+    assert all(len(str(location)) < 300 for location in report.findings["malformed-record"])
+    json.dumps(report.as_json())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from afictl.data.formats.coco_fast import read_fast
 from afictl.data.formats.coco_records import read_carefully, read_leniently
 from afictl.data.index_cache import cached
 from afictl.data.index_file import IndexContents
+from afictl.garbage_collection import paused_garbage_collection
 
 
 def load_coco(data_dir: str | Path, split: str) -> Dataset:
@@ -66,17 +65,5 @@ def _read_ground_truth(file: Path) -> Annotations:
 
 
 def _read(file: Path, read: Callable[[Path], Annotations]) -> IndexContents:
-    with _no_garbage_collection():
+    with paused_garbage_collection():
         return pack_annotations(read(file))
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Otherwise it would traverse the millions of lists of a file repeatedly, and none of them is garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
