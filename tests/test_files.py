@@ -138,7 +138,7 @@ def test_only_drafts_of_a_named_file_are_removed(tmp_path):
     assert [draft.exists() for draft in drafts] == [False, True, True, True]
 
 
-@pytest.mark.parametrize("name", [*(WRITERS.keys() - {"pseudo.json"}), ".afictl-image-png", "log.txt", ".lock"])
+@pytest.mark.parametrize("name", [*sorted(WRITERS.keys() - {"pseudo.json"}), ".afictl-image-png", "log.txt", ".lock"])
 def test_link_at_an_output_place_is_replaced_and_its_target_kept(tmp_path, name):
     target, folder = tmp_path / "private.txt", tmp_path / "run"
     target.write_text("private")
