@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,6 +152,7 @@ def _load(weights: Path, overrides: list[str], partial: bool) -> LoadedDetector:
     from afictl.detectors import build_detector
     from afictl.presets import parse_preset
     from afictl.weights import LoadedDetector, load_detector
+    from afictl.weights.compatibility import setting_differences
     from afictl.weights.loading import load_tensors
 
     loaded = load_detector(weights, partial=partial)
@@ -165,4 +166,5 @@ def _load(weights: Path, overrides: list[str], partial: bool) -> LoadedDetector:
             f"--set {' '.join(overrides)}: the weights of {weights} do not fit the changed detector ({report}); "
             "change only keys that leave the layers as they are, such as input.test_size"
         )
-    return LoadedDetector(detector, preset, loaded.classes, loaded.metadata, loaded.report)
+    report = replace(loaded.report, differences=setting_differences(preset, loaded.preset))
+    return LoadedDetector(detector, preset, loaded.classes, loaded.metadata, report)

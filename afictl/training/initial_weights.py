@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,8 @@ from afictl.tensor_files import check_file
 from afictl.training.run_inputs import InputFile, RecordedInputs, weights_input
 from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
 from afictl.weights.checkpoint import find_checkpoint
-from afictl.weights.compatibility import anchor_note
+from afictl.weights.compatibility import difference_note
+from afictl.weights.loading import differences_of
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,15 @@ def _load_detector_weights(detector: Detector, initial: InitialWeights, path: Pa
     tensors, prefix = checkpoint.tensors, detector.interpolator_prefix
     if initial.interpolator:  # instead of the checkpoint's
         tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
-    report = load_tensors(detector, tensors)
+    report = replace(load_tensors(detector, tensors), notes=checkpoint.notes)
     if not (initial.partial and report.matched):
         _require_fit(detector, report, path, checkpoint.metadata)
     lines = [f"{path}: {report}"]
-    if note := anchor_note(detector.preset, checkpoint):
+    differences = differences_of(detector, checkpoint)
+    others = [difference for difference in differences if not difference.key.startswith("interpolator.")]
+    if note := difference_note(others, path):
         lines.append(note)
-    if any(name.startswith(prefix) for name in report.missing):
+    if len(others) < len(differences) or any(name.startswith(prefix) for name in report.missing):
         lines.append(_interpolator_line(detector, initial))
     if class_layers := [name for name in report.mismatched if name.startswith(detector.class_layers)]:
         lines.append(f"class layers are initialised anew for {detector.num_classes} classes: {', '.join(class_layers)}")

@@ -28,6 +28,7 @@ from afictl.training.stage1 import train_stage1
 from afictl.training.stage2 import build_student, train_stage2
 from afictl.weights import LoadedDetector, load_detector, load_tensors
 from afictl.weights.checkpoint import find_checkpoint
+from afictl.weights.compatibility import arithmetic_differences, difference_note, setting_differences
 from afictl.weights.saved_state import read_saved_state
 
 
@@ -116,7 +117,7 @@ def _pretrain(
                 if recorded.note:
                     run.log(recorded.note)
             if number == stages[0]:
-                _log_guide(run, loaded, guide_path)
+                _log_guide(run, loaded, preset, guide_path)
                 for note in filter(None, map(orientation_note, splits)):
                     run.log(note)
             run.log(
@@ -162,8 +163,11 @@ def _preset_without_other_options(loaded: LoadedDetector, kind: str) -> dict[str
     return preset.model_dump()
 
 
-def _log_guide(run: RunWriter, loaded: LoadedDetector, path: Path) -> None:
+def _log_guide(run: RunWriter, loaded: LoadedDetector, preset: Preset, path: Path) -> None:
     run.log(f"guide {path}: {loaded.report}")
+    changed = setting_differences(preset.model_copy(update={"interpolator": loaded.preset.interpolator}), loaded.preset)
+    if note := difference_note(changed, path):
+        run.log(note)
     kind = loaded.preset.interpolator.kind
     if kind != "nearest":
         run.log(f"warning: the guide {path} interpolates with {kind}; a guide in the paper with nearest")
@@ -175,6 +179,8 @@ def _rebuild(loaded: LoadedDetector, preset: Preset, path: Path) -> Detector:
     for key in ("backbone", "neck"):
         if getattr(preset, key) != getattr(trained, key):
             raise UserError(f"--set {key}.*: the guide {path} is trained already; its {key} cannot change")
+    for difference in arithmetic_differences(preset, trained):
+        raise UserError(f"--set {difference.key}: the guide {path} was trained with {difference}; it cannot change")
     detector = build_detector(preset.model_copy(update={"interpolator": trained.interpolator}), len(loaded.classes))
     report = load_tensors(detector, loaded.detector.state_dict())
     if not report.complete:

@@ -13,6 +13,7 @@ from afictl.weights.description import BACKBONE, VERSION
 from afictl.weights.layouts.msra import find_plain_resnet, to_timm
 from afictl.weights.layouts.pixels import fold_pixels
 from afictl.weights.loading import LoadReport, compare_tensors
+from afictl.weights.wrappers import unwrapped_variants
 
 # The backbones of the shipped presets, and their nearest relatives.
 _NETWORKS = (
@@ -28,6 +29,13 @@ def as_backbone(checkpoint: Checkpoint) -> tuple[Checkpoint, LoadReport] | None:
         The converted checkpoint and the report of its tensors against the network that it names; None if no supported
         network matches.
     """
+    for tensors in unwrapped_variants(checkpoint.tensors, backbone=True):
+        if converted := _as_network(replace(checkpoint, tensors=tensors)):
+            return converted
+    return None
+
+
+def _as_network(checkpoint: Checkpoint) -> tuple[Checkpoint, LoadReport] | None:
     plain = find_plain_resnet(checkpoint.tensors)
     for network in _NETWORKS:
         with torch.device("meta"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ from afictl.run_records import read_description
 from afictl.tensor_files import check_file, read_tensors
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError
 from afictl.weights.description import DETECTOR
-from afictl.weights.pickled_arrays import ARRAYS, PickledArray
+from afictl.weights.pickled_arrays import ARRAYS
 from afictl.weights.pickles import read_pickle
+from afictl.weights.state_dicts import Weights, find_state_dict
+from afictl.weights.stored_classes import ClassNames, find_class_names
 from afictl.weights.stored_tensors import DTYPES, StoredTensor
 from afictl.weights.torch_files import LEGACY_START, Fill, open_legacy, open_zip
 
 _RUN_CHECKPOINTS = (BEST, LAST)
-_STATE_DICT_KEYS = ("model", "state_dict", "blobs")
-_MOMENTUM = "_momentum"  # optimizer state among the blobs of Caffe2
 _MAX_NAME_LENGTH = 1024
 _MAX_EMPTY_SIDE = 2**20  # a tensor without elements may claim any shape
 _MAX_SHARED_FACTOR = 8
@@ -41,31 +40,39 @@ class Checkpoint:
         path: the file that was read.
         tensors: name -> tensor, on the CPU.
         metadata: the description in a file of afictl; empty for other files.
+        class_names: lists of class names beside the tensors of another project.
+        notes: which of several state dicts ``tensors`` is.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
+    class_names: tuple[ClassNames, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoint:
     """Read a checkpoint file of any supported kind, or the best (else last) detector of a run folder.
 
     The format is detected from the content: safetensors; both formats of ``torch.save``; pickles of NumPy arrays
     (``.pkl`` of the model zoos of detectron2 and Detectron). The state dict may be the top level or stand under
-    ``model``, ``state_dict`` or ``blobs``. Nothing in the file is executed; time and memory are bounded by its size.
+    ``model``, ``state_dict`` and similar keys. Objects beside it, such as arguments, are left alone. Nothing in the
+    file is executed; time and memory are bounded by its size.
+
+    Args:
+        path: file or run folder.
+        averaged: take the averaged (EMA) weights, or the trained ones; None: those that the library of the file loads.
 
     Raises:
-        UserError: the file is missing, damaged, has no tensors, contains other objects than tensors and plain values,
-            has non-finite weights, or claims more memory than its size.
+        UserError: the file is missing, damaged, has no tensors, would run code in other readers, has non-finite
+            weights, or claims more memory than its size.
     """
-    file = find_checkpoint(Path(path))
-    tensors, metadata = _read(file)
-    for name, tensor in tensors.items():
-        _check(name, tensor, file)
-    if metadata.get("format") == DETECTOR:
-        read_description(metadata, file)
-    return Checkpoint(file, tensors, metadata)
+    checkpoint = _read(find_checkpoint(Path(path)), averaged)
+    for name, tensor in checkpoint.tensors.items():
+        _check(name, tensor, checkpoint.path)
+    if checkpoint.metadata.get("format") == DETECTOR:
+        read_description(checkpoint.metadata, checkpoint.path)
+    return checkpoint
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -110,15 +117,15 @@ def _refuse_comparison(folder: Path) -> None:
         )
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _read(file: Path, averaged: bool | None) -> Checkpoint:
     check_file(file)
     try:
         with open(file, "rb") as opened:
             head = opened.read(64)
         if _is_safetensors(head, file):
-            return read_tensors(file)
+            return _read_safetensors(file, averaged)
         with io.FileIO(file) as raw:
-            return _read_pickled(raw, head, file), {}
+            return _read_pickled(raw, head, file, averaged)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); copy it again") from None
     except DamagedError as error:
@@ -127,6 +134,12 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
         raise UserError(
             f"{file}: refused: {error}; if you trust it, save its state_dict alone as safetensors and give that file"
         ) from None
+
+
+def _read_safetensors(file: Path, averaged: bool | None) -> Checkpoint:
+    if averaged:
+        raise UserError(f"{file}: contains no averaged weights; leave --ema out")
+    return Checkpoint(file, *read_tensors(file))
 
 
 def _is_safetensors(head: bytes, file: Path) -> bool:
@@ -143,7 +156,7 @@ def _is_pickle(head: bytes) -> bool:
     return head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
 
 
-def _read_pickled(raw: io.FileIO, head: bytes, file: Path) -> dict[str, Tensor]:
+def _read_pickled(raw: io.FileIO, head: bytes, file: Path, averaged: bool | None) -> Checkpoint:
     if _is_zip(head):
         content, fill = open_zip(raw)
     elif _is_pickle(head) and LEGACY_START in head[:32]:
@@ -155,7 +168,9 @@ def _read_pickled(raw: io.FileIO, head: bytes, file: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{file}: not a checkpoint ({_describe_start(head)}); give a safetensors, PyTorch or pickle file"
         )
-    return fill_tensors(_state_dict(content, file), fill, file.stat().st_size)
+    described, notes = find_state_dict(content, file, averaged)
+    tensors = fill_tensors(described, fill, file.stat().st_size)
+    return Checkpoint(file, tensors, {}, find_class_names(content), notes)
 
 
 def _no_storages(key: str, _: memoryview) -> None:
@@ -170,25 +185,7 @@ def _describe_start(head: bytes) -> str:
     return "its first bytes match no supported format"
 
 
-def _state_dict(content: object, file: Path) -> dict[str, StoredTensor | PickledArray]:
-    """The tensors of a nested or top-level state dict."""
-    if not isinstance(content, Mapping):
-        raise UserError(f"{file}: contains a {type(content).__name__}, not a state_dict")
-    for candidate in (*(content.get(key) for key in _STATE_DICT_KEYS), content):
-        if isinstance(candidate, Mapping):
-            tensors = {name: value for name, value in candidate.items() if _is_weight(name, value)}
-            if tensors:
-                return tensors
-    keys = " or ".join(_STATE_DICT_KEYS)
-    raise UserError(f"{file}: contains no named tensors; expected a state_dict at the top level or under {keys}")
-
-
-def _is_weight(name: object, value: object) -> bool:
-    tensor = isinstance(value, (StoredTensor, PickledArray))
-    return tensor and isinstance(name, str) and not name.endswith(_MOMENTUM)
-
-
-def fill_tensors(described: dict[str, StoredTensor | PickledArray], fill: Fill, size: int) -> dict[str, Tensor]:
+def fill_tensors(described: Weights, fill: Fill, size: int) -> dict[str, Tensor]:
     """Read the described tensors, each storage once, after a check of their total size.
 
     Args:

@@ -5,63 +5,153 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
 from afictl.weights.checkpoint import Checkpoint
 
-_COMMON_KEYS = ("backbone.stride_in_1x1", "input.mean", "input.std")
-_ANCHOR_KEYS = ("detector.anchor_sizes", "detector.anchor_ratios", "detector.size_ranges")
-_NECK_KEYS = {"fpn": ("neck.fuse",), "pafpn": ("neck.fuse",), "bifpn": ("neck.fusion", "neck.skips", "neck.blocks")}
+_ARITHMETIC_KEYS = ("backbone.stride_in_1x1", "input.mean", "input.std")
+_NECK_KEYS = {
+    **dict.fromkeys(("fpn", "pafpn"), ("neck.fuse",)),
+    "bifpn": ("neck.fusion", "neck.skips", "neck.blocks"),
+}
+_NOTED_KEYS = (
+    *("backbone.name", "backbone.options", "backbone.norm", "neck.top"),
+    *("detector.anchor_sizes", "detector.anchor_ratios", "detector.anchors_per_octave", "detector.size_ranges"),
+)
+_TRAINING_OPTIONS = frozenset({"drop_rate", "drop_path_rate", "drop_block_rate", "attn_drop_rate", "proj_drop_rate"})
+_DETECTRON2_KEYS = (
+    *("INPUT.FORMAT", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.NORM", "MODEL.FPN.FUSE_TYPE", "MODEL.FPN.NORM"),
+    *("MODEL.ANCHOR_GENERATOR.OFFSET", "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.RPN.BBOX_REG_WEIGHTS"),
+    *(f"MODEL.ROI_BOX_HEAD.{key}" for key in ("POOLER_TYPE", "POOLER_SAMPLING_RATIO", "BBOX_REG_WEIGHTS")),
+    *(f"MODEL.ROI_MASK_HEAD.{key}" for key in ("POOLER_TYPE", "POOLER_SAMPLING_RATIO")),
+    *("MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", "MODEL.RETINANET.BBOX_REG_WEIGHTS"),
+)
+"""Keys of detectron2's configuration that have the role of the settings above."""
+
+
+class Difference(NamedTuple):
+    """A setting that is not the one that weights were trained with."""
+
+    key: str
+    """Dotted key of a preset; for a model of detectron2 perhaps a key of its configuration."""
+    trained: object
+    """The value that the weights were trained with."""
+
+    def __str__(self) -> str:
+        return f"{self.key}={_flag_value(self.trained)}"
+
+
+def setting_differences(preset: Preset, trained: Preset) -> tuple[Difference, ...]:
+    """Settings under which a detector of ``preset`` computes something else with weights of one of ``trained``."""
+    noted = (*_differences(preset, trained, _NOTED_KEYS), *_interpolator_differences(preset, trained))
+    return (*arithmetic_differences(preset, trained), *noted, *_detectron2_differences(preset, trained))
+
+
+def arithmetic_differences(preset: Preset, trained: Preset) -> tuple[Difference, ...]:
+    """``setting_differences`` that are hardly intended; others, such as anchors, adapt a detector to its objects."""
+    if trained.neck.kind != preset.neck.kind:
+        return ()  # another model, which the tensor names show
+    return _differences(preset, trained, (*_ARITHMETIC_KEYS, *_NECK_KEYS[preset.neck.kind]))
+
+
+def checkpoint_differences(preset: Preset, checkpoint: Checkpoint) -> tuple[Difference, ...]:
+    """``setting_differences`` to the preset in a checkpoint; empty for one without a preset."""
+    trained = _trained_preset(checkpoint)
+    return setting_differences(preset, trained) if trained else ()
 
 
 def require_same_arithmetic(preset: Preset, checkpoint: Checkpoint) -> None:
-    """Check that a detector of ``preset`` computes the same with the weights of ``checkpoint`` as their own detector.
+    """Check that a detector of ``preset`` has the arithmetic of the preset in ``checkpoint``.
 
     Raises:
-        UserError: the preset stored in the checkpoint differs; the message names the keys to set.
+        UserError: it differs; the message names the keys to set.
     """
-    differences = _differing_settings(preset, checkpoint, (*_COMMON_KEYS, *_NECK_KEYS[preset.neck.kind]))
+    trained = _trained_preset(checkpoint)
+    differences = arithmetic_differences(preset, trained) if trained else ()
     if differences:
+        keys = " and ".join(difference.key for difference in differences)
         raise UserError(
-            f"{checkpoint.path}: its weights were trained with another {' and '.join(differences)} than {preset.name};"
+            f"{checkpoint.path}: its weights were trained with another {keys} than {preset.name};"
             f" add {_flags(differences)}"
         )
 
 
-def anchor_note(preset: Preset, checkpoint: Checkpoint) -> str:
-    """A note that the weights were trained with other anchors or size ranges than ``preset`` has; empty if equal.
-
-    Other anchors can be intended, for objects of another size; the box regression then has to be trained again.
-    """
-    differences = _differing_settings(preset, checkpoint, _ANCHOR_KEYS)
+def difference_note(differences: Iterable[Difference], source: object) -> str:
+    """A line on differences to the weights of ``source``; empty if there are none."""
+    differences = tuple(differences)
     if not differences:
         return ""
-    keys = " and ".join(differences)
-    return f"note: {checkpoint.path} was trained with another {keys}; {_flags(differences)} keeps its values"
+    keys = " and ".join(difference.key for difference in differences)
+    values = "its values" if len(differences) > 1 else "its value"
+    return f"note: {source} was trained with another {keys}; {_flags(differences)} keeps {values}"
 
 
-def _differing_settings(preset: Preset, checkpoint: Checkpoint, keys: Iterable[str]) -> dict[str, object]:
-    """The values stored in the checkpoint of those ``keys`` that have another value in ``preset``."""
+def _trained_preset(checkpoint: Checkpoint) -> Preset | None:
     values = checkpoint.metadata.get("preset")
-    if not isinstance(values, Mapping):
-        return {}
-    stored_preset = parse_preset(values, source=str(checkpoint.path))
-    if stored_preset.neck.kind != preset.neck.kind:
-        return {}  # another model, which the tensor names show
-    pairs = {key: (_value(stored_preset, key), _value(preset, key)) for key in keys}
-    return {key: stored for key, (stored, new) in pairs.items() if None not in (stored, new) and not _same(stored, new)}
+    return parse_preset(values, source=str(checkpoint.path)) if isinstance(values, Mapping) else None
 
 
-def _flags(values: Mapping[str, object]) -> str:
-    """``--set`` flags for ``values``, as the shell takes them."""
-    return " ".join(f"--set {key}={_flag_value(value)}" for key, value in values.items())
+def _differences(preset: Preset, trained: Preset, keys: Iterable[str]) -> tuple[Difference, ...]:
+    """Differing values of those ``keys`` that both presets have."""
+    pairs = {key: (_value(trained, key), _value(preset, key)) for key in keys}
+    return tuple(
+        Difference(key, _setting(trained, key))
+        for key, (before, now) in pairs.items()
+        if None not in (before, now) and not _same(before, now)
+    )
 
 
-def _value(preset: Preset, key: str) -> object:
+def _interpolator_differences(preset: Preset, trained: Preset) -> tuple[Difference, ...]:
+    """A differing kind, else differing options, of those that both presets name."""
+    before, now = trained.interpolator, preset.interpolator
+    if before.kind != now.kind:
+        return (Difference("interpolator.kind", before.kind),)
+    names = before.options.keys() & now.options.keys()
+    changed = sorted(name for name in names if before.options[name] != now.options[name])
+    return tuple(Difference(f"interpolator.options.{name}", before.options[name]) for name in changed)
+
+
+def _detectron2_differences(preset: Preset, trained: Preset) -> tuple[Difference, ...]:
+    if not preset.detector.kind == trained.detector.kind == "detectron2":
+        return ()
+    from afictl.presets.detectron2_configs import read_config  # detectron2 is optional
+
+    sources = [getattr(detector, "source", "") for detector in (trained.detector, preset.detector)]
+    if sources[0] == sources[1]:
+        return ()
+    before, now = map(read_config, sources)
+    pairs = {key: (_config_value(before, key), _config_value(now, key)) for key in _DETECTRON2_KEYS}
+    return tuple(Difference(key, old) for key, (old, new) in pairs.items() if old != new)
+
+
+def _config_value(config: object, key: str) -> object:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return json.loads(json.dumps(config))  # sequences of one type
+
+
+def _flags(differences: Iterable[Difference]) -> str:
+    """``--set`` flags for the values before, as the shell takes them."""
+    return " ".join(f"--set {difference}" for difference in differences)
+
+
+def _setting(preset: Preset, key: str) -> object:
     """The value of a dotted key; None where the kind of the section has no such key."""
     section, name = key.split(".")
     return getattr(getattr(preset, section), name, None)
+
+
+def _value(preset: Preset, key: str) -> object:
+    """The part of a setting that weights depend on."""
+    value = _setting(preset, key)
+    is_adapted = preset.detector.kind in ("torchvision", "detectron2")  # whose tensor names show the backbone
+    if key == "backbone.name":
+        return None if is_adapted else str(value).partition(".")[0]  # without the tag of ImageNet weights
+    if key == "backbone.options" and isinstance(value, dict):
+        return {name: option for name, option in value.items() if name not in _TRAINING_OPTIONS}
+    return value
 
 
 def _flag_value(value: object) -> str:

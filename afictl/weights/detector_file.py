@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def detector_of(
         prefix = detector.interpolator_prefix
         interpolator_state = {k: v for k, v in detector.state_dict().items() if k.startswith(prefix)}
         tensors = {k: v for k, v in tensors.items() if not k.startswith(prefix)} | interpolator_state
-    report = load_tensors(detector, tensors)
+    report = replace(load_tensors(detector, tensors), notes=checkpoint.notes)
     return LoadedDetector(detector.eval(), detector.preset, classes, checkpoint.metadata, report)
 
 

@@ -15,17 +15,19 @@ from afictl.detectors import Detector
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
-from afictl.interpolators import AFInterpolator
+from afictl.interpolators import Interpolator
+from afictl.interpolators.base import described_kind
 from afictl.necks.fpn import FPN, rename_former_keys
 from afictl.presets import InputConfig
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
-from afictl.weights.compatibility import require_same_arithmetic
+from afictl.weights.compatibility import Difference, checkpoint_differences, require_same_arithmetic
 from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR_FORMATS
-from afictl.weights.layouts import describe_content, to_afictl, without_wrapper
+from afictl.weights.layouts import describe_content, to_afictl
 from afictl.weights.layouts.detectron2_detectors import has_statistics, without_derived
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.msra import find_plain_resnet, to_timm
 from afictl.weights.layouts.pixels import fold_pixels
+from afictl.weights.wrappers import fitting_variant, unwrapped_variants
 
 # Batch norm never reads this counter, as its momentum is set; frozen norms have none.
 _COUNTER = "num_batches_tracked"
@@ -49,11 +51,19 @@ class LoadReport:
     """In the file only: ignored."""
     mismatched: tuple[str, ...]
     """In both with different shapes: unchanged in the module."""
+    differences: tuple[Difference, ...] = ()
+    """Settings that the weights were trained with and the module does not have, under which they compute something
+    else: other anchors, another normalisation of pixels, another interpolator."""
+    notes: tuple[str, ...] = ()
+    """Which weights of the file they are, if it has averaged and trained ones."""
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor of the module was loaded and every tensor of the file used."""
-        return not (self.missing or self.unexpected or self.mismatched)
+        """Whether the module computes what the weights were trained for.
+
+        Every tensor of the module was loaded, every tensor of the file used, and no setting is known to differ.
+        """
+        return not (self.missing or self.unexpected or self.mismatched or self.differences)
 
     def __str__(self) -> str:
         parts = [f"{len(self.matched)} tensors loaded"]
@@ -61,28 +71,43 @@ class LoadReport:
             names = getattr(self, kind)
             if names:
                 parts.append(f"{len(names)} {kind} ({first_names(names)})")
-        return "; ".join(parts)
+        if self.differences:
+            parts.append(f"trained with {', '.join(map(str, self.differences))}")
+        return "; ".join((*parts, *self.notes))
 
 
-def load_weights(module: nn.Module, path: str | Path) -> LoadReport:
+def load_weights(module: nn.Module, path: str | Path, *, averaged: bool | None = None) -> LoadReport:
     """Load the tensors of any supported checkpoint that fit ``module`` by name and shape.
 
-    Detectors, AF interpolators and discriminators also accept checkpoints of other projects (see ``layouts``).
+    Detectors, interpolators and discriminators also accept checkpoints of other projects (see ``layouts``).
+
+    Args:
+        module: loaded in place.
+        path: file or run folder.
+        averaged: as in ``read_checkpoint``.
+
+    Returns:
+        The report, in which ``differences`` are settings that the module does not share with the file's detector or
+        interpolator.
 
     Raises:
-        UserError: the checkpoint cannot be read, or belongs to a detector with settings under which the same weights
-            compute something else.
+        UserError: the checkpoint cannot be read, or belongs to a detector with another arithmetic (position of strides,
+            normalisation of pixels, fusion in the neck), under which the same weights compute something else.
     """
-    return load_tensors(module, read_weights(module, path).tensors)
+    checkpoint = read_weights(module, path, averaged)
+    report = load_tensors(module, checkpoint.tensors)
+    return replace(report, differences=differences_of(module, checkpoint), notes=checkpoint.notes)
 
 
-def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
+def read_weights(module: nn.Module, path: str | Path, averaged: bool | None = None) -> Checkpoint:
     """A checkpoint under the tensor names of ``module``; see ``load_weights``."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, averaged)
     if isinstance(module, AdaptedDetector) and module.preset.detector.kind == "detectron2":
         checkpoint = _for_detectron2_model(checkpoint, module)
-    elif isinstance(module, (Detector, AFInterpolator, PatchDiscriminator)):
+    elif isinstance(module, (Detector, Interpolator, PatchDiscriminator)):
         checkpoint = to_afictl(checkpoint)
+    if not checkpoint.metadata:
+        checkpoint = replace(checkpoint, tensors=fitting_variant(checkpoint.tensors, module.state_dict()))
     if isinstance(module, Detector):
         if checkpoint.metadata.get("format") in (*INTERPOLATOR_FORMATS, DISCRIMINATOR):
             raise UserError(f"{checkpoint.path}: contains {describe_content(checkpoint)}, not a detector")
@@ -90,11 +115,29 @@ def read_weights(module: nn.Module, path: str | Path) -> Checkpoint:
     return checkpoint
 
 
+def differences_of(module: nn.Module, checkpoint: Checkpoint) -> tuple[Difference, ...]:
+    """Settings in the description of a checkpoint that ``module`` does not have."""
+    if isinstance(module, Detector):
+        interpolator = module.neck.interpolator
+        preset = module.preset.with_interpolator(interpolator.kind, interpolator.options)
+        return checkpoint_differences(preset, checkpoint)
+    metadata = checkpoint.metadata
+    if not isinstance(module, Interpolator) or metadata.get("format") not in INTERPOLATOR_FORMATS:
+        return ()
+    config = metadata.get("config")
+    trained = {"kind": described_kind(metadata, checkpoint.path), **(config if isinstance(config, dict) else {})}
+    present = {"kind": module.kind, **module.config}
+    return tuple(Difference(key, value) for key, value in trained.items() if present.get(key, value) != value)
+
+
 def _for_detectron2_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> Checkpoint:
     """A detectron2 checkpoint under the tensor names of an adapted detectron2 model."""
-    if checkpoint.metadata or any(name.startswith(_MODEL_PREFIX) for name in checkpoint.tensors):
-        return checkpoint
-    tensors = without_wrapper(checkpoint.tensors)
+    state = detector.state_dict()
+    own_names = fitting_variant(checkpoint.tensors, state)
+    if checkpoint.metadata or not state.keys().isdisjoint(own_names):
+        return replace(checkpoint, tensors=own_names)
+    names = [name.removeprefix(_MODEL_PREFIX) for name in state]
+    tensors = fitting_variant(checkpoint.tensors, names)
     for name in ("pixel_mean", "pixel_std"):
         statistic, expected = tensors.get(name), getattr(detector.model, name).flatten()
         if statistic is not None and not (
@@ -102,7 +145,6 @@ def _for_detectron2_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> 
         ):
             raise UserError(f"{checkpoint.path}: trained with another {name} than {detector.preset.name} has")
     tensors = without_derived(tensors)
-    state = detector.state_dict()
     unsaved = set(detector.unsaved)
     if not has_statistics(tensors):  # absent statistics equal those of fresh norms
         unsaved |= {name for name in state if name.startswith(f"{_MODEL_PREFIX}{BOTTOM_UP}") and ".running_" in name}
@@ -139,7 +181,11 @@ def compare_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadRep
 
 
 def load_backbone_weights(
-    backbone: FeatureExtractor, path: str | Path, config: InputConfig | None = None
+    backbone: FeatureExtractor,
+    path: str | Path,
+    config: InputConfig | None = None,
+    *,
+    averaged: bool | None = None,
 ) -> LoadReport:
     """Load ImageNet weights into a backbone; the classifier is ignored.
 
@@ -150,12 +196,14 @@ def load_backbone_weights(
         path: the file.
         config: normalisation of the detector's images (default: that of most presets), for which the first convolution
             of detectron2's weights is converted.
+        averaged: as in ``read_checkpoint``.
 
     Raises:
         UserError: the file cannot be read, or belongs to another network or one with the stride in another convolution.
     """
-    checkpoint = read_checkpoint(path)
-    plain, tensors = find_plain_resnet(checkpoint.tensors), checkpoint.tensors
+    checkpoint = read_checkpoint(path, averaged)
+    tensors = checkpoint.tensors
+    plain = next(filter(None, map(find_plain_resnet, unwrapped_variants(tensors, backbone=True))), None)
     _require_strides(
         backbone, plain.stride_in_1x1 if plain else checkpoint.metadata.get("stride_in_1x1"), checkpoint.path
     )
@@ -165,10 +213,19 @@ def load_backbone_weights(
             config = None  # a model of another library converts timm's weights itself
         if "conv1.weight" in tensors:
             tensors["conv1.weight"] = fold_pixels(tensors["conv1.weight"], plain.pixels, config or InputConfig())
+    else:
+        tensors = _fitting_classifier(backbone, tensors)
     report = load_tensors(backbone.net, backbone.convert_classifier(tensors))
     if not report.complete:
         raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name}: {report}")
-    return report
+    return replace(report, notes=checkpoint.notes)
+
+
+def _fitting_classifier(backbone: FeatureExtractor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The variant of a classifier's names, with and without wrappers, from which most tensors of the backbone come."""
+    names = backbone.net.state_dict().keys()
+    variants = unwrapped_variants(tensors, backbone=True)
+    return max(variants, key=lambda variant: len(names & backbone.convert_classifier(variant).keys()))
 
 
 def _require_strides(backbone: FeatureExtractor, stride_in_1x1: bool | None, path: Path) -> None:

@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afictl.weights.bounded import DamagedError, RefusedError, printable
-from afictl.weights.pickles import PLAIN, Call
+from afictl.weights.bounded import DamagedError, printable
+from afictl.weights.pickle_values import PLAIN, Call
+from afictl.weights.stand_ins import StandIn
 
 _NUMBER_CODES = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"})
+_BYTE_ORDERS = "<>=|"
 _MAX_DIMENSIONS = 32
 
 
 class PickledDtype:
     """A number dtype; its byte order is set by ``set_state``."""
 
-    def __init__(self, code: object, *_: object) -> None:
-        text = code.lstrip("<>=|") if isinstance(code, str) else ""
-        if text not in _NUMBER_CODES:
-            raise RefusedError(f"contains an array of {printable(code)}, which is no number type")
-        self.value = np.dtype(f"<{text}" if not str(code).startswith(">") else f">{text}")
+    def __init__(self, code: str) -> None:
+        order = ">" if code.startswith(">") else "<"
+        self.value = np.dtype(f"{order}{code.lstrip(_BYTE_ORDERS)}")
 
     def set_state(self, state: Sequence[object]) -> None:
         """Set the byte order; the other items describe record types, which are not supported."""
@@ -40,12 +40,17 @@ class PickledArray:
         self._dtype = np.dtype("<f4")
         self._fortran = False
         self._raw: bytes | str = b""
+        self.other_type = ""
+        """Description of the elements if they are no numbers."""
 
     def set_state(self, state: Sequence[object]) -> None:
         """Set (version, shape, dtype, is_fortran, bytes); bytes are text in pickles of Python 2."""
         shape, dtype, fortran, raw = state[-4:]
+        if isinstance(dtype, StandIn):
+            self.other_type = dtype.name
+            return
         if not isinstance(dtype, PickledDtype) or not isinstance(raw, (bytes, str)):
-            raise RefusedError("contains an array of objects")
+            raise DamagedError("an array without the bytes of its numbers")
         shape = _checked_shape(shape)
         if prod(shape) * dtype.value.itemsize != len(raw):
             raise DamagedError(f"an array of shape {list(shape)} and type {dtype.value} has {len(raw)} bytes")
@@ -74,10 +79,14 @@ def _checked_shape(shape: object) -> tuple[int, ...]:
     return shape
 
 
-def _reconstruct(kind: object, *_: object) -> PickledArray:
-    if kind is not _NDARRAY:
-        raise RefusedError("contains an array of an unknown class")
-    return PickledArray()
+def _dtype(code: object, *_: object) -> PickledDtype | StandIn:
+    if isinstance(code, str) and code.lstrip(_BYTE_ORDERS) in _NUMBER_CODES:
+        return PickledDtype(code)
+    return StandIn(f"numpy.ndarray of {printable(code)}, which is no number type")
+
+
+def _reconstruct(kind: object, *_: object) -> PickledArray | StandIn:
+    return PickledArray() if kind is _NDARRAY else StandIn(f"{getattr(kind, 'name', 'numpy.ndarray')} (array)")
 
 
 def _from_buffer(raw: object, dtype: object, shape: object, order: object) -> PickledArray:
@@ -87,7 +96,9 @@ def _from_buffer(raw: object, dtype: object, shape: object, order: object) -> Pi
     return array
 
 
-def _scalar(dtype: object, raw: object) -> float | complex:
+def _scalar(dtype: object, raw: object) -> float | complex | StandIn:
+    if isinstance(dtype, StandIn):
+        return StandIn(dtype.name)
     array = PickledArray()
     array.set_state(((), dtype, False, raw))
     return array.to_tensor().item()
@@ -95,7 +106,7 @@ def _scalar(dtype: object, raw: object) -> float | complex:
 
 _NDARRAY = object()
 
-ARRAYS: dict[str, object] = {**PLAIN, "numpy ndarray": _NDARRAY, "numpy dtype": Call(PickledDtype)}
+ARRAYS: dict[str, object] = {**PLAIN, "numpy ndarray": _NDARRAY, "numpy dtype": Call(_dtype)}
 """Globals that are allowed in a pickle of NumPy arrays, plain values and containers."""
 
 for _core in ("numpy.core", "numpy._core"):  # the latter since NumPy 2

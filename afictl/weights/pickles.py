@@ -1,4 +1,4 @@
-"""Interpreter of pickles as data: only globals that the caller allows are resolved, and nothing is imported.
+"""Interpreter of pickles as data: globals that the caller allows are replaced, others have stand-ins; none is imported.
 
 Pickle is a small stack language (``pickletools`` lists its opcodes). A file of 100 bytes can occupy Python's
 reader, even with a restricted ``find_class``, and PyTorch's ``weights_only`` reader without bound, or make them
@@ -10,24 +10,15 @@ from __future__ import annotations
 
 import io
 import pickletools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError, printable
+from afictl.weights.pickle_values import Call, literal, to_dict, to_key, to_set
+from afictl.weights.stand_ins import StandIn, runs_code
 
 MAX_STEPS = 1_000_000
 """Opcodes of one pickle. The largest real ones, detectors with optimizer state, have about 100,000."""
-_KEY_TYPES = (str, bytes, int, float, type(None))
-_MAX_KEY_LENGTH = 4096
-_MAX_INT_BITS = 128
-
-
-@dataclass(frozen=True)
-class Call:
-    """An allowed callable of a pickle, replaced by ``function``."""
-
-    function: Callable[..., object]
 
 
 @runtime_checkable
@@ -49,12 +40,13 @@ def read_pickle(
 
     Args:
         file: an open file.
-        admitted: ``"module name"`` -> the replacement of that global; a ``Call`` may be called.
+        admitted: ``"module name"`` -> the replacement of that global; a ``Call`` may be called. Other globals, and the
+            results of calling them, are ``StandIn``.
         persistent: maps a persistent identifier to its object.
         copied_bytes: limit of the bytes that calls may copy out of strings; valid files need at most their size.
 
     Raises:
-        RefusedError: a global that is not allowed, an opcode that weights do not need, or an exceeded budget.
+        RefusedError: a global that runs code, an opcode that weights do not need, or an exceeded budget.
         DamagedError: truncated or inconsistent.
     """
     machine = _Machine(admitted, persistent, copied_bytes)
@@ -84,7 +76,7 @@ class _Machine:
         """Execute one opcode."""
         self._spend_steps(1)
         if opcode in _LITERALS:
-            self.stack.append(_literal(argument))
+            self.stack.append(literal(argument))
         elif opcode in _OPCODES:
             _OPCODES[opcode](self, argument)
         elif opcode not in _NO_OPERATION:
@@ -98,6 +90,15 @@ class _Machine:
     def _pop_mark(self) -> list[object]:
         items, self.stack = self.stack, self._outer.pop()
         return items
+
+    def pop(self, _: object) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:  # the topmost item is a mark
+            self.pop_mark(None)
+
+    def pop_mark(self, _: object) -> None:
+        self._pop_mark()
 
     def mark(self, _: object) -> None:
         self._outer.append(self.stack)
@@ -126,8 +127,8 @@ class _Machine:
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, set):
-            target.update(_key(item) for item in items)
-        else:
+            target.update(to_key(item) for item in items)
+        elif not isinstance(target, StandIn):
             raise DamagedError("its pickle appends to an object that is no list")
 
     def set_item(self, _: object) -> None:
@@ -139,10 +140,12 @@ class _Machine:
 
     def _update(self, items: list[object]) -> None:
         target = self.stack[-1]
+        if isinstance(target, StandIn):
+            target = target.items
         if not isinstance(target, dict) or len(items) % 2:
             raise DamagedError("its pickle sets items of an object that is no mapping")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_key(key)] = value
+            target[to_key(key)] = value
 
     def put(self, index: int) -> None:
         self._memo[index] = self.stack[-1]
@@ -154,9 +157,16 @@ class _Machine:
         self.stack.append(self._memo[index])
 
     def name(self, argument: str) -> None:
-        if argument not in self._admitted:
-            raise RefusedError(f"contains {printable(argument.replace(' ', '.', 1))} beside tensors and plain values")
-        self.stack.append(self._admitted[argument])
+        self.stack.append(self._resolve(argument))
+
+    def _resolve(self, argument: str) -> object:
+        if argument in self._admitted:
+            return self._admitted[argument]
+        module, _, attribute = argument.partition(" ")
+        name = printable(f"{module}.{attribute}")
+        if runs_code(module, attribute):
+            raise RefusedError(f"contains {name}, by which a file can run code in other readers")
+        return StandIn(name)
 
     def stacked_name(self, _: object) -> None:
         name, module = self.stack.pop(), self.stack.pop()
@@ -169,6 +179,25 @@ class _Machine:
 
     def reduce(self, _: object) -> None:
         arguments, call = self.stack.pop(), self.stack.pop()
+        self._call(call, arguments)
+
+    def new_with_keywords(self, _: object) -> None:
+        keywords, arguments, call = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        if keywords and not isinstance(call, StandIn):
+            raise RefusedError("calls a function of a checkpoint with keywords")
+        self._call(call, arguments)
+
+    def instance(self, argument: str) -> None:
+        self._call(self._resolve(argument), tuple(self._pop_mark()))
+
+    def marked_instance(self, _: object) -> None:
+        call, *arguments = self._pop_mark()
+        self._call(call, tuple(arguments))
+
+    def _call(self, call: object, arguments: object) -> None:
+        if isinstance(call, StandIn):
+            self.stack.append(StandIn(call.name))
+            return
         if not isinstance(call, Call) or not isinstance(arguments, tuple):
             raise RefusedError("calls an object that is no function of a checkpoint")
         for value in arguments:
@@ -184,59 +213,9 @@ class _Machine:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Stateful):
             target.set_state(state)
-        elif not isinstance(target, dict):  # attributes of a state dict (its _metadata) are ignored
-            raise RefusedError(f"sets attributes of a {type(target).__name__}")
+        elif isinstance(target, Call):  # of other objects, such as the _metadata of a state dict, they are ignored
+            raise RefusedError("sets attributes of a function of a checkpoint")
 
-
-def _literal(value: object) -> object:
-    if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
-        raise RefusedError(f"contains an integer of {value.bit_length()} bits")
-    return bytes(value) if isinstance(value, bytearray) else value
-
-
-def _key(value: object) -> object:
-    """Validate a key: only short plain values, as hashing a nested or long key can take unbounded time."""
-    if type(value) not in (*_KEY_TYPES, bool):
-        raise RefusedError(f"has a {type(value).__name__} as a key")
-    if isinstance(value, (str, bytes)) and len(value) > _MAX_KEY_LENGTH:
-        raise RefusedError(f"has a key of {len(value)} characters")
-    return value
-
-
-def _pairs(items: list[object]) -> dict[object, object]:
-    return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
-
-
-def _mapping(items: dict[object, object] | Iterable[tuple[object, object]] = ()) -> dict[object, object]:
-    return {_key(key): value for key, value in (items.items() if isinstance(items, dict) else items)}
-
-
-def _set(items: Iterable[object] = ()) -> set[object]:
-    return {_key(item) for item in items}
-
-
-def _encode(text: object, codec: object) -> bytes:
-    """The form of bytes in pickle protocol 2."""
-    if codec not in ("latin1", "latin-1") or not isinstance(text, str):
-        raise RefusedError(f"encodes text with {printable(codec)}")
-    return text.encode("latin-1")
-
-
-def _no_bytes() -> bytes:
-    """The form of empty bytes in pickle protocol 2."""
-    return b""
-
-
-PLAIN: dict[str, object] = {
-    "_codecs encode": Call(_encode),
-    "collections OrderedDict": Call(_mapping),
-    "collections Counter": Call(_mapping),
-    "builtins set": Call(_set),
-    "__builtin__ set": Call(_set),
-    "builtins bytes": Call(_no_bytes),
-    "__builtin__ bytes": Call(_no_bytes),
-}
-"""Allowed globals of containers and bytes; ordered and counting mappings become dicts."""
 
 _NO_OPERATION = frozenset({"PROTO", "FRAME", "STOP"})
 _LITERALS = frozenset(
@@ -258,8 +237,8 @@ _OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE2": lambda machine, _: machine.tuple_of(2),
     "TUPLE3": lambda machine, _: machine.tuple_of(3),
     "LIST": lambda machine, _: machine.since_mark(list),
-    "DICT": lambda machine, _: machine.since_mark(_pairs),
-    "FROZENSET": lambda machine, _: machine.since_mark(_set),
+    "DICT": lambda machine, _: machine.since_mark(to_dict),
+    "FROZENSET": lambda machine, _: machine.since_mark(to_set),
     "APPEND": _Machine.append,
     "APPENDS": _Machine.appends,
     "ADDITEMS": _Machine.appends,
@@ -273,6 +252,13 @@ _OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "GLOBAL": _Machine.name,
     "STACK_GLOBAL": _Machine.stacked_name,
     "BINPERSID": _Machine.identifier,
+    "POP": _Machine.pop,
+    "POP_MARK": _Machine.pop_mark,
+    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
     "REDUCE": _Machine.reduce,
+    "NEWOBJ": _Machine.reduce,
+    "NEWOBJ_EX": _Machine.new_with_keywords,
+    "INST": _Machine.instance,
+    "OBJ": _Machine.marked_instance,
     "BUILD": _Machine.build,
 }

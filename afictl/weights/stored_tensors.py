@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from afictl.weights.bounded import DamagedError, RefusedError
+from afictl.weights.pickle_values import Call
 from afictl.weights.pickled_arrays import ARRAYS
-from afictl.weights.pickles import Call
+from afictl.weights.stand_ins import StandIn
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -81,13 +82,17 @@ class StoredTensor:
         return flat.as_strided(self.shape, self.stride, self.offset)
 
 
-def storage_of(identifier: object) -> Storage:
-    """The storage of a persistent identifier of PyTorch."""
+def storage_of(identifier: object) -> Storage | StandIn:
+    """The storage of a persistent identifier of PyTorch; a stand-in for the class of a module, and for other types."""
+    if isinstance(identifier, tuple) and len(identifier) == 4 and identifier[0] == "module":
+        return identifier[1] if isinstance(identifier[1], StandIn) else StandIn("torch.nn.Module")
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise RefusedError("has a persistent identifier that is no storage")
     kind, key, _, count = identifier[1:5]
     if identifier[5:] not in ((), (None,)):
         raise RefusedError("contains views of storages, which PyTorch before 0.4 wrote")
+    if isinstance(kind, StandIn):
+        return StandIn(kind.name)
     if not isinstance(kind, StorageType) or type(count) is not int or count < 0:
         raise DamagedError("an invalid description of a storage")
     if not isinstance(key, str) or len(key) > _MAX_KEY_LENGTH:
@@ -97,8 +102,10 @@ def storage_of(identifier: object) -> Storage:
 
 def _tensor(
     storage: object, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *rest: object
-) -> StoredTensor:
+) -> StoredTensor | StandIn:
     """PyTorch's tensor constructors; ``rest`` is requires_grad, hooks, and the additions of versions 2 and 3."""
+    if isinstance(storage, StandIn):
+        return storage
     if not isinstance(storage, Storage):
         raise DamagedError("a tensor without a storage")
     if any(isinstance(value, dict) and (len(value) > 2 or any(value.values())) for value in rest):
@@ -129,8 +136,10 @@ def _parameter(data: object, *_: object) -> object:
     return data
 
 
-def _with_attributes(rebuild: object, _: object, arguments: object, *__: object) -> StoredTensor:
+def _with_attributes(rebuild: object, _: object, arguments: object, *__: object) -> StoredTensor | StandIn:
     """A tensor with Python attributes, which are ignored."""
+    if isinstance(rebuild, StandIn):
+        return StandIn(rebuild.name)
     if not isinstance(rebuild, Call) or rebuild.function is not _tensor:
         raise RefusedError("contains a tensor of an unknown class")
     if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:

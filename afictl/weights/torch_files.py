@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError, printable
 from afictl.weights.pickles import read_pickle
+from afictl.weights.stand_ins import StandIn
 from afictl.weights.stored_tensors import TENSORS, Storage, storage_of
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -112,8 +113,10 @@ def open_legacy(file: BoundedReader) -> tuple[object, Fill]:
     """
     storages: dict[str, Storage] = {}
 
-    def register(identifier: object) -> Storage:
+    def register(identifier: object) -> Storage | StandIn:
         storage = storage_of(identifier)
+        if isinstance(storage, StandIn):
+            return storage
         if storages.setdefault(storage.key, storage) != storage:
             raise DamagedError(f"the storage {printable(storage.key)} is described twice")
         return storage
@@ -135,7 +138,7 @@ def _is_little_endian(system: object) -> bool:
 def _storage_offsets(file: BoundedReader, keys: object, storages: dict[str, Storage]) -> dict[str, int]:
     """Byte offsets of the storages, which follow in the order of ``keys``, every one after its count (int64)."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != storages.keys():
-        raise DamagedError("its list of storages does not match its tensors")
+        raise DamagedError("its list of storages does not match its tensors, or they have an unsupported type")
     offsets = {}
     for key in keys:
         count = file.read(8)

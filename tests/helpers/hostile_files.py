@@ -213,7 +213,7 @@ BIG = {
     "integer.pkl": (PROTOCOL + b"\x8b\xff\xff\xff\x7f.", "is damaged"),
     "memo.pkl": (PROTOCOL + b"Nr\xff\xff\xff\xff.", "a NoneType"),
     "frame.pkl": (b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N.", "a NoneType"),
-    "identifier.pkl": (mapping(storage("0", 2**40)), "torch.FloatStorage"),
+    "identifier.pkl": (mapping(storage("0", 2**40)), "not in the file"),
     "bytearray.pth": (zipped(mapping(name("builtins", "bytearray") + number(2**40) + b"\x85R")), "builtins.bytearray"),
     "tensor.pth": (zipped(mapping(name("torch", "FloatTensor") + number(2**40) + b"\x85R")), "torch.FloatTensor"),
     "storage.pth": (zipped(mapping(tensor(count=2**40))), "more storage than the file"),

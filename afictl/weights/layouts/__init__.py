@@ -1,15 +1,14 @@
 """Checkpoints of other projects, recognised by their tensor names and converted to afictl's.
 
 A layout is a function ``translate_NAME(checkpoint) -> Checkpoint | None``: None for tensors of another layout, else the
-same weights under afictl's tensor names, with the description of an afictl file.
+same weights under afictl's tensor names, with the description of an afictl file. What wrappers of the module add to the
+names is removed before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-
-from torch import Tensor
 
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR, INTERPOLATOR_FORMATS
@@ -18,6 +17,7 @@ from afictl.weights.layouts.detectron2_detectors import translate_detectron2
 from afictl.weights.layouts.mmdetection import translate_mmdetection
 from afictl.weights.layouts.msra import find_plain_resnet
 from afictl.weights.layouts.torchvision import translate_torchvision
+from afictl.weights.wrappers import unwrapped_variants
 
 LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
     translate_detectron2,
@@ -27,8 +27,6 @@ LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
     translate_discriminator,
 )
 """All layouts; the first that recognises a checkpoint translates it."""
-
-_PARALLEL_PREFIX = "module."
 
 _TITLES = {
     DETECTOR: "a detector",
@@ -42,19 +40,13 @@ def to_afictl(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint under afictl's tensor names and with a description; unchanged if no layout recognises it."""
     if checkpoint.metadata.get("format"):
         return checkpoint
-    checkpoint = replace(checkpoint, tensors=without_wrapper(checkpoint.tensors))
+    variants = [replace(checkpoint, tensors=tensors) for tensors in unwrapped_variants(checkpoint.tensors)]
     for translate in LAYOUTS:
-        translated = translate(checkpoint)
-        if translated is not None:
-            return translated
+        for variant in variants:
+            translated = translate(variant)
+            if translated is not None:
+                return translated
     return checkpoint
-
-
-def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` without the name prefix of PyTorch's DataParallel and DistributedDataParallel."""
-    if not all(name.startswith(_PARALLEL_PREFIX) for name in tensors):
-        return tensors
-    return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in tensors.items()}
 
 
 def describe_content(checkpoint: Checkpoint) -> str:

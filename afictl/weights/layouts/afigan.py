@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def translate_generator(checkpoint: Checkpoint) -> Checkpoint | None:
     with torch.device("meta"):
         network = AFInterpolator(**config)
     metadata = {"format": AFI_FORMAT, "config": network.config, **_origin("a generator of AFI-GAN")}
-    return Checkpoint(checkpoint.path, _rename(tensors, network, generator_key), metadata)
+    return replace(checkpoint, tensors=_rename(tensors, network, generator_key), metadata=metadata)
 
 
 def translate_discriminator(checkpoint: Checkpoint) -> Checkpoint | None:
@@ -44,7 +45,7 @@ def translate_discriminator(checkpoint: Checkpoint) -> Checkpoint | None:
     with torch.device("meta"):
         network = PatchDiscriminator(channels)
     metadata = {"format": DISCRIMINATOR, "config": {"channels": channels}, **_origin("a discriminator of AFI-GAN")}
-    return Checkpoint(checkpoint.path, _rename(tensors, network, discriminator_key), metadata)
+    return replace(checkpoint, tensors=_rename(tensors, network, discriminator_key), metadata=metadata)
 
 
 def _origin(layout: str) -> dict[str, object]:

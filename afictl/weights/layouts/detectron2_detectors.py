@@ -50,7 +50,7 @@ def translate_detectron2(checkpoint: Checkpoint) -> Checkpoint | None:
         metadata = describe_foreign(preset, num_classes, _title(tensors), _notes(tensors, backbone, preset, recorded))
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
-    return Checkpoint(checkpoint.path, renamed, metadata)
+    return replace(checkpoint, tensors=renamed, metadata=metadata)
 
 
 def derive_detector(

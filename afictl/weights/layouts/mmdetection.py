@@ -54,7 +54,7 @@ def translate_mmdetection(checkpoint: Checkpoint) -> Checkpoint | None:
         metadata = describe_foreign(preset, num_classes, "a detector of mmdetection", [_NOTE])
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
-    return Checkpoint(checkpoint.path, renamed, metadata)
+    return replace(checkpoint, tensors=renamed, metadata=metadata)
 
 
 def _detectron2_key(name: str) -> str:

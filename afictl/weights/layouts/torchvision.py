@@ -7,6 +7,7 @@ renames the tensors of older files.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def translate_torchvision(checkpoint: Checkpoint) -> Checkpoint | None:
         raise UserError(f"{checkpoint.path}: {error}") from None
     if num_classes == _COCO_IDS:
         description |= _coco_classes()
-    return Checkpoint(checkpoint.path, renamed, description)
+    return replace(checkpoint, tensors=renamed, metadata=description)
 
 
 def _model_name(tensors: Mapping[str, Tensor]) -> str:
