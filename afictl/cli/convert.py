@@ -26,6 +26,14 @@ def convert_command(
         bool,
         typer.Option("--rgb", help="The detectron2 model takes RGB images divided by ImageNet's deviation."),
     ] = False,
+    averaged: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--no-ema",
+            help="Take the averaged weights of a file that has both, or the trained ones. Default: as the library"
+            " that wrote the file.",
+        ),
+    ] = None,
     debug: options.Debug = False,
 ) -> None:
     """Convert a detector, backbone, interpolator or discriminator of another project to one safetensors file.
@@ -39,5 +47,8 @@ def convert_command(
     from afictl.weights.conversion import convert
 
     target = target.resolve() if target.is_symlink() else target  # a link that the user names is followed
-    for line in convert(source, target, classes=classes, settings=overrides or (), partial=partial, rgb=rgb):
+    lines = convert(
+        source, target, classes=classes, settings=overrides or (), partial=partial, rgb=rgb, averaged=averaged
+    )
+    for line in lines:
         typer.echo(line)

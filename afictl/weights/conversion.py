@@ -35,6 +35,7 @@ def convert(
     settings: Sequence[str] = (),
     partial: bool = False,
     rgb: bool = False,
+    averaged: bool | None = None,
 ) -> list[str]:
     """Convert the checkpoint ``source`` to a file of afictl.
 
@@ -46,6 +47,7 @@ def convert(
         settings: preset keys of a detector that its tensors do not show, such as ``backbone.stride_in_1x1=false``.
         partial: load the tensors of a detector that fit.
         rgb: a detector of detectron2 was trained on RGB images divided by ImageNet's standard deviation.
+        averaged: as in ``read_checkpoint``.
 
     Returns:
         The recognised kind and the load report, as lines.
@@ -56,7 +58,7 @@ def convert(
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: the converted file is a safetensors file; end its name in .safetensors")
     given_classes = read_classes(classes) if classes is not None else None
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, averaged)
     if target.exists() and target.samefile(checkpoint.path):
         raise UserError(f"{target}: is the checkpoint to convert; write to another file")
     checkpoint = to_afictl(in_rgb(checkpoint) if rgb else checkpoint)
@@ -87,8 +89,20 @@ def _with_user_settings(checkpoint: Checkpoint, classes: Classes | None, setting
         count = len(metadata.get("classes") or ())
         if len(names) != count:
             raise UserError(f"--classes: {len(names)} names, but the detector has {count} classes")
+        _require_stored_names(checkpoint, names)
         metadata |= {"classes": names, "category_ids": ids}
     return replace(checkpoint, metadata=metadata)
+
+
+def _require_stored_names(checkpoint: Checkpoint, names: Sequence[str]) -> None:
+    """Refuse class names that contradict those in the file: label k is the class that the file names."""
+    for stored in checkpoint.class_names:
+        if list(stored) != list(names):
+            problem = "in another order" if set(stored) == set(names) else "other names"
+            raise UserError(
+                f"--classes: {problem} than in {checkpoint.path}, whose classes are"
+                f" {', '.join(stored[:20])}{', ...' if len(stored) > 20 else ''}; leave --classes out"
+            )
 
 
 def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> list[str]:
@@ -99,6 +113,7 @@ def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> li
         _recognised(checkpoint, "a detector of afictl"),
         f"preset: {preset.name}, interpolator {preset.interpolator.kind}, {len(names)} classes ({first_names(names)})",
         _counts(loaded.report),
+        *checkpoint.notes,
         *map(str, _origin(checkpoint).get("notes", ())),
         f"written: {target}",
     ]

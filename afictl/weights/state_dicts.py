@@ -89,7 +89,8 @@ def _choose(
     if average is None:
         return StateDict(chosen.tensors, ())
     kind = "averaged" if averaged else "trained"
-    advice = f"; {'--no-ema' if averaged else '--ema'} takes the {'trained' if averaged else 'averaged'} ones"
+    flag, rest = ("--no-ema", "trained") if averaged else ("--ema", "averaged")
+    advice = f"; 'afictl convert {flag}' takes the {rest} ones"
     where = f" (under {chosen.key})" if chosen.key else ""
     return StateDict(chosen.tensors, (f"{kind} weights{where}{source}{advice if other else ''}",))
 

@@ -57,7 +57,7 @@ def test_interrupted_write_leaves_the_old_file(detector, file, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("afictl.tensor_files.save_file", fail)
+    monkeypatch.setattr("afictl.tensor_files.save", fail)
     with pytest.raises(OSError, match="disk full"):
         save_detector(file, detector, {**METADATA, "step": 13})
     assert file.read_bytes() == before

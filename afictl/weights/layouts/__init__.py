@@ -17,6 +17,7 @@ from afictl.weights.layouts.detectron2_detectors import translate_detectron2
 from afictl.weights.layouts.mmdetection import translate_mmdetection
 from afictl.weights.layouts.msra import find_plain_resnet
 from afictl.weights.layouts.torchvision import translate_torchvision
+from afictl.weights.stored_classes import ClassNames, names_of_count
 from afictl.weights.wrappers import unwrapped_variants
 
 LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
@@ -45,8 +46,19 @@ def to_afictl(checkpoint: Checkpoint) -> Checkpoint:
         for variant in variants:
             translated = translate(variant)
             if translated is not None:
-                return translated
+                return _with_stored_classes(translated, checkpoint.class_names, checkpoint.notes)
     return checkpoint
+
+
+def _with_stored_classes(
+    checkpoint: Checkpoint, candidates: tuple[ClassNames, ...], notes: tuple[str, ...]
+) -> Checkpoint:
+    """A translated checkpoint whose detector has the class names that the file holds, in their order."""
+    metadata = checkpoint.metadata
+    names = names_of_count(candidates, len(metadata.get("classes") or ())) if metadata.get("format") == DETECTOR else ()
+    if names and list(names) != list(metadata["classes"]):
+        metadata = {**metadata, "classes": list(names), "category_ids": list(range(1, len(names) + 1))}
+    return replace(checkpoint, metadata=metadata, class_names=(names,) if names else (), notes=notes)
 
 
 def describe_content(checkpoint: Checkpoint) -> str:
