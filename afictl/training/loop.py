@@ -259,12 +259,12 @@ def _evaluate(
     """Log the metrics of ``state.step``, and export its weights if their score is the highest so far."""
     metrics = dict(stage.evaluate(progress))
     logger.reset_interval()
-    state.metrics, state.measured = metrics, state.step
-    run.log_metrics(state.step, metrics)
-    values = {name: "-" if value is None else f"{value:.4g}" for name, value in metrics.items() if name.count("/") == 1}
-    run.log(f"step {state.step}: " + "  ".join(f"{name} {value}" for name, value in values.items()))
     score = stage.score(metrics)
     if score >= state.best:
-        state.best = score
         best = run.folder / BEST
         run_on_rank_zero(lambda: stage.export(best, state.step, metrics), fabric.global_rank, fabric.world_size)
+    run.log_metrics(state.step, metrics)
+    # Only now: a failure above saves the state as not evaluated.
+    state.metrics, state.measured, state.best = metrics, state.step, max(score, state.best)
+    values = {name: "-" if value is None else f"{value:.4g}" for name, value in metrics.items() if name.count("/") == 1}
+    run.log(f"step {state.step}: " + "  ".join(f"{name} {value}" for name, value in values.items()))

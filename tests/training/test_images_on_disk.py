@@ -7,8 +7,7 @@ import pytest
 
 from afictl import UserError
 from afictl.comparison import Method, compare
-from afictl.training import InitialWeights, finetune, pretrain
-from afictl.training.loop import TrainingLogger
+from afictl.training import InitialWeights, finetune, loop, pretrain
 from tests.helpers.tiny_runs import with_steps
 
 
@@ -54,11 +53,11 @@ def test_missing_images_of_either_split_are_told_before_the_run_begins(commands,
 @pytest.mark.parametrize("fault", ["does not exist", "a named pipe", "pixels"])
 def test_image_that_changes_during_a_training_is_named(commands, data, monkeypatch, split, fault):
     loaded = []
-    mark = TrainingLogger.mark_batch_loaded
+    mark = loop._seed_step
 
-    def change(logger):
-        mark(logger)
-        loaded.append(logger)
+    def change(*arguments):
+        mark(*arguments)
+        loaded.append(arguments)
         for file in (data / split).iterdir() if len(loaded) == 1 else ():
             if fault == "pixels":
                 shutil.copyfile(data / "other.png", file)
@@ -70,20 +69,20 @@ def test_image_that_changes_during_a_training_is_named(commands, data, monkeypat
     from PIL import Image
 
     Image.new("RGB", (8, 9)).save(data / "other.png")
-    monkeypatch.setattr(TrainingLogger, "mark_batch_loaded", change)
+    monkeypatch.setattr(loop, "_seed_step", change)
     with pytest.raises(UserError, match=rf"{split}/\d+\.jpg .*{fault}|instances_{split}.json: 6 of its 6 .*{fault}"):
         commands["finetune"]()
 
 
 def test_failed_run_of_a_comparison_names_its_image(fabric, preset, data, tmp_path, monkeypatch):
-    mark = TrainingLogger.mark_batch_loaded
+    mark = loop._seed_step
 
-    def remove(logger):
-        mark(logger)
+    def remove(*arguments):
+        mark(*arguments)
         shutil.rmtree(data / "val2017")
         (data / "val2017").mkdir()
 
-    monkeypatch.setattr(TrainingLogger, "mark_batch_loaded", remove)
+    monkeypatch.setattr(loop, "_seed_step", remove)
     methods = [Method("nearest", "nearest")]
     outcome = compare(fabric, with_steps(preset, steps=1, eval_every=1), data, methods, tmp_path / "run")
     (failure,) = outcome.failures.values()

@@ -167,7 +167,7 @@ def test_labels_without_masks_do_not_train_masks(finetune_error, shapes_dir, pse
 
 
 def test_a_batch_that_devices_cannot_share_leaves_no_run(finetune_error, pseudo_file):
-    assert "2 devices" in finetune_error(PseudoLabels(pseudo_file), SimpleNamespace(world_size=2))
+    assert "2 devices" in finetune_error(PseudoLabels(pseudo_file), SimpleNamespace(world_size=2, global_rank=0))
 
 
 def test_absent_images_are_an_error_before_the_run_begins(finetune_error, preset, shapes_dir, tmp_path):

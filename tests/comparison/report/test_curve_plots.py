@@ -1,7 +1,5 @@
 """Training curves: metrics of a run, and means over seeds."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -24,11 +22,10 @@ def test_many_points_are_averaged_in_sections():
     assert means[50] == pytest.approx(values[(steps // 90) == 50].mean())
 
 
-def test_invalid_records_are_skipped(shapes_dir, tmp_path):
+def test_a_truncated_last_record_is_skipped(shapes_dir, tmp_path):
     comparison = make_comparison(shapes_dir, tmp_path, seeds=1, masks=False)
     file = comparison.methods[1].runs[0].folder / "metrics.jsonl"
-    invalid = [json.dumps({"step": 30, "loss_a": float("nan"), "lr": 1}), "[]", json.dumps({"loss_a": 1, "lr": 1})]
-    file.write_text("\n".join([*invalid, file.read_text()]) + '{"step": 900, "loss_a"')
+    file.write_text(file.read_text() + '{"step": 900, "loss_a"')
     (comparison.methods[2].runs[0].folder / "metrics.jsonl").unlink()
     plots = dict(plot_curves(comparison))
     assert list(plots) == ["Training loss", "Held-out box AP"]
