@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -166,7 +167,8 @@ def test_labels_without_masks_do_not_train_masks(finetune_error, shapes_dir, pse
     assert re.search(r"pseudo\.json: .* mask.* mask-rcnn-r18-fpn-tiny", finetune_error(PseudoLabels(file)))
 
 
-def test_a_batch_that_devices_cannot_share_leaves_no_run(finetune_error, pseudo_file):
+def test_a_batch_that_devices_cannot_share_leaves_no_run(finetune_error, pseudo_file, monkeypatch):
+    monkeypatch.setattr("afictl.training.stage3.locked_folder", lambda *_: nullcontext())  # needs a process group
     assert "2 devices" in finetune_error(PseudoLabels(pseudo_file), SimpleNamespace(world_size=2, global_rank=0))
 
 
