@@ -169,7 +169,9 @@ def test_labels_without_masks_do_not_train_masks(finetune_error, shapes_dir, pse
 
 def test_a_batch_that_devices_cannot_share_leaves_no_run(finetune_error, pseudo_file, monkeypatch):
     monkeypatch.setattr("afictl.training.stage3.locked_folder", lambda *_: nullcontext())  # needs a process group
-    assert "2 devices" in finetune_error(PseudoLabels(pseudo_file), SimpleNamespace(world_size=2, global_rank=0))
+    assert "2 devices" in finetune_error(
+        PseudoLabels(pseudo_file), SimpleNamespace(world_size=2, global_rank=0, device=torch.device("cpu"))
+    )
 
 
 def test_absent_images_are_an_error_before_the_run_begins(finetune_error, preset, shapes_dir, tmp_path):
