@@ -147,10 +147,10 @@ def _load_detector_weights(detector: Detector, initial: InitialWeights, path: Pa
         _require_fit(detector, report, path, checkpoint.metadata)
     lines = [f"{path}: {report}"]
     differences = differences_of(detector, checkpoint)
-    others = [difference for difference in differences if not difference.key.startswith("interpolator.")]
-    if note := difference_note(others, path):
+    detector_differences = [difference for difference in differences if not difference.key.startswith("interpolator.")]
+    if note := difference_note(detector_differences, path):
         lines.append(note)
-    if len(others) < len(differences) or any(name.startswith(prefix) for name in report.missing):
+    if len(detector_differences) < len(differences) or any(name.startswith(prefix) for name in report.missing):
         lines.append(_interpolator_line(detector, initial))
     if class_layers := [name for name in report.mismatched if name.startswith(detector.class_layers)]:
         lines.append(f"class layers are initialised anew for {detector.num_classes} classes: {', '.join(class_layers)}")

@@ -71,12 +71,12 @@ class Group:
 
         A process that was killed leaves no message; it is the one that does not answer.
         """
-        others = [rank for rank in range(self.process.world_size) if rank != self.process.rank]
+        other_ranks = [rank for rank in range(self.process.world_size) if rank != self.process.rank]
         deadline = time.monotonic() + _LOSS_SECONDS
         try:
             self._store.set(_answer_key(self.process.rank), "")
             while True:
-                for rank in others:
+                for rank in other_ranks:
                     if self._store.check([_failure_key(rank)]):
                         return Failure(rank, self._store.get(_failure_key(rank)).decode(), True)
                     if code := self._exit_code(rank):
@@ -84,10 +84,10 @@ class Group:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(_POLL_SECONDS)
-            silent = [rank for rank in others if not self._store.check([_answer_key(rank)])]
+            silent = [rank for rank in other_ranks if not self._store.check([_answer_key(rank)])]
         except RuntimeError:  # the store has ended with the process that served it
             silent = [0]
-        return Failure((silent or others)[0], "it ended without a message", False)
+        return Failure((silent or other_ranks)[0], "it ended without a message", False)
 
     def _exit_code(self, rank: int) -> int | None:
         child = self.children.get(rank)

@@ -78,6 +78,10 @@ def require_same_arithmetic(preset: Preset, checkpoint: Checkpoint) -> None:
         )
 
 
+_DETECTRON2_KEYS = ("MODEL.", "INPUT.")
+"""Prefixes of keys of detectron2's configuration, which ``--set`` does not take."""
+
+
 def difference_note(differences: Iterable[Difference], source: object) -> str:
     """A line on differences to the weights of ``source``; empty if there are none."""
     differences = tuple(differences)
@@ -85,7 +89,9 @@ def difference_note(differences: Iterable[Difference], source: object) -> str:
         return ""
     keys = " and ".join(difference.key for difference in differences)
     values = "its values" if len(differences) > 1 else "its value"
-    return f"note: {source} was trained with another {keys}; {_flags(differences)} keeps {values}"
+    settable = tuple(difference for difference in differences if not difference.key.startswith(_DETECTRON2_KEYS))
+    advice = f"; {_flags(settable)} keeps {values}" if len(settable) == len(differences) else ""
+    return f"note: {source} was trained with another {keys}{advice}"
 
 
 def _trained_preset(checkpoint: Checkpoint) -> Preset | None:

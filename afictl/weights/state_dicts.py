@@ -132,17 +132,17 @@ def _items(value: object) -> Mapping[object, object] | None:
 
 def _under(mapping: Mapping[object, object], key: str) -> _Source | None:
     nested = _items(mapping.get(key))
-    found = _find(nested) if nested else None
-    return _Source(f"{key}.{found.key}".rstrip("."), found.tensors) if found else None
+    source = _find(nested) if nested else None
+    return _Source(f"{key}.{source.key}".rstrip("."), source.tensors) if source else None
 
 
 def _find(mapping: Mapping[object, object], depth: int = _MAX_DEPTH) -> _Source | None:
     """The tensors under the first key of a model, at any depth, else those of the mapping itself."""
     for key in _MODEL_KEYS if depth else ():
         nested = _items(mapping.get(key))
-        found = _find(nested, depth - 1) if nested else None
-        if found:
-            return _Source(f"{key}.{found.key}".rstrip("."), found.tensors)
+        source = _find(nested, depth - 1) if nested else None
+        if source:
+            return _Source(f"{key}.{source.key}".rstrip("."), source.tensors)
     tensors = _weights_of(mapping)
     if depth == _MAX_DEPTH and not any("." in name for name in tensors) and len(tensors) < len(mapping):
         tensors = {} if any(_has_network(value) for value in mapping.values()) else tensors  # such as a loss

@@ -29,13 +29,13 @@ def find_class_names(content: object) -> tuple[ClassNames, ...]:
     of torchvision's weights, and the names in arguments and hyper-parameters. Lists, lists of COCO categories, and
     mappings between label and name are read.
     """
-    found: dict[ClassNames, None] = {}
+    lists: dict[ClassNames, None] = {}
     level = [as_mapping(content)]
     for _ in range(_DEPTH):
         for mapping in level:
-            found |= {names: None for key in _NAME_KEYS if (names := _names(mapping.get(key)))}
+            lists |= {names: None for key in _NAME_KEYS if (names := _names(mapping.get(key)))}
         level = [as_mapping(mapping.get(key)) for mapping in level for key in _PLACES]
-    return tuple(found)
+    return tuple(lists)
 
 
 def names_of_count(candidates: Sequence[ClassNames], count: int) -> ClassNames:
