@@ -1,11 +1,13 @@
 """Settings of detectors that train in a second, and the contents of their runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
+from afictl.presets import Preset
 from afictl.training import loop
 
 SMALL = (
@@ -23,17 +25,17 @@ SMALL = (
 )
 
 
-def set_flags(settings=SMALL):
+def set_flags(settings: Iterable[str] = SMALL) -> list[str]:
     """``settings`` on a command line, ``--set`` before each, without those of the interpolator, of any kind there."""
     return [word for setting in settings if not setting.startswith("interpolator.") for word in ("--set", setting)]
 
 
-def with_steps(preset, **values):
+def with_steps(preset: Preset, **values: object) -> Preset:
     """The preset with other values in its recipe ``train``."""
     return preset.model_copy(update={"train": preset.train.model_copy(update=values)})
 
 
-def assert_same_states(run, other, parts):
+def assert_same_states(run: Path, other: Path, parts: Iterable[str]) -> None:
     """``parts`` of the two runs' saved states are equal bit for bit."""
     states = [torch.load(folder / "state.pt", weights_only=True) for folder in (run, other)]
     for part in parts:
@@ -43,10 +45,10 @@ def assert_same_states(run, other, parts):
 @contextmanager
 def interrupted_at_batch(number: int) -> Iterator[None]:
     """Training inside is interrupted as by Ctrl-C when it has loaded its batch ``number``, counted from 1."""
-    steps = []
+    steps: list[int] = []
     begin_step = loop._seed_step
 
-    def interrupt(seed, step):
+    def interrupt(seed: int, step: int) -> None:
         steps.append(step)
         if len(steps) == number:
             raise KeyboardInterrupt
@@ -58,7 +60,7 @@ def interrupted_at_batch(number: int) -> Iterator[None]:
             yield
 
 
-def drop_states(folder, keep=None):
+def drop_states(folder: Path, keep: Path | None = None) -> None:
     """Remove resumable states, which are three times as large as the weights, except those below ``keep``."""
     for state in folder.rglob("state.pt"):
         if keep is None or not state.is_relative_to(keep):
