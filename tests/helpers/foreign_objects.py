@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from types import ModuleType, SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def foreign_class(stack, name, base=object, **members):
     stack.enter_context(foreign_modules(module))
     cls = type(attribute, (base,), {"__module__": module, **members})
     cls.__qualname__ = attribute
-    setattr(sys.modules[module], attribute, cls)
+    stack.enter_context(patch.object(sys.modules[module], attribute, cls, create=True))
     return cls
 
 

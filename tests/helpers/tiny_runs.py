@@ -30,6 +30,11 @@ def set_flags(settings: Iterable[str] = SMALL) -> list[str]:
     return [word for setting in settings if not setting.startswith("interpolator.") for word in ("--set", setting)]
 
 
+def without_kind(settings: Iterable[str]) -> list[str]:
+    """``settings`` for pre-training, which takes the kind of the interpolator as an argument."""
+    return [setting for setting in settings if not setting.startswith("interpolator.kind")]
+
+
 def with_steps(preset: Preset, **values: object) -> Preset:
     """The preset with other values in its recipe ``train``."""
     return preset.model_copy(update={"train": preset.train.model_copy(update=values)})

@@ -11,6 +11,7 @@ from afictl.training import InitialWeights, finetune, pretrain
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.detectron2_presets import small_preset
 from tests.helpers.foreign_models import assert_compares_and_draws, assert_evaluates_as_in_training
+from tests.helpers.tiny_runs import without_kind
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")
@@ -19,7 +20,8 @@ TINY = (
     "backbone.pretrained=false",
     "input.min_sizes=[64]",
     "input.test_size=64",
-    "interpolator={kind: afi, options: {blocks: 1, growth: 4}}",
+    "interpolator.kind=afi",
+    "interpolator.options={blocks: 1, growth: 4}",
     "loader.workers=0",
     *(f"{stage}.{key}" for stage in ("train", "stage1", "stage2") for key in ("steps=2", "batch_size=2", "lr=1e-5")),
 )
@@ -47,7 +49,7 @@ def test_a_run_stores_the_model_under_its_tensor_names(guide_run, data):
 
 
 def test_a_detector_is_finetuned_with_an_interpolator_pretrained_on_the_run(fabric, guide_run, data, tmp_path):
-    interpolator = pretrain(fabric, guide_run, data, tmp_path / "pretrain", overrides=TINY)
+    interpolator = pretrain(fabric, guide_run, data, tmp_path / "pretrain", overrides=without_kind(TINY))
     student = load_detector(tmp_path / "pretrain" / "stage2")
     assert student.preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
     anchors = next(iter(student.detector.model.proposal_generator.anchor_generator.cell_anchors))

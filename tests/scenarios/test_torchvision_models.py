@@ -14,7 +14,7 @@ from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.stage2 import build_student
 from afictl.weights import load_detector, read_checkpoint
 from tests.helpers.foreign_models import assert_compares_and_draws, assert_evaluates_as_in_training
-from tests.helpers.tiny_runs import drop_states
+from tests.helpers.tiny_runs import drop_states, without_kind
 from tests.helpers.torchvision_files import COCO, save_torchvision
 
 TINY = (
@@ -26,13 +26,10 @@ TINY = (
     "detector.max_detections=4",
     "input.min_sizes=[64]",
     "input.test_size=64",
-    "interpolator={kind: afi, options: {blocks: 1, growth: 4}}",
+    "interpolator.kind=afi",
+    "interpolator.options={blocks: 1, growth: 4}",
     "loader.workers=0",
     *(f"{stage}.{key}" for stage in ("train", "stage1", "stage2") for key in ("steps=1", "batch_size=2", "lr=0.001")),
-)
-WITHOUT_KIND = tuple(
-    setting.replace("interpolator={kind: afi, options: ", "interpolator.options=").replace("4}}", "4}")
-    for setting in TINY
 )
 TINY_DENSE = tuple(setting for setting in TINY if "proposals" not in setting and "roi_batch" not in setting)
 
@@ -61,7 +58,7 @@ def test_a_run_stores_the_model_under_its_tensor_names(guide_run, data):
 
 
 def test_a_detector_is_finetuned_with_an_interpolator_pretrained_on_the_run(fabric, guide_run, data, tmp_path):
-    interpolator = pretrain(fabric, guide_run, data, tmp_path / "pretrain", overrides=WITHOUT_KIND)
+    interpolator = pretrain(fabric, guide_run, data, tmp_path / "pretrain", overrides=without_kind(TINY))
     drop_states(tmp_path)
     student = load_detector(tmp_path / "pretrain" / "stage2")
     assert student.preset.detector.anchor_sizes == (16, 32, 64, 128, 256)
