@@ -26,10 +26,10 @@ def _group() -> None:
 @app.command("interpolators")
 def measure_interpolators(
     kinds: Annotated[str | None, typer.Option("--interpolators", help="Comma-separated kinds. Default: all.")] = None,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of the maps.")] = 256,
-    height: Annotated[int, typer.Option(min=1, help="Rows of the coarse map.")] = 100,
-    width: Annotated[int, typer.Option(min=1, help="Columns of the coarse map.")] = 168,
-    rounds: Annotated[int, typer.Option(min=1, help="Repetitions; the median is reported.")] = 5,
+    channels: Annotated[int, typer.Option(min=1, max=4096, help="Channels of the maps.")] = 256,
+    height: Annotated[int, typer.Option(min=1, max=8192, help="Rows of the coarse map.")] = 100,
+    width: Annotated[int, typer.Option(min=1, max=8192, help="Columns of the coarse map.")] = 168,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Repetitions; the median is reported.")] = 5,
     json_file: Annotated[
         Path | None, typer.Option("--json", callback=parse_output_file, help="Write all numbers to this file.")
     ] = None,

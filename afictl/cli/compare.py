@@ -45,7 +45,8 @@ _Interpolators = Annotated[
     ),
 ]
 _Seeds = Annotated[
-    int, typer.Option("--seeds", min=1, help="Runs of each interpolator, with consecutive seeds from --seed.")
+    int,
+    typer.Option("--seeds", min=1, max=1000, help="Runs of each interpolator, with consecutive seeds from --seed."),
 ]
 _Baseline = Annotated[
     str | None,

@@ -36,9 +36,9 @@ def generate_shapes(
             metavar="OUT", callback=parse_output_folder, help="Folder to write; an earlier set is replaced."
         ),
     ],
-    train: Annotated[int, typer.Option(min=1, help="Number of training images.")] = 400,
-    val: Annotated[int, typer.Option(min=1, help="Number of validation images.")] = 100,
-    size: Annotated[int, typer.Option(min=64, help="Side of the square images in pixels.")] = 176,
+    train: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of training images.")] = 400,
+    val: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of validation images.")] = 100,
+    size: Annotated[int, typer.Option(min=64, max=8192, help="Side of the square images in pixels.")] = 176,
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
@@ -65,7 +65,7 @@ def select_subset(
             help="Fraction of training images that keep their labels.",
         ),
     ] = 0.2,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the selection.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=options.SEED_MAX, help="Random seed of the selection.")] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the image files instead of linking to them.")] = False,
     debug: options.Debug = False,
 ) -> None:

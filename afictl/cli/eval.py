@@ -59,7 +59,7 @@ _ConfusionScore = Annotated[
 _Name = Annotated[
     str | None, typer.Option("--name", help="Algorithm name in submission files. Default: that of the run.")
 ]
-_BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")]
+_BatchSize = Annotated[int, typer.Option("--batch-size", min=1, max=options.COUNT_MAX, help="Images per forward pass.")]
 
 
 def eval_command(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MIN_WIDE_COLUMNS = 105
 """Terminal width that fits all columns."""
+_LONGEST_SIDE = 65_536
 
 app = typer.Typer(help="List presets, or show parts and cost of one.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -72,7 +73,9 @@ def show_model(
     interpolator: Annotated[
         str | None, typer.Option("--interpolator", help="Interpolator kind instead of the preset's.")
     ] = None,
-    classes: Annotated[int, typer.Option("--classes", min=1, help="Number of classes, without background.")] = 80,
+    classes: Annotated[
+        int, typer.Option("--classes", min=1, max=options.COUNT_MAX, help="Number of classes, without background.")
+    ] = 80,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print only all keys of the preset, as a YAML file that --preset takes.")
     ] = False,
@@ -162,6 +165,7 @@ def _giga(number: int) -> str:
 def _parse_size(text: str) -> tuple[int, int]:
     """Parse ``WIDTHxHEIGHT`` to (height, width)."""
     width, separator, height = text.lower().partition("x")
-    if not (separator and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise UserError(f"--size {text}: write WIDTHxHEIGHT in pixels, for example 1333x800")
-    return int(height), int(width)
+    sides = [int(side) if side.isdecimal() and len(side) < 6 else 0 for side in (height, width)]
+    if not separator or not all(0 < side <= _LONGEST_SIDE for side in sides):
+        raise UserError(f"--size {text[:40]}: write WIDTHxHEIGHT in pixels up to {_LONGEST_SIDE}, such as 1333x800")
+    return sides[0], sides[1]

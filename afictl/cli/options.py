@@ -29,8 +29,9 @@ def _parse_precision(value: str) -> str:
 
 
 def _parse_devices(value: str) -> str:
-    if not re.fullmatch(r"auto|0*[1-9]\d*|\d+(,\d+)+", value):  # the last: indices of GPUs, as in Fabric
-        raise typer.BadParameter(f"{value} is neither a number of at least 1 nor 'auto'")
+    indices = r"\d{1,5}(,\d{1,5})+"  # of GPUs, as in Fabric
+    if not re.fullmatch(rf"auto|0{{0,4}}[1-9]\d{{0,4}}|{indices}", value):
+        raise typer.BadParameter(f"{value[:40]} is neither a number of 1 to 99999 nor 'auto'")
     return value
 
 
@@ -67,7 +68,9 @@ BackboneWeights = Annotated[
     Path | None,
     typer.Option("--backbone-weights", help="Backbone file to load instead of the ImageNet weights of timm."),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first images.")]
+COUNT_MAX = 2**31 - 1
+"""Largest number of images, classes or machines that a flag takes."""
+Limit = Annotated[int | None, typer.Option("--limit", min=1, max=COUNT_MAX, help="Use only the first images.")]
 Output = Annotated[Path | None, typer.Option("--output", callback=parse_output_folder, help="Folder to write to.")]
 Overrides = Annotated[
     list[str] | None,
@@ -82,13 +85,18 @@ Devices = Annotated[
     ),
 ]
 Nodes = Annotated[
-    int | None, typer.Option("--nodes", min=1, help="Number of machines. Default: 1, or those of the launcher.")
+    int | None,
+    typer.Option("--nodes", min=1, max=COUNT_MAX, help="Number of machines. Default: 1, or those of the launcher."),
 ]
 Precision = Annotated[
     str,
     typer.Option("--precision", callback=_parse_precision, help=f"Precision: {_join_or(PRECISIONS)}."),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed of weights, data order and augmentation.")]
+SEED_MAX = 2**32 - 1
+"""Largest random seed that every generator takes."""
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=SEED_MAX, help="Random seed of weights, data order and augmentation.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run in --output from its saved state, if there is one.")
 ]

@@ -47,7 +47,10 @@ Images = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(
-        "--limit", min=1, help=f"Maximum number of images. Default: {DEFAULT_LIMIT} of a dataset, all of --images."
+        "--limit",
+        min=1,
+        max=options.COUNT_MAX,
+        help=f"Maximum number of images. Default: {DEFAULT_LIMIT} of a dataset, all of --images.",
     ),
 ]
 Threshold = Annotated[

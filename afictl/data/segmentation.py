@@ -73,11 +73,15 @@ def mask_fault(value: object, size_hw: tuple[int, int]) -> str:
         return (
             f"'segmentation' is {shorten(value)}, neither a run-length mask nor polygons [[x1, y1, x2, y2, ...], ...]"
         )
-    if not all(len(polygon) % 2 == 0 and all(map(_is_coordinate, polygon)) for polygon in polygons):
+    if not all(map(_is_polygon, polygons)):
         return f"'segmentation' has a polygon that is not pairs of x and y in pixels of its {width}x{height} image"
     if max(map(len, polygons)) < 6:
         return "'segmentation' has no polygon of at least three points"
     return ""
+
+
+def _is_polygon(value: object) -> bool:
+    return isinstance(value, list) and len(value) % 2 == 0 and all(map(_is_coordinate, value))
 
 
 def _is_coordinate(value: object) -> bool:

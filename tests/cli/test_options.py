@@ -105,3 +105,23 @@ def test_invalid_numbers_are_refused(name, parameter, value, afictl):
 def _valid(parameter):
     """Words of a valid value of a required parameter."""
     return [parameter.opts[0], "x"] if parameter.opts[0].startswith("-") else ["x"]
+
+
+def test_every_whole_number_has_a_largest_value():
+    parameters = [(words, parameter) for words, command in commands(main.app) for parameter in command.params]
+    whole = [(words, parameter) for words, parameter in parameters if parameter.type_descriptor.annotation is int]
+    assert "--seed" in {parameter.opts[0] for _, parameter in whole}
+    assert not [(words, parameter.opts) for words, parameter in whole if parameter.max is None]
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+@pytest.mark.parametrize("flag", ["--seed", "--devices"])
+def test_huge_numbers_are_refused(flag, digits):
+    assert CliRunner().invoke(app, [flag, "9" * digits]).exit_code == 2
+
+
+@pytest.mark.parametrize("size", ["9" * 20 + "x9", "9x" + "9" * 5000, "100000x9"])
+def test_huge_sizes_are_refused(afictl, size):
+    code, _, error = afictl("model", "show", "faster-rcnn-r18-fpn-tiny", "--size", size)
+    assert code == 2
+    assert error.startswith("error: --size")

@@ -155,6 +155,7 @@ def test_masks_that_training_cannot_use_are_findings(write_coco):
         {"segmentation": float("nan")},
         {"segmentation": "mask"},
         {"segmentation": [[[10, 10], [30, 10], [30, 30]]]},
+        {"segmentation": [None]},
     ]
     data = write_coco(objects)
     report = check_split(data, "train")
@@ -166,6 +167,8 @@ def test_masks_that_training_cannot_use_are_findings(write_coco):
             "[[x1, y1, x2, y2, ...], ...]",
             "1.png annotation 10: 'segmentation' has a polygon that is not pairs of x and y in pixels of its 64x48 "
             "image",
+            "1.png annotation 11: 'segmentation' has a polygon that is not pairs of x and y in pixels of its 64x48 "
+            "image",
         ],
         "mask-empty": ["1.png annotation 3", "1.png annotation 4", "1.png annotation 7"],
         "mask-far": ["1.png annotation 5: mask [50.0, 10.0, 60.0, 30.0] (x1, y1, x2, y2), bbox [10, 10, 20, 20]"],
@@ -175,7 +178,7 @@ def test_masks_that_training_cannot_use_are_findings(write_coco):
     dataset = load_coco(data, "train")
     assert dataset.training_objects(0, masks=True).ids.tolist() == [1, 2, 6]
     assert dataset.left_out(masks=True) == {
-        "objects without a mask": 3,
+        "objects without a mask": 4,
         "objects with a mask without a pixel": 3,
         "objects with a mask far from the box": 1,
     }
