@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from afictl.backbones import FeatureExtractor
 from afictl.detectors.detector import Detector
 from afictl.detectors.head import FeatureMaps, HeadWithParts
+from afictl.detectors.upsampling_calls import recorded_inputs
 from afictl.necks import Neck
 
 _Output = TypeVar("_Output")
@@ -105,10 +106,8 @@ def _count(run: Callable[[], _Output], formulas: Mapping[Any, Callable[..., int]
 
 def _count_neck(neck: Neck, features: FeatureMaps) -> tuple[FeatureMaps, int, int]:
     """The pyramid, and the multiply-adds of the neck without its interpolator and of all calls of the interpolator."""
-    calls: list[tuple[Tensor, ...]] = []
-    hook = neck.interpolator.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
-    pyramid, total = _count(lambda: neck(features))
-    hook.remove()
+    with recorded_inputs(neck) as calls:
+        pyramid, total = _count(lambda: neck(features))
     torch_count = sum(_count(partial(neck.interpolator, *inputs))[1] for inputs in calls)
     interpolator = sum(interpolator_cost(neck.interpolator, *inputs) for inputs in calls)
     return pyramid, total - torch_count, interpolator

@@ -18,7 +18,17 @@ from afictl.presets.preset_files import (
     parse_preset,
     upgrade_settings,
 )
-from afictl.presets.schema import AdversarialRecipe, InputConfig, LoaderConfig, Preset, Published, Recipe, Scores
+from afictl.presets.schema import (
+    AdversarialRecipe,
+    GuideFeatures,
+    InputConfig,
+    InterpolatorRecipe,
+    LoaderConfig,
+    Preset,
+    Published,
+    Recipe,
+    Scores,
+)
 
 __all__ = [
     "AdversarialRecipe",
@@ -26,8 +36,10 @@ __all__ = [
     "BiFPNConfig",
     "DetectorConfig",
     "FPNConfig",
+    "GuideFeatures",
     "InputConfig",
     "InterpolatorConfig",
+    "InterpolatorRecipe",
     "LoaderConfig",
     "NeckConfig",
     "PAFPNConfig",

@@ -106,10 +106,13 @@ def _leaves(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 
 def upgrade_settings(settings: object) -> object:
-    """Recorded settings of a run or comparison, with a ``preset`` of an earlier version in today's form."""
+    """Recorded settings of a run or comparison, with a ``preset`` of an earlier version in today's form.
+
+    A key that did not exist has its default, with which today's version computes what the earlier one did.
+    """
     if not isinstance(settings, Mapping) or not isinstance(settings.get("preset"), Mapping):
         return settings
-    return {**settings, "preset": _upgrade(settings["preset"])}
+    return {**settings, "preset": _merge(Preset(name="").model_dump(mode="json"), _upgrade(settings["preset"]))}
 
 
 def parse_neck(values: Mapping[str, object]) -> NeckConfig:

@@ -7,7 +7,7 @@ A preset file holds only what differs from the schema's defaults (or from the pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 from pydantic import Field, model_validator
 
@@ -94,6 +94,18 @@ class AdversarialRecipe(Recipe):
     """Weight of the adversarial term beside the L1 term."""
 
 
+GuideFeatures: TypeAlias = Literal["levels", "sums"]
+"""Features of the guide that stage 1 enlarges."""
+
+
+class InterpolatorRecipe(AdversarialRecipe):
+    """Optimisation of stage 1."""
+
+    features: GuideFeatures = "levels"
+    """``levels``: the pyramid, as published. ``sums``: the maps that the guide's neck passes to its interpolator, which
+    a detector will have it enlarge: the sums before the output convolutions."""
+
+
 class LoaderConfig(Section):
     """Data loading."""
 
@@ -132,7 +144,7 @@ class Preset(Section):
     loader: LoaderConfig = LoaderConfig()
     train: Recipe = Recipe(steps=270_000, batch_size=16, lr=0.02, milestones=(210_000, 250_000))
     """Stage 3: ordinary training of the detector, also of a guide."""
-    stage1: AdversarialRecipe = AdversarialRecipe(steps=300_000, batch_size=8, lr=0.001, milestones=(270_000,))
+    stage1: InterpolatorRecipe = InterpolatorRecipe(steps=300_000, batch_size=8, lr=0.001, milestones=(270_000,))
     """Stage 1: interpolator against discriminator on the guide's features."""
     stage2: AdversarialRecipe = AdversarialRecipe(steps=180_000, batch_size=8, lr=0.01, milestones=(120_000, 160_000))
     """Stage 2: detector on the half-size image, with detection and feature losses."""

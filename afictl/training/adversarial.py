@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -39,23 +38,24 @@ class PerLevel(nn.Module):
 
 
 class PyramidInterpolator(nn.Module):
-    """Enlarges the maps of a pyramid with one interpolator, in a single forward as ``PerLevel``.
-
-    An interpolator that needs the fine map gets the next finer level of the pyramid; the finest level is left out.
-    """
+    """Enlarges the maps of a pyramid with one interpolator, in a single forward as ``PerLevel``."""
 
     def __init__(self, interpolator: Interpolator) -> None:
         super().__init__()
         self.module = interpolator  # saved states hold this name
 
-    def forward(self, pyramid: Pyramid) -> Pyramid:
-        """Maps (N,C,h,w) -> the ``levels``, (N,C,2h,2w)."""
-        fine = {coarse: pyramid[finer] for finer, coarse in pairwise(pyramid)} if self.module.needs_fine else {}
-        return {level: self.module(pyramid[level], fine.get(level)) for level in self.levels(pyramid)}
+    def forward(self, coarse: Pyramid, fine: Pyramid) -> Pyramid:
+        """Maps (N,C,h,w) -> the ``levels``, (N,C,2h,2w).
 
-    def levels(self, pyramid: Pyramid) -> list[str]:
+        Args:
+            coarse: the maps.
+            fine: fine maps by the level of ``coarse``; an interpolator that needs them enlarges these levels only.
+        """
+        return {level: self.module(coarse[level], fine.get(level)) for level in self.levels(coarse, fine)}
+
+    def levels(self, coarse: Pyramid, fine: Pyramid) -> list[str]:
         """The levels that are enlarged."""
-        return list(pyramid)[1:] if self.module.needs_fine else list(pyramid)
+        return [level for level in coarse if level in fine or not self.module.needs_fine]
 
 
 @dataclass(frozen=True)

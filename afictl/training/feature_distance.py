@@ -1,4 +1,4 @@
-"""Distance of the enlarged features of a half-size image to the guide's features of the image itself."""
+"""Distance of the enlarged features of half-size images to the guide's features of the images themselves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor
 from afictl.data import Dataset, eval_batches
 from afictl.detectors import Detector
 from afictl.interpolators import Interpolator, build_interpolator
+from afictl.presets import GuideFeatures
 from afictl.progress import ProgressCallback
-from afictl.training.adversarial import Pair, Pyramid, PyramidInterpolator, extent, make_pairs, sizes_of
+from afictl.training.adversarial import Pair, PyramidInterpolator
+from afictl.training.guide_features import enlarged_pairs, guide_maps
 
 FeatureDistance = Mapping[str, Mapping[str, Mapping[str, float]]]
 """method -> level -> measure -> value"""
@@ -27,6 +29,7 @@ def measure_feature_distance(
     interpolator: Interpolator,
     dataset: Dataset,
     *,
+    features: GuideFeatures = "levels",
     limit: int | None,
     workers: int,
     progress: ProgressCallback,
@@ -36,8 +39,9 @@ def measure_feature_distance(
     Args:
         guide: gives the target features of an image and the coarse features of its half-size view.
         interpolator: named by its kind in the result; one that needs the fine map restricts all methods to the levels
-            that have a finer one.
+            that have one.
         dataset: held-out images, of which the first ``limit`` are used.
+        features: see ``guide_maps``.
         progress: called with the number of images done and of all images.
 
     Returns:
@@ -50,31 +54,17 @@ def measure_feature_distance(
     total = len(range(len(dataset))[:limit])
     for done, batch in enumerate(eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True), 1):
         full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images or ()]
-        real, coarse = guide.pyramid(full), guide.pyramid(half)
+        real, (coarse, fine) = guide_maps(guide, full, features).maps, guide_maps(guide, half, features)
+        coarse = {level: coarse[level] for level in learned.levels(coarse, fine)}
         for name, method in methods.items():
-            fake = method(coarse)
-            for level, pair in enlarged_pairs(guide, fake, real, full, half).items():
-                if level in learned.levels(coarse):
-                    sums[name][level] = sums[name].get(level, 0) + _sums(pair)
+            for level, pair in enlarged_pairs(guide, method(coarse, fine), real, full, half).items():
+                sums[name][level] = sums[name].get(level, 0) + _sums(pair)
         progress(done, total)
     interpolator.train()
     return {
         name: {level: {"l1": float(s[0] / s[2]), "cosine": float(s[1] / s[2])} for level, s in levels.items()}
         for name, levels in sums.items()
     }
-
-
-def enlarged_pairs(
-    guide: Detector, fake: Pyramid, real: Pyramid, full: list[Tensor], half: list[Tensor]
-) -> dict[str, Pair]:
-    """Pairs of enlarged half-view maps and the guide's maps of the full view (stage 1)."""
-    strides = guide.neck.strides
-    return make_pairs(
-        fake,
-        real,
-        {level: extent(sizes_of(half), strides[level], times=2) for level in fake},
-        {level: extent(sizes_of(full), strides[level]) for level in fake},
-    )
 
 
 def mean_distance(distance: FeatureDistance) -> dict[str, float]:

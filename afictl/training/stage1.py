@@ -16,16 +16,12 @@ from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
 from afictl.files import write_text
 from afictl.interpolators import Interpolator
-from afictl.presets import Preset
+from afictl.presets import GuideFeatures, Preset
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
 from afictl.training.adversarial import PerLevel, PyramidInterpolator, discriminator_step, feature_losses
-from afictl.training.feature_distance import (
-    describe_distance,
-    distance_metrics,
-    enlarged_pairs,
-    measure_feature_distance,
-)
+from afictl.training.feature_distance import describe_distance, distance_metrics, measure_feature_distance
+from afictl.training.guide_features import enlarged_pairs, guide_maps
 from afictl.training.loop import fit
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
@@ -58,8 +54,9 @@ def train_stage1(
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         full, half = fabric.to_device((batch.images, batch.half_images))
         with torch.no_grad(), fabric.autocast():
-            real, coarse = guide.pyramid(full, across_ranks=True), guide.pyramid(half, across_ranks=True)
-        pairs = enlarged_pairs(guide, generator.module(coarse), real, full, half)
+            real = guide_maps(guide, full, recipe.features, across_ranks=True).maps
+            coarse, fine = guide_maps(guide, half, recipe.features, across_ranks=True)
+        pairs = enlarged_pairs(guide, generator.module(coarse, fine), real, full, half)
         loss_d = discriminator_step(trainable_discriminator, pairs)
         losses = feature_losses(trainable_discriminator.module, pairs, recipe)
         generator.backward(losses)
@@ -68,7 +65,7 @@ def train_stage1(
 
     def evaluate(progress: ProgressCallback) -> Metrics:
         return run_on_rank_zero(
-            lambda: _report_distance(fabric, run, guide, interpolator, data.held_out, progress),
+            lambda: _report_distance(fabric, run, guide, interpolator, data.held_out, recipe.features, progress),
             fabric.global_rank,
             fabric.world_size,
         )
@@ -96,12 +93,19 @@ def _report_distance(
     guide: Detector,
     interpolator: Interpolator,
     held_out: Dataset,
+    features: GuideFeatures,
     progress: ProgressCallback,
 ) -> Metrics:
     workers = guide.preset.loader.workers
     with fabric.autocast():
         distance = measure_feature_distance(
-            guide, interpolator, held_out, limit=_MAX_HELD_OUT, workers=workers, progress=progress
+            guide,
+            interpolator,
+            held_out,
+            features=features,
+            limit=_MAX_HELD_OUT,
+            workers=workers,
+            progress=progress,
         )
     write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
     run.log(describe_distance(distance, interpolator.kind))

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from afictl.data.transforms import half_size, resize_for, to_float, view
 from afictl.detectors import Detector
+from afictl.detectors.upsampling_calls import pyramid_and_calls
 from afictl.interpolators import Interpolator
 from afictl.training.adversarial import Pair, extent, sizes_of
-from afictl.training.feature_distance import enlarged_pairs, position_distance
+from afictl.training.feature_distance import position_distance
+from afictl.training.guide_features import enlarged_pairs
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,8 @@ def pyramid_and_fine(guide: Detector, image: Tensor) -> tuple[dict[str, Tensor],
         guide: detector in eval mode.
         image: float (3, H, W) RGB in 0..1.
     """
-    fine_maps: list[Tensor] = []
-    hook = guide.neck.interpolator.register_forward_pre_hook(lambda _, maps: fine_maps.append(maps[1]))
-    try:
-        pyramid = guide.pyramid([image])
-    finally:
-        hook.remove()
-    levels = {stride: level for level, stride in guide.neck.strides.items()}
-    finest = min(levels)
-    padded_width = pyramid[levels[finest]].shape[-1] * finest  # the width of each map is this divided by its stride
-    return pyramid, {levels[2 * padded_width // fine.shape[-1]]: fine for fine in fine_maps}
+    pyramid, calls = pyramid_and_calls(guide, [image])
+    return pyramid, {call.level: call.fine for call in calls}
 
 
 def _level_features(

@@ -169,11 +169,12 @@ def test_extent_counts_positions_that_begin_inside_the_image():
     assert extent(sizes_of(images), 8, times=2) == [(10, 16), (2, 2)]
 
 
-def test_pyramid_interpolator_passes_the_next_finer_level_to_kinds_that_need_it():
+def test_pyramid_interpolator_passes_fine_maps_to_kinds_that_need_them():
     pyramid = {level: torch.randn(1, 8, size, size) for level, size in (("p2", 7), ("p3", 4), ("p4", 2))}
+    finer = {"p3": pyramid["p2"], "p4": pyramid["p3"]}
     fade = build_interpolator("fade", 8)
-    enlarged = PyramidInterpolator(fade)(pyramid)
+    enlarged = PyramidInterpolator(fade)(pyramid, finer)
     assert list(enlarged) == ["p3", "p4"]
     assert torch.equal(enlarged["p3"], fade(pyramid["p3"], pyramid["p2"]))
     assert torch.equal(enlarged["p4"], fade(pyramid["p4"], pyramid["p3"]))
-    assert list(PyramidInterpolator(build_interpolator("carafe", 8))(pyramid)) == list(pyramid)
+    assert list(PyramidInterpolator(build_interpolator("carafe", 8))(pyramid, finer)) == list(pyramid)

@@ -206,14 +206,18 @@ def test_the_guide_is_not_trained(guide_run, fabric, data, tmp_path, monkeypatch
     assert all(torch.equal(before[name], value) for name, value in guide.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["afi", "sapa"])
-def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(kind, fabric, data, guide_run, tmp_path):
+@pytest.mark.parametrize(("kind", "features"), [("afi", "levels"), ("sapa", "levels"), ("fade", "sums")])
+def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(kind, features, fabric, data, guide_run, tmp_path):
     def interrupt(logger, step, *args):
         if step == 3:
             raise KeyboardInterrupt
         return 0.0
 
-    overrides = ["stage1.checkpoint_every=2", f"interpolator.options={OPTIONS[kind]}"]
+    overrides = [
+        "stage1.checkpoint_every=2",
+        f"stage1.features={features}",
+        f"interpolator.options={OPTIONS[kind]}",
+    ]
 
     def train(folder, resume=False):
         pretrain(fabric, guide_run, data, folder, kind=kind, stages=(1,), overrides=overrides, resume=resume)
@@ -227,6 +231,33 @@ def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(kind, fabric,
     resumed, uninterrupted = (tmp_path / run / "stage1" for run in ("resumed", "uninterrupted"))
     networks = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
     assert_same_states(resumed, uninterrupted, (*networks, "metrics"))
+
+
+def test_stage_1_on_sums_is_another_run_than_on_levels(fabric, guide_run, data, tmp_path):
+    def train(features, stages=(1, 2), resume=False):
+        overrides = [*ONE_STEP, f"stage1.features={features}"]
+        pretrain(fabric, guide_run, data, tmp_path / "run", stages=stages, overrides=overrides, resume=resume)
+
+    train("sums")
+    distance = json.loads((tmp_path / "run" / "stage1" / "feature_distance.json").read_text())
+    assert all(list(levels) == ["p3", "p4", "p5"] for levels in distance.values())
+    with pytest.raises(UserError, match=r"--resume with other settings: preset\.stage1\.features$"):
+        train("levels", resume=True)
+    train("sums", resume=True)
+
+
+def test_a_run_from_before_there_were_sums_is_resumed_on_levels(fabric, guide_run, data, tmp_path):
+    def train(*overrides, resume=True):
+        pretrain(fabric, guide_run, data, tmp_path, stages=(1,), overrides=[*ONE_STEP, *overrides], resume=resume)
+
+    train("stage1.features=levels", resume=False)
+    file = tmp_path / "stage1" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    del config["preset"]["stage1"]["features"]
+    file.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"preset\.stage1\.features$"):
+        train("stage1.features=sums")
+    train()
 
 
 def test_stage_2_alone_needs_a_finished_stage_1(fabric, guide_run, data, tmp_path):

@@ -16,6 +16,7 @@ from afictl.comparison.cost.profiling import peak_bytes, synchronized_time
 from afictl.comparison.results import Cost
 from afictl.data import Dataset, eval_batches
 from afictl.detectors import Detector, model_cost
+from afictl.detectors.upsampling_calls import recorded_inputs
 from afictl.presets import InputConfig
 from afictl.progress import ProgressCallback
 
@@ -93,12 +94,8 @@ def _peaks(detector: Detector, image: Tensor) -> tuple[int, int]:
     image = image.to(device)
     detector_peak = peak_bytes(lambda: detector([image]), device)
     interpolator = detector.neck.interpolator
-    calls: list[tuple[Tensor, ...]] = []
-    hook = interpolator.register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
-    try:
+    with recorded_inputs(detector.neck) as calls:
         detector.pyramid([image])
-    finally:
-        hook.remove()
     return detector_peak, max(peak_bytes(partial(interpolator, *inputs), device) for inputs in calls)
 
 
