@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -86,7 +87,7 @@ def check_annotations(contents: Contents, report: SplitReport) -> list[Record]:
         if _check_reference(record, "image", images, images, report)
     ]
     _check_categories(categories, objects, report)
-    _check_flags(objects, images, report)
+    _check_optional_values(objects, images, report)
     usable = _check_boxes(objects, images, report)
     check_masks(objects, images, usable, report)
     _check_use(images, categories, objects, usable, report)
@@ -137,16 +138,19 @@ def _check_categories(categories: dict[int, str], objects: list[Record], report:
             report.add("category-unused", Location(detail=f"{categories[category_id]} (id {category_id})"))
 
 
-def _check_flags(objects: list[Record], images: dict[int, Record], report: SplitReport) -> None:
-    """Add flags that are written as text or NaN, and flags of other formats that COCO does not have."""
+def _check_optional_values(objects: list[Record], images: dict[int, Record], report: SplitReport) -> None:
+    """Add flags that are written as text or NaN, flags that COCO does not have, and areas that none can be."""
     for record in objects:
+        location = Location(images[record["image_id"]]["file_name"], record["id"])
         for flag in _FLAGS:
             value = record.get(flag)
             if isinstance(value, str) or value != value:  # NaN differs from itself
-                file = images[record["image_id"]]["file_name"]
-                report.add("unusual-flag", Location(file, record["id"], f"{flag} {shorten(value)}"))
+                report.add("unusual-flag", location._replace(detail=f"{flag} {shorten(value)}"))
         if parse_flag(record.get("difficult")):
-            report.add("difficult", Location(images[record["image_id"]]["file_name"], record["id"]))
+            report.add("difficult", location)
+        area = record.get("area")
+        if area is not None and (area < 0 or math.isinf(area)):
+            report.add("area-out-of-range", location._replace(detail=f"area {shorten(area)}"))
 
 
 def _check_boxes(objects: list[Record], images: dict[int, Record], report: SplitReport) -> np.ndarray:

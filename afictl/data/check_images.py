@@ -13,6 +13,7 @@ from PIL import Image
 
 from afictl.data.check_report import Location, SplitReport
 from afictl.data.folders import absence_hint, leaves_folder, portable_name
+from afictl.data.image_faults import MISSING, file_fault
 from afictl.data.images import (
     ORIENTATION,
     displayed_size,
@@ -65,7 +66,7 @@ def image_findings(image_dir: Path, item: tuple[str, tuple[int, int]]) -> list[t
     path = image_dir / name
     if leaves_folder(image_dir, name):
         return [("file-outside", "")]
-    if not path.exists():
+    if file_fault(path).endswith(MISSING):  # itself, or the target of a link
         return [("missing-file", absence_hint(image_dir, name))]
     try:
         with opened_image(path) as image:

@@ -14,7 +14,7 @@ from afictl.data.check_report import Location, SplitReport
 from afictl.data.formats.coco_records import Record
 from afictl.data.formats.coco_values import is_number, parse_flag
 from afictl.data.mask_geometry import mask_boxes, mask_faults
-from afictl.data.plausibility import describe_boxes, describe_masks, describe_unused_area, reach_outside
+from afictl.data.plausibility import describe_areas, describe_boxes, describe_masks, describe_unused_area, reach_outside
 from afictl.data.segmentation import mask_fault
 from afictl.data.segmentation_arrays import pack_segmentations
 
@@ -53,6 +53,8 @@ def check_masks(
         location = Location(images[record["image_id"]]["file_name"], record["id"])
         if kind == "malformed":
             report.add("mask-malformed", location._replace(detail=mask_fault(segmentations[k], _pair(sizes[k]))))
+        elif kind == "polygons" and (fault := mask_fault(segmentations[k], _pair(sizes[k]))):
+            report.add("mask-part-malformed", location._replace(detail=fault))
         elif kind == "absent" and has_masks and not crowd[k]:
             report.add("mask-missing", location)
         elif int(faults[k]) in _FAULT_RULES and usable[k]:
@@ -73,12 +75,13 @@ def _check_distribution(
     objects: Sequence[Record], sizes: np.ndarray, extents: np.ndarray, used: np.ndarray, report: SplitReport
 ) -> None:
     xywh = boxes_of(objects)
-    areas = np.array([record.get("area") for record in objects], dtype=np.float64)
-    areas = np.where(np.isnan(areas), xywh[:, 2] * xywh[:, 3], areas)
+    annotated_areas = np.array([record.get("area") for record in objects], dtype=np.float64)
+    areas = np.where(np.isnan(annotated_areas), xywh[:, 2] * xywh[:, 3], annotated_areas)
     boxes = describe_boxes(xywh[used], sizes[used], areas[used], extents[used])
     texts = {
         "boxes-implausible": boxes,
         "masks-implausible": "" if boxes else describe_masks(xywh[used], extents[used]),
+        "areas-implausible": "" if boxes else describe_areas(xywh[used], annotated_areas[used]),
         "boxes-in-one-part": describe_unused_area(xywh[used], sizes[used]),
     }
     for rule, text in texts.items():

@@ -65,6 +65,9 @@ RULES = {
         "drops",
         "treats the object as one without a mask: leaves it out when masks are trained",
     ),
+    "mask-part-malformed": Rule(
+        "mask of several polygons, of which one is not usable", "drops", "leaves that polygon out, and uses the others"
+    ),
     "mask-empty": Rule(
         "mask without a pixel",
         "drops",
@@ -123,6 +126,16 @@ RULES = {
         "images of more than 100 objects",
         "fine",
         "trains on all; raise detector.max_detections, 100 in most presets; metrics count 100 of a class",
+    ),
+    "area-out-of-range": Rule(
+        "area that is negative or infinite",
+        "fine",
+        "reads no area; evaluation leaves the object out of every range of areas, as COCO evaluation does",
+    ),
+    "areas-implausible": Rule(
+        "areas that are not square pixels",
+        "fine",
+        "reads no area; evaluation assigns objects to APs, APm and APl by it: correct or remove 'area'",
     ),
     "boxes-in-one-part": Rule(
         "boxes in the upper left part of all images", "fine", "trains on the boxes as they are: look at a few of them"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import filecmp
 from pathlib import Path
 
 from afictl.data.check_report import Location, SplitReport
-from afictl.data.folders import find_files, leaves_folder
+from afictl.data.folders import find_files, leaves_folder, portable_name
 from afictl.data.formats.coco_records import FIELDS, Contents, Record, read_instances, record_fault
+from afictl.data.image_listing import have_equal_content
 from afictl.errors import UserError
 
 
@@ -24,7 +24,8 @@ def compare_with_train(data_dir: Path, contents: Contents, image_dir: Path, repo
     if report.split == "val":  # training reads no other split
         _compare_classes(_names(train), _names(contents), train_file, report)
     for name in sorted(_file_names(train) & _file_names(contents)):
-        if not leaves_folder(image_dir, name) and _same_file(train_dir / name, image_dir / name):
+        paths = [folder / portable_name(folder, name) for folder in (train_dir, image_dir)]
+        if not leaves_folder(image_dir, portable_name(image_dir, name)) and have_equal_content(*paths):
             report.add("file-in-train", Location(name))
 
 
@@ -51,8 +52,3 @@ def _file_names(contents: Contents) -> set[str]:
 
 def _valid_records(contents: Contents, key: str) -> list[Record]:
     return [record for record in contents[key] if record_fault(record, FIELDS[key]) is None]
-
-
-def _same_file(first: Path, second: Path) -> bool:
-    """Whether both exist with the same bytes; two splits may use the same names for different images."""
-    return first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from afictl.data.other_layouts import describe_layout
 from afictl.errors import UserError
 
 SPLITS = ("train", "val", "test")
 _IMAGE_SUFFIXES = (".jpg", ".JPG", ".jpeg", ".png", ".PNG")
+
+_UNICODE_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+"""Of accented letters: composed, as most programs write them, and decomposed, as in file names from macOS."""
 
 
 def annotation_names(split: str) -> list[str]:
@@ -69,7 +74,7 @@ def has_split(data_dir: Path, split: str) -> bool:
 
 def portable_name(folder: Path, name: str) -> str:
     """``file_name`` of an image, with slashes for the backslashes of Windows unless a file has this very name."""
-    if "\\" not in name or os.sep == "\\" or (folder / name).exists():
+    if "\\" not in name or os.sep == "\\" or os.path.exists(folder / name):
         return name
     return name.replace("\\", "/")
 
@@ -77,11 +82,15 @@ def portable_name(folder: Path, name: str) -> str:
 def absence_hint(folder: Path, name: str) -> str:
     """Where a file that is not at its ``file_name`` lies in ``folder``, and what to do; empty if it does not."""
     base = name.replace("\\", "/").rpartition("/")[2]
-    if base and base != name and (folder / base).is_file():
+    if base and base != name and os.path.isfile(folder / base):
         return f"{base} is in {folder}: remove the folder from 'file_name'"
+    for form in _UNICODE_FORMS:
+        other = unicodedata.normalize(form, name)
+        if other != name and os.path.isfile(folder / other):
+            return f"the name of the file is in Unicode form {form}, 'file_name' is not: correct one of them"
     for suffix in _IMAGE_SUFFIXES:
         other = f"{base.rpartition('.')[0] or base}{suffix}"
-        if other != base and (folder / other).is_file():
+        if other != base and os.path.isfile(folder / other):
             return f"{other} is in {folder}: correct 'file_name'"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,14 @@ def image_faults(folder: Path, names: Sequence[str]) -> dict[str, str]:
         faults = dict(chain.from_iterable(pool.map(lambda part: list(faults_of(part)), parts)))
     faults |= {name: "is outside the folder" for name in names if leaves_folder(folder, name)}
     return {name: faults[name] for name in dict.fromkeys(names) if name in faults}
+
+
+def have_equal_content(first: Path, second: Path) -> bool:
+    """Whether both are regular files that can be read and have the same bytes, whatever their names."""
+    try:
+        return first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False)
+    except OSError:  # a name that is too long, or no permission
+        return False
 
 
 def orientation_note(dataset: Dataset) -> str:

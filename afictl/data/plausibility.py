@@ -26,6 +26,8 @@ _MIN_INSIDE = 0.99
 """Share of boxes that another reading must put inside their images."""
 _MIN_BOXES, _MIN_BOXES_OF_OTHER_IMAGES, _MIN_BOXES_OF_PART = 2, 10, 50
 """Fewer boxes say too little about their meaning, size of images, or part of the image."""
+_MIN_IMPLAUSIBLE_AREAS = 0.9
+"""Share of areas from which all are of another unit, or those of boxes of another size."""
 _MARGIN = 0.05
 """Fraction of the image, and one pixel, by which a box may reach out of it."""
 _MIN_MASK_IOU = 0.5
@@ -34,11 +36,14 @@ _MIN_MASK_IOU = 0.5
 Reading = Callable[[np.ndarray], np.ndarray]
 
 _CORNERS = "corners x1, y1, x2, y2"
+_AXES_SWAPPED = "y, x, height, width"
+"""Beside masks it cannot be known whether the axes of the boxes or of the masks are swapped."""
 _READINGS: dict[str, Reading] = {
     _CORNERS: lambda boxes: boxes,
     "corners y1, x1, y2, x2": lambda boxes: boxes[:, [1, 0, 3, 2]],
     "centre x, y, width, height": lambda boxes: corners_of(boxes - np.tile(boxes[:, 2:] / 2, 2) * (1, 1, 0, 0)),
-    "y, x, height, width": lambda boxes: corners_of(boxes[:, [1, 0, 3, 2]]),
+    _AXES_SWAPPED: lambda boxes: corners_of(boxes[:, [1, 0, 3, 2]]),
+    "corners x1, x2, y1, y2": lambda boxes: boxes[:, [0, 2, 1, 3]],
 }
 """Other meanings of four numbers, as functions to xyxy."""
 
@@ -94,23 +99,46 @@ def describe_boxes(
     fractions = _are_fractions(xywh) & (sizes_wh >= _MIN_SIDE_PX).all(axis=1)
     if fractions.mean() >= _MIN_FRACTIONS:
         return f"{_count(fractions)} boxes look like fractions of the image (0..1), not pixels"
-    if len(xywh) >= _MIN_BOXES and (xywh[:, 2:] > xywh[:, :2]).all(axis=1).mean() >= _MIN_INSIDE:
-        if areas is not None and _match_areas(xywh, areas[is_box]):
-            return f"boxes look like {_CORNERS}, not x, y, width, height: 'area' is that of corners"
-        if masks is not None and _match_masks(xywh, masks[is_box]):
-            return f"boxes look like {_CORNERS}, not x, y, width, height: so they enclose their masks"
+    if len(xywh) < _MIN_BOXES:
+        return ""
+    is_ordered = (xywh[:, 2:] > xywh[:, :2]).all(axis=1).mean() >= _MIN_INSIDE
+    if is_ordered and areas is not None and _match_areas(xywh, areas[is_box]):
+        return f"boxes look like {_CORNERS}, not x, y, width, height: 'area' is that of corners"
+    for name, reading in _READINGS.items() if masks is not None else ():
+        if name != _AXES_SWAPPED and _match_masks(xywh, reading(xywh), masks[is_box]):
+            return f"boxes look like {name}, not x, y, width, height: so they enclose their masks"
     return _describe_boxes_outside(xywh, sizes_wh)
 
 
 def _describe_boxes_outside(xywh: np.ndarray, sizes_wh: np.ndarray) -> str:
     outside = ~_lie_inside(corners_of(xywh), sizes_wh)
-    if len(xywh) < _MIN_BOXES or outside.mean() <= _MAX_OUTSIDE:
+    if outside.mean() <= _MAX_OUTSIDE:
         return ""
     for name, reading in _READINGS.items():
         if _lie_inside(reading(xywh), sizes_wh).mean() >= _MIN_INSIDE:
             return f"boxes look like {name}, not x, y, width, height: {_count(outside)} reach out of their images"
     if len(xywh) >= _MIN_BOXES_OF_OTHER_IMAGES and outside.mean() >= 0.5:
         return f"{_count(outside)} boxes reach out of their images: they look like those of images of another size"
+    return ""
+
+
+def describe_areas(xywh: np.ndarray, areas: np.ndarray) -> str:
+    """Probable fault of annotated areas that are not square pixels of an object in its box; empty for plausible ones.
+
+    Args:
+        xywh: (n,4) float64, boxes as in the file.
+        areas: (n,) annotated areas, NaN without one.
+    """
+    rows = np.isfinite(areas) & np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] >= _MIN_SIDE_PX).all(axis=1)
+    areas, boxes = areas[rows], xywh[rows, 2:].prod(axis=1)
+    if len(areas) < _MIN_BOXES:
+        return ""
+    tiny, large = areas <= 1, areas > (1 + _MARGIN) * boxes + 1
+    if tiny.mean() >= _MIN_IMPLAUSIBLE_AREAS:
+        meaning = "are 0" if not areas[tiny].any() else "look like fractions of the image (0..1), not pixels"
+        return f"{_count(tiny)} areas {meaning}"
+    if large.mean() >= _MIN_IMPLAUSIBLE_AREAS:
+        return f"{_count(large)} areas are larger than their boxes"
     return ""
 
 
@@ -160,13 +188,13 @@ def _sides(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return boxes[:, 2:] - boxes[:, :2], boxes[:, 2:]
 
 
-def _match_masks(boxes: np.ndarray, masks: np.ndarray) -> bool:
-    """Whether masks of these bounding boxes lie in the boxes as corners, and not as x, y, width, height."""
+def _match_masks(xywh: np.ndarray, reading: np.ndarray, masks: np.ndarray) -> bool:
+    """Whether masks of these bounding boxes lie in ``reading`` (n,4) xyxy, and not in the boxes as in the file."""
     rows = np.isfinite(masks).all(axis=1)
     if rows.sum() < _MIN_BOXES:
         return False
-    by_corners, by_size = (_share_in_boxes(masks[rows], b) for b in (boxes[rows], corners_of(boxes[rows])))
-    return by_corners >= 0.9 and by_size <= 0.5
+    by_reading, by_size = (_share_in_boxes(masks[rows], b[rows]) for b in (reading, corners_of(xywh)))
+    return by_reading >= 0.9 and by_size <= 0.5
 
 
 def _share_in_boxes(masks: np.ndarray, xyxy: np.ndarray) -> float:
@@ -189,7 +217,7 @@ def describe_masks(xywh: np.ndarray, masks: np.ndarray) -> str:
     if _are_fractions(masks).mean() >= 0.9:
         return f"{fault}: polygons look like fractions of the image (0..1), not pixels"
     if _share_in_boxes(masks[:, [1, 0, 3, 2]], boxes) >= 0.9:
-        return f"{fault}: polygons look like y, x instead of x, y"
+        return f"{fault}: either the boxes or the polygons look like y, x instead of x, y"
     box_sides, mask_sides = (corners[:, 2:] - corners[:, :2] for corners in (boxes, masks))
     scale = np.median(mask_sides / box_sides, axis=0)
     if (scale > 0).all() and _share_in_boxes(masks / np.tile(scale, 2), boxes) >= 0.9:

@@ -41,12 +41,7 @@ def normalize_segmentation(value: object, size_hw: tuple[int, int]) -> Segmentat
     polygons = as_polygons(value)
     if polygons is None:
         return None
-    polygons = [p for p in polygons if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
-    try:
-        points = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
-    except (TypeError, ValueError):
-        return None
-    return [p for p in points if p.ndim == 1 and bool((np.abs(p) < COORDINATE_LIMIT_PX).all())] or None
+    return [np.asarray(p, dtype=np.float64) for p in polygons if _is_polygon(p) and len(p) >= 6] or None
 
 
 def as_polygons(value: object) -> list[Any] | None:
@@ -65,14 +60,14 @@ def mask_fault(value: object, size_hw: tuple[int, int]) -> str:
     if not value or value != value:  # pandas writes an absent value as NaN, which differs from itself
         return ""
     if isinstance(value, dict):
-        if normalize_segmentation(value, size_hw) is None:
-            return f"'segmentation' is not a run-length mask of the size of its image, [height, width] {[*size_hw]}"
-        return ""
+        return "" if _normalize_rle(value, size_hw) else f"'segmentation' is {_describe_rle(value, size_hw)}"
     polygons = as_polygons(value)
     if polygons is None:
         return (
             f"'segmentation' is {shorten(value)}, neither a run-length mask nor polygons [[x1, y1, x2, y2, ...], ...]"
         )
+    if _are_points(polygons):
+        return "'segmentation' has points as pairs [x, y]; write each polygon as one flat list [x1, y1, x2, y2, ...]"
     if not all(map(_is_polygon, polygons)):
         return f"'segmentation' has a polygon that is not pairs of x and y in pixels of its {width}x{height} image"
     if max(map(len, polygons)) < 6:
@@ -80,7 +75,16 @@ def mask_fault(value: object, size_hw: tuple[int, int]) -> str:
     return ""
 
 
+def _are_points(polygons: list[Any]) -> bool:
+    """Whether polygons are lists of [x, y] instead of flat lists, or there is one that is such a list itself."""
+    points = (
+        polygons[0] if isinstance(polygons[0], list) and all(isinstance(p, list) for p in polygons[0]) else polygons
+    )
+    return len(points) >= 3 and all(isinstance(p, list) and len(p) == 2 and all(map(is_number, p)) for p in points)
+
+
 def _is_polygon(value: object) -> bool:
+    """Whether it is a flat list of pairs of coordinates; text is none, also of a number."""
     return isinstance(value, list) and len(value) % 2 == 0 and all(map(_is_coordinate, value))
 
 
@@ -102,6 +106,17 @@ def _normalize_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle | 
         return rle
     except (TypeError, ValueError):
         return None
+
+
+def _describe_rle(value: Mapping[str, Any], size_hw: tuple[int, int]) -> str:
+    """Why a mapping is no run-length mask of an image of ``size_hw``."""
+    size, counts = value.get("size"), value.get("counts")
+    fault = f"not a run-length mask of the size of its image, [height, width] {[*size_hw]}"
+    if size != [*size_hw]:
+        return f"{fault}: its 'size' is {shorten(size)}"
+    if isinstance(counts, str) and counts.startswith(("b'", 'b"')):
+        return f"{fault}: its 'counts' is the text b'...' of Python's bytes, which were not decoded"
+    return f"{fault}: the runs in its 'counts' do not fill that size"
 
 
 def fills(packed: bytes, pixels: int) -> bool:

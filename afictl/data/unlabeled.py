@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import filecmp
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from afictl.data.folders import SPLITS, find_files, has_split
 from afictl.data.formats.coco import load_coco
+from afictl.data.image_listing import have_equal_content
 from afictl.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -44,9 +44,8 @@ def without_labelled(files: list[Path], data_dir: Path) -> list[Path]:
     """
     by_size: dict[int, list[Path]] = {}
     for path in _labelled_images(data_dir):
-        if path.is_file():
-            by_size.setdefault(path.stat().st_size, []).append(path)
-    return [file for file in files if not any(_are_equal(file, path) for path in by_size.get(_size(file), ()))]
+        by_size.setdefault(_size(path), []).append(path)
+    return [file for file in files if not any(have_equal_content(file, path) for path in by_size.get(_size(file), ()))]
 
 
 def _labelled_images(data_dir: Path) -> Iterator[Path]:
@@ -59,9 +58,8 @@ def _labelled_images(data_dir: Path) -> Iterator[Path]:
 
 
 def _size(file: Path) -> int:
-    """Size in bytes; -1 for what is no file."""
-    return file.stat().st_size if file.is_file() else -1
-
-
-def _are_equal(first: Path, second: Path) -> bool:
-    return filecmp.cmp(first, second, shallow=False)
+    """Size in bytes; -1 for a file that cannot be read."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1

@@ -9,6 +9,7 @@ from PIL import Image
 from afictl.data import load_coco
 from afictl.data.check import check_split, splits_to_check
 from afictl.data.formats.coco_records import read_instances
+from afictl.data.image_listing import require_images
 from afictl.errors import UserError
 from tests.data.conftest import SQUARE
 
@@ -165,8 +166,8 @@ def test_masks_that_training_cannot_use_are_findings(write_coco):
         "mask-malformed": [
             "1.png annotation 9: 'segmentation' is 'mask', neither a run-length mask nor polygons "
             "[[x1, y1, x2, y2, ...], ...]",
-            "1.png annotation 10: 'segmentation' has a polygon that is not pairs of x and y in pixels of its 64x48 "
-            "image",
+            "1.png annotation 10: 'segmentation' has points as pairs [x, y]; write each polygon as one flat list "
+            "[x1, y1, x2, y2, ...]",
             "1.png annotation 11: 'segmentation' has a polygon that is not pairs of x and y in pixels of its 64x48 "
             "image",
         ],
@@ -185,10 +186,52 @@ def test_masks_that_training_cannot_use_are_findings(write_coco):
 
 
 @pytest.mark.parametrize(
+    ("segmentation", "detail"),
+    [
+        ([None], "not pairs of x and y"),
+        ([1, [2, 3]], "not pairs of x and y"),
+        ([True, False, True, False, True, False], "not pairs of x and y"),
+        ([["10", "10", "30", "10", "30", "30"]], "not pairs of x and y"),
+        ([[10, 10, 10**400, 30, 10, 30]], "not pairs of x and y"),
+        ([{"size": [48, 64], "counts": [48 * 64]}], "not pairs of x and y"),
+        ([[10, 10], [30, 10], [30, 30]], "points as pairs"),
+        ({"size": [64, 48], "counts": [48 * 64]}, "'size' is [64, 48]"),
+        ({"counts": [48 * 64]}, "'size' is None"),
+        ({"size": [48, 64], "counts": "b'PP1'"}, "text b'...' of Python's bytes"),
+        ({"size": [48, 64], "counts": [48 * 64 - 1]}, "do not fill"),
+    ],
+)
+def test_segmentation_of_any_value_is_described_and_no_mask(write_coco, segmentation, detail):
+    data = write_coco([{}, {"segmentation": segmentation}])
+    (location,) = locations(check_split(data, "train"), "mask-malformed")
+    assert detail in location
+    assert location.startswith("1.png annotation 2: ")
+    assert load_coco(data, "train").training_objects(0, masks=True).ids.tolist() == [1]
+
+
+def test_polygon_that_is_left_out_of_a_mask_is_a_finding(write_coco):
+    data = write_coco([{"segmentation": [*SQUARE, [10, 10, float("nan"), 10, 20, 20]]}])
+    assert len(locations(check_split(data, "train"), "mask-part-malformed")) == 1
+    (outline,) = load_coco(data, "train").training_objects(0, masks=True).segmentations
+    assert len(outline) == 1
+
+
+def test_areas_that_mean_something_else_are_findings(write_coco):
+    report = check_split(write_coco([{"area": float("inf")}, {"area": -1}, {"area": 0}, {"area": 400}]), "train")
+    assert locations(report, "area-out-of-range") == ["1.png annotation 1: area inf", "1.png annotation 2: area -1"]
+    assert "areas-implausible" not in report.findings
+    assert not report.fatal
+    (text,) = locations(check_split(write_coco([{"area": 400 / 64 / 48}] * 3), "train"), "areas-implausible")
+    assert "3 of 3 areas look like fractions" in text
+
+
+@pytest.mark.parametrize(
     ("change", "rule", "meaning"),
     [
         (lambda x, y, w, h: {"bbox": [x / 64, y / 48, w / 64, h / 48]}, "boxes-implausible", "fractions"),
         (lambda x, y, w, h: {"bbox": [x, y, x + w, y + h]}, "boxes-implausible", "corners x1, y1, x2, y2"),
+        (lambda x, y, w, h: {"bbox": [x + w / 2, y + h / 2, w, h]}, "boxes-implausible", "centre"),
+        (lambda x, y, w, h: {"bbox": [x, x + w, y, y + h]}, "boxes-implausible", "corners x1, x2, y1, y2"),
         (
             lambda x, y, w, h: {"segmentation": [[v / 2 for v in (x, y, x + w, y, x + w, y + h)]]},
             "masks-implausible",
@@ -207,6 +250,24 @@ def test_distributions_that_mean_something_else_stop_training(write_coco, change
     assert report.fatal == [rule]
     (text,) = locations(report, rule)
     assert meaning in text
+
+
+def test_names_that_no_file_can_have_are_findings(write_coco):
+    """A name that is too long, and one in another Unicode form than the file, as archives from macOS have."""
+    images = [{}, {"file_name": "caf\u00e9.png"}, {}]
+    data = write_coco([{}], images=images)
+    for split in ("train", "val"):
+        (data / split / "caf\u00e9.png").rename(data / split / "cafe\u0301.png")
+        file = data / "annotations" / f"instances_{split}.json"
+        contents = json.loads(file.read_text())
+        contents["images"][2]["file_name"] = "x" * 5000
+        file.write_text(json.dumps(contents))
+    report = check_split(data, "val")
+    (missing,), (unreadable,) = locations(report, "missing-file"), locations(report, "unreadable-file")
+    assert "Unicode form NFD" in missing
+    assert "File name too long" in unreadable
+    with pytest.raises(UserError, match=r"2 of its 3 images"):
+        require_images(load_coco(data, "val"))
 
 
 def test_val_is_compared_with_train(write_coco):

@@ -5,6 +5,7 @@ import pytest
 
 from afictl.data import load_coco
 from afictl.data.plausibility import (
+    describe_areas,
     describe_boxes,
     describe_masks,
     describe_unused_area,
@@ -36,6 +37,7 @@ MEANINGS = {
     "corners y1, x1, y2, x2": lambda b: corners(b)[:, [1, 0, 3, 2]],
     "centre x, y, width, height": lambda b: np.concatenate([b[:, :2] + b[:, 2:] / 2, b[:, 2:]], axis=1),
     "y, x, height, width": lambda b: b[:, [1, 0, 3, 2]],
+    "corners x1, x2, y1, y2": lambda b: corners(b)[:, [0, 2, 1, 3]],
     "images of another size": lambda b: b * 3,
 }
 
@@ -99,6 +101,18 @@ def test_masks_in_loose_or_missing_boxes_are_plausible():
     inner[::3] = np.nan
     inner[1::5] = corners(boxes)[::-1][1::5]  # some are wrong
     assert describe_masks(boxes, inner) == ""
+
+
+@pytest.mark.parametrize(
+    ("scale", "meaning"), [(0, "are 0"), (1 / 640 / 480, "fractions"), (4, "larger than their boxes"), (0.5, "")]
+)
+def test_areas_of_another_unit_are_noticed(scale, meaning):
+    boxes = boxes_xywh(np.random.default_rng(4), 20)
+    areas = boxes[:, 2:].prod(axis=1) * scale
+    areas[0] = np.nan
+    text = describe_areas(boxes, areas)
+    assert meaning in text
+    assert bool(text) == bool(meaning)
 
 
 def test_boxes_in_one_part_of_all_images_are_noticed():
