@@ -104,9 +104,10 @@ def describe_boxes(
     is_ordered = (xywh[:, 2:] > xywh[:, :2]).all(axis=1).mean() >= _MIN_INSIDE
     if is_ordered and areas is not None and _match_areas(xywh, areas[is_box]):
         return f"boxes look like {_CORNERS}, not x, y, width, height: 'area' is that of corners"
-    for name, reading in _READINGS.items() if masks is not None else ():
-        if name != _AXES_SWAPPED and _match_masks(xywh, reading(xywh), masks[is_box]):
-            return f"boxes look like {name}, not x, y, width, height: so they enclose their masks"
+    if masks is not None:
+        for name, reading in _READINGS.items():
+            if name != _AXES_SWAPPED and _match_masks(xywh, reading(xywh), masks[is_box]):
+                return f"boxes look like {name}, not x, y, width, height: so they enclose their masks"
     return _describe_boxes_outside(xywh, sizes_wh)
 
 
