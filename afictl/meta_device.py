@@ -11,8 +11,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from afictl.errors import UserError, one_line
 
-_MAX_PARAMETERS = 20_000
-"""Ten times as many as the largest real detectors have; they are built in seconds."""
+MAX_PARAMETERS = 20_000
+"""Of one module: ten times as many as the largest real detectors have; they are built in seconds."""
 _MAX_OPTION_VALUE = 2**16
 
 
@@ -28,8 +28,8 @@ def building_on_meta_device(path: str | Path) -> Iterator[None]:
     def count_parameter(*_: object) -> None:
         nonlocal count
         count += 1
-        if count > _MAX_PARAMETERS:
-            raise RuntimeError(f"more than {_MAX_PARAMETERS:,} parameters")
+        if count > MAX_PARAMETERS:
+            raise RuntimeError(f"more than {MAX_PARAMETERS:,} parameters")
 
     hook = register_module_parameter_registration_hook(count_parameter)
     try:

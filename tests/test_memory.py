@@ -47,6 +47,14 @@ def test_large_weights_that_fit_are_those_of_the_seed(monkeypatch):
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
+def test_more_layers_than_a_network_has_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "_UNCHECKED_PARAMETERS", 20)
+    monkeypatch.setattr(module, "MAX_PARAMETERS", 200)
+    assert build_interpolator("afi", 1, blocks=12, growth=1).options["blocks"] == 12
+    with pytest.raises(UserError, match="'afi': more than 200 tensors"):
+        build_interpolator("afi", 1, blocks=65_536, growth=1)
+
+
 def test_a_parameter_that_cannot_be_allocated_is_told_by_name(monkeypatch):
     with pytest.raises(UserError, match=r"wide: .*detector\.fc_width"):
         build_within_memory("wide", lambda: nn.Linear(2**25, 2**25))

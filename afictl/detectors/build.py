@@ -20,7 +20,7 @@ from afictl.detectors.mask_rcnn import build_mask_rcnn_head
 from afictl.detectors.retinanet import build_retinanet_head
 from afictl.detectors.torchvision_models import torchvision_detector
 from afictl.errors import UserError
-from afictl.interpolators import Interpolator, build_interpolator
+from afictl.interpolators import Interpolator, build_configured
 from afictl.memory import build_within_memory
 from afictl.necks import build_neck, input_levels
 from afictl.presets import Preset, load_preset
@@ -87,4 +87,4 @@ def _resolve_interpolator(preset: Preset, interpolator: str | Interpolator | Non
     if interpolator is not None and interpolator != preset.interpolator.kind:
         preset = preset.with_interpolator(interpolator, {})  # the preset's options belong to its own kind
     config = preset.interpolator
-    return preset, build_interpolator(config.kind, preset.neck.channels, **config.options)
+    return preset, build_configured(config, preset.neck.channels)

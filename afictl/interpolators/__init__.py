@@ -17,11 +17,13 @@ from afictl.interpolators.sapa import SAPA
 from afictl.interpolators.transposed_conv import TransposedConv
 from afictl.memory import build_within_memory
 from afictl.name_or_path import Names, parse_name
+from afictl.presets import InterpolatorConfig
 
 __all__ = [
     "INTERPOLATORS",
     "AFInterpolator",
     "Interpolator",
+    "build_configured",
     "build_interpolator",
     "check_options",
     "interpolator_kinds",
@@ -89,5 +91,16 @@ def build_interpolator(kind: str, channels: int, **options: float) -> Interpolat
     Raises:
         UserError: unknown kind, an option that the kind does not have, or weights too large for this machine's memory.
     """
-    check_options(kind, options)
-    return build_within_memory(f"interpolator '{kind}'", lambda: INTERPOLATORS[kind](channels=channels, **options))
+    return build_configured(InterpolatorConfig(kind=kind, options=options), channels)
+
+
+def build_configured(config: InterpolatorConfig, channels: int) -> Interpolator:
+    """``build_interpolator`` from the section of a preset, whose options may have any names.
+
+    Raises:
+        UserError: as ``build_interpolator``.
+    """
+    check_options(config.kind, config.options)
+    return build_within_memory(
+        f"interpolator '{config.kind}'", lambda: INTERPOLATORS[config.kind](channels=channels, **config.options)
+    )

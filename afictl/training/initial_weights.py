@@ -12,8 +12,8 @@ import torch
 from afictl.backbones import load_pretrained
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError, did_you_mean
-from afictl.interpolators import Interpolator, build_interpolator, interpolator_kinds, kind_of_source
-from afictl.presets import Preset, parse_preset
+from afictl.interpolators import Interpolator, build_configured, interpolator_kinds, kind_of_source
+from afictl.presets import InterpolatorConfig, Preset, parse_preset
 from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
 from afictl.training.run_inputs import InputFile, RecordedInputs, weights_input
@@ -90,7 +90,7 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
     kind = preset.interpolator.kind if source is None else kind_of_source(source)
     if kind is not None:
         options = preset.interpolator.options if kind == preset.interpolator.kind else {}
-        module = build_interpolator(kind, channels, **options)
+        module = build_configured(InterpolatorConfig(kind=kind, options=options), channels)
     else:
         module = load_interpolator(find_interpolator_file(str(source)))
         kind, options = module.kind, module.options
@@ -109,7 +109,7 @@ def recorded_interpolator(preset: Preset, recorded: RecordedInputs) -> tuple[Pre
         UserError: the recorded preset is invalid.
     """
     config = parse_preset(recorded.preset, source=str(recorded.source)).interpolator
-    module = build_interpolator(config.kind, preset.neck.channels, **config.options)
+    module = build_configured(config, preset.neck.channels)
     return preset.with_interpolator(config.kind, config.options), module
 
 

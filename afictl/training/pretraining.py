@@ -15,8 +15,8 @@ from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, did_you_mean, one_line
 from afictl.files import remove_temporary_files, remove_unfinished_weights, require_no_link
 from afictl.folder_lock import locked_folder
-from afictl.interpolators import Interpolator, build_interpolator, learned_kinds
-from afictl.presets import Preset, overridden_values, parse_preset
+from afictl.interpolators import Interpolator, build_configured, learned_kinds
+from afictl.presets import InterpolatorConfig, Preset, overridden_values, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.training.hardware import hardware_record
 from afictl.training.memory import require_batch_memory
@@ -191,7 +191,8 @@ def _rebuild(loaded: LoadedDetector, preset: Preset, path: Path) -> Detector:
 def _build_networks(preset: Preset, kind: str, seed: int) -> tuple[Interpolator, PatchDiscriminator]:
     torch.manual_seed(seed)
     channels = preset.neck.channels
-    return build_interpolator(kind, channels, **preset.interpolator.options), PatchDiscriminator(channels)
+    config = InterpolatorConfig(kind=kind, options=preset.interpolator.options)
+    return build_configured(config, channels), PatchDiscriminator(channels)
 
 
 def _in_label_order(splits: Splits, classes: tuple[str, ...], guide: Path) -> Splits:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from afictl import UserError, build_interpolator, interpolator_kinds
+from afictl import UserError, build_detector, build_interpolator, interpolator_kinds, load_preset
 from afictl.interpolators import INTERPOLATORS
 
 COARSE = torch.arange(24.0).view(1, 2, 3, 4)
@@ -63,3 +63,10 @@ def test_options_build_an_interpolator_of_the_same_shape(kind):
 def test_unknown_kinds_and_options_are_named(kind, options, fact):
     with pytest.raises(UserError, match=fact):
         build_interpolator(kind, 8, **options)
+
+
+@pytest.mark.parametrize("name", ["channels", "kind", "self"])
+def test_arguments_that_are_no_options_are_named(name):
+    preset = load_preset("faster-rcnn-r18-fpn-tiny", [f"interpolator.options={{{name}: 5}}"])
+    with pytest.raises(UserError, match=f"no option '{name}'"):
+        build_detector(preset, 2)
