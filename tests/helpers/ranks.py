@@ -1,19 +1,25 @@
-"""Two or more processes on a machine without GPUs."""
+"""Two or more processes on a machine without GPUs.
+
+They are forks of a server that has imported the package, which takes seconds, and has computed nothing: threads of
+libraries, such as hotcoco's, are dead in forks of a process that has used them.
+"""
+
+import multiprocessing
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from afictl.training import rendezvous
 
-
-def on_two_ranks(function, *arguments):
-    """Call ``function(fabric, *arguments)`` in two new processes; not forks, in which hotcoco's threads are dead."""
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(_call, function, *arguments)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torch._dynamo", "afictl.cli.main", "afictl.training", "afictl.evaluation"])
 
 
-def on_forked_ranks(count, function, *arguments):
-    """Call ``function(fabric, *arguments)`` in ``count`` forks, ten times faster to start; without an evaluation."""
-    Fabric(accelerator="cpu", devices=count, strategy="ddp_fork").launch(_call, function, *arguments)
+def on_ranks(count, function, *arguments):
+    """Call ``function(fabric, *arguments)`` in ``count`` new processes, and wait for their end."""
+    strategy = DDPStrategy(start_method="forkserver")
+    Fabric(accelerator="cpu", devices=count, strategy=strategy).launch(_call, function, *arguments)
 
 
 def _call(fabric, function, *arguments):

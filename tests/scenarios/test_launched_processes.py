@@ -14,16 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.program import program
 from tests.helpers.tiny_runs import SMALL, set_flags
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
-PLAIN = [sys.executable, "-m"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "afictl"]
+PLAIN = [sys.executable, "-m", "afictl"]
 SECONDS = 120
 
 
 def command(launcher, data, folder, *flags):
     steps = (*SMALL, "train.steps=200", "train.eval_every=200", "train.checkpoint_every=200")
-    words = [*launcher, "afictl", "finetune", "--preset", "faster-rcnn-r18-fpn-tiny", "--interpolator", "nearest"]
+    words = [*launcher, "finetune", "--preset", "faster-rcnn-r18-fpn-tiny", "--interpolator", "nearest"]
     return [*map(str, (*words, "--data", data, "--output", folder, *flags)), *set_flags(steps)]
 
 
@@ -94,15 +95,15 @@ def test_a_killed_process_is_named_in_one_line(shapes_dir, tmp_path):
 
 
 def test_a_wait_for_another_machine_is_told_and_ends(shapes_dir, tmp_path):
-    place = f"127.0.0.1:{free_port()}"
-    address, port = place.split(":")
-    variables = {"MASTER_ADDR": address, "MASTER_PORT": port, "NODE_RANK": "0", "AFICTL_JOIN_TIMEOUT": "2"}
-    words = command(PLAIN, shapes_dir, tmp_path / "run", "--nodes", "2", "--devices", "1")
-    result = subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True, timeout=SECONDS)
-    waiting, error = result.stderr.splitlines()
-    assert result.returncode == 2
-    assert waiting.startswith(f"waiting at {place} for 1 of 2 machines")
-    assert error.startswith(f"error: waited 2 s at {place}")
+    port = free_port()
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "AFICTL_JOIN_TIMEOUT": "2"}
+    words = command([], shapes_dir, tmp_path / "run", "--nodes", "2", "--devices", "1")
+    with program(words, tmp_path / "output.txt", **variables) as first:
+        code, output = first.end()
+    assert code == 2, output
+    waiting, error = output.splitlines()
+    assert waiting.startswith(f"waiting at 127.0.0.1:{port} for 1 of 2 machines")
+    assert error.startswith(f"error: waited 2 s at 127.0.0.1:{port}")
     assert "AFICTL_JOIN_TIMEOUT" in error
     assert not (tmp_path / "run").exists()
 
@@ -110,4 +111,4 @@ def test_a_wait_for_another_machine_is_told_and_ends(shapes_dir, tmp_path):
 def free_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+        return str(server.getsockname()[1])

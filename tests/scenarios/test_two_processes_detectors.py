@@ -23,7 +23,7 @@ from tests.helpers.backbones import NARROW
 from tests.helpers.backbones import SWIN as SWIN_NAME
 from tests.helpers.narrow_presets import narrow_preset
 from tests.helpers.rank_runs import assert_equal_runs
-from tests.helpers.ranks import on_forked_ranks
+from tests.helpers.ranks import on_ranks
 from tests.helpers.targets import no_object
 
 STEPS = 10
@@ -129,7 +129,7 @@ def train_all(fabric: Fabric, folder: Path) -> None:
 def runs_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes for each case."""
     folder = tmp_path_factory.mktemp("two")
-    on_forked_ranks(2, train_all, folder)
+    on_ranks(2, train_all, folder)
     return folder
 
 
@@ -140,6 +140,6 @@ def test_two_processes_train_as_one(fabric: Fabric, runs_of_two: Path, tmp_path:
 
 
 def test_three_processes_train_as_one(fabric: Fabric, tmp_path: Path) -> None:
-    on_forked_ranks(3, train, tmp_path / "three", "mask-rcnn", 3)
+    on_ranks(3, train, tmp_path / "three", "mask-rcnn", 3)
     train(fabric, tmp_path / "one", "mask-rcnn", 3)
     assert_equal_runs(tmp_path / "three", tmp_path / "one", STEPS, "detector", atol=1e-5)

@@ -13,7 +13,7 @@ from afictl.distributed import Runtime, all_gather
 from afictl.errors import UserError
 from afictl.evaluation import evaluate
 from afictl.presets import load_preset
-from tests.helpers.ranks import on_two_ranks
+from tests.helpers.ranks import on_ranks
 
 IMAGES = 11
 
@@ -68,7 +68,7 @@ def test_two_ranks_equal_one_and_both_end_at_a_broken_image(data, tmp_path):
     image.write_bytes(b"no image")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "predictions.json").write_text("[]")
-    on_two_ranks(evaluate_all, data, broken, tmp_path)
+    on_ranks(2, evaluate_all, data, broken, tmp_path)
     for batch_size in (1, 2):
         single = tmp_path / f"single-{batch_size}"
         evaluate_and_write(Fabric(accelerator="cpu", devices=1), data, single, batch_size)

@@ -9,7 +9,7 @@ from afictl.run_records import read_metrics
 from afictl.training import InitialWeights, finetune, pretrain
 from tests.helpers.narrow_presets import narrow_preset
 from tests.helpers.rank_runs import assert_equal_runs
-from tests.helpers.ranks import on_two_ranks
+from tests.helpers.ranks import on_ranks
 from tests.helpers.tiny_runs import SMALL
 
 STEPS = 10
@@ -43,7 +43,7 @@ def runs(fabric: Fabric, shapes_dir: Path, tmp_path_factory: pytest.TempPathFact
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     train_guide(fabric, shapes_dir, one)
     train_interpolator(fabric, shapes_dir, one, one / "guide")
-    on_two_ranks(train_all, shapes_dir, two, one / "guide")
+    on_ranks(2, train_all, shapes_dir, two, one / "guide")
     return one, two
 
 

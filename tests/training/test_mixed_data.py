@@ -14,7 +14,7 @@ from afictl.training.mixed_data import MixedLosses
 from afictl.training.optimization import TrainableModule
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 from tests.helpers.pseudo_files import write_pseudo_file
-from tests.helpers.ranks import on_two_ranks
+from tests.helpers.ranks import on_ranks
 from tests.helpers.tiny_runs import SMALL, with_steps
 
 
@@ -116,7 +116,7 @@ def train_rank(fabric, folder, data):
 
 def test_two_processes_train_as_one(shapes_dir, tmp_path):
     write_pseudo_file(tmp_path / "pseudo.json", shapes_dir)
-    on_two_ranks(train_rank, tmp_path, shapes_dir)
+    on_ranks(2, train_rank, tmp_path, shapes_dir)
     weights = train(Fabric(accelerator="cpu", devices=1), tmp_path, shapes_dir)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert ranks[0].keys() == weights.keys()

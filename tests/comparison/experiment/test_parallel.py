@@ -15,23 +15,56 @@ from afictl.comparison.experiment.parallel import require_devices, train_in_para
 from afictl.comparison.experiment.specification import ExperimentSettings
 from afictl.weights import read_checkpoint
 from tests.helpers.full_disk import needs_dev_full
+from tests.helpers.program import SECONDS, program
 from tests.helpers.tiny_runs import SMALL, set_flags
 
-NEAREST = Method("nearest", "nearest")
+NEAREST, BILINEAR = Method("nearest", "nearest"), Method("bilinear", "bilinear")
 
 
-def test_parallel_runs_equal_sequential_runs(fabric, preset, shapes_dir, tmp_path, capfd):
-    methods = (Method("nearest", "nearest"), Method("carafe", "carafe"))
-    sequential, concurrent = (ExperimentSettings(preset, shapes_dir, tmp_path / name, methods) for name in "ab")
+@pytest.fixture
+def killed_worker(monkeypatch):
+    """The first worker kills itself, as the system does when memory runs out."""
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    start, commands = subprocess.Popen, [[sys.executable, "-c", kill]]
+    monkeypatch.setattr(
+        parallel.subprocess, "Popen", lambda words, **options: start(commands.pop() if commands else words, **options)
+    )
+
+
+@pytest.mark.usefixtures("killed_worker")
+def test_parallel_runs_equal_sequential_runs_also_beside_one_that_is_killed(
+    fabric, preset, shapes_dir, tmp_path, capfd
+):
+    methods = (NEAREST, Method("carafe", "carafe"))
+    sequential = ExperimentSettings(preset, shapes_dir, tmp_path / "a", methods)
+    concurrent = ExperimentSettings(preset, shapes_dir, tmp_path / "b", (BILINEAR, *methods))
     assert train_experiment(fabric, sequential) == {}
-    assert train_experiment(fabric, concurrent, parallel_runs=2) == {}
-    for pair in zip(sequential.runs(), concurrent.runs(), strict=True):
+    capfd.readouterr()
+    failures = train_experiment(fabric, concurrent, parallel_runs=2)
+    assert list(failures) == ["bilinear seed 0"]
+    assert "SIGKILL" in failures["bilinear seed 0"]
+    for pair in zip(sequential.runs(), concurrent.runs()[1:], strict=True):
         folder = pair[1].folder
         assert (folder / "result.json").is_file()
         expected, tensors = (read_checkpoint(run.folder / "last.safetensors").tensors for run in pair)
         assert all(torch.equal(tensors[name], expected[name]) for name in expected)
         assert "step 2/2" in folder.with_name("seed0.txt").read_text()
-    assert "carafe seed 0: done in" in capfd.readouterr().out
+    text = capfd.readouterr().out
+    assert "carafe seed 0: done in" in text
+    assert "bilinear seed 0" in text
+    assert "step 2/2" not in text
+
+
+@pytest.mark.usefixtures("killed_worker")
+def test_a_run_in_turn_whose_worker_is_killed_ends_alone(fabric, preset, shapes_dir, tmp_path, capfd):
+    settings = ExperimentSettings(preset, shapes_dir, tmp_path / "out", (NEAREST, BILINEAR))
+    failures = train_experiment(fabric, settings, parallel_runs=1)
+    assert list(failures) == ["nearest seed 0"]
+    assert "SIGKILL" in failures["nearest seed 0"]
+    assert (tmp_path / "out" / "bilinear" / "seed0" / "result.json").is_file()
+    text = capfd.readouterr().out
+    assert "nearest seed 0" in text
+    assert "step 2/2" in text
 
 
 def train_missing(preset, data, output, names):
@@ -41,25 +74,17 @@ def train_missing(preset, data, output, names):
     return train_in_parallel(settings, settings.runs(), 2, "32-true")
 
 
-def test_the_error_of_a_worker_is_returned(preset, shapes_dir, tmp_path):
-    failures = train_missing(preset, shapes_dir, tmp_path / "out", "a")
-    assert list(failures) == ["a seed 0"]
-    assert "missing" in failures["a seed 0"]
-
-
-def test_a_worker_that_cannot_be_started_does_not_stop_other_workers(preset, shapes_dir, tmp_path):
+@needs_dev_full
+def test_the_error_of_each_worker_is_returned(preset, shapes_dir, tmp_path, monkeypatch):
+    """Of one that cannot be started, one that cannot print its error, and one that fails."""
     log = tmp_path / "out" / "a" / "seed0.txt"
     log.mkdir(parents=True)  # cannot be opened for writing, as on a full disk
-    failures = train_missing(preset, shapes_dir, tmp_path / "out", "ab")
-    assert str(log) in failures["a seed 0"]
-    assert "missing" in failures["b seed 0"]
-
-
-@needs_dev_full
-def test_a_worker_that_cannot_print_its_error_is_reported(preset, shapes_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "_log_file", lambda run: Path("/dev/full"))
-    (failure,) = train_missing(preset, shapes_dir, tmp_path / "out", "a").values()
-    assert "/dev/full" in failure
+    log_file = parallel._log_file
+    monkeypatch.setattr(parallel, "_log_file", lambda r: Path("/dev/full") if r.method == "b" else log_file(r))
+    failures = train_missing(preset, shapes_dir, tmp_path / "out", "abc")
+    assert failures.keys() == {"a seed 0", "b seed 0", "c seed 0"}
+    for method, reason in {"a": str(log), "b": "/dev/full", "c": "missing"}.items():
+        assert reason in failures[f"{method} seed 0"]
 
 
 def test_workers_that_do_not_stop_are_killed_and_the_cause_is_raised(monkeypatch):
@@ -82,34 +107,13 @@ def test_workers_of_a_killed_comparison_save_their_state(shapes_dir, tmp_path):
     words = ["compare", "--preset", "faster-rcnn-r18-fpn-tiny", "--data", shapes_dir, "--output", tmp_path / "out"]
     words += set_flags([*SMALL, "train.steps=4000", "train.eval_every=4000"])
     words += ["--interpolators", "nearest", "--devices", "2", "--spread"]
-    command = subprocess.Popen([sys.executable, "-m", "afictl", *map(str, words)], stdout=subprocess.DEVNULL)
     run = tmp_path / "out" / "nearest" / "seed0"
-    try:
-        wait_for(lambda: (run / "metrics.jsonl").is_file() or command.poll() is not None)
-    finally:
-        command.kill()
-        command.wait(timeout=60)
-    wait_for(lambda: (run / "state.pt").is_file())
-
-
-@pytest.mark.parametrize("parallel_runs", [1, 2])
-def test_a_worker_that_is_killed_ends_its_run_alone(
-    fabric, preset, shapes_dir, tmp_path, capfd, monkeypatch, parallel_runs
-):
-    """The worker of the first run kills itself, as the system does when memory runs out."""
-    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    start, commands = subprocess.Popen, [[sys.executable, "-c", kill]]
-    monkeypatch.setattr(
-        parallel.subprocess, "Popen", lambda words, **options: start(commands.pop() if commands else words, **options)
-    )
-    settings = ExperimentSettings(preset, shapes_dir, tmp_path / "out", (NEAREST, Method("bilinear", "bilinear")))
-    failures = train_experiment(fabric, settings, parallel_runs)
-    assert list(failures) == ["nearest seed 0"]
-    assert "SIGKILL" in failures["nearest seed 0"]
-    assert (tmp_path / "out" / "bilinear" / "seed0" / "result.json").is_file()
-    text = capfd.readouterr().out
-    assert "nearest seed 0" in text
-    assert ("step 2/2" in text) == (parallel_runs == 1)
+    with program(words, tmp_path / "output.txt") as command:
+        command.wait_for(run / "metrics.jsonl")
+    deadline = time.monotonic() + SECONDS
+    while not (run / "state.pt").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_the_error_of_a_run_in_turn_is_printed_once(fabric, preset, shapes_dir, tmp_path, capfd):
@@ -125,13 +129,6 @@ def test_sigterm_interrupts_the_workers():
     with pytest.raises(KeyboardInterrupt), parallel._workers():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is handler
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(("devices", "count"), [("auto", 1), ("3", 3)])
