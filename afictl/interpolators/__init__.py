@@ -9,11 +9,15 @@ from afictl.errors import UserError, did_you_mean
 from afictl.interpolators.afi import AFInterpolator
 from afictl.interpolators.base import Interpolator
 from afictl.interpolators.carafe import CARAFE
-from afictl.interpolators.dysample import DySample, DySamplePlus
+from afictl.interpolators.dlu import DLU
+from afictl.interpolators.dysample import DySample, DySamplePlus, DySampleS, DySampleSPlus
 from afictl.interpolators.fade import FADE
 from afictl.interpolators.fixed import Bicubic, Bilinear, Nearest
+from afictl.interpolators.freqfusion import FreqFusion
+from afictl.interpolators.lda_aqu import LDAAQU
 from afictl.interpolators.pixel_shuffle import PixelShuffle
 from afictl.interpolators.sapa import SAPA
+from afictl.interpolators.soft_nearest import SoftNearest
 from afictl.interpolators.transposed_conv import TransposedConv
 from afictl.memory import build_within_memory
 from afictl.name_or_path import Names, parse_name
@@ -36,13 +40,19 @@ _CLASSES: tuple[type[Interpolator], ...] = (
     Nearest,
     Bilinear,
     Bicubic,
+    SoftNearest,
     TransposedConv,
     PixelShuffle,
     CARAFE,
+    DLU,
     DySample,
     DySamplePlus,
+    DySampleS,
+    DySampleSPlus,
+    LDAAQU,
     SAPA,
     FADE,
+    FreqFusion,
 )
 INTERPOLATORS: dict[str, type[Interpolator]] = {cls.kind: cls for cls in _CLASSES}
 """Every kind; a program may add its own."""

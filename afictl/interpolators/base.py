@@ -150,6 +150,17 @@ def described_kind(description: Mapping[str, object], source: str | Path) -> str
     return "afi" if description["format"] == AFI_FORMAT else str(description.get("kind"))
 
 
+def require_divisor(interpolator: Interpolator, option: str, value: int) -> None:
+    """Check that the ``value`` of an option divides the interpolator's channels.
+
+    Raises:
+        UserError: it does not.
+    """
+    kind, channels = interpolator.kind, interpolator.channels
+    if channels % value:
+        raise UserError(f"interpolator '{kind}': {option}={value} does not divide the {channels} channels")
+
+
 def zero_biases(module: nn.Module) -> None:
     """Set every bias in ``module`` to zero."""
     for name, value in module.named_parameters():

@@ -6,11 +6,10 @@ Legend: N images, C channels, H x W the coarse map, k the size of the predicted 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from afictl.interpolators.base import Interpolator, zero_biases
-from afictl.interpolators.reassembly import reassemble
+from afictl.interpolators.reassembly import normalise_kernels, reassemble
 
 
 class CARAFE(Interpolator):
@@ -53,5 +52,4 @@ class CARAFE(Interpolator):
 
     def kernels(self, coarse: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, k * k, 4, H, W), float32 and of sum one over the k * k neighbours."""
-        logits = self.encode(self.compress(coarse)).unflatten(1, (-1, 4))
-        return logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return normalise_kernels(self.encode(self.compress(coarse)).unflatten(1, (-1, 4)))

@@ -1,18 +1,22 @@
 """DySample: bilinear sampling of the coarse map at points that a 1x1 convolution moves.
 
-Liu et al., "Learning to upsample by learning to sample", https://arxiv.org/abs/2308.15085; of its forms the one that
-predicts offsets from the coarse map ("linear, then pixel shuffle"). DySample+ also predicts the scope of the offsets.
+Liu et al., "Learning to upsample by learning to sample", https://arxiv.org/abs/2308.15085, in its four forms: offsets
+are predicted from the coarse map ("linear, then pixel shuffle") or, in the S forms, from its pixel-shuffled values
+("pixel shuffle, then linear"); those of the + forms also have a predicted scope.
 Legend: N images, C channels, H x W the coarse map, G groups.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afictl.errors import UserError
-from afictl.interpolators.base import Interpolator, zero_biases
+from afictl.interpolators.base import Interpolator, require_divisor, zero_biases
+from afictl.interpolators.sampling import moved_centres, sample
 
 # Offsets of up to one reach a quarter of a coarse pixel: half way to where the neighbouring fine pixel samples.
 _SCOPE = 0.25
@@ -30,14 +34,15 @@ class DySample(Interpolator):
     """
 
     kind = "dysample"
+    shuffles_first: ClassVar[bool] = False
+    """Offsets are predicted from the pixel-shuffled map (N, C / 4, 2H, 2W)."""
 
     def __init__(self, channels: int, groups: int = 4) -> None:
         super().__init__(channels, groups=groups)
-        self.groups = groups
-        if channels % groups:
-            raise UserError(f"interpolator '{self.kind}': groups={groups} does not divide the {channels} channels")
-        # x and y for each group and each of the four fine pixels of a coarse one
-        self.offset = nn.Conv2d(channels, 2 * groups * 4, 1)
+        require_divisor(self, "groups", groups)
+        if self.shuffles_first and channels % 4:
+            raise UserError(f"interpolator '{self.kind}': channels must be a multiple of 4, not {channels}")
+        self.offset = self._convolution(bias=True)
         nn.init.normal_(self.offset.weight, std=0.001)
         zero_biases(self)
 
@@ -46,30 +51,29 @@ class DySample(Interpolator):
 
         Where a point is not finite, the map of its image and group is NaN.
         """
-        n, c, h, w = coarse.shape
-        points = self.points(coarse)
-        groups = coarse.to(points.dtype).reshape(-1, c // self.groups, h, w)
-        # Without nan_to_num, grid_sample gives a wrong number at NaN, and its backward pass on a CPU writes outside of
-        # the map.
-        sampled = F.grid_sample(groups, points.nan_to_num(), padding_mode="border", align_corners=False)
-        largest = points.detach().abs().amax(dim=(1, 2, 3))
-        sampled += (largest - largest)[:, None, None, None]  # 0, or NaN
-        return sampled.view(n, c, 2 * h, 2 * w).to(coarse.dtype)
+        return sample(coarse, self.points(coarse)).to(coarse.dtype)
 
     def points(self, coarse: Tensor) -> Tensor:
-        """Sampling point of each fine pixel: (N * G, 2H, 2W, 2), x and y from -1 to 1 between the borders of the map.
+        """Sampling point of each fine pixel: (N * G, 2H, 2W, 2), see ``moved_centres``."""
+        height, width = coarse.shape[-2:]
+        return moved_centres(self._offset(coarse), (height, width), scale=2)
 
-        float32 also under autocast: in bfloat16 a coordinate near 300 is good to one pixel only.
-        """
-        n, _, h, w = coarse.shape
-        offset = F.pixel_shuffle(self._offset(coarse), 2).view(n, 2, -1, 2 * h, 2 * w)
-        x = _centres(2 * w, offset) + offset[:, 0]
-        y = _centres(2 * h, offset).unsqueeze(1) + offset[:, 1]
-        return torch.stack((2 * x / w - 1, 2 * y / h - 1), dim=-1).flatten(0, 1)
+    def _convolution(self, bias: bool) -> nn.Conv2d:
+        """Convolution that predicts a value for x and y of each group and each fine pixel."""
+        pixels = 1 if self.shuffles_first else 4
+        return nn.Conv2d(self.channels * pixels // 4, 2 * int(self.options["groups"]) * pixels, 1, bias=bias)
+
+    def _predict(self, convolution: nn.Module, coarse: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 2 * G, 2H, 2W), at least float32."""
+        if self.shuffles_first:
+            values = convolution(F.pixel_shuffle(coarse, 2))
+        else:
+            values = F.pixel_shuffle(convolution(coarse), 2)
+        return values.to(torch.promote_types(coarse.dtype, torch.float32))
 
     def _offset(self, coarse: Tensor) -> Tensor:
-        """(N, 2 * G * 4, H, W) in coarse pixels, at least float32."""
-        return _SCOPE * self.offset(coarse).to(torch.promote_types(coarse.dtype, torch.float32))
+        """(N, 2 * G, 2H, 2W) in coarse pixels."""
+        return _SCOPE * self._predict(self.offset, coarse)
 
 
 class DySamplePlus(DySample):
@@ -79,14 +83,36 @@ class DySamplePlus(DySample):
 
     def __init__(self, channels: int, groups: int = 4) -> None:
         super().__init__(channels, groups)
-        self.scope = nn.Conv2d(channels, 2 * groups * 4, 1, bias=False)
+        self.scope = self._convolution(bias=False)
         nn.init.zeros_(self.scope.weight)
 
     def _offset(self, coarse: Tensor) -> Tensor:
-        dtype = torch.promote_types(coarse.dtype, torch.float32)
-        return 2 * _SCOPE * self.scope(coarse).to(dtype).sigmoid() * self.offset(coarse).to(dtype)
+        return 2 * _SCOPE * self._predict(self.scope, coarse).sigmoid() * self._predict(self.offset, coarse)
 
 
-def _centres(count: int, like: Tensor) -> Tensor:
-    """Centres of ``count`` fine pixels in a row, in coarse pixels: 0.25, 0.75, 1.25 and so on."""
-    return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / 2
+class DySampleS(DySample):
+    """DySample with offsets from the pixel-shuffled map: an eighth of the parameters.
+
+    Args:
+        channels: C of the maps, a multiple of 4.
+        groups: G.
+
+    Raises:
+        UserError: ``channels`` is no multiple of 4, or ``groups`` is not a positive number that divides it.
+    """
+
+    kind = "dysample-s"
+    shuffles_first = True
+
+    def __init__(self, channels: int, groups: int = 8) -> None:
+        super().__init__(channels, groups)
+
+
+class DySampleSPlus(DySamplePlus):
+    """DySample+ with offsets and scope from the pixel-shuffled map; arguments and errors as those of DySample-S."""
+
+    kind = "dysample-s-plus"
+    shuffles_first = True
+
+    def __init__(self, channels: int, groups: int = 8) -> None:
+        super().__init__(channels, groups)

@@ -7,12 +7,11 @@ Legend: N images, C channels, H x W the coarse map, k the size of the predicted 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afictl.interpolators.base import Interpolator, pad_fine, require_fine, zero_biases
-from afictl.interpolators.reassembly import reassemble, to_planes
+from afictl.interpolators.reassembly import normalise_kernels, reassemble, to_planes
 
 
 class FADE(Interpolator):
@@ -64,7 +63,6 @@ class FADE(Interpolator):
         The paper's semi-shift convolution: the same 3x3 convolution slides over the fine map pixel by pixel and over
         the coarse map, whose output the four fine pixels of a coarse one share.
         """
-        fine_logits = to_planes(pad_fine(self.encode(self.compress_fine(fine)), coarse))
+        fine_logits = to_planes(pad_fine(self.encode(self.compress_fine(fine)), coarse), 2)
         coarse_logits = self.encode(self.compress_coarse(coarse)).unsqueeze(2)
-        logits = fine_logits + coarse_logits
-        return logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return normalise_kernels(fine_logits + coarse_logits)

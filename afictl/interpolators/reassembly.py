@@ -1,14 +1,14 @@
-"""Weighted sums of coarse neighbours with one kernel for each fine pixel, shared by CARAFE, FADE and SAPA.
+"""Weighted sums of coarse neighbours with one kernel for each fine pixel, shared by CARAFE and its successors.
 
-Fine pixel (y, x) belongs to coarse pixel (y // 2, x // 2) and is computed from the k x k neighbours of it; outside
-the map there are zeros. Written as a loop over the k * k shifts of the coarse map: a copy of all neighbourhoods
-(``F.unfold``) takes k * k times its memory. Backward passes are written out for the same reason: only the operands
-are saved, no product.
+Fine pixel (y, x) belongs to coarse pixel (y // f, x // f) and is computed from the k x k neighbours of it; outside the
+map there are zeros. The factor f is 2, or 1 for a filter: both maps then have one size. Written as a loop over the
+k * k shifts of the coarse map: a copy of all neighbourhoods (``F.unfold``) takes k * k times its memory. Backward
+passes are written out for the same reason: only the operands are saved, no product.
 
-Legend: N images, C channels, H x W the coarse map, k the kernel size, K = k * k. A value for each of the 2H x 2W fine
-pixels and each of their neighbours is stored in four planes, (N, K, 4, H, W): plane ``2 * a + b`` holds the fine
-pixels (2i + a, 2j + b), which all have the same position relative to their neighbours. Neighbours are numbered row by
-row. Sums run in float32 (float64 for such maps) whatever the precision of the maps.
+Legend: N images, C channels, H x W the coarse map, k the kernel size, K = k * k, P = f * f. A value for each of the
+fH x fW fine pixels and each of their neighbours is stored in P planes, (N, K, P, H, W): plane ``f * a + b`` holds the
+fine pixels (f * i + a, f * j + b), which all have the same position relative to their neighbours. Neighbours are
+numbered row by row. Sums run in float32 (float64 for such maps) whatever the precision of the maps.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def reassemble(coarse: Tensor, kernels: Tensor) -> Tensor:
 
     Args:
         coarse: (N, C, H, W).
-        kernels: (N, K, 4, H, W), float32, or float64 for such maps.
+        kernels: (N, K, P, H, W), float32, or float64 for such maps.
 
     Returns:
-        (N, C, 2H, 2W) in the dtype of ``coarse``.
+        (N, C, fH, fW) in the dtype of ``coarse``.
     """
     return _Reassemble.apply(coarse, kernels)
 
@@ -45,18 +45,23 @@ def similarities(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
     """Dot products of each fine pixel with its ``size`` x ``size`` coarse neighbours.
 
     Args:
-        fine: (N, C, 2H, 2W).
+        fine: (N, C, fH, fW).
         coarse: (N, C, H, W).
 
     Returns:
-        (N, K, 4, H, W), float32, or float64 for such maps; zero where the neighbour is outside the map.
+        (N, K, P, H, W), float32, or float64 for such maps; zero where the neighbour is outside the map.
     """
     return _Similarities.apply(fine, coarse, size)
 
 
-def to_planes(fine: Tensor) -> Tensor:
-    """(N, C, 2H, 2W) -> (N, C, 4, H, W)."""
-    return _split_pixels(fine).permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
+def normalise_kernels(logits: Tensor) -> Tensor:
+    """Softmax of (N, K, P, H, W) over the K neighbours: kernels of sum one, at least float32."""
+    return logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def to_planes(fine: Tensor, factor: int) -> Tensor:
+    """(N, C, fH, fW) -> (N, C, P, H, W)."""
+    return _split_pixels(fine, factor).permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
 
 
 class _Reassemble(Function):
@@ -85,23 +90,27 @@ class _Similarities(Function):
 
 def _weighted_sums(coarse: Tensor, kernels: Tensor) -> Tensor:
     """fine[c, y, x] = sum over s of kernels[s, y, x] * coarse[c, neighbour s of (y, x)]."""
-    fine = coarse.new_empty(*coarse.shape[:2], 2 * coarse.shape[2], 2 * coarse.shape[3])
-    for channels in _chunks(coarse):
+    n, c, h, w = coarse.shape
+    factor = math.isqrt(kernels.shape[2])
+    fine = coarse.new_empty(n, c, factor * h, factor * w)
+    for channels in _chunks(coarse, factor):
         part = coarse[:, channels].to(kernels.dtype)
-        planes = part.new_zeros(*part.shape[:2], 4, *part.shape[2:])
+        planes = part.new_zeros(*part.shape[:2], *kernels.shape[2:])
         for s, shifted in enumerate(_shifts(part, math.isqrt(kernels.shape[1]))):
             planes.addcmul_(shifted.unsqueeze(2), kernels[:, s].unsqueeze(1))
-        _split_pixels(fine[:, channels]).copy_(planes.unflatten(2, (2, 2)).permute(0, 1, 4, 2, 5, 3))
+        planes = planes.unflatten(2, (factor, factor))
+        _split_pixels(fine[:, channels], factor).copy_(planes.permute(0, 1, 4, 2, 5, 3))
     return fine
 
 
 def _dot_products(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
     """kernels[s, y, x] = sum over c of fine[c, y, x] * coarse[c, neighbour s of (y, x)]."""
     n, _, h, w = coarse.shape
+    factor = fine.shape[2] // h
     dtype = torch.promote_types(coarse.dtype, torch.float32)
-    kernels = coarse.new_zeros(n, size * size, 4, h, w, dtype=dtype)
-    for channels in _chunks(coarse):
-        planes = to_planes(fine[:, channels]).to(dtype)
+    kernels = coarse.new_zeros(n, size * size, factor * factor, h, w, dtype=dtype)
+    for channels in _chunks(coarse, factor):
+        planes = to_planes(fine[:, channels], factor).to(dtype)
         for s, shifted in enumerate(_shifts(coarse[:, channels].to(dtype), size)):
             kernels[:, s] += (planes * shifted.unsqueeze(2)).sum(1)
     return kernels
@@ -110,10 +119,10 @@ def _dot_products(fine: Tensor, coarse: Tensor, size: int) -> Tensor:
 def _scatter_weighted_sums(fine: Tensor, kernels: Tensor) -> Tensor:
     """coarse[c, i, j] = sum over all fine pixels that have (i, j) as neighbour s of kernels[s] * fine[c]."""
     n, c, h, w = fine.shape[0], fine.shape[1], *kernels.shape[-2:]
-    size = math.isqrt(kernels.shape[1])
+    size, factor = math.isqrt(kernels.shape[1]), math.isqrt(kernels.shape[2])
     coarse = fine.new_empty(n, c, h, w)
-    for channels in _chunks(coarse):
-        planes = to_planes(fine[:, channels]).to(kernels.dtype)
+    for channels in _chunks(coarse, factor):
+        planes = to_planes(fine[:, channels], factor).to(kernels.dtype)
         padded = planes.new_zeros(n, planes.shape[1], h + size - 1, w + size - 1)
         for s in range(size * size):
             window = padded[:, :, s // size : s // size + h, s % size : s % size + w]
@@ -129,14 +138,14 @@ def _shifts(coarse: Tensor, size: int) -> Iterator[Tensor]:
     return (padded[:, :, dy : dy + h, dx : dx + w] for dy in range(size) for dx in range(size))
 
 
-def _chunks(coarse: Tensor) -> list[slice]:
+def _chunks(coarse: Tensor, factor: int) -> list[slice]:
     n, c, h, w = coarse.shape
     count = _MIN_CHANNELS
-    while count < _MAX_CHANNELS and 2 * count * n * 4 * h * w <= _CACHED_VALUES:
+    while count < _MAX_CHANNELS and 2 * count * n * factor**2 * h * w <= _CACHED_VALUES:
         count *= 2  # at most three sizes, for torch.compile
     return [slice(start, start + count) for start in range(0, c, count)]
 
 
-def _split_pixels(fine: Tensor) -> Tensor:
-    """A view (N, C, H, 2, W, 2) of (N, C, 2H, 2W)."""
-    return fine.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+def _split_pixels(fine: Tensor, factor: int) -> Tensor:
+    """A view (N, C, H, f, W, f) of (N, C, fH, fW)."""
+    return fine.unflatten(3, (-1, factor)).unflatten(2, (-1, factor))

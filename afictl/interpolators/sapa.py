@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from afictl.interpolators.base import Interpolator, pad_fine, require_fine, zero_biases
-from afictl.interpolators.reassembly import reassemble, similarities
+from afictl.interpolators.reassembly import normalise_kernels, reassemble, similarities
 
 
 class SAPA(Interpolator):
@@ -56,8 +56,8 @@ class SAPA(Interpolator):
         fine = require_fine(self.kind, coarse, fine)
         queries = _embed_pixels(fine, self.norm_fine, self.embed_fine)
         keys = _embed_pixels(coarse, self.norm_coarse, self.embed_coarse)
-        kernels = similarities(pad_fine(queries, coarse), keys, self._kernel_size).softmax(dim=1)
-        return reassemble(coarse, kernels)
+        logits = similarities(pad_fine(queries, coarse), keys, self._kernel_size)
+        return reassemble(coarse, normalise_kernels(logits))
 
 
 def _embed_pixels(x: Tensor, norm: nn.Module, embed: nn.Module) -> Tensor:

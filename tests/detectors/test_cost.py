@@ -44,6 +44,8 @@ def test_multiply_adds_of_mask_rcnn_r50() -> None:
 
 C, K, M, E = 256, 25, 64, 32
 """Channels, neighbours of a fine pixel, width of the networks that predict kernels, and of SAPA's embeddings."""
+S = M + 8
+"""Width of FreqFusion's compressed maps with the similarities to 8 neighbours."""
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,28 @@ C, K, M, E = 256, 25, 64, 32
         # x and y of four pixels in four groups: predicted, scaled, turned into coordinates; then the sampling
         ("dysample", C * 32 + 32 + 32 + 4 * 4 * C),
         ("dysample-plus", 2 * C * 32 + 2 * 32 + 32 + 4 * 4 * C),
+        # the same for eight groups, predicted from the pixel-shuffled map
+        ("dysample-s", 4 * (C // 4) * 16 + 2 * 64 + 4 * 4 * C),
+        ("dysample-s-plus", 2 * 4 * (C // 4) * 16 + 3 * 64 + 4 * 4 * C),
+        ("soft-nearest", C),
+        # compression, kernels, offsets and their coordinates; sampling of the kernels, sums
+        ("dlu", C * M + 9 * M * (K + 8) + 8 + 4 * 4 * K + 4 * K * C),
+        # query and key, the enlarged query and its scale; depthwise convolution and offsets of nine points, their range
+        # and coordinates; sampling of keys and products with them, sampling of the map and sums
+        ("lda-aqu", 2 * C * M + 20 * M + 36 * M * 19 + 2 * 4 * 36 + 9 * 4 * 5 * (M + C)),
+        # compressions; kernels twice; filters of the compressed maps; similarities, offsets, their product and their
+        # coordinates; filters of both maps, sampling
+        (
+            "freqfusion",
+            (4 + 1) * C * M
+            + 2 * 36 * M * (K + 9)
+            + 4 * (K + 9) * M
+            + (4 + 1) * 9 * M
+            + 9 * S * (2 * 32 + 4 * 2 * 8)
+            + 2 * 32
+            + 4 * (K + 9) * C
+            + 4 * 4 * C,
+        ),
         # embeddings of both maps, similarities, sums
         ("sapa", (4 + 1) * C * E + 4 * K * E + 4 * K * C),
         # compression and kernels of both maps, sums, the gate, and the mix by it: on kernels and on the fine map

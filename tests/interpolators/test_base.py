@@ -12,7 +12,13 @@ from afictl.interpolators import Interpolator, learned_kinds
 from afictl.interpolators.base import replicate_border
 from afictl.tensor_files import read_tensors
 
-OPTIONS = {"afi": {"blocks": 1, "growth": 4, "residual_scale": 0.1}, "sapa": {"up_kernel": 3}, "fade": {"up_kernel": 3}}
+OPTIONS = {
+    "afi": {"blocks": 1, "growth": 4, "residual_scale": 0.1},
+    "sapa": {"up_kernel": 3},
+    "fade": {"up_kernel": 3},
+    "lda-aqu": {"reduction": 2, "offset_range": 2.5},
+    "freqfusion": {"low_pass_kernel": 3, "groups": 2},
+}
 
 
 def save_as(path, description):

@@ -64,7 +64,7 @@ def test_parameter_count_is_the_published_one(kind, parameters, published):
     assert f"{modules * parameters / 1e6:.2f}" == millions
 
 
-@pytest.mark.parametrize("kind", ["sapa", "fade"])
+@pytest.mark.parametrize("kind", ["sapa", "fade", "freqfusion"])
 def test_missing_or_misfitting_fine_map_is_refused(kind):
     interpolator, coarse = build_interpolator(kind, 8), torch.randn(1, 8, 3, 4)
     with pytest.raises(UserError, match=f"'{kind}' .*coarse, fine"):

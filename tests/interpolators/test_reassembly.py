@@ -6,38 +6,44 @@ from torch.nn import functional as F
 from afictl.interpolators.reassembly import reassemble, similarities, to_planes
 from tests.helpers import reference_loops as loops
 
+FACTORS = pytest.mark.parametrize("factor", [2, 1], ids=["enlarged", "filtered"])
+
 
 def random(*shape, dtype=torch.float64):
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+@FACTORS
 @pytest.mark.parametrize(("size", "shape"), [(1, (2, 3)), (3, (1, 1)), (5, (3, 4)), (5, (1, 2))])
-def test_weighted_sums_are_those_of_the_loop(size, shape):
-    coarse, kernels = random(2, 3, *shape), random(2, size * size, 2 * shape[0], 2 * shape[1])
-    torch.testing.assert_close(reassemble(coarse, to_planes(kernels)), loops.reassembled(coarse, kernels))
+def test_weighted_sums_are_those_of_the_loop(size, shape, factor):
+    coarse, kernels = random(2, 3, *shape), random(2, size * size, *(factor * side for side in shape))
+    expected = loops.reassembled(coarse, kernels, factor)
+    torch.testing.assert_close(reassemble(coarse, to_planes(kernels, factor)), expected)
 
 
+@FACTORS
 @pytest.mark.parametrize(("size", "shape"), [(1, (2, 3)), (3, (1, 1)), (5, (3, 4))])
-def test_similarities_are_those_of_the_loop(size, shape):
-    coarse, fine = random(2, 3, *shape), random(2, 3, 2 * shape[0], 2 * shape[1])
+def test_similarities_are_those_of_the_loop(size, shape, factor):
+    coarse, fine = random(2, 3, *shape), random(2, 3, *(factor * side for side in shape))
     expected = fine.new_zeros(2, size * size, *fine.shape[-2:])
-    for i, y, x in loops.fine_pixels(coarse):
-        near = loops.window(coarse[i], y // 2, x // 2, size)
+    for i, y, x in loops.fine_pixels(coarse, factor):
+        near = loops.window(coarse[i], y // factor, x // factor, size)
         expected[i, :, y, x] = torch.stack([fine[i, :, y, x] @ value for value in near])
-    torch.testing.assert_close(similarities(fine, coarse, size), to_planes(expected))
+    torch.testing.assert_close(similarities(fine, coarse, size), to_planes(expected, factor))
 
 
 def test_planes_hold_the_four_pixels_row_by_row():
     fine = torch.arange(16.0).view(1, 1, 4, 4)
-    planes = to_planes(fine)
+    planes = to_planes(fine, 2)
     assert planes[0, 0, :, 0, 0].tolist() == [0, 1, 4, 5]
     assert planes[0, 0, 2].tolist() == [[4, 6], [12, 14]]
     torch.testing.assert_close(F.pixel_shuffle(planes.flatten(1, 2), 2), fine)
 
 
-def test_gradients_are_the_derivatives():
-    coarse, fine = random(2, 2, 2, 3).requires_grad_(), random(2, 2, 4, 6).requires_grad_()
-    kernels = random(2, 9, 4, 2, 3).requires_grad_()
+@FACTORS
+def test_gradients_are_the_derivatives(factor):
+    coarse, fine = random(2, 2, 2, 3).requires_grad_(), random(2, 2, factor * 2, factor * 3).requires_grad_()
+    kernels = random(2, 9, factor * factor, 2, 3).requires_grad_()
     assert gradcheck(reassemble, (coarse, kernels))
     assert gradcheck(lambda *maps: similarities(*maps, 3), (fine, coarse))
 

@@ -27,6 +27,8 @@ OPTIONS = {
     "dysample": "{groups: 2}",
     "sapa": "{up_kernel: 3, embedding_channels: 4}",
     "fade": "{up_kernel: 3, compressed_channels: 4}",
+    "dlu": "{up_kernel: 3, compressed_channels: 4}",
+    "freqfusion": "{low_pass_kernel: 3, compressed_channels: 4}",
 }
 
 
