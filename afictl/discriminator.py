@@ -22,6 +22,7 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, channels: int = 256) -> None:
         super().__init__()
+        self.channels = channels
         widths = (channels, 2 * channels, 4 * channels, 4 * channels)
         self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ def measure_feature_distance(
     limit: int | None,
     workers: int,
     progress: ProgressCallback,
+    on_pairs: Callable[[Mapping[str, Pair]], None] | None = None,
 ) -> FeatureDistance:
     """Compare a learned interpolator with fixed ones on held-out images.
 
@@ -43,6 +44,7 @@ def measure_feature_distance(
         dataset: held-out images, of which the first ``limit`` are used.
         features: see ``guide_maps``.
         progress: called with the number of images done and of all images.
+        on_pairs: called with the pairs of the learned interpolator for each image, by level.
 
     Returns:
         method -> level -> ``{"l1": mean absolute difference, "cosine": mean cosine of the channel vectors}``.
@@ -57,7 +59,10 @@ def measure_feature_distance(
         real, (coarse, fine) = guide_maps(guide, full, features).maps, guide_maps(guide, half, features)
         coarse = {level: coarse[level] for level in learned.levels(coarse, fine)}
         for name, method in methods.items():
-            for level, pair in enlarged_pairs(guide, method(coarse, fine), real, full, half).items():
+            pairs = enlarged_pairs(guide, method(coarse, fine), real, full, half)
+            if method is learned and on_pairs is not None:
+                on_pairs(pairs)
+            for level, pair in pairs.items():
                 sums[name][level] = sums[name].get(level, 0) + _sums(pair)
         progress(done, total)
     interpolator.train()

@@ -16,10 +16,11 @@ from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
 from afictl.files import write_text
 from afictl.interpolators import Interpolator
-from afictl.presets import GuideFeatures, Preset
+from afictl.presets import InterpolatorRecipe, Preset
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
 from afictl.training.adversarial import PerLevel, PyramidInterpolator, discriminator_step, feature_losses
+from afictl.training.adversarial_report import AdversarialReport
 from afictl.training.feature_distance import describe_distance, distance_metrics, measure_feature_distance
 from afictl.training.guide_features import enlarged_pairs, guide_maps
 from afictl.training.loop import fit
@@ -65,7 +66,7 @@ def train_stage1(
 
     def evaluate(progress: ProgressCallback) -> Metrics:
         return run_on_rank_zero(
-            lambda: _report_distance(fabric, run, guide, interpolator, data.held_out, recipe.features, progress),
+            lambda: _report(fabric, run, guide, recipe, interpolator, discriminator, data.held_out, progress),
             fabric.global_rank,
             fabric.world_size,
         )
@@ -87,26 +88,31 @@ def train_stage1(
     fit(fabric, run, recipe, stage, seed)
 
 
-def _report_distance(
+def _report(
     fabric: Fabric,
     run: RunWriter,
     guide: Detector,
+    recipe: InterpolatorRecipe,
     interpolator: Interpolator,
+    discriminator: PatchDiscriminator,
     held_out: Dataset,
-    features: GuideFeatures,
     progress: ProgressCallback,
 ) -> Metrics:
+    """Write and log the distance of the enlarged held-out features, and the effect of the discriminator."""
+    adversarial = AdversarialReport(discriminator, recipe.adversarial_weight)
     workers = guide.preset.loader.workers
     with fabric.autocast():
         distance = measure_feature_distance(
             guide,
             interpolator,
             held_out,
-            features=features,
+            features=recipe.features,
             limit=_MAX_HELD_OUT,
             workers=workers,
             progress=progress,
+            on_pairs=adversarial.add,
         )
     write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
     run.log(describe_distance(distance, interpolator.kind))
-    return distance_metrics(distance)
+    run.log(adversarial.describe())
+    return {**distance_metrics(distance), **adversarial.metrics}

@@ -44,6 +44,7 @@ _ACCURACY = {
     "mask/AP": ("Mask AP, held out", "points"),
     "l1": ("Distance to the guide, held out", "L1"),
     "cosine": ("Cosine similarity to the guide, held out", "cosine"),
+    "discriminator_accuracy": ("Discriminator accuracy, held out", "fraction"),
 }
 """Title and unit by metric; ``l1`` and ``cosine`` are those of the learned interpolator in stage 1."""
 

@@ -160,6 +160,20 @@ def test_stage_1_reports_the_distance_to_the_guide_of_each_method(pretrained, gu
         assert distance[kind][level]["l1"] == pytest.approx(sum(values) / len(values), rel=1e-4)
 
 
+def test_stage_1_reports_levels_and_the_accuracy_of_the_discriminator(pretrained):
+    *_, losses, record = (
+        json.loads(line) for line in (pretrained / "stage1" / "metrics.jsonl").read_text().splitlines()
+    )
+    assert "discriminator_accuracy" not in losses
+    accuracies = [record[f"discriminator_accuracy/p{i}"] for i in range(2, 6)]  # p6 has one position: 64 pixels
+    assert record["discriminator_accuracy"] == pytest.approx(sum(accuracies) / 4)
+    assert all(0 <= value <= 1 for value in accuracies)
+    assert record["adversarial_gradient"] > 0
+    assert {f"{measure}/afi/p{i}" for measure in ("l1", "cosine") for i in range(2, 7)} < set(record)
+    log = (pretrained / "stage1" / "log.txt").read_text()
+    assert re.search(rf"discriminator: .* {100 * record['discriminator_accuracy']:.1f} % \(p2 .*by chance 50 %", log)
+
+
 def test_distance_of_a_fresh_interpolator_is_that_of_bilinear(guide_run, data):
     guide = load_detector(guide_run).detector
     fresh, index = AFInterpolator(16), load_coco(data, "val")
