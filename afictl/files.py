@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from afictl.errors import UserError, is_disk_full
 _MACHINE = re.sub(r"\W", "-", platform.node())
 """Part of a draft's name, as machines may share a folder and a process id is valid on one machine."""
 _DRAFT = re.compile(rf"\.(.+\.(?:json|jsonl|yaml|csv|html|png|svg|zip|pt|safetensors|afictl-index))\.{_MACHINE}\.(\d+)")
-
+_FOLDER_DRAFT = re.compile(rf"\.(.+)\.{_MACHINE}\.(\d+)")
 _SAFETENSORS_DRAFT = re.compile(r"\.tmp[0-9A-Za-z]{6}")
 
 
@@ -86,15 +85,17 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: naming ``folder``, if the error names no other file.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    place = folder.absolute()  # the name of "." is empty
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _remove_draft_folders(place)
+    draft = temporary_path(place)
     try:
-        with name_file_in_errors(folder):
+        with name_file_in_errors(folder, draft):
+            draft.mkdir()
             yield draft
-        draft.chmod(0o755)  # mkdtemp's folders are private
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(draft, folder)
+        if place.exists():
+            shutil.rmtree(place)
+        os.replace(draft, place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -139,9 +140,10 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}")
 
 
-def is_draft(name: str) -> bool:
-    """Whether ``name`` is that of a draft of this machine."""
-    return _DRAFT.fullmatch(name) is not None
+def is_draft(path: Path) -> bool:
+    """Whether ``path`` is a draft of a file or folder by a process of this machine."""
+    pattern = _FOLDER_DRAFT if path.is_dir() else _DRAFT
+    return pattern.fullmatch(path.name) is not None
 
 
 def replace_file(draft: Path, path: Path) -> None:
@@ -164,6 +166,17 @@ def remove_temporary_files(folder: Path, name: str | None = None) -> None:
         draft = _DRAFT.fullmatch(path.name)
         if draft and name in (None, draft[1]) and not is_running(int(draft[2])):
             path.unlink(missing_ok=True)
+
+
+def _remove_draft_folders(folder: Path) -> None:
+    """Remove drafts of ``folder`` by killed processes of this machine."""
+    for path in folder.parent.iterdir():
+        draft = _FOLDER_DRAFT.fullmatch(path.name)
+        if not draft or draft[1] != folder.name or not path.is_dir() or path.is_symlink():
+            continue
+        process = int(draft[2])
+        if process == os.getpid() or not is_running(process):
+            shutil.rmtree(path)
 
 
 def remove_unfinished_weights(folder: Path) -> None:

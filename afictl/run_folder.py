@@ -46,12 +46,12 @@ def is_run(folder: Path) -> bool:
 
 
 def is_vacant(folder: Path) -> bool:
-    """Whether ``folder`` is absent or has no content: nothing but a lock and drafts of files."""
+    """Whether ``folder`` is absent or has no content: nothing but a lock and drafts."""
     from afictl.files import is_draft  # not at the top: the command line imports this module
 
     if not folder.exists():
         return True
-    return folder.is_dir() and all(path.name in (LOCK, HOLDER) or is_draft(path.name) for path in folder.iterdir())
+    return folder.is_dir() and all(path.name in (LOCK, HOLDER) or is_draft(path) for path in folder.iterdir())
 
 
 def has_records(folder: Path) -> bool:

@@ -1,8 +1,8 @@
 """Faults of machines injected into trainings, and what was lost: ``python -m benchmarks.faults``.
 
-Small trainings on generated images are killed at random moments, interrupted, deprived of disk space and of images, and
-started twice. Each is then continued until it is done, and compared with an uninterrupted one: weights, predictions
-and ``metrics.jsonl`` have to be equal but for times.
+Small trainings on generated images are killed at random moments, interrupted, deprived of disk space, shared memory,
+images and processes, started twice, and started by launchers. Each is then continued until it is done, and compared
+with an uninterrupted one: weights, predictions and ``metrics.jsonl`` have to be equal but for times.
 """
 
 from __future__ import annotations
@@ -11,50 +11,54 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from afictl.data.shapes import make_shapes
-from afictl.errors import UserError
-from afictl.run_folder import BEST, CONFIG, HOLDER, LAST, METRICS, PREDICTIONS, STATE
-from afictl.run_records import read_metrics
-from afictl.tensor_files import read_tensors
-from benchmarks.results import ROOT, run_benchmark, write_results
+from afictl.run_folder import LAST, STATE
+from benchmarks.fault_runs import (
+    TORCHRUN,
+    Command,
+    children_of,
+    differences,
+    end,
+    kill,
+    leftovers,
+    require_code,
+    require_line,
+    start,
+    wait_for_state,
+    wait_until,
+)
+from benchmarks.results import run_benchmark, write_results
 from tests.helpers.tiny_runs import SMALL
 
-_TIMES = {"seconds_per_step", "data_seconds", "memory_gib"}
 _STAGES = ("train", "stage1", "stage2")
 _SETTINGS = [
     *(setting for setting in SMALL if not setting.startswith("interpolator.")),
-    *(f"{stage}.{value}" for stage in _STAGES for value in ("steps=24", "eval_every=8", "checkpoint_every=4")),
+    *(f"{stage}.{value}" for stage in _STAGES for value in ("steps=16", "eval_every=8", "checkpoint_every=4")),
     "loader.workers=1",
 ]
-_TIMEOUT_SECONDS = 300.0
-_FULL_DISK = """
-import sys
-from pathlib import Path
-from afictl.cli.main import main
-from afictl.training.logger import TrainingLogger
-from tests.helpers.full_disk import fill_disk_for
-
-folder = Path(sys.argv[sys.argv.index("--output") + 1])
-log_step = TrainingLogger.log_step
-
-def fill(logger, *values):
-    if (folder / "state.pt").is_file() and not list(folder.glob(".state.pt.*")):
-        fill_disk_for(folder / "state.pt")
-    return log_step(logger, *values)
-
-TrainingLogger.log_step = fill
-main()
+_DIVERGENCE = ["train.lr=1e6", "train.optimizer=sgd", "train.clip_norm=null", "train.warmup_steps=0"]
+_MOUNTS = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+"""Runs a script of the shell that may mount file systems, which nobody else sees."""
+_SHARED_MEMORY = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
+_DISK = """
+output=$1 copy=$2 size=$3; shift 3
+mount -t tmpfs -o size=$size tmpfs "$output" || exit 1
+"$@"; echo "code $?"
+mount -o remount,size=1g "$output"
+"$@" --resume && cp -a "$output/." "$copy"
 """
 
 
@@ -67,180 +71,225 @@ class Result(NamedTuple):
     lost: list[str]
 
 
-class Command(NamedTuple):
-    """A training command without ``--output``, and the flag that continues it."""
+class Fault(NamedTuple):
+    """A fault of one kind.
 
-    words: list[str]
-    resume: list[str]
+    ``inject`` starts a command with an output folder, beside an uninterrupted run of it, and returns the problems.
+    """
 
-    def start(self, output: Path, *, again: bool = False, script: str = "") -> subprocess.Popen[str]:
-        """Start the command, or ``script`` with its words; ``again`` continues it."""
-        program = ["-c", script] if script else ["-m", "afictl"]
-        words = [sys.executable, *program, *self.words, "--output", str(output), *(self.resume if again else [])]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-    def finish(self, output: Path, *, again: bool = False) -> float:
-        """Run the command to its end; returns its seconds of training.
-
-        Raises:
-            UserError: it fails.
-        """
-        process = self.start(output, again=again)
-        started = _wait_for_lock(output, process)
-        code, text = _end(process)
-        if code:
-            raise UserError(f"{' '.join(self.words[:1])} ended with code {code}: {text[-300:]}")
-        return time.monotonic() - started
+    command: str
+    name: str
+    inject: Callable[[Command, Path, Path], list[str]]
+    is_continued: bool = True
+    """Whether the command is continued afterwards, and its runs compared with the uninterrupted ones."""
+    injections: int = 1
 
 
 def _commands(folder: Path) -> dict[str, Command]:
     data, guide = make_shapes(folder / "data", train=14, val=6, size=96), folder / "guide"
-    settings = [word for setting in _SETTINGS for word in ("--set", setting)]
-    preset = ["--preset", "faster-rcnn-r18-fpn-tiny", "--data", str(data), *settings]
-    Command(["finetune", *preset, "--interpolator", "nearest"], []).finish(guide)
+    preset = ["--preset", "faster-rcnn-r18-fpn-tiny", "--data", str(data), *_set(_SETTINGS)]
+    Command(["finetune", *preset, "--interpolator", "nearest"]).finish(guide)
+    finetune = Command(["finetune", *preset, "--interpolator", "dysample"], ["--resume"])
     return {
-        "finetune": Command(["finetune", *preset, "--interpolator", "dysample"], ["--resume"]),
+        "finetune": finetune,
+        "2 processes": replace(finetune, words=[*finetune.words, "--devices", "2"]),
         "pretrain": Command(["pretrain", "--guide", str(guide), "--interpolator", "carafe"], ["--resume"]),
-        "compare": Command(["compare", *preset, "--interpolators", "nearest,dysample"], []),
+        "compare": Command(["compare", *preset, "--interpolators", "nearest,dysample"]),
     }
 
 
-def _wait_for_lock(output: Path, process: subprocess.Popen[str]) -> float:
-    while process.poll() is None and not (output / HOLDER).exists():
-        time.sleep(0.05)
-    return time.monotonic()
+def _set(settings: list[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
 
 
-def _wait_for_state(output: Path, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None and not (output / STATE).exists():
-        time.sleep(0.05)
-
-
-def _end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    text, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
-    return process.returncode, text
-
-
-def _kill(output: Path, process: subprocess.Popen[str]) -> None:
-    """Kill the command and the processes in which it trains."""
-    process.kill()
-    for holder in output.rglob(HOLDER):
-        try:
-            os.kill(int(json.loads(holder.read_text())["process"]), signal.SIGKILL)
-        except (OSError, ValueError, KeyError):  # it has ended, or was killed while it wrote
-            continue
-    process.communicate()
-
-
-def differences(folder: Path, expected: Path) -> list[str]:
-    """Files of the runs below ``folder`` that differ from those below ``expected``."""
+def _faults(kills: int, generator: random.Random) -> list[Fault]:
+    """All faults, those of long durations first."""
+    trainings = ("compare", "pretrain", "finetune")
+    moments = {command: [generator.uniform(0.0, 0.8) for _ in range(kills)] for command in trainings}
+    interruptions = {
+        "SIGTERM": _terminate,
+        "killed reading process": _kill_reader,
+        "vanished images": _remove_images,
+    }
     return [
-        f"{run.relative_to(expected)}/{name}"
-        for run in sorted(path.parent for path in expected.rglob(CONFIG))
-        for name in (BEST, LAST, PREDICTIONS, METRICS)
-        if (run / name).exists() and not _is_equal(folder / run.relative_to(expected) / name, run / name)
+        *(Fault(c, "SIGKILL at random", partial(_kill_at, moments[c]), injections=kills) for c in trainings),
+        *(Fault(command, "two at once", _two_at_once) for command in trainings),
+        Fault("finetune", "two resumed at once", _two_resumed_at_once),
+        *(Fault("2 processes", name, inject) for name, inject in interruptions.items()),
+        *(Fault("finetune", name, inject) for name, inject in interruptions.items()),
+        Fault("2 processes", "killed process", _kill_process),
+        Fault("2 processes", "torchrun", _launch_with_torchrun),
+        Fault("2 processes", "srun", _launch_with_srun),
+        Fault("2 processes", "one of two machines", _launch_one_machine, is_continued=False),
+        *(Fault("finetune", f"full disk at {part:g} states", partial(_fill_disk, part)) for part in (0, 0.5, 1.5, 2.5)),
+        Fault("finetune", "64 kB of /dev/shm", _limit_shared_memory),
+        Fault("finetune", "changed annotations", _change_annotations),
+        Fault("finetune", "hostile state.pt", _replace_state),
+        Fault("finetune", "divergence", partial(_diverge, 2), is_continued=False),
+        Fault("compare", "divergence", partial(_diverge, 1), is_continued=False),
     ]
 
 
-def _is_equal(file: Path, expected: Path) -> bool:
-    if not file.is_file():
-        return False
-    if file.name == METRICS:
-        first, second = (
-            [{k: v for k, v in r.items() if k not in _TIMES} for r in read_metrics(path.parent)]
-            for path in (file, expected)
-        )
-        return first == second
-    if file.name == PREDICTIONS:
-        return file.read_bytes() == expected.read_bytes()
-    first_tensors, second_tensors = read_tensors(file)[0], read_tensors(expected)[0]
-    return first_tensors.keys() == second_tensors.keys() and all(
-        torch.equal(value, second_tensors[name]) for name, value in first_tensors.items()
-    )
-
-
-def _leftovers(folder: Path) -> list[str]:
-    return [str(path.relative_to(folder)) for path in folder.rglob(".*")]
-
-
-def inject(folder: Path, commands: dict[str, Command], kills: int, generator: random.Random) -> Iterator[Result]:
-    """Inject all faults, one kind after the other."""
-    for name, command in commands.items():
-        expected = folder / f"{name}-uninterrupted"
-        seconds = command.finish(expected)
-        output = folder / f"{name}-killed"
-        count = 0
-        for attempt in range(kills):
-            process = command.start(output, again=attempt > 0)
-            _wait_for_lock(output, process)
-            time.sleep(generator.uniform(0.0, 0.8 * seconds))
-            count += process.poll() is None
-            _kill(output, process)
+def _inject(fault: Fault, command: Command, folder: Path) -> Result:
+    """Inject a fault, continue the command, and compare its runs with the uninterrupted ones in ``folder``."""
+    expected = folder / fault.command
+    output = folder / f"{fault.command}-{fault.name.replace('/', '-')}"
+    problems = fault.inject(command, output, expected)
+    if fault.is_continued:
         command.finish(output, again=True)
-        yield Result(name, "SIGKILL at random", count, differences(output, expected) + _leftovers(output))
-        yield _two_at_once(name, command, folder / f"{name}-twice", expected)
-    expected, command = folder / "finetune-uninterrupted", commands["finetune"]
-    for fault, breaks in {"SIGTERM": _terminate, "full disk": _fill_disk, "vanished image": _remove_image}.items():
-        output = folder / f"finetune-{fault.replace(' ', '-')}"
-        problem = breaks(command, output)
-        command.finish(output, again=True)
-        yield Result("finetune", fault, 1, problem + differences(output, expected) + _leftovers(output))
+        problems = problems + differences(output, expected)
+    return Result(fault.command, fault.name, fault.injections, problems + leftovers(output))
 
 
-def _two_at_once(name: str, command: Command, output: Path, expected: Path) -> Result:
-    processes = [command.start(output) for _ in range(2)]
-    ends = sorted(_end(process) for process in processes)
-    lost = differences(output, expected)
-    message = ends[1][1].strip().splitlines()[-1:] if ends[1][0] else []
-    if [code for code, _ in ends] != [0, 2] or "writes to it" not in "".join(message):
-        lost.append(f"codes {[code for code, _ in ends]}: {message}")
-    return Result(name, "two at once", 1, lost + _leftovers(output))
+def _kill_at(moments: list[float], command: Command, output: Path, expected: Path) -> list[str]:
+    """Kill the command at ``moments``, parts of the time between its first and last files."""
+    files = [path.stat().st_mtime for path in expected.rglob("*") if path.is_file()]
+    for attempt, moment in enumerate(moments):
+        process = command.start(output, again=attempt > 0)
+        wait_until(lambda: any(output.glob("*")), process)
+        try:
+            process.wait(moment * (max(files) - min(files)))
+        except subprocess.TimeoutExpired:
+            kill(output, process)
+    return []
 
 
-def _terminate(command: Command, output: Path) -> list[str]:
+def _two_at_once(command: Command, output: Path, expected: Path, again: bool = False) -> list[str]:
+    processes = [command.start(output, again=again) for _ in range(2)]
+    (first, _), (second, text) = sorted(end(process) for process in processes)
+    return require_code(first, "", 0) + require_line(second, text, "writes to it")
+
+
+def _two_resumed_at_once(command: Command, output: Path, expected: Path) -> list[str]:
+    return _terminate(command, output, expected) + _two_at_once(command, output, expected, again=True)
+
+
+def _terminate(command: Command, output: Path, expected: Path) -> list[str]:
     process = command.start(output)
-    _wait_for_state(output, process)
+    wait_for_state(output, process)
     process.terminate()
-    code, text = _end(process)
-    return [] if code == 130 else [f"code {code}: {text[-200:]}"]
+    return require_code(*end(process), 130)
 
 
-def _fill_disk(command: Command, output: Path) -> list[str]:
-    code, text = _end(command.start(output, script=_FULL_DISK))
-    return _require_line(code, text, os.strerror(28))
+def _kill_reader(command: Command, output: Path, expected: Path) -> list[str]:
+    return _kill_child(-1, command, output)
 
 
-def _remove_image(command: Command, output: Path) -> list[str]:
-    images = Path(command.words[command.words.index("--data") + 1]) / "train2017"
+def _kill_process(command: Command, output: Path, expected: Path) -> list[str]:
+    return _kill_child(0, command, output)
+
+
+def _kill_child(index: int, command: Command, output: Path) -> list[str]:
     process = command.start(output)
-    _wait_for_state(output, process)
-    hidden = images.rename(images.with_name("hidden"))
-    code, text = _end(process)
-    hidden.rename(images)
-    return _require_line(code, text, str(images))
+    wait_for_state(output, process)
+    os.kill(children_of(process.pid)[index], signal.SIGKILL)
+    return require_line(*end(process), "kill" if index else "SIGKILL", expected=1)
 
 
-def _require_line(code: int, text: str, fact: str) -> list[str]:
-    """A problem unless the command ended with code 2 and one line of error that has ``fact``."""
-    errors = [line for line in text.splitlines() if line.startswith("error: ")]
-    is_right = code == 2 and len(errors) == 1 and fact in errors[0] and "Traceback" not in text
-    return [] if is_right else [f"code {code}: {text[-200:]}"]
+def _with_own_data(command: Command, output: Path) -> tuple[Command, Path]:
+    """The command on a copy of its dataset, and the copy."""
+    position = command.words.index("--data") + 1
+    copy = shutil.copytree(command.words[position], output.with_name(f"{output.name}-data"))
+    words = [*command.words[:position], str(copy), *command.words[position + 1 :]]
+    return replace(command, words=words), copy
+
+
+def _remove_images(command: Command, output: Path, expected: Path) -> list[str]:
+    own, data = _with_own_data(command, output)
+    process = own.start(output)
+    wait_for_state(output, process)
+    (data / "train2017").rename(data / "hidden")
+    return require_line(*end(process), str(data / "train2017"))
+
+
+def _change_annotations(command: Command, output: Path, expected: Path) -> list[str]:
+    own, data = _with_own_data(command, output)
+    problems = _terminate(own, output, expected)
+    file = data / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"].pop()
+    file.write_text(json.dumps(content))
+    return problems + require_line(*end(own.start(output, again=True)), str(file))
+
+
+def _replace_state(command: Command, output: Path, expected: Path) -> list[str]:
+    """A state of some kilobytes whose containers stand for 2 to the power of 60 values."""
+    problems = _terminate(command, output, expected)
+    state = output / STATE
+    value: tuple[object, ...] = ()
+    kept = state.rename(output.with_name(f"{output.name}-{STATE}"))
+    for _ in range(60):
+        value = (value, value)
+    torch.save({"stage": value}, state)
+    problems += require_line(*end(command.start(output, again=True)), str(state))
+    kept.replace(state)
+    return problems
+
+
+def _fill_disk(part: float, command: Command, output: Path, expected: Path) -> list[str]:
+    """A disk with room for the weights and ``part`` of the state, or for nothing at 0; later it has room."""
+    state, weights = ((expected / name).stat().st_size for name in (STATE, LAST))
+    size = int(part * state + (weights if part > 1 else 0)) or 16_384
+    disk = output.with_name(f"{output.name}-disk")
+    disk.mkdir()
+    code, text = end(start([*_MOUNTS, _DISK, "sh", *map(str, (disk, output, size)), *command.line(disk)]))
+    output.mkdir(exist_ok=True)
+    first, _, _ = text.partition("\ncode 2\n")
+    return require_code(code, text, 0) + require_line(2 if first != text else 1, first, os.strerror(28))
+
+
+def _limit_shared_memory(command: Command, output: Path, expected: Path) -> list[str]:
+    return require_code(*end(start([*_MOUNTS, _SHARED_MEMORY, "sh", *command.line(output)])), 0)
+
+
+def _diverge(code: int, command: Command, output: Path, expected: Path) -> list[str]:
+    diverging = replace(command, words=[*command.words, *_set(_DIVERGENCE)])
+    return require_line(*end(diverging.start(output)), "lower the learning rate", expected=code)
+
+
+def _launch_with_torchrun(command: Command, output: Path, expected: Path) -> list[str]:
+    launched = replace(command, words=command.words[:-2], program=TORCHRUN)
+    return require_code(*end(launched.start(output)), 0)
+
+
+def _launch_with_srun(command: Command, output: Path, expected: Path) -> list[str]:
+    common = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    processes = []
+    for rank in ("0", "1"):
+        variables = {**common, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        processes.append(replace(command, words=command.words[:-2], variables=variables).start(output))
+    return [problem for process in processes for problem in require_code(*end(process), 0)]
+
+
+def _launch_one_machine(command: Command, output: Path, expected: Path) -> list[str]:
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "NODE_RANK": "0", "AFICTL_JOIN_TIMEOUT": "3"}
+    alone = replace(command, words=[*command.words[:-2], "--nodes", "2", "--devices", "1"], variables=variables)
+    return require_line(*end(alone.start(output)), "waited 3 s")
 
 
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=3, help="kills of each command")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--jobs", type=int, default=2, help="faults that are injected at the same time")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of the lines 'command fault' to inject")
     parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
+    faults = [
+        fault
+        for fault in _faults(arguments.kills, random.Random(arguments.seed))
+        if any(part in f"{fault.command} {fault.name}" for part in arguments.only)
+    ]
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        commands = _commands(Path(folder))
-        print(f"{'command':10}{'fault':20}{'injected':>9}  lost")
-        for result in inject(Path(folder), commands, arguments.kills, random.Random(arguments.seed)):
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as executor:
+        folder = Path(name)
+        commands = _commands(folder)
+        uninterrupted = sorted({fault.command for fault in faults})
+        list(executor.map(lambda command: commands[command].finish(folder / command), uninterrupted))
+        print(f"{'command':13}{'fault':28}{'injected':>9}  lost")
+        for result in executor.map(lambda fault: _inject(fault, commands[fault.command], folder), faults):
             lost = "; ".join(result.lost) or "nothing"
-            print(f"{result.command:10}{result.fault:20}{result.injected:9}  {lost}", flush=True)
+            print(f"{result.command:13}{result.fault:28}{result.injected:9}  {lost}", flush=True)
             results.append(result._asdict())
     write_results(arguments.json, results)
 

@@ -15,6 +15,7 @@ from afictl.errors import UserError, format_error
 from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.prediction_writer import ResultsFile
 from afictl.files import (
+    atomic_folder,
     atomic_write,
     discard_special,
     name_file_in_errors,
@@ -25,6 +26,7 @@ from afictl.files import (
     write_text,
 )
 from afictl.folder_lock import locked_folder
+from afictl.run_folder import is_vacant
 from afictl.visualization.evaluation_plots import plot_confusion, plot_precision_recall
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.figure_files import write_figures
@@ -128,6 +130,30 @@ def test_only_drafts_of_ended_processes_are_removed(tmp_path):
     remove_temporary_files(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(retained)
     remove_temporary_files(tmp_path / "nowhere")
+
+
+def test_a_folder_draft_of_a_killed_process_is_no_content_and_is_removed_by_the_next(tmp_path):
+    names = ("data", "other", "data.x")
+    drafts = {name: killed_draft(tmp_path / name) for name in names}
+    for draft in drafts.values():
+        draft.mkdir()
+        (draft / "image.jpg").touch()
+    assert is_vacant(tmp_path)
+    with atomic_folder(tmp_path / "data") as draft:
+        (draft / "image.jpg").touch()
+        assert is_vacant(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"data", drafts["other"].name, drafts["data.x"].name}
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["image.jpg"]
+    assert not is_vacant(tmp_path)
+
+
+def test_the_folder_to_work_in_may_be_written(tmp_path, monkeypatch):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with atomic_folder(Path()) as draft:
+        (draft / "image.jpg").touch()
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.jpg")] == [Path("here/image.jpg")]
 
 
 def test_only_drafts_of_a_named_file_are_removed(tmp_path):

@@ -31,6 +31,7 @@ _NOTICE_SECONDS, _NOTICE_SECONDS_ONE_MACHINE = 1.0, 20.0
 _POLL_SECONDS = 0.1
 _LOSS_SECONDS = 3.0
 """Within this time every process that is left notices that another one is gone."""
+_WITHOUT_MESSAGE = "it ended without a message"
 
 
 class Failure(NamedTuple):
@@ -47,19 +48,22 @@ class Group:
 
     Args:
         process: position in the group.
-        store: key-value store of the group.
+        server: connection to the key-value store of the group.
         children: processes that this one started, by rank.
     """
 
     def __init__(
-        self, process: LaunchedProcess, store: distributed.Store, children: dict[int, subprocess.Popen[bytes]]
+        self, process: LaunchedProcess, server: distributed.TCPStore, children: dict[int, subprocess.Popen[bytes]]
     ) -> None:
         self.process = process
         self.children = children
-        self._store = store
+        self._server = server
+        self._store = distributed.PrefixStore(f"afictl/{_attempt()}", server)
 
     def announce_failure(self, reason: str) -> bool:
         """Leave the reason why this process ends to the others; False if none of them can read it."""
+        if not self._is_store_served():
+            return False
         try:
             self._store.set(_failure_key(self.process.rank), reason)
         except RuntimeError:
@@ -73,21 +77,27 @@ class Group:
         """
         other_ranks = [rank for rank in range(self.process.world_size) if rank != self.process.rank]
         deadline = time.monotonic() + _LOSS_SECONDS
-        try:
-            self._store.set(_answer_key(self.process.rank), "")
-            while True:
+        with suppress(RuntimeError):
+            while self._is_store_served():
+                self._store.set(_answer_key(self.process.rank), "")
                 for rank in other_ranks:
                     if self._store.check([_failure_key(rank)]):
                         return Failure(rank, self._store.get(_failure_key(rank)).decode(), True)
                     if code := self._exit_code(rank):
                         return Failure(rank, describe_exit(code), False)
                 if time.monotonic() > deadline:
-                    break
+                    silent = [rank for rank in other_ranks if not self._store.check([_answer_key(rank)])]
+                    return Failure((silent or other_ranks)[0], _WITHOUT_MESSAGE, False)
                 time.sleep(_POLL_SECONDS)
-            silent = [rank for rank in other_ranks if not self._store.check([_answer_key(rank)])]
-        except RuntimeError:  # the store has ended with the process that served it
-            silent = [0]
-        return Failure((silent or other_ranks)[0], "it ended without a message", False)
+        return Failure(0, _WITHOUT_MESSAGE, False)  # the process that served the store
+
+    def _is_store_served(self) -> bool:
+        """Whether the process that serves the store runs; torch prints a stack of C++ about one that has ended."""
+        try:
+            socket.create_connection((self._server.host, self._server.port), timeout=5).close()
+        except OSError:
+            return False
+        return True
 
     def _exit_code(self, rank: int) -> int | None:
         child = self.children.get(rank)
@@ -151,12 +161,11 @@ def join(
     global _group
     deadline = time.monotonic() + join_seconds()
     client = server or _connect(process, deadline)
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    group = Group(process, distributed.PrefixStore(f"afictl/{attempt}", client), children or {})
+    group = Group(process, client, children or {})
     _check_in(group, deadline)
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=distributed.PrefixStore(f"torch/{attempt}", client),
+        store=distributed.PrefixStore(f"torch/{_attempt()}", client),
         rank=process.rank,
         world_size=process.world_size,
         device_id=device if device.type == "cuda" else None,
@@ -180,6 +189,11 @@ def describe_exit(code: int) -> str:
     with suppress(ValueError):
         return f"it was ended by {signal.Signals(-code).name}"
     return f"it was ended by signal {-code}"
+
+
+def _attempt() -> str:
+    """Number of times that torchrun has restarted the group; its store outlives the processes."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def _failure_key(rank: int) -> str:

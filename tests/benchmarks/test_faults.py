@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from benchmarks.faults import differences
+from benchmarks.fault_runs import differences
 
 
 def test_every_changed_file_of_a_run_is_named(guide_run, tmp_path):
