@@ -160,8 +160,9 @@ class Detector(nn.Module):
         divisor = self.neck.size_divisor
         height, width = (math.ceil(side / divisor) * divisor for side in largest)
         tensor = self.pixel_mean.new_zeros((len(images), 3, height, width))
-        for slot, image, (h, w) in zip(tensor, images, sizes, strict=True):
-            slot[:, :h, :w] = (image.to(self.pixel_mean) - self.pixel_mean) / self.pixel_std
+        for k, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+            # not a view of ``tensor``: the gradient of an image that requires one passes through
+            tensor[k, :, :h, :w] = (image.to(self.pixel_mean) - self.pixel_mean) / self.pixel_std
         return ImageBatch(tensor, sizes)
 
     def _require_eval_mode(self, method: str) -> None:

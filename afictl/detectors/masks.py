@@ -98,7 +98,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, matches: Tensor, size: int) -> Te
     Aligned RoIAlign of the bitmap, at least half covered: detectron2's rule for bitmap ground truth.
 
     Args:
-        masks: (G, H, W) bitmaps of the image's objects, 0 or 1, any dtype.
+        masks: (G, H, W) bitmaps of the image's objects, of any dtype; a pixel that is not 0 is set.
         boxes: (N, 4) pixels.
         matches: (N,) int64, index of the object of each box.
         size: M of the grid.
@@ -110,7 +110,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, matches: Tensor, size: int) -> Te
     # One object at a time: bitmaps of a crowded photograph as float32 would take half a gigabyte.
     for index in matches.unique().tolist():
         is_match = matches == index
-        bitmap = masks[index].to(torch.float32)[None, None]
+        bitmap = masks[index].to(torch.bool).to(torch.float32)[None, None]
         resized = roi_align(bitmap, [boxes[is_match].float()], size, sampling_ratio=0, aligned=True)
         targets[is_match] = (resized[:, 0] >= 0.5).to(targets.dtype)
     return targets

@@ -29,6 +29,7 @@ def check_images(images: Sequence[Tensor], *, allow_uint8: bool = False) -> None
         if not isinstance(image, Tensor):
             raise UserError(f"image {index}: expected a tensor, {expected}, got {type(image).__name__}")
         has_type = image.is_floating_point() or (allow_uint8 and image.dtype == torch.uint8)
+        has_type &= image.layout == torch.strided
         if not has_type or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
             shape = f"{image.dtype} {tuple(image.shape)}".removeprefix("torch.")
             raise UserError(f"image {index}: expected {expected}, got {shape}{_advice(image, allow_uint8)}")
@@ -52,6 +53,8 @@ def _check_ranges(images: Sequence[tuple[int, Tensor]]) -> None:
 
 def _advice(image: Tensor, allow_uint8: bool) -> str:
     """Suffix of an error about shape or type: the probable mistake."""
+    if image.layout != torch.strided:
+        return ": convert it, image.to_dense()"
     if image.ndim == 2:
         return ": pass a list of images"
     if image.ndim == 4:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from afictl.detectors.pixels import check_images
 
 
 @torch.no_grad()
-def predict(detector: Detector, images: Sequence[Tensor]) -> list[Detections]:
+def predict(detector: Detector, images: Iterable[Tensor]) -> list[Detections]:
     """Detect in ``images`` of any sizes, all in one batch; the detector is put into eval mode.
 
     Args:
@@ -30,6 +30,7 @@ def predict(detector: Detector, images: Sequence[Tensor]) -> list[Detections]:
         UserError: an image of another type, shape or range; it is named by its index.
     """
     detector.eval()
+    images = list(images)
     check_images(images, allow_uint8=True)
     resized = [resize_for(detector.input, image) for image in images]
     predictions = []

@@ -93,6 +93,13 @@ def test_a_target_cell_counts_from_half_covered() -> None:
     assert targets[0, 0].tolist() == [1, 0, 1, 1]  # 1/2, 0, 2/2, 1/2 of a cell
 
 
+def test_masks_of_0_and_255_are_bitmaps_too() -> None:
+    masks = torch.zeros(1, 4, 8, dtype=torch.uint8)
+    masks[0, :, 1] = masks[0, :, 4:7] = 255
+    targets = mask_targets(masks, torch.tensor([[0.0, 0, 8, 4]]), torch.tensor([0]), 2)
+    assert targets[0, 0].tolist() == [0, 1]  # 1/4 and 3/4 of a cell
+
+
 def test_targets_without_boxes_are_empty() -> None:
     matches = torch.zeros(0, dtype=torch.int64)
     assert mask_targets(torch.zeros(0, 9, 9), torch.zeros(0, 4), matches, 28).shape == (0, 28, 28)

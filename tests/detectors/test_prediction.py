@@ -61,6 +61,7 @@ IMAGE = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
         (IMAGE[0], "list of images"),
         (IMAGE[None], "list of images"),
         (IMAGE[:, :0], r"\(3, 0, 50\)"),
+        (IMAGE.to_sparse(), "to_dense"),
         (IMAGE.numpy(), "ndarray"),
     ],
 )
@@ -77,6 +78,17 @@ def test_image_of_another_type_shape_or_range_is_named(small: Detector, image: t
 def test_values_that_resizing_overshoots_are_accepted(small: Detector) -> None:
     (detection,) = predict(small, [IMAGE * 1.4 - 0.2])
     assert len(detection["boxes"])
+
+
+def test_iterator_of_images_gives_every_detection(small: Detector) -> None:
+    assert len(predict(small, iter([IMAGE, IMAGE]))) == 2
+
+
+def test_gradient_reaches_an_image_that_requires_one(small: Detector) -> None:
+    image = IMAGE.clone().requires_grad_()
+    small.pyramid([IMAGE, image])["p3"][1].square().sum().backward()
+    assert image.grad is not None
+    assert image.grad.any()
 
 
 def test_no_images_give_no_detections(small: Detector) -> None:
