@@ -68,7 +68,8 @@ def pseudo_label_command(
     from rich.console import Console
 
     from afictl.data.folders import require_data_folder
-    from afictl.data.unlabeled import HEIC_SUFFIXES, IMAGE_SUFFIXES, image_files
+    from afictl.data.image_faults import HEIC_SUFFIXES
+    from afictl.data.unlabeled import IMAGE_SUFFIXES, image_files
     from afictl.distributed import Runtime
     from afictl.evaluation.pseudo_labels import write_pseudo_labels
     from afictl.progress import show_progress

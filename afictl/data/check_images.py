@@ -15,12 +15,12 @@ from afictl.data.check_report import Location, SplitReport
 from afictl.data.folders import absence_hint, leaves_folder, portable_name
 from afictl.data.image_faults import MISSING, file_fault
 from afictl.data.images import (
-    ORIENTATION,
     displayed_size,
     has_unclear_orientation,
-    is_rotated,
     opened_image,
+    orientation_of,
     read_image,
+    stored_size,
 )
 from afictl.errors import UserError
 from afictl.progress import ProgressCallback
@@ -66,12 +66,15 @@ def image_findings(image_dir: Path, item: tuple[str, tuple[int, int]]) -> list[t
     path = image_dir / name
     if leaves_folder(image_dir, name):
         return [("file-outside", "")]
-    if file_fault(path).endswith(MISSING):  # itself, or the target of a link
-        return [("missing-file", absence_hint(image_dir, name))]
+    fault = file_fault(path)
+    if fault.endswith(MISSING):  # itself, or the target of a link
+        return [("missing-file", absence_hint(image_dir, name) if fault == MISSING else fault)]
     try:
         with opened_image(path) as image:
-            stored_hw, displayed_hw = (image.height, image.width), displayed_size(image)
+            stored_hw, displayed_hw = stored_size(image), displayed_size(image)
             findings = [*_rotation(image, size_hw), *_colours(image)]
+            if getattr(image, "n_frames", 1) > 1:
+                findings.append(("several-frames", f"{getattr(image, 'n_frames', 1)} frames"))
         if size_hw not in (stored_hw, displayed_hw):
             detail = f"{displayed_hw[1]}x{displayed_hw[0]} pixels, annotated {size_hw[1]}x{size_hw[0]}"
             return [("wrong-size", detail), *findings]
@@ -82,10 +85,11 @@ def image_findings(image_dir: Path, item: tuple[str, tuple[int, int]]) -> list[t
 
 
 def _rotation(image: Image.Image, size_hw: tuple[int, int]) -> list[tuple[str, str]]:
-    if not is_rotated(image):
+    orientation = orientation_of(image)
+    if orientation == 1:
         return []
     if has_unclear_orientation(image):
-        return [("exif-unclear", f"orientation {image.getexif()[ORIENTATION]}")]
+        return [("exif-unclear", f"orientation {orientation}")]
     return [("exif-followed" if displayed_size(image) == size_hw else "exif-ignored", "")]
 
 

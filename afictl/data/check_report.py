@@ -99,6 +99,7 @@ RULES = {
     "cmyk": Rule("CMYK images", "mends", "converts to RGB"),
     "palette": Rule("palette images", "mends", "converts to RGB"),
     "transparent": Rule("images with transparency", "mends", "drops the transparency"),
+    "several-frames": Rule("animations, and files of several pages", "mends", "reads the first frame or page"),
     "deep": Rule("images of 16 bits per channel", "mends", "scales to 8 bits"),
     "other-mode": Rule("images in another colour space", "mends", "converts to RGB"),
     "category-gaps": Rule("category ids with gaps", "fine", "numbers the classes 1..K and keeps the ids for results"),

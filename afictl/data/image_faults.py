@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 MISSING = "does not exist"
+HEIC_SUFFIXES = (".heic", ".heif")
+"""Suffixes of images that are not supported, and told by name where files are skipped."""
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),

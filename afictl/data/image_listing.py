@@ -11,14 +11,14 @@ from pathlib import Path
 
 from afictl.data.dataset import Dataset
 from afictl.data.folders import absence_hint, leaves_folder, portable_name
-from afictl.data.image_faults import MISSING, content_fault, file_fault, status_fault
+from afictl.data.image_faults import HEIC_SUFFIXES, MISSING, content_fault, file_fault, status_fault
 from afictl.data.images import has_unclear_orientation, opened_image
 from afictl.errors import UserError
 
 _THREADS = 8
 """They wait for a network file system together."""
 _MIN_IMAGE_BYTES = 1024
-"""The content of smaller files is read: most of them are pointers of Git LFS and the like."""
+"""The header of smaller files is read: many of them are pointers of Git LFS and the like."""
 _MAX_NAMES = 3
 _SAMPLE_IMAGES = 64
 
@@ -110,7 +110,21 @@ def _fault(folder: Path, name: str, entry: os.DirEntry[str] | None) -> str:
         status = entry.stat()
     except OSError:
         return file_fault(folder / name)
-    return status_fault(status) or (content_fault(folder / name) if status.st_size < _MIN_IMAGE_BYTES else "")
+    if fault := status_fault(status):
+        return fault
+    path = folder / name
+    if status.st_size < _MIN_IMAGE_BYTES:
+        return content_fault(path) or _header_fault(path)
+    return content_fault(path) if path.suffix.lower() in HEIC_SUFFIXES else ""
+
+
+def _header_fault(path: Path) -> str:
+    """Why a file has no header of an image; the pixels are not decoded."""
+    try:
+        with opened_image(path):
+            return ""
+    except UserError as error:
+        return str(error).removeprefix(f"image {path} ")
 
 
 def _is_unclear(path: Path) -> bool:

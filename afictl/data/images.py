@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from afictl.data.image_faults import content_fault, file_fault
@@ -16,6 +16,15 @@ from afictl.errors import UserError, one_line
 
 ORIENTATION = 0x0112
 """EXIF tag."""
+_MIRRORINGS = (2, 3, 4)
+"""Orientations that keep the size of an image."""
+_ROTATIONS = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""Orientations that exchange height and width, with the way back from the displayed to the stored pixels."""
 
 
 def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tensor:
@@ -39,7 +48,6 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
         UserError: missing, no regular file, not an image, truncated, or of another size; names the file.
     """
     with opened_image(path) as image:
-        image.load()
         return torch.from_numpy(_pixels(_orient(image, size_hw))).permute(2, 0, 1)
 
 
@@ -67,34 +75,51 @@ def opened_image(path: str | Path) -> Iterator[Image.Image]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{one_line(error).split(',')[0]}; cut it into tiles"
     if isinstance(error, UnidentifiedImageError):
         return "it is no image, or of an unknown format"
     return one_line(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of the pixels in a file, which need not be loaded.
+
+    Pillow turns the pixels of a TIFF file itself as it loads them, and may give their later size from the start.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGELENGTH]), int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH])
+    return image.height, image.width
+
+
 def displayed_size(image: Image.Image) -> tuple[int, int]:
     """Height and width after the EXIF orientation, which Pillow reads without decoding the pixels."""
-    height, width = image.height, image.width
-    return (width, height) if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
+    height, width = stored_size(image)
+    return (width, height) if orientation_of(image) in _ROTATIONS else (height, width)
 
 
-def is_rotated(image: Image.Image) -> bool:
-    """Whether the file carries an EXIF orientation other than upright."""
-    return image.getexif().get(ORIENTATION, 1) not in (0, 1)
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation of an image that is not yet loaded, 1 to 8; 1, upright, for any other value."""
+    orientation = image.getexif().get(ORIENTATION, 1)
+    return orientation if orientation in (*_MIRRORINGS, *_ROTATIONS) else 1
 
 
 def has_unclear_orientation(image: Image.Image) -> bool:
     """Whether the size does not tell if annotations were made before or after the EXIF orientation was applied."""
-    orientation = image.getexif().get(ORIENTATION, 1)
-    return orientation in (2, 3, 4) or (orientation in (5, 6, 7, 8) and image.height == image.width)
+    height, width = stored_size(image)
+    return orientation_of(image) in (_MIRRORINGS if height != width else (*_MIRRORINGS, *_ROTATIONS))
 
 
 def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
-    stored_hw = (image.height, image.width)
-    if size_hw is None or displayed_size(image) == tuple(size_hw):
-        return ImageOps.exif_transpose(image) if is_rotated(image) else image  # it copies even then
-    if stored_hw == tuple(size_hw):
-        return image
+    """The loaded image, turned if its orientation is to be followed."""
+    stored_hw, orientation = stored_size(image), orientation_of(image)
+    follows = size_hw is None or displayed_size(image) == tuple(size_hw)
+    is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+    image.load()
+    if follows:
+        return image if is_tiff or orientation == 1 else ImageOps.exif_transpose(image)  # it copies even then
+    if size_hw is not None and stored_hw == tuple(size_hw):
+        return image.transpose(_ROTATIONS[orientation]) if is_tiff else image
     raise UserError(
         f"is {stored_hw[1]}x{stored_hw[0]} pixels, but its annotation has {size_hw[1]}x{size_hw[0]}: "
         "correct 'width' and 'height' (and the boxes), or the file"

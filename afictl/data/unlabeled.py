@@ -11,8 +11,6 @@ from afictl.data.image_listing import have_equal_content
 from afictl.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-HEIC_SUFFIXES = (".heic", ".heif")
-"""Suffixes of images that are not supported, and told by name where files are skipped."""
 
 
 def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:

@@ -270,6 +270,22 @@ def test_names_that_no_file_can_have_are_findings(write_coco):
         require_images(load_coco(data, "val"))
 
 
+def test_only_the_first_frame_is_read_and_a_turned_tiff_is_as_annotated(write_coco):
+    images = [{"file_name": name} for name in ("pages.tif", "stored.tif", "displayed.tif")]
+    data = write_coco([{}], images=[*images[:2], {**images[2], "width": 48, "height": 64}])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    first, second = (Image.new("RGB", (64, 48), colour) for colour in ("red", "blue"))
+    first.save(data / "train" / "pages.tif", save_all=True, append_images=[second])
+    for name in ("stored.tif", "displayed.tif"):
+        first.save(data / "train" / name, exif=turned)
+    report = check_split(data, "train")
+    assert not report.fatal
+    assert locations(report, "several-frames") == ["pages.tif: 2 frames"]
+    assert locations(report, "exif-ignored") == ["stored.tif"]
+    assert locations(report, "exif-followed") == ["displayed.tif"]
+
+
 def test_val_is_compared_with_train(write_coco):
     data = write_coco([{}], images=[{}, {}, {}])
     Image.new("RGB", (64, 48), "red").save(data / "val" / "2.png")
@@ -379,7 +395,7 @@ def test_check_names_files_that_are_no_images_and_unclear_orientations(write_coc
     report = check_split(data, "val")
     assert locations(report, "exif-unclear") == ["mirrored.png: orientation 2", "square.png: orientation 6"]
     assert locations(report, "file-outside") == ["../outside.png"]
-    assert locations(report, "missing-file") == ["broken.png"]
+    assert locations(report, "missing-file") == ["broken.png: is a link to nowhere.png, which does not exist"]
     pipe, phone = locations(report, "unreadable-file")
     assert "named pipe" in pipe
     assert "HEIC" in phone

@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from afictl.data.images import read_image
 from afictl.errors import UserError
@@ -68,8 +68,9 @@ def test_palette_with_transparency_gives_no_warning(picture, tmp_path):
     np.testing.assert_allclose(image[:, 10, 4], COLOUR, atol=6)
 
 
-def test_exif_orientation_is_ignored_where_only_the_stored_size_is_annotated(picture, tmp_path):
-    path = tmp_path / "a.jpg"
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])  # Pillow turns a TIFF image itself
+def test_exif_orientation_is_ignored_where_only_the_stored_size_is_annotated(picture, tmp_path, name):
+    path = tmp_path / name
     picture.save(path, exif=exif(6))  # displayed turned clockwise: the coloured half is on top
     displayed = read_image(path, (30, 20))
     assert displayed.shape == (3, 30, 20)
@@ -84,6 +85,21 @@ def test_exif_orientation_is_applied_where_both_sizes_match(picture, tmp_path):
     picture.save(tmp_path / "a.jpg", exif=exif(3))  # upside down
     image = read_image(tmp_path / "a.jpg", (20, 30))
     assert image[0, :, 25].float().mean() > 150 > image[0, :, 4].float().mean()
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_of_every_format_is_the_one_of_pillow(tmp_path, orientation):
+    """Pixels as stored, and as displayed; 0 and 9 are no orientations."""
+    stored = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(stored)
+    image.save(tmp_path / "a.png", exif=exif(orientation))
+    image.save(tmp_path / "a.tif", exif=exif(orientation))
+    image.getexif()[0x0112] = orientation
+    displayed = np.asarray(ImageOps.exif_transpose(image))
+    for name in ("a.png", "a.tif"):
+        assert np.array_equal(read_image(tmp_path / name).permute(1, 2, 0), displayed), name
+        annotated_stored = read_image(tmp_path / name, (20, 30)).permute(1, 2, 0)
+        assert np.array_equal(annotated_stored, stored if orientation in (5, 6, 7, 8) else displayed), name
 
 
 def test_size_other_than_annotated_is_an_error(picture, tmp_path):
