@@ -112,18 +112,19 @@ def has_unclear_orientation(image: Image.Image) -> bool:
 
 def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
     """The loaded image, turned if its orientation is to be followed."""
-    stored_hw, orientation = stored_size(image), orientation_of(image)
-    follows = size_hw is None or displayed_size(image) == tuple(size_hw)
-    is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+    stored_hw, displayed_hw, orientation = stored_size(image), displayed_size(image), orientation_of(image)
+    annotated_hw = displayed_hw if size_hw is None else tuple(size_hw)
+    if annotated_hw not in (stored_hw, displayed_hw):
+        raise UserError(
+            f"is {stored_hw[1]}x{stored_hw[0]} pixels, but its annotation has {annotated_hw[1]}x{annotated_hw[0]}: "
+            "correct 'width' and 'height' (and the boxes), or the file"
+        )
     image.load()
-    if follows:
-        return image if is_tiff or orientation == 1 else ImageOps.exif_transpose(image)  # it copies even then
-    if size_hw is not None and stored_hw == tuple(size_hw):
-        return image.transpose(_ROTATIONS[orientation]) if is_tiff else image
-    raise UserError(
-        f"is {stored_hw[1]}x{stored_hw[0]} pixels, but its annotation has {size_hw[1]}x{size_hw[0]}: "
-        "correct 'width' and 'height' (and the boxes), or the file"
-    )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # turned already
+        return image if annotated_hw == displayed_hw else image.transpose(_ROTATIONS[orientation])
+    if orientation == 1 or annotated_hw != displayed_hw:
+        return image  # ``exif_transpose`` copies even an upright one
+    return ImageOps.exif_transpose(image)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
