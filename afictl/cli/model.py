@@ -110,6 +110,7 @@ def show_model(
     console.print(f"{loaded.name}{f' with {changes}' if changes else ''}: {loaded.description}", highlight=False)
     console.print(_cost_table(detector, costs, image_hw, narrow=console.width < _MIN_WIDE_COLUMNS))
     console.print(_share_line(detector, costs), highlight=False)
+    console.print(_trained_line(detector), highlight=False)
 
 
 def _cost_table(detector: Detector, costs: list[PartCost], image_hw: tuple[int, int], narrow: bool) -> Table:
@@ -139,10 +140,13 @@ def _descriptions(detector: Detector) -> dict[str, tuple[str, str, str]]:
     """Type, strides and channels of backbone, neck and interpolator."""
     preset, backbone, neck = detector.preset, detector.backbone, detector.neck
     strides, width = _join(neck.strides.values()), str(neck.channels)
+    kind = preset.interpolator.kind
+    if preset.neck.interpolators == "per-step":
+        kind = f"{kind} ({neck.num_upsamplers} modules)"
     return {
         "backbone": (preset.backbone.name, _join(backbone.strides.values()), _join(backbone.channels.values())),
         "neck": (preset.neck.kind, strides, width),
-        "interpolator": (preset.interpolator.kind, "", width),
+        "interpolator": (kind, "", width),
     }
 
 
@@ -152,6 +156,13 @@ def _share_line(detector: Detector, costs: list[PartCost]) -> str:
     multiply_adds = part.multiply_adds / sum(cost.multiply_adds for cost in costs)
     kind = detector.preset.interpolator.kind
     return f"interpolator '{kind}': {parameters:.1%} of the parameters, {multiply_adds:.1%} of the multiply-adds"
+
+
+def _trained_line(detector: Detector) -> str:
+    """Numbers of trained and frozen parameters; published tables often count the trained ones alone."""
+    trained = sum(value.numel() for value in detector.parameters() if value.requires_grad)
+    frozen = sum(value.numel() for value in detector.parameters()) - trained
+    return f"{trained:,} parameters are trained, {frozen:,} are frozen"
 
 
 def _join(values: Iterable[int]) -> str:

@@ -58,7 +58,8 @@ def build_detector(
     Args:
         preset: name, path of a YAML file, or a loaded preset.
         num_classes: classes without background; None is COCO's 80.
-        interpolator: kind, or a module, which is not copied; None for the preset's. ``detector.preset`` has its kind.
+        interpolator: kind, or a module, which is not copied unless ``neck.interpolators`` is ``per-step``; None for the
+            preset's. ``detector.preset`` has its kind.
 
     Raises:
         UserError: unknown preset or interpolator, an interpolator of another width, no class, or for a model of
@@ -81,7 +82,7 @@ def _build(preset: Preset, module: Interpolator, num_classes: int) -> Detector:
 
 
 def _resolve_interpolator(preset: Preset, interpolator: str | Interpolator | None) -> tuple[Preset, Interpolator]:
-    """The interpolator, and the preset with its kind and options."""
+    """The interpolator before it is put into a neck, and the preset with its kind and options."""
     if isinstance(interpolator, nn.Module):
         return preset.with_interpolator(str(interpolator.kind), getattr(interpolator, "options", {})), interpolator
     if interpolator is not None and interpolator != preset.interpolator.kind:

@@ -19,7 +19,10 @@ from afictl.presets.architecture import Detectron2Config
 from afictl.presets.detectron2_configs import read_config
 from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, changeable_keys, model_values
 
-_CHANGEABLE = {"backbone.name", "backbone.pretrained", "detector.source", "detector.anchor_sizes"}
+_CHANGEABLE = {
+    *("backbone.name", "backbone.pretrained"),
+    *("neck.interpolators", "detector.source", "detector.anchor_sizes"),
+}
 """Settings that every preset may change, beside those of the configuration."""
 
 
@@ -39,7 +42,8 @@ def detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpol
     _require_supported(preset, config.source, cfg)
     _apply(preset, config.anchor_sizes, cfg, num_classes)
     model = _build(cfg, preset.name)
-    num_upsamplers = substitute_interpolator(model, interpolator)
+    per_step = preset.neck.interpolators == "per-step"
+    num_upsamplers = substitute_interpolator(model, interpolator, per_step=per_step)
     bottom_up, levels = model.backbone.bottom_up, cfg.MODEL.FPN.IN_FEATURES
     backbone = BottomUpView(preset.backbone.name, bottom_up, levels, preset.input, bgr=cfg.INPUT.FORMAT != "RGB")
     neck = PyramidView(model.backbone, num_upsamplers)

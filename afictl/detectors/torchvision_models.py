@@ -53,7 +53,10 @@ _DENSE_ARGUMENTS = {
 }
 """Keys of ``detector`` and the names of the arguments in torchvision's RetinaNet and FCOS."""
 
-_CHANGEABLE = {"backbone.pretrained", "backbone.frozen_stages", "backbone.norm", "detector.anchor_sizes"}
+_CHANGEABLE = {
+    *("backbone.pretrained", "backbone.frozen_stages", "backbone.norm"),
+    *("neck.interpolators", "detector.anchor_sizes"),
+}
 """Keys that every preset may change, beside the model's arguments."""
 
 
@@ -81,7 +84,7 @@ def torchvision_detector(preset: Preset, num_classes: int, interpolator: Interpo
     if not dense:
         _fix_scales(model.roi_heads)
     _freeze(model.backbone.body, preset.backbone)
-    substitute_interpolator(model, interpolator)
+    substitute_interpolator(model, interpolator, per_step=preset.neck.interpolators == "per-step")
     backbone = ResNetView(preset.backbone.name, model.backbone.body, model.backbone.fpn)
     neck = FPNView(model.backbone.fpn, 3 if dense else 2)
     head = TorchvisionDenseHead(model) if dense else TorchvisionRegionHead(model.rpn, model.roi_heads)

@@ -57,4 +57,5 @@ def pyramid_and_calls(
     levels = {stride: level for level, stride in detector.neck.strides.items()}
     finest = min(levels)
     padded_width = pyramid[levels[finest]].shape[-1] * finest  # the width of each map is this divided by its stride
-    return pyramid, [UpsamplingCall(levels[padded_width // maps[0].shape[-1]], *maps) for maps in inputs]
+    # A neck with an interpolator for each step passes the number of the step along.
+    return pyramid, [UpsamplingCall(levels[padded_width // maps[0].shape[-1]], *maps[:2]) for maps in inputs]

@@ -20,6 +20,7 @@ from torch import nn
 
 from afictl.errors import UserError
 from afictl.interpolators import Interpolator, build_interpolator
+from afictl.interpolators.per_step import with_steps
 
 try:
     from detectron2.config import CfgNode
@@ -36,6 +37,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from afictl.integrations.detectron2_pyramids import InterpolatedFPN, NeckBackbone
+from afictl.presets import FPNConfig, parse_neck
 from afictl.presets.detectron2_configs import add_afictl_config
 
 __all__ = [
@@ -52,16 +54,23 @@ _NORMS = {"": "none", "BN": "batch", "SyncBN": "batch"}
 
 
 @BACKBONE_REGISTRY.register()
-def build_afictl_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> InterpolatedFPN:
-    """detectron2's ResNet and FPN with an interpolator; weights of these load by name."""
+def build_afictl_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> InterpolatedFPN | NeckBackbone:
+    """detectron2's ResNet and FPN with an interpolator; weights of these load by name.
+
+    With ``TOP_DOWN_FROM: p6``, which detectron2's FPN does not have, the FPN is afictl's.
+    """
+    fpn, neck = cfg.MODEL.FPN, parse_neck(_path_options(cfg))
+    if isinstance(neck, FPNConfig) and neck.top_down_from == "p6":
+        options = {"norm": _norm(cfg), "fuse": fpn.FUSE_TYPE, "top": _top(cfg)}
+        return _neck_backbone(cfg, input_shape, kind="fpn", **options, **_path_options(cfg))
     bottom_up = build_resnet_backbone(cfg, input_shape)
-    fpn = cfg.MODEL.FPN
     if _top(cfg) == "pool":
         top_block = LastLevelMaxPool()
     else:
         top_block = LastLevelP6P7(bottom_up.output_shape()["res5"].channels, fpn.OUT_CHANNELS)
+    interpolator = with_steps(_interpolator(cfg), neck.interpolators == "per-step", len(fpn.IN_FEATURES) - 1)
     return InterpolatedFPN(
-        _interpolator(cfg),
+        interpolator,
         bottom_up=bottom_up,
         in_features=fpn.IN_FEATURES,
         out_channels=fpn.OUT_CHANNELS,
@@ -75,14 +84,14 @@ def build_afictl_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> In
 def build_afictl_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckBackbone:
     """detectron2's ResNet and afictl's PAFPN."""
     options = {"norm": _norm(cfg), "fuse": cfg.MODEL.FPN.FUSE_TYPE, "top": _top(cfg)}
-    return _neck_backbone(cfg, input_shape, kind="pafpn", **options)
+    return _neck_backbone(cfg, input_shape, kind="pafpn", **options, **_path_options(cfg))
 
 
 @BACKBONE_REGISTRY.register()
 def build_afictl_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckBackbone:
     """detectron2's ResNet and afictl's BiFPN, which always has batch norm."""
     options = {key.lower(): value for key, value in _node(cfg).BIFPN.items()}
-    return _neck_backbone(cfg, input_shape, kind="bifpn", **options)
+    return _neck_backbone(cfg, input_shape, kind="bifpn", **options, interpolators=_node(cfg).INTERPOLATORS)
 
 
 def _neck_backbone(cfg: CfgNode, input_shape: ShapeSpec, **neck: object) -> NeckBackbone:
@@ -101,6 +110,11 @@ def _node(cfg: CfgNode) -> CfgNode:
     return defaults.MODEL.AFICTL
 
 
+def _path_options(cfg: CfgNode) -> dict[str, object]:
+    """The options of the top-down path of FPN and PAFPN."""
+    return {"interpolators": _node(cfg).INTERPOLATORS, "top_down_from": _node(cfg).TOP_DOWN_FROM}
+
+
 def _interpolator(cfg: CfgNode) -> Interpolator:
     node = _node(cfg)
     if node.INTERPOLATOR_FILE:
@@ -111,7 +125,7 @@ def _interpolator(cfg: CfgNode) -> Interpolator:
 def _norm(cfg: CfgNode) -> str:
     norm = cfg.MODEL.FPN.NORM
     if norm not in _NORMS:
-        raise UserError(f"MODEL.FPN.NORM: afictl's PAFPN has 'BN', 'SyncBN' or '', not {norm!r}")
+        raise UserError(f"MODEL.FPN.NORM: afictl's pyramids have 'BN', 'SyncBN' or '', not {norm!r}")
     return _NORMS[norm]
 
 

@@ -27,7 +27,8 @@ class InterpolatedFPN(FPN):
     Names of all other parts are unchanged, so that checkpoints of a model with detectron2's ``FPN`` load.
 
     Args:
-        interpolator: called ``interpolator(coarse, fine)``, (N, C, h, w) -> (N, C, 2h, 2w).
+        interpolator: called ``interpolator(coarse, fine)``, (N, C, h, w) -> (N, C, 2h, 2w), or a
+            ``PerStepInterpolator``.
         fpn: the arguments of ``FPN``: ``bottom_up``, ``in_features``, ``out_channels`` (C) and so on.
 
     Raises:
@@ -52,10 +53,12 @@ class InterpolatedFPN(FPN):
         names = list(self.output_shape())
         running = self.lateral_convs[0](bottom_up[self.in_features[-1]])
         outputs = [self.output_convs[0](running)]
-        finer = zip(reversed(self.in_features[:-1]), self.lateral_convs[1:], self.output_convs[1:], strict=True)
-        for name, lateral_conv, output_conv in finer:
+        steps = reversed(list(enumerate(self.in_features[:-1])))
+        for (step, name), lateral_conv, output_conv in zip(
+            steps, self.lateral_convs[1:], self.output_convs[1:], strict=True
+        ):
             lateral = lateral_conv(bottom_up[name])
-            running = lateral + upsample_to(self.interpolator, running, lateral)
+            running = lateral + upsample_to(self.interpolator, running, lateral, step)
             if self._fuse_type == "avg":
                 running = running / 2
             outputs.insert(0, output_conv(running))

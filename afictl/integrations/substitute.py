@@ -11,12 +11,13 @@ from torch import nn
 from afictl.errors import UserError
 from afictl.integrations.sites import UpsamplingSite, neck_site
 from afictl.integrations.torchvision_pyramids import torchvision_sites
-from afictl.interpolators import Interpolator
-from afictl.necks import Neck
+from afictl.interpolators import Interpolator, PerStepInterpolator
+from afictl.interpolators.per_step import check_steps, with_steps
+from afictl.necks import Neck, preset_with
 from afictl.presets import Preset
 
 
-def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
+def substitute_interpolator(model: nn.Module, interpolator: nn.Module, *, per_step: bool | None = None) -> int:
     """Put ``interpolator`` into every feature pyramid of ``model``, which is changed in place.
 
     Works on torchvision's detectors with an FPN, on detectron2's models with an FPN (and any heads), on
@@ -31,34 +32,40 @@ def substitute_interpolator(model: nn.Module, interpolator: nn.Module) -> int:
             used, by all pyramids of the model, and not copied: it moves to the device and floating-point type of
             the pyramid, and to its train or eval mode. In an afictl detector, its ``kind`` and ``options`` also
             replace those in ``detector.preset``.
+        per_step: True gives every enlargement of every pyramid a copy of ``interpolator``, with weights of its own
+            from then on, as a ``PerStepInterpolator``; such a module itself is used as it is. False shares one
+            module. None keeps what each pyramid has, which in a model of another library is a shared one at first.
 
     Returns:
         How often one forward pass of ``model`` calls the interpolator.
 
     Raises:
         UserError: not modules, no such pyramid, one of a class derived from the supported ones, one with a step that
-            is not twofold, or an interpolator made for another number of channels. The model is then unchanged.
+            is not twofold, or an interpolator made for another number of channels or steps. The model is then
+            unchanged.
     """
     for name, value in (("model", model), ("interpolator", interpolator)):
         if not isinstance(value, nn.Module):
             raise UserError(f"substitute_interpolator: {name} is a torch.nn.Module, not {value!r:.80}")
     detectors = [module for module in model.modules() if _is_detector(module)]
-    if detectors:
-        _require_description(interpolator)
     sites = [site for site in _upsampling_sites(model) if site.num_upsamplers > 0]
     if not sites:
         raise UserError(
             f"{type(model).__name__} has no upsampling step to replace: it contains neither torchvision's "
             "FeaturePyramidNetwork nor detectron2's FPN nor a neck of afictl (SSD and ViTDet have none)"
         )
-    for site in sites:
+    has_steps = [_has_steps(site, interpolator) if per_step is None else per_step for site in sites]
+    if detectors or any(has_steps):
+        _require_description(interpolator)
+    for site, site_has_steps in zip(sites, has_steps, strict=True):
         _check_width(site, interpolator)
-    for site in sites:
+        check_steps(interpolator, site_has_steps, site.num_upsamplers)
+    for site, site_has_steps in zip(sites, has_steps, strict=True):
+        module = with_steps(cast(Interpolator, interpolator), site_has_steps, site.num_upsamplers)
         site.pyramid.__class__ = site.new_class
-        site.pyramid.interpolator = interpolator.to(site.weight).train(site.pyramid.training)
+        site.pyramid.interpolator = module.to(site.weight).train(site.pyramid.training)
     for detector in detectors:
-        module = cast(Interpolator, interpolator)
-        detector.preset = detector.preset.with_interpolator(module.kind, module.options)
+        detector.preset = preset_with(detector.preset, detector.neck.interpolator)
     return sum(site.num_upsamplers for site in sites)
 
 
@@ -92,6 +99,11 @@ def _require_description(interpolator: nn.Module) -> None:
     missing = [name for name in ("kind", "channels", "options") if not hasattr(interpolator, name)]
     if missing:
         raise UserError(f"{type(interpolator).__name__} has no {', no '.join(missing)}: a preset cannot name it")
+
+
+def _has_steps(site: UpsamplingSite, interpolator: nn.Module) -> bool:
+    """Whether each enlargement has a module of its own, in the present pyramid or in ``interpolator``."""
+    return any(isinstance(part, PerStepInterpolator) for part in (interpolator, *site.pyramid.children()))
 
 
 def _check_width(site: UpsamplingSite, interpolator: nn.Module) -> None:

@@ -41,7 +41,7 @@ class InterpolatedPyramid(FeaturePyramidNetwork):
             lateral = self.inner_blocks[level](maps[level])
             if not _is_half(running.shape, lateral.shape):
                 raise _wrong_step(running.shape, lateral.shape)
-            running = lateral + upsample_to(self.interpolator, running, lateral)
+            running = lateral + upsample_to(self.interpolator, running, lateral, level)
             outputs.insert(0, self.layer_blocks[level](running))
         if self.extra_blocks is not None:
             outputs, names = self.extra_blocks(outputs, maps, names)

@@ -15,6 +15,7 @@ from afictl.interpolators.fade import FADE
 from afictl.interpolators.fixed import Bicubic, Bilinear, Nearest
 from afictl.interpolators.freqfusion import FreqFusion
 from afictl.interpolators.lda_aqu import LDAAQU
+from afictl.interpolators.per_step import PerStepInterpolator
 from afictl.interpolators.pixel_shuffle import PixelShuffle
 from afictl.interpolators.sapa import SAPA
 from afictl.interpolators.soft_nearest import SoftNearest
@@ -27,6 +28,7 @@ __all__ = [
     "INTERPOLATORS",
     "AFInterpolator",
     "Interpolator",
+    "PerStepInterpolator",
     "build_configured",
     "build_interpolator",
     "check_options",

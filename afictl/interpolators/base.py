@@ -41,9 +41,9 @@ class Interpolator(nn.Module):
         options: the other arguments that build an interpolator of this shape.
     """
 
-    kind: ClassVar[str]
-    learned: ClassVar[bool] = True
-    needs_fine: ClassVar[bool] = False
+    kind: str
+    learned: bool = True
+    needs_fine: bool = False
     odd_options: ClassVar[tuple[str, ...]] = ()
     """Options that must be odd, as kernel sizes are."""
     real_options: ClassVar[tuple[str, ...]] = ()
@@ -93,8 +93,13 @@ class Interpolator(nn.Module):
         """
         if not self.learned:
             raise UserError(f"{path}: interpolator '{self.kind}' has no weights to save")
+        save_tensors(path, self.state_dict(), self.description)
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What a file of ``save`` says about its tensors."""
         kind = {"format": AFI_FORMAT} if self.kind == "afi" else {"format": FORMAT, "kind": self.kind}
-        save_tensors(path, self.state_dict(), {**kind, "version": _VERSION, "config": self.config})
+        return {**kind, "version": _VERSION, "config": self.config}
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -104,21 +109,39 @@ class Interpolator(nn.Module):
             UserError: no such file, damaged, not an interpolator of a supported version, or not of this class.
         """
         tensors, description = read_tensors(path)
-        return cls.from_tensors(described_kind(description, path), description.get("config"), tensors, path)
+        return cls.from_description(description, tensors, path)
 
     @classmethod
-    def from_tensors(cls, kind: str, config: object, tensors: Mapping[str, Tensor], source: str | Path) -> Self:
+    def from_description(
+        cls, description: Mapping[str, object], tensors: Mapping[str, Tensor], source: str | Path
+    ) -> Self:
+        """The interpolator of a file with this ``description``; errors as from ``load``."""
+        kind, config = described_kind(description, source), description.get("config")
+        return cls.from_tensors(kind, config, tensors, source, description.get("steps"))
+
+    @classmethod
+    def from_tensors(
+        cls, kind: str, config: object, tensors: Mapping[str, Tensor], source: str | Path, steps: object = None
+    ) -> Self:
         """Build the interpolator of ``kind`` around ``tensors``, in float32, without drawing random numbers.
 
         Args:
             config: ``channels`` and options as a file claims them; validated.
             source: file or folder to name in errors.
+            steps: number of modules of a ``PerStepInterpolator``, as a file claims it; None for another interpolator.
 
         Raises:
             UserError: configuration and weights do not fit, weights that are not finite, or not of this class.
         """
-        from afictl.interpolators import build_interpolator  # here, for that module imports the kinds and they this one
+        # here, for these modules import this one
+        from afictl.interpolators import build_interpolator
+        from afictl.interpolators.per_step import PerStepInterpolator, split_steps
 
+        if steps is not None:
+            parts = [
+                Interpolator.from_tensors(kind, config, part, source) for part in split_steps(tensors, steps, source)
+            ]
+            return cls._require_class(PerStepInterpolator(parts), source)
         try:
             if not isinstance(config, dict):
                 raise UserError("no configuration in its description")
@@ -131,9 +154,17 @@ class Interpolator(nn.Module):
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = one_line(error).removeprefix(f"{source}: ")
             raise UserError(f"{source}: weights and configuration do not fit ({reason:.200}); make it again") from None
+        return cls._require_class(interpolator.float(), source)
+
+    @classmethod
+    def _require_class(cls, interpolator: Interpolator, source: str | Path) -> Self:
         if not isinstance(interpolator, cls):
-            raise UserError(f"{source}: contains the interpolator '{kind}', not '{cls.kind}'; use Interpolator.load")
-        return interpolator.float()
+            steps = " for each step" if hasattr(interpolator, "steps") else ""
+            raise UserError(
+                f"{source}: contains the interpolator '{interpolator.kind}'{steps}, not '{cls.kind}';"
+                " use Interpolator.load"
+            )
+        return interpolator
 
 
 def described_kind(description: Mapping[str, object], source: str | Path) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from afictl.errors import UserError
 from afictl.interpolators import Interpolator
+from afictl.interpolators.per_step import check_steps, with_steps
 from afictl.necks.bifpn import BiFPN
 from afictl.necks.fpn import FPN
-from afictl.necks.neck import Neck
+from afictl.necks.neck import Neck, preset_with
 from afictl.necks.pafpn import PAFPN
 from afictl.presets import BiFPNConfig, NeckConfig
 
-__all__ = ["FPN", "PAFPN", "BiFPN", "Neck", "build_neck", "input_levels"]
+__all__ = ["FPN", "PAFPN", "BiFPN", "Neck", "build_neck", "check_interpolator", "input_levels", "preset_with"]
 
 _NECKS: dict[str, type[FPN] | type[PAFPN] | type[BiFPN]] = {"fpn": FPN, "pafpn": PAFPN, "bifpn": BiFPN}
 
@@ -23,14 +24,18 @@ def input_levels(config: NeckConfig) -> tuple[str, ...]:
     return tuple(f"res{i}" for i in range(finest, 6))
 
 
-def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator: Interpolator) -> FPN | BiFPN:
-    """Build the neck that ``config`` describes around ``interpolator``.
+def _num_upsamplers(config: NeckConfig) -> int:
+    """Calls of the interpolator in one forward pass of the neck of ``config``."""
+    if isinstance(config, BiFPNConfig):
+        return 4 * config.repeats
+    return len(input_levels(config)) - (config.top_down_from == "p5")
 
-    Args:
-        in_channels: channels of the backbone's levels, ``input_levels(config)`` at least.
+
+def check_interpolator(config: NeckConfig, interpolator: Interpolator) -> None:
+    """Check that ``interpolator`` fits the neck of ``config``.
 
     Raises:
-        UserError: the interpolator is made for another number of channels.
+        UserError: it is made for another number of channels, or has modules for another number of steps.
     """
     if interpolator.channels != config.channels:
         raise UserError(
@@ -38,5 +43,21 @@ def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator:
             f"train one with --set neck.channels={config.channels}, "
             f"or build the detector with --set neck.channels={interpolator.channels}"
         )
+    check_steps(interpolator, config.interpolators == "per-step", _num_upsamplers(config))
+
+
+def build_neck(config: NeckConfig, in_channels: Mapping[str, int], interpolator: Interpolator) -> FPN | BiFPN:
+    """Build the neck that ``config`` describes around ``interpolator``, or for ``per-step`` around copies of it.
+
+    Args:
+        in_channels: channels of the backbone's levels, ``input_levels(config)`` at least.
+        interpolator: a single one, or a ``PerStepInterpolator`` of as many steps as the neck has enlargements.
+
+    Raises:
+        UserError: as ``check_interpolator``.
+    """
+    check_interpolator(config, interpolator)
     levels = {level: in_channels[level] for level in input_levels(config)}
-    return _NECKS[config.kind](levels, interpolator, **config.model_dump(exclude={"kind"}))
+    settings = config.model_dump(exclude={"kind", "interpolators"})
+    module = with_steps(interpolator, config.interpolators == "per-step", _num_upsamplers(config))
+    return _NECKS[config.kind](levels, module, **settings)

@@ -32,7 +32,8 @@ class BiFPN(nn.Module):
 
     Args:
         in_channels: channels of ``res3..res5``.
-        interpolator: one module for all upsampling, called ``interpolator(coarse, fine)`` four times per layer.
+        interpolator: one module for all upsampling, called ``interpolator(coarse, fine)`` four times per layer, or a
+            ``PerStepInterpolator`` of ``num_upsamplers`` steps.
         channels: C.
         repeats: number of layers.
         fusion: fusion weights, normalised to positive weights of sum one (``fast``) or ``raw``.
@@ -72,8 +73,8 @@ class BiFPN(nn.Module):
         """
         inputs, skips = self.inputs(features)
         maps = inputs
-        for layer in self.layers:
-            maps = layer(maps, skips, self.interpolator)
+        for number, layer in enumerate(self.layers, start=1):
+            maps = layer(maps, skips, self.interpolator, len(_TOP_DOWN) * (len(self.layers) - number))
             skips = inputs if self._skips == "input" else maps
         return maps
 
@@ -113,11 +114,15 @@ class BiFPNLayer(nn.Module):
             {level: FusionNode(channels, 3 if level in _TOP_DOWN else 2, fusion, blocks) for level in _BOTTOM_UP}
         )
 
-    def forward(self, maps: Maps, skips: Maps, interpolator: Interpolator) -> Maps:
-        """Maps p3..p7 (N, C, h, w) -> the same levels; ``skips`` p4..p7 are inputs of the bottom-up path too."""
+    def forward(self, maps: Maps, skips: Maps, interpolator: Interpolator, first_step: int = 0) -> Maps:
+        """Maps p3..p7 (N, C, h, w) -> the same levels; ``skips`` p4..p7 are inputs of the bottom-up path too.
+
+        ``first_step`` is the number of the layer's last enlargement, see ``PerStepInterpolator``.
+        """
         down = {"p7": maps["p7"]}
-        for level, coarser in _TOP_DOWN.items():
-            upsampled = upsample_to(interpolator, down[coarser], maps[level])
+        steps = reversed(range(first_step, first_step + len(_TOP_DOWN)))
+        for step, (level, coarser) in zip(steps, _TOP_DOWN.items(), strict=True):
+            upsampled = upsample_to(interpolator, down[coarser], maps[level], step)
             down[level] = self.top_down[level](maps[level], upsampled)
         out = {"p3": down["p3"]}
         for level, finer in _BOTTOM_UP.items():

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from afictl.interpolators import Interpolator
+from afictl.interpolators import Interpolator, PerStepInterpolator
+from afictl.presets import Preset
 
 
 class Neck(Protocol):
@@ -24,7 +25,7 @@ class Neck(Protocol):
 
     @property
     def interpolator(self) -> Interpolator:
-        """The module that upsamples."""
+        """The module that upsamples; a ``PerStepInterpolator`` where each enlargement has weights of its own."""
 
     def __call__(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``res{i}`` (N, c_i, H / 2^i, W / 2^i) -> ``p{i}`` (N, C, H / 2^i, W / 2^i), rounded up."""
@@ -33,14 +34,25 @@ class Neck(Protocol):
         """Parameters of the neck and its interpolator."""
 
 
-def upsample_to(interpolator: Interpolator, coarse: Tensor, fine: Tensor) -> Tensor:
+def upsample_to(interpolator: Interpolator, coarse: Tensor, fine: Tensor, step: int = 0) -> Tensor:
     """Upsample ``coarse`` (N, C, h, w) to the height and width of ``fine`` (N, C, H, W).
+
+    ``step`` is the number of the enlargement, see ``PerStepInterpolator``; other interpolators serve all steps.
 
     Strided convolutions round up, so an odd H has h = (H + 1) / 2: the upsampled map is one row too tall and
     loses its last row. With the nearest interpolator this equals ``F.interpolate(coarse, size=(H, W))``.
     """
     height, width = fine.shape[-2:]
+    if isinstance(interpolator, PerStepInterpolator):
+        return interpolator(coarse, fine, step)[..., :height, :width]
     return interpolator(coarse, fine)[..., :height, :width]
+
+
+def preset_with(preset: Preset, interpolator: Interpolator) -> Preset:
+    """``preset`` with the kind and options of a neck's ``interpolator``, and how the enlargements share it."""
+    sharing = "per-step" if isinstance(interpolator, PerStepInterpolator) else "shared"
+    neck = preset.neck.model_copy(update={"interpolators": sharing})
+    return preset.with_interpolator(interpolator.kind, interpolator.options).model_copy(update={"neck": neck})
 
 
 def make_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, norm: bool = False) -> nn.Module:

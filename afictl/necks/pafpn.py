@@ -29,8 +29,11 @@ class PAFPN(FPN):
         norm: Literal["none", "batch"] = "none",
         fuse: Literal["sum", "avg"] = "sum",
         top: Literal["pool", "p5", "res5"] = "pool",
+        top_down_from: Literal["p5", "p6"] = "p5",
     ) -> None:
-        super().__init__(in_channels, interpolator, channels=channels, norm=norm, fuse=fuse, top=top)
+        super().__init__(
+            in_channels, interpolator, channels=channels, norm=norm, fuse=fuse, top=top, top_down_from=top_down_from
+        )
         _, *coarser = self._sources
         self.downsample_convs = nn.ModuleDict(
             {level: make_conv(channels, channels, 3, stride=2, norm=norm == "batch") for level in coarser}

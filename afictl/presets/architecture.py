@@ -43,6 +43,9 @@ class _NeckKeys(Section):
     kind: str
     channels: ConvWidth = 256
     """Channels of every level."""
+    interpolators: Literal["shared", "per-step"] = "shared"
+    """``shared``: one interpolator for all enlargements of a forward pass. ``per-step``: a module for each, all of one
+    kind, with weights of their own that start equal; in a BiFPN four in each layer."""
 
 
 class _TopDownKeys(_NeckKeys):
@@ -53,6 +56,9 @@ class _TopDownKeys(_NeckKeys):
     top: Literal["pool", "p5", "res5"] = "pool"
     """Input of the levels above p5. ``pool``: p6 is every second position of p5, the pyramid is p2..p6. ``p5``,
     ``res5``: p6 and p7 are strided convolutions of that map, the pyramid is p3..p7."""
+    top_down_from: Literal["p5", "p6"] = "p5"
+    """Coarsest level of the top-down path. ``p6``: p6 is a strided 3x3 convolution of res5, whatever ``top`` is, and is
+    enlarged to p5, so that there is one enlargement more (mmdetection's FPN_CARAFE); images are padded to 64."""
 
 
 class FPNConfig(_TopDownKeys):

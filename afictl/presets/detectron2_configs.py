@@ -36,12 +36,15 @@ def add_afictl_config(cfg: CfgNode) -> None:
 
     ``INTERPOLATOR``: a kind, see ``afictl.build_interpolator``. ``INTERPOLATOR_FILE``: an interpolator file of
     ``afictl pretrain``, instead; the file is needed whenever the model is built, its weights give way to those
-    of ``MODEL.WEIGHTS`` where that holds an interpolator. ``BIFPN``: as documented in ``afictl.presets.BiFPNConfig``.
+    of ``MODEL.WEIGHTS`` where that holds an interpolator. ``INTERPOLATORS``, and ``TOP_DOWN_FROM`` of FPN and PAFPN: as
+    documented in ``afictl.presets.FPNConfig``. ``BIFPN``: as documented in ``afictl.presets.BiFPNConfig``.
     Width, norm and fusion of all pyramids are ``cfg.MODEL.FPN.OUT_CHANNELS``, ``NORM`` and ``FUSE_TYPE``.
     """
     node = cfg.MODEL.AFICTL = CfgNode()
     node.INTERPOLATOR = "afi"
     node.INTERPOLATOR_FILE = ""
+    node.INTERPOLATORS = "shared"
+    node.TOP_DOWN_FROM = "p5"
     node.BIFPN = CfgNode({"REPEATS": 6, "FUSION": "fast", "SKIPS": "layer", "BLOCKS": "plain"})
 
 

@@ -110,7 +110,10 @@ def _model_values(cfg: CfgNode) -> dict[str, dict[str, object]]:
             "anchor_sizes": anchor_sizes(cfg),
         },
     }
+    if _has_afictl_neck(cfg):
+        values["neck"]["interpolators"] = model.AFICTL.INTERPOLATORS
     if _neck(cfg) != "bifpn":
+        values["neck"]["top_down_from"] = model.AFICTL.TOP_DOWN_FROM if _has_afictl_neck(cfg) else "p5"
         values["neck"]["norm"] = "batch" if model.FPN.NORM in ("BN", "SyncBN") else "none"
         values["neck"]["top"] = "pool" if "res2" in model.FPN.IN_FEATURES else "res5"
     for dotted, cfg_key in changeable_keys(cfg).items():

@@ -13,6 +13,7 @@ from afictl.backbones import load_pretrained
 from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError, did_you_mean
 from afictl.interpolators import Interpolator, build_configured, interpolator_kinds, kind_of_source
+from afictl.necks import check_interpolator
 from afictl.presets import InterpolatorConfig, Preset, parse_preset
 from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
@@ -99,6 +100,10 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
                 f"{source}: the interpolator has {module.channels} channels, the neck of {preset.name} {channels};"
                 f" set neck.channels={module.channels} or pre-train with this preset"
             )
+        try:
+            check_interpolator(preset.neck, module)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
     return preset.with_interpolator(kind, options), module
 
 

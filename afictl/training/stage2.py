@@ -50,7 +50,11 @@ class Extractor(nn.Module):
 
 
 def half_size_preset(preset: Preset) -> Preset:
-    """The guide's preset for images of half the size: settings in pixels are halved."""
+    """The guide's preset for images of half the size: settings in pixels are halved.
+
+    All enlargements share the interpolator, also if those of the guide do not: a pre-trained interpolator is a single
+    one, which can start every step of any neck.
+    """
     sizes = {key: tuple(size / 2 for size in value) for key, value in preset.detector if key in _SIZES_IN_PIXELS}
     images = {
         "min_sizes": tuple(size // 2 for size in preset.input.min_sizes),
@@ -58,7 +62,8 @@ def half_size_preset(preset: Preset) -> Preset:
         "test_size": preset.input.test_size // 2,
     }
     detector, config = preset.detector.model_copy(update=sizes), preset.input.model_copy(update=images)
-    return preset.model_copy(update={"detector": detector, "input": config})
+    neck = preset.neck.model_copy(update={"interpolators": "shared"})
+    return preset.model_copy(update={"detector": detector, "input": config, "neck": neck})
 
 
 def build_student(guide: Detector, preset: Preset, interpolator: Interpolator) -> Detector:

@@ -15,7 +15,7 @@ from torch import Tensor
 from afictl.data.transforms import half_size, resize_for, to_float, view
 from afictl.detectors import Detector
 from afictl.detectors.upsampling_calls import pyramid_and_calls
-from afictl.interpolators import Interpolator
+from afictl.interpolators import Interpolator, PerStepInterpolator
 from afictl.training.adversarial import Pair, extent, sizes_of
 from afictl.training.feature_distance import position_distance
 from afictl.training.guide_features import enlarged_pairs
@@ -54,15 +54,29 @@ def enlarge_levels(
     real = guide.pyramid([full])
     coarse, fine = pyramid_and_fine(guide, half)
     for level in levels:
+        index = list(guide.neck.strides).index(level)
         pairs = {
-            name: enlarged_pairs(guide, {level: module(coarse[level], fine.get(level))}, real, [full], [half])[level]
-            for name, module in interpolators.items()
-            if level in fine or not module.needs_fine
+            name: enlarged_pairs(guide, {level: enlarged}, real, [full], [half])[level]
+            for name, enlarged in _enlarge(interpolators, index, coarse[level], fine.get(level)).items()
         }
         stride = guide.neck.strides[level]
         ends = zip(extent(sizes_of([half]), stride, times=2)[0], extent(sizes_of([full]), stride)[0], strict=True)
         h, w = map(min, ends)
         yield _level_features(level, stride, coarse[level], real[level][0, :, :h, :w], pairs)
+
+
+def _enlarge(
+    interpolators: Mapping[str, Interpolator], index: int, coarse: Tensor, fine: Tensor | None
+) -> dict[str, Tensor]:
+    """The map of the level of an ``index`` enlarged by each interpolator, but those that lack the ``fine`` map.
+
+    Of interpolators with a module for each step it is the one of that level.
+    """
+    modules = {
+        name: module.of_level(index) if isinstance(module, PerStepInterpolator) else module
+        for name, module in interpolators.items()
+    }
+    return {name: module(coarse, fine) for name, module in modules.items() if fine is not None or not module.needs_fine}
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ from afictl.data.transforms import resize_for
 from afictl.detectors import Detector, to_original
 from afictl.evaluation.category_matching import match_categories
 from afictl.interpolators import Interpolator, kind_of_source
-from afictl.training.initial_weights import resolve_interpolator
+from afictl.training.initial_weights import find_interpolator_file, resolve_interpolator
 from afictl.visualization.pictures import Picture, unique_names
-from afictl.weights import LoadedDetector, load_detector
+from afictl.weights import LoadedDetector, load_detector, load_interpolator
 
 _SEED = re.compile(r"seed\d+")
 _RUN_FILE_STEMS = ("best", "last", "interpolator")
@@ -95,8 +95,12 @@ def named_interpolators(guide: Detector, sources: Sequence[str], weights: Sequen
     paths = iter(run_names([*(Path(source) for source in sources if kind_of_source(source) is None), *weights]))
     interpolators: list[tuple[str, Interpolator]] = []
     for source in sources:
-        module = resolve_interpolator(guide.preset, source, seed=0)[1]
-        name = _run_name(next(paths), module) if kind_of_source(source) is None else _kind_name(module)
+        if kind_of_source(source) is None:
+            module = load_interpolator(find_interpolator_file(source))
+            name = _run_name(next(paths), module)
+        else:
+            module = resolve_interpolator(guide.preset, source, seed=0)[1]
+            name = _kind_name(module)
         interpolators.append((name, module))
     for path in weights:
         module = load_detector(path).detector.neck.interpolator

@@ -46,6 +46,8 @@ class Difference(NamedTuple):
 def setting_differences(preset: Preset, trained: Preset) -> tuple[Difference, ...]:
     """Settings under which a detector of ``preset`` computes something else with weights of one of ``trained``."""
     noted = (*_differences(preset, trained, _NOTED_KEYS), *_interpolator_differences(preset, trained))
+    if (trained.neck.interpolators, preset.neck.interpolators) == ("per-step", "shared"):  # a shared one fits any neck
+        noted = (*noted, Difference("neck.interpolators", "per-step"))
     return (*arithmetic_differences(preset, trained), *noted, *_detectron2_differences(preset, trained))
 
 

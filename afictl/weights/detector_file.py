@@ -11,6 +11,7 @@ from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
 from afictl.interpolators import Interpolator
 from afictl.meta_device import building_on_meta_device, require_bounded_options
+from afictl.necks import preset_with
 from afictl.presets import Preset, parse_preset
 from afictl.tensor_files import save_tensors
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
@@ -46,8 +47,7 @@ def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, o
         detector: stored with its preset, in which the interpolator is the one in its neck.
         metadata: JSON-ready ``classes``, ``category_ids``, ``step`` and ``metrics``.
     """
-    interpolator = detector.neck.interpolator
-    preset = detector.preset.with_interpolator(interpolator.kind, interpolator.options)
+    preset = preset_with(detector.preset, detector.neck.interpolator)
     save_tensors(path, detector.state_dict(), describe_detector(preset, metadata))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.interpolators import Interpolator
-from afictl.interpolators.base import described_kind
 from afictl.meta_device import building_on_meta_device
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.description import DETECTOR, INTERPOLATOR_FORMATS
@@ -17,6 +16,8 @@ from afictl.weights.layouts import describe_content, to_afictl
 
 def load_interpolator(path: str | Path) -> Interpolator:
     """Read the interpolator of a file or run folder, on the CPU.
+
+    A ``PerStepInterpolator`` from a detector whose enlargements have weights of their own, and from its file.
 
     Args:
         path: file of ``Interpolator.save``, AFI-GAN's generator, or a detector, of afictl or in another supported
@@ -37,15 +38,14 @@ def interpolator_of(checkpoint: Checkpoint) -> Interpolator:
         raise UserError(
             f"{file}: contains {describe_content(checkpoint)}, not an interpolator; give a file of 'afictl pretrain'"
         )
-    return Interpolator.from_tensors(
-        described_kind(description, file), description.get("config"), checkpoint.tensors, file
-    )
+    return Interpolator.from_description(description, checkpoint.tensors, file)
 
 
 def _interpolator_of_detector(checkpoint: Checkpoint) -> Interpolator:
     preset = described_preset(checkpoint)
     with building_on_meta_device(checkpoint.path):
-        prefix = build_detector(preset).interpolator_prefix
+        detector = build_detector(preset)
+    prefix = detector.interpolator_prefix
     tensors = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
     kind = preset.interpolator.kind
     if not tensors:
@@ -54,4 +54,5 @@ def _interpolator_of_detector(checkpoint: Checkpoint) -> Interpolator:
             f" use --interpolator {kind}"
         )
     config = {"channels": preset.neck.channels, **preset.interpolator.options}
-    return Interpolator.from_tensors(kind, config, tensors, checkpoint.path)
+    steps = detector.neck.num_upsamplers if preset.neck.interpolators == "per-step" else None
+    return Interpolator.from_tensors(kind, config, tensors, checkpoint.path, steps)

@@ -15,8 +15,10 @@ from afictl.detectors import Detector
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.discriminator import PatchDiscriminator
 from afictl.errors import UserError
-from afictl.interpolators import Interpolator
+from afictl.interpolators import Interpolator, PerStepInterpolator
 from afictl.interpolators.base import described_kind
+from afictl.interpolators.per_step import repeat_shared_weights
+from afictl.necks import preset_with
 from afictl.necks.fpn import FPN, rename_former_keys
 from afictl.presets import InputConfig
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
@@ -118,9 +120,7 @@ def read_weights(module: nn.Module, path: str | Path, averaged: bool | None = No
 def differences_of(module: nn.Module, checkpoint: Checkpoint) -> tuple[Difference, ...]:
     """Settings in the description of a checkpoint that ``module`` does not have."""
     if isinstance(module, Detector):
-        interpolator = module.neck.interpolator
-        preset = module.preset.with_interpolator(interpolator.kind, interpolator.options)
-        return checkpoint_differences(preset, checkpoint)
+        return checkpoint_differences(preset_with(module.preset, module.neck.interpolator), checkpoint)
     metadata = checkpoint.metadata
     if not isinstance(module, Interpolator) or metadata.get("format") not in INTERPOLATOR_FORMATS:
         return ()
@@ -161,10 +161,14 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport
 
 
 def _current_names(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """``tensors`` of an earlier version under today's names of the parts of ``module``."""
+    """``tensors`` under the names of the parts of ``module``, if they are of an earlier version or of a neck whose
+    enlargements share the interpolator."""
     for name, part in module.named_modules():
+        prefix = f"{name}." if name else ""
         if isinstance(part, FPN):
-            tensors = rename_former_keys(tensors, f"{name}." if name else "")
+            tensors = rename_former_keys(tensors, prefix)
+        if isinstance(part, PerStepInterpolator):
+            tensors = repeat_shared_weights(tensors, part, prefix)
     return tensors
 
 

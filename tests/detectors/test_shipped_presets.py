@@ -10,6 +10,10 @@ from afictl.interpolators import AFInterpolator
 # All parameters, and those that are trained: the headers of the reference's key lists.
 SIZES = [
     ("faster-rcnn-r50-fpn", "nearest", 41_699_936, 41_477_536),
+    # 4 steps: p6 is a 3x3 convolution of the 2048 channels of res5, and has an output convolution.
+    ("faster-rcnn-r50-fpn-4step", "nearest", 41_699_936 + 5_308_928, 41_477_536 + 5_308_928),
+    ("faster-rcnn-r50-fpn-4step", "dysample", 41_699_936 + 5_308_928 + 4 * 8224, 41_477_536 + 5_308_928 + 4 * 8224),
+    ("mask-rcnn-r50-fpn-4step", "nearest", 44_343_216 + 5_308_928, 44_120_816 + 5_308_928),
     ("mask-rcnn-r50-fpn", "nearest", 44_343_216, 44_120_816),
     ("mask-rcnn-r50-fpn", "afi", 52_177_840, 51_955_440),
     ("mask-rcnn-r50-pafpn", "afi", 53_948_080, 53_725_680),
@@ -39,7 +43,10 @@ def test_every_preset_builds_and_takes_an_interpolator_of_its_width(name):
     width = load_preset(name).neck.channels
     trained = AFInterpolator(width, blocks=1, growth=4)
     detector = build_on_meta(name, num_classes=3, interpolator=trained)
-    assert detector.neck.interpolator is trained
+    if detector.preset.neck.interpolators == "per-step":
+        assert len(detector.neck.interpolator.steps) == detector.neck.num_upsamplers
+    else:
+        assert detector.neck.interpolator is trained
     assert detector.preset.interpolator.options == trained.options
     with pytest.raises(UserError, match=f"{width * 2} .*{width}"):
         build_on_meta(name, interpolator=AFInterpolator(width * 2, blocks=1, growth=4))

@@ -56,6 +56,13 @@ def test_recorded_settings_equal_those_of_today(name):
     assert upgrade_settings(None) is None
 
 
+def test_recorded_settings_get_the_defaults_of_newer_keys():
+    settings = {"preset": load_preset("mask-rcnn-r18-pafpn-tiny").model_dump(mode="json")}
+    recorded = copy.deepcopy(settings)
+    del recorded["preset"]["neck"]["interpolators"], recorded["preset"]["neck"]["top_down_from"]
+    assert upgrade_settings(recorded) == settings
+
+
 def test_a_stored_preset_is_a_base_for_others(tmp_path):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(stored_preset("mask-rcnn-r18-pafpn-tiny")))
     (tmp_path / "next.yaml").write_text("extends: base\ndetector:\n  kind: faster-rcnn\nneck:\n  kind: bifpn\n")

@@ -12,7 +12,10 @@ def test_every_shipped_preset_loads_and_describes_itself(name):
     assert preset.name == name
     assert preset.description
     kind = preset.detector.kind.replace("cascade-mask-rcnn", "cascade-rcnn")
-    assert name.removesuffix("-tiny") == f"{kind}-{short_name(preset.backbone.name)}-{preset.neck.kind}"
+    assert (
+        name.removesuffix("-tiny").removesuffix("-4step")
+        == f"{kind}-{short_name(preset.backbone.name)}-{preset.neck.kind}"
+    )
 
 
 def short_name(backbone):
@@ -138,8 +141,11 @@ def test_numbers_of_published_recipes_are_accepted():
 @pytest.mark.parametrize(
     ("override", "facts"),
     [
-        ("neck.repeats=3", ["neck.repeats", "bifpn", "channels, norm, fuse, top"]),  # a key of another kind
-        ("neck.norn=batch", ["neck.norn", "'norm'", "channels, norm, fuse, top"]),
+        (
+            "neck.repeats=3",
+            ["neck.repeats", "bifpn", "fuse, top, top_down_from"],
+        ),  # a key of another kind
+        ("neck.norn=batch", ["neck.norn", "'norm'", "channels, interpolators, norm, fuse, top, top_down_from"]),
         ("detector.mask_width=8", ["detector.mask_width", "mask-rcnn", "fc_width"]),
         ("detector.kind=faster-rcn", ["detector.kind", "'faster-rcnn'"]),
         ("neck.kind=[1]", ["neck.kind"]),
@@ -160,7 +166,8 @@ def test_another_kind_drops_inherited_keys_and_keeps_shared_ones():
     with pytest.raises(UserError, match=r"neck\.top"):  # overridden beside the kind that lacks it
         load_preset("faster-rcnn-r50-fpn", overrides)
     preset = load_preset("retinanet-r50-fpn", ["neck.kind=bifpn", "neck.repeats=2", "detector.kind=fcos"])
-    assert preset.neck.model_dump().keys() == {"kind", "channels", "repeats", "fusion", "skips", "blocks"}
+    bifpn_keys = {"kind", "channels", "interpolators", "repeats", "fusion", "skips", "blocks"}
+    assert preset.neck.model_dump().keys() == bifpn_keys
     assert (preset.neck.repeats, preset.detector.size_ranges) == (2, (64, 128, 256, 512))
     tiny = load_preset("fcos-r18-fpn-tiny", ["detector.kind=centermask", "neck.kind=pafpn"])
     assert (tiny.neck.top, tiny.neck.channels, tiny.detector.size_ranges[0], tiny.detector.mask_width) == (
@@ -177,9 +184,11 @@ def test_a_file_of_another_kind_drops_inherited_keys_and_rejects_foreign_ones(tm
     assert load_preset(tmp_path / "custom.yaml").neck.model_dump() == {
         "kind": "fpn",
         "channels": 32,
+        "interpolators": "shared",
         "norm": "none",
         "fuse": "sum",
         "top": "pool",
+        "top_down_from": "p5",
     }
     (tmp_path / "custom.yaml").write_text("extends: base\nneck: {kind: fpn, repeats: 3}\n")
     with pytest.raises(UserError, match=r"custom\.yaml: neck\.repeats"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afictl.presets import Preset
+from afictl.presets import BiFPNConfig, NeckConfig, Preset
 from afictl.training.run_writer import config_differences
 
 UNEQUAL_PREFIX = "NOT THE SAME"
@@ -38,7 +38,7 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
     recipe, view, backbone = preset.train, preset.input, preset.backbone
     return {
         "data": config["data"],
-        "detector": f"{preset.detector.kind}, {backbone.name}, {preset.neck.kind} of {preset.neck.channels} channels",
+        "detector": f"{preset.detector.kind}, {backbone.name}, {_describe_neck(preset.neck)}",
         "schedule": f"{recipe.steps} steps of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g}, "
         f"{recipe.schedule}",
         "image sizes": f"short side {_range(view.min_sizes)} in training, {view.test_size} in evaluation",
@@ -48,6 +48,15 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
         "precision": config["precision"],
         "evaluation": "the last weights on all held-out images",
     }
+
+
+def _describe_neck(neck: NeckConfig) -> str:
+    parts = [f"{neck.kind} of {neck.channels} channels"]
+    if not isinstance(neck, BiFPNConfig) and neck.top_down_from == "p6":
+        parts.append("top-down path from p6")
+    if neck.interpolators == "per-step":
+        parts.append("an interpolator for each enlargement")
+    return ", ".join(parts)
 
 
 def unequal_settings(configs: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
