@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from afictl.errors import UserError, did_you_mean
 from afictl.interpolators.afi import AFInterpolator
+from afictl.interpolators.afi_lite import AFILite
 from afictl.interpolators.base import Interpolator
 from afictl.interpolators.carafe import CARAFE
 from afictl.interpolators.dlu import DLU
@@ -55,6 +56,7 @@ _CLASSES: tuple[type[Interpolator], ...] = (
     SAPA,
     FADE,
     FreqFusion,
+    AFILite,
 )
 INTERPOLATORS: dict[str, type[Interpolator]] = {cls.kind: cls for cls in _CLASSES}
 """Every kind; a program may add its own."""

@@ -21,7 +21,7 @@ from afictl.interpolators.hub import CARD, WEIGHTS, find_pretrained, read_json_c
 from afictl.tensor_files import read_tensors
 
 _PAPER = "https://doi.org/10.1016/j.patcog.2023.109365"
-_NEGATIVE_SLOPE = 0.2
+NEGATIVE_SLOPE = 0.2
 _GROWING_CONVS = 4
 # Small weights start the branch at about 1e-4 of the bilinear part: a fresh interpolator is bilinear.
 _INIT_SCALE = 0.1
@@ -29,7 +29,7 @@ _INIT_SCALE = 0.1
 
 def _activate(x: Tensor) -> Tensor:
     # In place: the convolution before it does not need its output for the backward pass.
-    return F.leaky_relu(x, _NEGATIVE_SLOPE, inplace=True)
+    return F.leaky_relu(x, NEGATIVE_SLOPE, inplace=True)
 
 
 class DenseBlock(nn.Module):
@@ -50,8 +50,35 @@ class DenseBlock(nn.Module):
         return torch.add(x, self.merge(maps), alpha=self.residual_scale)
 
 
+class DenseInterpolator(Interpolator):
+    """Bilinear enlargement plus a learned branch with a residual group of dense blocks.
+
+    A kind sets ``residual_scale`` and the parts of the branch.
+    """
+
+    real_options = ("residual_scale",)
+
+    residual_scale: float
+    """Weight of the residual of the group."""
+    head: nn.Module
+    group: nn.Module
+    """The dense blocks."""
+    fuse: nn.Module
+    enlarge: nn.Module
+    """Doubles height and width."""
+    tail: nn.Module
+
+    def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
+        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
+        x = _activate(self.head(coarse))
+        x = torch.add(x, self.group(x), alpha=self.residual_scale)
+        x = _activate(self.fuse(x))
+        x = _activate(self.enlarge(x))
+        return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + self.tail(x)
+
+
 class AFInterpolator(
-    Interpolator,
+    DenseInterpolator,
     PyTorchModelHubMixin,
     library_name="afictl",
     tags=["feature-upsampling", "object-detection"],
@@ -74,7 +101,6 @@ class AFInterpolator(
     """
 
     kind = "afi"
-    real_options = ("residual_scale",)
 
     def __init__(self, channels: int = 256, blocks: int = 3, growth: int = 32, residual_scale: float = 0.2) -> None:
         super().__init__(channels, blocks=blocks, growth=growth, residual_scale=residual_scale)
@@ -85,14 +111,6 @@ class AFInterpolator(
         self.enlarge = nn.ConvTranspose2d(channels, channels, 6, stride=2, padding=2)
         self.tail = nn.Conv2d(channels, channels, 3, padding=1)
         self.apply(_init_weights)
-
-    def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
-        """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
-        x = _activate(self.head(coarse))
-        x = torch.add(x, self.group(x), alpha=self.residual_scale)
-        x = _activate(self.fuse(x))
-        x = _activate(self.enlarge(x))
-        return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + self.tail(x)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # takes no arguments of the model: they are in config.json
