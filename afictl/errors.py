@@ -54,6 +54,11 @@ def describe_out_of_memory(error: BaseException) -> tuple[str, str]:
     return f"the memory {device}is too small{detail}", hint
 
 
+def first_names(names: Sequence[str]) -> str:
+    """The first three names for a message, and an ellipsis if there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def did_you_mean(word: str, known: Sequence[str], *, listed_by: str = "") -> str:
     """Suffix of an error about an unknown name: the closest valid name, or the first valid names if none is close.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from afictl.progress import ProgressDisplay
 
 _DEFAULT_KINDS = ("nearest", "bilinear", "bicubic", "afi")
-_RUN_FLAGS = ("--backbone-weights", "--seeds", "--seed", "--spread", "--devices", "--nodes")
+_RUN_FLAGS = ("--backbone-weights", "--ema", "--seeds", "--seed", "--spread", "--devices", "--nodes")
 _TRAINING_FLAGS = ("--preset", "--interpolators", "--weights", "--set", *_RUN_FLAGS)
 
 _Runs = Annotated[
@@ -78,6 +78,7 @@ class _TrainingOptions:
     seeds: Sequence[int]
     weights: Path | None
     backbone_weights: Path | None
+    averaged: bool | None
     devices: str
     nodes: int | None
     spread: bool
@@ -95,6 +96,7 @@ def compare_command(
     only_cost: _OnlyCost = False,
     weights: options.InitialDetector = None,
     backbone_weights: options.BackboneWeights = None,
+    averaged: options.Averaged = None,
     output: options.Output = None,
     overrides: options.Overrides = None,
     devices: options.Devices = "auto",
@@ -136,7 +138,7 @@ def compare_command(
     if only_cost:
         _list_costs(resolved, methods, weights, common)
         return
-    training = _TrainingOptions(range(seed, seed + seeds), weights, backbone_weights, devices, nodes, spread)
+    training = _TrainingOptions(range(seed, seed + seeds), weights, backbone_weights, averaged, devices, nodes, spread)
     _train(resolved, methods, training, common)
 
 
@@ -216,6 +218,7 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
         baseline=common.baseline,
         weights=training.weights,
         backbone_weights=training.backbone_weights,
+        averaged=training.averaged,
         parallel_runs=parallel_runs,
         progress=_progress(),
     )

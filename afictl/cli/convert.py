@@ -26,14 +26,7 @@ def convert_command(
         bool,
         typer.Option("--rgb", help="The detectron2 model takes RGB images divided by ImageNet's deviation."),
     ] = False,
-    averaged: Annotated[
-        bool | None,
-        typer.Option(
-            "--ema/--no-ema",
-            help="Take the averaged weights of a file that has both, or the trained ones. Default: as the library"
-            " that wrote the file.",
-        ),
-    ] = None,
+    averaged: options.Averaged = None,
     debug: options.Debug = False,
 ) -> None:
     """Convert a detector, backbone, interpolator or discriminator of another project to one safetensors file.

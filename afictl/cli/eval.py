@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from afictl.evaluation import Evaluation
 
 _CONFUSION_SCORE = 0.3
-_DETECTION_FLAGS = ("--tta", "--batch-size", "--set", "--partial", "--devices", "--nodes", "--precision")
+_DETECTION_FLAGS = ("--tta", "--batch-size", "--set", "--partial", "--ema", "--devices", "--nodes", "--precision")
 
 _Weights = Annotated[
     list[Path] | None,
@@ -81,6 +81,7 @@ def eval_command(
     output: options.Output = None,
     overrides: options.Overrides = None,
     partial: options.Partial = False,
+    averaged: options.Averaged = None,
     devices: options.Devices = "auto",
     nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
@@ -121,6 +122,7 @@ def eval_command(
         tta=views,
         overrides=overrides or [],
         partial=partial,
+        averaged=averaged,
         curves=curves,
         confusion_score=min_score,
         submission_name=name,

@@ -35,6 +35,8 @@ class EvaluationSettings:
     overrides: list[str]
     """Preset keys changed with ``--set``."""
     partial: bool
+    averaged: bool | None
+    """As in ``read_checkpoint``."""
     curves: bool
     confusion_score: float | None
     """Minimum score of detections in the confusion matrix; None writes no matrix."""
@@ -128,7 +130,7 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
     from afictl.evaluation import detect
     from afictl.progress import show_progress
 
-    loaded = _load(source, settings.overrides, settings.partial)
+    loaded = _load(source, settings)
     console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
     with show_progress(console, "images") as progress:
         summary = detect(
@@ -147,7 +149,7 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
     return summary.has_masks
 
 
-def _load(weights: Path, overrides: list[str], partial: bool) -> LoadedDetector:
+def _load(weights: Path, settings: EvaluationSettings) -> LoadedDetector:
     """Load a detector; with preset keys changed by ``--set``, rebuild it and load its weights again."""
     from afictl.detectors import build_detector
     from afictl.presets import parse_preset
@@ -155,7 +157,8 @@ def _load(weights: Path, overrides: list[str], partial: bool) -> LoadedDetector:
     from afictl.weights.compatibility import setting_differences
     from afictl.weights.loading import load_tensors
 
-    loaded = load_detector(weights, partial=partial)
+    loaded = load_detector(weights, partial=settings.partial, averaged=settings.averaged)
+    overrides = settings.overrides
     if not overrides:
         return loaded
     preset = parse_preset(loaded.preset.model_dump(mode="json"), overrides, source=str(weights))

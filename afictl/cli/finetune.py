@@ -19,6 +19,7 @@ def finetune_command(
     ] = None,
     weights: options.InitialDetector = None,
     backbone_weights: options.BackboneWeights = None,
+    averaged: options.Averaged = None,
     partial: options.Partial = False,
     pseudo: Annotated[
         Path | None,
@@ -67,8 +68,10 @@ def finetune_command(
         options.refuse_flags(context, "without --pseudo FILE", "--pseudo-weight", "--pseudo-ratio")
     if weights is None:
         options.refuse_flags(context, "without --weights", "--partial")
+    initial = InitialWeights(interpolator, weights, backbone_weights, partial, averaged)
+    if not (weights or backbone_weights or initial.is_trained_interpolator):
+        options.refuse_flags(context, "without a checkpoint to start from, such as --weights", "--ema")
     resolved = load_preset_for(preset, overrides or (), interpolator)
-    initial = InitialWeights(interpolator, weights, backbone_weights, partial)
     name = name_of(interpolator) if interpolator and initial.is_trained_interpolator else resolved.interpolator.kind
     folder = output or Path("runs") / f"{slugify(resolved.name)}-{name}"
     require_free_folder(folder, resume)

@@ -64,6 +64,14 @@ InitialDetector = Annotated[
 Partial = Annotated[
     bool, typer.Option("--partial", help="Load the tensors of --weights that fit; all others keep their random values.")
 ]
+Averaged = Annotated[
+    bool | None,
+    typer.Option(
+        "--ema/--no-ema",
+        help="Take the averaged weights of a checkpoint that has both, or the trained ones. Default: as the library"
+        " that wrote the file.",
+    ),
+]
 BackboneWeights = Annotated[
     Path | None,
     typer.Option("--backbone-weights", help="Backbone file to load instead of the ImageNet weights of timm."),

@@ -24,6 +24,7 @@ def pretrain_command(
         typer.Option("--interpolator", help="Kind to train: any with parameters, such as afi or carafe."),
     ] = "afi",
     stages: Annotated[str, typer.Option("--stages", help="1, 2 or 1,2; stage 2 continues stage 1.")] = "1,2",
+    averaged: options.Averaged = None,
     output: options.Output = None,
     overrides: options.Overrides = None,
     devices: options.Devices = "auto",
@@ -71,6 +72,7 @@ def pretrain_command(
         overrides=overrides or (),
         seed=seed,
         resume=resume,
+        averaged=averaged,
     )
     if fabric.is_global_zero:
         typer.echo(f"interpolator: {result}")

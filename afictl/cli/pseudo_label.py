@@ -56,6 +56,7 @@ def pseudo_label_command(
     tta_sizes: options.TtaSizes = None,
     no_tta_flip: options.NoTtaFlip = False,
     partial: options.Partial = False,
+    averaged: options.Averaged = None,
     precision: options.Precision = "32-true",
     debug: options.Debug = False,
 ) -> None:
@@ -83,7 +84,7 @@ def pseudo_label_command(
     if exclude:
         require_data_folder(exclude)
     files = image_files(images, (*IMAGE_SUFFIXES, *HEIC_SUFFIXES))
-    loaded = load_detector(weights, partial=partial)
+    loaded = load_detector(weights, partial=partial, averaged=averaged)
     typer.echo(f"{weights}: {loaded.report}")
     thresholds = _class_thresholds(loaded, weights, threshold, overrides)
     files = _unlabelled(files, images, exclude or _training_data(weights))[:limit]

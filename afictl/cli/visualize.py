@@ -64,6 +64,7 @@ def visualize_detections(
     threshold: sources.Threshold = 0.5,
     only_different: _OnlyDifferent = False,
     partial: options.Partial = False,
+    averaged: options.Averaged = None,
     form: sources.Format = "png",
     output: options.Output = None,
     debug: options.Debug = False,
@@ -81,7 +82,7 @@ def visualize_detections(
     source = sources.load_source(context, data, split, images, weights[0])
     folder = sources.figure_folder(output, weights[0], "detections")
     limit = sources.default_limit(source, limit)
-    detectors = sources.load_detectors(weights, source, threshold, partial)
+    detectors = sources.load_detectors(weights, source, threshold, partial, averaged)
     pictures = sources.select_pictures(source, None if only_different else limit)
     if only_different:
         pictures = _rank(detectors, pictures, threshold, limit)
@@ -116,6 +117,7 @@ def visualize_features(
     interpolators: _Interpolators = None,
     weights: _InterpolatorWeights = None,
     levels: _Levels = None,
+    averaged: options.Averaged = None,
     data: sources.Data = None,
     split: sources.Split = "val",
     images: sources.Images = None,
@@ -135,7 +137,10 @@ def visualize_features(
 
     source = sources.load_source(context, data, split, images, guide)
     folder = sources.figure_folder(output, guide, "features")
-    detector = load_detector(guide).detector.to(sources.first_device())
+    loaded = load_detector(guide, averaged=averaged)
+    if loaded.report.notes:
+        typer.echo(f"{guide}: {loaded.report}")
+    detector = loaded.detector.to(sources.first_device())
     kinds = interpolators or ([] if weights else ["nearest", "bilinear", "bicubic"])
     named = named_interpolators(detector, kinds, weights or [])
     pictures = sources.select_pictures(source, sources.default_limit(source, limit))
@@ -154,6 +159,7 @@ def visualize_gradcam(
     limit: sources.Limit = None,
     threshold: sources.Threshold = 0.5,
     partial: options.Partial = False,
+    averaged: options.Averaged = None,
     form: sources.Format = "png",
     output: options.Output = None,
     debug: options.Debug = False,
@@ -168,7 +174,7 @@ def visualize_gradcam(
 
     source = sources.load_source(context, data, split, images, weights[0])
     folder = sources.figure_folder(output, weights[0], "gradcam")
-    detectors = sources.load_detectors(weights, source, threshold, partial)
+    detectors = sources.load_detectors(weights, source, threshold, partial, averaged)
     pictures = sources.select_pictures(source, sources.default_limit(source, limit))
     figures = gradcam_figures(detectors, pictures, threshold)
     num_figures = sources.write_with_progress(figures, folder, "gradcam", form, "Grad-CAM", len(pictures))

@@ -120,7 +120,9 @@ def first_device() -> torch.device:
     return launch_single().device
 
 
-def load_detectors(weights: Sequence[Path], source: Source, threshold: float, partial: bool) -> NamedDetectors:
+def load_detectors(
+    weights: Sequence[Path], source: Source, threshold: float, partial: bool, averaged: bool | None
+) -> NamedDetectors:
     """Load the detectors by unique names, and print a report of each.
 
     Raises:
@@ -131,7 +133,7 @@ def load_detectors(weights: Sequence[Path], source: Source, threshold: float, pa
 
     detectors = {}
     for name, path in zip(run_names(weights), weights, strict=True):
-        loaded = detectors[name] = load_detector(path, partial=partial)
+        loaded = detectors[name] = load_detector(path, partial=partial, averaged=averaged)
         typer.echo(f"{path}: {loaded.report}")
         min_score = loaded.preset.detector.score_threshold
         if threshold < min_score:

@@ -53,6 +53,7 @@ def compare(
     baseline: str | None = None,
     weights: Path | None = None,
     backbone_weights: Path | None = None,
+    averaged: bool | None = None,
     parallel_runs: int = 0,
     progress: ProgressDisplay = no_progress,
 ) -> ComparisonOutcome:
@@ -74,6 +75,7 @@ def compare(
         baseline: method that the others are compared with; None: ``nearest``, or else the first.
         weights: detector to start from.
         backbone_weights: backbone file to load instead of the ImageNet weights of timm.
+        averaged: as in ``InitialWeights``.
         parallel_runs: as in ``train_experiment``.
         progress: display for the measurement of costs.
 
@@ -82,7 +84,8 @@ def compare(
             writes to; raised before training. Held-out annotations that have changed since; finished runs are kept.
     """
     choose_baseline([method.name for method in methods], baseline)
-    settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), weights, backbone_weights)
+    sources = (weights, backbone_weights, averaged)
+    settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), *sources)
     with locked_folder(output, fabric.global_rank, fabric.world_size):
         failures = train_experiment(fabric, settings, parallel_runs)
         comparison = _summarize(fabric, settings, baseline, progress) if fabric.is_global_zero else None

@@ -21,6 +21,8 @@ class ExperimentRecord(Record):
     weights: str
     backbone_weights: str
     precision: str
+    averaged: bool | None = None
+    """Choice of averaged or trained weights; None for that of the library that wrote the file."""
     classes: list[str] = Field(default_factory=list)
     """Class names in label order; empty in comparisons of earlier versions, like ``contents``."""
     contents: dict[str, str] = Field(default_factory=dict)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from afictl.data import Dataset
 from afictl.errors import UserError
+from afictl.weights.classes import are_assumed
 
 PLACEHOLDER = "N/A"
 """Class name of the labels for unused COCO ids in torchvision's COCO models."""
 _MAX_NAMES = 5
+_ASSUMED_ADVICE = "; if the checkpoint has no class names, name them with 'afictl convert IN OUT --classes'"
 
 
 def match_categories(
@@ -35,6 +37,7 @@ def match_categories(
         raise UserError(
             f"the {len(names)} classes of {owner} are not the {len(dataset.classes)} of {source}"
             f"{_missing(owner, only_in_data)}{_missing(source, only_in_classes)}"
+            f"{_ASSUMED_ADVICE if are_assumed(classes) else ''}"
         )
     ids = dict(zip(dataset.classes, dataset.category_ids, strict=True))
     return tuple(ids.get(name) for name in classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +17,18 @@ from afictl.necks import check_interpolator
 from afictl.presets import InterpolatorConfig, Preset, parse_preset
 from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
+from afictl.training.class_layers import describe_class_layers, load_for_classes
 from afictl.training.run_inputs import InputFile, RecordedInputs, weights_input
-from afictl.weights import LoadReport, load_backbone_weights, load_interpolator, load_tensors, read_weights
+from afictl.weights import (
+    LoadReport,
+    load_backbone_weights,
+    load_interpolator,
+    read_checkpoint,
+    read_weights,
+)
 from afictl.weights.checkpoint import find_checkpoint
 from afictl.weights.compatibility import difference_note
+from afictl.weights.layouts import stated_classes
 from afictl.weights.loading import differences_of
 
 
@@ -36,19 +44,28 @@ class InitialWeights:
     """Local file instead of the ImageNet download."""
     partial: bool = False
     """Load the tensors of ``weights`` that fit, whatever is missing."""
+    averaged: bool | None = None
+    """Take the averaged or the trained weights of ``weights`` or ``backbone_weights``, else of ``interpolator``; None:
+    as in ``read_checkpoint``."""
+
+    @property
+    def averaged_interpolator(self) -> bool | None:
+        """``averaged`` for the file of ``interpolator``."""
+        return None if self.weights or self.backbone_weights else self.averaged
 
     @property
     def is_trained_interpolator(self) -> bool:
         """Whether ``interpolator`` is a run or a file."""
         return bool(self.interpolator) and kind_of_source(str(self.interpolator)) is None
 
-    def as_config(self) -> dict[str, str]:
+    def as_config(self) -> dict[str, object]:
         """The sources as ``config.yaml`` records them, with absolute paths."""
         kind = kind_of_source(self.interpolator) if self.interpolator else ""
         return {
             "interpolator": absolute_path(self.interpolator) if kind is None else kind,
             "weights": absolute_path(self.weights),
             "backbone_weights": absolute_path(self.backbone_weights),
+            **({} if self.averaged is None else {"averaged": self.averaged}),
         }
 
     def input_files(self) -> list[InputFile]:
@@ -79,8 +96,12 @@ class InitialWeights:
                 check_file(find_checkpoint(path))
 
 
-def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple[Preset, Interpolator]:
+def resolve_interpolator(
+    preset: Preset, source: str | None, seed: int, averaged: bool | None = None
+) -> tuple[Preset, Interpolator]:
     """Build or load the interpolator of ``--interpolator``; returns the preset with its kind, and the module.
+
+    ``averaged`` is that of ``read_checkpoint``, for a file.
 
     Raises:
         UserError: ``source`` is neither a kind nor a run or file, or both, or the interpolator has another width than
@@ -93,7 +114,7 @@ def resolve_interpolator(preset: Preset, source: str | None, seed: int) -> tuple
         options = preset.interpolator.options if kind == preset.interpolator.kind else {}
         module = build_configured(InterpolatorConfig(kind=kind, options=options), channels)
     else:
-        module = load_interpolator(find_interpolator_file(str(source)))
+        module = load_interpolator(find_interpolator_file(str(source)), averaged=averaged)
         kind, options = module.kind, module.options
         if module.channels != channels:
             raise UserError(
@@ -124,17 +145,23 @@ def build_seeded_detector(preset: Preset, interpolator: Interpolator, num_classe
     return build_detector(preset, num_classes, interpolator)
 
 
-def load_initial_weights(detector: Detector, initial: InitialWeights) -> list[str]:
+def load_initial_weights(
+    detector: Detector, initial: InitialWeights, classes: Sequence[str] | None = None
+) -> list[str]:
     """Load ``initial`` into a new detector; returns a log line for each source.
+
+    Class layers for other classes than ``classes``, the names in label order, are left out; None: for any classes.
 
     Raises:
         UserError: weights that do not fit, or ImageNet weights that are not available.
     """
     if initial.weights:
-        return _load_detector_weights(detector, initial, initial.weights)
+        return _load_detector_weights(detector, initial, initial.weights, classes)
     lines = []
     if initial.backbone_weights:
-        report = load_backbone_weights(detector.backbone, initial.backbone_weights, detector.input)
+        report = load_backbone_weights(
+            detector.backbone, initial.backbone_weights, detector.input, averaged=initial.averaged
+        )
         lines.append(f"{initial.backbone_weights}: {report}")
     elif detector.preset.backbone.pretrained:
         load_pretrained(detector.backbone)
@@ -142,12 +169,15 @@ def load_initial_weights(detector: Detector, initial: InitialWeights) -> list[st
     return [*lines, _interpolator_line(detector, initial)]
 
 
-def _load_detector_weights(detector: Detector, initial: InitialWeights, path: Path) -> list[str]:
-    checkpoint = read_weights(detector, path)
+def _load_detector_weights(
+    detector: Detector, initial: InitialWeights, path: Path, classes: Sequence[str] | None
+) -> list[str]:
+    checkpoint = read_weights(detector, path, initial.averaged)
     tensors, prefix = checkpoint.tensors, detector.interpolator_prefix
     if initial.interpolator:  # instead of the checkpoint's
         tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
-    report = replace(load_tensors(detector, tensors), notes=checkpoint.notes)
+    report = load_for_classes(detector, tensors, stated_classes(checkpoint), classes)
+    report = replace(report, notes=checkpoint.notes)
     if not (initial.partial and report.matched):
         _require_fit(detector, report, path, checkpoint.metadata)
     lines = [f"{path}: {report}"]
@@ -157,16 +187,17 @@ def _load_detector_weights(detector: Detector, initial: InitialWeights, path: Pa
         lines.append(note)
     if len(detector_differences) < len(differences) or any(name.startswith(prefix) for name in report.missing):
         lines.append(_interpolator_line(detector, initial))
-    if class_layers := [name for name in report.mismatched if name.startswith(detector.class_layers)]:
-        lines.append(f"class layers are initialised anew for {detector.num_classes} classes: {', '.join(class_layers)}")
-    return lines
+    return [*lines, *describe_class_layers(detector, report, checkpoint, classes)]
 
 
 def _interpolator_line(detector: Detector, initial: InitialWeights) -> str:
     """Log line for an interpolator whose weights are not those of ``initial.weights``."""
     interpolator = detector.neck.interpolator
     if initial.is_trained_interpolator:
-        return f"interpolator: {initial.interpolator} (trained; {len(interpolator.state_dict())} tensors loaded)"
+        file = find_interpolator_file(str(initial.interpolator))
+        notes = "".join(f"; {note}" for note in read_checkpoint(file, initial.averaged_interpolator).notes)
+        loaded = f"{len(interpolator.state_dict())} tensors loaded"
+        return f"interpolator: {initial.interpolator} (trained; {loaded}){notes}"
     is_learned = any(True for _ in interpolator.parameters())
     return f"interpolator: {'fresh ' if is_learned else ''}{interpolator.kind}"
 

@@ -43,6 +43,7 @@ def pretrain(
     overrides: Iterable[str] = (),
     seed: int = 0,
     resume: bool = False,
+    averaged: bool | None = None,
 ) -> Path:
     """Train an interpolator on the features of a guide.
 
@@ -55,6 +56,7 @@ def pretrain(
         stages: (1,), (2,) to continue after a finished stage 1 in ``output``, or both.
         overrides: settings on top of the guide's preset, such as ``stage1.steps=100``; ``interpolator.options`` are
             those of the interpolator to train.
+        averaged: of the guide; as in ``read_checkpoint``.
 
     Returns:
         The interpolator's file.
@@ -65,7 +67,7 @@ def pretrain(
     """
     check_kind(kind, overrides := list(overrides))
     with locked_folder(output, fabric.global_rank, fabric.world_size):
-        return _pretrain(fabric, guide_path, data, output, kind, stages, overrides, seed, resume)
+        return _pretrain(fabric, guide_path, data, output, kind, stages, overrides, seed, resume, averaged)
 
 
 def _pretrain(
@@ -78,11 +80,12 @@ def _pretrain(
     overrides: list[str],
     seed: int,
     resume: bool,
+    averaged: bool | None,
 ) -> Path:
     if 1 not in stages and not (resume and (output / "stage2" / STATE).is_file()):
         _require_stage1(output / "stage1")
     splits = load_splits(data)
-    loaded = load_detector(guide_path)
+    loaded = load_detector(guide_path, averaged=averaged)
     files = [*annotation_inputs(splits), *weights_input("guide", find_checkpoint(guide_path))]
     preset = parse_preset(_preset_without_other_options(loaded, kind), overrides, source=str(guide_path))
     require_split_images(fabric, splits, uses_masks(preset, splits) and 1 not in stages)
@@ -104,6 +107,7 @@ def _pretrain(
             "data": absolute_path(data),
             "guide": absolute_path(guide_path),
             **({} if kind == "afi" else {"interpolator": kind}),  # runs from before there were other kinds have no key
+            **({} if averaged is None else {"averaged": averaged}),
             "seed": seed,
             "hardware": hardware_record(fabric),
             **inputs_record(classes, files),

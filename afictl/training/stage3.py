@@ -130,7 +130,7 @@ def _finetune(
     if recorded and resumes and initial.is_trained_interpolator:
         preset, interpolator = recorded_interpolator(preset, recorded)
     else:
-        preset, interpolator = resolve_interpolator(preset, initial.interpolator, seed)
+        preset, interpolator = resolve_interpolator(preset, initial.interpolator, seed, initial.averaged_interpolator)
     detector = build_seeded_detector(preset, interpolator, len(splits.train.classes), seed)
     config = {
         "command": "finetune",
@@ -143,7 +143,7 @@ def _finetune(
         **inputs_record(splits.train.classes, files),
     }
     # Before the run folder is created: weights that do not fit must not leave one.
-    lines = [] if resumes else load_initial_weights(detector, initial)
+    lines = [] if resumes else load_initial_weights(detector, initial, splits.train.classes)
     dependence = process_dependence(preset)
     run = RunWriter(fabric, output, config, resume, dependence)
     if dependence and fabric.world_size > 1:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from afictl.discriminator import PatchDiscriminator
-from afictl.errors import UserError
+from afictl.errors import UserError, first_names
 from afictl.meta_device import building_on_meta_device
 from afictl.presets import parse_preset
 from afictl.tensor_files import save_tensors
@@ -20,9 +20,9 @@ from afictl.weights.classes import Classes, read_classes
 from afictl.weights.description import DETECTOR, DISCRIMINATOR, INTERPOLATOR_FORMATS
 from afictl.weights.detector_file import described_preset, detector_of, save_detector
 from afictl.weights.interpolator_file import interpolator_of
-from afictl.weights.layouts import describe_content, to_afictl
+from afictl.weights.layouts import describe_content, stated_classes, to_afictl
 from afictl.weights.layouts.detectron2_detectors import in_rgb
-from afictl.weights.loading import LoadReport, compare_tensors, first_names, load_tensors
+from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
 
 _LISTED_NAMES = 3
 
@@ -85,33 +85,43 @@ def _with_user_settings(checkpoint: Checkpoint, classes: Classes | None, setting
             raise UserError("--set input.std: the first convolution is converted for the preset's value; see --rgb")
         metadata["preset"] = preset.model_dump(mode="json")
     if classes:
-        names, ids = classes
         count = len(metadata.get("classes") or ())
-        if len(names) != count:
-            raise UserError(f"--classes: {len(names)} names, but the detector has {count} classes")
-        _require_stored_names(checkpoint, names)
-        metadata |= {"classes": names, "category_ids": ids}
+        if len(classes.names) != count:
+            raise UserError(f"--classes: {len(classes.names)} names, but the detector has {count} classes")
+        classes = _in_stated_order(checkpoint, classes)
+        metadata |= {"classes": classes.names, "category_ids": classes.category_ids}
     return replace(checkpoint, metadata=metadata)
 
 
-def _require_stored_names(checkpoint: Checkpoint, names: Sequence[str]) -> None:
-    """Refuse class names that contradict those in the file: label k is the class that the file names."""
-    for stored in checkpoint.class_names:
-        if list(stored) != list(names):
-            problem = "in another order" if set(stored) == set(names) else "other names"
-            raise UserError(
-                f"--classes: {problem} than in {checkpoint.path}, whose classes are"
-                f" {', '.join(stored[:20])}{', ...' if len(stored) > 20 else ''}; leave --classes out"
-            )
+def _in_stated_order(checkpoint: Checkpoint, classes: Classes) -> Classes:
+    """``classes`` in the order of those in the file: label k is the class that the file names.
+
+    Raises:
+        UserError: names that contradict those in the file. Those of annotations have no order to contradict.
+    """
+    stated = stated_classes(checkpoint)
+    if not stated or list(stated) == classes.names:
+        return classes
+    has_same_names = set(stated) == set(classes.names)
+    if has_same_names and classes.are_annotations:
+        return classes.in_order_of(stated)
+    problem = "in another order" if has_same_names else "other names"
+    raise UserError(
+        f"--classes: {problem} than in {checkpoint.path}, whose classes are"
+        f" {', '.join(stated[:20])}{', ...' if len(stated) > 20 else ''}; leave --classes out"
+    )
 
 
 def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> list[str]:
     loaded = detector_of(checkpoint, partial=partial)
     save_detector(target, loaded.detector, checkpoint.metadata)
     preset, names = loaded.preset, loaded.classes
+    ids = checkpoint.metadata.get("category_ids") or []
+    order = "" if list(ids) == sorted(ids) else "; labels are in the order of the checkpoint, category ids by name"
     return [
         _recognised(checkpoint, "a detector of afictl"),
-        f"preset: {preset.name}, interpolator {preset.interpolator.kind}, {len(names)} classes ({first_names(names)})",
+        f"preset: {preset.name}, interpolator {preset.interpolator.kind}, {len(names)} classes"
+        f" ({first_names(names)}{order})",
         _counts(loaded.report),
         *checkpoint.notes,
         *map(str, _origin(checkpoint).get("notes", ())),

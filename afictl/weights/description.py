@@ -31,6 +31,6 @@ def describe_foreign(preset: Preset, num_classes: int, layout: str, notes: Seque
         layout: the recognised layout, for messages.
         notes: properties that tensors do not show, and the setting for each.
     """
-    classes, ids = default_classes(num_classes)
+    classes, ids, _ = default_classes(num_classes)
     origin = {"layout": layout, "notes": list(notes)}
     return describe_detector(preset, {"classes": classes, "category_ids": ids, "metrics": {}, "origin": origin})

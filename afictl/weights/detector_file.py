@@ -52,7 +52,11 @@ def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, o
 
 
 def load_detector(
-    path: str | Path, interpolator: str | Interpolator | None = None, *, partial: bool = False
+    path: str | Path,
+    interpolator: str | Interpolator | None = None,
+    *,
+    partial: bool = False,
+    averaged: bool | None = None,
 ) -> LoadedDetector:
     """Build the detector of a file or run folder and load its weights; nothing is downloaded.
 
@@ -60,11 +64,12 @@ def load_detector(
         path: file of ``save_detector``, run folder, or a detector of another project in a supported layout.
         interpolator: kind or module that replaces the interpolator of the file.
         partial: leave tensors that are missing in the file at random values, and skip those that do not fit.
+        averaged: as in ``read_checkpoint``.
 
     Raises:
         UserError: unreadable, not a detector file, or its weights and preset do not fit.
     """
-    return detector_of(to_afictl(read_checkpoint(path)), interpolator, partial=partial)
+    return detector_of(to_afictl(read_checkpoint(path, averaged)), interpolator, partial=partial)
 
 
 def detector_classes(path: str | Path) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from afictl.weights.detector_file import described_preset
 from afictl.weights.layouts import describe_content, to_afictl
 
 
-def load_interpolator(path: str | Path) -> Interpolator:
+def load_interpolator(path: str | Path, *, averaged: bool | None = None) -> Interpolator:
     """Read the interpolator of a file or run folder, on the CPU.
 
     A ``PerStepInterpolator`` from a detector whose enlargements have weights of their own, and from its file.
@@ -22,11 +22,12 @@ def load_interpolator(path: str | Path) -> Interpolator:
     Args:
         path: file of ``Interpolator.save``, AFI-GAN's generator, or a detector, of afictl or in another supported
             layout, with a learned interpolator inside.
+        averaged: as in ``read_checkpoint``.
 
     Raises:
         UserError: unreadable, damaged, or without a learned interpolator.
     """
-    return interpolator_of(to_afictl(read_checkpoint(path)))
+    return interpolator_of(to_afictl(read_checkpoint(path, averaged)))
 
 
 def interpolator_of(checkpoint: Checkpoint) -> Interpolator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from afictl.backbones.resnet import has_stride_in_1x1
 from afictl.detectors import Detector
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.discriminator import PatchDiscriminator
-from afictl.errors import UserError
+from afictl.errors import UserError, first_names
 from afictl.interpolators import Interpolator, PerStepInterpolator
 from afictl.interpolators.base import described_kind
 from afictl.interpolators.per_step import repeat_shared_weights
@@ -29,16 +29,12 @@ from afictl.weights.layouts.detectron2_detectors import has_statistics, without_
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.msra import find_plain_resnet, to_timm
 from afictl.weights.layouts.pixels import fold_pixels
+from afictl.weights.stored_classes import names_of_count
 from afictl.weights.wrappers import fitting_variant, unwrapped_variants
 
 # Batch norm never reads this counter, as its momentum is set; frozen norms have none.
 _COUNTER = "num_batches_tracked"
 _MODEL_PREFIX = "model."
-
-
-def first_names(names: Sequence[str]) -> str:
-    """The first three names, and an ellipsis if there are more."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class LoadReport:
     unexpected: tuple[str, ...]
     """In the file only: ignored."""
     mismatched: tuple[str, ...]
-    """In both with different shapes: unchanged in the module."""
+    """In both with different shapes, or class layers for other classes: unchanged in the module."""
     differences: tuple[Difference, ...] = ()
     """Settings that the weights were trained with and the module does not have, under which they compute something
     else: other anchors, another normalisation of pixels, another interpolator."""
@@ -113,6 +109,9 @@ def read_weights(module: nn.Module, path: str | Path, averaged: bool | None = No
     if isinstance(module, Detector):
         if checkpoint.metadata.get("format") in (*INTERPOLATOR_FORMATS, DISCRIMINATOR):
             raise UserError(f"{checkpoint.path}: contains {describe_content(checkpoint)}, not a detector")
+        if not checkpoint.metadata:
+            names = names_of_count(checkpoint.class_names, module.num_classes)
+            checkpoint = replace(checkpoint, class_names=(names,) if names else ())
         require_same_arithmetic(module.preset, checkpoint)
     return checkpoint
 

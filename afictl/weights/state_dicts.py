@@ -90,7 +90,7 @@ def _choose(
         return StateDict(chosen.tensors, ())
     kind = "averaged" if averaged else "trained"
     flag, rest = ("--no-ema", "trained") if averaged else ("--ema", "averaged")
-    advice = f"; 'afictl convert {flag}' takes the {rest} ones"
+    advice = f"; {flag} takes the {rest} ones"
     where = f" (under {chosen.key})" if chosen.key else ""
     return StateDict(chosen.tensors, (f"{kind} weights{where}{source}{advice if other else ''}",))
 

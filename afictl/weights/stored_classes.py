@@ -59,7 +59,8 @@ def _names(value: object) -> ClassNames:
         names = list(_mapped_names(value))
     else:
         return ()
-    valid = all(isinstance(name, str) and 0 < len(name) <= _MAX_NAME_LENGTH for name in names)
+    names = [name.strip() if isinstance(name, str) else "" for name in names]  # of lines of a file
+    valid = all(name.isprintable() and 0 < len(name) <= _MAX_NAME_LENGTH for name in names)
     return tuple(names) if valid and len(set(names)) == len(names) else ()
 
 

@@ -60,6 +60,33 @@ def test_a_requested_interpolator_replaces_that_of_the_weights(preset, foreign, 
         assert torch.equal(detector.neck.interpolator.head.weight, expected.head.weight)
 
 
+@pytest.mark.parametrize("kind", ["mask-rcnn", "retinanet", "fcos"])
+def test_class_layers_are_replaced_for_other_classes_of_the_same_number(kind, tmp_path):
+    """The layers that would be replaced for another number of classes, and no others."""
+    settings = [setting for setting in SMALL if kind == "mask-rcnn" or not setting.startswith("detector.")]
+    preset = load_preset(f"{kind}-r18-fpn-tiny", settings)
+    source, path = build(preset, seed=2), tmp_path / "weights.pth"
+    torch.save({"model": source.state_dict(), "names": ["a", "b", "c", "d"]}, path)
+    shapes = build(preset, num_classes=5).state_dict()
+    for classes, loads in ((("a", "b", "c", "d"), True), (("a", "b", "c", "e"), False), (("b", "a", "c", "d"), False)):
+        detector = build(preset)
+        lines = load_initial_weights(detector, InitialWeights("nearest", weights=path), classes)
+        for name, value in source.state_dict().items():
+            if value.ndim > 1:  # all biases begin equal
+                expected = loads or shapes[name].shape == value.shape
+                assert torch.equal(detector.state_dict()[name], value) == expected, name
+        assert any(f"anew for 4 classes, as {path} is for a, b, c" in line for line in lines) != loads
+
+
+def test_unknown_classes_of_weights_are_told(preset, guide_run, tmp_path):
+    torch.save(read_checkpoint(guide_run).tensors, tmp_path / "weights.pth")
+    for path, is_noted in ((tmp_path / "weights.pth", True), (guide_run, False)):
+        lines = load_initial_weights(
+            build(preset), InitialWeights("nearest", weights=path), ("disc", "square", "triangle", "cross")
+        )
+        assert any("no class names" in line and "disc, square, triangle" in line for line in lines) == is_noted
+
+
 def test_class_layers_are_replaced_for_another_number_of_classes(preset, guide_run):
     detector = build(preset, num_classes=7)
     loaded_line, replaced_line = load_initial_weights(detector, InitialWeights(weights=guide_run))

@@ -42,8 +42,7 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
         "schedule": f"{recipe.steps} steps of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g}, "
         f"{recipe.schedule}",
         "image sizes": f"short side {_range(view.min_sizes)} in training, {view.test_size} in evaluation",
-        "start weights": config["weights"]
-        or config["backbone_weights"]
+        "start weights": f"{config['weights'] or config['backbone_weights']}{_choice(config.get('averaged'))}".strip()
         or ("ImageNet" if backbone.pretrained else "random"),
         "precision": config["precision"],
         "evaluation": "the last weights on all held-out images",
@@ -57,6 +56,11 @@ def _describe_neck(neck: NeckConfig) -> str:
     if neck.interpolators == "per-step":
         parts.append("an interpolator for each enlargement")
     return ", ".join(parts)
+
+
+def _choice(averaged: bool | None) -> str:
+    """The choice of the user between averaged and trained weights, for the end of a text."""
+    return "" if averaged is None else f" ({'averaged' if averaged else 'trained'} weights)"
 
 
 def unequal_settings(configs: Mapping[str, Mapping[str, object]]) -> dict[str, str]:

@@ -46,6 +46,7 @@ class WorkerTask(TypedDict):
     interpolator: str | None
     weights: str
     backbone_weights: str
+    averaged: bool | None
     precision: str
     classes: list[str]
     """Class names of the comparison in label order."""
@@ -210,6 +211,7 @@ def _start_worker(
         "interpolator": run.initial_weights.interpolator,
         "weights": str(run.initial_weights.weights or ""),
         "backbone_weights": str(run.initial_weights.backbone_weights or ""),
+        "averaged": run.initial_weights.averaged,
         "precision": precision,
         "classes": list(run.inputs.classes) if run.inputs else [],
         "contents": dict(run.inputs.fingerprints) if run.inputs else {},

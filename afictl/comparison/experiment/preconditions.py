@@ -97,6 +97,7 @@ def experiment_record(fabric: Fabric, settings: ExperimentSettings) -> dict[str,
         "data": absolute_path(settings.data),
         "weights": absolute_path(settings.weights),
         "backbone_weights": absolute_path(settings.backbone_weights),
+        "averaged": settings.averaged,
         "precision": hardware_record(fabric)["precision"],
     }
 
@@ -114,7 +115,7 @@ def _check_interpolator_of_result(run: RunSpecification) -> None:
 def _check_interpolator(settings: ExperimentSettings, method: Method) -> None:
     """Refuse an interpolator that cannot be built or loaded, or is incompatible with the neck."""
     try:
-        resolve_interpolator(settings.preset, method.source, seed=0)
+        resolve_interpolator(settings.preset, method.source, 0, settings.initial_weights(method).averaged_interpolator)
     except UserError as error:
         reason = str(error).removeprefix("--interpolator ").removeprefix(f"{method.source}: ")
         raise UserError(f"--interpolators {method.name}={method.source}: {reason}") from None
@@ -124,9 +125,12 @@ def _check_data_and_weights(settings: ExperimentSettings, run: RunSpecification)
     """Refuse invalid data, and initial weights that are incompatible with the preset."""
     splits = in_run_order(load_splits(settings.data), run.inputs, settings.weights)
     uses_masks(settings.preset, splits)
-    preset, interpolator = resolve_interpolator(settings.preset, run.initial_weights.interpolator, run.seed)
+    initial = run.initial_weights
+    preset, interpolator = resolve_interpolator(
+        settings.preset, initial.interpolator, run.seed, initial.averaged_interpolator
+    )
     detector = build_seeded_detector(preset, interpolator, len(splits.train.classes), run.seed)
-    load_initial_weights(detector, run.initial_weights)
+    load_initial_weights(detector, initial, splits.train.classes)
 
 
 def _inputs_of_run(settings: ExperimentSettings, run: RunSpecification, record: ExperimentRecord) -> RecordedInputs:

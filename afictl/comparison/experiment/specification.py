@@ -54,6 +54,12 @@ class ExperimentSettings:
     """Detector to start from."""
     backbone_weights: Path | None = None
     """Backbone file to load instead of the ImageNet weights of timm."""
+    averaged: bool | None = None
+    """As in ``InitialWeights``."""
+
+    def initial_weights(self, method: Method) -> InitialWeights:
+        """Initial weights of the runs of a method."""
+        return InitialWeights(method.source, self.weights, self.backbone_weights, averaged=self.averaged)
 
     def run_folder(self, method: Method, seed: int) -> Path:
         """Folder of the run of a method with a seed."""
@@ -62,12 +68,7 @@ class ExperimentSettings:
     def runs(self) -> list[RunSpecification]:
         """All runs, ordered by seed, so that an interrupted experiment has complete seeds to compare."""
         return [
-            RunSpecification(
-                method.name,
-                seed,
-                self.run_folder(method, seed),
-                InitialWeights(method.source, self.weights, self.backbone_weights),
-            )
+            RunSpecification(method.name, seed, self.run_folder(method, seed), self.initial_weights(method))
             for seed in self.seeds
             for method in self.methods
         ]

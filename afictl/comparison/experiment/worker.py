@@ -31,7 +31,7 @@ def main() -> int:
     sys.argv = task["command"]
     threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
     weights, backbone_weights = (Path(path) if path else None for path in (task["weights"], task["backbone_weights"]))
-    initial_weights = InitialWeights(task["interpolator"], weights, backbone_weights)
+    initial_weights = InitialWeights(task["interpolator"], weights, backbone_weights, averaged=task["averaged"])
     inputs = RecordedInputs(Path(task["settings"]), tuple(task["classes"]), task["contents"])
     run = RunSpecification(task["name"], task["seed"], Path(task["folder"]), initial_weights, inputs)
     try:

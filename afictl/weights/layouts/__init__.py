@@ -7,10 +7,12 @@ names is removed before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from afictl.errors import first_names
 from afictl.weights.checkpoint import Checkpoint
+from afictl.weights.classes import are_assumed
 from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR, INTERPOLATOR_FORMATS
 from afictl.weights.layouts.afigan import translate_discriminator, translate_generator
 from afictl.weights.layouts.detectron2_detectors import translate_detectron2
@@ -55,10 +57,33 @@ def _with_stored_classes(
 ) -> Checkpoint:
     """A translated checkpoint whose detector has the class names that the file holds, in their order."""
     metadata = checkpoint.metadata
-    names = names_of_count(candidates, len(metadata.get("classes") or ())) if metadata.get("format") == DETECTOR else ()
-    if names and list(names) != list(metadata["classes"]):
+    if metadata.get("format") != DETECTOR:
+        return replace(checkpoint, class_names=(), notes=notes)
+    classes = list(metadata["classes"])
+    names = names_of_count(candidates, len(classes))
+    if names and list(names) != classes:
         metadata = {**metadata, "classes": list(names), "category_ids": list(range(1, len(names) + 1))}
+    if candidates and not names:
+        notes = (*notes, _unfitting_names(candidates[0], classes))
     return replace(checkpoint, metadata=metadata, class_names=(names,) if names else (), notes=notes)
+
+
+def _unfitting_names(names: ClassNames, classes: Sequence[str]) -> str:
+    """A note on class names whose number is not that of the class layer."""
+    return (
+        f"its {len(names)} class names ({first_names(names)}) do not fit its class layer of {len(classes)} classes,"
+        f" which are taken to be {first_names(classes)}"
+    )
+
+
+def stated_classes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Class names of a detector in label order, if its file has them; empty where they are assumed."""
+    if checkpoint.class_names:
+        return checkpoint.class_names[0]
+    names = checkpoint.metadata.get("classes")
+    if not isinstance(names, list) or ("origin" in checkpoint.metadata and are_assumed(names)):
+        return ()
+    return tuple(names)
 
 
 def describe_content(checkpoint: Checkpoint) -> str:

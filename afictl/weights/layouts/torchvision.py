@@ -17,11 +17,11 @@ from afictl.detectors import build_detector
 from afictl.errors import UserError, one_line
 from afictl.presets import Preset, load_preset
 from afictl.weights.checkpoint import Checkpoint
+from afictl.weights.classes import COCO_IDS, coco_category_names
 from afictl.weights.description import describe_foreign
 
 _BODY, _NECK = "backbone.body.", "backbone.fpn."
 _CLASSES = ("roi_heads.box_predictor.cls_score.bias", "head.classification_head.cls_logits.bias")
-_COCO_IDS = 90
 _EPS = 1e-5
 
 
@@ -42,8 +42,8 @@ def translate_torchvision(checkpoint: Checkpoint) -> Checkpoint | None:
         description = describe_foreign(preset, num_classes, f"a {name} of torchvision")
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
-    if num_classes == _COCO_IDS:
-        description |= _coco_classes()
+    if num_classes == COCO_IDS:
+        description |= {"classes": coco_category_names(), "category_ids": list(range(1, COCO_IDS + 1))}
     return replace(checkpoint, tensors=renamed, metadata=description)
 
 
@@ -90,7 +90,7 @@ def _without_eps(tensors: Mapping[str, Tensor], name: str, num_classes: int) -> 
     (``overwrite_eps``). They are recognised by tensor names that later files do not have and by their 90 category ids.
     The scale absorbs the difference: w / sqrt(v) = w' / sqrt(v + eps).
     """
-    old = f"{_NECK}inner_blocks.0.weight" in tensors and num_classes == _COCO_IDS
+    old = f"{_NECK}inner_blocks.0.weight" in tensors and num_classes == COCO_IDS
     if not old or name.startswith("fcos") or _norm(tensors) == "batch":
         return dict(tensors)
     scales = {}
@@ -113,11 +113,3 @@ def _current_names(tensors: Mapping[str, Tensor], preset: Preset, num_classes: i
         raise UserError(f"not the weights of {preset.name}: {reason:.200}") from None
     loaded = {f"model.{name}": value for name, value in model.state_dict().items() if not value.is_meta}
     return loaded | {name: tensors[name] for name in unexpected}
-
-
-def _coco_classes() -> dict[str, object]:
-    """torchvision's labels are COCO's category ids; ids that COCO does not use are named N/A."""
-    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-
-    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]
-    return {"classes": list(names), "category_ids": list(range(1, len(names) + 1))}
