@@ -39,7 +39,8 @@ def test_every_run_has_a_run_folder_and_a_result(finished):
 
 def test_keys_of_compare_json(finished):
     content = read_json(finished.output / "compare.json")
-    assert list(content) == ["preset", "data", "weights", "backbone_weights", "precision", "classes", "contents"]
+    settings = ["preset", "data", "weights", "backbone_weights", "precision", "averaged"]
+    assert list(content) == [*settings, "classes", "contents"]
 
 
 @needs_dev_full
