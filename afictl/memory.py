@@ -51,19 +51,22 @@ def build_within_memory(name: str, build: Callable[[], T]) -> T:
     """
     generator = torch.get_rng_state()
     try:
-        with _limited_weights(_UNCHECKED_BYTES, _UNCHECKED_PARAMETERS):
+        with _limited_weights(name, _UNCHECKED_BYTES, _UNCHECKED_PARAMETERS):
             return build()
-    except _LargeWeightsError:
-        pass
+    except _LargeWeightsError as error:
+        if error.name != name:  # of the module that contains this one
+            raise
     memory = machine_memory()
     try:
-        with torch.device("meta"), _limited_weights(memory / _TRAINING_COPIES, MAX_PARAMETERS, True):
+        with torch.device("meta"), _limited_weights(name, memory / _TRAINING_COPIES, MAX_PARAMETERS, meta=True):
             build()
     except _LargeWeightsError as error:
-        if error.is_number:
+        if error.name != name:
+            raise
+        if not error.size:
             raise UserError(f"{name}: more than {MAX_PARAMETERS:,} tensors of weights; reduce its layers") from None
         raise UserError(
-            f"{name}: its weights take more than {error.limit / 1e9:.1f} GB of this machine's {memory / 1e9:.1f} GB of"
+            f"{name}: its weights take more than {error.size / 1e9:.1f} GB of this machine's {memory / 1e9:.1f} GB of"
             f" memory, and training needs {_TRAINING_COPIES} times as much; reduce the widths (neck.channels,"
             " detector.fc_width, backbone.options), see 'afictl model show'"
         ) from None
@@ -72,34 +75,38 @@ def build_within_memory(name: str, build: Callable[[], T]) -> T:
 
 
 class _LargeWeightsError(MemoryError):
-    """Weights of more than ``limit`` bytes, or tensors if it ``is_number``."""
+    """Weights of ``name`` of more than ``size`` bytes, or with 0 of too many tensors."""
 
-    def __init__(self, limit: float, is_number: bool = False) -> None:
-        super().__init__(limit)
-        self.limit = limit
-        self.is_number = is_number
+    def __init__(self, name: str, size: float = 0) -> None:
+        super().__init__(name, size)
+        self.name = name
+        self.size = size
 
 
 @contextmanager
-def _limited_weights(limit: float, most: int, on_meta_device: bool = False) -> Iterator[None]:
-    """Stop when more than ``limit`` bytes or ``most`` parameters are registered, before their memory is written."""
-    total = number = 0
+def _limited_weights(name: str, size: float, number: int, meta: bool = False) -> Iterator[None]:
+    """Stop when more than ``number`` parameters are registered, or ``size`` bytes, before their memory is written.
 
-    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
-        nonlocal total, number
-        if parameter is not None and parameter.is_meta == on_meta_device:
-            total, number = total + parameter.nbytes, number + 1
-            if total > limit:
-                raise _LargeWeightsError(limit)
-            if number > most:
-                raise _LargeWeightsError(most, is_number=True)
+    Bytes are those on the meta device if ``meta``, else on all others.
+    """
+    total = count = 0
 
-    hook = register_module_parameter_registration_hook(count)
+    def add(module: nn.Module, key: str, parameter: Tensor | None) -> None:
+        nonlocal total, count
+        if parameter is None:
+            return
+        total, count = total + parameter.nbytes * (parameter.is_meta == meta), count + 1
+        if total > size:
+            raise _LargeWeightsError(name, size)
+        if count > number:
+            raise _LargeWeightsError(name)
+
+    hook = register_module_parameter_registration_hook(add)
     try:
         yield
     except RuntimeError as error:
         if describe_out_of_memory(error)[0]:  # one parameter is larger than the memory
-            raise _LargeWeightsError(limit) from None
+            raise _LargeWeightsError(name, size) from None
         raise
     finally:
         hook.remove()

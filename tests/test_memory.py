@@ -51,8 +51,12 @@ def test_more_layers_than_a_network_has_are_refused(monkeypatch):
     monkeypatch.setattr(module, "_UNCHECKED_PARAMETERS", 20)
     monkeypatch.setattr(module, "MAX_PARAMETERS", 200)
     assert build_interpolator("afi", 1, blocks=12, growth=1).options["blocks"] == 12
-    with pytest.raises(UserError, match="'afi': more than 200 tensors"):
-        build_interpolator("afi", 1, blocks=65_536, growth=1)
+    preset = load_preset(TINY, ["neck.channels=1", "interpolator.options={blocks: 65536, growth: 1}"])
+    for device in ("cpu", "meta"):
+        with torch.device(device), pytest.raises(UserError, match="'afi': more than 200 tensors"):
+            build_interpolator("afi", 1, blocks=65_536, growth=1)
+        with torch.device(device), pytest.raises(UserError, match="more than 200 tensors"):
+            build_detector(preset)
 
 
 def test_a_parameter_that_cannot_be_allocated_is_told_by_name(monkeypatch):
