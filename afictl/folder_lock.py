@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
 from afictl.files import discard_special, is_running, write_text
+from afictl.json_files import read_json
 from afictl.run_folder import HOLDER, LOCK
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -136,9 +137,9 @@ class _Holder(NamedTuple):
 
 def _read_holder(file: Path) -> _Holder | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         return _Holder(str(content["host"]), int(content["process"]))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # not yet written, or damaged
+    except (ValueError, TypeError, KeyError, OverflowError):  # not yet written, or damaged
         return None
 
 

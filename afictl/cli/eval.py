@@ -96,7 +96,7 @@ def eval_command(
     """
     from afictl.cli.eval_files import folder_suffix, result_folders
     from afictl.cli.eval_sources import EvaluationSettings, named_sources, require_sources
-    from afictl.cli.runs import data_of
+    from afictl.cli.runs import data_of, data_of_detector
     from afictl.data import load_coco
     from afictl.evaluation import EVALUATORS
     from afictl.training import HardwareSettings, launch
@@ -111,7 +111,8 @@ def eval_command(
     if not weights and not require_single_process():
         raise typer.Exit
     fabric = launch(HardwareSettings(devices, nodes, precision)) if weights else None
-    dataset = load_coco(data or data_of(next(iter(sources.values()))), split)
+    recorded_data = data_of_detector if weights else data_of
+    dataset = load_coco(data or recorded_data(next(iter(sources.values()))), split)
     _refuse_flags_for_data(context, dataset)
     request = EvaluationSettings(
         dataset=dataset,

@@ -129,8 +129,11 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
     from afictl.distributed import Runtime
     from afictl.evaluation import detect
     from afictl.progress import show_progress
+    from afictl.training.memory import require_image_memory
 
     loaded = _load(source, settings)
+    if settings.tta is None:
+        require_image_memory(loaded.preset, fabric.device)
     console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
     with show_progress(console, "images") as progress:
         summary = detect(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from afictl.cli import options
-from afictl.cli.runs import data_of, name_of
+from afictl.cli.runs import data_of_detector, name_of
 from afictl.errors import UserError
 
 
@@ -58,7 +58,7 @@ def pretrain_command(
     for number in numbers:
         require_free_folder(folder / f"stage{number}", resume)
     check_file(find_checkpoint(guide))
-    source = data or _data_of_guide(guide)
+    source = data or data_of_detector(guide)
     find_files(source, "train")
     hardware = HardwareSettings(devices, nodes, precision)
     fabric = launch(hardware, _batch_sizes(guide, overrides or [], numbers) if hardware.num_processes > 1 else ())
@@ -76,17 +76,6 @@ def pretrain_command(
     )
     if fabric.is_global_zero:
         typer.echo(f"interpolator: {result}")
-
-
-def _data_of_guide(guide: Path) -> Path:
-    """Dataset of a guide; an error about a file that is no detector is of more help than one about its dataset."""
-    try:
-        return data_of(guide)
-    except UserError:
-        from afictl.weights import detector_classes
-
-        detector_classes(guide)
-        raise
 
 
 def _batch_sizes(guide: Path, overrides: list[str], stages: list[int]) -> list[int]:

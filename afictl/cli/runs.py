@@ -31,6 +31,21 @@ def data_of(source: Path) -> Path:
     return recorded_data(folder_of(source))
 
 
+def data_of_detector(source: Path) -> Path:
+    """``data_of`` for a detector; that ``source`` is none is of more help than that its dataset is unknown.
+
+    Raises:
+        UserError: as ``data_of``, or ``source`` is no detector.
+    """
+    try:
+        return data_of(source)
+    except UserError:
+        from afictl.weights import detector_classes
+
+        detector_classes(source)
+        raise
+
+
 def name_of(source: str | Path) -> str:
     """Name for a run, a file in a run, any other file, or a kind of interpolator, usable as a folder name.
 

@@ -10,7 +10,7 @@ import typer
 
 from afictl.cli import options
 from afictl.cli.outputs import require_writable
-from afictl.cli.runs import data_of, folder_of
+from afictl.cli.runs import data_of_detector, folder_of
 from afictl.errors import UserError
 from afictl.files import require_no_link
 
@@ -85,7 +85,7 @@ def load_source(
     if images:
         options.refuse_flags(context, "with --images, which have no splits", "--split")
         return file_pictures(images)
-    return load_coco(data or data_of(run), split)
+    return load_coco(data or data_of_detector(run), split)
 
 
 def select_pictures(source: Source, limit: int | None) -> list[Picture]:

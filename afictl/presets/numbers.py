@@ -1,18 +1,23 @@
 """Types of the numbers in a preset: what is text or a boolean is no number, and every number has a range.
 
 The bounds lie far beyond the numbers of real recipes; beyond them is a slip of the pen, on which a training would spend
-days, or end in a crash of the process.
+days, or end in a crash of the process. In the presets that runs have recorded, only those hold without which nothing
+can be computed: earlier versions had no others.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 MIN_DEVIATION = 1e-3
 """A quarter of the smallest deviation of released detectors, 1/255."""
+RECORDED = {"recorded": True}
+"""Context of pydantic for a preset that a run has recorded."""
+_MAX_RECORDED = 2.0**53
+"""Beyond it arithmetic overflows."""
 
 
 def _require_number(value: object) -> object:
@@ -24,20 +29,35 @@ def _require_number(value: object) -> object:
     return value
 
 
-def _require_unit_pixels(values: tuple[float, ...], lowest: float) -> tuple[float, ...]:
-    if not all(lowest <= value <= 1 for value in values):
+def _plausible(lowest: float | None, highest: float) -> AfterValidator:
+    """Bounds of a plausible number, both included."""
+
+    def check(value: float, info: ValidationInfo) -> float:
+        low, high = (-_MAX_RECORDED, _MAX_RECORDED) if info.context == RECORDED else (lowest, highest)
+        if low is not None and value < low:
+            raise PydanticCustomError("low", f"Input should be greater than or equal to {low:,}")
+        if value > high:
+            raise PydanticCustomError("high", f"Input should be less than or equal to {high:,}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _require_unit_pixels(values: tuple[float, ...], lowest: float, info: ValidationInfo) -> tuple[float, ...]:
+    low, high = (-_MAX_RECORDED, _MAX_RECORDED) if info.context == RECORDED else (lowest, 1)
+    if not all(low <= value <= high for value in values):
         raise PydanticCustomError(
             "pixels", f"needs numbers in {lowest:g}..1, as pixels are in 0..1; divide mean and std of 0..255 by 255"
         )
     return values
 
 
-def _require_means(values: tuple[float, ...]) -> tuple[float, ...]:
-    return _require_unit_pixels(values, 0)
+def _require_means(values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    return _require_unit_pixels(values, 0, info)
 
 
-def _require_deviations(values: tuple[float, ...]) -> tuple[float, ...]:
-    return _require_unit_pixels(values, MIN_DEVIATION)
+def _require_deviations(values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    return _require_unit_pixels(values, MIN_DEVIATION, info)
 
 
 Integer: TypeAlias = Annotated[int, BeforeValidator(_require_number)]
@@ -53,24 +73,24 @@ PixelDeviations: TypeAlias = Annotated[
 
 Side: TypeAlias = Annotated[Integer, Field(ge=8, le=65_535)]
 """Side of an image in pixels; the largest is that of JPEG."""
-LongSide: TypeAlias = Annotated[Integer, Field(ge=8, le=1_000_000)]
+LongSide: TypeAlias = Annotated[Integer, Field(ge=8), _plausible(None, 1_000_000)]
 """Maximum of a side, which may stand for no limit."""
-Pixels: TypeAlias = Annotated[Real, Field(gt=0, le=1e6)]
+Pixels: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 1e6)]
 """Size of objects or distance in an image."""
-Ratio: TypeAlias = Annotated[Real, Field(ge=1e-3, le=1e3)]
-Regions: TypeAlias = Annotated[Integer, Field(gt=0, le=1_000_000)]
+Ratio: TypeAlias = Annotated[Real, Field(gt=0), _plausible(1e-3, 1e3)]
+Regions: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 1_000_000)]
 """Number of anchors, proposals, regions or detections of an image."""
 
-Steps: TypeAlias = Annotated[Integer, Field(gt=0, le=10**9)]
-StepsOrNone: TypeAlias = Annotated[Integer, Field(ge=0, le=10**9)]
-Interval: TypeAlias = Annotated[Integer, Field(gt=0, le=10**12)]
+Steps: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 10**9)]
+StepsOrNone: TypeAlias = Annotated[Integer, _plausible(0, 10**9)]
+Interval: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 10**12)]
 """Steps between two events, which may stand for never."""
-BatchSize: TypeAlias = Annotated[Integer, Field(gt=0, le=65_536)]
-LearningRate: TypeAlias = Annotated[Real, Field(gt=0, le=100)]
-WeightDecay: TypeAlias = Annotated[Real, Field(ge=0, le=10)]
-LossWeight: TypeAlias = Annotated[Real, Field(ge=0, le=1000)]
-GradientNorm: TypeAlias = Annotated[Real, Field(gt=0, le=1e6)]
-Workers: TypeAlias = Annotated[Integer, Field(ge=0, le=1024)]
+BatchSize: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 65_536)]
+LearningRate: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 100)]
+WeightDecay: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 10)]
+LossWeight: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 1000)]
+GradientNorm: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 1e6)]
+Workers: TypeAlias = Annotated[Integer, Field(ge=0), _plausible(None, 1024)]
 
 ConvWidth: TypeAlias = Annotated[Integer, Field(gt=0, le=8192)]
 LinearWidth: TypeAlias = Annotated[Integer, Field(gt=0, le=65_536)]

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from afictl.errors import UserError, did_you_mean
 from afictl.name_or_path import Names, parse_name
 from afictl.presets.architecture import NeckConfig
+from afictl.presets.numbers import RECORDED
 from afictl.presets.schema import Preset, section_kinds
-from afictl.presets.validation import format_validation_error
+from afictl.presets.validation import errors_of_keys, format_errors, format_validation_error
 from afictl.yaml_files import parse_yaml, read_yaml
 
 _TORCHVISION = "torchvision:"
@@ -77,6 +78,8 @@ def load_preset(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pres
 def parse_preset(values: Mapping[str, object], overrides: Iterable[str] = (), source: str = "preset") -> Preset:
     """Build a preset from the nested ``values`` that a checkpoint or run stores, of this or an earlier version.
 
+    Of its numbers only those of ``overrides`` have to be plausible, as earlier versions accepted others.
+
     Args:
         values: a dump of a preset.
         overrides: settings such as ``"train.lr=0.01"`` on top of it.
@@ -85,7 +88,7 @@ def parse_preset(values: Mapping[str, object], overrides: Iterable[str] = (), so
     Raises:
         UserError: unknown key or a value of the wrong kind.
     """
-    return _resolve(_upgrade(values), overrides, source)
+    return _resolve(_upgrade(values), overrides, source, is_recorded=True)
 
 
 def overridden_values(overrides: Iterable[str]) -> dict[str, object]:
@@ -136,22 +139,36 @@ def _upgrade(values: Mapping[str, object]) -> dict[str, object]:
     return preset
 
 
-def _resolve(values: Mapping[str, object], overrides: Iterable[str], source: str) -> Preset:
+def _resolve(
+    values: Mapping[str, object], overrides: Iterable[str], source: str, *, is_recorded: bool = False
+) -> Preset:
     """Check ``values`` on top of the defaults, then ``overrides`` on top of both."""
     merged_values = _merge(Preset(name="").model_dump(), values)
-    preset = _validate(merged_values, source)
+    preset = _validate(merged_values, source, is_recorded=is_recorded)
     overrides = list(overrides)
+    if not overrides:
+        return preset
     for override in sorted(overrides, key=_is_no_kind):
         merged_values = _merge(merged_values, _parse_override(override))
-    return _validate(merged_values, "--set") if overrides else preset
+    return _validate_overrides(merged_values, overrides) if is_recorded else _validate(merged_values, "--set")
 
 
-def _validate(values: Mapping[str, object], source: str = "") -> Preset:
+def _validate(values: Mapping[str, object], source: str = "", *, is_recorded: bool = False) -> Preset:
     try:
-        return Preset.model_validate(values)
+        return Preset.model_validate(values, context=RECORDED if is_recorded else None)
     except ValidationError as error:
         message = format_validation_error(error)
         raise UserError(f"{source}: {message}" if source else message) from None
+
+
+def _validate_overrides(values: Mapping[str, object], overrides: Iterable[str]) -> Preset:
+    """Check recorded ``values`` of which those of ``overrides`` have to be plausible."""
+    try:
+        return Preset.model_validate(values)
+    except ValidationError as error:
+        if errors := errors_of_keys(error, overridden_values(overrides)):
+            raise UserError(f"--set: {format_errors(errors)}") from None
+    return _validate(values, "--set", is_recorded=True)
 
 
 def _shipped_names() -> Names:
@@ -212,7 +229,11 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, object]:
     base = values.pop("extends", None)
     if base is None:
         return values
-    base_values = _read(_find_base(str(base), path), (*extending, path))
+    try:
+        file = _find_base(str(base), path)
+    except UserError as error:
+        raise UserError(f"{path}: extends: {str(error).removeprefix(f'{path}: extends: ')}") from None
+    base_values = _read(file, (*extending, path))
     return _merge({key: value for key, value in base_values.items() if key not in _NOT_INHERITED}, values)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -27,8 +29,19 @@ def format_validation_error(error: ValidationError, section: str = "") -> str:
         error: of pydantic.
         section: what stands before every key, such as ``"backbone.options."``.
     """
+    return format_errors(error.errors(), section)
+
+
+def errors_of_keys(error: ValidationError, keys: Iterable[str]) -> list[ErrorDetails]:
+    """The errors about values below one of the dotted ``keys``."""
+    parts = [set(key.split(".")) for key in keys]
+    return [item for item in error.errors() if any(names <= set(map(str, item["loc"])) for names in parts)]
+
+
+def format_errors(errors: Sequence[ErrorDetails], section: str = "") -> str:
+    """``format_validation_error`` for a list of errors."""
     messages: list[str] = []
-    for item in error.errors()[:_MAX_ERRORS]:
+    for item in errors[:_MAX_ERRORS]:
         if messages and item["type"] == "too_short" and item["input"]:
             continue  # pydantic counts the valid entries only, and the invalid ones are reported already
         messages.append(section + _format(item))

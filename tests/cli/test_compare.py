@@ -68,6 +68,7 @@ def test_runs_may_have_names(run, tmp_path, monkeypatch):
         (("--runs", "A", "--only-cost"), "--only-cost .*--runs"),
         (("--only-cost", "--preset", TINY, "--seeds", "3"), "--seeds .*--only-cost"),
         (("--only-cost", "--preset", TINY, "--backbone-weights", "W"), "--backbone-weights .*--only-cost"),
+        (("--only-cost", "--preset", TINY, "--interpolators", "x=nearst"), "--interpolators x=nearst: .*'nearest'"),
         (("--only-cost", "--preset", TINY, "--nodes", "1"), "--nodes .*--only-cost"),
         (("--runs", "nowhere"), "--runs nowhere"),
         (("--runs", "net=nowhere"), "--runs nowhere"),

@@ -19,6 +19,7 @@ from afictl.evaluation import EVALUATORS, Evaluation
 from afictl.evaluation.metrics import CLASS_METRICS, KINDS, METRICS
 from afictl.interpolators import AFInterpolator
 from afictl.tensor_files import read_tensors, save_tensors
+from afictl.training import memory
 from tests.helpers.full_disk import killed_draft
 
 app = typer.Typer()
@@ -155,6 +156,13 @@ def test_mistakes_are_one_line(untrained_run, arguments, facts):
         call(*(paths.get(argument, argument) for argument in arguments))
     assert "\n" not in str(error.value)
     assert not (untrained_run / "eval").exists()
+
+
+def test_images_that_cannot_fit_are_told_before_the_first(untrained_run, monkeypatch):
+    monkeypatch.setattr(memory, "machine_memory", lambda: 200e6)
+    settings = ("--set", "input.test_size=2000", "--set", "input.max_size=2000")
+    with pytest.raises(UserError, match=r"2000x2000 pixels .*input\.test_size"):
+        call("--weights", untrained_run, *settings)
 
 
 def test_files_of_an_earlier_evaluation_are_removed(untrained_run, shapes, tmp_path):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from afictl.cli.runs import data_of, folder_of, name_of, slugify
+from afictl import build_interpolator
+from afictl.cli.runs import data_of, data_of_detector, folder_of, name_of, slugify
 from afictl.errors import UserError
 
 
@@ -44,3 +45,12 @@ def test_data_and_folder_of_a_file_in_a_run(run):
     assert str(data_of(run / "best.safetensors")) == "somewhere"
     with pytest.raises(UserError, match="nowhere: "):
         data_of(run / "nowhere")
+
+
+def test_a_file_that_is_no_detector_is_told_before_its_dataset(run, tmp_path):
+    assert str(data_of_detector(run)) == "somewhere"
+    build_interpolator("carafe", 8).save(tmp_path / "interpolator.safetensors")
+    with pytest.raises(UserError, match=r"interpolator, .* not a detector"):
+        data_of_detector(tmp_path / "interpolator.safetensors")
+    with pytest.raises(UserError, match="run of pretrain"):
+        data_of_detector(tmp_path)

@@ -35,6 +35,40 @@ def stored_preset(name):
     return copy.deepcopy({**values, "neck": {**NECK, **neck}, "detector": {**DETECTOR, **detector}})
 
 
+IMPLAUSIBLE = (
+    ("train.lr", 1000.0),
+    ("train.steps", 10**10),
+    ("train.milestones", (-5,)),
+    ("input.mean", (123.675, 116.28, 103.53)),
+    ("input.std", (58.395, 57.12, 57.375)),
+    ("input.max_size", 10**9),
+    ("detector.max_detections", 10**7),
+    ("detector.anchor_ratios", (1e-4, 1.0)),
+)
+"""Numbers that earlier versions accepted."""
+
+
+def test_implausible_numbers_of_a_recorded_preset_are_read_and_those_of_overrides_refused():
+    recorded = load_preset("faster-rcnn-r18-fpn-tiny").model_dump(mode="json")
+    for key, value in IMPLAUSIBLE:
+        section, name = key.split(".")
+        recorded[section][name] = value
+    for overrides in ((), ("input.test_size=320",), ("detector={score_threshold: 0.1}",)):
+        preset = parse_preset(recorded, overrides)
+        assert all(
+            getattr(getattr(preset, key.split(".")[0]), key.split(".")[1]) == value for key, value in IMPLAUSIBLE
+        )
+    for key, value in IMPLAUSIBLE:
+        setting = f"{key}={list(value) if isinstance(value, tuple) else value}"
+        with pytest.raises(UserError, match=f"^--set: {key}"):
+            parse_preset(recorded, [setting])
+        with pytest.raises(UserError, match=f"^--set: {key}"):
+            load_preset("faster-rcnn-r18-fpn-tiny", [setting])
+    for value in (0, -1.0, 10**400, "1"):
+        with pytest.raises(UserError, match=r"run: train\.lr: "):
+            parse_preset({**recorded, "train": {**recorded["train"], "lr": value}}, source="run")
+
+
 @pytest.mark.parametrize("name", STORED)
 def test_a_stored_preset_loads_without_keys_of_other_kinds(name, tmp_path):
     preset = load_preset(name)

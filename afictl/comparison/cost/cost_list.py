@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from afictl.comparison.analysis.origins import method_result
 from afictl.comparison.analysis.summary import build_comparison, choose_baseline
 from afictl.comparison.cost.measurement import cost_images, measure_costs
-from afictl.comparison.experiment.specification import Method
+from afictl.comparison.experiment.specification import Method, resolve_method
 from afictl.comparison.records import CostRecord, read_comparison
 from afictl.comparison.results import Comparison, Cost
 from afictl.data import Dataset, load_coco
@@ -31,8 +31,8 @@ from afictl.training.initial_weights import (
     InitialWeights,
     build_seeded_detector,
     load_initial_weights,
-    resolve_interpolator,
 )
+from afictl.training.memory import require_image_memory
 from afictl.training.run_writer import config_differences
 from afictl.weights import load_detector
 
@@ -71,9 +71,11 @@ def list_costs(
     """
     choose_baseline([method.name for method in methods], baseline)
     dataset = load_coco(data, "val") if data else None
+    if dataset is None:  # the image has the largest size of evaluation
+        require_image_memory(preset, fabric.device)
     detectors = {}
     for method in methods:
-        method_preset, interpolator = resolve_interpolator(preset, method.source, seed=0)
+        method_preset, interpolator = resolve_method(preset, method)
         num_classes = len(dataset.classes) if dataset else _DEFAULT_NUM_CLASSES
         detector = build_seeded_detector(method_preset, interpolator, num_classes, seed=0)
         if weights:

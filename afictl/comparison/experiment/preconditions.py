@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from afictl.comparison.experiment.comparison_run import is_finished
 from afictl.comparison.experiment.fingerprints import compute_fingerprints, find_changed_input, fingerprints_of_run
-from afictl.comparison.experiment.specification import ExperimentSettings, Method, RunSpecification
+from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification, resolve_method
 from afictl.comparison.records import ExperimentRecord, read_experiment, read_result
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
@@ -51,7 +51,7 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
     stateless_methods = {run.method for run in unfinished_runs if not (run.folder / STATE).is_file()}
     for method in settings.methods:
         if method.name in stateless_methods:
-            _check_interpolator(settings, method)
+            resolve_method(settings.preset, method, settings.initial_weights(method).averaged_interpolator)
     for run in unfinished_runs:
         run.initial_weights.check_paths(resumes=(run.folder / STATE).is_file())
     new_runs = [run for run in unfinished_runs if not (run.folder / CONFIG).is_file()]
@@ -110,15 +110,6 @@ def _check_interpolator_of_result(run: RunSpecification) -> None:
         raise UserError(
             f"{run.folder}: is the result of {stored_source}, not of {source}; give {source} another name, NAME=RUN"
         )
-
-
-def _check_interpolator(settings: ExperimentSettings, method: Method) -> None:
-    """Refuse an interpolator that cannot be built or loaded, or is incompatible with the neck."""
-    try:
-        resolve_interpolator(settings.preset, method.source, 0, settings.initial_weights(method).averaged_interpolator)
-    except UserError as error:
-        reason = str(error).removeprefix("--interpolator ").removeprefix(f"{method.source}: ")
-        raise UserError(f"--interpolators {method.name}={method.source}: {reason}") from None
 
 
 def _check_data_and_weights(settings: ExperimentSettings, run: RunSpecification) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from afictl.errors import UserError, did_you_mean
-from afictl.interpolators import interpolator_kinds, kind_of_source
+from afictl.interpolators import Interpolator, interpolator_kinds, kind_of_source
 from afictl.presets import Preset
 from afictl.training import InitialWeights
+from afictl.training.initial_weights import resolve_interpolator
 from afictl.training.run_inputs import RecordedInputs
 
 
@@ -72,6 +73,19 @@ class ExperimentSettings:
             for seed in self.seeds
             for method in self.methods
         ]
+
+
+def resolve_method(preset: Preset, method: Method, averaged: bool | None = None) -> tuple[Preset, Interpolator]:
+    """The preset with the interpolator of ``method``, and that interpolator; ``averaged`` as for a checkpoint.
+
+    Raises:
+        UserError: it cannot be built or loaded, or does not fit the neck; names the method.
+    """
+    try:
+        return resolve_interpolator(preset, method.source, 0, averaged)
+    except UserError as error:
+        reason = str(error).removeprefix("--interpolator ").removeprefix(f"{method.source}: ")
+        raise UserError(f"--interpolators {method.name}={method.source}: {reason}") from None
 
 
 def parse_methods(text: str) -> list[Method]:
