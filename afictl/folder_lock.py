@@ -93,7 +93,8 @@ class _FolderLock:
             if (holder and holder.may_run) or time.monotonic() > deadline:
                 raise FolderInUseError(_describe_use(self.folder, holder))
             time.sleep(_POLL_SECONDS)
-        write_text(self._file.with_name(HOLDER), json.dumps(_Holder(platform.node(), os.getpid())._asdict()))
+        with suppress(OSError):  # such as a full disk, which the files of the run tell
+            write_text(self._file.with_name(HOLDER), json.dumps(_Holder(platform.node(), os.getpid())._asdict()))
 
     def release(self) -> None:
         if self._is_outermost:

@@ -49,7 +49,9 @@ _SETTINGS = [
     *(f"{stage}.{value}" for stage in _STAGES for value in ("steps=16", "eval_every=8", "checkpoint_every=4")),
     "loader.workers=1",
 ]
-_DIVERGENCE = ["train.lr=1e6", "train.optimizer=sgd", "train.clip_norm=null", "train.warmup_steps=0"]
+_DIVERGENCE = ["train.lr=100", "train.optimizer=sgd", "train.clip_norm=null", "train.warmup_steps=0"]
+_ROOM = {"at once": (0.0, 0.0), "at a state": (0.5, 0.0), "at weights": (1.0, 0.5), "after best": (2.0, 1.5)}
+"""States and files of weights that a disk has room for."""
 _MOUNTS = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
 """Runs a script of the shell that may mount file systems, which nobody else sees."""
 _SHARED_MEMORY = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
@@ -121,7 +123,7 @@ def _faults(kills: int, generator: random.Random) -> list[Fault]:
         Fault("2 processes", "torchrun", _launch_with_torchrun),
         Fault("2 processes", "srun", _launch_with_srun),
         Fault("2 processes", "one of two machines", _launch_one_machine, is_continued=False),
-        *(Fault("finetune", f"full disk at {part:g} states", partial(_fill_disk, part)) for part in (0, 0.5, 1.5, 2.5)),
+        *(Fault("finetune", f"full disk {moment}", partial(_fill_disk, *room)) for moment, room in _ROOM.items()),
         Fault("finetune", "64 kB of /dev/shm", _limit_shared_memory),
         Fault("finetune", "changed annotations", _change_annotations),
         Fault("finetune", "hostile state.pt", _replace_state),
@@ -226,10 +228,10 @@ def _replace_state(command: Command, output: Path, expected: Path) -> list[str]:
     return problems
 
 
-def _fill_disk(part: float, command: Command, output: Path, expected: Path) -> list[str]:
-    """A disk with room for the weights and ``part`` of the state, or for nothing at 0; later it has room."""
-    state, weights = ((expected / name).stat().st_size for name in (STATE, LAST))
-    size = int(part * state + (weights if part > 1 else 0)) or 16_384
+def _fill_disk(states: float, weights: float, command: Command, output: Path, expected: Path) -> list[str]:
+    """A disk with room for so many states and weights, or for nothing; later it has room."""
+    sizes = ((expected / name).stat().st_size for name in (STATE, LAST))
+    size = int(sum(count * size for count, size in zip((states, weights), sizes, strict=True))) or 16_384
     disk = output.with_name(f"{output.name}-disk")
     disk.mkdir()
     code, text = end(start([*_MOUNTS, _DISK, "sh", *map(str, (disk, output, size)), *command.line(disk)]))

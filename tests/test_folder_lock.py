@@ -4,6 +4,8 @@ import threading
 import pytest
 
 from afictl.folder_lock import FolderInUseError, locked_folder
+from afictl.run_folder import HOLDER, LOCK
+from tests.helpers.full_disk import fill_disk_for, needs_dev_full
 from tests.helpers.locks import locking_process
 
 
@@ -56,6 +58,15 @@ def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), locked_folder(tmp_path / "file" / "run"):
         pass
+
+
+@needs_dev_full
+def test_a_full_disk_leaves_the_lock_of_the_file_alone(tmp_path):
+    """The name of the holder is for messages; files of a run tell that a disk is full."""
+    fill_disk_for(tmp_path / HOLDER)
+    with locked_folder(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):

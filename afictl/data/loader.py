@@ -20,7 +20,7 @@ from afictl.data.bitmaps import Bitmaps
 from afictl.data.dataset import Dataset
 from afictl.data.images import read_image
 from afictl.data.sampler import batches_of
-from afictl.data.shared_memory import BatchPacker, SharedBatch, prepare_sending, require_shared_memory
+from afictl.data.shared_memory import BatchPacker, SharedBatch, has_room_for_workers, prepare_sending
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 
@@ -265,8 +265,8 @@ def _loader(
 
     With ``reuse_memory`` and workers it yields ``SharedBatch``, whose images are valid until the next batch.
     """
-    if workers:
-        require_shared_memory()
+    if workers and not has_room_for_workers(workers):
+        workers = 0
     return data.DataLoader(
         samples,
         batch_sampler=requests,
@@ -318,7 +318,7 @@ def _init_worker(worker: int) -> None:
     a worker ends soon after the main process, also if it is blocked.
     """
     prepare_sending()
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):  # not on macOS

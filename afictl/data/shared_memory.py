@@ -24,9 +24,12 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from afictl.errors import UserError, is_disk_full, one_line
+from afictl.errors import UserError, one_line
 
 _T = TypeVar("_T")
+LOCKS_PER_WORKER, COMMON_LOCKS = 3, 8
+"""Locks in shared memory that torch makes for the workers of a ``DataLoader``."""
+_SIZE_ADVICE = "give /dev/shm more, such as docker run --shm-size=8g"
 _ADVICE = "free some space there, or read without further processes: --set loader.workers=0"
 
 
@@ -98,18 +101,29 @@ def _map_values(sample: Any, kind: type[_T], change: Callable[[_T], object]) -> 
     return {name: change(value) if isinstance(value, kind) else value for name, value in sample.items()}
 
 
-def require_shared_memory() -> None:
-    """Check that there is room for the locks of loader workers, before a ``DataLoader`` fails half-built.
+def has_room_for_workers(workers: int) -> bool:
+    """Whether /dev/shm has room for the locks of so many loader workers; prints a note if it has not.
 
-    Raises:
-        UserError: there is none.
+    Without it a ``DataLoader`` fails half-built, as in the first evaluation of a training whose images fill it.
     """
     try:
-        multiprocessing.Lock()
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise UserError(f"/dev/shm: {error.strerror} for the reading processes; {_ADVICE}") from None
+        # those of each worker's queue, of the queue of their results and of the event of their end
+        locks = [multiprocessing.Lock() for _ in range(LOCKS_PER_WORKER * workers + COMMON_LOCKS)]
+    except OSError as error:  # also where there is no shared memory at all
+        _note_without_workers(error.strerror or type(error).__name__)
+        return False
+    del locks
+    return True
+
+
+@cache
+def _note_without_workers(reason: str) -> None:
+    """Print the note, once in a process."""
+    print(
+        f"note: /dev/shm: {reason} for the reading processes, so that the main process reads the images, which is "
+        f"slower; {_SIZE_ADVICE}",
+        file=sys.stderr,
+    )
 
 
 def prepare_sending() -> None:
@@ -148,7 +162,7 @@ def _note_copies() -> None:
     """Print the note, once in a process."""
     print(
         "note: shared memory is full, so that images of the reading processes are copied, which is slower; "
-        "give /dev/shm more, such as docker run --shm-size=8g, or use fewer processes: --set loader.workers=1",
+        f"{_SIZE_ADVICE}, or use fewer processes: --set loader.workers=1",
         file=sys.stderr,
     )
 

@@ -51,9 +51,9 @@ class TrainingOutcome:
 def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int) -> TrainingOutcome:
     """Train ``stage`` for ``recipe.steps`` steps, from the run's saved state if it has one.
 
-    On SIGINT, SIGTERM, SIGUSR1 or SIGUSR2 to any rank, and if a rank cannot read its next batch, all ranks complete the
-    same step, and the state is saved before they end. An evaluation that was interrupted is done first when the run is
-    resumed.
+    On SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 to any rank, and if a rank cannot read its next batch, all ranks
+    complete the same step, and the state is saved before they end. An evaluation that was interrupted is done first
+    when the run is resumed.
 
     Raises:
         UserError: a loss, gradient or weight is not finite, a batch is too small for batch norm, an image cannot be

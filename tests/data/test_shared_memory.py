@@ -1,7 +1,9 @@
 import errno
+from multiprocessing.synchronize import SemLock
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from afictl import load_preset
@@ -67,19 +69,49 @@ def no_memory(*args):
 
 
 @pytest.mark.timeout(60)  # without an error the main process would block
-@pytest.mark.parametrize(
-    ("target", "fault", "facts"),
-    [
-        ("multiprocessing.util.get_temp_dir", disk_full, r"/tmp/pymp-1.*loader\.workers=0"),
-        ("multiprocessing.synchronize.SemLock.__init__", disk_full, "/dev/shm: "),
-    ],
-)
-def test_full_shared_memory_is_an_error(shapes_dir, monkeypatch, target, fault, facts):
+def test_a_full_temporary_folder_is_an_error(shapes_dir, monkeypatch):
     dataset = load_coco(shapes_dir, "val")
-    monkeypatch.setattr(target, fault)
-    with pytest.raises(UserError, match=facts):
+    monkeypatch.setattr("multiprocessing.util.get_temp_dir", disk_full)
+    with pytest.raises(UserError, match=r"/tmp/pymp-1.*loader\.workers=0"):
         list(eval_batches(dataset, None, workers=2))
     assert len(list(eval_batches(dataset, None, workers=0))) == len(dataset)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_without_room_for_the_locks_of_all_workers_the_main_process_reads(shapes_dir, monkeypatch, capfd, workers):
+    """The last lock does not fit, so that a loader would fail half-built."""
+    locks, make_lock = [], SemLock.__init__
+    needed = shared_memory.LOCKS_PER_WORKER * workers + shared_memory.COMMON_LOCKS
+
+    def make_lock_with_room(lock, *arguments, **options):
+        if len(locks) == needed - 1:
+            disk_full()
+        locks.append(lock)
+        make_lock(lock, *arguments, **options)
+
+    shared_memory._note_without_workers.cache_clear()
+    dataset = load_coco(shapes_dir, "val")
+    monkeypatch.setattr(SemLock, "__init__", make_lock_with_room)
+    for _ in range(2):
+        locks.clear()
+        assert len(list(eval_batches(dataset, None, workers=workers))) == len(dataset)
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert errors.startswith("note: /dev/shm: ")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_loader_makes_as_many_locks_as_are_checked(monkeypatch, workers):
+    locks, make_lock = [], SemLock.__init__
+
+    def count_lock(lock, *arguments, **options):
+        locks.append(lock)
+        make_lock(lock, *arguments, **options)
+
+    monkeypatch.setattr(SemLock, "__init__", count_lock)
+    assert len(list(DataLoader([0, 1], num_workers=workers))) == 2
+    assert len(locks) == shared_memory.LOCKS_PER_WORKER * workers + shared_memory.COMMON_LOCKS
 
 
 @pytest.mark.timeout(60)

@@ -41,7 +41,11 @@ REGIONS = ["detector.rpn_batch=16", "detector.proposals_train=40", "detector.roi
 CASES = {
     "faster-rcnn": ("faster-rcnn-r18-fpn-tiny", [*RECIPE, *REGIONS]),
     "mask-rcnn": ("mask-rcnn-r18-fpn-tiny", [*RECIPE, *REGIONS]),
-    "cascade-mask-rcnn": ("mask-rcnn-r18-fpn-tiny", [*RECIPE, *REGIONS, "detector.kind=cascade-mask-rcnn"]),
+    "cascade-mask-rcnn": (
+        "mask-rcnn-r18-fpn-tiny",
+        [*RECIPE, *REGIONS, "detector.kind=cascade-mask-rcnn", "neck.kind=pafpn"],
+    ),
+    "faster-rcnn-bifpn": ("faster-rcnn-r18-bifpn-tiny", [*RECIPE, *REGIONS]),
     "retinanet": ("retinanet-r18-fpn-tiny", RECIPE),
     "fcos": ("fcos-r18-fpn-tiny", RECIPE[:-1]),
     "centermask": ("centermask-r18-bifpn-tiny", [*RECIPE[:-1], "neck.kind=fpn", "detector.roi_batch=12"]),

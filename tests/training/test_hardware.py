@@ -3,23 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 
-RANK_ONE = """
-import os, threading, time
 from afictl.training import hardware
-hardware._POLL_SECONDS = hardware._EXIT_DELAY_SECONDS = 0.1
-threading.Thread(target=hardware._exit_after_parent, args=(os.getppid(),), daemon=True).start()
-print("ready", flush=True)
-time.sleep(600)  # as in a collective that rank 0 never joins
-"""
-RANK_ZERO = """
-import os, subprocess, sys
-rank_one = subprocess.Popen([sys.executable, "-c", sys.argv[1]],
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-print(rank_one.pid, rank_one.stdout.readline(), flush=True)
-"""
+from tests.helpers.ranks import FORKS
 
 PRINTS_GROUP = """
 import atexit
@@ -39,10 +28,11 @@ def test_a_process_leaves_its_group_before_it_exits(tmp_path):
 
 
 def test_the_other_ranks_exit_soon_after_rank_zero():
-    command = [sys.executable, "-c", RANK_ZERO, RANK_ONE]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout.split()
-    pid = int(output[0])
-    assert output[1:] == ["ready"]
+    receiver, sender = FORKS.Pipe(duplex=False)
+    rank_zero = FORKS.Process(target=start_rank_one_and_exit, args=(sender,))
+    rank_zero.start()
+    pid = receiver.recv()
+    rank_zero.join()
     try:
         deadline = time.monotonic() + 30
         while is_running(pid) and time.monotonic() < deadline:
@@ -51,6 +41,16 @@ def test_the_other_ranks_exit_soon_after_rank_zero():
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, 9)
+
+
+def start_rank_one_and_exit(sender):
+    hardware._POLL_SECONDS = hardware._EXIT_DELAY_SECONDS = 0.1
+    parent, rank_one = os.getpid(), os.fork()
+    if rank_one:
+        sender.send(rank_one)
+        os._exit(0)
+    threading.Thread(target=hardware._exit_after_parent, args=(parent,), daemon=True).start()
+    time.sleep(600)  # as in a collective that rank 0 never joins
 
 
 def is_running(pid):

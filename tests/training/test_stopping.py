@@ -1,5 +1,6 @@
 """Signals that stop a training, and the loss of what it reads."""
 
+import errno
 import os
 import signal
 import time
@@ -10,12 +11,12 @@ import torch
 from afictl import load_preset
 from afictl.data import load_coco, make_shapes
 from afictl.errors import UserError
-from afictl.training import InitialWeights, finetune, loop
+from afictl.training import InitialWeights, finetune, loop, stopping
 from afictl.training.stopping import stop_signals
 from tests.helpers.tiny_runs import SMALL, with_steps
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_a_signal_sets_the_event_and_its_handler_is_restored(number):
     handler = signal.getsignal(number)
     with stop_signals(repetition_ends=True) as stop_requested:
@@ -40,6 +41,32 @@ def test_a_later_signal_has_its_usual_effect_without_a_launcher(monkeypatch):
             else:
                 signal.raise_signal(signal.SIGINT)
             assert stop_requested.is_set()
+
+
+def test_the_end_of_a_terminal_is_a_request_and_output_goes_nowhere(monkeypatch):
+    terminal, output = os.openpty()
+    monkeypatch.setattr(stopping, "_OUTPUTS", (output,))
+    try:
+        with stop_signals(repetition_ends=True) as stop_requested:
+            os.close(terminal)
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                os.write(output, b"a line")
+            signal.raise_signal(signal.SIGHUP)
+            assert stop_requested.is_set()
+            os.write(output, b"a line")
+    finally:
+        os.close(output)
+
+
+def test_an_ignored_signal_stays_ignored():
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals(repetition_ends=True) as stop_requested:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop_requested.is_set()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, handler)
 
 
 @pytest.fixture
