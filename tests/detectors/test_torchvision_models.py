@@ -10,7 +10,7 @@ from afictl import AFInterpolator, UserError, build_detector, load_preset, predi
 from afictl.backbones.norms import FrozenBatchNorm
 from afictl.data.transforms import resize_for
 from afictl.detectors import model_cost
-from afictl.interpolators import interpolator_kinds
+from afictl.interpolators import build_interpolator, interpolator_kinds
 from afictl.presets import list_torchvision_presets
 from tests.helpers.targets import no_object, one_object, random_image
 
@@ -134,22 +134,35 @@ def test_index_0_of_dense_models_is_no_label(name):
     assert set(detections["labels"].tolist()) <= {1, 2, 3}
 
 
+@pytest.fixture(scope="module")
+def faster_rcnn():
+    return build("fasterrcnn_resnet50_fpn")
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", interpolator_kinds())
-def test_every_interpolator_kind_is_built_and_substituted(kind):
-    detector = build("fasterrcnn_resnet50_fpn", interpolator=kind)
+def test_every_interpolator_kind_is_built_and_substituted(kind, faster_rcnn):
+    with torch.device("meta"):
+        detector = build("fasterrcnn_resnet50_fpn", interpolator=kind)
     assert detector.neck.interpolator.kind == detector.preset.interpolator.kind == kind
     assert detector.interpolator_prefix == "model.backbone.fpn.interpolator."
-    calls = []
-    detector.neck.interpolator.register_forward_hook(lambda *_: calls.append(1))
-    before = detector.pyramid([random_image(64, 64)])
-    assert len(calls) == detector.neck.num_upsamplers == 3
-    new = AFInterpolator(256, blocks=1, growth=4)
-    assert substitute_interpolator(detector, new) == 3
-    assert detector.neck.interpolator is new
-    assert detector.preset.interpolator.options == new.options
-    after = detector.pyramid([random_image(64, 64)])
-    assert not torch.equal(before["p2"], after["p2"])
+    assert detector.neck.num_upsamplers == 3
+    new, calls = build_interpolator(kind, 256), []
+    new.register_forward_hook(lambda *_: calls.append(1))
+    assert substitute_interpolator(faster_rcnn, new) == 3
+    assert faster_rcnn.neck.interpolator is new
+    assert faster_rcnn.preset.interpolator.options == new.options
+    assert faster_rcnn.pyramid([random_image(64, 64)])["p2"].isfinite().all()
+    assert len(calls) == 3
+
+
+@torch.no_grad()
+def test_another_interpolator_changes_the_pyramid(faster_rcnn):
+    levels, image = [], random_image(64, 64)
+    for kind in ("nearest", "bilinear"):
+        substitute_interpolator(faster_rcnn, build_interpolator(kind, 256))
+        levels.append(faster_rcnn.pyramid([image])["p2"])
+    assert not torch.equal(*levels)
 
 
 @torch.no_grad()

@@ -26,13 +26,20 @@ def initial_tensors(preset, source, weights=None, seed=3):
     return {name: value for name, value in detector.state_dict().items() if not name.startswith(prefix)}
 
 
+@pytest.fixture(scope="module")
+def recipes(guide_run):
+    """Preset and weights of detectors, each with its initial tensors around nearest interpolation."""
+    mask_preset = load_preset("mask-rcnn-r18-fpn-tiny", SMALL)
+    pairs = ((mask_preset, None), (mask_preset, guide_run))
+    return [(recipe, weights, initial_tensors(recipe, "nearest", weights)) for recipe, weights in pairs]
+
+
 @pytest.mark.parametrize("kind", [*interpolator_kinds(), "FILE"])
-def test_all_other_parts_have_equal_initial_weights(preset, methods, guide_run, kind):
+def test_all_other_parts_have_equal_initial_weights(recipes, methods, kind):
     """Whatever random numbers the interpolator draws, from scratch and from trained weights."""
     source = methods[1].source if kind == "FILE" else kind
-    mask_preset = load_preset("mask-rcnn-r18-fpn-tiny", SMALL)
-    for recipe, weights in ((preset, None), (mask_preset, None), (mask_preset, guide_run)):
-        expected, tensors = initial_tensors(recipe, "nearest", weights), initial_tensors(recipe, source, weights)
+    for recipe, weights, expected in recipes:
+        tensors = initial_tensors(recipe, source, weights)
         assert list(tensors) == list(expected)
         assert [name for name in expected if not torch.equal(tensors[name], expected[name])] == []
 
