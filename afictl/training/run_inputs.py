@@ -62,13 +62,18 @@ class RecordedInputs:
             return ""
         return f"note: {self.source} is of an earlier version, so that changed annotations and weights are not noticed"
 
-    def with_mean_of_run(self, preset: Preset) -> Preset:
-        """``preset``, with the former ``input.mean`` if the run began with a ResNeSt's preset of an earlier version."""
+    def with_mean_of_run(self, preset: Preset) -> tuple[Preset, str]:
+        """``preset``, with the former ``input.mean`` if the run began with a ResNeSt's preset of an earlier version.
+
+        The second value is a log line about it; empty for an unchanged preset.
+        """
         section = self.preset.get("input")
         mean = section.get("mean") if isinstance(section, Mapping) else None
         if preset.input.mean != _RESNEST_MEAN or mean != list(_FORMER_RESNEST_MEAN):
-            return preset
-        return preset.model_copy(update={"input": preset.input.model_copy(update={"mean": _FORMER_RESNEST_MEAN})})
+            return preset, ""
+        former = preset.model_copy(update={"input": preset.input.model_copy(update={"mean": _FORMER_RESNEST_MEAN})})
+        present = list(_RESNEST_MEAN)
+        return former, f"note: the run keeps input.mean={mean} of an earlier version's preset; today it is {present}"
 
     def require_unchanged(self, files: Iterable[InputFile]) -> None:
         """Check present inputs; one that was not recorded, or is absent now, is not compared.

@@ -115,7 +115,7 @@ def _finetune(
 ) -> FinetuneOutcome:
     resumes = resume and (output / STATE).is_file()
     recorded = recorded_inputs(fabric, output) if resume else None
-    preset = recorded.with_mean_of_run(preset) if recorded else preset
+    preset, mean_note = recorded.with_mean_of_run(preset) if recorded else (preset, "")
     require_batch_memory(preset, "train", fabric.world_size, fabric.device)
     initial.check_paths(resumes)
     splits = load_splits(data)
@@ -150,8 +150,8 @@ def _finetune(
         run.log(f"note: results depend on the number of processes, as {dependence}")
     if recorded:
         recorded.require_unchanged(files)
-    note = [recorded.note] if recorded and recorded.note else []
-    for line in (*note, *lines, *_description(preset, splits, masks, mixed)):
+    notes = filter(None, [mean_note, recorded.note if recorded else ""])
+    for line in (*notes, *lines, *_description(preset, splits, masks, mixed)):
         run.log(line)
     outcome = train_stage3(fabric, run, detector, splits, seed, masks, mixed)
     return FinetuneOutcome(outcome.metrics, outcome.seconds, splits.held_out)

@@ -17,7 +17,7 @@ from afictl.tensor_files import save_tensors
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.description import DETECTOR, VERSION, describe_detector
 from afictl.weights.layouts import describe_content, to_afictl
-from afictl.weights.loading import LoadReport, compare_tensors, load_tensors
+from afictl.weights.loading import LoadReport, compare_tensors, differences_of, load_tensors
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LoadedDetector:
         preset: the preset that it was built from.
         classes: name of label k at index k - 1.
         metadata: the complete description of the file, with ``category_ids``, ``step`` and ``metrics``.
-        report: the load report; complete unless ``partial`` was set.
+        report: the load report; complete unless ``partial`` was set or the interpolator is another one.
     """
 
     detector: Detector
@@ -96,7 +96,8 @@ def detector_of(
         prefix = detector.interpolator_prefix
         interpolator_state = {k: v for k, v in detector.state_dict().items() if k.startswith(prefix)}
         tensors = {k: v for k, v in tensors.items() if not k.startswith(prefix)} | interpolator_state
-    report = replace(load_tensors(detector, tensors), notes=checkpoint.notes)
+    differences = () if interpolator is None else differences_of(detector, checkpoint)
+    report = replace(load_tensors(detector, tensors), notes=checkpoint.notes, differences=differences)
     return LoadedDetector(detector.eval(), detector.preset, classes, checkpoint.metadata, report)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias, TypeGuard
 from afictl.errors import UserError
 from afictl.weights.bounded import RefusedError, printable
 from afictl.weights.pickled_arrays import PickledArray
-from afictl.weights.stand_ins import StandIn
+from afictl.weights.stand_ins import StandIn, as_mapping
 from afictl.weights.stored_tensors import StoredTensor
 
 Weights: TypeAlias = dict[str, StoredTensor | PickledArray]
@@ -61,9 +61,12 @@ def find_state_dict(content: object, file: Path, averaged: bool | None = None) -
         UserError: there are no such tensors, or several networks.
         RefusedError: a tensor of an unsupported type among them.
     """
+    if _is_module(content):
+        raise _whole_module(content, file)
     mapping = _items(content)
     if mapping is None:
-        kind = content.name if isinstance(content, StandIn) else f"a {type(content).__name__}"
+        kind = "tensor" if isinstance(content, StoredTensor | PickledArray) else type(content).__name__
+        kind = content.name if isinstance(content, StandIn) else f"a {kind}"
         raise UserError(f"{file}: not a checkpoint: contains {kind}, not a state_dict; save the model's state_dict()")
     average, trained, library = _averaged_and_trained(mapping)
     if average is None and trained is None:
@@ -167,6 +170,19 @@ def _has_network(value: object) -> bool:
     return mapping is not None and any("." in name for name in _weights_of(mapping))
 
 
+def _is_module(value: object) -> TypeGuard[StandIn]:
+    return isinstance(value, StandIn) and not {"_modules", "_parameters"}.isdisjoint(as_mapping(value))
+
+
+def _whole_module(module: StandIn, file: Path, key: object = "") -> UserError:
+    """The error of a file of ``torch.save(model)``, whose weights are attributes of objects of the model's code."""
+    where = f" under {printable(key)}" if key else ""
+    return UserError(
+        f"{file}: contains a whole model, {module.name},{where} whose code is not run here; where that code is"
+        " installed, save its weights alone: torch.save(model.state_dict(), FILE)"
+    )
+
+
 def _only_network(mapping: Mapping[object, object], file: Path) -> _Source:
     """The tensors of the only mapping with tensors of submodules, whatever its key."""
     networks = [key for key, value in mapping.items() if _has_network(value)]
@@ -175,6 +191,9 @@ def _only_network(mapping: Mapping[object, object], file: Path) -> _Source:
     if networks:
         names = ", ".join(printable(key) for key in networks[:_LISTED_KEYS])
         raise UserError(f"{file}: contains several networks, under {names}; save the state_dict of one alone")
+    for key, value in mapping.items():
+        if _is_module(value):
+            raise _whole_module(value, file, key)
     if unreadable := _unreadable(mapping):
         raise RefusedError(unreadable)
     objects = [(key, value.name) for key, value in mapping.items() if isinstance(value, StandIn)]

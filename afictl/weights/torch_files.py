@@ -63,6 +63,8 @@ def open_zip(raw: io.RawIOBase) -> tuple[object, Fill]:
 def _check_entries(archive: zipfile.ZipFile, size: int) -> str:
     """Validate all entries before reading; returns the archive's single folder, with a slash."""
     entries = archive.infolist()
+    if any(entry.filename.endswith("/constants.pkl") and entry.filename.count("/") == 1 for entry in entries):
+        raise RefusedError("is a TorchScript program")
     if len({entry.filename for entry in entries}) < len(entries):
         raise RefusedError("its zip archive has two entries of one name")
     for entry in entries:
@@ -76,10 +78,7 @@ def _check_entries(archive: zipfile.ZipFile, size: int) -> str:
     pickles = [e.filename for e in entries if e.filename.endswith("/data.pkl") and e.filename.count("/") == 1]
     if len(pickles) != 1:
         raise DamagedError("a zip archive without data.pkl, so not one of torch.save")
-    folder = pickles[0].removesuffix("data.pkl")
-    if f"{folder}constants.pkl" in archive.namelist():
-        raise RefusedError("is a TorchScript program")
-    return folder
+    return pickles[0].removesuffix("data.pkl")
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str) -> bytearray:
@@ -137,8 +136,10 @@ def _is_little_endian(system: object) -> bool:
 
 def _storage_offsets(file: BoundedReader, keys: object, storages: dict[str, Storage]) -> dict[str, int]:
     """Byte offsets of the storages, which follow in the order of ``keys``, every one after its count (int64)."""
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != storages.keys():
-        raise DamagedError("its list of storages does not match its tensors, or they have an unsupported type")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or storages.keys() - set(keys):
+        raise DamagedError("its list of storages does not match its tensors")
+    if len(keys) > len(storages):
+        raise RefusedError("contains tensors of an unsupported type, such as quantized ones, in the legacy format")
     offsets = {}
     for key in keys:
         count = file.read(8)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from afictl.tensor_files import read_tensors
 from afictl.training import InitialWeights, finetune
 from afictl.weights import load_detector
 from tests.helpers.changed_data import change_annotations, rename_disc, renumber
-from tests.helpers.tiny_runs import assert_same_states, interrupted_at_batch, with_steps
+from tests.helpers.tiny_runs import SMALL, assert_same_states, interrupted_at_batch, with_steps
 
 NEAREST = InitialWeights("nearest")
 PARTS = ("detector", "detector_optimizer", "metrics", "step")
@@ -26,6 +29,42 @@ def train(fabric, preset, tmp_path):
         return finetune(fabric, with_steps(preset, checkpoint_every=2), data, output, initial, **options)
 
     return train
+
+
+class Interrupted(NamedTuple):
+    """A run with a saved state, and its inputs, whose classes have another order than the data's ids."""
+
+    run: Path
+    data: Path
+    guide: Path
+    interpolator: Path
+
+    @property
+    def initial(self):
+        return InitialWeights(str(self.interpolator), weights=self.guide)
+
+
+@pytest.fixture(scope="module")
+def interrupted(fabric, shapes_dir, guide_run, tmp_path_factory):
+    """Not to be changed for longer than a test."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    inputs = Interrupted(*(folder / name for name in ("run", "data", "guide.safetensors", "interpolator.safetensors")))
+    shutil.copy(guide_run / "last.safetensors", inputs.guide)
+    AFInterpolator(16, blocks=1, growth=4).save(inputs.interpolator)
+    change_annotations(shapes_dir, inputs.data, renumber)
+    preset = with_steps(load_preset("mask-rcnn-r18-fpn-tiny", SMALL), checkpoint_every=2)
+    with interrupted_at_batch(3):
+        finetune(fabric, preset, inputs.data, inputs.run, inputs.initial)
+    return inputs
+
+
+@contextmanager
+def changed(path, content):
+    """``path`` has other ``content`` inside."""
+    before = path.read_bytes()
+    path.write_bytes(content)
+    yield
+    path.write_bytes(before)
 
 
 @pytest.fixture
@@ -57,52 +96,40 @@ def test_a_run_records_its_classes_and_fingerprints(guide_run):
     assert list(config["contents"]) == ["train", "val"]
 
 
-@pytest.mark.parametrize("earlier", [False, True])
-def test_renumbered_annotations_do_not_change_a_resumed_run(train, shapes_dir, guide_run, tmp_path, earlier):
+def test_renumbered_annotations_do_not_change_a_resumed_run(train, shapes_dir, guide_run, tmp_path):
     """Bit for bit, as label k is the same class; a run of an earlier version has the order of its latest weights."""
     data = change_annotations(shapes_dir, tmp_path / "data", lambda split, content: None)
     with interrupted_at_batch(3):
         train(data)
-    if earlier:
-        drop_records(tmp_path / "run")
+    drop_records(shutil.copytree(tmp_path / "run", tmp_path / "earlier"))
     shutil.rmtree(data)
     change_annotations(shapes_dir, data, renumber)
-    train(data, resume=True)
-    assert_same_states(guide_run, tmp_path / "run", PARTS)
-    _, metadata = read_tensors(tmp_path / "run" / "last.safetensors")
-    assert metadata["classes"] == ["disc", "square", "triangle", "cross"]
-    assert metadata["category_ids"] == [49, 48, 47, 46]
-    log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count("earlier version") == earlier
+    for name in ("run", "earlier"):
+        train(data, output=tmp_path / name, resume=True)
+        assert_same_states(guide_run, tmp_path / name, PARTS)
+        _, metadata = read_tensors(tmp_path / name / "last.safetensors")
+        assert metadata["classes"] == ["disc", "square", "triangle", "cross"]
+        assert metadata["category_ids"] == [49, 48, 47, 46]
+        assert (tmp_path / name / "log.txt").read_text().count("earlier version") == (name == "earlier")
 
 
-def test_a_resumed_run_does_not_need_its_initial_weights(train, shapes_dir, guide_run, tmp_path):
-    """The guide numbers the classes in another order than the data."""
-    guide, interpolator = tmp_path / "guide", tmp_path / "interpolator.safetensors"
-    shutil.copytree(guide_run, guide)
-    AFInterpolator(16, blocks=1, growth=4).save(interpolator)
-    data = change_annotations(shapes_dir, tmp_path / "data", renumber)
-    initial = InitialWeights(str(interpolator), weights=guide)
-    with interrupted_at_batch(3):
-        train(data, initial=initial)
-    shutil.copytree(tmp_path / "run", tmp_path / "other")
-    train(data, initial=initial, output=tmp_path / "other", resume=True)
-    guide.rename(tmp_path / "moved")
-    interpolator.unlink()
-    train(data, initial=initial, resume=True)
-    assert_same_states(tmp_path / "other", tmp_path / "run", PARTS)
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["classes"][0] == "disc"
-
-
-def test_moved_data_and_weights_are_accepted(train, shapes_dir, guide_run, tmp_path):
-    data = change_annotations(shapes_dir, tmp_path / "data", lambda split, content: None)
-    with interrupted_at_batch(3):
-        train(data, initial=InitialWeights("nearest", weights=shutil.copytree(guide_run, tmp_path / "guide")))
-    for name in ("data", "guide"):
-        (tmp_path / name).rename(tmp_path / f"moved {name}")
-    moved = InitialWeights("nearest", weights=tmp_path / "moved guide")
-    train(tmp_path / "moved data", initial=moved, resume=True)
-    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 4
+def test_a_resumed_run_does_not_need_its_initial_weights_where_they_were(train, interrupted, tmp_path):
+    """Moved inputs are accepted, and absent weights not missed."""
+    moved = Interrupted(*(tmp_path / f"moved {path.name}" for path in interrupted))
+    absent = Interrupted(*(tmp_path / f"absent {path.name}" for path in interrupted))
+    shutil.copytree(interrupted.data, moved.data, symlinks=True)
+    for name in ("guide", "interpolator"):
+        shutil.copy(getattr(interrupted, name), getattr(moved, name))
+    for inputs, initial in ((moved, moved.initial), (absent, interrupted.initial)):
+        shutil.copytree(interrupted.run, inputs.run)
+        with ExitStack() as stack:
+            for path in (interrupted.guide, interrupted.interpolator):
+                stack.callback(path.with_suffix(".away").rename, path)
+                path.rename(path.with_suffix(".away"))
+            train(moved.data, output=inputs.run, initial=initial, resume=True)
+    assert_same_states(moved.run, absent.run, PARTS)
+    assert torch.load(moved.run / "state.pt", weights_only=True)["step"] == 4
+    assert yaml.safe_load((moved.run / "config.yaml").read_text())["classes"][0] == "disc"
 
 
 def test_changed_annotations_are_refused(resume_error, shapes_dir, tmp_path):
@@ -113,28 +140,16 @@ def test_changed_annotations_are_refused(resume_error, shapes_dir, tmp_path):
     assert message.endswith("--resume with other settings: data")
 
 
-def test_annotations_changed_in_place_are_refused_by_file(train, shapes_dir, tmp_path):
-    data = change_annotations(shapes_dir, tmp_path / "data", lambda split, content: None)
-    with interrupted_at_batch(3):
-        train(data)
-    file = data / "annotations" / "instances_val2017.json"
-    content = json.loads(file.read_text())
+def test_inputs_changed_in_place_are_refused_by_file(train, interrupted, guide_run):
+    annotations = interrupted.data / "annotations" / "instances_val2017.json"
+    content = json.loads(annotations.read_text())
     content["annotations"][0]["bbox"][0] += 1
-    file.write_text(json.dumps(content))
-    state = (tmp_path / "run" / "state.pt").read_bytes()
-    with pytest.raises(UserError, match=f"^{file}: .*--output$"):
-        train(data, resume=True)
-    assert (tmp_path / "run" / "state.pt").read_bytes() == state
-
-
-def test_initial_weights_changed_in_place_are_refused_by_file(train, shapes_dir, guide_run, tmp_path):
-    initial = InitialWeights("nearest", weights=tmp_path / "weights.safetensors")
-    shutil.copy(guide_run / "last.safetensors", initial.weights)
-    with interrupted_at_batch(3):
-        train(shapes_dir, initial=initial)
-    shutil.copy(tmp_path / "run" / "last.safetensors", initial.weights)
-    with pytest.raises(UserError, match=f"^{initial.weights}: .*--output$"):
-        train(shapes_dir, initial=initial, resume=True)
+    other_weights = (guide_run / "best.safetensors").read_bytes() + b" "
+    state = (interrupted.run / "state.pt").read_bytes()
+    for file, new in ((annotations, json.dumps(content).encode()), (interrupted.guide, other_weights)):
+        with changed(file, new), pytest.raises(UserError, match=f"^{file}: .*--output$"):
+            train(interrupted.data, output=interrupted.run, initial=interrupted.initial, resume=True)
+    assert (interrupted.run / "state.pt").read_bytes() == state
 
 
 def test_missing_and_new_classes_are_named(resume_error, shapes_dir, tmp_path):
@@ -149,10 +164,12 @@ def with_mean(preset, mean):
 
 
 def test_a_run_of_a_former_resnest_preset_keeps_its_pixel_mean(fabric, preset, tmp_path, shapes_dir):
+    preset = with_steps(preset, steps=1, eval_every=1)
     former, run = (0.485, 0.456, 0.406), tmp_path / "run"
     today = load_preset("cascade-rcnn-s101-pafpn").input.mean
     finetune(fabric, with_mean(preset, former), shapes_dir, run, NEAREST)
     finetune(fabric, with_mean(preset, today), shapes_dir, run, NEAREST, resume=True)
     assert load_detector(run).preset.input.mean == former
+    assert "keeps input.mean=[0.485, 0.456, 0.406]" in (run / "log.txt").read_text()
     with pytest.raises(UserError, match=r"preset\.input\.mean"):
         finetune(fabric, with_mean(preset, (0.5, 0.5, 0.5)), shapes_dir, run, NEAREST, resume=True)

@@ -42,6 +42,9 @@ def test_loaded_detector_equals_the_saved_one(detector, file):
 def test_stored_interpolator_can_be_replaced(detector, file):
     loaded = load_detector(file, "nearest")
     assert loaded.preset.interpolator.kind == "nearest"
+    assert [str(difference) for difference in loaded.report.differences] == ["interpolator.kind=afi"]
+    assert not loaded.report.complete
+    assert load_detector(file).report.complete
     assert not list(loaded.detector.neck.interpolator.parameters())
     fresh = AFInterpolator(16, blocks=1, growth=4)
     expected = fresh.tail.weight.clone()

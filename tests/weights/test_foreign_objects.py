@@ -11,7 +11,7 @@ from torch import nn
 
 from afictl import UserError, load_weights
 from afictl.weights import read_checkpoint
-from tests.helpers.foreign_objects import foreign_class, foreign_objects
+from tests.helpers.foreign_objects import foreign_class, foreign_objects, quantized
 
 with ExitStack() as _stack:
     NAMES = sorted(foreign_objects(_stack))
@@ -145,12 +145,33 @@ def test_missing_kind_of_weights_is_an_error(tmp_path):
         ({"generator": fill(0), "discriminator": fill(1)}, ["generator", "discriminator"]),
         ({"model": argparse.Namespace()}, ["model", "argparse.Namespace"]),
         (argparse.Namespace(), ["argparse.Namespace", "state_dict()"]),
+        (network(), ["whole model", "Sequential", "torch.save(model.state_dict()"]),
+        ({"epoch": -1, "model": nn.DataParallel(network())}, ["under model", "DataParallel", "model.state_dict()"]),
+        ({"model": None, "ema": network()}, ["under ema", "Sequential"]),
+        (torch.ones(3), ["contains a tensor"]),
         ({"model": {"a.b": torch.ones(1), "a.c": torch.eye(2).to_sparse()}}, ["a.c", "sparse"]),
     ],
 )
-def test_content_that_cannot_be_chosen_is_named(content, facts, tmp_path):
-    torch.save(content, tmp_path / "a.pth")
+@pytest.mark.parametrize("options", FORMATS[:2], ids=str)
+def test_content_that_cannot_be_chosen_is_named(content, facts, options, tmp_path):
+    torch.save(content, tmp_path / "a.pth", **options)
     with pytest.raises(UserError) as error:
         read_checkpoint(tmp_path / "a.pth")
     assert all(fact in str(error.value) for fact in facts), error.value
     assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["model", "beside"])
+def test_quantized_tensors_of_the_legacy_format_are_named(key, tmp_path):
+    """The size of their storages is unknown, so that the following storages cannot be found."""
+    content = {"model": network().state_dict()} | {key: {"a.weight": quantized()}}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"a\.pth: refused: .*quantized"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_torchscript_program_is_named(tmp_path):
+    torch.jit.save(torch.jit.trace(network(), torch.ones(1, 2)), tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"a\.pt: refused: is a TorchScript program"):
+        read_checkpoint(tmp_path / "a.pt")
