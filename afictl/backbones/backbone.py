@@ -6,7 +6,7 @@ Legend: N images, H x W pixels. Stages are counted as in detectron2: the stem is
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast
 
 import timm
@@ -20,7 +20,7 @@ from afictl.errors import UserError, describe_out_of_memory, did_you_mean, one_l
 
 LEVELS = ("res2", "res3", "res4", "res5")
 
-_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 # Arguments of timm's models that concern their classifier, or that the backbone itself sets.
 _NOT_OPTIONS = {"in_chans", "num_classes", "global_pool", "drop_rate", "device", "dtype", "output_stride"}
 
@@ -56,9 +56,8 @@ class Backbone(nn.Module):
         name: timm's name of the network, perhaps with the tag of its weights.
         net: result of ``create_net``.
         levels: names of the maps of ``net``.
-        stages: names of the parts of ``net`` that are ``res2``, ``res3``, ...; all other parts are the stem.
         norm: batch norm of the trainable stages, trained or with fixed statistics and scale.
-        frozen_stages: number of stages that are not trained.
+        frozen: names of the modules in ``net`` that are not trained.
     """
 
     def __init__(
@@ -66,30 +65,29 @@ class Backbone(nn.Module):
         name: str,
         net: FeatureListNet,
         levels: Sequence[str],
-        stages: Sequence[str],
         *,
         norm: Literal["batch", "frozen-batch"],
-        frozen_stages: int,
+        frozen: Iterable[str],
     ) -> None:
         super().__init__()
         self.name = name
         self.net = net
         self.channels: dict[str, int] = dict(zip(levels, net.feature_info.channels(), strict=True))
         self.strides: dict[str, int] = dict(zip(levels, net.feature_info.reduction(), strict=True))
-        if any(self.strides[level] != _STRIDES[level] for level in levels):
+        if any(self.strides[level] != STRIDES[level] for level in levels):
             strides = ", ".join(f"{level} of {stride}" for level, stride in self.strides.items())
             raise UserError(f"backbone.options: {name} has {strides} with them; strides must be 4, 8, 16 and 32")
         if norm == "frozen-batch":
             freeze_batch_norm(net)
-        self._frozen = _parts_of_stages(net, stages, frozen_stages)
+        self._frozen = tuple(frozen)
         for part in self._frozen:
-            net[part] = freeze_batch_norm(net[part]).requires_grad_(False)
+            net.set_submodule(part, freeze_batch_norm(net.get_submodule(part)).requires_grad_(False))
 
     def train(self, mode: bool = True) -> Backbone:
         """Set train or eval mode; frozen stages stay in eval mode, so that none of their paths is dropped."""
         super().train(mode)
         for part in self._frozen:
-            self.net[part].eval()
+            self.net.get_submodule(part).eval()
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -107,6 +105,8 @@ def create_net(
     model: type[nn.Module],
     schema: type[NetworkOptions],
     out_indices: Sequence[int],
+    *,
+    check: bool = True,
     **settings: object,
 ) -> FeatureListNet:
     """timm's feature extractor of that name with random weights.
@@ -117,6 +117,7 @@ def create_net(
         model: timm's class of the network.
         schema: ranges of the options.
         out_indices: timm's indices of the maps to return.
+        check: compute the maps of a small image if there are options.
         settings: further arguments of ``model``, which users cannot set.
 
     Raises:
@@ -134,14 +135,19 @@ def create_net(
     arguments: dict[str, Any] = {**settings, **options, "features_only": True, "out_indices": tuple(out_indices)}
     try:
         net = cast(FeatureListNet, timm.create_model(name, pretrained=False, **arguments))
-        if options:
+        if check and options:
             _check_forward(net)
     except Exception as error:  # an invalid value can fail anywhere in timm's constructors
         if not options or describe_out_of_memory(error)[0]:
             raise
-        reason = one_line(error) or type(error).__name__
-        raise UserError(f"backbone.options: {dict(options)!s:.200} do not make a {name} ({reason:.200})") from None
+        raise invalid_options(name, options, error) from None
     return net
+
+
+def invalid_options(name: str, options: Mapping[str, object], error: BaseException) -> UserError:
+    """The error about options with which a network cannot be built or does not compute, for the reason of ``error``."""
+    reason = one_line(error) or type(error).__name__
+    return UserError(f"backbone.options: {dict(options)!s:.200} do not make a {name} ({reason:.200})")
 
 
 def _check_forward(net: FeatureListNet) -> None:
@@ -152,8 +158,14 @@ def _check_forward(net: FeatureListNet) -> None:
     net.train()
 
 
-def _parts_of_stages(net: nn.Module, stages: Sequence[str], count: int) -> list[str]:
-    """Names of the parts of ``net`` that make up its first ``count`` stages, as far as it has them."""
+def parts_of_stages(net: nn.Module, stages: Sequence[str], count: int) -> list[str]:
+    """Names of the parts of ``net`` that make up its first ``count`` stages, as far as it has them.
+
+    Args:
+        net: result of ``create_net``.
+        stages: names of the parts of ``net`` that are ``res2``, ``res3``, ...; all other parts are the stem.
+        count: number of stages, of which the stem is the first.
+    """
     parts = [name for name, _ in net.named_children()]
     stem = [name for name in parts if name not in stages]
     return [*stem, *(name for name in stages[: count - 1] if name in parts)] if count else []

@@ -1,14 +1,14 @@
 """Activation checkpointing: less memory for more time (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
 
 timm checkpoints complete stages of feature extractors, never the last one, and its recomputation updates the running
-statistics of batch norms a second time. ``CheckpointedSequential`` works block by block, in every stage, with
-the same numbers as without it.
+statistics of batch norms a second time. Here it works block by block, in every stage, with the same numbers as
+without it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+_CHAINS = (nn.Sequential, nn.ModuleList)
 
 
 class CheckpointedSequential(nn.Sequential):
@@ -33,6 +35,46 @@ class CheckpointedSequential(nn.Sequential):
         for part in self:
             x = _checkpointed(part, x) if torch.is_grad_enabled() else part(x)
         return x
+
+
+def checkpoint_blocks(net: nn.Module) -> int:
+    """Make every block of a network of timm store its inputs only, with unchanged names and numbers.
+
+    Blocks are the elements of the chains of a network: of its sequential modules and lists, and of the stages that timm
+    itself checkpoints. Single layers are no blocks.
+
+    Returns:
+        Number of blocks.
+    """
+    blocks = list(_blocks(net, in_chain=False))
+    for block in blocks:
+        kind = type(block)
+        block.__class__ = type(f"Checkpointed{kind.__name__}", (_CheckpointedBlock, kind), {})
+    return len(blocks)
+
+
+class _CheckpointedBlock(nn.Module):
+    """Base class before that of a block."""
+
+    def forward(self, *inputs: object, **options: object) -> object:
+        """Result, gradients and buffers are those of the block."""
+        forward: Callable[..., object] = partial(super().forward, **options)
+        if not torch.is_grad_enabled():
+            return forward(*inputs)
+        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, self))
+
+
+def _blocks(module: nn.Module, in_chain: bool) -> Iterator[nn.Module]:
+    """The blocks inside ``module``, whose children are elements of a chain or not."""
+    for child in module.children():
+        if isinstance(child, _CHAINS):
+            yield from _blocks(child, in_chain=True)
+        elif hasattr(child, "grad_checkpointing"):  # a stage: of one chain, or its children are the chain
+            yield from _blocks(child, in_chain=not any(isinstance(part, _CHAINS) for part in child.children()))
+        elif not in_chain:
+            yield from _blocks(child, in_chain=False)
+        elif sum(1 for part in child.modules() if any(True for _ in part.parameters(recurse=False))) > 1:
+            yield child
 
 
 def _checkpointed(part: nn.Module, x: Tensor) -> Tensor:

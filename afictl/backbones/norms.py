@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
@@ -26,8 +29,27 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
 
 
 def _as_map(values: Tensor, x: Tensor) -> Tensor:
-    """Values (C,) as (1, C, 1, 1) in the dtype of ``x``."""
-    return values.to(x.dtype).view(1, -1, 1, 1)
+    """Values (C,) as (1, C, 1, ...) in the dtype and with the dimensions of ``x``."""
+    return values.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
+
+
+class WithActivation(nn.Module):
+    """Base class before that of a norm: adds the dropout and the activation of timm's ``BatchNormAct2d``."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm, dropout and activation of (N, C, H, W)."""
+        return cast(Tensor, self.act(self.drop(super().forward(x))))
+
+    def take_activation(self, norm: BatchNormAct2d) -> None:
+        """Continue with the dropout and the activation of ``norm``."""
+        self.drop, self.act = norm.drop, norm.act
+
+
+class FrozenBatchNormAct(WithActivation, FrozenBatchNorm):
+    """A frozen ``BatchNormAct2d``."""
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
@@ -36,9 +58,12 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
     Returns:
         ``module`` itself, changed in place, or its replacement when it is a batch norm.
     """
-    if isinstance(module, nn.BatchNorm2d):
-        frozen = FrozenBatchNorm(module.num_features, module.eps).to(module.weight.device)
-        frozen.load_state_dict(module.state_dict())
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        kind = FrozenBatchNormAct if isinstance(module, BatchNormAct2d) else FrozenBatchNorm
+        frozen = kind(module.num_features, module.eps).to(next(module.buffers()).device)
+        frozen.load_state_dict(module.state_dict(), strict=module.affine)  # without scale and shift: one and zero
+        if isinstance(frozen, WithActivation) and isinstance(module, BatchNormAct2d):
+            frozen.take_activation(module)
         return frozen
     for name, child in module.named_children():
         setattr(module, name, freeze_batch_norm(child))

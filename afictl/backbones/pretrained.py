@@ -11,6 +11,7 @@ from torch import Tensor
 
 from afictl.backbones.backbone import FeatureExtractor
 from afictl.backbones.resnet import has_stride_in_1x1
+from afictl.backbones.timm_network import TimmNetwork
 from afictl.errors import UserError, one_line
 from afictl.tensor_files import read_tensors
 
@@ -36,7 +37,7 @@ def load_pretrained(backbone: FeatureExtractor) -> None:
 
 def _require_strides(backbone: FeatureExtractor) -> None:
     """Refuse a ResNet that strides in its 1x1 convolutions: the same tensors fit, and it computes something else."""
-    if has_stride_in_1x1(backbone.net):
+    if not isinstance(backbone, TimmNetwork) and has_stride_in_1x1(backbone.net):
         reason = "timm's stride in the 3x3 convolutions, this network in the 1x1: --set backbone.stride_in_1x1=false"
         raise _failure(backbone.name, reason)
 

@@ -10,7 +10,7 @@ from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from torch import Tensor, nn
 
-from afictl.backbones.backbone import LEVELS, Backbone, create_net
+from afictl.backbones.backbone import LEVELS, Backbone, create_net, parts_of_stages
 from afictl.backbones.checkpointing import CheckpointedSequential
 from afictl.backbones.options import ResNetOptions
 from afictl.errors import UserError
@@ -41,7 +41,7 @@ class ResNet(Backbone):
         net = create_net(name, options, TimmResNet, ResNetOptions, [LEVELS.index(level) + 1 for level in levels])
         if stride_in_1x1:
             _move_strides(net, name)
-        super().__init__(name, net, levels, _STAGES, norm=norm, frozen_stages=frozen_stages)
+        super().__init__(name, net, levels, norm=norm, frozen=parts_of_stages(net, _STAGES, frozen_stages))
         if checkpointing:
             for stage in _STAGES:
                 if stage in net:
@@ -63,7 +63,7 @@ def resnet_key(name: str) -> str:
 def has_stride_in_1x1(net: nn.Module) -> bool | None:
     """Whether the bottlenecks of any library's ResNet stride in their first 1x1 convolution; None without any."""
     convs = [getattr(block, "conv1", None) for block in net.modules() if hasattr(block, "conv3")]
-    strides = {tuple(conv.stride) for conv in convs if conv is not None}
+    strides = {tuple(conv.stride) for conv in convs if isinstance(conv, nn.Conv2d)}
     return strides != {(1, 1)} if strides else None
 
 

@@ -11,7 +11,7 @@ from timm.layers import PatchEmbed
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerStage
 from torch import Tensor, nn
 
-from afictl.backbones.backbone import LEVELS, Backbone, create_net
+from afictl.backbones.backbone import LEVELS, Backbone, create_net, parts_of_stages
 from afictl.backbones.checkpointing import CheckpointedSequential
 from afictl.backbones.options import SwinOptions
 from afictl.errors import UserError
@@ -59,7 +59,7 @@ class Swin(Backbone):
             always_partition=True,  # or the last stages would not shift their windows: 224 pixels fill only one
             embed_layer=partial(PatchEmbed, dynamic_img_pad=True),
         )
-        super().__init__(name, net, levels, _STAGES, norm=norm, frozen_stages=frozen_stages)
+        super().__init__(name, net, levels, norm=norm, frozen=parts_of_stages(net, _STAGES, frozen_stages))
         self.norms = nn.ModuleDict({level: nn.LayerNorm(width) for level, width in self.channels.items()})
         if checkpointing:
             for part in _STAGES:

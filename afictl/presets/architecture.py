@@ -24,13 +24,13 @@ class BackboneConfig(Section):
     """The bottom-up network."""
 
     name: str = "resnet50"
-    """timm model name, with or without a weight tag: a ResNet, ResNeSt or Swin Transformer."""
+    """timm's name of a network with feature maps of strides 4, 8, 16 and 32, with or without a weight tag."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of timm's model, such as ``{drop_path_rate: 0.2}``."""
     pretrained: bool = True
     """Start from ImageNet weights."""
     frozen_stages: Integer = Field(default=2, ge=0, le=5)
-    """Number of frozen stages, counted as detectron2's FREEZE_AT: 1 is the stem, 2 the stem and res2."""
+    """Number of frozen stages, counted as detectron2's FREEZE_AT: 1 is the stem, 2 the stem and res2 (stride 4)."""
     norm: Literal["batch", "frozen-batch"] = "frozen-batch"
     """Batch norm of the trainable stages: trained as usual, or fixed statistics and scale. Layer norm is trained."""
     stride_in_1x1: bool = False

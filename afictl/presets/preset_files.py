@@ -11,6 +11,7 @@ from afictl.errors import UserError, did_you_mean
 from afictl.name_or_path import Names, parse_name
 from afictl.presets.architecture import NeckConfig
 from afictl.presets.numbers import RECORDED
+from afictl.presets.pixel_statistics import network_statistics
 from afictl.presets.schema import Preset, section_kinds
 from afictl.presets.validation import errors_of_keys, format_errors, format_validation_error
 from afictl.yaml_files import parse_yaml, read_yaml
@@ -143,13 +144,13 @@ def _resolve(
     values: Mapping[str, object], overrides: Iterable[str], source: str, *, is_recorded: bool = False
 ) -> Preset:
     """Check ``values`` on top of the defaults, then ``overrides`` on top of both."""
-    merged_values = _merge(Preset(name="").model_dump(), values)
+    merged_values = _merge_presets(Preset(name="").model_dump(), values)
     preset = _validate(merged_values, source, is_recorded=is_recorded)
     overrides = list(overrides)
     if not overrides:
         return preset
     for override in sorted(overrides, key=_is_no_kind):
-        merged_values = _merge(merged_values, _parse_override(override))
+        merged_values = _merge_presets(merged_values, _parse_override(override))
     return _validate_overrides(merged_values, overrides) if is_recorded else _validate(merged_values, "--set")
 
 
@@ -234,7 +235,30 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, object]:
     except UserError as error:
         raise UserError(f"{path}: extends: {str(error).removeprefix(f'{path}: extends: ')}") from None
     base_values = _read(file, (*extending, path))
-    return _merge({key: value for key, value in base_values.items() if key not in _NOT_INHERITED}, values)
+    return _merge_presets({key: value for key, value in base_values.items() if key not in _NOT_INHERITED}, values)
+
+
+def _merge_presets(base: Mapping[str, object], top: Mapping[str, object]) -> dict[str, object]:
+    """``_merge`` where another backbone brings its own statistics of pixels, unless ``base`` has chosen others."""
+    merged_values = _merge(base, top)
+    former, network = (_section(values, "backbone").get("name") for values in (base, merged_values))
+    if former == network or not isinstance(merged_values.get("input", {}), Mapping):
+        return merged_values
+    inherited, given = _section(base, "input"), _section(top, "input")
+    own, other = network_statistics(network), network_statistics(former)
+    statistics = {
+        key: own[key] for key in own if key not in given and _as_tuple(inherited.get(key, other[key])) == other[key]
+    }
+    return {**merged_values, "input": {**_section(merged_values, "input"), **statistics}}
+
+
+def _as_tuple(values: object) -> object:
+    return tuple(values) if isinstance(values, list) else values
+
+
+def _section(values: Mapping[str, object], name: str) -> Mapping[str, object]:
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _merge(base: Mapping[str, object], top: Mapping[str, object], section: str = "") -> dict[str, object]:

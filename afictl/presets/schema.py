@@ -39,9 +39,7 @@ from afictl.presets.numbers import (
     WeightDecay,
     Workers,
 )
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+from afictl.presets.pixel_statistics import IMAGENET
 
 
 class InputConfig(Section):
@@ -55,9 +53,9 @@ class InputConfig(Section):
     """Short side in pixels for evaluation."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip in training."""
-    mean: PixelMeans = _IMAGENET_MEAN
-    std: PixelDeviations = _IMAGENET_STD
-    """RGB, for pixel values in 0..1."""
+    mean: PixelMeans = IMAGENET["mean"]
+    std: PixelDeviations = IMAGENET["std"]
+    """RGB, for pixel values in 0..1. Those of timm's description of ``backbone.name`` unless a preset has others."""
 
     @property
     def largest_hw(self) -> tuple[int, int]:

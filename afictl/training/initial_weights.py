@@ -15,6 +15,7 @@ from afictl.errors import UserError, did_you_mean
 from afictl.interpolators import Interpolator, build_configured, interpolator_kinds, kind_of_source
 from afictl.necks import check_interpolator
 from afictl.presets import InterpolatorConfig, Preset, parse_preset
+from afictl.presets.pixel_statistics import statistics_note
 from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
 from afictl.training.class_layers import describe_class_layers, load_for_classes
@@ -166,6 +167,8 @@ def load_initial_weights(
     elif detector.preset.backbone.pretrained:
         load_pretrained(detector.backbone)
         lines.append(f"ImageNet weights loaded into {detector.preset.backbone.name}")
+        note = statistics_note(detector.preset.backbone.name, detector.input.model_dump())
+        lines += [note] if note else []
     return [*lines, _interpolator_line(detector, initial)]
 
 

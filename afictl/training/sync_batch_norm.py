@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from lightning_fabric import Fabric
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from afictl.backbones.norms import WithActivation
 from afictl.distributed import all_reduce_sum
 
 
@@ -53,18 +55,33 @@ class CudaSyncedBatchNorm2d(nn.SyncBatchNorm):
         return super().forward(input if input.numel() else input.float())
 
 
+class SyncedBatchNormAct2d(WithActivation, SyncedBatchNorm2d):
+    """``SyncedBatchNorm2d`` with the activation of timm's ``BatchNormAct2d``."""
+
+
+class CudaSyncedBatchNormAct2d(WithActivation, CudaSyncedBatchNorm2d):
+    """``CudaSyncedBatchNorm2d`` with the activation of timm's ``BatchNormAct2d``."""
+
+
 def synchronize_batch_norms(fabric: Fabric, module: nn.Module) -> None:
-    """Replace every ``nn.BatchNorm2d`` inside ``module`` by one over all ranks, if there are several.
+    """Replace every 2-D batch norm of torch and timm inside ``module`` by one over all ranks, if there are several.
 
     Parameters, their names and frozen batch norms stay.
     """
     if fabric.world_size == 1:
         return
-    kind = CudaSyncedBatchNorm2d if fabric.device.type == "cuda" else SyncedBatchNorm2d
+    kinds: dict[type[nn.Module], type[nn.Module]] = {
+        nn.BatchNorm2d: SyncedBatchNorm2d, BatchNormAct2d: SyncedBatchNormAct2d
+    }  # fmt: skip
+    if fabric.device.type == "cuda":
+        kinds = {nn.BatchNorm2d: CudaSyncedBatchNorm2d, BatchNormAct2d: CudaSyncedBatchNormAct2d}
     for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:
-            synced: nn.Module = kind(child.num_features, child.eps, child.momentum or 0.1)
+        kind = kinds.get(type(child))
+        if kind and isinstance(child, nn.BatchNorm2d):
+            synced = kind(child.num_features, child.eps, child.momentum or 0.1)
             synced.load_state_dict(child.state_dict())
+            if isinstance(synced, WithActivation) and isinstance(child, BatchNormAct2d):
+                synced.take_activation(child)
             setattr(module, name, synced.requires_grad_(child.weight.requires_grad))
         else:
             synchronize_batch_norms(fabric, child)

@@ -10,6 +10,7 @@ from afictl.backbones import build_backbone
 from afictl.presets import BackboneConfig, InputConfig
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.description import BACKBONE, VERSION
+from afictl.weights.layouts.efficientnet import efficientnet_to_timm
 from afictl.weights.layouts.msra import find_plain_resnet, to_timm
 from afictl.weights.layouts.pixels import fold_pixels
 from afictl.weights.loading import LoadReport, compare_tensors
@@ -18,7 +19,7 @@ from afictl.weights.wrappers import unwrapped_variants
 # The backbones of the shipped presets, and their nearest relatives.
 _NETWORKS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnest101e", "swin_tiny_patch4_window7_224"),
-    *("swin_large_patch4_window7_224", "swin_large_patch4_window12_384"),
+    *("swin_large_patch4_window7_224", "swin_large_patch4_window12_384", "tf_efficientnet_lite0"),
 )
 
 
@@ -40,7 +41,11 @@ def _as_network(checkpoint: Checkpoint) -> tuple[Checkpoint, LoadReport] | None:
     for network in _NETWORKS:
         with torch.device("meta"):
             backbone = build_backbone(BackboneConfig(name=network))
-        tensors = to_timm(plain.tensors, network) if plain else checkpoint.tensors
+        tensors = checkpoint.tensors
+        if plain:
+            tensors = to_timm(plain.tensors, network)
+        elif renamed := efficientnet_to_timm(tensors, backbone.net.state_dict().keys()):
+            tensors = renamed
         report = compare_tensors(backbone.net, backbone.convert_classifier(tensors))
         if not report.complete:
             continue

@@ -21,12 +21,14 @@ from afictl.interpolators.per_step import repeat_shared_weights
 from afictl.necks import preset_with
 from afictl.necks.fpn import FPN, rename_former_keys
 from afictl.presets import InputConfig
+from afictl.presets.pixel_statistics import statistics_note
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
 from afictl.weights.compatibility import Difference, checkpoint_differences, require_same_arithmetic
 from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR_FORMATS
 from afictl.weights.layouts import describe_content, to_afictl
 from afictl.weights.layouts.detectron2_detectors import has_statistics, without_derived
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
+from afictl.weights.layouts.efficientnet import efficientnet_to_timm
 from afictl.weights.layouts.msra import find_plain_resnet, to_timm
 from afictl.weights.layouts.pixels import fold_pixels
 from afictl.weights.stored_classes import names_of_count
@@ -192,7 +194,8 @@ def load_backbone_weights(
 ) -> LoadReport:
     """Load ImageNet weights into a backbone; the classifier is ignored.
 
-    Supported are state dicts of timm, torchvision (ResNet), Microsoft (Swin) and detectron2 (ResNet, ResNeXt).
+    Supported are state dicts of timm and of the projects whose files timm reads, torchvision (ResNet), Microsoft
+    (Swin), detectron2 (ResNet, ResNeXt) and efficientnet-pytorch (EfficientNet, EfficientNet-Lite).
 
     Args:
         backbone: of a detector, or alone.
@@ -221,13 +224,18 @@ def load_backbone_weights(
     report = load_tensors(backbone.net, backbone.convert_classifier(tensors))
     if not report.complete:
         raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name}: {report}")
-    return replace(report, notes=checkpoint.notes)
+    note = ""
+    if config and isinstance(backbone, Backbone) and not plain:  # those of plain ResNets are converted above
+        note = statistics_note(backbone.name, config.model_dump())
+    return replace(report, notes=(*checkpoint.notes, note) if note else checkpoint.notes)
 
 
 def _fitting_classifier(backbone: FeatureExtractor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The variant of a classifier's names, with and without wrappers, from which most tensors of the backbone come."""
     names = backbone.net.state_dict().keys()
-    variants = unwrapped_variants(tensors, backbone=True)
+    variants = [
+        efficientnet_to_timm(variant, names) or variant for variant in unwrapped_variants(tensors, backbone=True)
+    ]
     return max(variants, key=lambda variant: len(names & backbone.convert_classifier(variant).keys()))
 
 

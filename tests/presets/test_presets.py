@@ -19,19 +19,23 @@ def test_every_shipped_preset_loads_and_describes_itself(name):
 
 
 def short_name(backbone):
-    """resnet50 -> r50, resnest101e -> s101, swin_tiny_... -> swin-t."""
+    """resnet50 -> r50, resnest101e -> s101, swin_tiny_... -> swin-t, tf_efficientnet_lite0 -> lite0."""
+    if backbone.startswith("tf_efficientnet_"):
+        return backbone.removeprefix("tf_efficientnet_")
     family, depth = re.match(r"(resnet|resnest|swin)_?(\d+|[a-z])", backbone).groups()
     return {"resnet": "r", "resnest": "s", "swin": "swin-"}[family] + depth
 
 
 @pytest.mark.parametrize("name", list_presets())
 def test_pixels_are_those_of_the_published_configuration(name):
-    """ResNeSt and Swin Transformer: AFI-GAN's configurations; others: ImageNet's of torchvision."""
+    """ResNeSt and Swin Transformer: AFI-GAN's; EfficientNet-Lite: TensorFlow's; others: ImageNet's of torchvision."""
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     if "-s101-" in name:
         mean = (123.68, 116.779, 103.939)
     if "-s101-" in name or (name.startswith("cascade-rcnn-swin") and not name.endswith("-tiny")):
         std = (58.393, 57.12, 57.375)
+    if "-lite0-" in name:
+        mean = std = (127.5, 127.5, 127.5)
     config = load_preset(name).input
     assert [255 * value for value in config.mean] == pytest.approx(mean, abs=2e-5)
     assert [255 * value for value in config.std] == pytest.approx(std, abs=2e-5)
@@ -267,6 +271,31 @@ def test_stage_2_learns_as_fast_an_image_as_stage_3(name):
     preset = load_preset(name)
     rates = [recipe.lr / recipe.batch_size for recipe in (preset.train, preset.stage2)]
     assert rates[0] == pytest.approx(rates[1])
+
+
+LITE0 = "tf_efficientnet_lite0"
+HALF, IMAGENET = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(
+    ("base", "content", "overrides", "mean"),
+    [
+        ("faster-rcnn-r18-fpn-tiny", "", [f"backbone.name={LITE0}"], HALF),
+        ("faster-rcnn-r18-fpn-tiny", "", [f"backbone={{name: {LITE0}}}"], HALF),
+        ("faster-rcnn-r18-fpn-tiny", f"backbone: {{name: {LITE0}}}", [], HALF),
+        ("faster-rcnn-lite0-fpn", "backbone: {name: resnet50}", [], IMAGENET),
+        ("faster-rcnn-lite0-fpn", "", ["backbone.name=mobilenetv3_small_100"], IMAGENET),
+        # A choice stays, wherever it is.
+        ("faster-rcnn-r18-fpn-tiny", "", ["input.mean=[0.1,0.2,0.3]", f"backbone.name={LITE0}"], (0.1, 0.2, 0.3)),
+        ("faster-rcnn-r18-fpn-tiny", "input: {mean: [0.1, 0.2, 0.3]}", [f"backbone.name={LITE0}"], (0.1, 0.2, 0.3)),
+        ("cascade-rcnn-s101-fpn", "", ["backbone.name=resnet50"], (123.68 / 255, 116.779 / 255, 103.939 / 255)),
+    ],
+)
+def test_another_backbone_brings_its_statistics_of_pixels(tmp_path, base, content, overrides, mean):
+    (tmp_path / "custom.yaml").write_text(f"extends: {base}\n{content}\n")
+    preset = load_preset(tmp_path / "custom.yaml", overrides)
+    assert preset.input.mean == pytest.approx(mean, abs=1e-6)
+    assert parse_preset(preset.model_dump(mode="json")) == preset
 
 
 def test_a_preset_is_frozen():
