@@ -116,7 +116,11 @@ def upgrade_settings(settings: object) -> object:
     """
     if not isinstance(settings, Mapping) or not isinstance(settings.get("preset"), Mapping):
         return settings
-    return {**settings, "preset": _merge(Preset(name="").model_dump(mode="json"), _upgrade(settings["preset"]))}
+    preset = _merge(Preset(name="").model_dump(mode="json"), _upgrade(settings["preset"]))
+    if str(settings.get("command")).startswith("pretrain") and isinstance(preset["interpolator"], Mapping):
+        # Earlier versions recorded the kind of the guide, beside the options of the interpolator that was trained.
+        preset["interpolator"] = {**preset["interpolator"], "kind": settings.get("interpolator", "afi")}
+    return {**settings, "preset": preset}
 
 
 def parse_neck(values: Mapping[str, object]) -> NeckConfig:

@@ -103,7 +103,7 @@ def _pretrain(
             _load_stage1(output / "stage1", preset, interpolator, discriminator)
         config = {
             "command": f"pretrain, stage {number}",
-            "preset": preset.model_dump(mode="json"),
+            "preset": preset.with_interpolator(kind, preset.interpolator.options).model_dump(mode="json"),
             "data": absolute_path(data),
             "guide": absolute_path(guide_path),
             **({} if kind == "afi" else {"interpolator": kind}),  # runs from before there were other kinds have no key

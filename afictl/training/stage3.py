@@ -15,6 +15,7 @@ from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.evaluation.detection_limit import objects_note
 from afictl.folder_lock import locked_folder
+from afictl.interpolators import Interpolator
 from afictl.presets import Preset
 from afictl.run_folder import STATE, absolute_path
 from afictl.training.detector_stages import build_detector_stage
@@ -127,21 +128,9 @@ def _finetune(
     files += [annotation_input("pseudo", mixed.pseudo)] if mixed else []
     if inputs:
         inputs.require_unchanged(files)
-    if recorded and resumes and initial.is_trained_interpolator:
-        preset, interpolator = recorded_interpolator(preset, recorded)
-    else:
-        preset, interpolator = resolve_interpolator(preset, initial.interpolator, seed, initial.averaged_interpolator)
+    preset, interpolator = _interpolator_of_run(preset, initial, recorded if resumes else None, seed)
     detector = build_seeded_detector(preset, interpolator, len(splits.train.classes), seed)
-    config = {
-        "command": "finetune",
-        "preset": preset.model_dump(mode="json"),
-        "data": absolute_path(data),
-        **initial.as_config(),
-        "pseudo": pseudo.as_config() if pseudo else None,
-        "seed": seed,
-        "hardware": hardware_record(fabric),
-        **inputs_record(splits.train.classes, files),
-    }
+    config = _config(fabric, preset, data, initial, pseudo, seed) | inputs_record(splits.train.classes, files)
     # Before the run folder is created: weights that do not fit must not leave one.
     lines = [] if resumes else load_initial_weights(detector, initial, splits.train.classes)
     dependence = process_dependence(preset)
@@ -155,6 +144,30 @@ def _finetune(
         run.log(line)
     outcome = train_stage3(fabric, run, detector, splits, seed, masks, mixed)
     return FinetuneOutcome(outcome.metrics, outcome.seconds, splits.held_out)
+
+
+def _interpolator_of_run(
+    preset: Preset, initial: InitialWeights, recorded: RecordedInputs | None, seed: int
+) -> tuple[Preset, Interpolator]:
+    """``resolve_interpolator``; a trained one of a run with a saved state is rebuilt without its file."""
+    if recorded and initial.is_trained_interpolator:
+        return recorded_interpolator(preset, recorded)
+    return resolve_interpolator(preset, initial.interpolator, seed, initial.averaged_interpolator)
+
+
+def _config(
+    fabric: Fabric, preset: Preset, data: Path, initial: InitialWeights, pseudo: PseudoLabels | None, seed: int
+) -> dict[str, object]:
+    """Settings of the run in ``config.yaml``."""
+    return {
+        "command": "finetune",
+        "preset": preset.model_dump(mode="json"),
+        "data": absolute_path(data),
+        **initial.as_config(),
+        "pseudo": pseudo.as_config() if pseudo else None,
+        "seed": seed,
+        "hardware": hardware_record(fabric),
+    }
 
 
 def train_stage3(
