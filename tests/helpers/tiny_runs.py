@@ -11,7 +11,7 @@ from afictl.presets import Preset
 from afictl.training import loop
 
 SMALL = (
-    "backbone.name=resnet18",
+    "backbone.name=test_resnet",
     "neck.channels=16",
     "detector.fc_width=16",
     "detector.rpn_batch=16",

@@ -15,6 +15,12 @@ from tests.helpers.foreign_checkpoints import to_detectron2
 from tests.helpers.tiny_runs import SMALL
 
 
+@pytest.fixture(scope="module")
+def resnet():
+    """A preset with a backbone that detectron2 has too."""
+    return load_preset("mask-rcnn-r18-fpn-tiny", [*SMALL, "backbone.name=resnet18"])
+
+
 def build(preset, source="nearest", num_classes=4, seed=1):
     preset, interpolator = resolve_interpolator(preset, source, seed)
     return build_seeded_detector(preset, interpolator, num_classes, seed)
@@ -48,14 +54,14 @@ def test_weights_of_another_detector_keep_the_requested_interpolator(preset, gui
     assert all(torch.equal(interpolator.state_dict()[name], value) for name, value in before.items())
 
 
-def test_a_requested_interpolator_replaces_that_of_the_weights(preset, foreign, tmp_path):
+def test_a_requested_interpolator_replaces_that_of_the_weights(resnet, foreign, tmp_path):
     requested = small_interpolator()
     requested.save(tmp_path / "interpolator.safetensors")
     for source, expected in (
         (str(tmp_path / "interpolator.safetensors"), requested),
         (None, foreign[0].neck.interpolator),
     ):
-        detector = build(preset, source)
+        detector = build(resnet, source)
         load_initial_weights(detector, InitialWeights(source, weights=foreign[1]))
         assert torch.equal(detector.neck.interpolator.head.weight, expected.head.weight)
 
@@ -130,18 +136,18 @@ def test_the_source_of_the_interpolator_is_logged(preset, guide_run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def foreign(tmp_path_factory):
+def foreign(tmp_path_factory, resnet):
     """A detector of four classes with an AF interpolator, and its checkpoint in detectron2's layout."""
     torch.manual_seed(0)
-    detector = build_detector(load_preset("mask-rcnn-r18-fpn-tiny", SMALL), num_classes=4)
+    detector = build_detector(resnet, num_classes=4)
     path = tmp_path_factory.mktemp("foreign") / "model_final.pth"
     torch.save({"model": to_detectron2(detector)}, path)
     return detector, path
 
 
-def test_a_checkpoint_of_detectron2_is_loaded(preset, foreign):
+def test_a_checkpoint_of_detectron2_is_loaded(resnet, foreign):
     source, path = foreign
-    detector = build(preset, None)
+    detector = build(resnet, None)
     assert load_initial_weights(detector, InitialWeights(weights=path)) == [
         f"{path}: {len(load_detector(path).report.matched)} tensors loaded"
     ]
@@ -152,29 +158,29 @@ def test_a_checkpoint_of_detectron2_is_loaded(preset, foreign):
     )
     for name in names:
         torch.testing.assert_close(detector.state_dict()[name], source.state_dict()[name])
-    loaded_line, replaced_line = load_initial_weights(build(preset, None, 7), InitialWeights(weights=path))
+    loaded_line, replaced_line = load_initial_weights(build(resnet, None, 7), InitialWeights(weights=path))
     assert "mismatched" in loaded_line
     assert "box_predictor" in replaced_line
 
 
-def test_the_interpolator_of_a_detectron2_checkpoint_is_loaded_alone(preset, foreign):
+def test_the_interpolator_of_a_detectron2_checkpoint_is_loaded_alone(resnet, foreign):
     source, path = foreign
-    preset, interpolator = resolve_interpolator(preset, str(path), seed=1)
-    assert preset.interpolator.options["growth"] == 4
+    resolved, interpolator = resolve_interpolator(resnet, str(path), seed=1)
+    assert resolved.interpolator.options["growth"] == 4
     assert torch.equal(interpolator.head.weight, source.neck.interpolator.head.weight)
 
 
-def test_settings_that_change_the_meaning_of_the_weights_are_an_error(preset, foreign):
-    other = preset.model_copy(update={"input": preset.input.model_copy(update={"std": (0.5, 0.5, 0.5)})})
+def test_settings_that_change_the_meaning_of_the_weights_are_an_error(resnet, foreign):
+    other = resnet.model_copy(update={"input": resnet.input.model_copy(update={"std": (0.5, 0.5, 0.5)})})
     with pytest.raises(UserError, match=r"model_final\.pth.*--set input\.std=\[0\.229,0\.224,0\.225\]"):
         load_initial_weights(build(other, None), InitialWeights(weights=foreign[1]))
 
 
-def test_a_part_of_a_checkpoint_is_loaded_only_with_partial(preset, foreign, tmp_path):
+def test_a_part_of_a_checkpoint_is_loaded_only_with_partial(resnet, foreign, tmp_path):
     tensors = to_detectron2(foreign[0])
     part = {name: value for name, value in tensors.items() if not name.startswith("roi_heads.box_predictor")}
     torch.save(part, tmp_path / "part.pth")
-    detector = build(preset, None)
+    detector = build(resnet, None)
     with pytest.raises(UserError, match=r"part\.pth.* 4 missing .*--partial"):
         load_initial_weights(detector, InitialWeights(weights=tmp_path / "part.pth"))
     (line,) = load_initial_weights(detector, InitialWeights(weights=tmp_path / "part.pth", partial=True))
