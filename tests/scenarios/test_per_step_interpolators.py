@@ -7,9 +7,11 @@ from torchvision.ops import FeaturePyramidNetwork
 from afictl import UserError, build_detector, build_interpolator, load_preset, load_weights, substitute_interpolator
 from afictl.comparison.cost.measurement import cost_images, measure_costs
 from afictl.detectors import model_cost
+from afictl.detectors.upsampling_calls import pyramid_and_calls
 from afictl.interpolators import Interpolator, PerStepInterpolator
 from afictl.tensor_files import read_tensors, save_tensors
 from afictl.training.initial_weights import InitialWeights, load_initial_weights, resolve_interpolator
+from afictl.visualization.gradcam import compute_gradcam
 from afictl.visualization.level_features import enlarge_levels
 from afictl.weights import load_detector, load_interpolator, save_detector
 
@@ -198,18 +200,15 @@ def test_a_preset_of_torchvision_has_an_interpolator_for_each_enlargement():
         build_detector(load_preset("torchvision:fcos_resnet50_fpn", ["neck.top_down_from=p6"]), num_classes=2)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "steps"), [(("neck.top_down_from=p6",), 4), (("neck.kind=bifpn", "neck.repeats=1"), 4)]
-)
-def test_costs_are_those_of_all_steps(overrides, steps):
+def test_costs_are_those_of_all_steps():
     single = sum(value.numel() for value in dysample().parameters())
     costs = {}
     for sharing in ("shared", "per-step"):
         with torch.device("meta"):
-            detector = build(f"neck.interpolators={sharing}", *overrides, interpolator=dysample())
+            detector = build(f"neck.interpolators={sharing}", "neck.top_down_from=p6", interpolator=dysample())
         costs[sharing] = {part.name: part for part in model_cost(detector, (96, 96))}
     shared, per_step = (costs[sharing]["interpolator"] for sharing in ("shared", "per-step"))
-    assert (shared.parameters, per_step.parameters) == (single, steps * single)
+    assert (shared.parameters, per_step.parameters) == (single, 4 * single)
     assert shared.multiply_adds == per_step.multiply_adds > 0
     assert costs["shared"]["neck"] == costs["per-step"]["neck"]
 
@@ -229,3 +228,21 @@ def test_pictures_of_features_use_the_step_of_their_level():
     for drawn in enlarge_levels(guide, modules, image, list(levels)):
         assert torch.equal(drawn.enlarged["all"], drawn.enlarged[levels[drawn.level]])
         assert not torch.equal(drawn.enlarged["0"], drawn.enlarged["1"])
+
+
+def test_gradcam_of_equal_steps_is_that_of_a_shared_interpolator():
+    image = torch.randint(256, (3, 80, 100), generator=torch.Generator().manual_seed(0)).byte()
+    box = torch.tensor([10.0, 8.0, 60.0, 50.0])
+    shared = build("neck.top_down_from=p6", interpolator=dysample())
+    per_step = build("neck.top_down_from=p6", PER_STEP, interpolator=dysample())
+    (level, expected), (other_level, actual) = (
+        compute_gradcam(detector, image, box, 1) for detector in (shared, per_step)
+    )
+    assert level == other_level
+    torch.testing.assert_close(actual.values, expected.values)
+
+
+def test_calls_of_a_neck_with_steps_are_recorded(detector):
+    _, calls = pyramid_and_calls(detector, [torch.rand(3, 64, 96)])
+    assert [call.level for call in calls] == ["p5", "p4", "p3"]
+    assert all(call.fine.shape[-1] == 2 * call.coarse.shape[-1] for call in calls)
