@@ -11,13 +11,13 @@ from afictl.weights.classes import read_classes
 @pytest.mark.parametrize("count", [1, 3, 80, 1203])
 def test_names_are_separated_by_commas(count):
     names = [f"class {k}" for k in range(count)]  # from 80 on, longer than a file name may be
-    assert read_classes(", ".join(names)) == (names, list(range(1, count + 1)))
+    assert read_classes(", ".join(names))[:2] == (names, list(range(1, count + 1)))
 
 
 @pytest.mark.parametrize("name", ["names.json", "names.txt", "names"])
 def test_a_file_may_contain_a_list_of_names(tmp_path, name):
     (tmp_path / name).write_text(json.dumps(["cat", "dog"]))
-    assert read_classes(str(tmp_path / name)) == (["cat", "dog"], [1, 2])
+    assert read_classes(str(tmp_path / name))[:2] == (["cat", "dog"], [1, 2])
 
 
 @pytest.mark.parametrize("text", ["nowhere.txt", "no/where"])
