@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from afictl.comparison.analysis.screen_tables import TWO_SEEDS_NOTE
 from afictl.comparison.analysis.verdicts import overview_sentences
-from afictl.comparison.report.curve_plots import plot_curves
+from afictl.comparison.report.curve_plots import curve_faults, plot_curves
 from afictl.comparison.report.detection_gallery import THRESHOLD, Gallery, draw_gallery
 from afictl.comparison.report.report_tables import class_tables, method_tables, run_table, shorten_paths
 from afictl.comparison.report.reproduction import list_commands, list_settings, list_verdicts, list_versions
@@ -46,6 +46,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "tables": method_tables(comparison),
         "costs": costs,
         "curves": plot_curves(comparison),
+        "curve_faults": [shorten_paths(fault, path.parent) for fault in curve_faults(comparison)],
         "class_tables": classes,
         "num_omitted_classes": num_omitted_classes,
         "versions": list_versions(comparison),

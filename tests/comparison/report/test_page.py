@@ -245,6 +245,19 @@ def test_a_page_of_a_partial_comparison_names_the_gaps(comparison, tmp_path, cha
     assert "nan" not in text.split()
 
 
+def test_a_page_says_which_curve_is_missing_and_why_without_private_paths(data, tmp_path):
+    comparison = make_comparison(data, tmp_path / "runs", seeds=1, masks=False)
+    run = comparison.methods[1].runs[0]
+    file = run.folder / "metrics.jsonl"
+    first, *others = file.read_text().splitlines()
+    file.write_text("\n".join([first, "{broken", *others]) + "\n")
+    page = render(replace(comparison, image_dir=tmp_path / "nowhere"), tmp_path)
+    text = visible_text(page)
+    assert f"{comparison.methods[1].name}, seed {run.seed}, has no curve: " in text
+    assert "metrics.jsonl: line 2" in text
+    assert str(tmp_path) not in page
+
+
 def test_a_page_without_masks_has_no_mask_ap(data, tmp_path):
     comparison = replace(make_comparison(data, tmp_path / "runs", masks=False), image_dir=tmp_path / "nowhere")
     page = render(comparison, tmp_path)
