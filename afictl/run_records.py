@@ -181,7 +181,7 @@ def read_evaluation(file: Path) -> EvaluationRecord:
     Raises:
         UserError: it cannot be read, or is no evaluation.
     """
-    return validate(_EVALUATION, read_json(file), str(file), "remove it")
+    return _read_record(_EVALUATION, file, "remove it")
 
 
 def read_versions(file: Path) -> dict[str, str | list[str]]:
@@ -190,7 +190,7 @@ def read_versions(file: Path) -> dict[str, str | list[str]]:
     Raises:
         UserError: it cannot be read, or has other content.
     """
-    return validate(_VERSIONS, read_json(file), str(file), "remove it")
+    return _read_record(_VERSIONS, file, "remove it")
 
 
 def read_feature_distance(file: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -199,7 +199,13 @@ def read_feature_distance(file: Path) -> dict[str, dict[str, dict[str, float]]]:
     Raises:
         UserError: it cannot be read, or has other content.
     """
-    return validate(_FEATURE_DISTANCE, read_json(file), str(file), "train stage 1 again")
+    return _read_record(_FEATURE_DISTANCE, file, "train stage 1 again")
+
+
+def _read_record(schema: TypeAdapter[T], file: Path, advice: str) -> T:
+    if file.exists() and not file.is_file():  # a named pipe would be waited for
+        raise UserError(f"{file}: not a file; {advice}")
+    return validate(schema, read_json(file), str(file), advice)
 
 
 def last_step(folder: Path) -> int:

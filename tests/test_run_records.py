@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -205,3 +206,10 @@ def test_the_last_step_of_a_run_that_is_written_to(tmp_path):
     for content, step in (("", 0), ('{"step": 7}\n', 7), ("[1]\n", 0), ('{"step": null}\n', 0), ('{"ste', 0)):
         file.write_text(content)
         assert last_step(tmp_path) == step
+
+
+@pytest.mark.parametrize("read", [read_evaluation, read_feature_distance, read_versions])
+def test_a_named_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "record.json")
+    with pytest.raises(UserError, match=r"record\.json: not a file"):
+        read(tmp_path / "record.json")
