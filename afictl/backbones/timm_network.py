@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
-import torch
 from timm.models import FeatureListNet, get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from afictl.backbones.feature_probe import FeatureProbe, UnsuitableMapsError, pr
 from afictl.backbones.options import NetworkOptions
 from afictl.backbones.timm_architecture import Architecture, find_architecture
 from afictl.errors import UserError, describe_out_of_memory, one_line
+from afictl.meta_device import building_on_meta_device, require_bounded_options
 
 _MAX_SHARE = 0.25
 """Of the parameters, on which res2 may depend where stages are frozen one by one."""
@@ -112,9 +112,12 @@ def _create(name: str, architecture: Architecture, options: Mapping[str, object]
 def _probe(name: str, options_json: str) -> FeatureProbe:
     """Properties of the network with ``options_json``, a dict as JSON."""
     options = json.loads(options_json)
+    require_bounded_options(options, "backbone.options")
+    architecture = find_architecture(name.split(".")[0])
+    with building_on_meta_device("backbone.options"):
+        net = _create(name, architecture, options)
     try:
-        with torch.device("meta"):
-            return probe_features(_create(name, find_architecture(name.split(".")[0]), options))
+        return probe_features(net)
     except UnsuitableMapsError as error:
         if options:
             raise invalid_options(name, options, error.__cause__ or error) from None

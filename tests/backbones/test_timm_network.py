@@ -173,6 +173,8 @@ def test_checkpointing_gives_the_same_numbers_with_less_memory(name):
         ({"name": "convnext_atto", "options": {"drop_path": 0.1}}, r"backbone\.options: .*'drop_path_rate'"),
         ({"name": "convnext_atto", "options": {"dims": [0, 8, 8, 8]}}, r"backbone\.options: .*dims"),
         ({"name": "convnext_atto", "options": {"depths": [1, 1]}}, r"backbone\.options: .*depths"),
+        ({"name": "convnext_atto", "options": {"depths": [10**9, 1, 1, 1]}}, r"backbone\.options: .*depths.*65,536"),
+        ({"name": "convnext_atto", "options": {"depths": [60000, 1, 1, 1]}}, r"backbone\.options: .*20,000"),
         ({"name": "convnext_atto", "options": {"drop_path_rate": 2}}, r"backbone\.options\.drop_path_rate"),
     ],
 )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import distributed, nn
 
 from afictl.training.sync_batch_norm import synchronize_batch_norms
@@ -41,12 +42,14 @@ def process_group(tmp_path):
     distributed.destroy_process_group()
 
 
-def test_on_cpus_it_computes_as_torch_without_a_warning(process_group):
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
+def test_on_cpus_it_computes_as_torch_without_a_warning(process_group, kind):
     """Values, gradients and running statistics of one process; those of two are in ``test_two_processes_training``."""
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3))
+    plain = nn.Sequential(kind(3, momentum=0.3))
     synced = copy.deepcopy(plain)
     synchronize_batch_norms(SimpleNamespace(world_size=2, device=torch.device("cpu")), synced)
+    assert type(synced[0]) is not kind
     images, weights = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
 
     def tensors(module):
