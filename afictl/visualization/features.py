@@ -43,11 +43,11 @@ def feature_figures(
         guide: detector in eval mode.
         interpolators: interpolator by the title of its panel; set to eval mode.
         pictures: images to draw.
-        levels: levels of the guide's pyramid; all if empty.
+        levels: levels of the guide's pyramid; if empty, all that ``enlarge_levels`` has features of.
 
     Raises:
-        UserError: an unknown or repeated level, an interpolator of another width, or only interpolators that need a
-            finer map and levels for which the guide's neck has none.
+        UserError: an unknown or repeated level, or one without such features, an interpolator of another width, or only
+            interpolators that need a finer map and levels for which the guide's neck has none.
     """
     selection = select_levels(guide, levels)
     for name, module in interpolators.items():
@@ -63,7 +63,7 @@ def feature_figures(
 
 
 def select_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
-    """``levels`` from fine to coarse; all levels of the guide if empty.
+    """``levels`` from fine to coarse.
 
     Raises:
         UserError: an unknown or repeated level.
@@ -76,7 +76,7 @@ def select_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
             )
         if levels.count(level) > 1:
             raise UserError(f"--levels: {level} is named twice")
-    return [level for level in guide_levels if level in levels or not levels]
+    return [level for level in guide_levels if level in levels]
 
 
 def _explain_finer_maps(interpolators: Mapping[str, Interpolator], levels_without_fine: Sequence[str]) -> str:
@@ -114,7 +114,7 @@ def _panels(
     if not panels:
         raise UserError(
             f"{', '.join(interpolators)}: needs the finer map of a level that the guide's neck enlarges, and it does"
-            f" not enlarge {', '.join(levels)}; choose other --levels or add another interpolator"
+            f" not enlarge {', '.join(levels_without_fine)}; choose other --levels or add another interpolator"
         )
     return panels, levels_without_fine
 

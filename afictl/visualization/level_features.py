@@ -15,10 +15,12 @@ from torch import Tensor
 from afictl.data.transforms import half_size, resize_for, to_float, view
 from afictl.detectors import Detector
 from afictl.detectors.upsampling_calls import pyramid_and_calls
+from afictl.errors import UserError
 from afictl.interpolators import Interpolator, PerStepInterpolator
+from afictl.presets import GuideFeatures
 from afictl.training.adversarial import Pair, extent, sizes_of
 from afictl.training.feature_distance import position_distance
-from afictl.training.guide_features import enlarged_pairs
+from afictl.training.guide_features import enlarged_pairs, guide_maps
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,39 @@ class LevelFeatures:
     distance: Mapping[str, Mapping[str, float]]
     """Mean ``l1`` and ``cosine``, by interpolator.
 
-    Computed as in stage 1, but kinds that need a fine map get the one that the neck passes to them, in stage 1 the next
-    finer level of the pyramid."""
+    Computed as in stage 1, but kinds that need a fine map get the one that the neck passes to them, in stage 1 on
+    ``levels`` the next finer level of the pyramid."""
 
 
 @torch.no_grad()
 def enlarge_levels(
     guide: Detector, interpolators: Mapping[str, Interpolator], image: Tensor, levels: Sequence[str]
 ) -> Iterator[LevelFeatures]:
-    """Yield the features of ``image``, uint8 (3, H, W) RGB, for each level."""
+    """Yield the features of ``image``, uint8 (3, H, W) RGB, for each level.
+
+    They are those of ``stage1.features`` in the guide's preset, and of a BiFPN's sums those of its last layer.
+
+    Args:
+        guide: detector in eval mode.
+        interpolators: interpolator by name.
+        image: to resize as in evaluation.
+        levels: levels of the guide; all that have such features if empty.
+
+    Raises:
+        UserError: a level without such features.
+    """
     device = next(guide.parameters()).device
     full = resize_for(guide.input, image).to(device)
     half = to_float(view(image, half_size((full.shape[1], full.shape[2])), flip=False).to(device))
-    real = guide.pyramid([full])
-    coarse, fine = pyramid_and_fine(guide, half)
-    for level in levels:
+    features = guide.preset.stage1.features
+    real = _last(guide_maps(guide, [full], features).maps)
+    coarse, fine = _coarse_and_fine(guide, half, features)
+    for level in levels or coarse:
+        if level not in coarse:
+            raise UserError(
+                f"--levels {level}: the guide's neck does not enlarge it, and stage 1 trains on the maps that it"
+                f" enlarges: {', '.join(coarse)}"
+            )
         index = list(guide.neck.strides).index(level)
         pairs = {
             name: enlarged_pairs(guide, {level: enlarged}, real, [full], [half])[level]
@@ -77,6 +97,21 @@ def _enlarge(
         for name, module in interpolators.items()
     }
     return {name: module(coarse, fine) for name, module in modules.items() if fine is not None or not module.needs_fine}
+
+
+def _coarse_and_fine(
+    guide: Detector, image: Tensor, features: GuideFeatures
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Maps to enlarge, and the fine maps that the neck passes to its interpolator, by level."""
+    if features == "levels":
+        return pyramid_and_fine(guide, image)
+    maps, fine = guide_maps(guide, [image], features)
+    return _last(maps), _last(fine)
+
+
+def _last(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The maps of the last layer of a neck."""
+    return {level: value[-1:] for level, value in maps.items()}
 
 
 @torch.no_grad()

@@ -58,8 +58,10 @@ def former_names(state, prefix="neck."):
 
 
 def flat_preset(values):
-    """The dump of a preset with the keys of all kinds."""
-    return {**values, "neck": {**NECK, **values["neck"]}, "detector": {**DETECTOR, **values["detector"]}}
+    """The dump of a preset with the keys of all kinds, and without the features of stage 1."""
+    stage1 = {key: value for key, value in values["stage1"].items() if key != "features"}
+    sections = {"neck": {**NECK, **values["neck"]}, "detector": {**DETECTOR, **values["detector"]}, "stage1": stage1}
+    return {**values, **sections}
 
 
 def rewrite_run(folder: Path) -> None:

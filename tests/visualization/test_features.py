@@ -24,7 +24,7 @@ SIZE = 90  # odd halves
 @pytest.fixture(scope="module")
 def guide():
     torch.manual_seed(0)
-    settings = [f"input.min_sizes=[{SIZE}]", f"input.test_size={SIZE}", "input.max_size=140"]
+    settings = ["stage1.features=levels", f"input.min_sizes=[{SIZE}]", f"input.test_size={SIZE}", "input.max_size=140"]
     return build_detector(
         load_preset("faster-rcnn-r18-fpn-tiny", settings), num_classes=4, interpolator="nearest"
     ).eval()
@@ -45,23 +45,35 @@ def pictures(tmp_path):
     return file_pictures([tmp_path])
 
 
-def test_distances_equal_those_of_stage_1(guide, methods, shapes_dir):
+@pytest.mark.parametrize(("features", "levels"), [("levels", "p2 p3 p4 p5 p6"), ("sums", "p3 p4 p5")])
+def test_distances_equal_those_of_stage_1(guide, methods, shapes_dir, monkeypatch, features, levels):
+    stage1 = guide.preset.stage1.model_copy(update={"features": features})
+    monkeypatch.setattr(guide, "preset", guide.preset.model_copy(update={"stage1": stage1}))
     index = load_coco(shapes_dir, "val")
     expected = measure_feature_distance(
-        guide, methods["afi"], index, limit=2, workers=0, progress=lambda done, total: None
+        guide, methods["afi"], index, features=features, limit=2, workers=0, progress=lambda done, total: None
     )
     methods["afi"].eval()
-    features = [
-        {view.level: view for view in enlarge_levels(guide, methods, picture.read(), list(guide.neck.strides))}
+    views = [
+        {view.level: view for view in enlarge_levels(guide, methods, picture.read(), [])}
         for picture in dataset_pictures(index, 2)
     ]
     for name in methods:
-        for level in guide.neck.strides:
-            positions = [views[level].target[0].numel() for views in features]
+        assert list(expected[name]) == list(views[0]) == levels.split()
+        for level, distance in expected[name].items():
+            positions = [view[level].target[0].numel() for view in views]
             for measure in ("l1", "cosine"):
-                values = [views[level].distance[name][measure] for views in features]
-                mean = np.average(values, weights=positions)
-                assert mean == pytest.approx(expected[name][level][measure], rel=1e-5)
+                values = [view[level].distance[name][measure] for view in views]
+                assert np.average(values, weights=positions) == pytest.approx(distance[measure], rel=1e-5)
+
+
+def test_sums_of_a_level_that_the_neck_does_not_enlarge_are_an_error(pictures):
+    guide = build_detector("faster-rcnn-r18-fpn-tiny", num_classes=2, interpolator="nearest").eval()
+    methods = {"nearest": build_interpolator("nearest", 64)}
+    with pytest.raises(UserError, match=r"--levels p2: .*p3, p4, p5$"):
+        next(feature_figures(guide, methods, pictures, ["p2", "p3"]))
+    figure = next(feature_figures(guide, methods, pictures))
+    assert [panel.title for panel in figure.panels if "target" in panel.title] == [f"p{i}, target" for i in (3, 4, 5)]
 
 
 def test_errors_are_the_mean_absolute_difference_to_the_target(guide, methods, pictures):
