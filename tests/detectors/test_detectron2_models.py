@@ -122,6 +122,22 @@ def test_a_configuration_may_name_backbones_of_afictl(tmp_path, neck):
     assert {id(p) for p in detector.neck.parameters()} >= {id(p) for p in detector.neck.interpolator.parameters()}
 
 
+def test_every_enlargement_may_have_an_interpolator(tmp_path):
+    detector = build_detector(small_preset(tmp_path, "mask", "neck.interpolators=per-step"), 3, "carafe")
+    assert len(detector.neck.interpolator.steps) == detector.neck.num_upsamplers == 3
+    assert detector.interpolator_prefix == "model.backbone.interpolator."
+    path = tmp_path / "mask.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["MODEL"]["BACKBONE"]["NAME"] = "build_afictl_resnet_pafpn_backbone"
+    values["MODEL"]["AFICTL"] = {"INTERPOLATORS": "per-step", "TOP_DOWN_FROM": "p6"}
+    path.write_text(yaml.safe_dump(values))
+    preset = load_preset(f"detectron2:{path}")
+    assert (preset.neck.kind, preset.neck.interpolators, preset.neck.top_down_from) == ("pafpn", "per-step", "p6")
+    detector = build_detector(preset, 3, "carafe").eval()
+    assert len(detector.neck.interpolator.steps) == 4
+    assert list(detector.pyramid([random_image(64, 64)])) == ["p2", "p3", "p4", "p5", "p6"]
+
+
 def test_settings_reach_the_model(tmp_path):
     settings = ("detector.proposals_test=7", "detector.nms_threshold=0.3", "backbone.frozen_stages=0", "neck.fuse=avg")
     model = build_small(tmp_path, "mask", *settings, "detector.anchor_sizes=[16,32,64,128,256]").model

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from afictl import AFInterpolator, UserError, build_interpolator, substitute_interpolator
+from afictl.interpolators import PerStepInterpolator
 from tests.helpers.detectron2_presets import SMALL_OPTIONS
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
@@ -125,6 +126,26 @@ def test_interpolator_is_that_of_the_config_node(tmp_path):
     assert len(model.backbone.neck.layers) == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "steps"),
+    [
+        ("fpn", (), 3),
+        ("fpn", ("MODEL.AFICTL.TOP_DOWN_FROM", "p6"), 4),
+        ("pafpn", ("MODEL.AFICTL.TOP_DOWN_FROM", "p6"), 4),
+        ("bifpn", (*FINE, "MODEL.AFICTL.BIFPN.REPEATS", 2), 8),
+    ],
+)
+def test_every_enlargement_of_a_registered_backbone_has_an_interpolator(kind, options, steps):
+    model = build(kind, "MODEL.AFICTL.INTERPOLATORS", "per-step", *options, node=True)
+    (interpolator,) = (module for module in model.modules() if isinstance(module, PerStepInterpolator))
+    assert len(interpolator.steps) == steps
+    maps = model.backbone(torch.zeros(2, 3, 128, 128))
+    assert list(maps) == list(model.backbone.output_shape())
+    sum(value.sum() for value in maps.values()).backward()
+    assert all(step.tail.weight.grad is not None for step in interpolator.steps)
+    assert model.backbone.size_divisibility == {"bifpn": 128}.get(kind, 64 if steps == 4 else 32)
+
+
 def test_norm_and_fusion_are_those_of_the_config():
     neck = build("pafpn", "MODEL.FPN.NORM", "SyncBN", "MODEL.FPN.FUSE_TYPE", "avg").backbone.neck
     plain = build("pafpn", "MODEL.FPN.NORM", "BN").backbone.neck
@@ -144,6 +165,8 @@ def test_wrong_configurations_are_user_errors(tmp_path):
         build("pafpn", "MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"])
     with pytest.raises(UserError, match=r"res5 .*32"):
         build("pafpn", "MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES5_DILATION", 2)
+    with pytest.raises(UserError, match=r"neck\.interpolators"):
+        build("fpn", "MODEL.AFICTL.INTERPOLATORS", "each", node=True)
     with pytest.raises(UserError, match=r"neck\.fusion"):
         build("bifpn", "MODEL.AFICTL.BIFPN.FUSION", "slow", node=True)
 
