@@ -36,9 +36,8 @@ def build_backbone(config: BackboneConfig, levels: Sequence[str] = LEVELS) -> Re
     """
     architecture = config.name.split(".")[0]
     if not timm.is_model(architecture):
-        raise UserError(
-            f"backbone.name: timm has no network '{config.name:.80}'{did_you_mean(architecture, timm.list_models())}"
-        )
+        near = did_you_mean(architecture.lower(), timm.list_models())
+        raise UserError(f"backbone.name: timm has no network '{config.name:.80}'{near}")
     families = (family for module, family in _FAMILIES.items() if is_model_in_modules(architecture, {module}))
     family = next(families, TimmNetwork)
     return family(config.name, levels, **config.model_dump(exclude={"name", "pretrained"}))

@@ -72,7 +72,10 @@ def _is_channels_last(net: FeatureListNet, maps: list[Tensor], height: int, widt
     if shapes == [(*size, channels) for channels, *size in sizes]:
         return True
     size, shape = next(pair for pair in zip(sizes, shapes, strict=True) if pair[0] != pair[1])
-    raise UnsuitableMapsError(f"has a map of {_format(shape)} where its description says {_format(size)}")
+    raise UnsuitableMapsError(
+        f"has a map of {_format(shape)} for an image of {height} x {width}, which has to be {_format(size)}; choose a"
+        " network that pads its borders"
+    )
 
 
 def _format(shape: tuple[int, ...]) -> str:

@@ -121,9 +121,14 @@ def _probe(name: str, options_json: str) -> FeatureProbe:
     except UnsuitableMapsError as error:
         if options:
             raise invalid_options(name, options, error.__cause__ or error) from None
-        description = get_pretrained_cfg(name)
-        size = f" ({description.input_size[-1]} pixels in timm)" if description else ""
-        raise UserError(f"backbone.name: {name} {error}{size}; choose a network for images of any size") from None
+        raise UserError(f"backbone.name: {name} {error}{_size(name) if error.__cause__ else ''}") from None
+
+
+def _size(name: str) -> str:
+    """The end of an error about a network for images of one size."""
+    description = get_pretrained_cfg(name)
+    size = f" ({description.input_size[-1]} pixels in timm)" if description else ""
+    return f"{size}; choose a network for images of any size"
 
 
 def _stages(net: nn.Module, architecture: Architecture, probe: FeatureProbe) -> dict[str, int]:

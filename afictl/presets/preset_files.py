@@ -11,7 +11,7 @@ from afictl.errors import UserError, did_you_mean
 from afictl.name_or_path import Names, parse_name
 from afictl.presets.architecture import NeckConfig
 from afictl.presets.numbers import RECORDED
-from afictl.presets.pixel_statistics import network_statistics
+from afictl.presets.pixel_statistics import IMAGENET, network_statistics
 from afictl.presets.schema import Preset, section_kinds
 from afictl.presets.validation import errors_of_keys, format_errors, format_validation_error
 from afictl.yaml_files import parse_yaml, read_yaml
@@ -260,6 +260,8 @@ def _merge_presets(base: Mapping[str, object], top: Mapping[str, object]) -> dic
     if former == network or not isinstance(merged_values.get("input", {}), Mapping):
         return merged_values
     inherited, given = _section(base, "input"), _section(top, "input")
+    if IMAGENET.keys() <= given.keys():
+        return merged_values
     own, other = network_statistics(network), network_statistics(former)
     statistics = {
         key: own[key] for key in own if key not in given and _as_tuple(inherited.get(key, other[key])) == other[key]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from timm.layers import RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import get_total_norm
@@ -168,9 +169,12 @@ def _changed_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                     yield name, value
 
 
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d)
+
+
 def _exempt_from_decay(module: nn.Module) -> Iterable[nn.Parameter]:
     for child in module.modules():
-        is_norm = isinstance(child, (_NormBase, nn.GroupNorm, nn.LayerNorm))
+        is_norm = isinstance(child, _NORMS)
         for name, parameter in child.named_parameters(recurse=False):
             if is_norm or name == "relative_position_bias_table":
                 yield parameter

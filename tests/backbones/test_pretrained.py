@@ -34,7 +34,10 @@ def store_in_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("resnet18", {}), ("resnest14d.gluon_in1k", {}), (f"{SWIN}.ms_in1k", {**NARROW, "window_size": 7})],
+    [
+        *(("resnet18", {}), ("resnest14d.gluon_in1k", {}), (f"{SWIN}.ms_in1k", {**NARROW, "window_size": 7})),
+        *(("convnext_atto.d2_in1k", {"depths": [1, 1, 2, 1]}), ("tf_efficientnet_lite0", {})),
+    ],
 )
 def test_cached_weights_of_a_classifier_are_loaded_without_the_network(store_in_cache, name, options):
     donor = timm.create_model(name, **options).eval()

@@ -166,6 +166,8 @@ def test_checkpointing_gives_the_same_numbers_with_less_memory(name):
         ({"name": "vit_tiny_patch16_224"}, r"backbone\.name: vit_tiny_patch16_224 .*strides 16 only.* 4, 8, 16 and 32"),
         ({"name": "levit_128s"}, r"backbone\.name: levit_128s .*strides 16, 32, 64 only"),
         ({"name": "test_coatnet"}, r"backbone\.name: test_coatnet .*one size.*160"),
+        ({"name": "legacy_xception"}, r"backbone\.name: legacy_xception .*128 x 15 x 23 .*128 x 16 x 24"),
+        ({"name": "ConvNeXt_Atto"}, r"backbone\.name: .*'ConvNeXt_Atto'.*'convnext_atto'"),
         ({"name": "convnext_ato"}, r"backbone\.name: .*'convnext_ato'.*'convnext_atto'"),
         ({"name": "convnext_atto.nonsense"}, r"backbone\.name: .*nonsense"),
         ({"name": "convnext_atto", "stride_in_1x1": True}, r"backbone\.stride_in_1x1: convnext_atto"),
@@ -193,6 +195,27 @@ def test_weights_of_timms_classifier_are_converted(name):
     with torch.no_grad():
         expected = donor.forward_intermediates(image, intermediates_only=True)[-1]
         torch.testing.assert_close(backbone(image)["res5"], expected, rtol=1e-4, atol=1e-5)
+
+
+def original_convnext_name(name):
+    """timm's name of a tensor of a ConvNeXt -> that in the files of its authors."""
+    stage, _, end = name.removeprefix("stages.").partition(".downsample")
+    name = f"downsample_layers.{stage}{end}" if end else name.replace("stem", "downsample_layers.0")
+    for timms, original in ((".conv_dw", ".dwconv"), (".mlp.fc", ".pwconv"), (".blocks", ""), ("head.fc", "head")):
+        name = name.replace(timms, original)
+    return name.replace("head.norm", "norm")
+
+
+def test_weights_of_the_original_project_are_converted():
+    backbone = small("convnext_atto")
+    state = timm.create_model("convnext_atto", **FAMILIES["convnext_atto"]).state_dict()
+    original = {original_convnext_name(name): value for name, value in state.items()}
+    assert {"downsample_layers.0.0.weight", "downsample_layers.1.0.bias", "stages.0.0.pwconv1.bias"} < original.keys()
+    for name in [name for name in original if name.endswith(("pwconv1.weight", "pwconv2.weight"))]:
+        original[name] = original[name].flatten(1)  # linear layers there, convolutions in timm's smallest ConvNeXts
+    backbone.net.load_state_dict(backbone.convert_classifier(original), strict=True)
+    expected = backbone.convert_classifier(state)
+    assert all(torch.equal(value, expected[name]) for name, value in backbone.net.state_dict().items())
 
 
 def test_building_draws_no_random_number_beyond_those_of_the_weights():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning_fabric import Fabric
+from timm.layers import RmsNorm2d
 from torch import nn
 
 from afictl import build_detector
@@ -40,6 +41,12 @@ def test_position_biases_of_a_swin_are_not_decayed():
     tables = {id(p) for name, p in backbone.named_parameters() if name.endswith("relative_position_bias_table")}
     assert len(tables) == 8
     assert tables < {id(p) for p in undecayed["params"]}
+
+
+def test_root_mean_square_norms_are_not_decayed():
+    module = nn.Sequential(nn.RMSNorm(4), RmsNorm2d(4), nn.Linear(4, 4, bias=False))
+    decayed, undecayed = build_optimizer(module, Recipe(steps=1, batch_size=1, lr=0.1)).param_groups
+    assert [len(group["params"]) for group in (decayed, undecayed)] == [1, 2]
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
