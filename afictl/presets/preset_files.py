@@ -32,11 +32,6 @@ _FLAT_KEYS = {
     ),
 }
 """Keys of a section in presets that earlier versions stored, whatever its kind."""
-_STAGE1_KEYS = frozenset(
-    {"steps", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "milestones", "warmup_steps"}
-    | {"clip_norm", "eval_every", "checkpoint_every", "adversarial_weight"}
-)
-"""Keys of ``stage1`` in presets that earlier versions stored, when it enlarged finished levels."""
 _LIBRARY_KEYS = frozenset({"source", "segments"})
 """Further keys of ``detector`` in most of them."""
 
@@ -138,10 +133,7 @@ def parse_neck(values: Mapping[str, object]) -> NeckConfig:
 
 
 def _upgrade(values: Mapping[str, object]) -> dict[str, object]:
-    """A preset in today's form from one of an earlier version.
-
-    Its sections hold the keys of all kinds, and its stage 1, if complete, enlarges finished levels.
-    """
+    """A preset in today's form from one of an earlier version, whose sections hold the keys of all kinds."""
     preset = dict(values)
     for section, flat_keys in _FLAT_KEYS.items():
         keys = values.get(section)
@@ -149,9 +141,6 @@ def _upgrade(values: Mapping[str, object]) -> dict[str, object]:
             model = section_kinds(section).get(str(keys["kind"]))
             obsolete = (flat_keys | _LIBRARY_KEYS) - model.model_fields.keys() if model else set()
             preset[section] = {key: value for key, value in keys.items() if key not in obsolete}
-    stage1 = values.get("stage1")
-    if isinstance(stage1, Mapping) and stage1.keys() >= _STAGE1_KEYS:
-        preset["stage1"] = {"features": "levels", **stage1}
     return preset
 
 

@@ -99,9 +99,9 @@ GuideFeatures: TypeAlias = Literal["levels", "sums"]
 class InterpolatorRecipe(AdversarialRecipe):
     """Optimisation of stage 1."""
 
-    features: GuideFeatures = "sums"
-    """``sums``: the maps that the guide's neck passes to its interpolator, which a detector will have it enlarge: the
-    sums before the output convolutions. ``levels``: the pyramid, as published."""
+    features: GuideFeatures = "levels"
+    """``levels``: the pyramid, as published. ``sums``: the maps that the guide's neck passes to its interpolator, which
+    a detector will have it enlarge: the sums before the output convolutions."""
 
 
 class LoaderConfig(Section):

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _WITHOUT_EFFECT = ("preset.loader.",)
 """Prefixes of settings that do not change the results."""
-_STAGE1_FEATURES = "preset.stage1.features"
 _PROCESSES = ("hardware.processes", "hardware.later_processes")
 """Keys that ``process_mismatch`` compares."""
 _INPUTS = ("classes", "contents")
@@ -223,22 +222,12 @@ def config_differences(old: object, new: object, key: str = "") -> list[str]:
     return [] if old == new or key.startswith(_WITHOUT_EFFECT) else [key.rstrip(".")]
 
 
-def recorded_differences(recorded: Mapping[str, object], present: Mapping[str, object]) -> list[str]:
-    """``config_differences`` of settings that this or an earlier version has recorded, and present ones.
-
-    The features of stage 1, which had another default in earlier versions, count in pre-training alone.
-    """
-    is_pretraining = str(present.get("command", "")).startswith("pretrain")
-    differences = config_differences(upgrade_settings(recorded), present)
-    return [key for key in differences if is_pretraining or key != _STAGE1_FEATURES]
-
-
 def _differing_settings(old: RunConfig, new: Mapping[str, object]) -> list[str]:
     """Keys of settings that differ; not those of paths to files with unchanged content."""
-    stored = old.model_dump(exclude_unset=True, exclude=set(_INPUTS))
+    stored = upgrade_settings(old.model_dump(exclude_unset=True, exclude=set(_INPUTS)))
     present = {key: value for key, value in new.items() if key not in _INPUTS}
     fingerprints: Any = new.get("contents", {})
-    differences = [key for key in recorded_differences(stored, present) if key not in _PROCESSES]
+    differences = [key for key in config_differences(stored, present) if key not in _PROCESSES]
     return [key for key in differences if not is_moved(key, old.contents, fingerprints)]
 
 

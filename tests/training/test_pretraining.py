@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from afictl import AFInterpolator, PatchDiscriminator, UserError, load_preset
 from afictl.data import eval_batches, load_coco, make_shapes
 from afictl.detectors import Detector
-from afictl.interpolators import Interpolator, build_interpolator, learned_kinds
+from afictl.interpolators import INTERPOLATORS, Interpolator, build_interpolator, learned_kinds
 from afictl.tensor_files import read_tensors, save_tensors
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.feature_distance import describe_distance, measure_feature_distance
@@ -77,7 +77,7 @@ def test_both_stages_write_a_run_and_one_interpolator_file(pretrained):
 def test_every_learned_kind_is_pretrained_and_put_into_a_detector(kind, fabric, preset, guide_run, data, tmp_path):
     options = [f"interpolator.options={OPTIONS[kind]}"] if kind in OPTIONS else []
     result = pretrain(fabric, guide_run, data, tmp_path / "run", kind=kind, overrides=[*ONE_STEP, *options])
-    levels = ["p3", "p4", "p5"]
+    levels = ["p3", "p4", "p5", "p6"] if INTERPOLATORS[kind].needs_fine else ["p2", "p3", "p4", "p5", "p6"]
     distance = json.loads((tmp_path / "run" / "stage1" / "feature_distance.json").read_text())
     assert list(distance) == ["nearest", "bilinear", "bicubic", kind]
     assert all(list(values) == levels for values in distance.values())
@@ -142,9 +142,8 @@ def test_files_of_afi_keep_their_layout(pretrained):
     assert read_tensors(pretrained / "interpolator.safetensors")[1]["format"] == "afi-interpolator"
 
 
-def test_stage_1_reports_the_distance_to_the_guide_of_each_method(fabric, guide_run, data, tmp_path):
-    pretrain(fabric, guide_run, data, tmp_path, stages=(1,), overrides=[*ONE_STEP, "stage1.features=levels"])
-    distance = json.loads((tmp_path / "stage1" / "feature_distance.json").read_text())
+def test_stage_1_reports_the_distance_to_the_guide_of_each_method(pretrained, guide_run, data):
+    distance = json.loads((pretrained / "stage1" / "feature_distance.json").read_text())
     assert set(distance) == {"nearest", "bilinear", "bicubic", "afi"}
     guide = load_detector(guide_run).detector
     sums: dict = {}
@@ -166,13 +165,13 @@ def test_stage_1_reports_levels_and_the_accuracy_of_the_discriminator(pretrained
         json.loads(line) for line in (pretrained / "stage1" / "metrics.jsonl").read_text().splitlines()
     )
     assert "discriminator_accuracy" not in losses
-    accuracies = [record[f"discriminator_accuracy/p{i}"] for i in (3, 4, 5)]
-    assert record["discriminator_accuracy"] == pytest.approx(sum(accuracies) / 3)
+    accuracies = [record[f"discriminator_accuracy/p{i}"] for i in range(2, 6)]  # p6 has one position: 64 pixels
+    assert record["discriminator_accuracy"] == pytest.approx(sum(accuracies) / 4)
     assert all(0 <= value <= 1 for value in accuracies)
     assert record["adversarial_gradient"] > 0
-    assert {f"{measure}/afi/p{i}" for measure in ("l1", "cosine") for i in (3, 4, 5)} < set(record)
+    assert {f"{measure}/afi/p{i}" for measure in ("l1", "cosine") for i in range(2, 7)} < set(record)
     log = (pretrained / "stage1" / "log.txt").read_text()
-    assert re.search(rf"discriminator: .* {100 * record['discriminator_accuracy']:.1f} % \(p3 .*by chance 50 %", log)
+    assert re.search(rf"discriminator: .* {100 * record['discriminator_accuracy']:.1f} % \(p2 .*by chance 50 %", log)
 
 
 def test_distance_of_a_fresh_interpolator_is_that_of_bilinear(guide_run, data):
@@ -264,21 +263,16 @@ def test_stage_1_on_sums_is_another_run_than_on_levels(fabric, guide_run, data, 
 
 
 def test_a_run_from_before_there_were_sums_is_resumed_on_levels(fabric, guide_run, data, tmp_path):
-    guide, run = tmp_path / "guide.safetensors", tmp_path / "run"
-    tensors, description = read_tensors(guide_run / "best.safetensors")
-    del description["preset"]["stage1"]["features"]
-    save_tensors(guide, tensors, description)
-
     def train(*overrides, resume=True):
-        pretrain(fabric, guide, data, run, stages=(1,), overrides=[*ONE_STEP, *overrides], resume=resume)
+        pretrain(fabric, guide_run, data, tmp_path, stages=(1,), overrides=[*ONE_STEP, *overrides], resume=resume)
 
-    train(resume=False)
-    assert "p2" in json.loads((run / "stage1" / "feature_distance.json").read_text())["afi"]
-    config = yaml.safe_load((run / "stage1" / "config.yaml").read_text())
+    train("stage1.features=levels", resume=False)
+    file = tmp_path / "stage1" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
     assert config["preset"]["interpolator"]["kind"] == "afi"
     config["preset"]["interpolator"]["kind"] = "nearest"  # the guide's, as they recorded it
     del config["preset"]["stage1"]["features"]
-    (run / "stage1" / "config.yaml").write_text(yaml.safe_dump(config))
+    file.write_text(yaml.safe_dump(config))
     with pytest.raises(UserError, match=r"preset\.stage1\.features$"):
         train("stage1.features=sums")
     train()

@@ -24,7 +24,7 @@ SIZE = 90  # odd halves
 @pytest.fixture(scope="module")
 def guide():
     torch.manual_seed(0)
-    settings = ["stage1.features=levels", f"input.min_sizes=[{SIZE}]", f"input.test_size={SIZE}", "input.max_size=140"]
+    settings = [f"input.min_sizes=[{SIZE}]", f"input.test_size={SIZE}", "input.max_size=140"]
     return build_detector(
         load_preset("faster-rcnn-r18-fpn-tiny", settings), num_classes=4, interpolator="nearest"
     ).eval()
@@ -68,7 +68,8 @@ def test_distances_equal_those_of_stage_1(guide, methods, shapes_dir, monkeypatc
 
 
 def test_sums_of_a_level_that_the_neck_does_not_enlarge_are_an_error(pictures):
-    guide = build_detector("faster-rcnn-r18-fpn-tiny", num_classes=2, interpolator="nearest").eval()
+    preset = load_preset("faster-rcnn-r18-fpn-tiny", ["stage1.features=sums"])
+    guide = build_detector(preset, num_classes=2, interpolator="nearest").eval()
     methods = {"nearest": build_interpolator("nearest", 64)}
     with pytest.raises(UserError, match=r"--levels p2: .*p3, p4, p5$"):
         next(feature_figures(guide, methods, pictures, ["p2", "p3"]))

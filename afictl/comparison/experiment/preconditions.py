@@ -16,6 +16,7 @@ from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
 from afictl.files import write_text
 from afictl.folder_lock import require_unlocked
+from afictl.presets import upgrade_settings
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path, has_records, is_vacant
 from afictl.run_records import read_config
 from afictl.training.hardware import hardware_record
@@ -23,7 +24,7 @@ from afictl.training.initial_weights import build_seeded_detector, load_initial_
 from afictl.training.memory import require_batch_memory
 from afictl.training.process_count import process_dependence, process_mismatch
 from afictl.training.run_inputs import RecordedInputs, read_recorded_inputs
-from afictl.training.run_writer import recorded_differences
+from afictl.training.run_writer import config_differences
 from afictl.training.splits import load_splits, require_split_images, uses_masks
 from afictl.training.stage3 import in_checkpoint_order, in_run_order
 
@@ -150,7 +151,7 @@ def _merge_settings(settings: ExperimentSettings, present: ExperimentRecord) -> 
         raise UserError(f"{output} is not empty and holds no comparison: choose another --output")
     record = read_experiment(output) if is_started else present
     stored, new = (item.model_dump(exclude=_INPUTS) for item in (record, present))
-    if changed_keys := recorded_differences(stored, new):
+    if changed_keys := config_differences(upgrade_settings(stored), new):
         reason = f"a comparison with other settings ({', '.join(changed_keys)}); choose another --output"
         raise UserError(f"{path}: {reason}")
     fingerprints = compute_fingerprints(settings)
