@@ -96,7 +96,7 @@ def show_model(
 
     import torch
 
-    from afictl.detectors import build_detector, model_cost
+    from afictl.detectors import build_detector, model_cost, step_costs
     from afictl.yaml_files import dump_yaml
 
     with torch.device("meta"):  # no memory for weights
@@ -110,6 +110,11 @@ def show_model(
     console.print(f"{loaded.name}{f' with {changes}' if changes else ''}: {loaded.description}", highlight=False)
     console.print(_cost_table(detector, costs, image_hw, narrow=console.width < _MIN_WIDE_COLUMNS))
     console.print(_share_line(detector, costs), highlight=False)
+    for step in step_costs(detector, image_hw):
+        line = (
+            f"{step.name}, {step.workload}: {step.parameters:,} parameters, {_giga(step.multiply_adds)} multiply-adds"
+        )
+        console.print(line, highlight=False)
     console.print(_trained_line(detector), highlight=False)
 
 

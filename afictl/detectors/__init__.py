@@ -1,7 +1,7 @@
 """Detectors: backbone, neck with its interpolator, and heads, in torchvision's detection convention."""
 
 from afictl.detectors.build import build_detector
-from afictl.detectors.cost import PartCost, interpolator_cost, model_cost
+from afictl.detectors.cost import PartCost, interpolator_cost, model_cost, step_costs
 from afictl.detectors.detector import Detector
 from afictl.detectors.head import Head, HeadPart, ImageBatch
 from afictl.detectors.masks import iter_pasted_masks, paste_masks
@@ -19,5 +19,6 @@ __all__ = [
     "model_cost",
     "paste_masks",
     "predict",
+    "step_costs",
     "to_original",
 ]

@@ -22,6 +22,7 @@ from afictl.backbones import FeatureExtractor
 from afictl.detectors.detector import Detector
 from afictl.detectors.head import FeatureMaps, HeadWithParts
 from afictl.detectors.upsampling_calls import recorded_inputs
+from afictl.interpolators import PerStepInterpolator
 from afictl.necks import Neck
 
 _Output = TypeVar("_Output")
@@ -32,7 +33,7 @@ class PartCost(NamedTuple):
 
     name: str
     workload: str
-    """Input of a part of the head, such as ``1000 regions``; empty for the others."""
+    """Input of a part of the head or of a step, such as ``1000 regions``; empty for the others."""
     parameters: int
     multiply_adds: int
     """For one image, padding counted as work: convolutions and matrix products; in the interpolator all products."""
@@ -76,6 +77,30 @@ def model_cost(detector: Detector, image_hw: tuple[int, int]) -> list[PartCost]:
         PartCost("interpolator", "", interpolator_parameters, interpolator),
         *(PartCost(part.name, part.workload, _count_parameters(*part.modules), count) for part, count in head),
     ]
+
+
+def step_costs(detector: Detector, image_hw: tuple[int, int]) -> list[PartCost]:
+    """Each module of a ``PerStepInterpolator`` and its call, as ``step 0`` and so on; empty for a shared interpolator.
+
+    Args:
+        detector: on any device; not changed.
+        image_hw: height and width of the image before it is padded.
+    """
+    model = _on_meta(detector).eval()
+    interpolator = model.neck.interpolator
+    if not isinstance(interpolator, PerStepInterpolator):
+        return []
+    batch = model.batch([torch.empty(3, *image_hw, device="meta")])
+    with torch.no_grad(), recorded_inputs(model.neck) as calls:
+        model.neck(model.backbone(batch.tensor))
+    costs = []
+    for number, (step, inputs) in enumerate(zip(interpolator.steps, reversed(calls), strict=True)):
+        (h, w), (height, width) = (value.shape[-2:] for value in inputs[:2])
+        workload = f"{w}x{h} to {width}x{height}"
+        costs.append(
+            PartCost(f"step {number}", workload, _count_parameters(step), interpolator_cost(step, *inputs[:2]))
+        )
+    return costs
 
 
 def _on_meta(detector: Detector) -> Detector:

@@ -6,7 +6,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from afictl import UserError, build_detector, build_interpolator, load_preset, load_weights, substitute_interpolator
 from afictl.comparison.cost.measurement import cost_images, measure_costs
-from afictl.detectors import model_cost
+from afictl.detectors import model_cost, step_costs
 from afictl.detectors.upsampling_calls import pyramid_and_calls
 from afictl.interpolators import Interpolator, PerStepInterpolator
 from afictl.tensor_files import read_tensors, save_tensors
@@ -211,6 +211,15 @@ def test_costs_are_those_of_all_steps():
     assert (shared.parameters, per_step.parameters) == (single, 4 * single)
     assert shared.multiply_adds == per_step.multiply_adds > 0
     assert costs["shared"]["neck"] == costs["per-step"]["neck"]
+    steps = step_costs(detector, (96, 96))  # padded to 128
+    assert [(step.name, step.workload) for step in steps] == [
+        ("step 0", "16x16 to 32x32"),
+        ("step 1", "8x8 to 16x16"),
+        ("step 2", "4x4 to 8x8"),
+        ("step 3", "2x2 to 4x4"),
+    ]
+    assert {step.parameters for step in steps} == {single}
+    assert sum(step.multiply_adds for step in steps) == per_step.multiply_adds
 
 
 def test_time_and_memory_are_measured_over_all_steps(detector):
