@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from afictl.errors import UserError, format_error, one_line
+from afictl.regular_files import open_regular
 
 _BLOCK_BYTES = 2**20
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -77,7 +78,8 @@ def read_json_text(path: Path, role: str = "") -> bytes:
         UserError: the file cannot be read, or its text is not Unicode.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except OSError as error:
         raise UserError(f"{_name(path, role)}: {error.strerror or format_error(error)}") from None
     encoding = json.detect_encoding(content)
@@ -101,7 +103,7 @@ def iter_json_text(path: Path, block_bytes: int = _BLOCK_BYTES) -> Iterator[byte
         OSError: the file cannot be read.
         UnicodeError: its text is not Unicode.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         block = file.read(block_bytes)
         decoder = codecs.getincrementaldecoder(json.detect_encoding(block))()
         while block:

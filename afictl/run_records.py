@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from afictl.errors import UserError, format_error
 from afictl.json_files import parse_json, read_json
+from afictl.regular_files import open_regular
 from afictl.run_folder import CONFIG, METRICS, list_runs_below
 from afictl.yaml_files import read_yaml
 
@@ -145,7 +146,8 @@ def iter_metrics(path: Path) -> Iterator[tuple[str, MetricsRecord]]:
         UserError: a line is no record of a step, or the file cannot be read.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except OSError as error:
         raise UserError(format_error(error)) from None
     *lines, last = content.split(b"\n")
@@ -181,7 +183,7 @@ def read_evaluation(file: Path) -> EvaluationRecord:
     Raises:
         UserError: it cannot be read, or is no evaluation.
     """
-    return _read_record(_EVALUATION, file, "remove it")
+    return read_record(_EVALUATION, file, "remove it")
 
 
 def read_versions(file: Path) -> dict[str, str | list[str]]:
@@ -190,7 +192,7 @@ def read_versions(file: Path) -> dict[str, str | list[str]]:
     Raises:
         UserError: it cannot be read, or has other content.
     """
-    return _read_record(_VERSIONS, file, "remove it")
+    return read_record(_VERSIONS, file, "remove it")
 
 
 def read_feature_distance(file: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -199,19 +201,26 @@ def read_feature_distance(file: Path) -> dict[str, dict[str, dict[str, float]]]:
     Raises:
         UserError: it cannot be read, or has other content.
     """
-    return _read_record(_FEATURE_DISTANCE, file, "train stage 1 again")
+    return read_record(_FEATURE_DISTANCE, file, "train stage 1 again")
 
 
-def _read_record(schema: TypeAdapter[T], file: Path, advice: str) -> T:
-    if file.exists() and not file.is_file():  # a named pipe would be waited for
-        raise UserError(f"{file}: not a file; {advice}")
-    return validate(schema, read_json(file), str(file), advice)
+def read_record(schema: TypeAdapter[T], file: Path, advice: str) -> T:
+    """Read a JSON file as an object of ``schema``.
+
+    Raises:
+        UserError: it cannot be read, or has other content; ends with ``advice``.
+    """
+    try:
+        content = read_json(file)
+    except UserError as error:
+        raise UserError(f"{error}; {advice}") from None
+    return validate(schema, content, str(file), advice)
 
 
 def last_step(folder: Path) -> int:
     """Step of the last record of a run that another process may be writing; 0 without one."""
     try:
-        with (folder / METRICS).open("rb") as file:
+        with open_regular(folder / METRICS) as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             step = parse_json(file.read().splitlines()[-1], METRICS)["step"]
     except (OSError, UserError, IndexError, KeyError, TypeError):

@@ -20,6 +20,7 @@ from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
 from afictl.errors import UserError, format_error, one_line
+from afictl.regular_files import open_regular
 
 _MAX_BYTES = 2**20
 _MAX_DEPTH = 50
@@ -103,7 +104,7 @@ def read_yaml(path: Path) -> object:
         UserError: unreadable, larger than a mebibyte, or as ``parse_yaml``.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UserError(format_error(error)) from None

@@ -211,5 +211,5 @@ def test_the_last_step_of_a_run_that_is_written_to(tmp_path):
 @pytest.mark.parametrize("read", [read_evaluation, read_feature_distance, read_versions])
 def test_a_named_pipe_is_not_waited_for(tmp_path, read):
     os.mkfifo(tmp_path / "record.json")
-    with pytest.raises(UserError, match=r"record\.json: not a file"):
+    with pytest.raises(UserError, match=r"record\.json: a named pipe, not a file; "):
         read(tmp_path / "record.json")

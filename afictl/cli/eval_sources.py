@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from afictl.cli.runs import folder_of, name_of
 from afictl.errors import UserError
+from afictl.regular_files import open_regular
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -71,9 +72,17 @@ def require_sources(weights: list[Path] | None, predictions: list[Path] | None) 
     for source in predictions or ():
         if source.is_dir():
             raise UserError(f"--predictions {source}: is a folder; name the JSON file in it")
-        if zipfile.is_zipfile(source):
+        if _is_zip(source):
             raise UserError(f"--predictions {source}: is a zip file; unpack it and name the JSON file in it")
     return weights or predictions or []
+
+
+def _is_zip(source: Path) -> bool:
+    try:
+        with open_regular(source) as file:
+            return zipfile.is_zipfile(file)
+    except OSError as error:
+        raise UserError(f"--predictions {source}: {error.strerror}") from None
 
 
 def named_sources(sources: list[Path]) -> dict[str, Path]:

@@ -7,10 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from afictl.errors import UserError
-from afictl.json_files import read_json
 from afictl.run_folder import COMPARISON_SETTINGS, RESULT
-from afictl.run_records import Count, Number, Record, validate
+from afictl.run_records import Count, Number, Record, read_record
 
 
 class ExperimentRecord(Record):
@@ -87,7 +85,7 @@ def read_experiment(output: Path) -> ExperimentRecord:
         UserError: it cannot be read, or has no settings of a comparison.
     """
     file = output / COMPARISON_SETTINGS
-    return validate(_EXPERIMENT, read_json(file), str(file), "choose another --output")
+    return read_record(_EXPERIMENT, file, "choose another --output")
 
 
 def read_result(folder: Path) -> RunResult:
@@ -96,12 +94,7 @@ def read_result(folder: Path) -> RunResult:
     Raises:
         UserError: it cannot be read, or is no result.
     """
-    file, advice = folder / RESULT, "remove it to evaluate this run again"
-    try:
-        content = read_json(file)
-    except UserError as error:
-        raise UserError(f"{error}; {advice}") from None
-    return validate(_RESULT, content, str(file), advice)
+    return read_record(_RESULT, folder / RESULT, "remove it to evaluate this run again")
 
 
 def read_comparison(file: Path) -> ComparisonRecord:
@@ -110,4 +103,4 @@ def read_comparison(file: Path) -> ComparisonRecord:
     Raises:
         UserError: it cannot be read, or is no comparison.
     """
-    return validate(_COMPARISON, read_json(file), str(file), "remove it to measure the costs again")
+    return read_record(_COMPARISON, file, "remove it to measure the costs again")

@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from afictl.regular_files import open_regular
+
 _MAX_ENTRIES = 20_000
 """Of one folder, that are looked at."""
 _MAX_NAMES = 4
@@ -125,7 +127,7 @@ def _is_expected(path: Path) -> bool:
 
 def _head(file: Path) -> bytes:
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             return opened.read(_HEAD_BYTES)
     except OSError:
         return b""

@@ -28,6 +28,10 @@ except ModuleNotFoundError as error:
         raise
     raise UserError(f"presets detectron2:... need detectron2, which is not installed; see {INSTALL}") from None
 
+_BASE = "_BASE_"
+"""Key of a configuration with the file that it is based on."""
+_URLS = ("http://", "https://")
+"""Bases that detectron2 downloads."""
 _ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 
 
@@ -93,11 +97,36 @@ def embed(name: str) -> str:
     if not Path(name).is_file():
         hint = did_you_mean(name, _names())
         raise UserError(f"detectron2:{name}: neither a file nor in detectron2's model zoo{hint}")
-    read_yaml(Path(name))  # refuses what detectron2 would read as something else, such as the last of two equal keys
+    _check_chain(Path(name))
     cfg = _defaults()
     _merge(functools.partial(cfg.merge_from_file, allow_unsafe=False), name, name)
     cfg.MODEL.WEIGHTS = ""
     return dump_yaml(_difference(cfg, _defaults()), flow=True)
+
+
+def _check_chain(path: Path, extending: tuple[Path, ...] = ()) -> None:
+    """Check a configuration and those that it is based on, each by ``read_yaml``, as detectron2 resolves them.
+
+    It refuses what detectron2 would read as something else, such as the last of two equal keys. Files of detectron2's
+    own model zoo are not checked.
+
+    Args:
+        path: the configuration.
+        extending: those that are based on it.
+
+    Raises:
+        UserError: a file cannot be read, is not such YAML, or is based on itself.
+    """
+    if path in extending:
+        raise UserError(f"{path}: {_BASE}: the configuration is based on itself; remove the key")
+    values = read_yaml(path)
+    bases = values.get(_BASE) if isinstance(values, Mapping) else None
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str) or base.startswith(_URLS):
+            continue
+        file = path.parent / Path(base).expanduser()
+        if _zoo_file(str(file.absolute())) is None:
+            _check_chain(file, (*extending, path))
 
 
 @contextlib.contextmanager

@@ -193,7 +193,7 @@ def _find_file(name: str) -> Path:
         path = Path(name)
         if path.is_dir():
             raise UserError(f"{name}: is a folder; a preset is a YAML file, such as {path / 'NAME.yaml'}")
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"preset file {name} does not exist")
         return path
     name = name.removeprefix("preset:")
@@ -212,7 +212,7 @@ def _find_base(base: str, path: Path) -> Path:
     names = _shipped_names()
     shipped = base.removeprefix(f"{names.prefix}:")
     neighbour = path.parent / (base if base.endswith(_SUFFIXES) else f"{base}.yaml")
-    if not neighbour.is_file():
+    if not neighbour.exists():
         return _find_shipped(shipped) if shipped in names.known else _find_file(base)
     if base in names.known and not neighbour.samefile(_find_shipped(base)):
         raise UserError(

@@ -101,6 +101,23 @@ def test_code_in_a_configuration_is_never_run(write, tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("MODEL: {FPN: {OUT_CHANNELS: 16}}\nMODEL: {}\n", "line 2: MODEL: is given twice"),
+        ("MODEL: " + 60 * "{A: " + 60 * "}" + "\n", "nested too deep"),
+        ("_BASE_: custom.yaml\n", "based on itself"),
+    ],
+)
+def test_every_file_of_a_chain_is_checked_and_named(tmp_path, text, reason):
+    (tmp_path / "deep.yaml").write_text(text)
+    (tmp_path / "middle.yaml").write_text("_BASE_: deep.yaml\n")
+    (tmp_path / "custom.yaml").write_text("_BASE_: middle.yaml\n")
+    with pytest.raises(UserError, match=reason) as error:
+        load_preset(f"detectron2:{tmp_path / 'custom.yaml'}")
+    assert str(error.value).startswith(str(tmp_path / ("custom" if "itself" in reason else "deep")))
+
+
 def test_a_checkpoint_names_no_file_outside_the_zoo(write):
     path = write().removeprefix("detectron2:")
     for source in (path, f"../../../../../../../../..{path}"):
