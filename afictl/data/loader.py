@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,8 +16,9 @@ from afictl.data import transforms
 from afictl.data.bitmaps import Bitmaps
 from afictl.data.dataset import Dataset
 from afictl.data.images import read_image
+from afictl.data.reading_processes import init_worker, read_batches
 from afictl.data.sampler import batches_of
-from afictl.data.shared_memory import BatchPacker, SharedBatch, has_room_for_workers, prepare_sending
+from afictl.data.shared_memory import BatchPacker, SharedBatch, has_room_for_workers
 from afictl.errors import UserError
 from afictl.presets import InputConfig
 
@@ -30,10 +28,6 @@ _Sample: TypeAlias = dict[str, Any]
 
 _PREFETCH_BATCHES = 2
 """Per worker, beyond the one in use; each needs a block of shared memory."""
-_TIMEOUT_SECONDS = 900
-"""A worker that takes longer for a batch has stopped working."""
-_PARENT_SECONDS = 2.0
-"""Period in which a worker notices the end of its parent."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,8 @@ def train_batches(
     slots = slice(rank * batch_size_per_rank, (rank + 1) * batch_size_per_rank)
     requests = (batch[slots] for batch in batches_of(images, groups, batch_size, seed, start_step))
     samples = _Samples(partial(_train_sample, dataset, config, half_view, masks))
-    return (_train_batch(batch, half_view, device) for batch in _sample_lists(_loader(samples, requests, workers)))
+    lists = _sample_lists(samples, requests, workers, lambda request: dataset.image_path(request[0]))
+    return (_train_batch(batch, half_view, device) for batch in lists)
 
 
 def require_even_share(batch_size: int, world_size: int) -> None:
@@ -145,8 +140,8 @@ def eval_batches(
     indices = list(range(len(dataset)))[:limit]
     batches = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
     samples = _Samples(partial(_eval_sample, dataset, config, half_view))
-    loader = _loader(samples, batches[rank::world_size], workers, reuse_memory=config is not None)
-    for batch_samples in _sample_lists(loader):
+    requests, reuse_memory = batches[rank::world_size], config is not None
+    for batch_samples in _sample_lists(samples, requests, workers, dataset.image_path, reuse_memory):
         batch = {name: [sample[name] for sample in batch_samples] for name in batch_samples[0]}
         for name in batch.keys() & {"images", "half_images"} if config else ():
             batch[name] = [_to_float_on(device, image) for image in batch[name]]
@@ -161,8 +156,8 @@ def read_files(
     For a file that cannot be read its ``UserError`` is yielded, not raised.
     """
     requests = ([file] for file in files)
-    loader = _loader(_Samples(partial(_read_and_prepare, prepare)), requests, workers, reuse_memory=False)
-    for (item,) in _with_lost_workers(loader):
+    samples = _Samples(partial(_read_and_prepare, prepare))
+    for (item,) in _batches(samples, requests, workers, lambda file: file, reuse_memory=False):
         yield item
 
 
@@ -248,19 +243,35 @@ class _Samples(data.Dataset[Any]):
             return error
 
 
-def _sample_lists(loader: data.DataLoader[Any]) -> Iterator[list[_Sample]]:
-    """The samples of each batch of ``loader``; the ``UserError`` of a sample is raised."""
-    for batch in _with_lost_workers(loader):
-        samples = batch.unpack() if isinstance(batch, SharedBatch) else batch
-        for sample in samples:
+def _sample_lists(
+    samples: _Samples,
+    requests: Iterable[list[Any]],
+    workers: int,
+    path_of: Callable[[Any], Path],
+    reuse_memory: bool = True,
+) -> Iterator[list[_Sample]]:
+    """The samples of each list of requests; the ``UserError`` of a sample is raised. Arguments as in ``_batches``."""
+    for batch in _batches(samples, requests, workers, path_of, reuse_memory):
+        batch_samples = batch.unpack() if isinstance(batch, SharedBatch) else batch
+        for sample in batch_samples:
             if isinstance(sample, UserError):
                 raise sample
-        yield samples
+        yield batch_samples
 
 
-def _loader(
-    samples: _Samples, requests: Iterable[list[Any]], workers: int, reuse_memory: bool = True
-) -> data.DataLoader[Any]:
+def _batches(
+    samples: _Samples,
+    requests: Iterable[list[Any]],
+    workers: int,
+    path_of: Callable[[Any], Path],
+    reuse_memory: bool,
+) -> Iterator[Any]:
+    """The batch of each list of requests, see ``_loader``; ``path_of`` gives the image file of a request."""
+    make_loader = partial(_loader, samples, workers=workers, reuse_memory=reuse_memory)
+    return read_batches(make_loader, requests, lambda batch: str(path_of(batch[0])))
+
+
+def _loader(samples: _Samples, requests: Iterable[list[Any]], workers: int, reuse_memory: bool) -> data.DataLoader[Any]:
     """A loader of the samples of each list of requests.
 
     With ``reuse_memory`` and workers it yields ``SharedBatch``, whose images are valid until the next batch.
@@ -273,62 +284,7 @@ def _loader(
         num_workers=workers,
         collate_fn=BatchPacker(_PREFETCH_BATCHES + 1) if reuse_memory and workers else list,
         prefetch_factor=_PREFETCH_BATCHES if workers else None,
-        timeout=_TIMEOUT_SECONDS if workers else 0,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # a number drawn from the global one would change later ones
     )
-
-
-def _with_lost_workers(loader: data.DataLoader[Any]) -> Iterator[Any]:
-    """The batches of ``loader``; the loss of a worker is raised here and nowhere else.
-
-    torch raises it in its handler of SIGCHLD, wherever the main thread is at that time: between two collectives,
-    or between the updates of two networks. Here the handler is in place only while the main thread waits for a batch.
-    """
-    if not loader.num_workers or threading.current_thread() is not threading.main_thread() or os.name == "nt":
-        yield from loader
-        return
-    batches = iter(loader)
-    handler = _take_child_handler()
-    while True:
-        try:
-            signal.signal(signal.SIGCHLD, handler)
-            signal.raise_signal(signal.SIGCHLD)  # for a worker that was lost meanwhile
-            batch = next(batches)
-        except StopIteration:
-            return
-        finally:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        yield batch
-
-
-@cache
-def _take_child_handler() -> Any:
-    """The handler that torch sets once, with the first workers of a process; removes it."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    return handler
-
-
-def _init_worker(worker: int) -> None:
-    """Ignore signals that Ctrl-C, schedulers and ``kill`` of a process group send to workers too.
-
-    The main process may need further batches before it ends. A SIGTERM from the main process still ends a worker, and
-    a worker ends soon after the main process, also if it is blocked.
-    """
-    prepare_sending()
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigtimedwait"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _exit_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        received = signal.sigtimedwait({signal.SIGTERM}, _PARENT_SECONDS)
-        if received is not None and received.si_pid == parent:
-            break
-    os._exit(0)

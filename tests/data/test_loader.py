@@ -53,7 +53,9 @@ def test_batch_depends_on_seed_and_step_alone(dataset, workers):
 def test_prefetching_does_not_overwrite_the_batch_in_use(dataset):
     samples = loader._Samples(partial(loader._train_sample, dataset, CONFIG, True, True))
     requests = list(islice(batches_of(range(len(dataset)), [0] * len(dataset), 4, seed=3), 9))
-    batches, expected_batches = (loader._sample_lists(loader._loader(samples, requests, workers)) for workers in (1, 0))
+    batches, expected_batches = (
+        loader._sample_lists(samples, requests, workers, dataset.image_path) for workers in (1, 0)
+    )
     for batch, expected_batch in zip(batches, expected_batches, strict=True):
         time.sleep(0.1)  # time to prefetch
         for sample, expected in zip(batch, expected_batch, strict=True):
