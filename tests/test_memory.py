@@ -1,14 +1,24 @@
 """Detectors and batches that cannot fit into memory are told before they take it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from afictl import UserError, build_detector, build_interpolator, load_preset
 from afictl import memory as module
+from afictl.detectors import image_memory, predict
+from afictl.distributed import Runtime
+from afictl.evaluation.pseudo_labels import write_pseudo_labels
+from afictl.evaluation.tta import TestTimeAugmentation as Augmentation
+from afictl.evaluation.tta import detect_augmented
 from afictl.memory import build_within_memory, machine_memory
-from afictl.training import InitialWeights, finetune, memory
+from afictl.training import InitialWeights, finetune
 from afictl.training.memory import require_batch_memory
+from afictl.visualization import NamedDetectors
+from afictl.weights import LoadedDetector, LoadReport
+from tests.helpers.narrow_presets import narrow_preset
 
 TINY = "faster-rcnn-r18-fpn-tiny"
 
@@ -16,7 +26,7 @@ TINY = "faster-rcnn-r18-fpn-tiny"
 @pytest.fixture
 def small_machine(monkeypatch):
     """A machine of 60 megabytes, on which weights of more than a megabyte are large."""
-    for place in (module, memory):
+    for place in (module, image_memory):
         monkeypatch.setattr(place, "machine_memory", lambda: 60e6)
     monkeypatch.setattr(module, "_UNCHECKED_BYTES", 1e6)
 
@@ -86,6 +96,38 @@ def test_a_batch_that_cannot_fit_is_refused(small_machine, overrides, facts):
         return
     with pytest.raises(UserError, match=facts):
         require_batch_memory(preset, "train", 1, torch.device("cpu"))
+
+
+def loaded(detector):
+    return LoadedDetector(detector, detector.preset, ("a",), {}, LoadReport((), (), (), ()))
+
+
+@pytest.mark.parametrize(
+    ("detect", "facts"),
+    [
+        (lambda detector, image: predict(detector, [image]), r"2000x2000 pixels .*test_size"),
+        (
+            lambda detector, image: detect_augmented(detector, image, Augmentation((100, 1500))),
+            r"2 images of 1500x1500 pixels .*--tta-sizes",
+        ),
+        (
+            lambda detector, image: NamedDetectors.of({"a": loaded(detector)}, []),
+            r"2000x2000 pixels .*test_size",
+        ),
+        (
+            lambda detector, image: write_pseudo_labels(
+                loaded(detector), [], Path(), Path("labels.json"), [0.5], Runtime(), info={}
+            ),
+            r"2000x2000 pixels .*test_size",
+        ),
+    ],
+    ids=["predict", "tta", "visualize", "pseudo-label"],
+)
+def test_images_that_cannot_fit_are_refused_at_every_door(detect, facts, monkeypatch):
+    detector = build_detector(narrow_preset(TINY, "input.test_size=2000", "input.max_size=2000"), 1, "nearest")
+    monkeypatch.setattr(image_memory, "machine_memory", lambda: 200e6)
+    with pytest.raises(UserError, match=facts):
+        detect(detector.eval(), torch.zeros(3, 32, 32, dtype=torch.uint8))
 
 
 def test_a_training_is_refused_before_it_begins(fabric, shapes_dir, tmp_path):

@@ -135,10 +135,10 @@ def evaluate_source(
 
 def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabric, console: Console) -> bool:
     """Write the detections of a detector to ``file``; return whether they have masks."""
+    from afictl.detectors.image_memory import require_image_memory
     from afictl.distributed import Runtime
     from afictl.evaluation import detect
     from afictl.progress import show_progress
-    from afictl.training.memory import require_image_memory
 
     loaded = _load(source, settings)
     if settings.tta is None:

@@ -11,6 +11,7 @@ from torchvision.ops import clip_boxes_to_image
 from afictl.data.transforms import move_boxes, resize_for
 from afictl.detectors.detector import Detector
 from afictl.detectors.head import Detections
+from afictl.detectors.image_memory import require_image_memory
 from afictl.detectors.pixels import check_images
 
 
@@ -27,11 +28,14 @@ def predict(detector: Detector, images: Iterable[Tensor]) -> list[Detections]:
         first, and ``masks`` bool (n, H, W) when the detector has masks.
 
     Raises:
-        UserError: an image of another type, shape or range; it is named by its index.
+        UserError: an image of another type, shape or range, named by its index, or too little memory for an image of
+            the largest size.
     """
     detector.eval()
     images = list(images)
     check_images(images, allow_uint8=True)
+    if images:
+        require_image_memory(detector.preset, next(detector.parameters()).device)
     resized = [resize_for(detector.input, image) for image in images]
     predictions = []
     for image, small, detections in zip(images, resized, detector.detect(resized), strict=True):

@@ -20,6 +20,7 @@ from afictl import __version__
 from afictl.data.loader import read_files
 from afictl.data.transforms import shortest_edge, to_float, view
 from afictl.detectors import Detector, to_original
+from afictl.detectors.image_memory import require_image_memory
 from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import PLACEHOLDER
@@ -157,8 +158,11 @@ def write_pseudo_labels(
         progress: called with the number of images done and of all images.
 
     Raises:
-        UserError: no image is readable, or no detection reaches its threshold; nothing is written.
+        UserError: no image is readable, no detection reaches its threshold, or there is too little memory; nothing is
+            written.
     """
+    if tta is None:
+        require_image_memory(teacher.preset, runtime.device)
     report = PseudoLabelReport(_class_counts(teacher, thresholds))
     sample = EvenSample[tuple[Path, list[PseudoLabel]]](examples)
     images = read_files(files, partial(_resize, None if tta else teacher.detector.input), runtime.workers)

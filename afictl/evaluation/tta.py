@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from afictl.data.transforms import SizeHW, move_boxes, resize_image, shortest_edge, to_float
 from afictl.detectors import Detector
 from afictl.detectors.dense import Candidates, suppress
+from afictl.detectors.image_memory import require_memory
 from afictl.errors import UserError
 
 _MIN_SIDE_PX = 8
@@ -87,10 +88,12 @@ def detect_augmented(detector: nn.Module, image: Tensor, tta: TestTimeAugmentati
         ``scores`` (n,) best first; with masks ``mask_probs`` (n, M, M), and with mask scoring ``mask_scores`` (n,).
 
     Raises:
-        UserError: as ``require_multi_scale``.
+        UserError: as ``require_multi_scale``, or too little memory for the largest view.
     """
     detector = require_multi_scale(detector)
     size_hw = (image.shape[-2], image.shape[-1])
+    device = next(detector.parameters()).device
+    require_memory(detector.preset, len(tta.flips), max(tta.min_sizes), device, "--tta-sizes")
     config = detector.preset.detector
     views = [view for size in tta.sizes(size_hw) for view in _detect_views(detector, image, size, tta.flips)]
     # Not for a single view, after NMS: dense heads clip boxes after NMS, which increases their overlaps.

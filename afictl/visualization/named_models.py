@@ -13,6 +13,7 @@ from torch import Tensor
 from afictl.data import Dataset
 from afictl.data.transforms import resize_for
 from afictl.detectors import Detector, to_original
+from afictl.detectors.image_memory import require_image_memory
 from afictl.evaluation.category_matching import match_categories
 from afictl.interpolators import Interpolator, kind_of_source
 from afictl.training.initial_weights import find_interpolator_file, resolve_interpolator
@@ -41,12 +42,13 @@ class NamedDetectors:
         """Move detectors to ``device`` and collect their classes and those of ``source``.
 
         Raises:
-            UserError: a detector with other classes than the dataset.
+            UserError: a detector with other classes than the dataset, or too little memory for its images.
         """
         classes = dict.fromkeys(source.classes if isinstance(source, Dataset) else ())
         for loaded in detectors.values():
             if isinstance(source, Dataset):
                 match_categories(loaded.classes, source)
+            require_image_memory(loaded.preset, torch.device(device))
             loaded.detector.to(device)
             classes |= dict.fromkeys(loaded.classes)
         return cls(detectors, tuple(classes))

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from afictl.cli.eval import eval_command
 from afictl.cli.eval_sources import named_sources
 from afictl.cli.tables import class_table, comparison_table
+from afictl.detectors import image_memory
 from afictl.errors import UserError
 from afictl.evaluation import EVALUATORS, Evaluation
 from afictl.evaluation.metrics import CLASS_METRICS, KINDS, METRICS
 from afictl.interpolators import AFInterpolator
 from afictl.tensor_files import read_tensors, save_tensors
-from afictl.training import memory
 from tests.helpers.full_disk import killed_draft
 
 app = typer.Typer()
@@ -159,7 +159,7 @@ def test_mistakes_are_one_line(untrained_run, arguments, facts):
 
 
 def test_images_that_cannot_fit_are_told_before_the_first(untrained_run, monkeypatch):
-    monkeypatch.setattr(memory, "machine_memory", lambda: 200e6)
+    monkeypatch.setattr(image_memory, "machine_memory", lambda: 200e6)
     settings = ("--set", "input.test_size=2000", "--set", "input.max_size=2000")
     with pytest.raises(UserError, match=r"2000x2000 pixels .*input\.test_size"):
         call("--weights", untrained_run, *settings)

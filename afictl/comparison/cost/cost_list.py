@@ -22,6 +22,7 @@ from afictl.comparison.results import Comparison, Cost
 from afictl.data import Dataset, load_coco
 from afictl.data.hashing import file_digest
 from afictl.detectors import Detector
+from afictl.detectors.image_memory import require_image_memory
 from afictl.errors import UserError
 from afictl.presets import Preset
 from afictl.progress import ProgressDisplay, no_progress
@@ -32,7 +33,6 @@ from afictl.training.initial_weights import (
     build_seeded_detector,
     load_initial_weights,
 )
-from afictl.training.memory import require_image_memory
 from afictl.training.run_writer import config_differences
 from afictl.weights import load_detector
 
