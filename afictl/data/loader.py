@@ -16,7 +16,7 @@ from afictl.data import transforms
 from afictl.data.bitmaps import Bitmaps
 from afictl.data.dataset import Dataset
 from afictl.data.images import read_image
-from afictl.data.reading_processes import init_worker, read_batches
+from afictl.data.reading_processes import read_batches
 from afictl.data.sampler import batches_of
 from afictl.data.shared_memory import BatchPacker, SharedBatch, has_room_for_workers
 from afictl.errors import UserError
@@ -267,11 +267,17 @@ def _batches(
     reuse_memory: bool,
 ) -> Iterator[Any]:
     """The batch of each list of requests, see ``_loader``; ``path_of`` gives the image file of a request."""
-    make_loader = partial(_loader, samples, workers=workers, reuse_memory=reuse_memory)
+    make_loader = partial(_loader, samples, workers, reuse_memory)
     return read_batches(make_loader, requests, lambda batch: str(path_of(batch[0])))
 
 
-def _loader(samples: _Samples, requests: Iterable[list[Any]], workers: int, reuse_memory: bool) -> data.DataLoader[Any]:
+def _loader(
+    samples: _Samples,
+    workers: int,
+    reuse_memory: bool,
+    requests: Iterable[list[Any]],
+    init_worker: Callable[[int], None],
+) -> data.DataLoader[Any]:
     """A loader of the samples of each list of requests.
 
     With ``reuse_memory`` and workers it yields ``SharedBatch``, whose images are valid until the next batch.

@@ -3,6 +3,10 @@
 torch waits for a worker without end: for a batch, for the connection through which its memory is sent, and for a lock
 that it held when it was killed. Here a thread watches these waits and kills workers that send nothing, which ends the
 wait of the main thread, and workers that do not end by themselves are killed.
+
+A worker that is forked while another thread, such as one of gloo after a collective, enters Python may wait for a lock
+of the interpreter that nobody releases in it (``HEAD_LOCK``, CPython's issue 112275, before 3.12). It never runs, so
+that workers report their start.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -32,8 +38,11 @@ _Request: TypeAlias = list[Any]
 
 _NOTICE_SECONDS = 60.0
 """Wait for a batch after which a note is printed."""
+_START_SECONDS = 20.0
+"""Wait for a batch after which the workers are started again if one has not run yet."""
 _RESTART_SECONDS = 180.0
-"""Wait for a batch after which the workers are started again, once for each loader."""
+"""Wait for a batch after which the workers are started again in any case, once."""
+_MAX_RESTARTS = 3
 _LIMIT_SECONDS = 900.0
 """Wait for a batch of restarted workers after which the reading fails; below the 1,800 s that other ranks wait."""
 _POLL_SECONDS = 0.5
@@ -51,11 +60,15 @@ _workers: WeakSet[BaseProcess] = WeakSet()
 
 
 class _SilentWorkersError(Exception):
-    """The workers were killed because they sent nothing."""
+    """The workers were killed because they sent nothing for ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 def read_batches(
-    make_loader: Callable[[Iterable[_Request]], data.DataLoader[Any]],
+    make_loader: Callable[[Iterable[_Request], Callable[[int], None]], data.DataLoader[Any]],
     requests: Iterable[_Request],
     describe: Callable[[_Request], str],
 ) -> Iterator[Any]:
@@ -65,7 +78,7 @@ def read_batches(
     function of its request, so that it does not depend on this.
 
     Args:
-        make_loader: returns a loader of the batches of requests.
+        make_loader: returns a loader of the batches of requests, with a function that initialises its workers.
         requests: consumed a few ahead of the batches.
         describe: the first image of a request, for messages.
 
@@ -74,19 +87,23 @@ def read_batches(
         RuntimeError: a worker was killed.
     """
     open_requests = _OpenRequests(requests)
-    limit, is_restarted = _RESTART_SECONDS, False
+    limit, restarts = _RESTART_SECONDS, 0
     while True:
+        starts, sender = Pipe(duplex=False)
+        loader = make_loader(open_requests, partial(_init_worker, sender))
         try:
-            for batch in _batches_of(make_loader(open_requests), limit, lambda: open_requests.describe(describe)):
+            for batch in _batches_of(loader, starts, limit, lambda: open_requests.describe(describe)):
                 open_requests.complete()
                 yield batch
             return
-        except _SilentWorkersError:
+        except _SilentWorkersError as error:
+            reason = f"the reading processes have sent nothing for {error.seconds:.0f} s"
             image = open_requests.describe(describe)
-            if is_restarted:
-                raise UserError(f"the reading processes have sent nothing for {limit:g} s{image}; {_ADVICE}") from None
-            _print_note(f"the reading processes have sent nothing for {limit:g} s{image}; they are started again")
-            limit, is_restarted = _LIMIT_SECONDS, True
+            if error.seconds >= _LIMIT_SECONDS or restarts == _MAX_RESTARTS:
+                raise UserError(f"{reason}{image}; {_ADVICE}") from None
+            _print_note(f"{reason}{image}; they are started again")
+            limit = _LIMIT_SECONDS if error.seconds >= limit else limit
+            restarts += 1
 
 
 class _OpenRequests:
@@ -112,11 +129,13 @@ class _OpenRequests:
         return f" (images from {describe(first)} on)" if first else ""
 
 
-def _batches_of(loader: data.DataLoader[Any], limit: float, describe_next: Callable[[], str]) -> Iterator[Any]:
+def _batches_of(
+    loader: data.DataLoader[Any], starts: Connection, limit: float, describe_next: Callable[[], str]
+) -> Iterator[Any]:
     """The batches of one loader.
 
     Raises:
-        _SilentWorkersError: no batch for ``limit`` seconds.
+        _SilentWorkersError: no batch for ``limit`` seconds, or a worker does not start.
         RuntimeError: a worker was killed.
     """
     if not loader.num_workers:
@@ -125,7 +144,7 @@ def _batches_of(loader: data.DataLoader[Any], limit: float, describe_next: Calla
     batches: Any = iter(loader)  # its type is private
     _workers.update(batches._workers)
     try:
-        with _Watch(batches._workers, limit, describe_next) as watch:
+        with _Watch(batches._workers, starts, limit, describe_next) as watch:
             while (batch := _next_batch(batches, watch)) is not None:
                 yield batch
     finally:
@@ -139,7 +158,7 @@ def _next_batch(batches: Iterator[Any], watch: _Watch) -> Any:
             return next(batches, None)
     except Exception as error:
         if watch.has_killed:  # which ends the wait by an exception of any kind
-            raise _SilentWorkersError from error
+            raise _SilentWorkersError(watch.seconds) from error
         raise
 
 
@@ -150,16 +169,20 @@ class _Watch:
 
     Args:
         workers: the processes that are waited for.
+        starts: receives a message of each worker that runs.
         limit: seconds.
         describe_next: what is waited for, as the end of a message.
     """
 
-    def __init__(self, workers: Sequence[BaseProcess], limit: float, describe_next: Callable[[], str]) -> None:
+    def __init__(
+        self, workers: Sequence[BaseProcess], starts: Connection, limit: float, describe_next: Callable[[], str]
+    ) -> None:
         self.has_killed = False
-        self._workers, self._limit, self._describe_next = workers, limit, describe_next
+        self.seconds = 0.0
+        """Length of the latest wait."""
+        self._workers, self._starts, self._limit, self._describe_next = workers, starts, limit, describe_next
+        self._num_started = 0
         self._is_waiting = False
-        self._seconds = 0.0
-        """Length of the current wait."""
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -175,7 +198,7 @@ class _Watch:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """The main thread waits inside."""
-        self._seconds, self._is_waiting = 0.0, True
+        self.seconds, self._is_waiting = 0.0, True
         try:
             yield
         finally:
@@ -186,19 +209,26 @@ class _Watch:
         last = time.monotonic()
         while not self._ends.wait(_POLL_SECONDS):
             now = time.monotonic()
-            self._seconds += min(now - last, 2 * _POLL_SECONDS)
+            self.seconds += min(now - last, 2 * _POLL_SECONDS)
             last = now
-            if not self._is_waiting or self._seconds < _NOTICE_SECONDS:
+            if not self._is_waiting:
                 is_said = False
                 continue
-            if not is_said:
+            if self.seconds >= _NOTICE_SECONDS and not is_said:
                 is_said = True
-                _print_note(f"waiting for the reading processes for {self._seconds:.0f} s{self._describe_next()}")
-            if self._seconds >= self._limit:
+                _print_note(f"waiting for the reading processes for {self.seconds:.0f} s{self._describe_next()}")
+            if self.seconds >= self._limit or (self.seconds >= _START_SECONDS and not self._have_started()):
                 self.has_killed = True
                 for worker in self._workers:
                     worker.kill()
                 return
+
+    def _have_started(self) -> bool:
+        """Whether all workers run."""
+        while self._num_started < len(self._workers) and self._starts.poll():
+            self._starts.recv_bytes()
+            self._num_started += 1
+        return self._num_started == len(self._workers)
 
 
 def _print_note(text: str) -> None:
@@ -270,7 +300,7 @@ def _end_at_exit(process: int) -> None:
 atexit.register(_end_at_exit, os.getpid())  # runs before that of multiprocessing, which is registered earlier
 
 
-def init_worker(worker: int) -> None:
+def _init_worker(sender: Connection, worker: int) -> None:
     """In a worker: ignore signals that Ctrl-C, schedulers and ``kill`` of a process group send to workers too.
 
     The main process may need further batches before it ends. A SIGTERM from the main process still ends a worker, and
@@ -283,6 +313,7 @@ def init_worker(worker: int) -> None:
     if hasattr(signal, "sigtimedwait"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+    sender.send_bytes(b"start")
 
 
 def _exit_with_parent(parent: int) -> None:
