@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,17 +60,26 @@ def build_detector(
         preset: name, path of a YAML file, or a loaded preset.
         num_classes: classes without background; None is COCO's 80.
         interpolator: kind, or a module, which is not copied unless ``neck.interpolators`` is ``per-step``; None for the
-            preset's. ``detector.preset`` has its kind.
+            preset's. ``detector.preset`` has its kind. The preset's ``interpolator.options`` apply to the preset's own
+            kind only, with a warning where another kind leaves some out.
 
     Raises:
         UserError: unknown preset or interpolator, an interpolator of another width, no class, or for a model of
             another library a setting that the model cannot have, or weights too large for this machine's memory.
     """
     loaded = preset if isinstance(preset, Preset) else load_preset(preset)
+    _warn_of_options(loaded, interpolator)
     classes = 80 if num_classes is None else num_classes
     if classes < 1:
         raise UserError(f"a detector needs at least one class, got num_classes={classes}")
     return build_within_memory(loaded.name, lambda: _build(*_resolve_interpolator(loaded, interpolator), classes))
+
+
+def _warn_of_options(preset: Preset, interpolator: str | Interpolator | None) -> None:
+    config = preset.interpolator
+    if isinstance(interpolator, str) and interpolator != config.kind and config.options:
+        message = f"interpolator.options of {preset.name} are those of {config.kind}; {interpolator} has its defaults"
+        warnings.warn(message, stacklevel=3)
 
 
 def _build(preset: Preset, module: Interpolator, num_classes: int) -> Detector:
@@ -85,7 +95,6 @@ def _resolve_interpolator(preset: Preset, interpolator: str | Interpolator | Non
     """The interpolator before it is put into a neck, and the preset with its kind and options."""
     if isinstance(interpolator, nn.Module):
         return preset.with_interpolator(str(interpolator.kind), getattr(interpolator, "options", {})), interpolator
-    if interpolator is not None and interpolator != preset.interpolator.kind:
-        preset = preset.with_interpolator(interpolator, {})  # the preset's options belong to its own kind
-    config = preset.interpolator
-    return preset, build_configured(config, preset.neck.channels)
+    if interpolator is not None:
+        preset = preset.with_kind(interpolator)
+    return preset, build_configured(preset.interpolator, preset.neck.channels)

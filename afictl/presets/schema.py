@@ -151,6 +151,10 @@ class Preset(Section):
         """The same preset with another interpolator."""
         return self.model_copy(update={"interpolator": InterpolatorConfig(kind=kind, options=dict(options))})
 
+    def with_kind(self, kind: str) -> Preset:
+        """The same preset with another kind of interpolator, which has its default options."""
+        return self if kind == self.interpolator.kind else self.with_interpolator(kind, {})
+
     @model_validator(mode="after")
     def _sizes_fit_levels(self) -> Preset:
         detector = self.detector

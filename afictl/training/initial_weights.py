@@ -112,7 +112,7 @@ def resolve_interpolator(
     channels = preset.neck.channels
     kind = preset.interpolator.kind if source is None else kind_of_source(source)
     if kind is not None:
-        options = preset.interpolator.options if kind == preset.interpolator.kind else {}
+        options = preset.with_kind(kind).interpolator.options
         module = build_configured(InterpolatorConfig(kind=kind, options=options), channels)
     else:
         module = load_interpolator(find_interpolator_file(str(source)), averaged=averaged)

@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ from afictl.detectors import Detector, build_detector
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator
 from afictl.presets import load_preset
+from tests.helpers.narrow_presets import narrow_preset
 from tests.helpers.targets import no_object
 
 Build = Callable[..., Detector]
@@ -211,3 +213,13 @@ def test_a_preset_with_masks_needs_a_head_with_masks():
     parts = build_detector(load_preset("retinanet-r18-fpn-tiny"), 2, "nearest")
     with pytest.raises(UserError, match=r"mask-rcnn-r18-fpn-tiny: detector\.kind: .*mask-rcnn .*RetinaNetHead none"):
         Detector(load_preset("mask-rcnn-r18-fpn-tiny"), parts.backbone, parts.neck, parts.head, 2)
+
+
+def test_options_of_another_kind_are_left_out_with_a_warning() -> None:
+    preset = narrow_preset("faster-rcnn-r18-fpn-tiny").with_interpolator("dysample", {"groups": 2})
+    with pytest.warns(UserWarning, match=r"interpolator\.options of .* those of dysample; carafe has its defaults"):
+        detector = build_detector(preset, 3, "carafe")
+    assert (detector.preset.interpolator.kind, detector.preset.interpolator.options) == ("carafe", {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build_detector(preset, 3, "dysample").preset.interpolator.options == {"groups": 2}
