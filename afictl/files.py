@@ -115,6 +115,11 @@ def open_to_append(path: Path) -> IO[str]:
     return path.open("a", encoding="utf-8", errors="replace")
 
 
+def follow_link(path: Path) -> Path:
+    """The file that is written where the user names ``path``: the target of a link, which stays a link."""
+    return path.resolve() if path.is_symlink() else path
+
+
 def discard_special(path: Path) -> None:
     """Remove a link, pipe or socket in the place of a file that is to be opened for writing; devices stay."""
     if path.is_symlink() or path.is_fifo() or path.is_socket():

@@ -19,6 +19,7 @@ from afictl.regular_files import open_regular
 
 _BLOCK_BYTES = 2**20
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_COMMENT = re.compile(r"//|/\*|#")
 _OTHER_FORMATS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch it with 'git lfs pull'",
     b"\x1f\x8b": "is compressed with gzip; unpack it",
@@ -160,6 +161,11 @@ def _fault(text: str, error: json.JSONDecodeError) -> str:
         return other
     if error.msg == "Extra data" and error.lineno > 1:
         return f"not readable as JSON: a second value in line {error.lineno}; make one list of them"
+    place = f"line {error.lineno} column {error.colno}"
+    if _COMMENT.match(text, error.pos):
+        return f"not readable as JSON: a comment in {place}; remove it"
+    if text[error.pos : error.pos + 1] in ("]", "}") and text[: error.pos].rstrip().endswith(","):
+        return f"not readable as JSON: a comma before the closing bracket in {place}; remove it"
     return f"not readable as JSON: {one_line(error)}"
 
 

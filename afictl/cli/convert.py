@@ -37,11 +37,17 @@ def convert_command(
     they do not determine, such as backbone.stride_in_1x1=false for a model trained from torchvision's backbone (which
     usually needs --rgb too). No code in the file is executed.
     """
+    from afictl.files import follow_link
     from afictl.weights.conversion import convert
 
-    target = target.resolve() if target.is_symlink() else target  # a link that the user names is followed
     lines = convert(
-        source, target, classes=classes, settings=overrides or (), partial=partial, rgb=rgb, averaged=averaged
+        source,
+        follow_link(target),
+        classes=classes,
+        settings=overrides or (),
+        partial=partial,
+        rgb=rgb,
+        averaged=averaged,
     )
     for line in lines:
         typer.echo(line)

@@ -91,7 +91,7 @@ def pseudo_label_command(
     fabric = launch_single(precision)
     fabric.to_device(loaded.detector)
     runtime = Runtime.of_fabric(fabric, loaded.preset.loader.workers)
-    info = {"weights": str(weights.resolve()), "threshold": threshold, "class_thresholds": overrides}
+    info = {"weights": weights.absolute().name, "threshold": threshold, "class_thresholds": overrides}
     with show_progress(Console(soft_wrap=True), "images") as progress:
         report = write_pseudo_labels(
             loaded, files, images, output, thresholds, runtime, info=info, tta=views, progress=progress

@@ -89,10 +89,17 @@ def load_source(
 
 
 def select_pictures(source: Source, limit: int | None) -> list[Picture]:
-    """The first ``limit`` images of ``source``; all for None."""
-    from afictl.visualization import dataset_pictures
+    """The first ``limit`` images of ``source``; all for None.
 
-    return source[:limit] if isinstance(source, list) else dataset_pictures(source, limit)
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    from afictl.visualization import dataset_pictures
+    from afictl.visualization.pictures import require_readable
+
+    pictures = source[:limit] if isinstance(source, list) else dataset_pictures(source, limit)
+    require_readable(pictures)
+    return pictures
 
 
 def default_limit(source: Source, limit: int | None) -> int | None:

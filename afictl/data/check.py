@@ -89,6 +89,7 @@ def check_annotations(contents: Contents, report: SplitReport) -> list[Record]:
     _check_categories(categories, objects, report)
     _check_optional_values(objects, images, report)
     usable = _check_boxes(objects, images, report)
+    _check_duplicates(objects, images, report)
     check_masks(objects, images, usable, report)
     _check_use(images, categories, objects, usable, report)
     return list(images.values())
@@ -170,6 +171,18 @@ def _check_boxes(objects: list[Record], images: dict[int, Record], report: Split
         location = Location(image["file_name"], record["id"], "" if dropped[k] in (1, 4) else detail)
         report.add(_DROP_RULES.get(int(dropped[k]), "box-partly-outside"), location)
     return np.asarray(dropped == 0)
+
+
+def _check_duplicates(objects: list[Record], images: dict[int, Record], report: SplitReport) -> None:
+    """Add objects that have image, category and box of an earlier one; crowd regions may be drawn in parts."""
+    first_ids: dict[tuple[object, ...], object] = {}
+    for record in objects:
+        if parse_flag(record.get("iscrowd")):
+            continue
+        first_id = first_ids.setdefault((record["image_id"], record["category_id"], *record["bbox"]), record["id"])
+        if first_id != record["id"]:
+            location = Location(images[record["image_id"]]["file_name"], record["id"], f"same as annotation {first_id}")
+            report.add("duplicate-object", location)
 
 
 def _check_use(

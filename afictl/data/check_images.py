@@ -73,6 +73,8 @@ def image_findings(image_dir: Path, item: tuple[str, tuple[int, int]]) -> list[t
         with opened_image(path) as image:
             stored_hw, displayed_hw = stored_size(image), displayed_size(image)
             findings = [*_rotation(image, size_hw), *_colours(image)]
+            if Image.MAX_IMAGE_PIXELS and stored_hw[0] * stored_hw[1] > Image.MAX_IMAGE_PIXELS:
+                findings.append(("large-image", f"{stored_hw[1]}x{stored_hw[0]} pixels"))
             if getattr(image, "n_frames", 1) > 1:
                 findings.append(("several-frames", f"{getattr(image, 'n_frames', 1)} frames"))
         if size_hw not in (stored_hw, displayed_hw):

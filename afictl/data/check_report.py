@@ -100,6 +100,11 @@ RULES = {
     "palette": Rule("palette images", "mends", "converts to RGB"),
     "transparent": Rule("images with transparency", "mends", "drops the transparency"),
     "several-frames": Rule("animations, and files of several pages", "mends", "reads the first frame or page"),
+    "large-image": Rule(
+        "images of more than 89 million pixels",
+        "mends",
+        "reduces the image to input.min_sizes, in which small objects vanish: cut it into tiles",
+    ),
     "deep": Rule("images of 16 bits per channel", "mends", "scales to 8 bits"),
     "other-mode": Rule("images in another colour space", "mends", "converts to RGB"),
     "category-gaps": Rule("category ids with gaps", "fine", "numbers the classes 1..K and keeps the ids for results"),
@@ -119,6 +124,11 @@ RULES = {
         "image file that is also in the training split", "fine", "trains and evaluates on it: AP is too high"
     ),
     "category-unused": Rule("categories without an object", "fine", "has no example of it to train or evaluate on"),
+    "duplicate-object": Rule(
+        "objects with the image, category and box of another",
+        "fine",
+        "uses every one; a detector finds one, so that evaluation counts the others as missed",
+    ),
     "empty-image": Rule("images without an annotation", "fine", "leaves the image out; evaluation counts it"),
     "image-without-usable": Rule(
         "images whose objects are all left out", "fine", "leaves the image out; evaluation counts it"

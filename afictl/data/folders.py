@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,8 @@ from afictl.data.other_layouts import describe_layout
 from afictl.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_MAX_ENTRIES = 200
+_MAX_SUBFOLDERS = 20
 _IMAGE_SUFFIXES = (".jpg", ".JPG", ".jpeg", ".png", ".PNG")
 
 _UNICODE_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
@@ -88,11 +91,23 @@ def absence_hint(folder: Path, name: str) -> str:
         other = unicodedata.normalize(form, name)
         if other != name and os.path.isfile(folder / other):
             return f"the name of the file is in Unicode form {form}, 'file_name' is not: correct one of them"
+    for parent in _subfolders(folder):
+        if base and os.path.isfile(parent / base):
+            return f"{base} is in {parent}: put that folder before 'file_name', or move the images to {folder}"
     for suffix in _IMAGE_SUFFIXES:
         other = f"{base.rpartition('.')[0] or base}{suffix}"
         if other != base and os.path.isfile(folder / other):
             return f"{other} is in {folder}: correct 'file_name'"
     return ""
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """The first folders below ``folder``; images may be sorted into such folders."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in islice(entries, _MAX_ENTRIES) if entry.is_dir()][:_MAX_SUBFOLDERS]
+    except OSError:
+        return []
 
 
 def leaves_folder(folder: Path, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ from torch import Tensor
 
 from afictl.data.image_faults import content_fault, file_fault
 from afictl.errors import UserError, one_line
+
+# Large images are read; Pillow's own limit, twice as high, is an error that names the file. A filter for each image
+# would not be safe in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 ORIENTATION = 0x0112
 """EXIF tag."""
@@ -33,8 +38,9 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
     Decoders write it so, and PyTorch resizes it more than twice as fast as planes.
 
     Grey, palette, 16-bit and CMYK images become RGB (CMYK JPEGs in Adobe's inverted polarity, as all writers
-    store them); transparency is dropped, as detectron2 and torchvision do. Pillow decodes: with torchvision the
-    stored size cannot be known before the orientation is applied.
+    store them); values of 16 bits are divided by 257, whatever their maximum; transparency is dropped, as detectron2
+    and torchvision do. Pillow decodes: with torchvision the stored size cannot be known before the orientation is
+    applied.
 
     An EXIF orientation is followed, as detectron2 and mmdetection (through OpenCV) do, unless ``size_hw`` shows that
     the annotations were made on the pixels as stored. Where both sizes are equal (orientations 2, 3 and 4, and square
@@ -45,9 +51,11 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
         size_hw: the annotated height and width; None always follows the EXIF orientation.
 
     Raises:
-        UserError: missing, no regular file, not an image, truncated, or of another size; names the file.
+        UserError: missing, no regular file, not an image, truncated, of another size, or with float or 32-bit pixels,
+            whose range is unknown; names the file.
     """
     with opened_image(path) as image:
+        _require_known_range(image)
         return torch.from_numpy(_pixels(_orient(image, size_hw))).permute(2, 0, 1)
 
 
@@ -127,9 +135,18 @@ def _orient(image: Image.Image, size_hw: tuple[int, int] | None) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def _require_known_range(image: Image.Image) -> None:
+    """Refuse pixels whose maximum nothing tells: 0..255 as int32 would become black if they were taken for 16 bits.
+
+    Pillow may hold 16 bits of PNG and Netpbm files, scaled to 0..65535, in its mode of 32 bits.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise UserError("has float, signed or 32-bit pixels, whose range is unknown; convert it to 8 or 16 bits")
+
+
 def _pixels(image: Image.Image) -> np.ndarray:
     """Uint8 (H,W,3) RGB."""
-    if image.mode == "F" or image.mode.startswith("I"):
+    if image.mode.startswith("I"):
         return np.repeat(_scale_grey(np.asarray(image))[:, :, None], 3, axis=2)
     if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about a transparent palette
         image = image.convert("RGBA")
@@ -140,6 +157,4 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 def _scale_grey(values: np.ndarray) -> np.ndarray:
     """Grey of 16 bits to 8, (H,W); Pillow's own conversion cuts off at 255."""
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
-        raise UserError("has float or 32-bit pixels, whose range is unknown; convert it to 8 or 16 bits")
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ _MAX_ENTRIES = 20_000
 """Of one folder, that are looked at."""
 _MAX_NAMES = 4
 _JSON = ("*.json", "*/*.json")
+_IMAGES = ("*.jpg", "*.jpeg", "*.JPG", "*.png")
 
 
 class Layout(NamedTuple):
@@ -44,6 +46,11 @@ _LAYOUTS = (
         "make a val split likewise",
     ),
     Layout(
+        "COCO's layout with the images in one folder",
+        ("annotations/instances_*.json", "images/*.*"),
+        "move the images of the split into a folder of its name, such as train",
+    ),
+    Layout(
         "a COCO export of CVAT or Datumaro with subsets",
         ("annotations/instances_*.json", "images"),
         "move the folders images/SUBSET to train and val, and name the annotation files instances_train.json and "
@@ -66,25 +73,59 @@ _LAYOUTS = (
         ("*/labels.json", "*/data"),
         "move SPLIT/labels.json to annotations/instances_SPLIT.json and SPLIT/data to SPLIT, for train and val",
     ),
+    Layout(
+        "COCO's layout with another name of the folder",
+        ("Annotations/instances_*.json",),
+        "rename the folder Annotations to annotations",
+    ),
+    Layout(
+        "COCO annotations beside their images",
+        ("*/annotation*coco*.json",),
+        "move SPLIT/annotation_coco.json to annotations/instances_SPLIT.json, for train and val",
+    ),
+    Layout("FiftyOne's own format", ("samples.json", "metadata.json"), f"{_CONVERT} (FiftyOne's COCODetectionDataset)"),
     Layout("Supervisely's format", ("meta.json", "*/ann"), f"{_CONVERT} (the app 'Export to COCO')"),
-    Layout("Pascal VOC's layout", ("Annotations/*.xml",), "convert it to COCO JSON, for example with Datumaro"),
+    Layout("Supervisely's format", ("*/meta.json",), f"{_CONVERT} (the app 'Export to COCO')"),
+    Layout("Pascal VOC's layout", ("**/Annotations/*.xml",), "convert it to COCO JSON, for example with Datumaro"),
+    Layout("Pascal VOC's files", ("*.xml",), "convert them to COCO JSON, for example with Datumaro"),
     Layout("Pascal VOC's files", ("*/*.xml",), "convert them to COCO JSON, for example with Datumaro"),
+    Layout("VisDrone's layout", ("**/VisDrone*/annotations/*.txt",), "convert it to COCO JSON"),
+    Layout("DOTA's layout", ("**/labelTxt/*.txt",), "convert it to COCO JSON, with upright boxes"),
+    Layout("KITTI's layout", ("**/label_2/*.txt",), "convert it to COCO JSON, for example with FiftyOne"),
+    Layout(
+        "Open Images' tables", ("**/*annotations-bbox.csv",), "convert them to COCO JSON, for example with Datumaro"
+    ),
+    Layout("Open Images' tables", ("labels/detections.csv",), f"{_CONVERT} (FiftyOne's COCODetectionDataset)"),
+    Layout("CrowdHuman's annotations", ("*.odgt",), "convert them to COCO JSON"),
+    Layout("Cityscapes' layout", ("gtFine/*",), "convert it to COCO JSON"),
+    Layout("Hugging Face's image folder", ("**/metadata.jsonl",), "convert it to COCO JSON"),
+    Layout("CreateML's format", ("**/_annotations.createml.json",), _CONVERT),
     Layout("YOLO's layout", ("labels/**/*.txt",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
     Layout("YOLO's layout", ("*/labels/*.txt",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
     Layout("YOLO's layout", ("data.yaml",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
+    Layout("YOLO's layout", ("obj.data",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
+    Layout("YOLO's layout", ("classes.txt", "*.txt"), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
     Layout("a table", ("**/_annotations.csv",), _CONVERT),
     Layout("TFRecord", ("**/*.tfrecord",), _CONVERT),
+    Layout("an archive", ("*.zip",), "unpack it"),
+    Layout("an archive", ("*.tar*",), "unpack it"),
 )
 """Common layouts, more specific ones first."""
 
 _CONTENTS = {
+    "a COCO file of another name or in another place": (
+        (b'"file_name"', b'"height"'),
+        "move the file of each split to annotations/instances_SPLIT.json and its images into a folder SPLIT, for train "
+        "and val",
+    ),
     "LabelMe's files": ((b'"shapes"', b'"imagePath"'), "convert them to COCO JSON, for example with labelme2coco"),
     "Datumaro's own format": ((b'"items"', b'"categories"'), f"{_CONVERT} (datum convert -f coco_instances)"),
     "Label Studio's own format": ((b'"completed_by"',), f"{_CONVERT} (Export, COCO)"),
     "VGG Image Annotator's format": ((b'"shape_attributes"',), f"{_CONVERT} (Annotation, Export Annotations)"),
 }
-"""JSON of other programs, by keys at its beginning, with the advice."""
+"""JSON of other programs, by keys at its beginning or end, with the advice."""
 _HEAD_BYTES = 2**16
+_TAIL_BYTES = 2**12
 
 
 def describe_layout(data_dir: Path) -> str:
@@ -104,10 +145,11 @@ def describe_layout(data_dir: Path) -> str:
     names = sorted(str(path) for pattern in _JSON for path in _matches(data_dir, pattern) if not _is_expected(path))
     for name in names[:_MAX_NAMES]:
         for program, (keys, advice) in _CONTENTS.items():
-            if all(key in _head(data_dir / name) for key in keys):
+            if all(key in _ends(data_dir / name) for key in keys):
                 return f"this looks like {program} ({name}): {advice}"
     if not names:
-        return ""
+        images = next((path for suffix in _IMAGES for path in _matches(data_dir, suffix)), None)
+        return f"it has images ({images}) but no annotations: export or make a COCO JSON file" if images else ""
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return f"JSON files that it has: {', '.join(names[:_MAX_NAMES])}{more}; move or rename those with the annotations"
 
@@ -125,9 +167,13 @@ def _is_expected(path: Path) -> bool:
     return path.parent.name == "annotations" and path.name.startswith(("instances_train", "instances_val"))
 
 
-def _head(file: Path) -> bytes:
+def _ends(file: Path) -> bytes:
+    """The first 64 KiB and the last 4: embedded images and long lists lie between."""
     try:
         with open_regular(file) as opened:
-            return opened.read(_HEAD_BYTES)
+            head = opened.read(_HEAD_BYTES)
+            size = opened.seek(0, os.SEEK_END)
+            opened.seek(max(len(head), size - _TAIL_BYTES))
+            return head + opened.read(_TAIL_BYTES)
     except OSError:
         return b""

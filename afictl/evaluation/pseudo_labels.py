@@ -191,13 +191,20 @@ def write_pseudo_labels(
                 "afictl": __version__,
                 "tta": asdict(tta) if tta else None,
                 **info,
-                "image_folder": str(folder.resolve()),
-                "image_folder_from_here": os.path.relpath(folder.resolve(), output.parent.resolve()),
-                "unreadable": report.unreadable,
+                "image_folder": _relative_folder(folder, output),
+                "unreadable": [line.replace(f"image {folder}{os.sep}", "image ", 1) for line in report.unreadable],
             },
             categories=[{"id": count.category_id, "name": count.name} for count in report.classes.values()],
         )
     return report
+
+
+def _relative_folder(folder: Path, output: Path) -> str:
+    """The image folder as seen from the file, so that both can be moved, and no path of the user's is passed on."""
+    try:
+        return Path(os.path.relpath(folder.resolve(), output.parent.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return str(folder.resolve())
 
 
 class _ResizedImage(NamedTuple):

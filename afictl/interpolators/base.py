@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afictl.errors import UserError, one_line
+from afictl.files import follow_link
 from afictl.meta_device import building_on_meta_device, require_bounded_options
 from afictl.tensor_files import read_tensors, save_tensors
 
@@ -86,14 +87,14 @@ class Interpolator(nn.Module):
         raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
-        """Write weights, kind and options to one safetensors file.
+        """Write weights, kind and options to one safetensors file; a link is followed and stays.
 
         Raises:
             UserError: a kind without parameters.
         """
         if not self.learned:
             raise UserError(f"{path}: interpolator '{self.kind}' has no weights to save")
-        save_tensors(path, self.state_dict(), self.description)
+        save_tensors(follow_link(Path(path)), self.state_dict(), self.description)
 
     @property
     def description(self) -> dict[str, object]:

@@ -15,6 +15,7 @@ from afictl.evaluation import evaluate
 from afictl.interpolators import Interpolator
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, INTERPOLATOR, PREDICTIONS
+from afictl.tensor_files import save_tensors
 from afictl.training.optimization import TrainableModule
 from afictl.training.splits import Splits
 from afictl.training.stage import Metrics, Stage
@@ -72,4 +73,4 @@ def _export(path: Path, detector: Detector, dataset: Dataset, step: int, metrics
     save_detector(path, detector, metadata)
     interpolator = detector.neck.interpolator
     if path.name == BEST and isinstance(interpolator, Interpolator) and interpolator.learned:
-        interpolator.save(path.with_name(INTERPOLATOR))
+        save_tensors(path.with_name(INTERPOLATOR), interpolator.state_dict(), interpolator.description)

@@ -18,6 +18,7 @@ from afictl.folder_lock import locked_folder
 from afictl.interpolators import Interpolator, build_configured, learned_kinds
 from afictl.presets import InterpolatorConfig, Preset, overridden_values, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
+from afictl.tensor_files import save_tensors
 from afictl.training.hardware import hardware_record
 from afictl.training.memory import require_batch_memory
 from afictl.training.process_count import process_dependence
@@ -140,7 +141,8 @@ def _pretrain(
 def _copy_interpolator(source: Path, target: Path) -> None:
     remove_temporary_files(target.parent)
     remove_unfinished_weights(target.parent)
-    Interpolator.load(source).save(target)
+    interpolator = Interpolator.load(source)
+    save_tensors(target, interpolator.state_dict(), interpolator.description)
 
 
 def check_kind(kind: str, overrides: Iterable[str]) -> None:

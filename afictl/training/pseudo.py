@@ -106,12 +106,15 @@ def _read_info(file: Path) -> dict[str, object]:
 
 
 def _image_folder(file: Path) -> Path:
-    """The image folder that a pseudo-label file records, or the one at the same relative path if both were moved."""
+    """The image folder that a pseudo-label file records, which may be relative to the file.
+
+    Earlier versions recorded an absolute path, and a relative one for a file that was moved with its images.
+    """
     info = _read_info(file)
     folder, relative = info.get("image_folder"), info.get("image_folder_from_here")
     if not isinstance(folder, str):
         raise UserError(f"{file}: key 'info.image_folder' is missing; add the folder that its file_names start from")
-    folders = [Path(folder), *([file.parent / relative] if isinstance(relative, str) else [])]
+    folders = [file.parent / folder, *([file.parent / relative] if isinstance(relative, str) else [])]
     for path in folders:
         if path.is_dir():
             return path

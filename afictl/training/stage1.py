@@ -19,6 +19,7 @@ from afictl.interpolators import Interpolator
 from afictl.presets import InterpolatorRecipe, Preset
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
+from afictl.tensor_files import save_tensors
 from afictl.training.adversarial import PerLevel, PyramidInterpolator, discriminator_step, feature_losses
 from afictl.training.adversarial_report import AdversarialReport
 from afictl.training.feature_distance import describe_distance, distance_metrics, measure_feature_distance
@@ -72,9 +73,9 @@ def train_stage1(
         )
 
     def export(path: Path, step: int, metrics: Metrics) -> None:
-        interpolator.save(path)
+        save_tensors(path, interpolator.state_dict(), interpolator.description)
         if path.name == BEST:
-            interpolator.save(path.with_name(INTERPOLATOR))
+            save_tensors(path.with_name(INTERPOLATOR), interpolator.state_dict(), interpolator.description)
 
     stage = Stage(
         name="stage1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,10 @@ from afictl.data.images import opened_image
 from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.data.transforms import move_boxes
 from afictl.data.unlabeled import image_files
+from afictl.errors import UserError
 from afictl.evaluation.prediction_writer import CocoResult
+
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,19 @@ def file_pictures(paths: Iterable[Path]) -> list[Picture]:
     return [Picture(name, file) for name, file in zip(names, files, strict=True)]
 
 
+def require_readable(pictures: Sequence[Picture]) -> None:
+    """Decode every image once, so that one that is damaged is an error before the first drawing is written.
+
+    Raises:
+        UserError: images cannot be read; names the first.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        errors = [error for error in pool.map(_read_error, pictures) if error]
+    if errors:
+        more = f" ({len(errors)} of {len(pictures)} images cannot be read)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}; no picture was written{more}")
+
+
 def results_to_detection(
     results: Sequence[CocoResult], labels: Mapping[int, int], size_hw: tuple[int, int], drawn_hw: tuple[int, int]
 ) -> dict[str, Tensor]:
@@ -127,6 +144,14 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return image_files(path)
     return [path]
+
+
+def _read_error(picture: Picture) -> str:
+    try:
+        picture.read()
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _require_image(file: Path) -> None:

@@ -17,7 +17,7 @@ from afictl.visualization.disagreement import DetectionArrays, count_missing, di
 from afictl.visualization.figure import Figure
 from afictl.visualization.figure_files import write_figures
 from afictl.visualization.named_models import NamedDetectors
-from afictl.visualization.pictures import Picture, dataset_pictures
+from afictl.visualization.pictures import Picture, dataset_pictures, require_readable
 from afictl.weights import load_detector
 
 
@@ -42,7 +42,9 @@ def write_side_by_side(
         UserError: unreadable weights or images, or a detector with other classes than the dataset.
     """
     detectors = NamedDetectors.of({name: load_detector(path) for name, path in weights.items()}, dataset)
-    figures = side_by_side_figures(detectors, dataset_pictures(dataset, limit), threshold)
+    pictures = dataset_pictures(dataset, limit)
+    require_readable(pictures)
+    figures = side_by_side_figures(detectors, pictures, threshold)
     return write_figures(figures, output, "detections")
 
 

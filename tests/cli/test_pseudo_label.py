@@ -51,7 +51,7 @@ def test_labels_counts_and_examples(untrained_run, shapes, unlabelled, tmp_path)
     assert all(record["score"] >= 0.1 for record in content["annotations"])
     assert all(record["score"] >= 0.9 for record in content["annotations"] if record["category_id"] == ids["disc"])
     assert {"size", "counts"} == content["annotations"][0]["segmentation"].keys()
-    expected = {"weights": str(untrained_run), "threshold": 0.1, "class_thresholds": {"disc": 0.9}, "tta": None}
+    expected = {"weights": untrained_run.name, "threshold": 0.1, "class_thresholds": {"disc": 0.9}, "tta": None}
     assert expected.items() <= content["info"].items()
     assert f"{len(content['annotations'])} pseudo labels on " in result.output
     with Image.open(output.with_suffix(".png")) as sheet:

@@ -56,6 +56,23 @@ def test_a_photograph_without_annotations(untrained_run, tmp_path):
     assert 960 < picture.width < 2 * 960
 
 
+@pytest.mark.parametrize("form", ["png", "html"])
+@pytest.mark.parametrize("command", ["detections", "features", "gradcam"])
+def test_a_damaged_image_is_told_before_the_first_picture(untrained_run, tmp_path, command, form):
+    """Its header is whole."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    pixels = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for name in ("a", "b"):
+        Image.fromarray(pixels.numpy()).save(photos / f"{name}.png")
+    (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:4000])
+    source = ("--guide" if command == "features" else "--weights", untrained_run)
+    output = tmp_path / "drawn"
+    with pytest.raises(UserError, match=r"b\.png .*truncated.* no picture"):
+        call(command, *source, "--images", photos, "--output", output, "--format", form)
+    assert not output.exists()
+
+
 def test_a_threshold_below_that_of_the_detector_is_reported(untrained_run, shapes):
     loaded = load_detector(untrained_run)
     stricter = loaded.preset.detector.model_copy(update={"score_threshold": 0.9})

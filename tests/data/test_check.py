@@ -57,6 +57,7 @@ def test_check_reports_every_annotation_fault_at_once(write_coco):
         "box-partly-outside": ["1.png annotation 3: bbox [50, 30, 30, 10] in 64x48"],
         "category-gaps": ["2 categories with ids 1 to 9"],
         "category-unused": ["dog (id 9)"],
+        "duplicate-object": [f"1.png annotation {k}: same as annotation 1" for k in (6, 7, 8)],
         "empty-image": ["2.png"],
         "image-without-usable": ["3.png"],
     }
@@ -64,6 +65,17 @@ def test_check_reports_every_annotation_fault_at_once(write_coco):
     assert report.histogram == {"cat": 5, "dog": 0}
     assert (report.usable_objects, report.usable_images) == (5, 1)
     assert len(report.fatal) == 6
+
+
+def test_copies_of_an_object_are_a_finding(write_coco, monkeypatch):
+    """Crowd regions, other classes and other images are none."""
+    objects = [{}, {"bbox": [10.0, 10, 20, 20.0]}, {"category_id": 2}, {"image_id": 2}, {"iscrowd": 1}, {}]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    report = check_split(write_coco(objects, images=[{}, {}]), "train")
+    expected = ["1.png annotation 2: same as annotation 1", "1.png annotation 6: same as annotation 1"]
+    assert locations(report, "duplicate-object") == expected
+    assert locations(report, "large-image") == ["1.png: 64x48 pixels", "2.png: 64x48 pixels"]
+    assert not report.fatal
 
 
 def test_check_reports_every_image_file_fault(write_coco):
@@ -125,6 +137,7 @@ def test_duplicate_category_names_are_fatal(write_coco):
 
 def test_flags_are_findings(write_coco):
     objects = [{"iscrowd": float("nan")}, {"ignore": "1"}, {"difficult": 1}, {"ignore": 0, "difficult": 0}, {}]
+    objects = [{"bbox": [10, 10, 20, 20 - k], **record} for k, record in enumerate(objects)]
     report = check_split(write_coco(objects), "train")
     findings = {rule: locations(report, rule) for rule in report.findings if rule != "category-unused"}
     assert findings == {
@@ -324,8 +337,8 @@ def test_no_usable_object_is_fatal_for_train_only(write_coco):
 
 
 def test_data_without_masks_pass_the_check(write_coco):
-    report = check_split(write_coco([{"segmentation": []}, {"segmentation": None}]), "train")
-    assert set(report.findings) == {"no-masks", "category-unused"}
+    report = check_split(write_coco([{"segmentation": []}, {"segmentation": None, "category_id": 2}]), "train")
+    assert set(report.findings) == {"no-masks"}
     assert not report.fatal
 
 

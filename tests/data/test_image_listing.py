@@ -31,7 +31,7 @@ def folder(tmp_path):
     (images / "empty.jpg").touch()
     (images / "lfs.jpg").write_text(LFS_POINTER)
     (images / "phone.jpg").write_bytes(HEIC)
-    (images / "large.heic").write_bytes(HEIC.ljust(5000, b"\1"))
+    (images / "large.jpg").write_bytes(HEIC.ljust(5000, b"\1"))
     (images / "text.jpg").write_text("hello")
     (images / "folder.jpg").mkdir()
     (images / "broken.jpg").symlink_to("nowhere.jpg")
@@ -51,7 +51,7 @@ def test_every_fault_of_a_file_is_told_without_opening_pipes_and_devices(folder)
         "empty.jpg": "an empty file",
         "lfs.jpg": "git lfs pull",
         "phone.jpg": "a HEIC file",
-        "large.heic": "a HEIC file",
+        "large.jpg": "a HEIC file",
         "text.jpg": "no image",
         "folder.jpg": "a folder",
         "broken.jpg": "a link to nowhere.jpg, which does not exist",
@@ -66,6 +66,15 @@ def test_every_fault_of_a_file_is_told_without_opening_pipes_and_devices(folder)
     for name, fact in facts.items():
         assert fact in faults[name], name
     assert image_faults(folder / "nowhere", ["a.png"]) == {"a.png": "does not exist"}
+
+
+def test_headers_of_a_large_dataset_are_sampled(tmp_path, monkeypatch):
+    """By their names, HEIC files are recognised outside the sample, too."""
+    monkeypatch.setattr(image_listing, "_MAX_HEADERS", 2)
+    names = ["0.jpg", "1.jpg", "2.jpg", "3.heic"]
+    for name in names:
+        (tmp_path / name).write_bytes(HEIC.ljust(5000, b"\1"))
+    assert list(image_faults(tmp_path, names)) == ["0.jpg", "2.jpg", "3.heic"]
 
 
 def test_files_in_a_folder_that_cannot_be_listed(folder, monkeypatch):

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -58,6 +60,29 @@ def test_grey_is_repeated_over_channels(tmp_path, mode):
 def test_16_bit_grey_is_scaled_to_8_bits(tmp_path, name):
     Image.fromarray(np.array([[0, 257, 32768, 65535]], dtype=np.uint16)).save(tmp_path / name)
     assert read_image(tmp_path / name)[1].tolist() == [[0, 1, 128, 255]]
+
+
+def test_32_bit_and_float_pixels_are_refused_and_16_bits_of_netpbm_are_not(tmp_path):
+    """Pillow gives the same mode to 32 bits of TIFF and to 16 bits of Netpbm, whose maximum is in the file."""
+    values = np.array([[0, 100], [200, 255]])
+    for dtype in (np.int32, np.float32):
+        Image.fromarray(values.astype(dtype)).save(tmp_path / "a.tif")
+        with pytest.raises(UserError, match=r"a\.tif has float, signed or 32-bit pixels.*convert"):
+            read_image(tmp_path / "a.tif", (2, 2))
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 1023\n" + np.array([512, 1023], dtype=">u2").tobytes())
+    assert read_image(tmp_path / "a.pgm")[0].tolist() == [[128, 255]]
+
+
+def test_a_large_image_gives_no_warning_of_pillow(tmp_path):
+    """In a program of its own, as pytest resets the filters of warnings."""
+    code = (
+        "import sys; from PIL import Image; from afictl.data.images import read_image; Image.MAX_IMAGE_PIXELS = 3000; "
+        "print(read_image(sys.argv[1]).shape[1:].numel())"
+    )
+    Image.new("L", (64, 48)).save(tmp_path / "a.png")
+    command = [sys.executable, "-c", code, str(tmp_path / "a.png")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (result.stdout.strip(), result.stderr) == ("3072", "")
 
 
 def test_palette_with_transparency_gives_no_warning(picture, tmp_path):

@@ -11,6 +11,7 @@ from afictl.data.image_listing import require_images
 from afictl.data.subset import write_subset
 from afictl.errors import UserError
 
+COCO = json.dumps({"images": [{"file_name": "1.jpg", "height": 8}] * 10_000, "annotations": [], "categories": []})
 LABELME = json.dumps({"version": "5.0", "flags": {}, "shapes": [], "imagePath": "1.jpg"})
 
 
@@ -34,13 +35,30 @@ LABELME = json.dumps({"version": "5.0", "flags": {}, "shapes": [], "imagePath": 
         (["1.json", "1.jpg"], r"LabelMe.*1\.json.*labelme2coco"),
         (["coco/annotations/instances_train.json"], "one folder deeper.*coco"),
         (["annotations/people.json", "train/1.jpg"], "people"),
-        (["1.jpg"], "no train annotation file: looked for"),
+        (["VOCdevkit/VOC2012/Annotations/1.xml", "VOCdevkit/VOC2012/JPEGImages/1.jpg"], "Pascal VOC.*COCO"),
+        (["1.xml", "1.jpg"], "Pascal VOC.*COCO"),
+        (["obj.data", "obj_train_data/1.txt"], "YOLO.*COCO"),
+        (["classes.txt", "1.txt", "1.jpg"], "YOLO.*COCO"),
+        (["train-annotations-bbox.csv", "train/1.jpg"], "Open Images.*COCO"),
+        (["labels/detections.csv", "data/1.jpg"], "Open Images.*COCO"),
+        (["samples.json", "metadata.json", "data/1.jpg"], "FiftyOne's own format.*COCO"),
+        (["train/meta.json", "train/ds0/1.jpg"], "Supervisely.*COCO"),
+        (["train/annotation_coco.json", "train/1.jpg"], r"instances_SPLIT\.json"),
+        (["Annotations/instances_train.json", "train/1.jpg"], "rename the folder Annotations to annotations"),
+        (["_annotations.createml.json", "1.jpg"], "CreateML.*COCO"),
+        (["coco.json", "1.jpg"], r"coco\.json.*annotations/instances_SPLIT\.json.*images"),
+        (["annotations/train.json", "train/1.jpg"], r"annotations/train\.json.*instances_SPLIT\.json"),
+        (["data.zip"], r"archive \(data\.zip\): unpack"),
+        (["1.jpg"], r"no train annotation file: it has images \(1\.jpg\) but no annotations"),
+        (["notes.txt"], "no train annotation file: looked for"),
     ],
 )
 def test_a_folder_of_another_layout_is_told_with_the_steps(tmp_path, files, facts):
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(LABELME if name == "1.json" else "{}")
+        (tmp_path / name).write_text(
+            {"1.json": LABELME, "coco.json": COCO, "annotations/train.json": COCO}.get(name, "{}")
+        )
     with pytest.raises(UserError, match=f"{facts}.*{tmp_path}") as error:
         find_files(tmp_path, "train")
     assert "\n" not in str(error.value)
@@ -80,6 +98,14 @@ def test_backslashes_do_not_lead_out_of_the_folder(windows):
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="outside"):
         load_coco(windows, "train").image_path(0)
+
+
+def test_images_in_subfolders_are_told(write_coco):
+    data = write_coco([{}])
+    (data / "train" / "camera").mkdir()
+    (data / "train" / "1.png").rename(data / "train" / "camera" / "1.png")
+    with pytest.raises(UserError, match=r"1\.png is in .*/train/camera: put that folder before 'file_name'"):
+        require_images(load_coco(data, "train"))
 
 
 @pytest.mark.parametrize("name", [r"images\1.png", "train/1.png", "/home/me/1.png", "1.jpg"])

@@ -118,9 +118,10 @@ def test_annotations_have_score_and_source(images, tmp_path):
         "iscrowd": 0,
         "source": "pseudo",
     }
-    assert content["info"]["image_folder"] == str(images)
-    assert content["info"]["image_folder_from_here"] == "images"
-    assert len(content["info"]["unreadable"]) == 1
+    assert content["info"]["image_folder"] == "images"
+    (unreadable,) = content["info"]["unreadable"]
+    assert unreadable.startswith("image broken.png cannot be read")
+    assert str(tmp_path) not in (tmp_path / "pseudo.json").read_text()
 
 
 def test_masks_are_run_lengths_and_an_empty_mask_is_left_out(images, tmp_path):

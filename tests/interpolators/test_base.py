@@ -39,6 +39,13 @@ def test_every_learned_kind_is_loaded_as_it_was_saved(kind, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["interpolator.safetensors"]
 
 
+def test_a_link_that_the_user_names_is_followed(tmp_path):
+    (tmp_path / "link").symlink_to("target")
+    build_interpolator("carafe", 8).save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert Interpolator.load(tmp_path / "target").kind == "carafe"
+
+
 def test_description_of_a_file_names_format_version_and_kind(tmp_path):
     for kind in ("afi", "carafe"):
         build_interpolator(kind, 8).save(tmp_path / kind)

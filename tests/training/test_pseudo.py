@@ -66,9 +66,15 @@ def test_labels_are_matched_by_name(pseudo_file, preset, shapes_dir):
         assert pseudo.objects(i).labels.equal(truth.objects(i).labels)
 
 
-def test_a_file_that_was_moved_with_its_images_is_read(preset, shapes_dir, tmp_path):
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"image_folder": "../images"},
+        {"image_folder": "/nowhere", "image_folder_from_here": "../images"},  # of earlier versions
+    ],
+)
+def test_a_file_that_was_moved_with_its_images_is_read(preset, shapes_dir, tmp_path, info):
     shutil.copytree(shapes_dir / "val2017", tmp_path / "images")
-    info = {"image_folder": "/nowhere", "image_folder_from_here": "../images"}
     (tmp_path / "labels").mkdir()
     file = write_pseudo_file(tmp_path / "labels" / "pseudo.json", shapes_dir, info=info)
     mixed = PseudoLabels(file).load(load_coco(shapes_dir, "train"), preset, masks=False)
