@@ -34,6 +34,8 @@ class FeatureExtractor(Protocol):
     """Channels of each level, finest first."""
     strides: dict[str, int]
     """Stride of each level in pixels."""
+    converts_deviation: bool
+    """Whether ``convert_classifier`` scales the first convolution to the deviation of the detector's images."""
 
     @property
     def net(self) -> nn.Module:
@@ -59,6 +61,8 @@ class Backbone(nn.Module):
         norm: batch norm of the trainable stages, trained or with fixed statistics and scale.
         frozen: names of the modules in ``net`` that are not trained.
     """
+
+    converts_deviation = False
 
     def __init__(
         self,

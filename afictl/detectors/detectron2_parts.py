@@ -41,6 +41,8 @@ class BottomUpView(BackboneView):
         bgr: whether the network takes blue, green, red.
     """
 
+    converts_deviation = True
+
     def __init__(self, name: str, net: Backbone, levels: Sequence[str], config: InputConfig, bgr: bool) -> None:
         shapes = net.output_shape()
         channels = {level: shapes[level].channels for level in levels}

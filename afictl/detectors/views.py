@@ -27,6 +27,8 @@ class BackboneView(ABC):
         strides: stride of each of these levels in pixels.
     """
 
+    converts_deviation = False
+
     def __init__(self, name: str, net: nn.Module, channels: dict[str, int], strides: dict[str, int]) -> None:
         self.name = name
         self.net = net

@@ -44,15 +44,7 @@ def _triple(values: Iterable[float]) -> Triple:
     return red, green, blue
 
 
-def statistics_note(network: str, statistics: Mapping[str, Triple]) -> str:
-    """A line on ``mean`` and ``std`` of a preset that are not those of its network; empty if they agree to 0.01."""
-    expected = network_statistics(network)
-    differing = [key for key in expected if any(abs(a - b) > _TOLERANCE for a, b in _pairs(expected, statistics, key))]
-    if not differing:
-        return ""
-    flags = " ".join(f"--set input.{key}=[{','.join(f'{value:g}' for value in expected[key])}]" for key in differing)
-    return f"note: the weights of {network} were trained with other pixel values; {flags} gives those"
-
-
-def _pairs(expected: Mapping[str, Triple], statistics: Mapping[str, Triple], key: str) -> zip[tuple[float, float]]:
-    return zip(expected[key], statistics[key], strict=True)
+def differing_statistics(trained: Mapping[str, Triple], present: Mapping[str, Triple]) -> list[str]:
+    """The keys of ``trained``, ``mean`` or ``std``, whose values in ``present`` are not the same to 0.01."""
+    pairs = {key: zip(values, present[key], strict=True) for key, values in trained.items()}
+    return [key for key in pairs if any(abs(a - b) > _TOLERANCE for a, b in pairs[key])]

@@ -15,7 +15,6 @@ from afictl.errors import UserError, did_you_mean
 from afictl.interpolators import Interpolator, build_configured, interpolator_kinds, kind_of_source
 from afictl.necks import check_interpolator
 from afictl.presets import InterpolatorConfig, Preset, parse_preset
-from afictl.presets.pixel_statistics import statistics_note
 from afictl.run_folder import BEST, INTERPOLATOR, LAST, absolute_path
 from afictl.tensor_files import check_file
 from afictl.training.class_layers import describe_class_layers, load_for_classes
@@ -28,7 +27,7 @@ from afictl.weights import (
     read_weights,
 )
 from afictl.weights.checkpoint import find_checkpoint
-from afictl.weights.compatibility import difference_note
+from afictl.weights.compatibility import difference_note, pixel_differences
 from afictl.weights.layouts import stated_classes
 from afictl.weights.loading import differences_of
 
@@ -163,11 +162,13 @@ def load_initial_weights(
         report = load_backbone_weights(
             detector.backbone, initial.backbone_weights, detector.input, averaged=initial.averaged
         )
-        lines.append(f"{initial.backbone_weights}: {report}")
+        lines.append(f"{initial.backbone_weights}: {replace(report, differences=())}")
+        note = difference_note(report.differences, initial.backbone_weights)
+        lines += [note] if note else []
     elif detector.preset.backbone.pretrained:
         load_pretrained(detector.backbone)
         lines.append(f"ImageNet weights loaded into {detector.preset.backbone.name}")
-        note = statistics_note(detector.preset.backbone.name, detector.input.model_dump())
+        note = difference_note(pixel_differences(detector.backbone, detector.input), detector.preset.backbone.name)
         lines += [note] if note else []
     return [*lines, _interpolator_line(detector, initial)]
 

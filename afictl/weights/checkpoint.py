@@ -42,6 +42,7 @@ class Checkpoint:
         metadata: the description in a file of afictl; empty for other files.
         class_names: lists of class names beside the tensors of another project.
         notes: which of several state dicts ``tensors`` is.
+        anchors: of an old file of detectron2, for its own model: those of cell (0, 0), (A, 4) xyxy in pixels a level.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Checkpoint:
     metadata: dict[str, Any]
     class_names: tuple[ClassNames, ...] = ()
     notes: tuple[str, ...] = ()
+    anchors: tuple[Tensor, ...] = ()
 
 
 def read_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoint:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
+from afictl.backbones import FeatureExtractor
 from afictl.errors import UserError
-from afictl.presets import Preset, parse_preset
+from afictl.presets import InputConfig, Preset, parse_preset
+from afictl.presets.pixel_statistics import Triple, differing_statistics, network_statistics
 from afictl.weights.checkpoint import Checkpoint
+from afictl.weights.layouts.detectron2_preset import anchor_sides
 
 _ARITHMETIC_KEYS = ("backbone.stride_in_1x1", "input.mean", "input.std")
 _NECK_KEYS = {
@@ -64,6 +70,58 @@ def checkpoint_differences(preset: Preset, checkpoint: Checkpoint) -> tuple[Diff
     return setting_differences(preset, trained) if trained else ()
 
 
+def pixel_differences(
+    backbone: FeatureExtractor, config: InputConfig, trained: Mapping[str, Triple] | None = None
+) -> tuple[Difference, ...]:
+    """Pixel statistics that backbone weights were trained with, where images normalised as ``config`` have others.
+
+    Args:
+        backbone: to which the weights were converted.
+        config: normalisation of the detector's images.
+        trained: ``mean`` and ``std`` of the weights (default: those that timm states for the network).
+    """
+    trained = network_statistics(backbone.name) if trained is None else trained
+    differing = differing_statistics(trained, {"mean": config.mean, "std": config.std})
+    return tuple(
+        Difference(f"input.{key}", trained[key])
+        for key in differing
+        if not (key == "std" and backbone.converts_deviation)
+    )
+
+
+def anchor_differences(trained: Sequence[Tensor], present: Sequence[Tensor]) -> tuple[Difference, ...]:
+    """Anchors that a model of detectron2 does not share with the model of its weights.
+
+    Args:
+        trained: anchors of cell (0, 0) of each level, (A, 4) xyxy in pixels.
+        present: those of the model.
+    """
+    if _same_anchors(trained, present):
+        return ()
+    if len(trained) == 5 and _same_anchors(*map(_unit_anchors, (trained, present))):
+        return (Difference("detector.anchor_sizes", tuple(min(anchor_sides(cell)[0]) for cell in trained)),)
+    before, now = ([anchor_sides(cell) for cell in cells] for cells in (trained, present))
+    values = {
+        "ASPECT_RATIOS": ([before[0][1]], [now[0][1]]),
+        "SIZES": ([sizes for sizes, _ in before], [sizes for sizes, _ in now]),
+    }
+    differing = [key for key, pair in values.items() if pair[0] != pair[1]] or list(values)
+    return tuple(Difference(f"MODEL.ANCHOR_GENERATOR.{key}", values[key][0]) for key in differing)
+
+
+def _unit_anchors(cells: Iterable[Tensor]) -> list[Tensor]:
+    """The anchors of each level divided by the smallest size of the level."""
+    return [cell / min(anchor_sides(cell)[0]) for cell in cells]
+
+
+def _same_anchors(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    shapes = [[cell.shape for cell in cells] for cells in (one, other)]
+    return shapes[0] == shapes[1] and all(
+        torch.allclose(a.double().cpu(), b.double().cpu(), rtol=1e-3, atol=1e-3)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
 def require_same_arithmetic(preset: Preset, checkpoint: Checkpoint) -> None:
     """Check that a detector of ``preset`` has the arithmetic of the preset in ``checkpoint``.
 
@@ -80,7 +138,7 @@ def require_same_arithmetic(preset: Preset, checkpoint: Checkpoint) -> None:
         )
 
 
-_DETECTRON2_KEYS = ("MODEL.", "INPUT.")
+_DETECTRON2_NODES = ("MODEL.", "INPUT.")
 """Prefixes of keys of detectron2's configuration, which ``--set`` does not take."""
 
 
@@ -91,7 +149,7 @@ def difference_note(differences: Iterable[Difference], source: object) -> str:
         return ""
     keys = " and ".join(difference.key for difference in differences)
     values = "its values" if len(differences) > 1 else "its value"
-    settable = tuple(difference for difference in differences if not difference.key.startswith(_DETECTRON2_KEYS))
+    settable = tuple(difference for difference in differences if not difference.key.startswith(_DETECTRON2_NODES))
     advice = f"; {_flags(settable)} keeps {values}" if len(settable) == len(differences) else ""
     return f"note: {source} was trained with another {keys}{advice}"
 

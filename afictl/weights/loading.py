@@ -21,16 +21,23 @@ from afictl.interpolators.per_step import repeat_shared_weights
 from afictl.necks import preset_with
 from afictl.necks.fpn import FPN, rename_former_keys
 from afictl.presets import InputConfig
-from afictl.presets.pixel_statistics import statistics_note
+from afictl.presets.pixel_statistics import Triple, network_statistics
 from afictl.weights.checkpoint import Checkpoint, read_checkpoint
-from afictl.weights.compatibility import Difference, checkpoint_differences, require_same_arithmetic
-from afictl.weights.description import DISCRIMINATOR, INTERPOLATOR_FORMATS
+from afictl.weights.compatibility import (
+    Difference,
+    anchor_differences,
+    checkpoint_differences,
+    pixel_differences,
+    require_same_arithmetic,
+)
+from afictl.weights.description import BACKBONE, DISCRIMINATOR, INTERPOLATOR_FORMATS
 from afictl.weights.layouts import describe_content, to_afictl
 from afictl.weights.layouts.detectron2_detectors import has_statistics, without_derived
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
+from afictl.weights.layouts.detectron2_preset import stored_anchors
 from afictl.weights.layouts.efficientnet import efficientnet_to_timm
-from afictl.weights.layouts.msra import find_plain_resnet, to_timm
-from afictl.weights.layouts.pixels import fold_pixels
+from afictl.weights.layouts.msra import PlainResNet, find_plain_resnet, to_timm
+from afictl.weights.layouts.pixels import fold_pixels, preset_mean
 from afictl.weights.stored_classes import names_of_count
 from afictl.weights.wrappers import fitting_variant, unwrapped_variants
 
@@ -121,7 +128,10 @@ def read_weights(module: nn.Module, path: str | Path, averaged: bool | None = No
 def differences_of(module: nn.Module, checkpoint: Checkpoint) -> tuple[Difference, ...]:
     """Settings in the description of a checkpoint that ``module`` does not have."""
     if isinstance(module, Detector):
-        return checkpoint_differences(preset_with(module.preset, module.neck.interpolator), checkpoint)
+        differences = checkpoint_differences(preset_with(module.preset, module.neck.interpolator), checkpoint)
+        if isinstance(module, AdaptedDetector) and checkpoint.anchors:
+            differences += anchor_differences(checkpoint.anchors, _cell_anchors(module))
+        return differences
     metadata = checkpoint.metadata
     if not isinstance(module, Interpolator) or metadata.get("format") not in INTERPOLATOR_FORMATS:
         return ()
@@ -145,12 +155,20 @@ def _for_detectron2_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> 
             statistic.numel() == 3 and torch.allclose(statistic.flatten().to(expected), expected, 1e-4)
         ):
             raise UserError(f"{checkpoint.path}: trained with another {name} than {detector.preset.name} has")
+    anchors = stored_anchors(tensors)
     tensors = without_derived(tensors)
     unsaved = set(detector.unsaved)
     if not has_statistics(tensors):  # absent statistics equal those of fresh norms
         unsaved |= {name for name in state if name.startswith(f"{_MODEL_PREFIX}{BOTTOM_UP}") and ".running_" in name}
     model_tensors = {f"{_MODEL_PREFIX}{name}": value for name, value in tensors.items()}
-    return replace(checkpoint, tensors={name: state[name] for name in state if name in unsaved} | model_tensors)
+    tensors = {name: state[name] for name in state if name in unsaved} | model_tensors
+    return replace(checkpoint, tensors=tensors, anchors=anchors)
+
+
+def _cell_anchors(detector: AdaptedDetector) -> tuple[Tensor, ...]:
+    """Anchors of cell (0, 0) of each level of a detectron2 model, (A, 4)."""
+    cells = (getattr(part, "cell_anchors", None) for part in detector.model.modules())
+    return tuple(next(filter(None, cells), ()))
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
@@ -200,34 +218,47 @@ def load_backbone_weights(
     Args:
         backbone: of a detector, or alone.
         path: the file.
-        config: normalisation of the detector's images (default: that of most presets), for which the first convolution
-            of detectron2's weights is converted.
+        config: normalisation of the detector's images (default: that of presets with this network), for which the first
+            convolution of detectron2's weights is converted.
         averaged: as in ``read_checkpoint``.
+
+    Returns:
+        The report, in which ``differences`` are the mean and deviation of pixels that the weights were trained with, if
+        ``config`` has others.
 
     Raises:
         UserError: the file cannot be read, or belongs to another network or one with the stride in another convolution.
     """
     checkpoint = read_checkpoint(path, averaged)
-    tensors = checkpoint.tensors
-    plain = next(filter(None, map(find_plain_resnet, unwrapped_variants(tensors, backbone=True))), None)
+    config = config or InputConfig(**network_statistics(backbone.name))
+    plain = next(filter(None, map(find_plain_resnet, unwrapped_variants(checkpoint.tensors, backbone=True))), None)
     _require_strides(
         backbone, plain.stride_in_1x1 if plain else checkpoint.metadata.get("stride_in_1x1"), checkpoint.path
     )
     if plain is not None:
-        tensors = to_timm(plain.tensors, backbone.name)
-        if not isinstance(backbone, Backbone):
-            config = None  # a model of another library converts timm's weights itself
-        if "conv1.weight" in tensors:
-            tensors["conv1.weight"] = fold_pixels(tensors["conv1.weight"], plain.pixels, config or InputConfig())
+        tensors, trained = _converted_resnet(backbone, plain, config)
     else:
-        tensors = _fitting_classifier(backbone, tensors)
+        tensors = _fitting_classifier(backbone, checkpoint.tensors)
+        is_described = checkpoint.metadata.get("format") == BACKBONE
+        trained = network_statistics(checkpoint.metadata.get("network") if is_described else backbone.name)
     report = load_tensors(backbone.net, backbone.convert_classifier(tensors))
     if not report.complete:
         raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name}: {report}")
-    note = ""
-    if config and isinstance(backbone, Backbone) and not plain:  # those of plain ResNets are converted above
-        note = statistics_note(backbone.name, config.model_dump())
-    return replace(report, notes=(*checkpoint.notes, note) if note else checkpoint.notes)
+    return replace(report, differences=pixel_differences(backbone, config, trained), notes=checkpoint.notes)
+
+
+def _converted_resnet(
+    backbone: FeatureExtractor, plain: PlainResNet, config: InputConfig
+) -> tuple[dict[str, Tensor], dict[str, Triple]]:
+    """A ResNet of detectron2 under timm's names, for RGB images with a deviation that the backbone takes, and the mean
+    and deviation of its pixels after this conversion."""
+    tensors = to_timm(plain.tensors, backbone.name)
+    imagenet = InputConfig()
+    # The backbone of another library's model takes weights for ImageNet's deviation.
+    target = config if isinstance(backbone, Backbone) else imagenet
+    if "conv1.weight" in tensors:
+        tensors["conv1.weight"] = fold_pixels(tensors["conv1.weight"], plain.pixels, target)
+    return tensors, {"mean": preset_mean(plain.pixels, imagenet.mean), "std": target.std}
 
 
 def _fitting_classifier(backbone: FeatureExtractor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -123,16 +124,34 @@ def _dense(tensors: Mapping[str, Tensor]) -> tuple[PresetSettings, int]:
 
 
 def _anchors(tensors: Mapping[str, Tensor]) -> PresetSettings:
-    """Sizes and ratios of the anchors in the file, which only older versions of detectron2 saved."""
+    """Sizes and ratios of the anchors in the file."""
+    cells = stored_anchors(tensors)
+    if len(cells) != 5:
+        return {}
+    sizes = [anchor_sides(cell)[0][0] for cell in cells]
+    return {"detector.anchor_sizes": sizes, "detector.anchor_ratios": anchor_sides(cells[0])[1]}
+
+
+def stored_anchors(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Anchors of each level, (A, 4) xyxy in pixels around 0; empty for files of newer versions of detectron2."""
     for prefix in ("proposal_generator.anchor_generator.cell_anchors.", "anchor_generator.cell_anchors."):
-        cells = [tensors[f"{prefix}{i}"] for i in range(5) if f"{prefix}{i}" in tensors]
-        if len(cells) == 5 and all(cell.ndim == 2 and cell.shape[1] == 4 and len(cell) for cell in cells):
-            sides = [(cell[:, 2:] - cell[:, :2]).double() for cell in cells]  # width, height
-            if all((side > 0).all() for side in sides):
-                sizes = [round(float(side[0].prod().sqrt()), 2) for side in sides]
-                ratios = [round(float(h / w), 3) for w, h in sides[0].tolist()]
-                return {"detector.anchor_sizes": sizes, "detector.anchor_ratios": list(dict.fromkeys(ratios))}
-    return {}
+        names = itertools.takewhile(tensors.__contains__, (f"{prefix}{level}" for level in itertools.count()))
+        cells = tuple(tensors[name] for name in names)
+        if cells and all(map(_are_boxes, cells)):
+            return cells
+    return ()
+
+
+def _are_boxes(cell: Tensor) -> bool:
+    return cell.ndim == 2 and cell.shape[1] == 4 and len(cell) > 0 and bool((cell[:, 2:] > cell[:, :2]).all())
+
+
+def anchor_sides(cell: Tensor) -> tuple[list[float], list[float]]:
+    """Sizes, the square roots of areas in pixels, and ratios, height by width, of anchors (A, 4), in their order."""
+    sides = (cell[:, 2:] - cell[:, :2]).double()  # width, height
+    sizes = [round(size, 2) for size in sides.prod(1).sqrt().tolist()]
+    ratios = [round(height / width, 3) for width, height in sides.tolist()]
+    return list(dict.fromkeys(sizes)), list(dict.fromkeys(ratios))
 
 
 def has_anchors(tensors: Mapping[str, Tensor]) -> bool:

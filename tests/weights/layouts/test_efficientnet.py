@@ -8,7 +8,7 @@ import torch
 
 from afictl import UserError
 from afictl.backbones import build_backbone
-from afictl.presets import BackboneConfig, InputConfig
+from afictl.presets import BackboneConfig
 from afictl.weights import load_backbone_weights
 from afictl.weights.conversion import convert
 
@@ -70,16 +70,6 @@ def test_weights_of_another_width_or_depth_are_refused(tmp_path):
     torch.save(other_layout(donor("tf_efficientnet_lite1").state_dict()), tmp_path / "lite1.pth")
     with pytest.raises(UserError, match=rf"lite1\.pth: not the weights of a {LITE0}"):
         load_backbone_weights(build_backbone(BackboneConfig(name=LITE0)), tmp_path / "lite1.pth")
-
-
-def test_other_pixel_values_than_those_of_the_weights_are_told(tmp_path):
-    torch.save(donor(LITE0).state_dict(), tmp_path / "timm.pth")
-    backbone = build_backbone(BackboneConfig(name=LITE0))
-    half = (0.5, 0.5, 0.5)
-    assert load_backbone_weights(backbone, tmp_path / "timm.pth", InputConfig(mean=half, std=half)).notes == ()
-    (note,) = load_backbone_weights(backbone, tmp_path / "timm.pth", InputConfig(std=half)).notes
-    assert "--set input.mean=[0.5,0.5,0.5]" in note
-    assert "input.std" not in note
 
 
 def test_the_file_is_recognised_and_converted(tmp_path):
