@@ -8,8 +8,10 @@ import yaml
 from afictl import AFInterpolator, UserError, build_detector, load_preset, predict, substitute_interpolator
 from afictl.detectors import model_cost
 from afictl.interpolators import interpolator_kinds
-from afictl.weights import load_weights
-from tests.helpers.detectron2_presets import ZOO, build_small, set_weights, small_preset
+from afictl.training.initial_weights import InitialWeights, load_initial_weights
+from afictl.weights import load_backbone_weights, load_weights
+from afictl.weights.detector_file import save_detector
+from tests.helpers.detectron2_presets import SMALL, ZOO, build_small, set_weights, small_preset
 from tests.helpers.targets import no_object, one_object, random_image
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
@@ -251,3 +253,72 @@ def test_files_of_old_versions_and_of_several_devices_load(tmp_path):
         else:
             with pytest.raises(UserError, match=r"pixels\.pth: .*pixel_mean"):
                 load_weights(detector, tmp_path / "pixels.pth")
+
+
+def old_file(path, source):
+    """A file with the anchors of ``source``, as versions of detectron2 before 0.2 wrote it."""
+    state = dict(source.model.state_dict())
+    for prefix in ("proposal_generator.anchor_generator", "anchor_generator"):
+        if prefix.split(".")[0] in dict(source.model.named_children()):
+            cells = source.model.get_submodule(prefix).cell_anchors
+            state |= {f"{prefix}.cell_anchors.{level}": cell for level, cell in enumerate(cells)}
+    torch.save({"model": state}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["mask", "retinanet"])
+def test_anchors_in_old_files_are_compared(tmp_path, kind):
+    halved = "detector.anchor_sizes=[16,32,64,128,256]"
+    path = old_file(tmp_path / "old.pth", build_small(tmp_path, kind, halved))
+    assert load_weights(build_small(tmp_path, kind, halved), path).complete
+    report = load_weights(build_small(tmp_path, kind), path)
+    assert not report.complete
+    assert report.matched
+    assert report.differences == (("detector.anchor_sizes", (16, 32, 64, 128, 256)),)
+    assert "detector.anchor_sizes=[16.0,32.0,64.0,128.0,256.0]" in str(report)
+    initial = InitialWeights(weights=path)
+    lines = load_initial_weights(build_small(tmp_path, kind), initial)
+    assert any("another detector.anchor_sizes; --set detector.anchor_sizes=[16.0," in line for line in lines)
+
+
+def test_ratios_and_lists_of_anchors_in_old_files_are_compared(tmp_path):
+    ratios = {"ANCHOR_GENERATOR": {"ASPECT_RATIOS": [[0.5, 1.0, 3.0]]}}
+    path = old_file(tmp_path / "old.pth", build_small(tmp_path, "mask", **ratios))
+    assert load_weights(build_small(tmp_path), path).differences == (
+        ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.5, 1.0, 3.0]]),
+    )
+    assert load_weights(build_small(tmp_path, "mask", **ratios), path).complete
+
+
+@pytest.mark.parametrize(
+    ("kind", "node", "key", "value"),
+    [
+        ("mask", "ROI_BOX_HEAD", "POOLER_TYPE", "ROIAlign"),
+        ("mask", "ROI_BOX_HEAD", "POOLER_SAMPLING_RATIO", 2),
+        ("mask", "ROI_BOX_HEAD", "BBOX_REG_WEIGHTS", [1.0, 1.0, 1.0, 1.0]),
+        ("mask", "ROI_MASK_HEAD", "POOLER_TYPE", "ROIAlign"),
+        ("mask", "RPN", "BBOX_REG_WEIGHTS", [2.0, 2.0, 2.0, 2.0]),
+        ("retinanet", "RETINANET", "BBOX_REG_WEIGHTS", [2.0, 2.0, 2.0, 2.0]),
+    ],
+)
+def test_poolers_and_box_weights_of_the_configuration_are_compared(tmp_path, kind, node, key, value):
+    source = build_small(tmp_path, kind, **{node: {**SMALL.get(node, {}), key: value}})
+    save_detector(tmp_path / "best.safetensors", source, {"classes": ["a", "b", "c"], "category_ids": [1, 2, 3]})
+    report = load_weights(build_small(tmp_path, kind), tmp_path / "best.safetensors")
+    assert report.differences == ((f"MODEL.{node}.{key}", value),)
+    assert not report.complete
+    assert len(report.matched) == len(source.state_dict())
+
+
+def test_pixel_statistics_of_backbone_weights_are_compared_but_for_the_converted_deviation(tmp_path):
+    import timm
+
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    same, other = (
+        build_small(tmp_path, "mask", "backbone.stride_in_1x1=false", *settings)
+        for settings in ((), ("input.mean=[0.4,0.4,0.4]",))
+    )
+    assert load_backbone_weights(same.backbone, tmp_path / "resnet18.pth", same.input).complete
+    report = load_backbone_weights(other.backbone, tmp_path / "resnet18.pth", other.input)
+    assert report.differences == (("input.mean", (0.485, 0.456, 0.406)),)
+    assert not report.complete

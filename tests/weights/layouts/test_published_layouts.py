@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from afictl import load_preset
 from afictl.weights import load_detector
 from tests.helpers.golden_files import H_FULL, golden_image, reference_tensors
 
@@ -160,6 +161,7 @@ def test_levels_of_raw_pixels_are_those_of_the_published_network(keys, preset, n
     loaded = load_detector(tmp_path / "model_final.pth")
     assert loaded.report.complete
     assert loaded.preset.name == preset
+    assert loaded.preset.input == load_preset(preset).input
     image = golden_image(64, 96)
     with torch.no_grad():
         levels = loaded.detector.pyramid([image.float() / 255])
