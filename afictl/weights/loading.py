@@ -230,7 +230,7 @@ def load_backbone_weights(
         UserError: the file cannot be read, or belongs to another network or one with the stride in another convolution.
     """
     checkpoint = read_checkpoint(path, averaged)
-    config = config or InputConfig(**network_statistics(backbone.name))
+    config = config or InputConfig.model_validate(network_statistics(backbone.name))
     plain = next(filter(None, map(find_plain_resnet, unwrapped_variants(checkpoint.tensors, backbone=True))), None)
     _require_strides(
         backbone, plain.stride_in_1x1 if plain else checkpoint.metadata.get("stride_in_1x1"), checkpoint.path
