@@ -18,7 +18,7 @@ from tests.helpers.tiny_runs import SMALL
 NAMES = ("disc", "square", "triangle", "cross")
 CHOICES = [(None, 1.0), (True, 1.0), (False, 0.0)]
 MARKED = "backbone.net.bn1.bias"
-STEP = ("train.steps=1", "train.eval_every=1", "stage1.steps=1", "stage1.eval_every=1")
+STEP = ("backbone.name=resnet18", "train.steps=1", "train.eval_every=1", "stage1.steps=1", "stage1.eval_every=1")
 
 
 def marked(value, tensors, suffix):

@@ -22,9 +22,11 @@ from afictl.training.sync_dropout import synchronize_dropouts
 from tests.helpers.backbones import NARROW
 from tests.helpers.backbones import SWIN as SWIN_NAME
 from tests.helpers.narrow_presets import narrow_preset
-from tests.helpers.rank_runs import assert_equal_runs
+from tests.helpers.rank_runs import IMAGENET_PIXELS, assert_equal_runs
 from tests.helpers.ranks import on_ranks
 from tests.helpers.targets import no_object
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 STEPS = 10
 RECIPE = [
@@ -35,6 +37,7 @@ RECIPE = [
     "train.optimizer=sgd",
     "train.lr=0.002",
     "train.warmup_steps=2",
+    *IMAGENET_PIXELS,
     "detector.anchor_sizes=[16,24,32,48,64]",
 ]
 REGIONS = ["detector.rpn_batch=16", "detector.proposals_train=40", "detector.roi_batch=12"]

@@ -8,14 +8,16 @@ from lightning_fabric import Fabric
 from afictl.run_records import read_metrics
 from afictl.training import InitialWeights, finetune, pretrain
 from tests.helpers.narrow_presets import narrow_preset
-from tests.helpers.rank_runs import assert_equal_runs
+from tests.helpers.rank_runs import IMAGENET_PIXELS, assert_equal_runs
 from tests.helpers.ranks import on_ranks
 from tests.helpers.tiny_runs import SMALL
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 STEPS = 10
 SETTINGS = [
     *SMALL,
-    "backbone.name=test_resnet",
+    *IMAGENET_PIXELS,
     "input.min_sizes=[56,72,96]",
     *(f"{stage}.{key}={STEPS}" for stage in ("train", "stage1", "stage2") for key in ("steps", "eval_every")),
     *(f"{stage}.batch_size=4" for stage in ("train", "stage1", "stage2")),

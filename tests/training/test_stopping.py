@@ -16,6 +16,16 @@ from afictl.training.stopping import stop_signals
 from tests.helpers.tiny_runs import SMALL, with_steps
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """The signals of a terminal as a shell in the foreground passes them on; nohup and '&' ignore them."""
+    usual = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    former = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_a_signal_sets_the_event_and_its_handler_is_restored(number):
     handler = signal.getsignal(number)
