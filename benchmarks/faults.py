@@ -197,21 +197,21 @@ def _with_own_data(command: Command, output: Path) -> tuple[Command, Path]:
 
 
 def _remove_images(command: Command, output: Path, expected: Path) -> list[str]:
-    own, data = _with_own_data(command, output)
-    process = own.start(output)
+    changed, data = _with_own_data(command, output)
+    process = changed.start(output)
     wait_for_state(output, process)
     (data / "train2017").rename(data / "hidden")
     return require_line(*end(process), str(data / "train2017"))
 
 
 def _change_annotations(command: Command, output: Path, expected: Path) -> list[str]:
-    own, data = _with_own_data(command, output)
-    problems = _terminate(own, output, expected)
+    changed, data = _with_own_data(command, output)
+    problems = _terminate(changed, output, expected)
     file = data / "annotations" / "instances_train2017.json"
     content = json.loads(file.read_text())
     content["annotations"].pop()
     file.write_text(json.dumps(content))
-    return problems + require_line(*end(own.start(output, again=True)), str(file))
+    return problems + require_line(*end(changed.start(output, again=True)), str(file))
 
 
 def _replace_state(command: Command, output: Path, expected: Path) -> list[str]:
@@ -219,12 +219,12 @@ def _replace_state(command: Command, output: Path, expected: Path) -> list[str]:
     problems = _terminate(command, output, expected)
     state = output / STATE
     value: tuple[object, ...] = ()
-    kept = state.rename(output.with_name(f"{output.name}-{STATE}"))
+    intact = state.rename(output.with_name(f"{output.name}-{STATE}"))
     for _ in range(60):
         value = (value, value)
     torch.save({"stage": value}, state)
     problems += require_line(*end(command.start(output, again=True)), str(state))
-    kept.replace(state)
+    intact.replace(state)
     return problems
 
 

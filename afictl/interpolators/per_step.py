@@ -142,12 +142,12 @@ def repeat_shared_weights(state: Mapping[str, Tensor], module: PerStepInterpolat
 
     A state dict with steps, or without an interpolator, is unchanged.
     """
-    own = [name for name in state if name.startswith(prefix)]
-    if any(re.match(rf"{_STEPS}\d+\.", name.removeprefix(prefix)) for name in own):
+    names = [name for name in state if name.startswith(prefix)]
+    if any(re.match(rf"{_STEPS}\d+\.", name.removeprefix(prefix)) for name in names):
         return dict(state)
     repeated = {
         f"{prefix}{_STEPS}{step}.{name.removeprefix(prefix)}": state[name]
-        for name in own
+        for name in names
         for step in range(len(module.steps))
     }
     return {name: value for name, value in state.items() if not name.startswith(prefix)} | repeated

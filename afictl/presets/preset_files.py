@@ -251,9 +251,11 @@ def _merge_presets(base: Mapping[str, object], top: Mapping[str, object]) -> dic
     inherited, given = _section(base, "input"), _section(top, "input")
     if IMAGENET.keys() <= given.keys():
         return merged_values
-    own, other = network_statistics(network), network_statistics(former)
+    published, other = network_statistics(network), network_statistics(former)
     statistics = {
-        key: own[key] for key in own if key not in given and _as_tuple(inherited.get(key, other[key])) == other[key]
+        key: value
+        for key, value in published.items()
+        if key not in given and _as_tuple(inherited.get(key, other[key])) == other[key]
     }
     return {**merged_values, "input": {**_section(merged_values, "input"), **statistics}}
 
