@@ -1,0 +1,1 @@
+"""Evidence on interpolators: the settings and runs behind the tables of docs/results.md."""

@@ -1,0 +1,86 @@
+"""Settings of the evidence: data, detector, schedule. They were fixed before the first run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INTERPOLATORS = (
+    "nearest",
+    "soft-nearest",
+    "bilinear",
+    "bicubic",
+    "transposed-conv",
+    "pixel-shuffle",
+    "carafe",
+    "dlu",
+    "dysample",
+    "dysample-plus",
+    "dysample-s",
+    "dysample-s-plus",
+    "lda-aqu",
+    "sapa",
+    "fade",
+    "freqfusion",
+    "afi",
+    "afi-lite",
+)
+"""Kinds that are compared with fresh weights; ``nearest``, the baseline, is the interpolator of the guide."""
+PRETRAINED = ("afi", "afi-lite")
+"""Kinds that are compared with pre-trained weights too."""
+PRETRAINED_METHODS = {
+    f"{kind}-{method}": (kind, stage)
+    for kind in PRETRAINED
+    for method, stage in (("stage1", "stage1"), ("stages12", "stage2"))
+}
+"""Kind and folder of the last stage of each pre-trained method."""
+METHODS = (*INTERPOLATORS, *PRETRAINED_METHODS)
+"""All methods of the main table."""
+
+_HALF_ANCHORS = "detector.anchor_sizes=[8, 16, 32, 64, 128]"
+_COMMON = ("input.min_sizes=[160]", "input.test_size=160", "train.warmup_steps=10", "loader.workers=0")
+_PRETRAINING = ("stage1.steps=200", "stage1.eval_every=100", "stage2.steps=150", "stage2.eval_every=150")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A data set and a detector on it, in which all methods are trained equally."""
+
+    name: str
+    preset: str
+    overrides: tuple[str, ...]
+    guide_steps: int
+    """Steps of the guide: the detector with ``nearest`` from which all runs start and which pre-training imitates."""
+    steps: int
+    """Fine-tuning steps of each run."""
+    generated: tuple[str, ...] = ()
+    """Arguments of ``afictl data shapes``; empty for a data set that the user provides."""
+    needs_backbone_weights: bool = False
+
+    def training_flags(self, steps: int) -> list[str]:
+        """Preset and overrides of ``finetune`` and ``compare``."""
+        values = (*_COMMON, *self.overrides, *_PRETRAINING, f"train.steps={steps}", f"train.eval_every={steps}")
+        return ["--preset", self.preset, *(word for value in values for word in ("--set", value))]
+
+
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting(
+            "shapes",
+            "faster-rcnn-r18-fpn-tiny",
+            (_HALF_ANCHORS,),
+            guide_steps=400,
+            steps=150,
+            generated=("--train", "1000", "--val", "200", "--size", "160"),
+        ),
+        Setting(
+            "bccd",
+            "faster-rcnn-lite0-fpn",
+            (_HALF_ANCHORS,),
+            guide_steps=300,
+            steps=100,
+            needs_backbone_weights=True,
+        ),
+        Setting("bccd-fcos", "fcos-lite0-fpn", (), guide_steps=300, steps=100, needs_backbone_weights=True),
+    )
+}

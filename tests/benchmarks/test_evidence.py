@@ -1,0 +1,28 @@
+from itertools import pairwise
+
+import pytest
+
+from afictl.interpolators import interpolator_kinds
+from afictl.presets import load_preset
+from benchmarks.evidence.main_table import main
+from benchmarks.evidence.settings import INTERPOLATORS, SETTINGS
+
+
+def test_main_table_has_every_kind():
+    assert set(INTERPOLATORS) == set(interpolator_kinds())
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_settings_are_valid_presets(setting):
+    flags = setting.training_flags(setting.steps)
+    preset = load_preset(setting.preset, [value for flag, value in pairwise(flags) if flag == "--set"])
+    assert preset.train.steps == setting.steps
+
+
+def test_commands_pretrain_what_the_methods_need(tmp_path, capsys):
+    main(["shapes", "--dry-run", "--output", str(tmp_path), "--interpolators", "nearest,afi-lite-stage1"])
+    data, guide, pretrain, compare = capsys.readouterr().out.splitlines()
+    assert "data shapes" in data
+    assert "--interpolator nearest" in guide
+    assert "--interpolator afi-lite" in pretrain
+    assert f"--interpolators nearest,afi-lite-stage1={tmp_path}/shapes/pretrain-afi-lite/stage1 " in compare
