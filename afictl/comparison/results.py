@@ -54,6 +54,13 @@ class Difference:
     seeds: int
     claimed: bool
     """Whether the difference is significant."""
+    deviation: float | None = None
+    """Sample standard deviation of the differences; None with fewer than two seeds."""
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the interval; None without one."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)

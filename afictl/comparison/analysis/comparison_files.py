@@ -11,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn
+from afictl.comparison.analysis.spread_columns import spread_values
 from afictl.comparison.results import Comparison, MethodResult
+from afictl.evaluation.metrics import KINDS
 from afictl.files import write_csv, write_text
 from afictl.run_folder import COMPARISON, COMPARISON_CSV, RUNS_CSV
 
@@ -52,7 +54,13 @@ def _method_record(method: MethodResult) -> dict[str, object]:
         "difference": {metric: asdict(difference) for metric, difference in method.difference.items()},
         "verdict": method.verdict,
         "origin": method.origin,
+        "spread": _spread(method),
     }
+
+
+def _spread(method: MethodResult) -> dict[str, Mapping[str, float | None]]:
+    """Spread between seeds by metric."""
+    return {metric: spread_values(method, metric) for kind in KINDS if (metric := f"{kind}/AP") in method.mean}
 
 
 def _cost_values(method: MethodResult, columns: Sequence[CostColumn]) -> dict[str, float | None]:
@@ -75,7 +83,8 @@ def _method_row(method: MethodResult) -> dict[str, object]:
     if method.cost:
         row |= dict(zip(("image_width", "image_height"), reversed(method.cost.image_hw), strict=True))
     columns = [column for column in COST_COLUMNS if method.cost or not column.inference]
-    return row | _cost_values(method, columns) | {"verdict": method.verdict, "origin": method.origin}
+    row |= _cost_values(method, columns) | {"verdict": method.verdict, "origin": method.origin}
+    return row | {f"{metric} {key}": value for metric, items in _spread(method).items() for key, value in items.items()}
 
 
 def _run_rows(method: MethodResult) -> list[dict[str, object]]:

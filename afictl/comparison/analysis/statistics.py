@@ -1,4 +1,4 @@
-"""Statistics over few seeds: standard deviation, paired differences with intervals, and significance."""
+"""Statistics over few seeds: standard deviation, paired differences with intervals, significance, and power."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _LEVEL = 0.05
+_POWER = 0.8
+_MANY_SEEDS = 1000
+"""Above this number quantiles of Student's t, computed by sums over degrees of freedom, take long."""
 _ROUNDING_ERROR = 1e-9
 """In points of AP; smaller deviations are rounding errors."""
 
@@ -23,6 +26,8 @@ class PairedDifference:
     p: float | None
     """Two-sided p-value of Student's t test; None also where all differences are equal."""
     count: int
+    deviation: float | None = None
+    """Sample standard deviation of the differences; None with fewer than two."""
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -39,7 +44,7 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
     error = standard_deviation / math.sqrt(count)
     half = error * t_quantile(1 - _LEVEL / 2, count - 1)
     p = t_tail(abs(mean) / error, count - 1) if standard_deviation > _ROUNDING_ERROR else None
-    return PairedDifference(mean, mean - half, mean + half, p, count)
+    return PairedDifference(mean, mean - half, mean + half, p, count, standard_deviation)
 
 
 def significant(p_values: Mapping[str, float | None]) -> set[str]:
@@ -55,6 +60,35 @@ def significant(p_values: Mapping[str, float | None]) -> set[str]:
             break
         names.add(name)
     return names
+
+
+def seeds_for_power(mean: float, standard_deviation: float) -> int | None:
+    """Seeds with which a paired t test at 5 % detects a true difference with a power of 80 %.
+
+    The smallest n >= 3 with (t(0.975, n - 1) + t(0.8, n - 1)) sd / sqrt(n) <= ``mean``, which replaces the quantile of
+    the noncentral t distribution by a sum of two quantiles of Student's t. The result equals printed tables of the
+    exact test, except that with three seeds the power may be 1 % less; two are not offered, where it is worse.
+
+    Args:
+        mean: true mean of the differences, above 0.
+        standard_deviation: true standard deviation of the differences.
+
+    Returns:
+        The number of seeds; None for a deviation of zero, which no test can use.
+    """
+    if standard_deviation < _ROUNDING_ERROR:
+        return None
+    effect, normal = mean / standard_deviation, statistics.NormalDist()
+    quantile = normal.inv_cdf(1 - _LEVEL / 2)
+    least = ((quantile + normal.inv_cdf(_POWER)) / effect) ** 2  # for a known deviation
+    if least > _MANY_SEEDS:
+        return math.ceil(
+            least + quantile**2 / 2
+        )  # the same up to rounding: Guenther, The American Statistician 35, 1981
+    count = max(3, math.ceil(least))
+    while t_quantile(1 - _LEVEL / 2, count - 1) + t_quantile(_POWER, count - 1) > effect * math.sqrt(count):
+        count += 1
+    return count
 
 
 def t_tail(t: float, degrees: int) -> float:

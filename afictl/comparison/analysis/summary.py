@@ -75,7 +75,9 @@ def summarize_methods(
     results = [_with_means(base)]
     for method in compared_methods:
         difference = {
-            metric: Difference(item.mean, item.low, item.high, item.count, method.name in claimed_methods[metric])
+            metric: Difference(
+                item.mean, item.low, item.high, item.count, method.name in claimed_methods[metric], item.deviation
+            )
             for metric, item in differences_by_method[method.name].items()
         }
         result = replace(_with_means(method), difference=difference)

@@ -12,10 +12,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from afictl.comparison.analysis.screen_tables import TWO_SEEDS_NOTE
+from afictl.comparison.analysis.spread_columns import SPREAD_NOTE
 from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.report.curve_plots import curve_faults, plot_curves
 from afictl.comparison.report.detection_gallery import THRESHOLD, Gallery, draw_gallery
-from afictl.comparison.report.report_tables import class_tables, method_tables, run_table, shorten_paths
+from afictl.comparison.report.report_tables import (
+    class_tables,
+    method_tables,
+    run_table,
+    shorten_paths,
+    spread_tables,
+)
 from afictl.comparison.report.reproduction import list_commands, list_settings, list_verdicts, list_versions
 from afictl.comparison.report.scatter_plots import plot_accuracy_against_costs
 from afictl.comparison.report.theme import color_class, dash_pattern, marker_path, style_sheet
@@ -44,6 +51,8 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "overview": overview_sentences(comparison),
         "verdicts": list_verdicts(comparison, path.parent),
         "tables": method_tables(comparison),
+        "spread_tables": spread_tables(comparison),
+        "spread_note": SPREAD_NOTE,
         "costs": costs,
         "curves": plot_curves(comparison),
         "curve_faults": [shorten_paths(fault, path.parent) for fault in curve_faults(comparison)],

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn
+from afictl.comparison.analysis.spread_columns import SPREAD_COLUMNS, SpreadColumn, has_spread
 from afictl.comparison.report.plot_layout import MINUS
 from afictl.comparison.results import Comparison, ComparisonRun, Difference, MethodResult
 from afictl.evaluation.metrics import METRICS, POINTS, Metric, format_difference
@@ -84,6 +85,29 @@ def method_tables(comparison: Comparison) -> list[ReportTable]:
         headers = (("Method", ""), *accuracy, *((column.title, column.unit) for column in costs))
         tables.append(ReportTable(titles[kind], headers, tuple(rows)))
     return tables
+
+
+def spread_tables(comparison: Comparison) -> list[ReportTable]:
+    """Tables of the spread of box and mask AP between seeds; empty where no difference has a deviation."""
+    if not any(map(has_spread, comparison.methods)):
+        return []
+    headers = (("Method", ""), *((column.title, column.unit) for column in SPREAD_COLUMNS))
+    return [
+        ReportTable(
+            f"Spread of {kind} AP between seeds",
+            headers,
+            tuple(
+                TableRow(
+                    method.name,
+                    "",
+                    tuple(_spread_cell(column, method, f"{kind}/AP") for column in SPREAD_COLUMNS),
+                    index,
+                )
+                for index, method in enumerate(comparison.methods)
+            ),
+        )
+        for kind in comparison.kinds
+    ]
 
 
 def class_tables(comparison: Comparison) -> tuple[list[ReportTable], int]:
@@ -192,6 +216,11 @@ def _cost_cell(method: MethodResult, column: CostColumn) -> TableCell:
         return NO_VALUE
     part = f"{column.part_label} {column.text(column.part_getter(method))}" if column.part_getter else ""
     return TableCell(column.text(value), part, value)
+
+
+def _spread_cell(column: SpreadColumn, method: MethodResult, metric: str) -> TableCell:
+    value = column.getter(method, metric)
+    return NO_VALUE if value is None else TableCell(column.text(value), sort_key=value)
 
 
 def _class_cell(difference: float | None) -> TableCell:

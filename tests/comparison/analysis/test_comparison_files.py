@@ -20,6 +20,7 @@ COST = [
     "peak_bytes",
     "interpolator_peak_bytes",
 ]
+SPREAD = ["seeds", "deviation", "difference_deviation", "half_width", "seeds_for_0.5", "seeds_for_1"]
 
 
 @pytest.fixture
@@ -36,11 +37,14 @@ def test_keys_of_comparison_json(folder):
     assert content["conditions"]["schedule"] == "800 steps of 4 images"
     assert content["price_basis"] == {"device": "cpu"}
     method = content["methods"][1]
-    assert list(method) == ["name", "source", "cells", "price", "mean", "deviation", "difference", "verdict", "origin"]
+    keys = ["name", "source", "cells", "price", "mean", "deviation", "difference", "verdict", "origin", "spread"]
+    assert list(method) == keys
     assert list(method["cells"][0]) == ["seed", "folder", "metrics", "per_class", "training_seconds"]
     assert list(method["price"]) == ["image_hw", *COST]
     assert method["price"]["image_hw"] == [480, 640]
-    assert list(method["difference"]["box/AP"]) == ["mean", "low", "high", "seeds", "claimed"]
+    assert list(method["difference"]["box/AP"]) == ["mean", "low", "high", "seeds", "claimed", "deviation"]
+    assert list(method["spread"]) == ["box/AP"]
+    assert list(method["spread"]["box/AP"]) == SPREAD
     assert list(method["cells"][0]["metrics"]) == [f"box/{name}" for name in METRICS]
 
 
@@ -58,6 +62,7 @@ def test_columns_of_comparison_csv(folder):
     metrics = [column.format(f"box/{name}") for name in METRICS for column in statistics]
     cost = ["image_width", "image_height", *COST]
     expected = ["interpolator", "source", "seeds", *metrics, *cost, "training_seconds", "verdict", "origin"]
+    expected += [f"box/AP {key}" for key in SPREAD]
     assert read_header(folder / "comparison.csv") == expected
 
 

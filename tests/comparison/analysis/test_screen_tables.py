@@ -7,6 +7,7 @@ from rich.console import Console
 
 from afictl.comparison import Comparison, comparison_notes, comparison_tables
 from afictl.comparison.analysis.screen_tables import TWO_SEEDS_NOTE
+from afictl.comparison.analysis.spread_columns import SPREAD_NOTE
 from afictl.comparison.results import ComparisonRun, Cost, Difference, MethodResult
 
 
@@ -19,7 +20,7 @@ def method(name, aps, **fields):
 
 
 def make_comparison(settings=None, seeds=2, name="afi"):
-    difference = {"box/AP": Difference(1.22, 0.53, 1.91, seeds, True)}
+    difference = {"box/AP": Difference(1.22, 0.53, 1.91, seeds, True, 0.31)}
     afi = method(name, [31.26, 31.26], difference=difference, verdict="afi is good")
     methods = (method("nearest", [30.0, 30.08]), afi)
     return Comparison("preset", Path("val.json"), Path("val"), "nearest", settings or {}, methods)
@@ -41,9 +42,27 @@ def test_tables_contain_accuracy_difference_and_costs():
     assert "APl" not in text  # None for every method
 
 
+def test_the_spread_table_has_seeds_deviations_half_width_and_power():
+    text = render(make_comparison())
+    table = text[text.index("spread of box AP") : text.index("cost of")]
+    rows = [[word for word in line.split() if word != "│"] for line in table.splitlines()]
+    assert ["nearest", "2", "0.51", "-", "-", "-", "-"] in rows
+    assert ["afi", "2", "0.51", "0.31", "0.69", "6", "3"] in rows
+    assert SPREAD_NOTE in comparison_notes(make_comparison())
+
+
+def test_one_seed_has_no_spread():
+    difference = {"box/AP": Difference(1.22, None, None, 1, False)}
+    comparison = make_comparison()
+    methods = (comparison.methods[0], replace(comparison.methods[1], difference=difference))
+    comparison = replace(comparison, methods=methods)
+    assert "spread" not in render(comparison)
+    assert SPREAD_NOTE not in comparison_notes(comparison)
+
+
 def test_names_are_complete_on_a_narrow_terminal():
     name = "afi-[red]of-the-longer-run"
-    assert render(make_comparison(name=name), width=60).count(name) == 5  # in every table
+    assert render(make_comparison(name=name), width=60).count(name) == 6  # in every table
 
 
 def test_nothing_is_cut_off_in_80_columns():

@@ -3,7 +3,14 @@ import math
 
 import pytest
 
-from afictl.comparison.analysis.statistics import deviation, paired_difference, significant, t_quantile, t_tail
+from afictl.comparison.analysis.statistics import (
+    deviation,
+    paired_difference,
+    seeds_for_power,
+    significant,
+    t_quantile,
+    t_tail,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,10 +44,41 @@ def test_tails_equal_the_integral_of_the_density(degrees, t):
 def test_a_paired_difference_equals_manual_calculation():
     difference = paired_difference([1.0, 2.0, 3.0])
     half = 4.30265 / math.sqrt(3)
-    assert (difference.mean, difference.count) == (2.0, 3)
+    assert (difference.mean, difference.count, difference.deviation) == (2.0, 3, 1.0)
     assert difference.low == pytest.approx(2 - half, abs=1e-4)
     assert difference.high == pytest.approx(2 + half, abs=1e-4)
     assert difference.p == pytest.approx(0.0742, abs=1e-4)  # t = 3.4641 with 2 degrees of freedom
+
+
+@pytest.mark.parametrize(
+    ("effect", "expected"),
+    [  # printed tables of the exact one-sample t test, two-sided, 5 %, power 80 %
+        (0.1, 787),
+        (0.2, 199),
+        (0.3, 90),
+        (0.4, 52),
+        (0.5, 34),
+        (0.6, 24),
+        (0.7, 19),
+        (0.8, 15),
+        (1.0, 10),
+        (2.0, 5),
+    ],
+)
+def test_seeds_for_a_power_of_80_percent(effect, expected):
+    assert seeds_for_power(effect, 1.0) == seeds_for_power(0.5, 0.5 / effect) == expected
+
+
+def test_seeds_for_a_small_difference_continue_those_of_larger_ones():
+    """Above 1,000 another formula is used; the number is proportional to the variance up to a constant of two."""
+    below, above = (seeds_for_power(1.0, deviation) for deviation in (11.28, 11.30))
+    assert 1000 <= below <= above <= below + 5
+    assert seeds_for_power(0.01, 1.0) == pytest.approx(100 * (seeds_for_power(0.1, 1.0) - 1.92) + 1.92, abs=60)
+
+
+def test_without_variance_no_number_of_seeds_is_named():
+    assert seeds_for_power(0.5, 0.0) is None
+    assert seeds_for_power(0.5, 1e-12) is None
 
 
 def test_rounding_errors_give_no_p_value():

@@ -14,6 +14,7 @@ from PIL import Image
 from afictl.comparison.analysis.screen_tables import comparison_notes
 from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.report import write_report
+from afictl.comparison.report.report_tables import NO_VALUE
 from afictl.comparison.results import Comparison, ComparisonRun, MethodResult
 from afictl.data import make_shapes
 from tests.helpers.comparisons import NAMES, make_comparison, make_cost
@@ -94,6 +95,16 @@ def test_the_page_has_verdicts_accuracies_and_settings(page, comparison):
         assert part in text
     for part in ("Holm", "afictl compare --seeds 2", "2.14.1", f"…/{comparison.methods[1].runs[2].folder.name}"):
         assert part in text
+
+
+def test_the_page_has_the_spread_between_seeds_and_the_power(page, comparison):
+    text = visible_text(page)
+    for kind in ("box", "mask"):
+        assert f"Spread of {kind} AP between seeds" in text
+        for method in comparison.methods:
+            difference, deviation = method.difference.get(f"{kind}/AP"), method.deviation[f"{kind}/AP"]
+            values = f"{difference.deviation:.2f} {difference.half_width:.2f} " if difference else NO_VALUE.text
+            assert f" {method.name} 3 {deviation:.2f} {values}" in text
 
 
 def test_the_sections_are_in_order(page):
