@@ -4,38 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-INTERPOLATORS = (
-    "nearest",
-    "soft-nearest",
-    "bilinear",
-    "bicubic",
-    "transposed-conv",
-    "pixel-shuffle",
-    "carafe",
-    "dlu",
-    "dysample",
-    "dysample-plus",
-    "dysample-s",
-    "dysample-s-plus",
-    "lda-aqu",
-    "sapa",
-    "fade",
-    "freqfusion",
-    "afi",
-    "afi-lite",
-)
-"""Kinds that are compared with fresh weights; ``nearest``, the baseline, is the interpolator of the guide."""
-PRETRAINED = ("afi", "afi-lite")
-"""Kinds that are compared with pre-trained weights too."""
-PRETRAINED_METHODS = {
-    f"{kind}-{method}": (kind, stage)
-    for kind in PRETRAINED
-    for method, stage in (("stage1", "stage1"), ("stages12", "stage2"))
-}
-"""Kind and folder of the last stage of each pre-trained method."""
-METHODS = (*INTERPOLATORS, *PRETRAINED_METHODS)
-"""All methods of the main table."""
-
 _HALF_ANCHORS = "detector.anchor_sizes=[8, 16, 32, 64, 128]"
 _COMMON = ("input.min_sizes=[160]", "input.test_size=160", "train.warmup_steps=10", "loader.workers=0")
 _PRETRAINING = ("stage1.steps=200", "stage1.eval_every=100", "stage2.steps=150", "stage2.eval_every=150")

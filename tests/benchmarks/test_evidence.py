@@ -4,8 +4,9 @@ import pytest
 
 from afictl.interpolators import interpolator_kinds
 from afictl.presets import load_preset
-from benchmarks.evidence.main_table import main
-from benchmarks.evidence.settings import INTERPOLATORS, SETTINGS
+from benchmarks.evidence.__main__ import main
+from benchmarks.evidence.methods import INTERPOLATORS, PRETRAINED, PRETRAININGS, TABLES
+from benchmarks.evidence.settings import SETTINGS
 
 
 def test_main_table_has_every_kind():
@@ -17,10 +18,16 @@ def test_settings_are_valid_presets(setting):
     flags = setting.training_flags(setting.steps)
     preset = load_preset(setting.preset, [value for flag, value in pairwise(flags) if flag == "--set"])
     assert preset.train.steps == setting.steps
+    for pretraining in PRETRAININGS.values():
+        load_preset(setting.preset, pretraining.overrides)
+
+
+def test_methods_of_tables_are_kinds_or_pretrained():
+    assert {method for table in TABLES.values() for method in table} <= {*INTERPOLATORS, *PRETRAINED}
 
 
 def test_commands_pretrain_what_the_methods_need(tmp_path, capsys):
-    main(["shapes", "--dry-run", "--output", str(tmp_path), "--interpolators", "nearest,afi-lite-stage1"])
+    main(["shapes", "main", "--dry-run", "--output", str(tmp_path), "--interpolators", "nearest,afi-lite-stage1"])
     data, guide, pretrain, compare = capsys.readouterr().out.splitlines()
     assert "data shapes" in data
     assert "--interpolator nearest" in guide

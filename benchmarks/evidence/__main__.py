@@ -1,7 +1,8 @@
-"""Accuracy and cost of all interpolators in one setting: ``python -m benchmarks.evidence.main_table SETTING``.
+"""Train and print a table of the evidence: ``python -m benchmarks.evidence SETTING TABLE``.
 
-It runs ``afictl``: ``data shapes`` where the data are generated, ``finetune`` for the guide, ``pretrain`` for AFI and
-``compare`` for the table, and prints each command. The same call continues what was interrupted, and adds seeds.
+It runs ``afictl``: ``data shapes`` where the data are generated, ``finetune`` for the guide, ``pretrain`` for the
+pre-trained methods and ``compare`` for the table, and prints each command. All tables of a setting share their runs.
+The same call continues what was interrupted, and adds seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afictl.errors import UserError
-from benchmarks.evidence.settings import METHODS, PRETRAINED, PRETRAINED_METHODS, SETTINGS, Setting
+from benchmarks.evidence.methods import PRETRAINED, PRETRAININGS, TABLES
+from benchmarks.evidence.settings import SETTINGS, Setting
 from benchmarks.results import run_benchmark
 
 _AFICTL = (sys.executable, "-m", "afictl")
@@ -45,31 +47,45 @@ def commands(setting: Setting, options: argparse.Namespace) -> list[list[str]]:
     guide = folder / "guide"
     weights = ["--backbone-weights", str(options.backbone_weights)] if setting.needs_backbone_weights else []
     training = ["--data", str(data), "--interpolator", "nearest", "--output", str(guide), "--resume"]
-    trained = {kind: folder / f"pretrain-{kind}" for kind in PRETRAINED}
-    sources = {name: trained[kind] / stage for name, (kind, stage) in PRETRAINED_METHODS.items()}
-    methods = options.interpolators.split(",")
-    kinds = dict.fromkeys(PRETRAINED_METHODS[name][0] for name in methods if name in PRETRAINED_METHODS)
-    named = ",".join(f"{name}={sources[name]}" if name in sources else name for name in methods)
+    methods = options.interpolators.split(",") if options.interpolators else TABLES[options.table]
+    pretrainings = dict.fromkeys(PRETRAINED[method][0] for method in methods if method in PRETRAINED)
+    named = ",".join(_interpolator(method, folder) for method in methods)
     comparison = ["--data", str(data), "--weights", str(guide), "--interpolators", named, "--seeds", str(options.seeds)]
     generation = [["data", "shapes", str(data), *setting.generated]] if setting.generated and not data.exists() else []
     return [
         *generation,
         ["finetune", *setting.training_flags(setting.guide_steps), *weights, *training],
-        *(
-            ["pretrain", "--guide", str(guide), "--interpolator", kind, "--output", str(trained[kind]), "--resume"]
-            for kind in kinds
-        ),
+        *(_pretrain(name, folder) for name in pretrainings),
         ["compare", *setting.training_flags(setting.steps), *comparison, "--output", str(folder / "compare")],
     ]
+
+
+def _pretrain(name: str, folder: Path) -> list[str]:
+    kind, overrides = PRETRAININGS[name]
+    flags = ["--guide", str(folder / "guide"), "--interpolator", kind, "--output", str(_pretraining(name, folder))]
+    return ["pretrain", *flags, *(word for value in overrides for word in ("--set", value)), "--resume"]
+
+
+def _pretraining(name: str, folder: Path) -> Path:
+    return folder / f"pretrain-{name}"
+
+
+def _interpolator(method: str, folder: Path) -> str:
+    """A method as in ``--interpolators``."""
+    if method not in PRETRAINED:
+        return method
+    name, stage = PRETRAINED[method]
+    return f"{method}={_pretraining(name, folder) / stage}"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("table", choices=TABLES)
     parser.add_argument("--data", type=Path, metavar="DIR", help="dataset with train and val; not for 'shapes'")
     parser.add_argument("--backbone-weights", type=Path, metavar="FILE", help="ImageNet weights of the backbone")
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"), metavar="DIR")
-    parser.add_argument("--interpolators", metavar="NAMES", default=",".join(METHODS), help="methods; default: all")
+    parser.add_argument("--interpolators", metavar="NAMES", help="fewer methods of the table")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--dry-run", action="store_true", help="print the commands alone")
     return parser.parse_args(arguments)
