@@ -32,11 +32,28 @@ class Pretraining(NamedTuple):
 
     kind: str
     overrides: tuple[str, ...] = ()
+    stages: str = "1,2"
+
+
+class Source(NamedTuple):
+    """Where a pre-trained method has its interpolator from."""
+
+    run: str
+    """Name in ``PRETRAININGS``."""
+    stage: int
+    setting: str = ""
+    """Setting of the guide, with its detector and backbone; empty: that of the table."""
 
 
 def _adversarial(weight: str) -> tuple[str, ...]:
     return (f"stage1.adversarial_weight={weight}", f"stage2.adversarial_weight={weight}")
 
+
+_PLAIN = ("nearest", "bilinear", "bicubic")
+_SUMS = "stage1.features=sums"
+_STAGE_1_SUMS = {
+    f"{kind}-sums": Pretraining(kind, (_SUMS,), "1") for kind in INTERPOLATORS if kind not in (*_PLAIN, "afi")
+}
 
 PRETRAININGS = {
     "afi": Pretraining("afi"),
@@ -44,25 +61,32 @@ PRETRAININGS = {
     "afi-no-adversary": Pretraining("afi", _adversarial("0")),
     "afi-strong-adversary": Pretraining("afi", _adversarial("0.03")),
     "afi-stage2": Pretraining("afi", ("stage1.steps=1", "stage1.warmup_steps=0")),
-    "afi-sums": Pretraining("afi", ("stage1.features=sums",)),
+    "afi-sums": Pretraining("afi", (_SUMS,)),
+    **_STAGE_1_SUMS,
 }
 """Runs of ``pretrain`` by name. Stage 2 alone follows one step of stage 1, as ``pretrain`` requires a stage 1."""
 
 PRETRAINED = {
-    "afi-stage1": ("afi", "stage1"),
-    "afi-stages12": ("afi", "stage2"),
-    "afi-lite-stage1": ("afi-lite", "stage1"),
-    "afi-lite-stages12": ("afi-lite", "stage2"),
-    "afi-no-adversary": ("afi-no-adversary", "stage2"),
-    "afi-strong-adversary": ("afi-strong-adversary", "stage2"),
-    "afi-stage2": ("afi-stage2", "stage2"),
-    "afi-sums-stage1": ("afi-sums", "stage1"),
-    "afi-sums-stages12": ("afi-sums", "stage2"),
+    "afi-stage1": Source("afi", 1),
+    "afi-stages12": Source("afi", 2),
+    "afi-lite-stage1": Source("afi-lite", 1),
+    "afi-lite-stages12": Source("afi-lite", 2),
+    "afi-no-adversary": Source("afi-no-adversary", 2),
+    "afi-strong-adversary": Source("afi-strong-adversary", 2),
+    "afi-stage2": Source("afi-stage2", 2),
+    "afi-sums-stage1": Source("afi-sums", 1),
+    "afi-sums-stages12": Source("afi-sums", 2),
+    "afi-from-fcos": Source("afi", 2, "bccd-fcos"),
+    "afi-from-r18": Source("afi", 2, "bccd-r18"),
+    **{f"{run}-stage1": Source(run, 1) for run in _STAGE_1_SUMS},
 }
-"""Pre-training and stage of the interpolator of each pre-trained method."""
+"""Interpolators of the pre-trained methods."""
 
+_PARTS = ("stage1", "stage2", "stages12", "no-adversary", "strong-adversary", "sums-stage1", "sums-stages12")
 TABLES = {
     "main": (*INTERPOLATORS, "afi-stage1", "afi-stages12", "afi-lite-stage1", "afi-lite-stages12"),
-    "parts": ("nearest", "afi", *(method for method in PRETRAINED if not method.startswith("afi-lite"))),
+    "parts": ("nearest", "afi", *(f"afi-{part}" for part in _PARTS)),
+    "reuse": ("nearest", "afi", "afi-stages12", "afi-from-fcos", "afi-from-r18"),
+    "fidelity": (*_PLAIN, "afi-sums-stage1", *(f"{run}-stage1" for run in _STAGE_1_SUMS)),
 }
-"""Methods of each table."""
+"""Methods of each table; the interpolators of ``reuse`` have the width of the settings on BCCD."""

@@ -50,5 +50,12 @@ SETTINGS = {
             needs_backbone_weights=True,
         ),
         Setting("bccd-fcos", "fcos-lite0-fpn", (), guide_steps=300, steps=100, needs_backbone_weights=True),
+        Setting(
+            "bccd-r18",
+            "faster-rcnn-r18-fpn-tiny",
+            (_HALF_ANCHORS, "neck.channels=96"),
+            guide_steps=400,
+            steps=150,
+        ),
     )
 }

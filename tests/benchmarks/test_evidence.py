@@ -5,6 +5,7 @@ import pytest
 from afictl.interpolators import interpolator_kinds
 from afictl.presets import load_preset
 from benchmarks.evidence.__main__ import main
+from benchmarks.evidence.fidelity import rank_correlation
 from benchmarks.evidence.methods import INTERPOLATORS, PRETRAINED, PRETRAININGS, TABLES
 from benchmarks.evidence.settings import SETTINGS
 
@@ -33,3 +34,19 @@ def test_commands_pretrain_what_the_methods_need(tmp_path, capsys):
     assert "--interpolator nearest" in guide
     assert "--interpolator afi-lite" in pretrain
     assert f"--interpolators nearest,afi-lite-stage1={tmp_path}/shapes/pretrain-afi-lite/stage1 " in compare
+
+
+def test_reuse_trains_the_guides_of_both_settings(tmp_path, capsys):
+    flags = ["--data", "D", "--backbone-weights", "W", "--output", str(tmp_path)]
+    main(["bccd", "reuse", "--dry-run", *flags, "--interpolators", "nearest,afi-from-r18"])
+    guide, other_guide, pretrain, compare = capsys.readouterr().out.splitlines()
+    assert f"--output {tmp_path}/bccd/guide" in guide
+    assert f"--output {tmp_path}/bccd-r18/guide" in other_guide
+    assert f"--guide {tmp_path}/bccd-r18/guide" in pretrain
+    assert f"afi-from-r18={tmp_path}/bccd-r18/pretrain-afi/stage2 " in compare
+
+
+def test_rank_correlation_is_spearmans():
+    assert rank_correlation([1, 2, 3, 4], [1, 8, 27, 64]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 2, 2, 3], [10, 20, 30, 40]) == pytest.approx(0.9487, abs=1e-4)

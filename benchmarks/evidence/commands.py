@@ -1,0 +1,91 @@
+"""Commands of ``afictl`` that train the runs of one setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from afictl.errors import UserError
+from benchmarks.evidence.methods import PRETRAINED, PRETRAININGS
+from benchmarks.evidence.settings import SETTINGS, Setting
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folder of all runs, and the inputs that the user provides."""
+
+    output: Path
+    data: Path | None
+    backbone_weights: Path | None
+
+    def guide(self, setting: Setting) -> Path:
+        """Run of the guide."""
+        return self.output / setting.name / "guide"
+
+    def pretraining(self, setting: Setting, name: str) -> Path:
+        """Run of a pre-training."""
+        return self.output / setting.name / f"pretrain-{name}"
+
+    def comparison(self, setting: Setting) -> Path:
+        """Comparison that holds the fine-tuned runs of all tables."""
+        return self.output / setting.name / "compare"
+
+    def dataset(self, setting: Setting) -> Path:
+        """Generated dataset, or that of the user.
+
+        Raises:
+            UserError: the user has to provide it.
+        """
+        if setting.generated:
+            return self.output / setting.name / "data"
+        if self.data is None:
+            raise UserError(f"{setting.name}: give --data, a dataset in COCO layout")
+        return self.data
+
+
+def table_commands(setting: Setting, methods: Sequence[str], seeds: int, paths: Paths) -> list[list[str]]:
+    """Arguments of ``afictl`` for the runs of a table, in the order in which they run.
+
+    Raises:
+        UserError: the setting needs ``--data`` or ``--backbone-weights``, and it is absent.
+    """
+    commands = [*_guide_commands(setting, paths)]
+    for method in methods:
+        if method in PRETRAINED:
+            source = SETTINGS[PRETRAINED[method].setting or setting.name]
+            commands += [*_guide_commands(source, paths), _pretrain_command(source, PRETRAINED[method].run, paths)]
+    named = ",".join(_interpolator(setting, method, paths) for method in methods)
+    flags = ["--data", str(paths.dataset(setting)), "--weights", str(paths.guide(setting)), "--interpolators", named]
+    output = ["--seeds", str(seeds), "--output", str(paths.comparison(setting))]
+    commands.append(["compare", *setting.training_flags(setting.steps), *flags, *output])
+    return [list(command) for command in dict.fromkeys(map(tuple, commands))]
+
+
+def _guide_commands(setting: Setting, paths: Paths) -> list[list[str]]:
+    """Generation of the data and training of the guide."""
+    data = paths.dataset(setting)
+    if setting.needs_backbone_weights and paths.backbone_weights is None:
+        raise UserError(f"{setting.name}: give --backbone-weights, the ImageNet weights of {setting.preset}")
+    weights = ["--backbone-weights", str(paths.backbone_weights)] if setting.needs_backbone_weights else []
+    flags = ["--data", str(data), "--interpolator", "nearest", "--output", str(paths.guide(setting)), "--resume"]
+    training = ["finetune", *setting.training_flags(setting.guide_steps), *weights, *flags]
+    if setting.generated and not data.exists():
+        return [["data", "shapes", str(data), *setting.generated], training]
+    return [training]
+
+
+def _pretrain_command(setting: Setting, name: str, paths: Paths) -> list[str]:
+    run = PRETRAININGS[name]
+    flags = ["--guide", str(paths.guide(setting)), "--interpolator", run.kind, "--stages", run.stages]
+    overrides = [word for value in run.overrides for word in ("--set", value)]
+    return ["pretrain", *flags, "--output", str(paths.pretraining(setting, name)), *overrides, "--resume"]
+
+
+def _interpolator(setting: Setting, method: str, paths: Paths) -> str:
+    """A method as in ``--interpolators``."""
+    if method not in PRETRAINED:
+        return method
+    source = PRETRAINED[method]
+    folder = paths.pretraining(SETTINGS[source.setting or setting.name], source.run)
+    return f"{method}={folder / f'stage{source.stage}'}"
