@@ -36,6 +36,11 @@ def format_error(error: BaseException) -> str:
     return f"{f'{error.filename}: ' if error.filename is not None else ''}{error.strerror}{hint}"
 
 
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether a worker process of a ``DataLoader`` was killed."""
+    return _LOST_WORKER.search(str(error)) is not None
+
+
 def describe_out_of_memory(error: BaseException) -> tuple[str, str]:
     """Message and hint for an out-of-memory error of any library; two empty strings for other errors."""
     text = one_line(error)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
+import torch
 from PIL import Image
+from torch.utils import data
 
 from afictl.data.check_report import Location, SplitReport
 from afictl.data.folders import absence_hint, leaves_folder, portable_name
@@ -22,46 +22,82 @@ from afictl.data.images import (
     read_image,
     stored_size,
 )
-from afictl.errors import UserError
+from afictl.data.reading_processes import read_batches
+from afictl.errors import UserError, is_lost_worker
 from afictl.progress import ProgressCallback
 
+_AnnotatedSize: TypeAlias = tuple[str, tuple[int, int]]
+"""File name, height and width."""
+_Findings: TypeAlias = list[tuple[str, str]]
+"""Pairs of a key of ``RULES`` and a detail."""
+
 _CHUNK_IMAGES = 16
+_ADVICE = "check the storage of the images, or check without the image files: --no-images"
 _MODES = {"1": "grey", "L": "grey", "LA": "grey", "CMYK": "cmyk", "P": "palette", "PA": "palette"}
 
 
 def check_image_files(
     image_dir: Path,
-    sizes_hw: Sequence[tuple[str, tuple[int, int]]],
+    sizes_hw: Sequence[_AnnotatedSize],
     report: SplitReport,
     progress: ProgressCallback | None = None,
 ) -> None:
     """Decode every file of ``sizes_hw``, pairs of file name and annotated size, and add findings to ``report``.
 
     Raises:
-        UserError: a process that decodes images was killed.
+        UserError: a process that decodes images was killed, or the processes send nothing.
     """
     report.images_checked = True
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = max(1, min(cores, len(sizes_hw) // _CHUNK_IMAGES))
     done = 0
     try:
-        with ProcessPoolExecutor(workers) as pool:
-            findings_per_image = pool.map(partial(image_findings, image_dir), sizes_hw, chunksize=_CHUNK_IMAGES)
-            for (name, _), findings in zip(sizes_hw, findings_per_image, strict=True):
-                for rule, detail in findings:
-                    report.add(rule, Location(name, detail=detail))
-                done += 1
-                if progress:
-                    progress(done, len(sizes_hw))
-    except BrokenProcessPool:
+        for (name, _), findings in zip(sizes_hw, _findings_per_image(image_dir, sizes_hw), strict=True):
+            for rule, detail in findings:
+                report.add(rule, Location(name, detail=detail))
+            done += 1
+            if progress:
+                progress(done, len(sizes_hw))
+    except RuntimeError as error:
+        if not is_lost_worker(error):
+            raise
         raise UserError(
             f"{image_dir}: a reading process was killed after {done} of {len(sizes_hw)} images, before the result of "
             f"{sizes_hw[done][0]}; if memory ran out, free some, or check without the image files: --no-images"
         ) from None
 
 
-def image_findings(image_dir: Path, item: tuple[str, tuple[int, int]]) -> list[tuple[str, str]]:
-    """Findings of one (file name, annotated size): pairs of a key of ``RULES`` and a detail."""
+def _findings_per_image(image_dir: Path, sizes_hw: Sequence[_AnnotatedSize]) -> Iterator[_Findings]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = max(1, min(cores, len(sizes_hw) // _CHUNK_IMAGES))
+    chunks = (list(sizes_hw[k : k + _CHUNK_IMAGES]) for k in range(0, len(sizes_hw), _CHUNK_IMAGES))
+
+    def make_loader(
+        requests: Iterable[list[_AnnotatedSize]], init_worker: Callable[[int], None]
+    ) -> data.DataLoader[_Findings]:
+        return data.DataLoader(
+            _ImageFindings(image_dir),
+            batch_sampler=requests,
+            num_workers=workers,
+            collate_fn=list,
+            worker_init_fn=init_worker,
+            generator=torch.Generator(),  # a number drawn from the global one would change later ones
+        )
+
+    for findings in read_batches(make_loader, chunks, lambda chunk: str(image_dir / chunk[0][0]), _ADVICE):
+        yield from findings
+
+
+class _ImageFindings(data.Dataset[_Findings]):
+    """``image_findings`` of the file names and sizes that are its indices."""
+
+    def __init__(self, image_dir: Path) -> None:
+        self.image_dir = image_dir
+
+    def __getitem__(self, item: _AnnotatedSize) -> _Findings:
+        return image_findings(self.image_dir, item)
+
+
+def image_findings(image_dir: Path, item: _AnnotatedSize) -> _Findings:
+    """Findings of one image file with its annotated size."""
     name, size_hw = portable_name(image_dir, item[0]), item[1]
     path = image_dir / name
     if leaves_folder(image_dir, name):

@@ -26,6 +26,7 @@ _Prepared = TypeVar("_Prepared")
 _Sample: TypeAlias = dict[str, Any]
 """Arguments of ``EvalBatch``, or images, targets and id of a training sample, by name."""
 
+_ADVICE = "check the storage of the images, or read without further processes: --set loader.workers=0"
 _PREFETCH_BATCHES = 2
 """Per worker, beyond the one in use; each needs a block of shared memory."""
 
@@ -268,7 +269,7 @@ def _batches(
 ) -> Iterator[Any]:
     """The batch of each list of requests, see ``_loader``; ``path_of`` gives the image file of a request."""
     make_loader = partial(_loader, samples, workers, reuse_memory)
-    return read_batches(make_loader, requests, lambda batch: str(path_of(batch[0])))
+    return read_batches(make_loader, requests, lambda batch: str(path_of(batch[0])), _ADVICE)
 
 
 def _loader(

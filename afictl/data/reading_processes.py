@@ -1,62 +1,36 @@
-"""Worker processes of a ``DataLoader``: the wait for their batches, their loss, their signals and their end.
+"""Batches of a ``DataLoader`` whose workers may be lost, or send nothing.
 
 torch waits for a worker without end: for a batch, for the connection through which its memory is sent, and for a lock
 that it held when it was killed. Here a thread watches these waits and kills workers that send nothing, which ends the
-wait of the main thread, and workers that do not end by themselves are killed.
-
-A worker that is forked while another thread, such as one of gloo after a collective, enters Python may wait for a lock
-of the interpreter that nobody releases in it (``HEAD_LOCK``, CPython's issue 112275, before 3.12). It never runs, so
-that workers report their start.
+wait of the main thread; other workers then read what is missing.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
-import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from types import TracebackType
 from typing import Any, TypeAlias
-from weakref import WeakSet
 
 from torch.utils import data
 
-from afictl.data.shared_memory import prepare_sending
+from afictl.data.worker_processes import WorkerWatch, all_workers, end_workers, init_worker, print_note
 from afictl.errors import UserError
 
 _Request: TypeAlias = list[Any]
 """What the samples of one batch are made from."""
 
-_NOTICE_SECONDS = 60.0
-"""Wait for a batch after which a note is printed."""
-_START_SECONDS = 20.0
-"""Wait for a batch after which the workers are started again if one has not run yet."""
 _RESTART_SECONDS = 180.0
 """Wait for a batch after which the workers are started again in any case, once."""
 _MAX_RESTARTS = 3
 _LIMIT_SECONDS = 900.0
 """Wait for a batch of restarted workers after which the reading fails; below the 1,800 s that other ranks wait."""
-_POLL_SECONDS = 0.5
-"""Period in which the wait for a batch is checked."""
-_END_SECONDS = 30.0
-"""Time for the workers of a loader to end by themselves."""
-_EXIT_SECONDS = 5.0
-"""Time for the workers that are left at the exit of the process."""
-_PARENT_SECONDS = 2.0
-"""Period in which a worker notices the end of its parent."""
-_ADVICE = "check the storage of the images, or read without further processes: --set loader.workers=0"
-
-_workers: WeakSet[BaseProcess] = WeakSet()
-"""All workers of this process, which are ended at its exit."""
 
 
 class _SilentWorkersError(Exception):
@@ -71,6 +45,7 @@ def read_batches(
     make_loader: Callable[[Iterable[_Request], Callable[[int], None]], data.DataLoader[Any]],
     requests: Iterable[_Request],
     describe: Callable[[_Request], str],
+    advice: str,
 ) -> Iterator[Any]:
     """The batch of each request, in order.
 
@@ -81,6 +56,7 @@ def read_batches(
         make_loader: returns a loader of the batches of requests, with a function that initialises its workers.
         requests: consumed a few ahead of the batches.
         describe: the first image of a request, for messages.
+        advice: the end of the error about workers that send nothing.
 
     Raises:
         UserError: the new workers send nothing either.
@@ -90,7 +66,7 @@ def read_batches(
     limit, restarts = _RESTART_SECONDS, 0
     while True:
         starts, sender = Pipe(duplex=False)
-        loader = make_loader(open_requests, partial(_init_worker, sender))
+        loader = make_loader(open_requests, partial(init_worker, sender))
         try:
             for batch in _batches_of(loader, starts, limit, lambda: open_requests.describe(describe)):
                 open_requests.complete()
@@ -100,8 +76,8 @@ def read_batches(
             reason = f"the reading processes have sent nothing for {error.seconds:.0f} s"
             image = open_requests.describe(describe)
             if error.seconds >= _LIMIT_SECONDS or restarts == _MAX_RESTARTS:
-                raise UserError(f"{reason}{image}; {_ADVICE}") from None
-            _print_note(f"{reason}{image}; they are started again")
+                raise UserError(f"{reason}{image}; {advice}") from None
+            print_note(f"{reason}{image}; they are started again")
             limit = _LIMIT_SECONDS if error.seconds >= limit else limit
             restarts += 1
 
@@ -142,16 +118,16 @@ def _batches_of(
         yield from loader
         return
     batches: Any = iter(loader)  # its type is private
-    _workers.update(batches._workers)
+    all_workers.update(batches._workers)
     try:
-        with _Watch(batches._workers, starts, limit, describe_next) as watch:
+        with WorkerWatch(batches._workers, starts, limit, describe_next) as watch:
             while (batch := _next_batch(batches, watch)) is not None:
                 yield batch
     finally:
-        _end_workers(batches)
+        end_workers(batches)
 
 
-def _next_batch(batches: Iterator[Any], watch: _Watch) -> Any:
+def _next_batch(batches: Iterator[Any], watch: WorkerWatch) -> Any:
     """The next batch; None at the end."""
     try:
         with watch.waiting(), _lost_workers_raised():
@@ -160,79 +136,6 @@ def _next_batch(batches: Iterator[Any], watch: _Watch) -> Any:
         if watch.has_killed:  # which ends the wait by an exception of any kind
             raise _SilentWorkersError(watch.seconds) from error
         raise
-
-
-class _Watch:
-    """A thread that prints a note about a long wait for workers and kills them at the limit.
-
-    Only time in which the thread runs is counted: a job that was suspended has not waited.
-
-    Args:
-        workers: the processes that are waited for.
-        starts: receives a message of each worker that runs.
-        limit: seconds.
-        describe_next: what is waited for, as the end of a message.
-    """
-
-    def __init__(
-        self, workers: Sequence[BaseProcess], starts: Connection, limit: float, describe_next: Callable[[], str]
-    ) -> None:
-        self.has_killed = False
-        self.seconds = 0.0
-        """Length of the latest wait."""
-        self._workers, self._starts, self._limit, self._describe_next = workers, starts, limit, describe_next
-        self._num_started = 0
-        self._is_waiting = False
-        self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> _Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ends.set()
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The main thread waits inside."""
-        self.seconds, self._is_waiting = 0.0, True
-        try:
-            yield
-        finally:
-            self._is_waiting = False
-
-    def _run(self) -> None:
-        is_said = False
-        last = time.monotonic()
-        while not self._ends.wait(_POLL_SECONDS):
-            now = time.monotonic()
-            self.seconds += min(now - last, 2 * _POLL_SECONDS)
-            last = now
-            if not self._is_waiting:
-                is_said = False
-                continue
-            if self.seconds >= _NOTICE_SECONDS and not is_said:
-                is_said = True
-                _print_note(f"waiting for the reading processes for {self.seconds:.0f} s{self._describe_next()}")
-            if self.seconds >= self._limit or (self.seconds >= _START_SECONDS and not self._have_started()):
-                self.has_killed = True
-                for worker in self._workers:
-                    worker.kill()
-                return
-
-    def _have_started(self) -> bool:
-        """Whether all workers run."""
-        while self._num_started < len(self._workers) and self._starts.poll():
-            self._starts.recv_bytes()
-            self._num_started += 1
-        return self._num_started == len(self._workers)
-
-
-def _print_note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -261,64 +164,3 @@ def _take_child_handler() -> Any:
     handler = signal.getsignal(signal.SIGCHLD)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return handler
-
-
-def _end_workers(batches: Any) -> None:
-    """Shut an iterator of a ``DataLoader`` down, and kill the workers that do not end.
-
-    The shutdown waits without end for a lock that a worker held when it was killed, hence the thread. At the end of the
-    interpreter, when no thread can start, the workers have ended already.
-    """
-    if sys.is_finalizing():
-        return
-    shutdown = threading.Thread(target=batches._shutdown_workers, daemon=True)
-    shutdown.start()
-    shutdown.join(_END_SECONDS)
-    _kill(batches._workers)
-
-
-def _kill(workers: Iterable[BaseProcess]) -> None:
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()
-            worker.join(_EXIT_SECONDS)
-
-
-def _end_at_exit(process: int) -> None:
-    """End the workers that are left; multiprocessing would wait for them without end."""
-    if os.getpid() != process:
-        return
-    workers = [worker for worker in _workers if worker.is_alive()]
-    for worker in workers:
-        worker.terminate()
-    deadline = time.monotonic() + _EXIT_SECONDS
-    for worker in workers:
-        worker.join(max(0.0, deadline - time.monotonic()))
-    _kill(workers)
-
-
-atexit.register(_end_at_exit, os.getpid())  # runs before that of multiprocessing, which is registered earlier
-
-
-def _init_worker(sender: Connection, worker: int) -> None:
-    """In a worker: ignore signals that Ctrl-C, schedulers and ``kill`` of a process group send to workers too.
-
-    The main process may need further batches before it ends. A SIGTERM from the main process still ends a worker, and
-    a worker ends soon after the main process, also if it is blocked.
-    """
-    prepare_sending()
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigtimedwait"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
-    sender.send_bytes(b"start")
-
-
-def _exit_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        received = signal.sigtimedwait({signal.SIGTERM}, _PARENT_SECONDS)
-        if received is not None and received.si_pid == parent:
-            break
-    os._exit(0)

@@ -12,7 +12,16 @@ from multiprocessing import active_children
 import pytest
 import torch
 
-from afictl.data import eval_batches, load_coco, loader, reading_processes, train_batches
+from afictl.data import (
+    check_images,
+    eval_batches,
+    load_coco,
+    loader,
+    reading_processes,
+    train_batches,
+    worker_processes,
+)
+from afictl.data.check import check_split
 from afictl.data.loader import read_files
 from afictl.errors import UserError
 from afictl.presets import InputConfig
@@ -31,7 +40,8 @@ def limits(monkeypatch):
     """Limits of seconds instead of minutes."""
     seconds = {"_NOTICE": 0.6, "_START": 0.9, "_RESTART": 1.2, "_LIMIT": 1.5, "_POLL": 0.1, "_END": 2.0, "_EXIT": 1.0}
     for name, value in seconds.items():
-        monkeypatch.setattr(reading_processes, f"{name}_SECONDS", value)
+        module = reading_processes if name in ("_RESTART", "_LIMIT") else worker_processes
+        monkeypatch.setattr(module, f"{name}_SECONDS", value)
 
 
 @pytest.fixture
@@ -50,6 +60,21 @@ def block_reading(monkeypatch, tmp_path):
         monkeypatch.setattr(loader, "read_image", read_or_block)
 
     return block
+
+
+def block_first_start(monkeypatch, tmp_path):
+    """Let the first worker block before it reports its start."""
+    prepare_sending, mark = worker_processes.prepare_sending, tmp_path / "blocked"
+
+    def block_once():
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            prepare_sending()
+        else:
+            time.sleep(1e6)
+
+    monkeypatch.setattr(worker_processes, "prepare_sending", block_once)
 
 
 def first_image(dataset):
@@ -77,17 +102,7 @@ def test_a_silent_worker_is_replaced_without_a_trace_in_the_batches(dataset, lim
 def test_a_worker_that_never_runs_after_its_fork_is_replaced_soon(dataset, limits, monkeypatch, tmp_path, capsys):
     """As one whose interpreter waits for a lock that another thread held at the fork."""
     expected = list(eval_batches(dataset, CONFIG, 2, workers=0))
-    prepare_sending, mark = reading_processes.prepare_sending, tmp_path / "blocked"
-
-    def block_once():
-        try:
-            mark.touch(exist_ok=False)
-        except FileExistsError:
-            prepare_sending()
-        else:
-            time.sleep(1e6)
-
-    monkeypatch.setattr(reading_processes, "prepare_sending", block_once)
+    block_first_start(monkeypatch, tmp_path)
     monkeypatch.setattr(reading_processes, "_RESTART_SECONDS", 50.0)
     assert_same_images(eval_batches(dataset, CONFIG, 2, workers=2), expected)
     assert "started again" in capsys.readouterr().err
@@ -116,6 +131,23 @@ def test_the_reading_of_single_files_is_bounded_too(dataset, limits, block_readi
     block_reading(always=True)
     with pytest.raises(UserError, match="sent nothing"):
         list(read_files([dataset.image_path(0)], torch.Tensor.clone, workers=1))
+
+
+def test_the_check_of_a_dataset_replaces_a_lost_process(shapes_dir, limits, monkeypatch, tmp_path, capsys):
+    block_first_start(monkeypatch, tmp_path)
+    report = check_split(shapes_dir, "train")
+    assert report.images_checked
+    assert report.images == 14
+    assert "started again" in capsys.readouterr().err
+    assert not active_children()
+
+
+def test_the_check_of_a_dataset_ends_where_no_process_answers(shapes_dir, dataset, limits, monkeypatch):
+    monkeypatch.setattr(check_images, "image_findings", lambda folder, item: time.sleep(1e6))
+    with pytest.raises(UserError, match=r"sent nothing for \d+ s.*--no-images") as error:
+        check_split(shapes_dir, "train")
+    assert first_image(dataset) in str(error.value)
+    assert not active_children()
 
 
 def test_a_thread_that_reads_is_not_blocked_either(dataset, limits, block_reading):
@@ -152,8 +184,8 @@ def test_a_suspended_worker_does_not_block_the_end_of_the_reading(dataset, limit
 def test_a_lock_of_a_killed_worker_does_not_block_the_end_of_the_reading(dataset, limits, monkeypatch):
     """As if the worker was killed while it looked whether it should end."""
     iterators = []
-    end = reading_processes._end_workers
-    monkeypatch.setattr(reading_processes, "_end_workers", lambda batches: [iterators.append(batches), end(batches)])
+    end = reading_processes.end_workers
+    monkeypatch.setattr(reading_processes, "end_workers", lambda batches: [iterators.append(batches), end(batches)])
     next_batch = reading_processes._next_batch
 
     def hold_lock(batches, watch):
@@ -174,8 +206,8 @@ def test_a_suspended_worker_does_not_block_the_exit_of_the_process(shapes_dir):
     program = """
 import os, signal, sys
 from multiprocessing import active_children
-from afictl.data import eval_batches, load_coco, reading_processes
-reading_processes._EXIT_SECONDS = 0.5
+from afictl.data import eval_batches, load_coco, worker_processes
+worker_processes._EXIT_SECONDS = 0.5
 batches = eval_batches(load_coco(sys.argv[1], "val"), None, workers=1)
 next(batches)
 os.kill(active_children()[0].pid, signal.SIGSTOP)
