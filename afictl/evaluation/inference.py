@@ -124,7 +124,7 @@ def detect(
             progress(images, total)
 
     # not inference_mode: a cache filled here may serve training
-    with _in_eval_mode(detector), torch.no_grad():
+    with in_eval_mode(detector), torch.no_grad():
         write_results(predictions, results(), runtime, report_progress)
     counts = all_gather(lambda: (has_masks, cut_images), runtime.world_size)
     cut_images = sum(cut for _, cut in counts)
@@ -203,7 +203,7 @@ def _categories(detector: nn.Module, classes: Sequence[str] | None, dataset: Dat
 
 
 @contextmanager
-def _in_eval_mode(detector: nn.Module) -> Iterator[None]:
+def in_eval_mode(detector: nn.Module) -> Iterator[None]:
     """Set eval mode inside, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in detector.modules()]
     detector.eval()

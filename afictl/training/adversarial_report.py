@@ -1,4 +1,4 @@
-"""Effect of the discriminator in stage 1: its accuracy on held-out pairs, and the size of its gradient.
+"""Effect of the discriminator in stages 1 and 2: its accuracy on held-out pairs, and the size of its gradient.
 
 An accuracy near 1/2 means that the discriminator cannot tell enlarged maps from the guide's, and a small gradient that
 the interpolator is trained by the L1 term alone; in either case the adversarial term has no effect.

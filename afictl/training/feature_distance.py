@@ -1,4 +1,4 @@
-"""Distance of the enlarged features of half-size images to the guide's features of the images themselves."""
+"""Distance of features of half-size images to the guide's features of the images themselves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from torch import Tensor
 
 from afictl.data import Dataset, eval_batches
 from afictl.detectors import Detector
+from afictl.evaluation.inference import in_eval_mode
 from afictl.interpolators import Interpolator, build_interpolator
 from afictl.presets import GuideFeatures
 from afictl.progress import ProgressCallback
 from afictl.training.adversarial import Pair, PyramidInterpolator
-from afictl.training.guide_features import enlarged_pairs, guide_maps
+from afictl.training.guide_features import enlarged_pairs, guide_maps, same_size_pairs
 
 FeatureDistance = Mapping[str, Mapping[str, Mapping[str, float]]]
 """method -> level -> measure -> value"""
+_Sums = dict[str, Tensor]
+"""level -> [sum of L1, sum of cosine, number of positions]"""
 
+MAX_HELD_OUT = 200  # images of a distance report; more would hardly change it
 _BASELINES = ("nearest", "bilinear", "bicubic")
 _MIN_GAIN_PERCENT = 0.05  # the report shows one decimal
 
@@ -51,7 +55,7 @@ def measure_feature_distance(
     """
     methods = {kind: PyramidInterpolator(build_interpolator(kind, guide.neck.channels)) for kind in _BASELINES}
     methods[interpolator.kind] = learned = PyramidInterpolator(interpolator).eval()
-    sums: dict[str, dict[str, Tensor]] = {name: {} for name in methods}
+    sums: dict[str, _Sums] = {name: {} for name in methods}
     device = next(guide.parameters()).device
     total = len(range(len(dataset))[:limit])
     for done, batch in enumerate(eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True), 1):
@@ -62,14 +66,47 @@ def measure_feature_distance(
             pairs = enlarged_pairs(guide, method(coarse, fine), real, full, half)
             if method is learned and on_pairs is not None:
                 on_pairs(pairs)
-            for level, pair in pairs.items():
-                sums[name][level] = sums[name].get(level, 0) + _sums(pair)
+            _add(sums[name], pairs)
         progress(done, total)
     interpolator.train()
-    return {
-        name: {level: {"l1": float(s[0] / s[2]), "cosine": float(s[1] / s[2])} for level, s in levels.items()}
-        for name, levels in sums.items()
-    }
+    return {name: _means(levels) for name, levels in sums.items()}
+
+
+@torch.no_grad()
+def measure_student_distance(
+    guide: Detector,
+    student: Detector,
+    dataset: Dataset,
+    *,
+    limit: int | None,
+    workers: int,
+    progress: ProgressCallback,
+    on_pairs: Callable[[Mapping[str, Pair]], None],
+) -> FeatureDistance:
+    """Compare the levels of a detector of half-size images with those of the guide on held-out images.
+
+    Args:
+        guide: every second position of its levels of an image is the target.
+        student: its levels of the half-size view; named by the kind of its interpolator in the result.
+        dataset: held-out images, of which the first ``limit`` are used.
+        progress: called with the number of images done and of all images.
+        on_pairs: called with the pairs of each image, by level.
+
+    Returns:
+        As ``measure_feature_distance``, of one method.
+    """
+    sums: _Sums = {}
+    device = next(guide.parameters()).device
+    total = len(range(len(dataset))[:limit])
+    batches = eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True)
+    with in_eval_mode(student):
+        for done, batch in enumerate(batches, 1):
+            full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images or ()]
+            pairs = same_size_pairs(guide, student.pyramid(half), guide.pyramid(full), full, half)
+            on_pairs(pairs)
+            _add(sums, pairs)
+            progress(done, total)
+    return {student.preset.interpolator.kind: _means(sums)}
 
 
 def mean_distance(distance: FeatureDistance) -> dict[str, float]:
@@ -94,8 +131,20 @@ def distance_metrics(distance: FeatureDistance) -> dict[str, float]:
 
 def describe_distance(distance: FeatureDistance, kind: str) -> str:
     """Lines of text: a table, and whether the interpolator ``kind`` is closer than the best fixed one."""
-    levels = list(distance[kind])
-    width = max(10, *(len(method) + 1 for method in distance))
+    means = mean_distance(distance)
+    best = min(_BASELINES, key=lambda baseline: means[f"l1/{baseline}"])
+    change = 100 * (means[f"l1/{kind}"] / means[f"l1/{best}"] - 1)
+    verdict = "closer to" if change < -_MIN_GAIN_PERCENT else "no closer to"
+    return (
+        f"{distance_table(distance)}\n"
+        f"{kind} is {verdict} the guide than {best}, the best plain interpolation: L1 {change:+.1f} %"
+    )
+
+
+def distance_table(distance: FeatureDistance) -> str:
+    """Lines of text: L1 and cosine by method and level."""
+    levels = list(next(iter(distance.values())))
+    width = max([10, *(len(method) + 1 for method in distance)])
     lines = ["distance to the guide's features on held-out images: L1 (cosine)"]
     lines.append(" " * width + "".join(f"{level:>16}" for level in (*levels, "mean")))
     means = mean_distance(distance)
@@ -103,10 +152,6 @@ def describe_distance(distance: FeatureDistance, kind: str) -> str:
         cells = [f"{values[level]['l1']:.4f} ({values[level]['cosine']:.3f})" for level in levels]
         cells.append(f"{means[f'l1/{method}']:.4f} ({means[f'cosine/{method}']:.3f})")
         lines.append(f"{method:<{width}}" + "".join(f"{cell:>16}" for cell in cells))
-    best = min(_BASELINES, key=lambda baseline: means[f"l1/{baseline}"])
-    change = 100 * (means[f"l1/{kind}"] / means[f"l1/{best}"] - 1)
-    verdict = "closer to" if change < -_MIN_GAIN_PERCENT else "no closer to"
-    lines.append(f"{kind} is {verdict} the guide than {best}, the best plain interpolation: L1 {change:+.1f} %")
     return "\n".join(lines)
 
 
@@ -116,8 +161,17 @@ def position_distance(pair: Pair) -> tuple[Tensor, Tensor]:
     return (fake - real).abs().mean(dim=1), F.cosine_similarity(fake, real, dim=1)
 
 
-def _sums(pair: Pair) -> Tensor:
-    """[sum of L1, sum of cosine, number of positions] over the masked positions."""
-    mask = pair.mask[:, 0]
-    l1, cosine = position_distance(pair)
-    return torch.stack([(l1 * mask).sum(), (cosine * mask).sum(), mask.sum()]).double().cpu()
+def _add(sums: _Sums, pairs: Mapping[str, Pair]) -> None:
+    """Add the masked positions of ``pairs`` to ``sums``."""
+    for level, pair in pairs.items():
+        mask = pair.mask[:, 0]
+        l1, cosine = position_distance(pair)
+        values = torch.stack([(l1 * mask).sum(), (cosine * mask).sum(), mask.sum()]).double().cpu()
+        sums[level] = sums[level] + values if level in sums else values
+
+
+def _means(sums: _Sums) -> dict[str, dict[str, float]]:
+    """level -> measure -> value"""
+    return {
+        level: {"l1": float(l1 / count), "cosine": float(cosine / count)} for level, (l1, cosine, count) in sums.items()
+    }

@@ -1,6 +1,7 @@
-"""Features of a guide for stage 1: finished levels, or the maps that its neck passes to its interpolator.
+"""Features of a guide, and pairs of generated and guide maps.
 
-AFI-GAN (section 3) trains on the finished levels, but a detector enlarges maps before their output convolutions.
+For stage 1 they are finished levels, or the maps that its neck passes to its interpolator: AFI-GAN (section 3) trains
+on the finished levels, but a detector enlarges maps before their output convolutions.
 """
 
 from __future__ import annotations
@@ -79,4 +80,25 @@ def enlarged_pairs(
         real,
         {level: extent(sizes, strides[level], times=2) for level, sizes in half_sizes.items()},
         {level: extent(sizes, strides[level]) for level, sizes in full_sizes.items()},
+    )
+
+
+def same_size_pairs(
+    guide: Detector, fake: Pyramid, real: Pyramid, full: list[Tensor], half: list[Tensor]
+) -> dict[str, Pair]:
+    """Pairs of a student's levels of the half-size view and every second position of the guide's levels (stage 2).
+
+    Args:
+        guide: the guide.
+        fake: levels of ``half``.
+        real: levels of ``full``.
+        full: the N images.
+        half: their half-size views.
+    """
+    strides = guide.neck.strides
+    return make_pairs(
+        fake,
+        {level: value[..., ::2, ::2] for level, value in real.items()},
+        {level: extent(sizes_of(half), strides[level]) for level in fake},
+        {level: extent(sizes_of(full), 2 * strides[level]) for level in fake},
     )

@@ -22,7 +22,7 @@ from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
 from afictl.tensor_files import save_tensors
 from afictl.training.adversarial import PerLevel, PyramidInterpolator, discriminator_step, feature_losses
 from afictl.training.adversarial_report import AdversarialReport
-from afictl.training.feature_distance import describe_distance, distance_metrics, measure_feature_distance
+from afictl.training.feature_distance import MAX_HELD_OUT, describe_distance, distance_metrics, measure_feature_distance
 from afictl.training.guide_features import enlarged_pairs, guide_maps
 from afictl.training.loop import fit
 from afictl.training.optimization import TrainableModule
@@ -30,8 +30,6 @@ from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source
 from afictl.training.stage import Metrics, Stage
 from afictl.training.sync_batch_norm import synchronize_batch_norms
-
-_MAX_HELD_OUT = 200  # images of the distance report; more would hardly change it
 
 
 def train_stage1(
@@ -108,7 +106,7 @@ def _report(
             interpolator,
             held_out,
             features=recipe.features,
-            limit=_MAX_HELD_OUT,
+            limit=MAX_HELD_OUT,
             workers=workers,
             progress=progress,
             on_pairs=adversarial.add,

@@ -6,31 +6,34 @@ Detection losses on half-size targets, plus the feature losses of stage 1 agains
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from afictl.data import TrainBatch
+from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
+from afictl.distributed import run_on_rank_zero
 from afictl.interpolators import Interpolator
 from afictl.presets import Preset
-from afictl.training.adversarial import (
-    Pair,
-    PerLevel,
-    Pyramid,
-    discriminator_step,
-    extent,
-    feature_losses,
-    make_pairs,
-    sizes_of,
-)
+from afictl.progress import ProgressCallback
+from afictl.training.adversarial import PerLevel, Pyramid, discriminator_step, feature_losses
+from afictl.training.adversarial_report import AdversarialReport
 from afictl.training.detector_stages import build_detector_stage
+from afictl.training.feature_distance import (
+    MAX_HELD_OUT,
+    distance_metrics,
+    distance_table,
+    measure_student_distance,
+)
+from afictl.training.guide_features import same_size_pairs
 from afictl.training.loop import fit
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, uses_masks
+from afictl.training.stage import Metrics
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 from afictl.training.sync_dropout import synchronize_dropouts
 
@@ -88,7 +91,8 @@ def train_stage2(
     """Train ``student``, and with it its interpolator, in place.
 
     Writes the interpolator of the best student by box AP on half-size held-out images as
-    ``interpolator.safetensors`` beside the usual files of a run.
+    ``interpolator.safetensors`` beside the usual files of a run. Every evaluation also reports by level the distance of
+    the student's maps to the guide's, and the accuracy of the discriminator.
     """
     preset, recipe = student.preset, student.preset.stage2
     for module in (student, discriminator):
@@ -100,10 +104,9 @@ def train_stage2(
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         full, half, targets = fabric.to_device((batch.images, batch.half_images, batch.half_targets))
         with torch.no_grad(), fabric.autocast():
-            maps = guide.pyramid(full, across_ranks=True)
-            real = {level: value[..., ::2, ::2] for level, value in maps.items()}
+            real = guide.pyramid(full, across_ranks=True)
         detection, features = extractor.module(half, targets)
-        pairs = _same_size_pairs(guide, features, real, full, half)
+        pairs = same_size_pairs(guide, features, real, full, half)
         loss_d = discriminator_step(trainable_discriminator, pairs)
         losses = {**detection, **feature_losses(trainable_discriminator.module, pairs, recipe)}
         extractor.backward(losses)
@@ -121,17 +124,39 @@ def train_stage2(
         step=step,
         batches=batch_source(fabric, data.train, guide.input, recipe, preset.loader, seed, half_view=True, masks=masks),
     )
-    fit(fabric, run, recipe, stage, seed)
+
+    def evaluate(progress: ProgressCallback) -> Metrics:
+        features = run_on_rank_zero(
+            lambda: _report(fabric, run, guide, student, discriminator, data.held_out, progress),
+            fabric.global_rank,
+            fabric.world_size,
+        )
+        return {**stage.evaluate(progress), **features}
+
+    fit(fabric, run, recipe, replace(stage, evaluate=evaluate), seed)
 
 
-def _same_size_pairs(
-    guide: Detector, fake: Pyramid, real: Pyramid, full: list[Tensor], half: list[Tensor]
-) -> dict[str, Pair]:
-    """Pairs of the student's maps and every second position of the guide's."""
-    strides = guide.neck.strides
-    return make_pairs(
-        fake,
-        real,
-        {level: extent(sizes_of(half), strides[level]) for level in fake},
-        {level: extent(sizes_of(full), 2 * strides[level]) for level in fake},
-    )
+def _report(
+    fabric: Fabric,
+    run: RunWriter,
+    guide: Detector,
+    student: Detector,
+    discriminator: PatchDiscriminator,
+    held_out: Dataset,
+    progress: ProgressCallback,
+) -> Metrics:
+    """Log the distance of the student's held-out levels to the guide's, and the effect of the discriminator."""
+    adversarial = AdversarialReport(discriminator, student.preset.stage2.adversarial_weight)
+    with fabric.autocast():
+        distance = measure_student_distance(
+            guide,
+            student,
+            held_out,
+            limit=MAX_HELD_OUT,
+            workers=guide.preset.loader.workers,
+            progress=progress,
+            on_pairs=adversarial.add,
+        )
+    run.log(distance_table(distance))
+    run.log(adversarial.describe())
+    return {**distance_metrics(distance), **adversarial.metrics}

@@ -46,7 +46,7 @@ _ACCURACY = {
     "cosine": ("Cosine similarity to the guide, held out", "cosine"),
     "discriminator_accuracy": ("Discriminator accuracy, held out", "fraction"),
 }
-"""Title and unit by metric; ``l1`` and ``cosine`` are those of the learned interpolator in stage 1."""
+"""Title and unit by metric; ``l1`` and ``cosine`` are those of the learned interpolator in stages 1 and 2."""
 
 
 class _Curve(NamedTuple):

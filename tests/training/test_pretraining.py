@@ -174,6 +174,25 @@ def test_stage_1_reports_levels_and_the_accuracy_of_the_discriminator(pretrained
     assert re.search(rf"discriminator: .* {100 * record['discriminator_accuracy']:.1f} % \(p2 .*by chance 50 %", log)
 
 
+def test_stage_2_reports_levels_and_the_accuracy_of_the_discriminator(pretrained, guide_run, data):
+    guide, student = load_detector(guide_run).detector, load_detector(pretrained / "stage2" / "last.safetensors")
+    differences: dict = {}
+    for batch in eval_batches(load_coco(data, "val"), guide.input, workers=0, half_view=True):
+        with torch.no_grad():
+            real, fake = guide.pyramid(batch.images), student.detector.pyramid(batch.half_images)
+        for level, target in real.items():
+            differences.setdefault(level, []).append((fake[level] - target[..., ::2, ::2]).abs().mean().item())
+    record = json.loads((pretrained / "stage2" / "metrics.jsonl").read_text().splitlines()[-1])
+    for level, values in differences.items():  # 64-pixel images fill their batch, so there is no padding
+        assert record[f"l1/afi/{level}"] == pytest.approx(sum(values) / len(values), rel=1e-4)
+    assert record["l1/afi"] == pytest.approx(sum(record[f"l1/afi/p{i}"] for i in range(2, 7)) / 5)
+    assert all(0 <= record[f"discriminator_accuracy/p{i}"] <= 1 for i in range(2, 5))  # p5 and p6 have one position
+    assert "box/AP" in record
+    log = (pretrained / "stage2" / "log.txt").read_text()
+    assert re.search(rf"\nafi .* {record['l1/afi']:.4f} ", log)
+    assert "discriminator: classifies" in log
+
+
 def test_distance_of_a_fresh_interpolator_is_that_of_bilinear(guide_run, data):
     guide = load_detector(guide_run).detector
     fresh, index = AFInterpolator(16), load_coco(data, "val")
