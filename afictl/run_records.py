@@ -44,6 +44,9 @@ class HardwareRecord(Record):
     """Number that began the run."""
     later_processes: list[int] = []
     """Other numbers that continued it."""
+    threads: int | None = None
+    """Of each process that began the run on a CPU; None on GPUs and in runs of earlier versions."""
+    later_threads: list[int] = []
 
 
 class RunConfig(Record):

@@ -97,8 +97,9 @@ def launch_single(precision: str = "32-true") -> Fabric:
 
 
 def hardware_record(fabric: Fabric) -> dict[str, str | int]:
-    """The hardware settings that a run records."""
-    return {"precision": fabric.strategy.precision.precision, "processes": fabric.world_size}
+    """The hardware settings that a run records; the threads of a process only where it computes on a CPU."""
+    threads = {"threads": torch.get_num_threads()} if fabric.device.type == "cpu" else {}
+    return {"precision": fabric.strategy.precision.precision, "processes": fabric.world_size, **threads}
 
 
 class _GroupEnvironment(ClusterEnvironment):

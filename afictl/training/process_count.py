@@ -1,7 +1,8 @@
-"""Number of processes of a training, and whether its result depends on it.
+"""Numbers of processes and threads of a training, and whether its result depends on them.
 
 With the same total batch any number of processes gives the same losses and weights up to rounding, except where
-``process_dependence`` gives a reason.
+``process_dependence`` gives a reason. Any number of threads does so too. Rounding errors grow over the steps: the final
+accuracies differ as those of two seeds.
 """
 
 from __future__ import annotations
@@ -37,6 +38,17 @@ def process_mismatch(begun: int, present: int, dependence: str) -> tuple[str, st
     if dependence:
         return f"{numbers}: the results would depend on it, as {dependence}; start as many processes as before", ""
     return "", f"note: {numbers}; the results are equal up to rounding"
+
+
+def thread_note(begun: int | None, present: int | None) -> str:
+    """Note on a run that other numbers of threads begin and continue; empty if they are equal or one is unknown."""
+    if begun == present or not begun or not present:
+        return ""
+    return f"note: trained with {_threads(begun)}, now {_threads(present)}; the results are equal up to rounding"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def _processes(count: int) -> str:

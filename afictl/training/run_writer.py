@@ -28,7 +28,8 @@ from afictl.files import (
 from afictl.presets import upgrade_settings
 from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records, is_vacant
 from afictl.run_records import RunConfig, iter_metrics, read_config
-from afictl.training.process_count import process_mismatch
+from afictl.training.hardware import hardware_record
+from afictl.training.process_count import process_mismatch, thread_note
 from afictl.training.run_inputs import is_moved
 from afictl.yaml_files import dump_yaml
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 _WITHOUT_EFFECT = ("preset.loader.",)
 """Prefixes of settings that do not change the results."""
-_PROCESSES = ("hardware.processes", "hardware.later_processes")
-"""Keys that ``process_mismatch`` compares."""
+_COUNTS = ("hardware.processes", "hardware.later_processes", "hardware.threads", "hardware.later_threads")
+"""Keys that ``process_mismatch`` and ``thread_note`` compare."""
 _INPUTS = ("classes", "contents")
 """Keys that ``RecordedInputs`` compares."""
 
@@ -75,7 +76,7 @@ class RunWriter:
             try:
                 problem = self._prepare_folder(config, resume)
                 if not problem:
-                    problem, note = self._compare_processes(fabric.world_size, dependence)
+                    problem, note = self._compare_hardware(hardware_record(fabric), dependence)
             except (OSError, UserError) as error:
                 problem = format_error(error)
         problem = fabric.broadcast(problem)
@@ -110,16 +111,24 @@ class RunWriter:
         write_text(self.folder / VERSIONS, json.dumps(_versions(), indent=2))
         return ""
 
-    def _compare_processes(self, present: int, dependence: str) -> tuple[str, str]:
-        """The problem of a run that was begun by another number of processes, or a note, and a record of the number."""
+    def _compare_hardware(self, present: Mapping[str, str | int], dependence: str) -> tuple[str, str]:
+        """The problem of a run that was begun by another number of processes, or a note, and a record of the numbers.
+
+        Args:
+            present: result of ``hardware_record``.
+            dependence: as for the class.
+        """
         config_file = self.folder / CONFIG
         config = read_config(config_file)
-        problem, note = process_mismatch(config.hardware.processes, present, dependence)
-        if note and present not in config.hardware.later_processes:
+        begun = config.hardware.model_dump()
+        problem, note = process_mismatch(begun["processes"], int(present["processes"]), dependence)
+        notes = {"processes": note, "threads": thread_note(begun["threads"], int(present.get("threads", 0)))}
+        later = {f"later_{name}": present[name] for name, note in notes.items() if note}
+        if new := {key: [*begun[key], count] for key, count in later.items() if count not in begun[key]}:
             content = config.model_dump(exclude_unset=True)
-            content.setdefault("hardware", {})["later_processes"] = [*config.hardware.later_processes, present]
+            content["hardware"] = content.get("hardware", {}) | new
             write_text(config_file, dump_yaml(content))
-        return f"{config_file}: {problem}" if problem else "", note
+        return f"{config_file}: {problem}" if problem else "", "\n".join(filter(None, notes.values()))
 
     def log(self, text: str) -> None:
         """Print a line and append it to ``log.txt``."""
@@ -227,7 +236,7 @@ def _differing_settings(old: RunConfig, new: Mapping[str, object]) -> list[str]:
     stored = upgrade_settings(old.model_dump(exclude_unset=True, exclude=set(_INPUTS)))
     present = {key: value for key, value in new.items() if key not in _INPUTS}
     fingerprints: Any = new.get("contents", {})
-    differences = [key for key in config_differences(stored, present) if key not in _PROCESSES]
+    differences = [key for key in config_differences(stored, present) if key not in _COUNTS]
     return [key for key in differences if not is_moved(key, old.contents, fingerprints)]
 
 

@@ -1,9 +1,11 @@
 import pytest
+import torch
 import yaml
 from lightning_fabric import Fabric
 
 from afictl import UserError, list_presets, load_preset
 from afictl.run_records import read_config
+from afictl.training.hardware import hardware_record
 from afictl.training.process_count import process_dependence
 from afictl.training.run_writer import RunWriter
 
@@ -37,6 +39,17 @@ def test_a_run_of_another_number_of_processes_is_continued_with_a_note(fabric: F
     RunWriter(fabric, folder, config, resume=True)
     hardware = read_config(folder / "config.yaml").hardware
     assert (hardware.processes, hardware.later_processes) == (2, [1])
+
+
+def test_a_run_of_another_number_of_threads_is_continued_with_a_note(fabric: Fabric, tmp_path):
+    begun = {"seed": 0, "hardware": hardware_record(fabric) | {"threads": 64}}
+    RunWriter(fabric, tmp_path, begun, resume=False).log_metrics(1, {"loss": 1.0})
+    present = {"seed": 0, "hardware": hardware_record(fabric)}
+    for _ in range(2):
+        RunWriter(fabric, tmp_path, present, resume=True)
+    assert f"64 threads, now {torch.get_num_threads()} thread" in (tmp_path / "log.txt").read_text()
+    hardware = read_config(tmp_path / "config.yaml").hardware
+    assert (hardware.threads, hardware.later_threads) == (64, [torch.get_num_threads()])
 
 
 def test_it_is_refused_where_the_results_depend_on_the_number(fabric: Fabric, folder, config):

@@ -13,6 +13,7 @@ UNEQUAL_PREFIX = "NOT THE SAME"
 _METHOD_KEYS = ("seed", "interpolator", "preset.interpolator.", "contents.interpolator.", "hardware.precision.")
 """Keys of the method and the seed, and the precision, which is a separate key."""
 _FINGERPRINTS = "contents."
+_THREADS = "hardware.threads."
 _FINGERPRINT_LENGTH = 16
 """Characters of a fingerprint in a text."""
 _KEYS_WITHOUT_EFFECT = (
@@ -96,8 +97,10 @@ def _affects_result(key: str) -> bool:
 
 
 def _is_comparable(key: str, configs: Mapping[str, Mapping[str, object]]) -> bool:
-    """False for a fingerprint that a run of an earlier version lacks."""
-    return not f"{key}.".startswith(_FINGERPRINTS) or all(_nested_value(config, key) for config in configs.values())
+    """False for a fingerprint or a number of threads that a run lacks, as of an earlier version."""
+    return not f"{key}.".startswith((_FINGERPRINTS, _THREADS)) or all(
+        _nested_value(config, key) for config in configs.values()
+    )
 
 
 def _nested_value(config: object, key: str) -> object:

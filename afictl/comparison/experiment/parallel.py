@@ -153,6 +153,7 @@ def train_in_parallel(
     failures: dict[str, str] = {}
     waiting_runs, free_devices = list(runs), list(range(parallel_runs))
     with show_parallel_progress(len(runs), settings.preset.train.steps) as progress, _workers() as workers:
+        progress.log(f"{parallel_runs} runs at a time, threads of each: {_threads_per_run(parallel_runs)}")
         while waiting_runs or workers:
             while waiting_runs and free_devices:
                 run = waiting_runs.pop(0)
@@ -227,12 +228,16 @@ def _start_worker(
 
 def _device_variables(device: int, parallel_runs: int) -> dict[str, str]:
     """Environment variables of a worker: one GPU, if there are any, and an equal part of the threads."""
-    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // parallel_runs))}
+    threads = {"OMP_NUM_THREADS": str(_threads_per_run(parallel_runs))}
     if not torch.cuda.device_count():
         return threads
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(k) for k in range(torch.cuda.device_count())]
     return {**threads, "CUDA_VISIBLE_DEVICES": names[device]}
+
+
+def _threads_per_run(parallel_runs: int) -> int:
+    return max(1, torch.get_num_threads() // parallel_runs)
 
 
 @contextmanager

@@ -67,6 +67,17 @@ def test_another_number_of_processes_is_named_in_settings_and_verdict(trained, f
     assert "hardware.later_processes" in comparison.methods[1].verdict
 
 
+def test_another_number_of_threads_is_named_in_settings_and_verdict(trained, fabric, tmp_path):
+    """But not where a run of an earlier version recorded none."""
+    many = copy_run(trained / "afi" / "seed0", tmp_path / "afi", hardware__threads=64)
+    comparison = compare_runs(fabric, [trained / "nearest" / "seed0", many], tmp_path / "out")
+    assert "64: afi seed 0" in comparison.settings["NOT THE SAME, hardware.threads"]
+    assert "hardware.threads" in comparison.methods[1].verdict
+    unknown = copy_run(trained / "afi" / "seed0", tmp_path / "unknown", hardware__threads=None)
+    comparison = compare_runs(fabric, [trained / "nearest" / "seed0", unknown], tmp_path / "out")
+    assert "threads" not in comparison.methods[1].verdict
+
+
 def test_names_separate_runs_of_one_interpolator(trained, fabric, tmp_path):
     """And group runs of separately trained interpolators."""
     plain, afi, fresh = (trained / name / "seed0" for name in ("nearest", "afi", "fresh"))

@@ -13,6 +13,7 @@ from afictl.comparison.experiment import parallel
 from afictl.comparison.experiment.execution import train_experiment
 from afictl.comparison.experiment.parallel import require_devices, train_in_parallel, train_in_turn
 from afictl.comparison.experiment.specification import ExperimentSettings
+from afictl.run_records import read_config
 from afictl.weights import read_checkpoint
 from tests.helpers.full_disk import needs_dev_full
 from tests.helpers.program import SECONDS, program
@@ -51,6 +52,8 @@ def test_parallel_runs_equal_sequential_runs_also_beside_one_that_is_killed(
         assert "step 2/2" in folder.with_name("seed0.txt").read_text()
     text = capfd.readouterr().out
     assert "carafe seed 0: done in" in text
+    assert "2 runs at a time, threads of each: " in text
+    assert read_config(folder / "config.yaml").hardware.threads == max(1, torch.get_num_threads() // 2)
     assert "bilinear seed 0" in text
     assert "step 2/2" not in text
 
