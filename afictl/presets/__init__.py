@@ -20,6 +20,7 @@ from afictl.presets.preset_files import (
 )
 from afictl.presets.schema import (
     AdversarialRecipe,
+    DetectorRecipe,
     GuideFeatures,
     InputConfig,
     InterpolatorRecipe,
@@ -35,6 +36,7 @@ __all__ = [
     "BackboneConfig",
     "BiFPNConfig",
     "DetectorConfig",
+    "DetectorRecipe",
     "FPNConfig",
     "GuideFeatures",
     "InputConfig",

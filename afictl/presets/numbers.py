@@ -87,6 +87,7 @@ Interval: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 10**12)]
 """Steps between two events, which may stand for never."""
 BatchSize: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 65_536)]
 LearningRate: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 100)]
+RateFactor: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 1000)]
 WeightDecay: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 10)]
 LossWeight: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 1000)]
 GradientNorm: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 1e6)]

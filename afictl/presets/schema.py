@@ -33,6 +33,7 @@ from afictl.presets.numbers import (
     PixelDeviations,
     PixelMeans,
     Points,
+    RateFactor,
     Side,
     Steps,
     StepsOrNone,
@@ -83,6 +84,13 @@ class Recipe(Section):
     """Steps between evaluations; the last step is always followed by one."""
     checkpoint_every: Interval = 5000
     """Steps between checkpoints of the resumable state."""
+
+
+class DetectorRecipe(Recipe):
+    """Optimisation of stage 3."""
+
+    interpolator_lr: RateFactor = 1.0
+    """Learning rate of the interpolator divided by that of the other parts; 0 freezes the interpolator."""
 
 
 class AdversarialRecipe(Recipe):
@@ -140,7 +148,7 @@ class Preset(Section):
     interpolator: InterpolatorConfig = InterpolatorConfig()
     input: InputConfig = InputConfig()
     loader: LoaderConfig = LoaderConfig()
-    train: Recipe = Recipe(steps=270_000, batch_size=16, lr=0.02, milestones=(210_000, 250_000))
+    train: DetectorRecipe = DetectorRecipe(steps=270_000, batch_size=16, lr=0.02, milestones=(210_000, 250_000))
     """Stage 3: ordinary training of the detector, also of a guide."""
     stage1: InterpolatorRecipe = InterpolatorRecipe(steps=300_000, batch_size=8, lr=0.001, milestones=(270_000,))
     """Stage 1: interpolator against discriminator on the guide's features."""

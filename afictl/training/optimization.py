@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from afictl.errors import one_line
 from afictl.presets import Recipe
 
 _WARMUP_FACTOR = 1e-3  # of detectron2
+_RATE_FACTOR = "lr_factor"
+"""Key of a parameter group: its learning rate divided by that of the recipe."""
 
 
 class TrainableModule:
@@ -34,10 +37,18 @@ class TrainableModule:
         module: its parameters without ``requires_grad`` are not trained.
         recipe: settings of the optimizer.
         clip_norm: largest gradient norm; None does not clip.
+        rate_factors: as in ``build_optimizer``.
     """
 
-    def __init__(self, fabric: Fabric, module: nn.Module, recipe: Recipe, clip_norm: float | None = None) -> None:
-        self.module, self.optimizer = fabric.setup(module, build_optimizer(module, recipe))
+    def __init__(
+        self,
+        fabric: Fabric,
+        module: nn.Module,
+        recipe: Recipe,
+        clip_norm: float | None = None,
+        rate_factors: Mapping[nn.Parameter, float] | None = None,
+    ) -> None:
+        self.module, self.optimizer = fabric.setup(module, build_optimizer(module, recipe, rate_factors or {}))
         self.clip_norm = clip_norm
         self._fabric = fabric
         self._weights = dict(_changed_tensors(module))
@@ -145,13 +156,27 @@ def _check_optimizer_state(optimizer: Optimizer) -> None:
                 raise ValueError(f"the optimizer's {name!s:.40} has not the shape of its parameter")
 
 
-def build_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
-    """Optimizer of the trainable parameters, without weight decay for norms and Swin's position biases."""
+def build_optimizer(
+    module: nn.Module, recipe: Recipe, rate_factors: Mapping[nn.Parameter, float] = MappingProxyType({})
+) -> Optimizer:
+    """Optimizer of the trainable parameters, without weight decay for norms and Swin's position biases.
+
+    Args:
+        module: its parameters without ``requires_grad`` are not trained.
+        recipe: settings of the optimizer.
+        rate_factors: learning rate of a parameter divided by that of the recipe, where it is not 1; above 0.
+    """
     exempt = {id(parameter) for parameter in _exempt_from_decay(module)}
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trainable if id(p) not in exempt], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trainable if id(p) in exempt], "weight_decay": 0.0},
+        {
+            "params": [p for p in trainable if (id(p) in exempt) == is_exempt and rate_factors.get(p, 1.0) == factor],
+            "weight_decay": 0.0 if is_exempt else recipe.weight_decay,
+            "lr": recipe.lr * factor,
+            _RATE_FACTOR: factor,
+        }
+        for factor in dict.fromkeys([1.0, *rate_factors.values()])
+        for is_exempt in (False, True)
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
@@ -192,10 +217,10 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group of optimizers of ``build_optimizer``, times its factor."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[_RATE_FACTOR]
 
 
 def schedule_warnings(recipe: Recipe) -> list[str]:

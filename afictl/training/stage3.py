@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from afictl.data import Dataset, TrainBatch
 from afictl.data.image_listing import orientation_note
@@ -184,7 +184,7 @@ def train_stage3(
     synchronize_batch_norms(fabric, detector)
     synchronize_dropouts(fabric, detector)
     module = mixed.training_module(fabric, detector) if mixed else detector
-    trainable = TrainableModule(fabric, module, recipe, recipe.clip_norm)
+    trainable = TrainableModule(fabric, module, recipe, recipe.clip_norm, _interpolator_rates(detector))
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         images, targets = fabric.to_device((batch.images, batch.targets))
@@ -202,6 +202,14 @@ def train_stage3(
         fabric, "stage3", run.folder, detector, splits, modules={"detector": trainable}, step=step, batches=batches
     )
     return fit(fabric, run, recipe, stage, seed)
+
+
+def _interpolator_rates(detector: Detector) -> dict[nn.Parameter, float]:
+    """The factor of the learning rate of each parameter of the interpolator, which a factor of 0 freezes."""
+    factor = detector.preset.train.interpolator_lr
+    if not factor:
+        detector.neck.interpolator.requires_grad_(False)
+    return {p: factor for p in detector.neck.interpolator.parameters() if p.requires_grad}
 
 
 def in_run_order(splits: Splits, recorded: RecordedInputs | None, weights: Path | None) -> Splits:

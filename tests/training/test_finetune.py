@@ -56,6 +56,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, preset, tm
     assert steps == sorted(steps)
 
 
+def test_a_run_with_another_rate_for_the_interpolator_resumes_bit_for_bit(train, preset, tmp_path):
+    preset = with_steps(preset, checkpoint_every=2, interpolator_lr=0.1)
+    train(preset, output=tmp_path / "uninterrupted", initial=InitialWeights("afi"))
+    with interrupted_at_batch(3):
+        train(preset, initial=InitialWeights("afi"))
+    train(preset, resume=True, initial=InitialWeights("afi"))
+    assert_same_states(tmp_path / "uninterrupted", tmp_path / "run", ("detector", "detector_optimizer"))
+
+
+def test_a_state_of_an_optimizer_without_factors_is_resumed(train, preset, guide_run, tmp_path):
+    with interrupted_at_batch(3):
+        train(with_steps(preset, checkpoint_every=2))
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    for group in state["detector_optimizer"]["param_groups"]:
+        del group["lr_factor"]
+    torch.save(state, tmp_path / "run" / "state.pt")
+    train(with_steps(preset, checkpoint_every=2), resume=True)
+    assert_same_states(guide_run, tmp_path / "run", ("detector", "detector_optimizer"))
+
+
+def test_a_frozen_interpolator_keeps_its_weights(train, preset, tmp_path):
+    steps = with_steps(preset, steps=1, eval_every=1, warmup_steps=0, weight_decay=0.1)
+    train(steps, initial=InitialWeights("afi"), output=tmp_path / "trained")
+    train(with_steps(steps, interpolator_lr=0), initial=InitialWeights(str(tmp_path / "trained")))
+    before, after = (read_checkpoint(tmp_path / run).tensors for run in ("trained", "run"))
+    frozen = [name for name in before if name.startswith("neck.interpolator.")]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+
+
 @pytest.mark.parametrize("kind", ["kill", "signal"])
 def test_an_interrupted_evaluation_is_done_first_on_resume(train, preset, tmp_path, kind):
     def interrupt(*args):

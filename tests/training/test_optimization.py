@@ -1,5 +1,7 @@
 """Optimizers and learning rates."""
 
+import copy
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -8,7 +10,13 @@ from torch import nn
 
 from afictl import build_detector
 from afictl.presets import Recipe
-from afictl.training.optimization import TrainableModule, build_optimizer, learning_rate, schedule_warnings
+from afictl.training.optimization import (
+    TrainableModule,
+    build_optimizer,
+    learning_rate,
+    schedule_warnings,
+    set_learning_rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +67,28 @@ def test_only_norms_are_not_decayed(kind):
     assert {id(p) for p in decayed["params"]} == {id(p) for p in (*module[0].parameters(), module[3].bias)}
     assert undecayed["weight_decay"] == 0
     assert {id(p) for p in undecayed["params"]} == {id(p) for p in (*module[1].parameters(), *module[2].parameters())}
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_the_first_step_of_a_parameter_is_proportional_to_its_factor(kind):
+    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3))
+    recipe = Recipe(steps=1, batch_size=1, lr=0.1, optimizer=kind, weight_decay=0.1, warmup_steps=0)
+    start = copy.deepcopy(module.state_dict())
+
+    def change(factors):
+        module.load_state_dict(start)
+        optimizer = build_optimizer(module, recipe, factors)
+        set_learning_rate([optimizer], learning_rate(recipe, 0))
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        return {name: value - start[name] for name, value in module.state_dict().items()}
+
+    ordinary = change({})
+    slow = change(dict.fromkeys([*module[0].parameters(), *module[1].parameters()], 0.25))
+    for name, value in ordinary.items():
+        factor = 1 if name.startswith("2.") else 0.25
+        torch.testing.assert_close(slow[name], factor * value, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize(

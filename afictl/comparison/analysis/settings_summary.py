@@ -41,13 +41,20 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
         "data": config["data"],
         "detector": f"{preset.detector.kind}, {backbone.name}, {_describe_neck(preset.neck)}",
         "schedule": f"{recipe.steps} steps of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g}, "
-        f"{recipe.schedule}",
+        f"{recipe.schedule}{_describe_factor(recipe.interpolator_lr)}",
         "image sizes": f"short side {_range(view.min_sizes)} in training, {view.test_size} in evaluation",
         "start weights": f"{config['weights'] or config['backbone_weights']}{_choice(config.get('averaged'))}".strip()
         or ("ImageNet" if backbone.pretrained else "random"),
         "precision": config["precision"],
         "evaluation": "the last weights on all held-out images",
     }
+
+
+def _describe_factor(factor: float) -> str:
+    """The learning rate of the interpolator for the end of a text; empty for that of the other parts."""
+    if not factor:
+        return ", the interpolator frozen"
+    return "" if factor == 1 else f", the interpolator's lr times {factor:g}"
 
 
 def _describe_neck(neck: NeckConfig) -> str:
