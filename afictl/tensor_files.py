@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from afictl.errors import UserError, one_line
-from afictl.files import atomic_write
+from afictl.files import atomic_write, follow_link
 from afictl.json_files import parse_json
 
 _KEY = "afictl"
@@ -22,13 +22,26 @@ _MAX_FILE_BYTES = 8 * 2**30
 _MAX_HEADER_BYTES = 4 * 2**20
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, object]) -> None:
+def save_tensors(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    description: Mapping[str, object],
+    *,
+    named_by_user: bool = False,
+) -> None:
     """Write ``tensors`` and a JSON-serializable ``description`` atomically.
+
+    Args:
+        path: file to write.
+        tensors: by name.
+        description: stored in the header.
+        named_by_user: the user gave this very path, not only its folder; a link there is followed and stays. Otherwise
+            it is replaced, as in a run folder from elsewhere it could lead anywhere.
 
     Raises:
         OSError: with the name of ``path``; an earlier file is kept.
     """
-    path = Path(path)
+    path = follow_link(Path(path)) if named_by_user else Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as draft:

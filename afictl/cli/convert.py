@@ -37,12 +37,11 @@ def convert_command(
     they do not determine, such as backbone.stride_in_1x1=false for a model trained from torchvision's backbone (which
     usually needs --rgb too). No code in the file is executed.
     """
-    from afictl.files import follow_link
     from afictl.weights.conversion import convert
 
     lines = convert(
         source,
-        follow_link(target),
+        target,
         classes=classes,
         settings=overrides or (),
         partial=partial,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from afictl.errors import UserError, one_line
-from afictl.files import follow_link
 from afictl.meta_device import building_on_meta_device, require_bounded_options
 from afictl.tensor_files import read_tensors, save_tensors
 
@@ -94,7 +93,7 @@ class Interpolator(nn.Module):
         """
         if not self.learned:
             raise UserError(f"{path}: interpolator '{self.kind}' has no weights to save")
-        save_tensors(follow_link(Path(path)), self.state_dict(), self.description)
+        save_tensors(path, self.state_dict(), self.description, named_by_user=True)
 
     @property
     def description(self) -> dict[str, object]:

@@ -42,7 +42,7 @@ def convert(
     Args:
         source: any supported checkpoint or run folder: a detector, an AF interpolator, a discriminator or a
             backbone.
-        target: file to write, ``.safetensors``; replaced atomically.
+        target: file to write, ``.safetensors``; replaced atomically, a link is followed and stays.
         classes: class names of a detector, in the form of ``read_classes``.
         settings: preset keys of a detector that its tensors do not show, such as ``backbone.stride_in_1x1=false``.
         partial: load the tensors of a detector that fit.
@@ -114,7 +114,7 @@ def _in_stated_order(checkpoint: Checkpoint, classes: Classes) -> Classes:
 
 def _convert_detector(checkpoint: Checkpoint, target: Path, partial: bool) -> list[str]:
     loaded = detector_of(checkpoint, partial=partial)
-    save_detector(target, loaded.detector, checkpoint.metadata)
+    save_detector(target, loaded.detector, checkpoint.metadata, named_by_user=True)
     preset, names = loaded.preset, loaded.classes
     ids = checkpoint.metadata.get("category_ids") or []
     order = "" if list(ids) == sorted(ids) else "; labels are in the order of the checkpoint, category ids by name"
@@ -141,7 +141,7 @@ def _convert_discriminator(checkpoint: Checkpoint, target: Path) -> list[str]:
 
 
 def _write_network(module: nn.Module, report: LoadReport, checkpoint: Checkpoint, target: Path) -> list[str]:
-    save_tensors(target, module.state_dict(), checkpoint.metadata)
+    save_tensors(target, module.state_dict(), checkpoint.metadata, named_by_user=True)
     return [_recognised(checkpoint, describe_content(checkpoint)), _counts(report), f"written: {target}"]
 
 
@@ -150,7 +150,7 @@ def _convert_backbone(checkpoint: Checkpoint, target: Path) -> list[str]:
     if converted is None:
         raise UserError(f"{checkpoint.path}: contains {describe_content(checkpoint)}, which cannot be converted")
     backbone, report = converted
-    save_tensors(target, backbone.tensors, backbone.metadata)
+    save_tensors(target, backbone.tensors, backbone.metadata, named_by_user=True)
     strides = ", with strides in the 1x1 convolutions" if backbone.metadata["stride_in_1x1"] else ""
     return [f"recognised: {backbone.metadata['network']}{strides}", _counts(report), f"written: {target}"]
 

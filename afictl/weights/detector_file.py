@@ -39,16 +39,19 @@ class LoadedDetector:
     report: LoadReport
 
 
-def save_detector(path: str | Path, detector: Detector, metadata: Mapping[str, object]) -> None:
+def save_detector(
+    path: str | Path, detector: Detector, metadata: Mapping[str, object], *, named_by_user: bool = False
+) -> None:
     """Write a detector to one file, atomically.
 
     Args:
         path: file to write, ``.safetensors``.
         detector: stored with its preset, in which the interpolator is the one in its neck.
         metadata: JSON-ready ``classes``, ``category_ids``, ``step`` and ``metrics``.
+        named_by_user: as in ``save_tensors``.
     """
     preset = preset_with(detector.preset, detector.neck.interpolator)
-    save_tensors(path, detector.state_dict(), describe_detector(preset, metadata))
+    save_tensors(path, detector.state_dict(), describe_detector(preset, metadata), named_by_user=named_by_user)
 
 
 def load_detector(

@@ -11,6 +11,7 @@ from afictl import AFInterpolator, PatchDiscriminator, UserError, build_detector
 from afictl.cli.main import app
 from afictl.tensor_files import read_tensors
 from afictl.weights import load_detector
+from afictl.weights.conversion import convert
 from afictl.weights.layouts.detectron2_names import discriminator_key
 from tests.helpers.foreign_checkpoints import to_detectron2
 from tests.helpers.golden_files import reference_tensors
@@ -85,6 +86,17 @@ def test_generator_and_discriminator_are_converted(tmp_path):
     assert load_weights(PatchDiscriminator(8), tmp_path / "discriminator.safetensors").complete
     with pytest.raises(UserError, match="--classes"):
         call(tmp_path / "generator.pth", tmp_path / "out.safetensors", "--classes", "a")
+
+
+def test_a_link_that_the_user_names_as_target_is_followed_for_every_kind_of_weights(file, tmp_path):
+    narrow = {discriminator_key(name): value for name, value in PatchDiscriminator(8).state_dict().items()}
+    torch.save(narrow, tmp_path / "discriminator.pth")
+    for source in (file, tmp_path / "discriminator.pth"):
+        link, target = tmp_path / f"{source.stem}-link.safetensors", tmp_path / f"{source.stem}-target.safetensors"
+        link.symlink_to(target.name)
+        convert(source, link)
+        assert link.is_symlink()
+        assert read_tensors(target)[0]
 
 
 def test_afictl_file_gets_other_classes(file, tmp_path):
