@@ -10,13 +10,14 @@ from afictl import UserError, build_detector, build_interpolator, load_preset
 from afictl import memory as module
 from afictl.detectors import image_memory, predict
 from afictl.distributed import Runtime
+from afictl.evaluation import evaluate
 from afictl.evaluation.pseudo_labels import write_pseudo_labels
 from afictl.evaluation.tta import TestTimeAugmentation as Augmentation
 from afictl.evaluation.tta import detect_augmented
 from afictl.memory import build_within_memory, machine_memory
 from afictl.training import InitialWeights, finetune
 from afictl.training.memory import require_batch_memory
-from afictl.visualization import NamedDetectors
+from afictl.visualization import NamedDetectors, feature_figures
 from afictl.weights import LoadedDetector, LoadReport
 from tests.helpers.narrow_presets import narrow_preset
 
@@ -114,6 +115,8 @@ def loaded(detector):
             lambda detector, image: NamedDetectors.of({"a": loaded(detector)}, []),
             r"2000x2000 pixels .*test_size",
         ),
+        (lambda detector, image: next(feature_figures(detector, {}, [])), r"2000x2000 pixels .*test_size"),
+        (lambda detector, image: evaluate(detector, None, Runtime()), r"2000x2000 pixels .*test_size"),
         (
             lambda detector, image: write_pseudo_labels(
                 loaded(detector), [], Path(), Path("labels.json"), [0.5], Runtime(), info={}
@@ -121,7 +124,7 @@ def loaded(detector):
             r"2000x2000 pixels .*test_size",
         ),
     ],
-    ids=["predict", "tta", "visualize", "pseudo-label"],
+    ids=["predict", "tta", "visualize", "features", "evaluate", "pseudo-label"],
 )
 def test_images_that_cannot_fit_are_refused_at_every_door(detect, facts, monkeypatch):
     detector = build_detector(narrow_preset(TINY, "input.test_size=2000", "input.max_size=2000"), 1, "nearest")

@@ -135,14 +135,11 @@ def evaluate_source(
 
 def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabric, console: Console) -> bool:
     """Write the detections of a detector to ``file``; return whether they have masks."""
-    from afictl.detectors.image_memory import require_image_memory
     from afictl.distributed import Runtime
     from afictl.evaluation import detect
     from afictl.progress import show_progress
 
     loaded = _load(source, settings)
-    if settings.tta is None:
-        require_image_memory(loaded.preset, fabric.device)
     console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
     with show_progress(console, "images") as progress:
         summary = detect(

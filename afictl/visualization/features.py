@@ -11,6 +11,7 @@ from torch import Tensor
 
 from afictl.data.transforms import resize_for
 from afictl.detectors import Detector
+from afictl.detectors.image_memory import require_image_memory
 from afictl.errors import UserError, did_you_mean
 from afictl.interpolators import Interpolator
 from afictl.visualization.colormaps import component_colors, heat_colors, scale_bar
@@ -46,9 +47,10 @@ def feature_figures(
         levels: levels of the guide's pyramid; if empty, all that ``enlarge_levels`` has features of.
 
     Raises:
-        UserError: an unknown or repeated level, or one without such features, an interpolator of another width, or only
-            interpolators that need a finer map and levels for which the guide's neck has none.
+        UserError: an unknown or repeated level, or one without such features, an interpolator of another width, only
+            interpolators that need a finer map and levels for which the guide's neck has none, or too little memory.
     """
+    require_image_memory(guide.preset, next(guide.parameters()).device)
     selection = select_levels(guide, levels)
     for name, module in interpolators.items():
         if module.channels != guide.neck.channels:

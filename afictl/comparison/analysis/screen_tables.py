@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn
+from afictl.comparison.analysis.missing_values import absent_metrics, record_faults
 from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX
 from afictl.comparison.analysis.spread_columns import SPREAD_COLUMNS, SPREAD_NOTE, has_spread, spread_values
 from afictl.comparison.analysis.verdicts import overview_sentences
@@ -34,7 +35,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """Lines below the tables: unequal settings, verdicts, and the statistical test."""
+    """Lines below the tables: unequal settings, verdicts, the statistical test, and values that runs lack."""
     lines = [f"{key}: {value}" for key, value in comparison.settings.items() if key.startswith(UNEQUAL_PREFIX)]
     if len(comparison.methods) == 1:
         lines.append(f"{comparison.methods[0].name} is the only method: nothing is compared")
@@ -50,6 +51,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         lines.append(SPREAD_NOTE)
     if comparison.has_two_seed_interval:
         lines.append(TWO_SEEDS_NOTE)
+    lines += [f"note: {text}" for text in (*absent_metrics(comparison), *record_faults(comparison))]
     return lines
 
 

@@ -71,8 +71,6 @@ def list_costs(
     """
     choose_baseline([method.name for method in methods], baseline)
     dataset = load_coco(data, "val") if data else None
-    if dataset is None:  # the image has the largest size of evaluation
-        require_image_memory(preset, fabric.device)
     detectors = {}
     for method in methods:
         method_preset, interpolator = resolve_method(preset, method)
@@ -167,6 +165,7 @@ def _measure(
     fabric: Fabric, detectors: Mapping[str, Detector], dataset: Dataset | None, progress: ProgressDisplay
 ) -> dict[str, Cost]:
     for detector in detectors.values():
+        require_image_memory(detector.preset, fabric.device)
         fabric.to_device(detector)
     config = next(iter(detectors.values())).input
     with fabric.autocast(), progress("costs") as show:

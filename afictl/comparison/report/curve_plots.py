@@ -18,7 +18,7 @@ from afictl.comparison.report.plot_layout import (
     padded_range,
 )
 from afictl.comparison.results import Comparison
-from afictl.errors import UserError, format_error
+from afictl.errors import UserError
 from afictl.run_records import MetricsRecord, read_metrics
 from afictl.visualization.text import fit_text
 
@@ -76,18 +76,6 @@ def plot_curves(comparison: Comparison) -> list[tuple[str, dict[str, CurvePlot]]
     return plots
 
 
-def curve_faults(comparison: Comparison) -> list[str]:
-    """Why curves are missing: one text for each run whose metrics cannot be read."""
-    faults = []
-    for method in comparison.methods:
-        for run in method.runs:
-            try:
-                read_metrics(run.folder)
-            except (OSError, UserError) as error:
-                faults.append(f"{method.name}, seed {run.seed}, has no curve: {format_error(error)}")
-    return faults
-
-
 def mean_curve(curves: Sequence[Curve], max_points: int = _MAX_POINTS) -> Curve:
     """Mean of several curves; long ones are averaged in at most ``max_points`` + 1 sections of equal length."""
     section_steps = max(1, math.ceil(max(step for curve in curves for step, _ in curve) / max_points))
@@ -102,7 +90,7 @@ def mean_curve(curves: Sequence[Curve], max_points: int = _MAX_POINTS) -> Curve:
 
 
 def _read_records(folder: Path) -> list[MetricsRecord]:
-    """Metrics of a run; empty without a valid file, see ``curve_faults``."""
+    """Metrics of a run; empty without a valid file, see ``record_faults``."""
     try:
         return read_metrics(folder)
     except (OSError, UserError):

@@ -11,10 +11,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from afictl.comparison.analysis.missing_values import absent_metrics, record_faults
 from afictl.comparison.analysis.screen_tables import TWO_SEEDS_NOTE
 from afictl.comparison.analysis.spread_columns import SPREAD_NOTE
 from afictl.comparison.analysis.verdicts import overview_sentences
-from afictl.comparison.report.curve_plots import curve_faults, plot_curves
+from afictl.comparison.report.curve_plots import plot_curves
 from afictl.comparison.report.detection_gallery import THRESHOLD, Gallery, draw_gallery
 from afictl.comparison.report.report_tables import (
     class_tables,
@@ -55,7 +56,8 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "spread_note": SPREAD_NOTE,
         "costs": costs,
         "curves": plot_curves(comparison),
-        "curve_faults": [shorten_paths(fault, path.parent) for fault in curve_faults(comparison)],
+        "record_faults": [shorten_paths(fault, path.parent) for fault in record_faults(comparison)],
+        "absent_metrics": absent_metrics(comparison),
         "class_tables": classes,
         "num_omitted_classes": num_omitted_classes,
         "versions": list_versions(comparison),

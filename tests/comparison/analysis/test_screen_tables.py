@@ -88,5 +88,5 @@ def test_unequal_settings_are_listed_first():
 
 def test_a_single_method_is_compared_with_nothing():
     comparison = make_comparison()
-    (note,) = comparison_notes(replace(comparison, methods=comparison.methods[:1]))
+    note, *_ = comparison_notes(replace(comparison, methods=comparison.methods[:1]))
     assert note.startswith("nearest is the only method: ")

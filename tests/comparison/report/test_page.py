@@ -264,9 +264,27 @@ def test_a_page_says_which_curve_is_missing_and_why_without_private_paths(data, 
     file.write_text("\n".join([first, "{broken", *others]) + "\n")
     page = render(replace(comparison, image_dir=tmp_path / "nowhere"), tmp_path)
     text = visible_text(page)
-    assert f"{comparison.methods[1].name}, seed {run.seed}, has no curve: " in text
+    assert f"{comparison.methods[1].name}, seed {run.seed} has no curve: " in text
     assert "metrics.jsonl: line 2" in text
     assert str(tmp_path) not in page
+
+
+def test_runs_without_a_metric_that_others_have_are_named_on_the_page_and_on_screen(data, tmp_path):
+    """A metric of a later version, and metrics that cannot be read."""
+    comparison = make_comparison(data, tmp_path / "runs", seeds=2, masks=False)
+    first, *others = comparison.methods
+    assert not [note for note in comparison_notes(comparison) if note.startswith("note: ")]
+    old, new = first.runs
+    metrics = {key: value for key, value in old.metrics.items() if key != "box/APs"}
+    old = replace(old, metrics=metrics, training_seconds=None)
+    (old.folder / "metrics.jsonl").write_text("[]\n")
+    comparison = replace(comparison, methods=(replace(first, runs=(old, new)), *others), image_dir=tmp_path / "nowhere")
+    lacking, fault = [note.removeprefix("note: ") for note in comparison_notes(comparison) if note.startswith("note: ")]
+    assert lacking.startswith(f"results of an earlier version lack box/APs: {first.name}, seed 0;")
+    assert fault.startswith(f"{first.name}, seed 0 has no curve and no training time: {old.folder}")
+    text = visible_text(render(comparison, tmp_path))
+    assert lacking in text
+    assert "no curve and no training time" in text
 
 
 def test_a_page_without_masks_has_no_mask_ap(data, tmp_path):
