@@ -82,6 +82,11 @@ def is_launched_externally(environ: Mapping[str, str] = os.environ) -> bool:
     return process is not None and process.launcher != OWN_LAUNCHER
 
 
+def agent_of_torchrun(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Id of the process of torchrun that started this one and would end it; None for a process of another launcher."""
+    return os.getppid() if _TORCHRUN in environ else None
+
+
 def require_single_process(environ: Mapping[str, str] = os.environ) -> bool:
     """Check that a command that uses one process was not started several times.
 

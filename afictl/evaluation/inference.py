@@ -16,6 +16,7 @@ from afictl.data import Dataset, eval_batches, read_image
 from afictl.data.image_listing import require_images
 from afictl.data.transforms import to_float
 from afictl.detectors import Detector, iter_pasted_masks, to_original
+from afictl.detectors.image_memory import require_image_memory
 from afictl.distributed import Runtime, all_gather, run_on_rank_zero
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import match_categories
@@ -97,14 +98,18 @@ def detect(
         limit: maximum number of images.
         batch_size: images per forward pass; with ``tta`` one.
         tta: views of each image.
-        progress: called on rank 0 with the number of images done and of all images.
+        progress: called on every rank with the number of images done and of all images; what it raises on any rank is
+            raised on all.
 
     Raises:
         UserError: on all ranks: the detector and the dataset have different classes, ``tta`` for a module that is not a
-            ``Detector``, or an unreadable image; before the first image, if files are missing or cannot be images.
+            ``Detector``, or an unreadable image; before the first image, if files are missing or cannot be images, or
+            memory is too small for an image.
     """
     if tta is not None:
         require_multi_scale(detector)
+    elif isinstance(detector, Detector):
+        require_image_memory(detector.preset, runtime.device)
     categories = _categories(detector, classes, dataset)
     total = len(dataset.image_ids[:limit])
     images = None if limit is None else range(len(dataset))[:limit]

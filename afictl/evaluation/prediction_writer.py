@@ -152,10 +152,10 @@ def write_results(
         path: file to write.
         images: results of each image of this rank, consumed a few at a time.
         runtime: all its ranks must call this.
-        progress: called on rank 0 with the number of images written.
+        progress: called on every rank with the number of images whose results are gathered; may raise, too.
 
     Raises:
-        Exception: raised by ``images`` on any rank, see ``all_gather``; an earlier file is kept.
+        Exception: raised by ``images`` or ``progress`` on any rank, see ``all_gather``; an earlier file is kept.
     """
     file: ResultsFile | None = None
     written = 0
@@ -168,11 +168,11 @@ def write_results(
     def write_and_detect() -> list[bytes]:
         """Write the gathered results; return the encoded results of the next few images of this rank."""
         nonlocal written
-        if file is not None:
-            for results in chain.from_iterable(gathered):
+        for results in chain.from_iterable(gathered):
+            if file is not None:
                 file.add(results)
-                written += 1
-                progress(written)
+            written += 1
+            progress(written)
         return [b",\n".join(map(msgspec.json.encode, results)) for results in islice(images, _IMAGES_PER_EXCHANGE)]
 
     def finish() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from afictl.data import TrainBatch
 from afictl.distributed import all_gather, is_connection_lost, run_on_rank_zero
 from afictl.errors import UserError
-from afictl.launchers import is_launched_externally
+from afictl.launchers import agent_of_torchrun, is_launched_externally
 from afictl.presets import Recipe
 from afictl.progress import ProgressCallback
 from afictl.run_folder import BEST
@@ -51,9 +51,9 @@ class TrainingOutcome:
 def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int) -> TrainingOutcome:
     """Train ``stage`` for ``recipe.steps`` steps, from the run's saved state if it has one.
 
-    On SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 to any rank, and if a rank cannot read its next batch, all ranks
-    complete the same step, and the state is saved before they end. An evaluation that was interrupted is done first
-    when the run is resumed.
+    On SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 to any rank, at the end of torchrun, and if a rank cannot read its
+    next batch, all ranks complete the same step, and the state is saved before they end. An evaluation that was
+    interrupted is done first when the run is resumed.
 
     Raises:
         UserError: a loss, gradient or weight is not finite, a batch is too small for batch norm, an image cannot be
@@ -69,7 +69,7 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
             run.log(f"note: {key} has {warning}")
     with (
         TrainingLogger(run, recipe.steps, state.step, fabric.device) as logger,
-        stop_signals(repetition_ends=not is_launched_externally()) as stop_requested,
+        stop_signals(not is_launched_externally(), agent_of_torchrun()) as stop_requested,
         _saved_step_in_log(run),
     ):
         batches = _BatchReader(stage.batches(state.step), logger)

@@ -1,4 +1,4 @@
-"""Signals that request a training to save its state and stop."""
+"""Signals, and the loss of the launcher, that request a training to save its state and stop."""
 
 from __future__ import annotations
 
@@ -18,15 +18,29 @@ _REPETITION_SECONDS = 1.0
 """A signal that is repeated sooner is the same request: Ctrl-C reaches a process directly and through its launcher."""
 
 
+class _StopRequest(threading.Event):
+    """Set by a signal, or by the end of the parent process ``parent``, if it is not None."""
+
+    def __init__(self, parent: int | None) -> None:
+        super().__init__()
+        self._parent = parent
+
+    def is_set(self) -> bool:
+        """Whether the training is to stop."""
+        return super().is_set() or (self._parent is not None and os.getppid() != self._parent)
+
+
 @contextmanager
-def stop_signals(repetition_ends: bool) -> Iterator[threading.Event]:
+def stop_signals(repetition_ends: bool, parent: int | None = None) -> Iterator[threading.Event]:
     """An event that the first signal sets; SIGHUP stays ignored where it is, as by ``nohup``.
 
     Args:
         repetition_ends: whether SIGINT or SIGTERM has its usual effect when it is repeated. Launchers repeat signals;
             they send SIGKILL to processes that do not end.
+        parent: id of the parent process, whose end is a request, too. torchrun ends by SIGUSR1 and SIGUSR2 without a
+            word to the processes that it has started.
     """
-    stop_requested = threading.Event()
+    stop_requested = _StopRequest(parent)
     if threading.current_thread() is not threading.main_thread():
         yield stop_requested
         return

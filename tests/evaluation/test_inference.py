@@ -17,6 +17,7 @@ from afictl.evaluation import EVALUATORS, detect, evaluate, score_predictions
 from afictl.evaluation.tta import TestTimeAugmentation as Augmentation
 from afictl.evaluation.tta import detect_augmented
 from afictl.presets import InputConfig, load_preset
+from tests.helpers.ranks import on_ranks
 
 IMAGES = 5
 RUNTIME = Runtime(workers=0)
@@ -65,6 +66,14 @@ class Oracle(nn.Module):
         if self.probabilities:
             detection["masks"] = detection["masks"][:, None].float() * 0.8
         return detection
+
+
+class Empty(nn.Module):
+    """No detections on any image."""
+
+    def forward(self, images):
+        nothing = torch.zeros(0)
+        return [{"boxes": nothing.reshape(0, 4), "labels": nothing.long(), "scores": nothing} for _ in images]
 
 
 class ResizedOracle(Oracle, Detector):
@@ -225,6 +234,28 @@ def test_an_interrupted_evaluation_leaves_the_earlier_results(dataset, tmp_path,
         evaluate(Stopping(dataset), dataset, RUNTIME, predictions=path)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+def detect_until_rank_one_is_told_to_stop(fabric, data, folder):
+    stopped_at = 0
+
+    def stop_on_rank_one(done, total):
+        nonlocal stopped_at
+        stopped_at = done
+        if fabric.global_rank == 1:
+            raise KeyboardInterrupt
+
+    dataset = load_coco(data, "train")
+    try:
+        evaluate(Empty(), dataset, Runtime.of_fabric(fabric, 0), progress=stop_on_rank_one)
+    except KeyboardInterrupt:
+        (folder / f"rank{fabric.global_rank}").write_text(f"{stopped_at} of {len(dataset)}")
+
+
+def test_a_request_to_any_process_ends_an_evaluation_after_a_few_images(shapes_dir, tmp_path):
+    on_ranks(2, detect_until_rank_one_is_told_to_stop, shapes_dir, tmp_path)
+    assert (tmp_path / "rank1").read_text() == "1 of 14"
+    assert (tmp_path / "rank0").read_text() == "8 of 14"
 
 
 def test_memory_does_not_grow_with_results(dataset, tmp_path):

@@ -11,6 +11,7 @@ import torch
 from afictl import load_preset
 from afictl.data import load_coco, make_shapes
 from afictl.errors import UserError
+from afictl.launchers import agent_of_torchrun
 from afictl.training import InitialWeights, finetune, loop, stopping
 from afictl.training.stopping import stop_signals
 from tests.helpers.tiny_runs import SMALL, with_steps
@@ -66,6 +67,16 @@ def test_the_end_of_a_terminal_is_a_request_and_output_goes_nowhere(monkeypatch)
             os.write(output, b"a line")
     finally:
         os.close(output)
+
+
+def test_the_end_of_the_parent_process_is_a_request(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with stop_signals(repetition_ends=False, parent=agent_of_torchrun()) as stop_requested:
+        assert not stop_requested.is_set()
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        assert stop_requested.is_set()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    assert agent_of_torchrun() is None  # the shell of another process may end before it
 
 
 def test_an_ignored_signal_stays_ignored():
