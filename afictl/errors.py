@@ -23,6 +23,14 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def describe_type(value: object) -> str:
+    """The type of ``value`` with its article, as a noun in a message: ``an int``, ``a list``; ``None`` for None."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether the error is a full disk or an exhausted quota."""
     return isinstance(error, OSError) and error.errno in _DISK_FULL

@@ -151,7 +151,7 @@ def create_net(
 def invalid_options(name: str, options: Mapping[str, object], error: BaseException) -> UserError:
     """The error about options with which a network cannot be built or does not compute, for the reason of ``error``."""
     reason = one_line(error) or type(error).__name__
-    return UserError(f"backbone.options: {dict(options)!s:.200} do not make a {name} ({reason:.200})")
+    return UserError(f"backbone.options: {dict(options)!s:.200} do not fit {name} ({reason:.200})")
 
 
 def _check_forward(net: FeatureListNet) -> None:

@@ -18,7 +18,7 @@ from afictl.comparison.cost.cost_list import costs_of_runs, describe_measurement
 from afictl.comparison.experiment.comparison_run import is_finished, read_finished_run
 from afictl.comparison.experiment.execution import train_experiment
 from afictl.comparison.experiment.fingerprints import require_recorded_content
-from afictl.comparison.experiment.preconditions import experiment_record
+from afictl.comparison.experiment.preconditions import experiment_record, keep_former_values
 from afictl.comparison.experiment.specification import ExperimentSettings, Method
 from afictl.comparison.report import write_report
 from afictl.comparison.results import Comparison, MethodResult
@@ -85,8 +85,9 @@ def compare(
     """
     choose_baseline([method.name for method in methods], baseline)
     sources = (weights, backbone_weights, averaged)
-    settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), *sources)
     with locked_folder(output, fabric.global_rank, fabric.world_size):
+        preset = keep_former_values(fabric, preset, output)
+        settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), *sources)
         failures = train_experiment(fabric, settings, parallel_runs)
         comparison = _summarize(fabric, settings, baseline, progress) if fabric.is_global_zero else None
     return ComparisonOutcome(comparison, failures)

@@ -50,7 +50,7 @@ class Detector(nn.Module):
         super().__init__()
         if preset.detector.masks and not isinstance(head, HeadWithMasks):
             raise UserError(
-                f"{preset.name}: detector.kind: a {preset.detector.kind} detector has masks, {type(head).__name__} none"
+                f"{preset.name}: detector.kind: {preset.detector.kind} has masks, {type(head).__name__} none"
             )
         self.preset = preset
         self.input = preset.input
@@ -171,7 +171,7 @@ class Detector(nn.Module):
 
     def _mask_head(self) -> HeadWithMasks:
         if not self.has_masks or not isinstance(self.head, HeadWithMasks):
-            raise ValueError(f"{self.preset.name}: a {self.preset.detector.kind} detector has no masks")
+            raise ValueError(f"{self.preset.name}: {self.preset.detector.kind} has no masks")
         return self.head
 
     def _pyramid(self, batch: ImageBatch) -> FeatureMaps:

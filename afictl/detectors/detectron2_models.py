@@ -17,7 +17,13 @@ from afictl.interpolators import Interpolator
 from afictl.presets import Preset
 from afictl.presets.architecture import Detectron2Config
 from afictl.presets.detectron2_configs import read_config
-from afictl.presets.detectron2_presets import anchor_lists, anchor_sizes, changeable_keys, model_values
+from afictl.presets.detectron2_presets import (
+    anchor_lists,
+    anchor_sizes,
+    changeable_keys,
+    in_network_order,
+    model_values,
+)
 
 _CHANGEABLE = {
     *("backbone.name", "backbone.pretrained"),
@@ -87,6 +93,8 @@ def _apply(preset: Preset, sizes: Sequence[float], cfg: CfgNode, num_classes: in
         "MODEL.ANCHOR_GENERATOR.SIZES": scaled,
         "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,
         "MODEL.RETINANET.NUM_CLASSES": num_classes,
+        "MODEL.PIXEL_MEAN": in_network_order(cfg, preset.input.mean),
+        "MODEL.PIXEL_STD": in_network_order(cfg, preset.input.std),
         "MODEL.AFICTL.INTERPOLATOR": "nearest",  # replaced by the preset's
         "MODEL.DEVICE": str(torch.get_default_device()),
         "VIS_PERIOD": 0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from afictl.errors import UserError
+from afictl.errors import UserError, describe_type
 
 _MARGIN = 0.5
 """How far values may lie outside 0..1, as after bicubic resizing or added noise; 0..255 and normalised pixels exceed
@@ -27,7 +27,7 @@ def check_images(images: Sequence[Tensor], *, allow_uint8: bool = False) -> None
     expected = "uint8, or float in 0..1, of shape (3, h, w)" if allow_uint8 else "float (3, h, w) in 0..1"
     for index, image in enumerate(images):
         if not isinstance(image, Tensor):
-            raise UserError(f"image {index}: expected a tensor, {expected}, got {type(image).__name__}")
+            raise UserError(f"image {index}: expected a tensor, {expected}, got {describe_type(image)}")
         has_type = image.is_floating_point() or (allow_uint8 and image.dtype == torch.uint8)
         has_type &= image.layout == torch.strided
         if not has_type or image.ndim != 3 or image.shape[0] != 3 or not image.numel():

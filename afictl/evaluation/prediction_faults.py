@@ -6,7 +6,7 @@ import math
 
 from afictl.data.formats.coco_records import FIELDS, NUMBER, record_fault
 from afictl.data.segmentation import mask_fault
-from afictl.errors import UserError
+from afictl.errors import UserError, describe_type
 from afictl.evaluation.ground_truth import GroundTruth
 
 _RESULT_FIELDS = {
@@ -31,7 +31,7 @@ def require_results(predictions: object, source: str, ground_truth: GroundTruth,
         UserError: an entry is invalid; the first one is named.
     """
     if not isinstance(predictions, list):
-        raise UserError(f"{source}: predictions are a JSON list of COCO results, not {type(predictions).__name__}")
+        raise UserError(f"{source}: predictions are a JSON list of COCO results, not {describe_type(predictions)}")
     sizes = dict(zip(ground_truth.image_ids.tolist(), ground_truth.sizes_hw.tolist(), strict=True))
     categories = set(ground_truth.category_ids)
     for number, prediction in enumerate(predictions):

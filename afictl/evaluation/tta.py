@@ -15,7 +15,7 @@ from afictl.data.transforms import SizeHW, move_boxes, resize_image, shortest_ed
 from afictl.detectors import Detector
 from afictl.detectors.dense import Candidates, suppress
 from afictl.detectors.image_memory import require_memory
-from afictl.errors import UserError
+from afictl.errors import UserError, describe_type
 
 _MIN_SIDE_PX = 8
 _MASK_KEYS = ("mask_probs", "mask_scores")
@@ -63,7 +63,7 @@ def require_multi_scale(detector: nn.Module) -> Detector:
     """
     if not isinstance(detector, Detector):
         raise UserError(
-            f"multi-scale testing needs a detector built from a preset, not a {type(detector).__name__}; "
+            f"multi-scale testing needs a detector built from a preset, not {describe_type(detector)}; "
             "torchvision's and detectron2's models have presets too, see 'afictl model list'"
         )
     return detector

@@ -9,6 +9,7 @@ from afictl.presets.architecture import (
     NeckConfig,
     PAFPNConfig,
 )
+from afictl.presets.former_values import with_former_values
 from afictl.presets.preset_files import (
     list_presets,
     list_torchvision_presets,
@@ -56,4 +57,5 @@ __all__ = [
     "parse_neck",
     "parse_preset",
     "upgrade_settings",
+    "with_former_values",
 ]

@@ -6,6 +6,7 @@ The sections ``backbone``, ``neck`` and ``detector`` of such a preset describe t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from afictl.errors import UserError
@@ -146,6 +147,18 @@ def anchor_lists(cfg: CfgNode) -> list[list[float]]:
     return lists
 
 
+def in_preset_order(cfg: CfgNode, values: Sequence[float]) -> tuple[float, ...]:
+    """Statistics of pixels of detectron2, in the network's order and for 0..255, as RGB for 0..1."""
+    ordered = values if cfg.INPUT.FORMAT == "RGB" else values[::-1]
+    return tuple(value / 255 for value in ordered)
+
+
+def in_network_order(cfg: CfgNode, values: Sequence[float]) -> list[float]:
+    """The inverse of ``in_preset_order``."""
+    ordered = values if cfg.INPUT.FORMAT == "RGB" else values[::-1]
+    return [255 * value for value in ordered]
+
+
 def _neck(cfg: CfgNode) -> str:
     """The kind of the pyramid."""
     return _NECKS.get(cfg.MODEL.BACKBONE.NAME, "fpn")
@@ -171,14 +184,13 @@ def _input_values(cfg: CfgNode) -> dict[str, object]:
         sizes = tuple(range(sizes[0], sizes[-1] + 1))
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise UserError(f"INPUT.FORMAT: detectron2's models take RGB or BGR, not {cfg.INPUT.FORMAT}")
-    order = 1 if cfg.INPUT.FORMAT == "RGB" else -1
     return {
         "min_sizes": sizes,
         "max_size": cfg.INPUT.MAX_SIZE_TRAIN,
         "test_size": cfg.INPUT.MIN_SIZE_TEST,
         "flip": 0.5 if cfg.INPUT.RANDOM_FLIP == "horizontal" else 0.0,
-        "mean": tuple(value / 255 for value in cfg.MODEL.PIXEL_MEAN[::order]),
-        "std": tuple(value / 255 for value in cfg.MODEL.PIXEL_STD[::order]),
+        "mean": in_preset_order(cfg, cfg.MODEL.PIXEL_MEAN),
+        "std": in_preset_order(cfg, cfg.MODEL.PIXEL_STD),
     }
 
 

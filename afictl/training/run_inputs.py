@@ -14,15 +14,11 @@ from afictl.data.fingerprint import content_fingerprint
 from afictl.data.hashing import file_digest
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
-from afictl.presets import Preset
 from afictl.run_folder import CONFIG, LAST, has_records
 from afictl.run_records import read_config
 from afictl.tensor_files import read_tensors
 from afictl.training.splits import Splits
 
-_RESNEST_MEAN = (0.4850196, 0.4579569, 0.4076039)
-_FORMER_RESNEST_MEAN = (0.485, 0.456, 0.406)
-"""``input.mean`` of the presets with a ResNeSt: now, and in earlier versions."""
 _INPUTS_OF_SETTING = {
     "data": ("train", "val"),
     "weights": ("weights",),
@@ -61,19 +57,6 @@ class RecordedInputs:
         if self.fingerprints:
             return ""
         return f"note: {self.source} is of an earlier version, so that changed annotations and weights are not noticed"
-
-    def with_mean_of_run(self, preset: Preset) -> tuple[Preset, str]:
-        """``preset``, with the former ``input.mean`` if the run began with a ResNeSt's preset of an earlier version.
-
-        The second value is a log line about it; empty for an unchanged preset.
-        """
-        section = self.preset.get("input")
-        mean = section.get("mean") if isinstance(section, Mapping) else None
-        if preset.input.mean != _RESNEST_MEAN or mean != list(_FORMER_RESNEST_MEAN):
-            return preset, ""
-        former = preset.model_copy(update={"input": preset.input.model_copy(update={"mean": _FORMER_RESNEST_MEAN})})
-        present = list(_RESNEST_MEAN)
-        return former, f"note: the run keeps input.mean={mean} of an earlier version's preset; today it is {present}"
 
     def require_unchanged(self, files: Iterable[InputFile]) -> None:
         """Check present inputs; one that was not recorded, or is absent now, is not compared.

@@ -85,8 +85,9 @@ def load_state(fabric: Fabric, run: RunWriter, stage: Stage, steps: int) -> Trai
         return TrainingState()
     file = run.state_file
     content = read_saved_state(file)
-    if content.get("stage") != stage.name:
-        raise UserError(f"{file}: belongs to {content.get('stage')!s:.40}, not to {stage.name}; {_ADVICE}")
+    if (name := content.get("stage")) != stage.name:
+        reason = f"belongs to {name:.40}, not to" if isinstance(name, str) else "does not say that it belongs to"
+        raise UserError(f"{file}: {reason} {stage.name}; {_ADVICE}")
     values = {key.name: content[key.name] for key in fields(TrainingState) if key.name in content}
     state = validate(_STATE, values, str(file), _ADVICE)
     if not state.measured <= state.step <= steps:

@@ -16,7 +16,7 @@ from afictl.errors import UserError
 from afictl.evaluation.detection_limit import objects_note
 from afictl.folder_lock import locked_folder
 from afictl.interpolators import Interpolator
-from afictl.presets import Preset
+from afictl.presets import Preset, with_former_values
 from afictl.run_folder import STATE, absolute_path
 from afictl.training.detector_stages import build_detector_stage
 from afictl.training.hardware import hardware_record
@@ -116,7 +116,7 @@ def _finetune(
 ) -> FinetuneOutcome:
     resumes = resume and (output / STATE).is_file()
     recorded = recorded_inputs(fabric, output) if resume else None
-    preset, mean_note = recorded.with_mean_of_run(preset) if recorded else (preset, "")
+    preset, former_note = with_former_values(preset, recorded.preset, "the run") if recorded else (preset, "")
     require_batch_memory(preset, "train", fabric.world_size, fabric.device)
     initial.check_paths(resumes)
     splits = load_splits(data)
@@ -139,7 +139,7 @@ def _finetune(
         run.log(f"note: results depend on the number of processes, as {dependence}")
     if recorded:
         recorded.require_unchanged(files)
-    notes = filter(None, [mean_note, recorded.note if recorded else ""])
+    notes = filter(None, [former_note, recorded.note if recorded else ""])
     for line in (*notes, *lines, *_description(preset, splits, masks, mixed)):
         run.log(line)
     outcome = train_stage3(fabric, run, detector, splits, seed, masks, mixed)

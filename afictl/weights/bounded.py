@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 
+from afictl.errors import describe_type
+
 _SMALL_READ_BYTES = 4096
 
 
@@ -37,5 +39,5 @@ def printable(value: object) -> str:
     A container is represented by its type: the text of a self-referencing one can be unbounded.
     """
     if isinstance(value, (list, tuple, dict, set)):
-        return f"a {type(value).__name__}"
+        return describe_type(value)
     return ascii(str(value)[:80])[1:-1]

@@ -131,11 +131,15 @@ def require_same_arithmetic(preset: Preset, checkpoint: Checkpoint) -> None:
     trained = _trained_preset(checkpoint)
     differences = arithmetic_differences(preset, trained) if trained else ()
     if differences:
-        keys = " and ".join(difference.key for difference in differences)
-        raise UserError(
-            f"{checkpoint.path}: its weights were trained with another {keys} than {preset.name};"
-            f" add {_flags(differences)}"
-        )
+        raise other_arithmetic(preset, checkpoint, differences)
+
+
+def other_arithmetic(preset: Preset, checkpoint: Checkpoint, differences: Sequence[Difference]) -> UserError:
+    """The error about weights with ``differences`` to ``preset``, which names the keys to set."""
+    keys = " and ".join(difference.key for difference in differences)
+    return UserError(
+        f"{checkpoint.path}: its weights were trained with another {keys} than {preset.name}; add {_flags(differences)}"
+    )
 
 
 _DETECTRON2_NODES = ("MODEL.", "INPUT.")

@@ -27,6 +27,7 @@ from afictl.weights.compatibility import (
     Difference,
     anchor_differences,
     checkpoint_differences,
+    other_arithmetic,
     pixel_differences,
     require_same_arithmetic,
 )
@@ -149,12 +150,7 @@ def _for_detectron2_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> 
         return replace(checkpoint, tensors=own_names)
     names = [name.removeprefix(_MODEL_PREFIX) for name in state]
     tensors = fitting_variant(checkpoint.tensors, names)
-    for name in ("pixel_mean", "pixel_std"):
-        statistic, expected = tensors.get(name), getattr(detector.model, name).flatten()
-        if statistic is not None and not (
-            statistic.numel() == 3 and torch.allclose(statistic.flatten().to(expected), expected, 1e-4)
-        ):
-            raise UserError(f"{checkpoint.path}: trained with another {name} than {detector.preset.name} has")
+    _require_same_pixels(checkpoint, tensors, detector)
     anchors = stored_anchors(tensors)
     tensors = without_derived(tensors)
     unsaved = set(detector.unsaved)
@@ -163,6 +159,24 @@ def _for_detectron2_model(checkpoint: Checkpoint, detector: AdaptedDetector) -> 
     model_tensors = {f"{_MODEL_PREFIX}{name}": value for name, value in tensors.items()}
     tensors = {name: state[name] for name in state if name in unsaved} | model_tensors
     return replace(checkpoint, tensors=tensors, anchors=anchors)
+
+
+def _require_same_pixels(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], detector: AdaptedDetector) -> None:
+    """Check the normalisation in a detectron2 checkpoint, which only some versions saved, against the detector's.
+
+    Raises:
+        UserError: it differs; the message names the key to set.
+    """
+    for key in ("mean", "std"):
+        statistic, expected = tensors.get(f"pixel_{key}"), getattr(detector.model, f"pixel_{key}").flatten()
+        if statistic is None:
+            continue
+        if statistic.numel() != 3:
+            raise UserError(f"{checkpoint.path}: pixel_{key} has {statistic.numel()} values instead of 3")
+        if not torch.allclose(statistic.flatten().to(expected), expected, 1e-4):
+            values = statistic.flatten().tolist()[:: 1 if detector.model.input_format == "RGB" else -1]
+            trained = Difference(f"input.{key}", tuple(round(value / 255, 8) for value in values))
+            raise other_arithmetic(detector.preset, checkpoint, [trained])
 
 
 def _cell_anchors(detector: AdaptedDetector) -> tuple[Tensor, ...]:
@@ -243,7 +257,7 @@ def load_backbone_weights(
         trained = network_statistics(checkpoint.metadata.get("network") if is_described else backbone.name)
     report = load_tensors(backbone.net, backbone.convert_classifier(tensors))
     if not report.complete:
-        raise UserError(f"{checkpoint.path}: not the weights of a {backbone.name}: {report}")
+        raise UserError(f"{checkpoint.path}: not weights of {backbone.name}: {report}")
     return replace(report, differences=pixel_differences(backbone, config, trained), notes=checkpoint.notes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from afictl.errors import describe_type
 from afictl.weights.bounded import RefusedError, printable
 from afictl.weights.stand_ins import StandIn
 
@@ -33,7 +34,7 @@ def to_key(value: object) -> object:
     if type(value) is tuple and len(value) <= _MAX_KEY_PARTS and not any(isinstance(part, tuple) for part in value):
         return tuple(to_key(part) for part in value)
     if type(value) not in _KEY_TYPES:
-        raise RefusedError(f"has a {type(value).__name__} as a key")
+        raise RefusedError(f"has {describe_type(value)} as a key")
     if isinstance(value, (str, bytes)) and len(value) > _MAX_KEY_LENGTH:
         raise RefusedError(f"has a key of {len(value)} characters")
     return value

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from afictl.errors import UserError
+from afictl.errors import UserError, describe_type
 from afictl.tensor_files import check_file
 from afictl.weights.bounded import DamagedError, RefusedError
 from afictl.weights.checkpoint import fill_tensors
@@ -42,7 +42,7 @@ def read_saved_state(file: Path) -> dict[object, object]:
     except (DamagedError, RefusedError) as error:
         raise UserError(f"{file}: not a saved state of a training ({error}); copy it again") from None
     if not isinstance(state, dict):
-        raise UserError(f"{file}: contains a {type(state).__name__}, not the state of a training; copy it again")
+        raise UserError(f"{file}: contains {describe_type(state)}, not the state of a training; copy it again")
     return state
 
 
@@ -67,7 +67,7 @@ class _Containers:
         if isinstance(value, (StoredTensor, *_PLAIN_TYPES)):
             return 1
         if not isinstance(value, (dict, list, tuple)):
-            raise RefusedError(f"it contains a {type(value).__name__}")
+            raise RefusedError(f"it contains {describe_type(value)}")
         key = id(value)
         if depth > _MAX_DEPTH or (key in self._sizes and self._sizes[key] is None):
             raise RefusedError("its containers are nested too deep")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeGuard
 
-from afictl.errors import UserError
+from afictl.errors import UserError, describe_type
 from afictl.weights.bounded import RefusedError, printable
 from afictl.weights.pickled_arrays import PickledArray
 from afictl.weights.stand_ins import StandIn, as_mapping
@@ -65,8 +65,8 @@ def find_state_dict(content: object, file: Path, averaged: bool | None = None) -
         raise _whole_module(content, file)
     mapping = _items(content)
     if mapping is None:
-        kind = "tensor" if isinstance(content, StoredTensor | PickledArray) else type(content).__name__
-        kind = content.name if isinstance(content, StandIn) else f"a {kind}"
+        kind = "a tensor" if isinstance(content, StoredTensor | PickledArray) else describe_type(content)
+        kind = content.name if isinstance(content, StandIn) else kind
         raise UserError(f"{file}: not a checkpoint: contains {kind}, not a state_dict; save the model's state_dict()")
     average, trained, library = _averaged_and_trained(mapping)
     if average is None and trained is None:
@@ -198,7 +198,7 @@ def _only_network(mapping: Mapping[object, object], file: Path) -> _Source:
         raise RefusedError(unreadable)
     objects = [(key, value.name) for key, value in mapping.items() if isinstance(value, StandIn)]
     objects.sort(key=lambda item: item[0] not in _MODEL_KEYS)
-    reason = f"; its {printable(objects[0][0])} is a {objects[0][1]}, not a state_dict" if objects else ""
+    reason = f"; its {printable(objects[0][0])} is {objects[0][1]}, not a state_dict" if objects else ""
     keys = " or ".join(_MODEL_KEYS[:5])
     raise UserError(
         f"{file}: contains no named tensors{reason}; expected a state_dict at the top level or under {keys}"

@@ -245,14 +245,29 @@ def test_files_of_old_versions_and_of_several_devices_load(tmp_path):
     assert load_weights(detector, tmp_path / "wrong.pth").missing == (
         "model.backbone.bottom_up.stem.conv1.norm.running_var",
     )
-    for factor in (1.0, 2.0):
-        mean = detector.model.pixel_mean.flatten() * factor
-        torch.save({**source.model.state_dict(), "pixel_mean": mean}, tmp_path / "pixels.pth")
-        if factor == 1.0:
-            assert load_weights(detector, tmp_path / "pixels.pth").complete
-        else:
-            with pytest.raises(UserError, match=r"pixels\.pth: .*pixel_mean"):
-                load_weights(detector, tmp_path / "pixels.pth")
+
+
+@pytest.mark.parametrize("pixels", ["BGR", "RGB"])
+def test_pixel_statistics_in_a_file_are_compared_with_those_that_images_are_normalised_with(tmp_path, pixels):
+    small_preset(tmp_path)
+    path = tmp_path / "mask.yaml"
+    path.write_text(path.read_text().replace("FORMAT: BGR", f"FORMAT: {pixels}"))
+
+    def build(*overrides):
+        return build_detector(load_preset(f"detectron2:{path}", overrides), 3)
+
+    detector, other, present = build(), tmp_path / "other.pth", tmp_path / "present.pth"
+    torch.save({**detector.model.state_dict(), "pixel_mean": torch.tensor([10.0, 20.0, 30.0])}, other)
+    torch.save({**detector.model.state_dict(), "pixel_mean": detector.model.pixel_mean.flatten()}, present)
+    assert load_weights(detector, present).complete
+    with pytest.raises(UserError, match=r"other\.pth: .*another input\.mean than .*; add --set input\.mean=") as error:
+        load_weights(detector, other)
+    changed = build(str(error.value).rpartition("--set ")[2])
+    rgb = [10, 20, 30][:: 1 if pixels == "RGB" else -1]
+    assert (255 * changed.pixel_mean.flatten()).tolist() == pytest.approx(rgb, abs=1e-4)
+    assert load_weights(changed, other).complete
+    with pytest.raises(UserError, match=r"present\.pth: .*input\.mean"):
+        load_weights(changed, present)
 
 
 def old_file(path, source):

@@ -185,14 +185,14 @@ def with_wider_moment(state):
         (lambda state: state.update(metrics={"box/AP": "1"}), "'metrics.box/AP'"),
         (lambda state: state.update(seconds=None), "'seconds'"),
         (lambda state: state.update(scaler=[]), "'scaler'"),
-        (lambda state: state.update(stage=["stage1"]), "not to stage3"),
+        (lambda state: state.update(stage=["stage1"]), "does not say that it belongs to stage3"),
         (lambda state: state.update(detector=None), "state of this run"),
         (lambda state: state.update(detector={1: torch.ones(1)}), "state of this run"),
         (lambda state: state.update(detector_optimizer={"state": []}), "state of this run"),
         (without_moment, "optimizer"),
         (with_wider_moment, "exp_avg"),
         (lambda state: state.pop("detector_optimizer"), "state of this run"),
-        (lambda state: state.clear(), "not to stage3"),
+        (lambda state: state.clear(), "does not say that it belongs to stage3"),
     ],
 )
 def test_a_state_of_something_else_is_named(train, guide_run, tmp_path, change, fact):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from lightning_fabric import Fabric
 
@@ -16,7 +17,7 @@ from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
 from afictl.files import write_text
 from afictl.folder_lock import require_unlocked
-from afictl.presets import upgrade_settings
+from afictl.presets import Preset, upgrade_settings, with_former_values
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path, has_records, is_vacant
 from afictl.run_records import read_config
 from afictl.training.hardware import hardware_record
@@ -68,6 +69,20 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
         settings.output.mkdir(parents=True, exist_ok=True)
         write_text(settings.output / COMPARISON_SETTINGS, json.dumps(record.model_dump(), indent=2))
     return unfinished_runs
+
+
+def keep_former_values(fabric: Fabric, preset: Preset, output: Path) -> Preset:
+    """``preset``, with the values of an earlier version's preset that the comparison in ``output`` began with."""
+
+    def merge() -> tuple[Preset, str]:
+        if not (output / COMPARISON_SETTINGS).is_file():
+            return preset, ""
+        return with_former_values(preset, read_experiment(output).preset, "the comparison")
+
+    kept, note = run_on_rank_zero(merge, fabric.global_rank, fabric.world_size)
+    if note:
+        fabric.print(note)
+    return kept
 
 
 def _check_locks(runs: Sequence[RunSpecification]) -> None:

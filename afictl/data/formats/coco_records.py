@@ -10,7 +10,7 @@ import numpy as np
 
 from afictl.data.annotations import Annotations
 from afictl.data.formats.coco_values import is_flag, is_id, is_name, is_number, parse_flag, shorten
-from afictl.errors import UserError
+from afictl.errors import UserError, describe_type
 from afictl.json_files import parse_json, read_json_text
 
 Record: TypeAlias = dict[str, Any]
@@ -194,7 +194,7 @@ def read_instances(file: Path, *, needs_annotations: bool = True) -> Contents:
     text = read_json_text(file, "annotation file")
     contents = parse_json(text, f"annotation file {file}", unique_keys=may_repeat_sections(text))
     if not isinstance(contents, dict):
-        raise UserError(f"{file}: holds a {type(contents).__name__}, not the mapping of a COCO annotation file")
+        raise UserError(f"{file}: holds {describe_type(contents)}, not the mapping of a COCO annotation file")
     if not needs_annotations or file.name.startswith("image_info"):
         contents.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):

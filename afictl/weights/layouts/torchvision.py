@@ -39,7 +39,7 @@ def translate_torchvision(checkpoint: Checkpoint) -> Checkpoint | None:
         num_classes = _num_classes(tensors)
         preset = load_preset(f"torchvision:{name}", [f"backbone.norm={_norm(tensors)}"])
         renamed = _current_names(_without_eps(tensors, name, num_classes), preset, num_classes)
-        description = describe_foreign(preset, num_classes, f"a {name} of torchvision")
+        description = describe_foreign(preset, num_classes, f"torchvision's {name}")
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from None
     if num_classes == COCO_IDS:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from afictl import AFInterpolator, UserError, load_preset
-from afictl.comparison import Method
+from afictl.comparison import Method, compare, pipeline
 from afictl.comparison.experiment import preconditions
 from afictl.comparison.experiment.execution import train_experiment
 from tests.helpers.tiny_runs import SMALL
@@ -115,3 +115,27 @@ def test_a_folder_with_other_content_is_refused_and_not_written_to(fabric, setti
     (tmp_path / "thesis.tex").write_text("text")
     assert str(tmp_path) in error_of(fabric, replace(settings, output=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_comparison_of_a_former_resnest_preset_keeps_its_pixel_mean(fabric, settings, finished, monkeypatch, capsys):
+    shutil.copytree(finished.output, settings.output)
+    file, former = settings.output / "compare.json", [0.485, 0.456, 0.406]
+    record = json.loads(file.read_text())
+    record["preset"]["input"]["mean"] = former
+    file.write_text(json.dumps(record, indent=2))
+    before = file.read_bytes()
+
+    def resume(mean):
+        values = finished.preset.input.model_copy(update={"mean": tuple(mean)})
+        preset = finished.preset.model_copy(update={"input": values})
+        compare(fabric, preset, finished.data, finished.methods, settings.output, seeds=finished.seeds)
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(pipeline, "_summarize", lambda *_: None)
+    assert "note" not in resume(former)
+    assert f"note: the comparison keeps input.mean={former}" in resume(
+        load_preset("cascade-rcnn-s101-pafpn").input.mean
+    )
+    with pytest.raises(UserError, match=r"compare\.json: .*\(preset\.input\.mean\); "):
+        resume([0.5, 0.5, 0.5])
+    assert file.read_bytes() == before

@@ -53,7 +53,7 @@ def test_state_dict_gives_the_detections_of_its_model_also_after_conversion(tmp_
     report = convert(
         tmp_path / "model.pth", tmp_path / "converted.safetensors", classes="cat,dog,cow", settings=settings
     )
-    assert report[0] == "recognised: a maskrcnn_resnet50_fpn of torchvision"
+    assert report[0] == "recognised: torchvision's maskrcnn_resnet50_fpn"
     assert "matched, 0 missing, 0 unexpected, 0 mismatched" in report[2]
     loaded = load_detector(converted_file)
     assert loaded.classes == ("cat", "dog", "cow")
