@@ -37,7 +37,8 @@ class InitialWeights:
     """Sources of a detector's initial weights, all optional."""
 
     interpolator: str | None = None
-    """Kind, as ``KIND`` or ``kind:KIND``, run of ``pretrain`` or interpolator file; None for the preset's."""
+    """Kind, as ``KIND`` or ``kind:KIND``, run of ``pretrain`` or interpolator file; None for the preset's. The options
+    ``interpolator.options`` of a preset are for its own kind: another kind has its defaults, a file its own options."""
     weights: Path | None = None
     """Checkpoint or run of a detector."""
     backbone_weights: Path | None = None
@@ -101,7 +102,8 @@ def resolve_interpolator(
 ) -> tuple[Preset, Interpolator]:
     """Build or load the interpolator of ``--interpolator``; returns the preset with its kind, and the module.
 
-    ``averaged`` is that of ``read_checkpoint``, for a file.
+    ``averaged`` is that of ``read_checkpoint``, for a file. ``preset.interpolator.options`` apply to a ``source`` of
+    the preset's own kind only; another kind has its defaults, as the methods of a comparison have.
 
     Raises:
         UserError: ``source`` is neither a kind nor a run or file, or both, or the interpolator has another width than

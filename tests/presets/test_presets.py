@@ -28,7 +28,7 @@ def short_name(backbone):
 
 @pytest.mark.parametrize("name", list_presets())
 def test_pixels_are_those_of_the_published_configuration(name):
-    """ResNeSt and Swin Transformer: AFI-GAN's; EfficientNet-Lite: TensorFlow's; others: ImageNet's of torchvision."""
+    """ResNeSt and Swin Transformer: AFI-GAN's; EfficientNet-Lite: timm's; others: ImageNet's of torchvision."""
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     if "-s101-" in name:
         mean = (123.68, 116.779, 103.939)

@@ -19,8 +19,9 @@ import pytest
 import torch
 from torch import nn
 
-from afictl import build_detector, list_presets, list_torchvision_presets, load_preset
+from afictl import build_detector, list_presets, load_preset
 from afictl.detectors.cascade_rcnn import CascadeHeads
+from afictl.presets import list_torchvision_presets
 
 FASTER = ("faster-rcnn-r50-fpn", "faster-rcnn-r101-fpn", "faster-rcnn-r50-fpn-4step")
 MASK = ("mask-rcnn-r50-fpn", "mask-rcnn-r101-fpn", "mask-rcnn-r50-pafpn", "mask-rcnn-r50-fpn-4step")
