@@ -14,6 +14,13 @@ _STRIDE = 8
 """Of the finest map of every neck, or coarser than it."""
 
 
+def device_memory(device: torch.device) -> float:
+    """Bytes of memory of a GPU, or without one of the machine; infinite where it is not known."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return machine_memory()
+
+
 def require_image_memory(preset: Preset, device: torch.device) -> None:
     """Check that an image of the evaluation can fit, a square of the largest size.
 
@@ -39,8 +46,7 @@ def require_memory(preset: Preset, count: int, side: int, device: torch.device, 
     Raises:
         UserError: they need more memory than the device, or without a GPU the machine, has.
     """
-    is_gpu = device.type == "cuda"
-    memory = torch.cuda.get_device_properties(device).total_memory if is_gpu else machine_memory()
+    memory = device_memory(device)
     needed = count * side**2 * (_PIXEL_BYTES + 4 * preset.neck.channels / _STRIDE**2)
     if needed > memory:
         raise UserError(

@@ -171,13 +171,9 @@ def write_pseudo_labels(
             if isinstance(image, UserError):
                 report.unreadable.append(str(image))
             else:
-                with runtime.autocast():
-                    detection = _detect(teacher.detector, image, tta, runtime.device)
-                detection = _select(detection, report)
-                report.cut_images += len(detection["scores"]) == teacher.preset.detector.max_detections
+                annotations = _label(teacher, image, tta, runtime, report)
                 height, width = image.original_hw
                 name = file.relative_to(folder).as_posix()
-                annotations = list(_annotations(teacher, detection, image.original_hw, report))
                 writer.add({"id": report.images, "file_name": name, "height": height, "width": width}, annotations)
                 if annotations:
                     sample.add((file, annotations))
@@ -185,15 +181,14 @@ def write_pseudo_labels(
                 progress(k + 1, len(files))
         report.examples = sample.items()
         _require_labels(report, folder)
+        images_info = {
+            "tta": asdict(tta) if tta else None,
+            **info,
+            "image_folder": _relative_folder(folder, output),
+            "unreadable": [line.replace(f"image {folder}{os.sep}", "image ", 1) for line in report.unreadable],
+        }
         writer.finish(
-            info={
-                "description": "pseudo labels",
-                "afictl": __version__,
-                "tta": asdict(tta) if tta else None,
-                **info,
-                "image_folder": _relative_folder(folder, output),
-                "unreadable": [line.replace(f"image {folder}{os.sep}", "image ", 1) for line in report.unreadable],
-            },
+            info={"description": "pseudo labels", "afictl": __version__, **images_info},
             categories=[{"id": count.category_id, "name": count.name} for count in report.classes.values()],
         )
     return report
@@ -237,6 +232,21 @@ def _category_ids(teacher: LoadedDetector) -> list[int | None]:
     if ids is None or len(ids) != len(is_class) or len(set(class_ids)) < len(class_ids):
         ids = range(1, len(is_class) + 1)
     return [number if use else None for number, use in zip(ids, is_class, strict=True)]
+
+
+def _label(
+    teacher: LoadedDetector,
+    image: _ResizedImage,
+    tta: TestTimeAugmentation | None,
+    runtime: Runtime,
+    report: PseudoLabelReport,
+) -> list[PseudoLabel]:
+    """The pseudo labels of one image, counted in ``report``."""
+    with runtime.autocast():
+        detection = _detect(teacher.detector, image, tta, runtime.device)
+    detection = _select(detection, report)
+    report.cut_images += len(detection["scores"]) == teacher.preset.detector.max_detections
+    return list(_annotations(teacher, detection, image.original_hw, report))
 
 
 def _detect(

@@ -94,6 +94,7 @@ def _pretrain(
         require_batch_memory(preset, f"stage{number}", fabric.world_size, fabric.device)
     guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
     fabric.to_device(guide)
+    settings = _settings(fabric, preset, kind, data, guide_path, seed, averaged)
     for number in stages:
         require_no_link(folder := output / f"stage{number}", output)
         recorded = recorded_inputs(fabric, folder) if resume else None
@@ -102,17 +103,7 @@ def _pretrain(
         interpolator, discriminator = _build_networks(preset, kind, seed)
         if number == 2 and not (resume and (folder / STATE).is_file()):
             _load_stage1(output / "stage1", preset, interpolator, discriminator)
-        config = {
-            "command": f"pretrain, stage {number}",
-            "preset": preset.with_interpolator(kind, preset.interpolator.options).model_dump(mode="json"),
-            "data": absolute_path(data),
-            "guide": absolute_path(guide_path),
-            **({} if kind == "afi" else {"interpolator": kind}),  # runs from before there were other kinds have no key
-            **({} if averaged is None else {"averaged": averaged}),
-            "seed": seed,
-            "hardware": hardware_record(fabric),
-            **inputs_record(classes, files),
-        }
+        config = {"command": f"pretrain, stage {number}", **settings, **inputs_record(classes, files)}
         has_begun = number == stages[0] or not is_vacant(folder)
         with locked_folder(folder, fabric.global_rank, fabric.world_size):
             dependence = process_dependence(preset) if number == 2 else ""  # the guide of stage 1 is not trained
@@ -125,9 +116,8 @@ def _pretrain(
                 _log_guide(run, loaded, preset, guide_path)
                 for note in filter(None, map(orientation_note, splits)):
                     run.log(note)
-            run.log(
-                f"stage {number} of {preset.name}: {len(splits.train)} training images, {len(splits.held_out)} held out"
-            )
+            counts = f"{len(splits.train)} training images, {len(splits.held_out)} held out"
+            run.log(f"stage {number} of {preset.name}: {counts}")
             if number == 1:
                 train_stage1(fabric, run, guide, preset, interpolator, discriminator, ordered, seed)
             else:
@@ -136,6 +126,21 @@ def _pretrain(
     result = output / f"stage{stages[-1]}" / INTERPOLATOR
     run_on_rank_zero(lambda: _copy_interpolator(result, output / INTERPOLATOR), fabric.global_rank, fabric.world_size)
     return output / INTERPOLATOR
+
+
+def _settings(
+    fabric: Fabric, preset: Preset, kind: str, data: Path, guide_path: Path, seed: int, averaged: bool | None
+) -> dict[str, object]:
+    """Settings of all stages, for ``config.yaml``."""
+    return {
+        "preset": preset.with_interpolator(kind, preset.interpolator.options).model_dump(mode="json"),
+        "data": absolute_path(data),
+        "guide": absolute_path(guide_path),
+        **({} if kind == "afi" else {"interpolator": kind}),  # runs from before there were other kinds have no key
+        **({} if averaged is None else {"averaged": averaged}),
+        "seed": seed,
+        "hardware": hardware_record(fabric),
+    }
 
 
 def _copy_interpolator(source: Path, target: Path) -> None:

@@ -13,8 +13,14 @@ from torch import Tensor, nn
 
 from afictl.comparison.cost.profiling import peak_bytes, synchronized_time
 from afictl.detectors import interpolator_cost
+from afictl.detectors.image_memory import device_memory
+from afictl.errors import UserError
 from afictl.interpolators import build_interpolator
 from afictl.progress import ProgressCallback
+
+_COARSE_MAPS = 14
+"""Memory of a training pass of every kind, in coarse maps: both maps, the output, and the gradients of coarse map and
+output."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,16 @@ def benchmark_interpolators(
         progress: called with the number of rounds done and of all rounds.
 
     Raises:
-        UserError: an unknown kind, or one that does not support this number of channels.
+        UserError: an unknown kind, one that does not support this number of channels, or too little memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator, (h, w) = torch.Generator().manual_seed(0), coarse_hw
+    needed, memory = 4 * _COARSE_MAPS * channels * h * w, device_memory(device)
+    if needed > memory:
+        raise UserError(
+            f"a map of {channels}x{h}x{w} takes at least {needed / 1e9:,.0f} GB, of {memory / 1e9:,.0f} GB of memory;"
+            " reduce --channels, --height or --width"
+        )
     maps = [torch.randn(1, channels, *hw, generator=generator).to(device) for hw in (coarse_hw, (2 * h, 2 * w))]
     modules = {kind: build_interpolator(kind, channels).to(device) for kind in kinds}
     times: dict[str, tuple[list[float], list[float]]] = {kind: ([], []) for kind in modules}

@@ -25,6 +25,11 @@ def test_every_kind_is_measured():
     assert by_kind["nearest"].forward_peak_bytes == output
 
 
+def test_maps_that_cannot_fit_are_refused():
+    with pytest.raises(UserError, match=r"4096x8192x8192 .*--height"):
+        benchmark_interpolators(["nearest"], 4096, (8192, 8192), 1)
+
+
 def test_command_prints_and_writes_the_costs(tmp_path):
     file = tmp_path / "figures.json"
     size = ["--channels", "8", "--height", "3", "--width", "4", "--rounds", "1"]
