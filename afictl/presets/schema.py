@@ -91,6 +91,9 @@ class DetectorRecipe(Recipe):
 
     interpolator_lr: RateFactor = 1.0
     """Learning rate of the interpolator divided by that of the other parts; 0 freezes the interpolator."""
+    ema_decay: Fraction = Field(default=0.0, lt=1)
+    """Decay of the exponential moving average of the weights, which is then evaluated and saved; 0 for none. After n
+    steps it is at most (1 + n) / (10 + n), so that a short training forgets its first weights too."""
 
 
 class AdversarialRecipe(Recipe):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector
@@ -20,6 +22,7 @@ from afictl.training.optimization import TrainableModule
 from afictl.training.splits import Splits
 from afictl.training.stage import Metrics, Stage
 from afictl.weights import save_detector
+from afictl.weights.description import AVERAGED
 
 
 def build_detector_stage(
@@ -32,6 +35,7 @@ def build_detector_stage(
     modules: Mapping[str, TrainableModule],
     step: Callable[[TrainBatch], Mapping[str, Tensor]],
     batches: Callable[[int], Iterator[TrainBatch]],
+    average: AveragedModel | None = None,
 ) -> Stage:
     """A stage whose best weights have the highest box AP on the held-out images.
 
@@ -39,10 +43,12 @@ def build_detector_stage(
         fabric: the launched Fabric.
         name: of the stage.
         folder: of the run; the COCO results of the latest evaluation are written to it.
-        detector: the module to evaluate and export.
+        detector: the module to evaluate and export, unless its ``average`` is.
         data: training images, for the classes, and held-out images.
-        modules: as in ``Stage``, like ``step`` and ``batches``.
+        modules: as in ``Stage``, like ``step``, ``batches`` and ``average``.
     """
+    if average is not None:
+        detector = cast(Detector, average.module)
     runtime = Runtime.of_fabric(fabric, detector.preset.loader.workers)
 
     def evaluate_detector(progress: ProgressCallback) -> Metrics:
@@ -58,19 +64,22 @@ def build_detector_stage(
         batches=batches,
         evaluate=evaluate_detector,
         score=lambda metrics: float(metrics["box/AP"] or 0.0),
-        export=lambda path, step, metrics: _export(path, detector, data.train, step, metrics),
+        export=lambda path, step, metrics: _export(path, detector, data.train, step, metrics, average is not None),
+        average=average,
     )
 
 
-def _export(path: Path, detector: Detector, dataset: Dataset, step: int, metrics: Metrics) -> None:
+def _export(path: Path, detector: Detector, dataset: Dataset, step: int, metrics: Metrics, is_averaged: bool) -> None:
     """Write the detector with its classes and metrics; beside the best weights, also its interpolator alone."""
+    average_mark = {AVERAGED: True} if is_averaged else {}
     metadata: dict[str, object] = {
         "classes": list(dataset.classes),
         "category_ids": list(dataset.category_ids),
         "step": step,
         "metrics": dict(metrics),
+        **average_mark,
     }
     save_detector(path, detector, metadata)
     interpolator = detector.neck.interpolator
     if path.name == BEST and isinstance(interpolator, Interpolator) and interpolator.learned:
-        save_tensors(path.with_name(INTERPOLATOR), interpolator.state_dict(), interpolator.description)
+        save_tensors(path.with_name(INTERPOLATOR), interpolator.state_dict(), interpolator.description | average_mark)

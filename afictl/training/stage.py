@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
 from lightning_fabric import Fabric
 from pydantic import Field, TypeAdapter
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from afictl.data import TrainBatch
 from afictl.distributed import run_on_rank_zero
@@ -43,6 +44,8 @@ class Stage:
     """The number that is largest for the best weights."""
     export: Callable[[Path, int, Metrics], None]
     """Writes the weights to a file with their step and its metrics, which are empty if it was not evaluated."""
+    average: AveragedModel | None = None
+    """Average of the weights, which ``step`` updates and ``evaluate`` and ``export`` use; None for none."""
 
 
 @dataclass
@@ -66,6 +69,7 @@ class TrainingState:
 
 _STATE = TypeAdapter(TrainingState)
 _SCALER = TypeAdapter(dict[str, Number])
+_AVERAGE = "average"
 _ADVICE = "restore the file, or remove it to start at step 0"
 
 
@@ -96,8 +100,10 @@ def load_state(fabric: Fabric, run: RunWriter, stage: Stage, steps: int) -> Trai
     try:
         for name, trainable in stage.modules.items():
             trainable.load_state(content.get(name), content.get(f"{name}_optimizer"))
+        if stage.average is not None:
+            stage.average.load_state_dict(cast(Mapping[str, Any], content[_AVERAGE]))
         fabric.strategy.precision.load_state_dict(scaler)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{file}: is not the state of this run ({one_line(error):.200}); {_ADVICE}") from None
     run.saved_step = state.step
     run.log(f"resumed at step {state.step}")
@@ -116,5 +122,7 @@ def write_state(fabric: Fabric, run: RunWriter, stage: Stage, state: TrainingSta
     content: dict[str, object] = {"version": 1, "stage": stage.name, "scaler": scaler, **asdict(state)}
     for name, trainable in stage.modules.items():
         content |= {name: trainable.module.state_dict(), f"{name}_optimizer": trainable.optimizer.state_dict()}
+    if stage.average is not None:
+        content[_AVERAGE] = stage.average.state_dict()
     run.save_state(content)
     stage.export(run.folder / LAST, state.step, state.metrics if state.measured == state.step else {})

@@ -52,6 +52,7 @@ from afictl.training.splits import (
 from afictl.training.stage import Metrics
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 from afictl.training.sync_dropout import synchronize_dropouts
+from afictl.training.weight_average import build_weight_average
 from afictl.weights import read_checkpoint
 from afictl.weights.layouts import to_afictl
 
@@ -185,12 +186,15 @@ def train_stage3(
     synchronize_dropouts(fabric, detector)
     module = mixed.training_module(fabric, detector) if mixed else detector
     trainable = TrainableModule(fabric, module, recipe, recipe.clip_norm, _interpolator_rates(detector))
+    average = build_weight_average(detector, recipe.ema_decay) if recipe.ema_decay else None
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         images, targets = fabric.to_device((batch.images, batch.targets))
         losses: dict[str, Tensor] = trainable.module(images, targets)
         trainable.backward(losses)
         trainable.optimizer_step()
+        if average is not None:
+            average.update_parameters(detector)
         return losses
 
     batches = (
@@ -198,8 +202,9 @@ def train_stage3(
         if mixed
         else batch_source(fabric, splits.train, preset.input, recipe, preset.loader, seed, masks=masks)
     )
+    modules = {"detector": trainable}
     stage = build_detector_stage(
-        fabric, "stage3", run.folder, detector, splits, modules={"detector": trainable}, step=step, batches=batches
+        fabric, "stage3", run.folder, detector, splits, modules=modules, step=step, batches=batches, average=average
     )
     return fit(fabric, run, recipe, stage, seed)
 
@@ -252,4 +257,5 @@ def _description(preset: Preset, splits: Splits, masks: bool, mixed: MixedData |
         *filter(None, map(orientation_note, splits)),
         *filter(None, [objects_note(splits.held_out, preset.detector.max_detections)]),
         *([mixed.description] if mixed else []),
+        *(["the average of the weights is evaluated and saved"] if preset.train.ema_decay else []),
     ]

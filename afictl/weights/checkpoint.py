@@ -16,7 +16,7 @@ from afictl.run_folder import BEST, COMPARISON_SETTINGS, INTERPOLATOR, LAST, STA
 from afictl.run_records import read_description
 from afictl.tensor_files import check_file, read_tensors
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError
-from afictl.weights.description import DETECTOR
+from afictl.weights.description import AVERAGED, DETECTOR
 from afictl.weights.pickled_arrays import ARRAYS
 from afictl.weights.pickles import read_pickle
 from afictl.weights.state_dicts import Weights, find_state_dict
@@ -139,9 +139,13 @@ def _read(file: Path, averaged: bool | None) -> Checkpoint:
 
 
 def _read_safetensors(file: Path, averaged: bool | None) -> Checkpoint:
-    if averaged:
+    tensors, metadata = read_tensors(file)
+    is_averaged = metadata.get(AVERAGED) is True
+    if averaged and not is_averaged:
         raise UserError(f"{file}: contains no averaged weights; leave --ema out")
-    return Checkpoint(file, *read_tensors(file))
+    if averaged is False and is_averaged:
+        raise UserError(f"{file}: contains averaged weights alone; leave --no-ema out")
+    return Checkpoint(file, tensors, metadata, notes=("averaged weights",) * is_averaged)
 
 
 def _is_safetensors(head: bytes, file: Path) -> bool:

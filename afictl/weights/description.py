@@ -15,6 +15,8 @@ INTERPOLATOR_FORMATS = (AFI_FORMAT, FORMAT)
 DISCRIMINATOR = "discriminator"
 BACKBONE = "backbone"
 VERSION = 1
+AVERAGED = "averaged"
+"""Key that is true in a file with a moving average of weights."""
 
 
 def describe_detector(preset: Preset, metadata: Mapping[str, object]) -> dict[str, object]:

@@ -42,7 +42,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def guide_run(tmp_path_factory, fabric, data):
     folder = tmp_path_factory.mktemp("runs") / "guide"
-    preset = load_preset("torchvision:maskrcnn_resnet50_fpn", TINY)
+    preset = load_preset("torchvision:maskrcnn_resnet50_fpn", [*TINY, "train.ema_decay=0.9"])
     finetune(fabric, preset, data, folder, InitialWeights("nearest"))
     drop_states(folder)
     return folder

@@ -20,6 +20,7 @@ SETTINGS = [
     *IMAGENET_PIXELS,
     "input.min_sizes=[56,72,96]",
     *(f"{stage}.{key}={STEPS}" for stage in ("train", "stage1", "stage2") for key in ("steps", "eval_every")),
+    "train.ema_decay=0.9",
     *(f"{stage}.batch_size=4" for stage in ("train", "stage1", "stage2")),
 ]
 MODULES = {"guide": "detector", "stage1": "generator", "stage2": "student"}
@@ -57,3 +58,8 @@ def test_every_stage_of_two_processes_equals_one(runs: tuple[Path, Path], stage:
     evaluations = (read_metrics(run)[-1] for run in (two, one))
     metrics, expected = ({name: value or 0.0 for name, value in metrics.items()} for metrics in evaluations)
     assert metrics == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_average_of_the_weights_of_two_processes_equals_that_of_one(runs: tuple[Path, Path]) -> None:
+    one, two = (folder / "guide" for folder in runs)
+    assert_equal_runs(two, one, STEPS, "average", atol=1e-3)

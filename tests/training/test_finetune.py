@@ -86,6 +86,49 @@ def test_a_frozen_interpolator_keeps_its_weights(train, preset, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in frozen)
 
 
+@pytest.fixture
+def averaged_run(train, preset, tmp_path):
+    """A run with averaged weights that was interrupted and resumed."""
+    preset = with_steps(preset, checkpoint_every=2, ema_decay=0.9, warmup_steps=0)
+    with interrupted_at_batch(3):
+        train(preset, initial=InitialWeights("afi"))
+    train(preset, initial=InitialWeights("afi"), resume=True)
+    return tmp_path / "run"
+
+
+def test_the_average_of_the_weights_is_evaluated_saved_and_resumed(train, averaged_run, preset, tmp_path):
+    preset = with_steps(preset, checkpoint_every=2, ema_decay=0.9, warmup_steps=0)
+    train(preset, initial=InitialWeights("afi"), output=tmp_path / "uninterrupted")
+    assert_same_states(tmp_path / "uninterrupted", averaged_run, ("detector", "detector_optimizer", "average"))
+    state = torch.load(averaged_run / "state.pt", weights_only=True)
+    for name in ("best.safetensors", "last.safetensors"):
+        tensors = read_checkpoint(averaged_run / name).tensors
+        assert all(torch.equal(value, state["average"][f"module.{name}"]) for name, value in tensors.items())
+    assert not torch.equal(tensors["backbone.net.conv1.0.weight"], state["detector"]["backbone.net.conv1.0.weight"])
+    assert state["average"]["n_averaged"] == 4
+
+
+def test_a_run_with_an_average_follows_the_flags_of_averaged_weights(averaged_run, guide_run):
+    interpolator = read_checkpoint(averaged_run / "interpolator.safetensors", averaged=True)
+    detector = read_checkpoint(averaged_run, averaged=True)
+    assert detector.notes == interpolator.notes == ("averaged weights",)
+    for name, value in interpolator.tensors.items():
+        assert torch.equal(detector.tensors[f"neck.interpolator.{name}"], value)
+    with pytest.raises(UserError, match="--no-ema"):
+        read_checkpoint(averaged_run, averaged=False)
+    with pytest.raises(UserError, match="--ema"):
+        read_checkpoint(guide_run, averaged=True)
+
+
+def test_a_state_without_the_average_of_its_run_is_named(train, averaged_run, preset):
+    state = torch.load(averaged_run / "state.pt", weights_only=True)
+    del state["average"]
+    torch.save(state, averaged_run / "state.pt")
+    preset = with_steps(preset, checkpoint_every=2, ema_decay=0.9, warmup_steps=0)
+    with pytest.raises(UserError, match=r"state.pt: is not the state of this run"):
+        train(preset, initial=InitialWeights("afi"), resume=True)
+
+
 @pytest.mark.parametrize("kind", ["kill", "signal"])
 def test_an_interrupted_evaluation_is_done_first_on_resume(train, preset, tmp_path, kind):
     def interrupt(*args):

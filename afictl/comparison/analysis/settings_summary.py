@@ -46,7 +46,7 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
         "start weights": f"{config['weights'] or config['backbone_weights']}{_choice(config.get('averaged'))}".strip()
         or ("ImageNet" if backbone.pretrained else "random"),
         "precision": config["precision"],
-        "evaluation": "the last weights on all held-out images",
+        "evaluation": f"{_describe_average(recipe.ema_decay)} on all held-out images",
     }
 
 
@@ -55,6 +55,10 @@ def _describe_factor(factor: float) -> str:
     if not factor:
         return ", the interpolator frozen"
     return "" if factor == 1 else f", the interpolator's lr times {factor:g}"
+
+
+def _describe_average(decay: float) -> str:
+    return f"the average of the weights (EMA, decay {decay:g}) after the last step" if decay else "the last weights"
 
 
 def _describe_neck(neck: NeckConfig) -> str:
