@@ -99,7 +99,7 @@ def check_options(kind: str, options: Mapping[str, object]) -> None:
             raise UserError(f"interpolator '{kind}' has no option '{name}'{did_you_mean(name, names)}")
 
 
-def build_interpolator(kind: str, channels: int, **options: float) -> Interpolator:
+def build_interpolator(kind: str, channels: int, **options: float | str) -> Interpolator:
     """Build a fresh interpolator for maps (N, channels, H, W) -> (N, channels, 2H, 2W).
 
     Raises:

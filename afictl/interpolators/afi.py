@@ -16,15 +16,17 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from afictl.interpolators.base import Interpolator
+from afictl.errors import UserError
+from afictl.interpolators.base import Interpolator, zero_biases
 from afictl.interpolators.hub import CARD, WEIGHTS, find_pretrained, read_json_config
 from afictl.tensor_files import read_tensors
 
 _PAPER = "https://doi.org/10.1016/j.patcog.2023.109365"
 NEGATIVE_SLOPE = 0.2
 _GROWING_CONVS = 4
-# Small weights start the branch at about 1e-4 of the bilinear part: a fresh interpolator is bilinear.
-_INIT_SCALE = 0.1
+_PUBLISHED_SCALE = 0.1
+_TAIL_SCALE = 0.01
+_INITS = ("published", "kaiming")
 
 
 def _activate(x: Tensor) -> Tensor:
@@ -95,14 +97,23 @@ class AFInterpolator(
         blocks: dense blocks in the residual group.
         growth: channels that each convolution of a dense block adds.
         residual_scale: weight of the residual of a dense block, and of the residual group.
+        init: initial weights, which a file does not record. ``published``: a tenth of Kaiming's in every convolution,
+            with which the branch is about 1e-4 of the bilinear part. ``kaiming``: see ``init_branch``.
 
     Raises:
-        UserError: an argument that is not a positive number.
+        UserError: another ``init``, or another argument that is not a positive number.
     """
 
     kind = "afi"
 
-    def __init__(self, channels: int = 256, blocks: int = 3, growth: int = 32, residual_scale: float = 0.2) -> None:
+    def __init__(
+        self,
+        channels: int = 256,
+        blocks: int = 3,
+        growth: int = 32,
+        residual_scale: float = 0.2,
+        init: str = "published",
+    ) -> None:
         super().__init__(channels, blocks=blocks, growth=growth, residual_scale=residual_scale)
         self.residual_scale = residual_scale
         self.head = nn.Conv2d(channels, channels, 3, padding=1)
@@ -110,7 +121,13 @@ class AFInterpolator(
         self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
         self.enlarge = nn.ConvTranspose2d(channels, channels, 6, stride=2, padding=2)
         self.tail = nn.Conv2d(channels, channels, 3, padding=1)
-        self.apply(_init_weights)
+        if init not in _INITS:
+            raise UserError(f"interpolator '{self.kind}': init must be {' or '.join(_INITS)}, not {init!r:.60}")
+        if init == "published":
+            self.apply(_init_published)
+        else:
+            init_branch(self)
+        self._hub_mixin_config = self.config  # of save_pretrained: without ``init``, as in every other file
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # takes no arguments of the model: they are in config.json
@@ -154,10 +171,26 @@ class AFInterpolator(
         self.save(save_directory / WEIGHTS)  # so that ``load`` reads that file too
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_branch(interpolator: DenseInterpolator) -> None:
+    """Kaiming's initial weights, of the last convolution a hundredth: a fresh interpolator is nearly bilinear.
+
+    Small weights in every convolution, as published, leave the first layers a smaller gradient.
+    """
+    interpolator.apply(_init_kaiming)
+    with torch.no_grad():
+        for parameter in interpolator.tail.parameters():
+            parameter.mul_(_TAIL_SCALE)
+
+
+def _init_kaiming(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+        zero_biases(module)
+
+
+def _init_published(module: nn.Module) -> None:
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.kaiming_normal_(module.weight)
         with torch.no_grad():
-            module.weight.mul_(_INIT_SCALE)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+            module.weight.mul_(_PUBLISHED_SCALE)
+        zero_biases(module)

@@ -9,15 +9,9 @@ Legend: N images, C channels, H x W the coarse map, B channels of the bottleneck
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from afictl.interpolators.afi import NEGATIVE_SLOPE, DenseBlock, DenseInterpolator
-from afictl.interpolators.base import zero_biases
-
-# A fresh interpolator is nearly bilinear. Only the last convolution starts small: small weights everywhere, as afi has,
-# leave almost no gradient to the first layers.
-_INIT_SCALE = 0.01
+from afictl.interpolators.afi import DenseBlock, DenseInterpolator, init_branch
 
 
 class AFILite(DenseInterpolator):
@@ -45,12 +39,4 @@ class AFILite(DenseInterpolator):
         self.fuse = nn.Conv2d(width, width, 3, padding=1)
         self.enlarge = nn.Sequential(nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2))
         self.tail = nn.Conv2d(width, channels, 3, padding=1)
-        self.apply(_init_weights)
-        zero_biases(self)
-        with torch.no_grad():
-            self.tail.weight.mul_(_INIT_SCALE)
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+        init_branch(self)

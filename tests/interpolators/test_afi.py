@@ -1,8 +1,11 @@
+import json
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from afictl.interpolators import AFInterpolator
+from afictl import UserError
+from afictl.interpolators import AFInterpolator, PerStepInterpolator, build_interpolator
 from afictl.weights.layouts.detectron2_names import generator_key
 from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_input, golden_names, read_golden
 
@@ -54,13 +57,38 @@ def test_parameter_count_is_the_published_one():
     assert sum(p.numel() for p in AFInterpolator().parameters()) == 7_834_624
 
 
-def test_fresh_interpolator_is_nearly_bilinear():
+@pytest.mark.parametrize(("init", "largest"), [("published", 1e-3), ("kaiming", 0.1)])
+def test_fresh_interpolator_is_nearly_bilinear(init, largest):
     torch.manual_seed(0)
     coarse = torch.randn(1, 64, 6, 5)
     with torch.no_grad():
-        enlarged = AFInterpolator(64)(coarse)
+        enlarged = AFInterpolator(64, init=init)(coarse)
     bilinear = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
-    assert 0 < (enlarged - bilinear).abs().max() < 1e-3
+    assert 0 < (enlarged - bilinear).abs().max() < largest
+
+
+def test_published_weights_are_the_default_and_others_give_the_first_layers_a_larger_gradient():
+    gradients = {}
+    for init in ({}, {"init": "published"}, {"init": "kaiming"}):
+        torch.manual_seed(0)
+        interpolator, coarse = AFInterpolator(16, blocks=1, growth=4, **init), torch.randn(1, 16, 6, 5)
+        interpolator(coarse).square().sum().backward()
+        gradients[init.get("init")] = interpolator.head.weight.grad
+    assert torch.equal(gradients[None], gradients["published"])
+    assert gradients["kaiming"].norm() > 5 * gradients["published"].norm()
+
+
+def test_initial_weights_are_no_part_of_the_shape(tmp_path):
+    interpolator = build_interpolator("afi", 8, blocks=1, init="kaiming")
+    assert interpolator.config == AFInterpolator(8, blocks=1).config
+    interpolator.save(tmp_path / "afi.safetensors")
+    interpolator.save_pretrained(tmp_path / "afi")
+    assert json.loads((tmp_path / "afi" / "config.json").read_text()) == interpolator.config
+    for loaded in (AFInterpolator.load(tmp_path / "afi.safetensors"), AFInterpolator.from_pretrained(tmp_path / "afi")):
+        torch.testing.assert_close(loaded.state_dict(), interpolator.state_dict(), rtol=0, atol=0)
+    PerStepInterpolator([interpolator, AFInterpolator(8, blocks=1)])  # one shape
+    with pytest.raises(UserError, match="'afi': init must be published or kaiming, not 'zero'"):
+        AFInterpolator(8, init="zero")
 
 
 def test_bfloat16_autocast_stays_close(golden_interpolator):

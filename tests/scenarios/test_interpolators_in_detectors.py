@@ -11,21 +11,8 @@ from afictl.necks import build_neck, input_levels
 from afictl.presets import BiFPNConfig, FPNConfig, PAFPNConfig
 from afictl.weights import load_detector, load_interpolator, save_detector
 from tests.helpers.backbone_maps import NARROW, features
+from tests.helpers.interpolator_options import OPTIONS
 
-# Options that differ from the defaults, of the kinds that have options.
-OPTIONS = {
-    "afi": {"blocks": 1, "growth": 4},
-    "carafe": {"up_kernel": 3, "compressed_channels": 4},
-    "dysample": {"groups": 2},
-    "dysample-plus": {"groups": 2},
-    "sapa": {"up_kernel": 3, "embedding_channels": 4},
-    "fade": {"up_kernel": 3, "compressed_channels": 4},
-    "dlu": {"up_kernel": 3, "compressed_channels": 4},
-    "dysample-s": {"groups": 2},
-    "dysample-s-plus": {"groups": 2},
-    "lda-aqu": {"reduction": 1, "offset_range": 2.5},  # a layer norm needs more than two channels
-    "freqfusion": {"low_pass_kernel": 3, "compressed_channels": 4, "groups": 2},
-}
 NECKS = {
     "fpn": FPNConfig(channels=8),
     "pafpn": PAFPNConfig(channels=8),

@@ -8,12 +8,13 @@ from afictl import UserError, build_detector, build_interpolator, load_preset, l
 from afictl.comparison.cost.measurement import cost_images, measure_costs
 from afictl.detectors import model_cost, step_costs
 from afictl.detectors.upsampling_calls import pyramid_and_calls
-from afictl.interpolators import Interpolator, PerStepInterpolator
+from afictl.interpolators import Interpolator, PerStepInterpolator, learned_kinds
 from afictl.tensor_files import read_tensors, save_tensors
 from afictl.training.initial_weights import InitialWeights, load_initial_weights, resolve_interpolator
 from afictl.visualization.gradcam import compute_gradcam
 from afictl.visualization.level_features import enlarge_levels
 from afictl.weights import load_detector, load_interpolator, save_detector
+from tests.helpers.interpolator_options import OPTIONS
 
 PER_STEP = "neck.interpolators=per-step"
 METADATA = {"classes": ["a", "b"], "category_ids": [1, 2], "step": 1, "metrics": {}}
@@ -255,3 +256,33 @@ def test_calls_of_a_neck_with_steps_are_recorded(detector):
     _, calls = pyramid_and_calls(detector, [torch.rand(3, 64, 96)])
     assert [call.level for call in calls] == ["p5", "p4", "p3"]
     assert all(call.fine.shape[-1] == 2 * call.coarse.shape[-1] for call in calls)
+
+
+@pytest.mark.parametrize("kind", learned_kinds())
+def test_every_kind_trains_and_is_stored_in_a_path_from_p6_with_steps(kind, tmp_path):
+    narrow = ("backbone.options={channels: [8, 16, 32, 64]}", "input.min_sizes=[64]", "input.test_size=64")
+    torch.manual_seed(1)
+    single = build_interpolator(kind, 8, **OPTIONS.get(kind, {}))
+    detector = build(PER_STEP, "neck.top_down_from=p6", *narrow, interpolator=single).train()
+    steps = detector.neck.interpolator.steps
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.01)
+    images = [torch.rand(3, 64, 60), torch.rand(3, 128, 96)]
+    target = {"boxes": torch.tensor([[8.0, 6.0, 40.0, 44.0]]), "labels": torch.tensor([1])}
+    sum(detector(images, [target] * 2).values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in detector.neck.parameters())
+    assert all(any(parameter.grad.any() for parameter in step.parameters()) for step in steps)
+    optimizer.step()
+    assert not torch.equal(steps[0].state_dict()[name := next(iter(single.state_dict()))], steps[3].state_dict()[name])
+
+    save_detector(tmp_path / "detector.safetensors", detector.eval(), METADATA)
+    loaded = load_detector(tmp_path / "detector.safetensors").detector
+    for level, value in pyramid(detector).items():
+        assert torch.equal(pyramid(loaded)[level], value)
+    parts = {part.name: part for part in model_cost(detector, (64, 64))}
+    assert parts["interpolator"].parameters == 4 * sum(value.numel() for value in single.parameters())
+    assert [step.workload for step in step_costs(detector, (64, 64))] == [
+        "8x8 to 16x16",
+        "4x4 to 8x8",
+        "2x2 to 4x4",
+        "1x1 to 2x2",
+    ]

@@ -7,8 +7,11 @@ import torch.nn.functional as F
 from afictl import build_interpolator, load_preset
 from afictl.data import eval_batches, load_coco
 from afictl.detectors import build_detector
+from afictl.interpolators import learned_kinds
+from afictl.training.adversarial import PyramidInterpolator
 from afictl.training.feature_distance import measure_feature_distance
 from afictl.training.guide_features import enlarged_pairs, guide_maps
+from tests.helpers.interpolator_options import OPTIONS
 from tests.helpers.tiny_runs import SMALL
 
 
@@ -129,3 +132,39 @@ def test_a_kind_that_needs_a_fine_map_gets_the_lateral_one(guide, shapes_dir):
     for (coarse, fine), i in zip(calls, (3, 4, 5), strict=True):
         torch.testing.assert_close(coarse, sums[f"p{i}"])
         torch.testing.assert_close(fine, laterals[f"p{i - 1}"])
+
+
+@pytest.mark.parametrize("kind", learned_kinds())
+def test_every_kind_learns_from_the_sums_of_a_path_from_p6_with_steps(kind, images):
+    guide = build_guide("neck.interpolators=per-step", "neck.top_down_from=p6")
+    half = [F.interpolate(image[None], scale_factor=0.5)[0] for image in images]
+    with torch.no_grad():
+        real, (coarse, fine) = guide_maps(guide, images, "sums").maps, guide_maps(guide, half, "sums")
+    assert list(real) == list(coarse) == list(fine) == ["p3", "p4", "p5", "p6"]
+    interpolator = build_interpolator(kind, 16, **OPTIONS.get(kind, {}))
+    pairs = enlarged_pairs(guide, PyramidInterpolator(interpolator)(coarse, fine), real, images, half)
+    assert list(pairs) == list(real)
+    for level, pair in pairs.items():
+        gradients = torch.autograd.grad(
+            (pair.fake - pair.real).mul(pair.mask).abs().sum(), list(interpolator.parameters()), retain_graph=True
+        )
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert level == "p6" or any(gradient.any() for gradient in gradients)  # one position: all points see it
+
+
+@pytest.mark.parametrize("settings", [(), ("neck.interpolators=per-step",)])
+@torch.no_grad()
+def test_sums_of_a_torchvision_model_are_those_of_its_pyramid(settings, images):
+    """torchvision adds the enlarged map to the lateral one, and the output convolution comes after the sum."""
+    torch.manual_seed(0)
+    preset = load_preset("torchvision:retinanet_resnet50_fpn", ["backbone.pretrained=false", *settings])
+    guide = build_detector(preset, num_classes=2, interpolator="nearest").eval()
+    maps, fine = guide_maps(guide, images, "sums")
+    levels, strides = guide.pyramid(images), guide.neck.strides
+    assert list(maps) == list(fine) == ["p4", "p5"]
+    blocks = guide.model.backbone.fpn.layer_blocks
+    for block, level, finer in ((1, "p4", "p3"), (2, "p5", "p4")):
+        torch.testing.assert_close(blocks[block](maps[level]), levels[level])
+        finer_sum = fine[level] + F.interpolate(maps[level], size=fine[level].shape[-2:], mode="nearest")
+        torch.testing.assert_close(blocks[block - 1](finer_sum), levels[finer])
+        assert strides[level] == 2 * strides[finer]

@@ -17,19 +17,11 @@ from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.feature_distance import describe_distance, measure_feature_distance
 from afictl.weights import load_detector, save_detector
 from tests.helpers.changed_data import change_annotations, rename_disc, renumber
+from tests.helpers.interpolator_options import OPTIONS
 from tests.helpers.tiny_runs import SMALL, assert_same_states, with_steps
 
 NARROW = "backbone.options={channels: [8, 16, 32, 64]}"
 ONE_STEP = [f"{stage}.{key}=1" for stage in ("stage1", "stage2") for key in ("steps", "eval_every")]
-OPTIONS = {
-    "afi": "{blocks: 1, growth: 4}",
-    "carafe": "{up_kernel: 3, compressed_channels: 4}",
-    "dysample": "{groups: 2}",
-    "sapa": "{up_kernel: 3, embedding_channels: 4}",
-    "fade": "{up_kernel: 3, compressed_channels: 4}",
-    "dlu": "{up_kernel: 3, compressed_channels: 4}",
-    "freqfusion": "{low_pass_kernel: 3, compressed_channels: 4}",
-}
 
 
 def same_weights(first, second):

@@ -28,9 +28,9 @@ def translate_generator(checkpoint: Checkpoint) -> Checkpoint | None:
         return None
     tensors = _without(checkpoint.tensors, prefix)
     channels = tensors[_GENERATOR_START].shape[0]
-    config = {"channels": channels, **generator_options(tensors, _GENERATOR)}
+    options = generator_options(tensors, _GENERATOR)
     with torch.device("meta"):
-        network = AFInterpolator(**config)
+        network = AFInterpolator(channels, blocks=options["blocks"], growth=options["growth"])
     metadata = {"format": AFI_FORMAT, "config": network.config, **_origin("a generator of AFI-GAN")}
     return replace(checkpoint, tensors=_rename(tensors, network, generator_key), metadata=metadata)
 
