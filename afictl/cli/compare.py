@@ -24,7 +24,19 @@ if TYPE_CHECKING:
     from afictl.progress import ProgressDisplay
 
 _DEFAULT_KINDS = ("nearest", "bilinear", "bicubic", "afi")
-_RUN_FLAGS = ("--backbone-weights", "--ema", "--seeds", "--seed", "--spread", "--devices", "--nodes")
+_INITIAL_SEEDS = 5
+"""Seeds to begin with where seeds are added; fewer give intervals that cover much less than 95 %."""
+_RUN_FLAGS = (
+    "--backbone-weights",
+    "--ema",
+    "--seeds",
+    "--until",
+    "--max-seeds",
+    "--seed",
+    "--spread",
+    "--devices",
+    "--nodes",
+)
 _TRAINING_FLAGS = ("--preset", "--interpolators", "--weights", "--set", *_RUN_FLAGS)
 
 _Runs = Annotated[
@@ -45,9 +57,26 @@ _Interpolators = Annotated[
     ),
 ]
 _Seeds = Annotated[
-    int,
-    typer.Option("--seeds", min=1, max=1000, help="Runs of each interpolator, with consecutive seeds from --seed."),
+    int | None,
+    typer.Option(
+        "--seeds",
+        min=1,
+        max=1000,
+        help="Runs of each interpolator, with consecutive seeds from --seed; with --until those to begin with. "
+        f"Default: 1, with --until {_INITIAL_SEEDS}.",
+    ),
 ]
+_Until = Annotated[
+    float | None,
+    typer.Option(
+        "--until",
+        min=0.01,
+        metavar="POINTS",
+        help="Add seeds to each interpolator, and to the baseline, until the 95 % interval of its difference in box AP "
+        "has at most this half-width.",
+    ),
+]
+_MaxSeeds = Annotated[int, typer.Option("--max-seeds", min=2, max=1000, help="Largest number of seeds with --until.")]
 _Baseline = Annotated[
     str | None,
     typer.Option("--baseline", help="Method that the others are compared with. Default: nearest, or else the first."),
@@ -76,6 +105,8 @@ class _TrainingOptions:
     """Options of a comparison of new runs."""
 
     seeds: Sequence[int]
+    until: float | None
+    max_seeds: int
     weights: Path | None
     backbone_weights: Path | None
     averaged: bool | None
@@ -90,7 +121,9 @@ def compare_command(
     preset: Annotated[str | None, options.PRESET] = None,
     data: Annotated[Path | None, options.DATA] = None,
     interpolators: _Interpolators = None,
-    seeds: _Seeds = 1,
+    seeds: _Seeds = None,
+    until: _Until = None,
+    max_seeds: _MaxSeeds = 20,
     baseline: _Baseline = None,
     runs: _Runs = None,
     only_cost: _OnlyCost = False,
@@ -138,7 +171,11 @@ def compare_command(
     if only_cost:
         _list_costs(resolved, methods, weights, common)
         return
-    training = _TrainingOptions(range(seed, seed + seeds), weights, backbone_weights, averaged, devices, nodes, spread)
+    if until is None:
+        options.refuse_flags(context, "without --until", "--max-seeds")
+    initial_seeds = range(seed, seed + (seeds or (1 if until is None else _INITIAL_SEEDS)))
+    start = (weights, backbone_weights, averaged)
+    training = _TrainingOptions(initial_seeds, until, max_seeds, *start, devices, nodes, spread)
     _train(resolved, methods, training, common)
 
 
@@ -215,6 +252,8 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
         methods,
         output,
         seeds=training.seeds,
+        until=training.until,
+        max_seeds=training.max_seeds,
         baseline=common.baseline,
         weights=training.weights,
         backbone_weights=training.backbone_weights,

@@ -12,7 +12,12 @@ from afictl.comparison.analysis.comparison_files import write_comparison_tables
 from afictl.comparison.analysis.existing_runs import compare_settings, group_by_method, read_run
 from afictl.comparison.analysis.origins import method_result
 from afictl.comparison.analysis.run_accuracy import evaluate_run
-from afictl.comparison.analysis.settings_summary import describe_settings, mark_unequal, unequal_settings
+from afictl.comparison.analysis.settings_summary import (
+    ADDED_SEEDS,
+    describe_settings,
+    mark_unequal,
+    unequal_settings,
+)
 from afictl.comparison.analysis.summary import build_comparison, choose_baseline
 from afictl.comparison.cost.cost_list import costs_of_runs, describe_measurement
 from afictl.comparison.experiment.comparison_run import is_finished, read_finished_run
@@ -22,6 +27,7 @@ from afictl.comparison.experiment.preconditions import experiment_record, keep_f
 from afictl.comparison.experiment.specification import ExperimentSettings, Method
 from afictl.comparison.report import write_report
 from afictl.comparison.results import Comparison, MethodResult
+from afictl.comparison.seed_counts import WidthRule, describe_rule, require_usable, train_until_narrow
 from afictl.data import load_coco
 from afictl.errors import UserError
 from afictl.files import remove_temporary_files
@@ -50,6 +56,8 @@ def compare(
     output: Path,
     *,
     seeds: Sequence[int] = (0,),
+    until: float | None = None,
+    max_seeds: int = 20,
     baseline: str | None = None,
     weights: Path | None = None,
     backbone_weights: Path | None = None,
@@ -72,6 +80,9 @@ def compare(
         methods: interpolators to compare.
         output: folder; absent, empty, or of a comparison with the same settings.
         seeds: each method is trained once for each seed.
+        until: half-width in points of box AP; the seeds that follow the last of ``seeds`` are added to each method, and
+            to the baseline, until the 95 % interval of its difference is that narrow. None: no seeds are added.
+        max_seeds: largest number of seeds of a method with ``until``.
         baseline: method that the others are compared with; None: ``nearest``, or else the first.
         weights: detector to start from.
         backbone_weights: backbone file to load instead of the ImageNet weights of timm.
@@ -80,26 +91,38 @@ def compare(
         progress: display for the measurement of costs.
 
     Raises:
-        UserError: invalid or incompatible data, weights, output or interpolator, or an output that another process
-            writes to; raised before training. Held-out annotations that have changed since; finished runs are kept.
+        UserError: invalid or incompatible data, weights, output or interpolator, an output that another process writes
+            to, or ``until`` with one method or seed; raised before training. Held-out annotations that have changed
+            since; finished runs are kept.
     """
-    choose_baseline([method.name for method in methods], baseline)
+    chosen_baseline = choose_baseline([method.name for method in methods], baseline)
     sources = (weights, backbone_weights, averaged)
+    rule = None if until is None else WidthRule(chosen_baseline, until, len(seeds), max_seeds)
+    if rule:
+        require_usable(rule, methods)
+        seeds = (*seeds, *range(max(seeds) + 1, max(seeds) + 1 + max_seeds - len(seeds)))
     with locked_folder(output, fabric.global_rank, fabric.world_size):
         preset = keep_former_values(fabric, preset, output)
         settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), *sources)
-        failures = train_experiment(fabric, settings, parallel_runs)
-        comparison = _summarize(fabric, settings, baseline, progress) if fabric.is_global_zero else None
+        if rule:
+            settings, failures = train_until_narrow(fabric, settings, rule, parallel_runs)
+        else:
+            failures = train_experiment(fabric, settings, parallel_runs)
+        comparison = _summarize(fabric, settings, baseline, rule, progress) if fabric.is_global_zero else None
     return ComparisonOutcome(comparison, failures)
 
 
 def _summarize(
-    fabric: Fabric, settings: ExperimentSettings, baseline: str | None, progress: ProgressDisplay
+    fabric: Fabric,
+    settings: ExperimentSettings,
+    baseline: str | None,
+    rule: WidthRule | None,
+    progress: ProgressDisplay,
 ) -> Comparison | None:
     """Measure the costs of the methods with finished runs and write the comparison; None without finished runs."""
-    methods, seeds, output, preset = settings.methods, settings.seeds, settings.output, settings.preset
-    folders = {method: [settings.run_folder(method, seed) for seed in seeds] for method in methods}
-    runs = {method: tuple(read_finished_run(f) for f in folders[method] if is_finished(f)) for method in methods}
+    methods, output, preset = settings.methods, settings.output, settings.preset
+    folders = [(run.method, run.folder) for run in settings.runs() if is_finished(run.folder)]
+    runs = {method: tuple(read_finished_run(f) for name, f in folders if name == method.name) for method in methods}
     finished_methods = [method for method in methods if runs[method]]
     if not finished_methods:
         return None
@@ -111,6 +134,8 @@ def _summarize(
     hardware = {str(run): _hardware(run.folder) for run in settings.runs() if is_finished(run.folder)}
     unequal = unequal_settings(hardware)
     texts = mark_unequal(unequal) | describe_settings(preset, experiment_record(fabric, settings))
+    if rule:
+        texts[ADDED_SEEDS] = describe_rule(settings, rule)
     texts["cost"] = describe_measurement(fabric)
     comparison = build_comparison(preset.name, dataset, results, texts, baseline, list(unequal), cost_basis=basis)
     write_comparison_folder(comparison, output)

@@ -1,8 +1,8 @@
 """Numbers of processes and threads of a training, and whether its result depends on them.
 
 With the same total batch any number of processes gives the same losses and weights up to rounding, except where
-``process_dependence`` gives a reason. Any number of threads does so too. Rounding errors grow over the steps: the final
-accuracies differ as those of two seeds.
+``process_dependence`` gives a reason. Any number of threads does so too. Rounding errors grow over the steps, so that
+accuracies differ.
 """
 
 from __future__ import annotations

@@ -70,6 +70,11 @@ def test_runs_may_have_names(run, tmp_path, monkeypatch):
         (("--only-cost", "--preset", TINY, "--backbone-weights", "W"), "--backbone-weights .*--only-cost"),
         (("--only-cost", "--preset", TINY, "--interpolators", "x=nearst"), "--interpolators x=nearst: .*'nearest'"),
         (("--only-cost", "--preset", TINY, "--nodes", "1"), "--nodes .*--only-cost"),
+        (("--only-cost", "--preset", TINY, "--until", "1"), "--until .*--only-cost"),
+        (("--runs", "A", "--until", "1", "--max-seeds", "9"), "--until, --max-seeds .*--runs"),
+        (("--preset", TINY, "--data", "D", "--max-seeds", "9"), "--max-seeds .*--until"),
+        (("--preset", TINY, "--data", "D", "--until", "1", "--seeds", "1"), "--seeds 1: .*--until"),
+        (("--preset", TINY, "--data", "D", "--until", "1", "--max-seeds", "4"), "--max-seeds 4: .* 5 seeds"),
         (("--runs", "nowhere"), "--runs nowhere"),
         (("--runs", "net=nowhere"), "--runs nowhere"),
         (("--runs", "=A"), "--runs =A"),
@@ -87,6 +92,16 @@ def test_conflicting_flags_are_rejected(afictl, words, fact):
 def test_seeds_are_counted_from_the_first_one(run):
     _, _, training, _ = run("--preset", TINY, "--data", "D", "--seeds", "3", "--seed", "5")
     assert list(training.seeds) == [5, 6, 7]
+    assert training.until is None
+    _, _, training, _ = run("--preset", TINY, "--data", "D")
+    assert list(training.seeds) == [0]
+
+
+def test_seeds_with_until_are_those_to_begin_with(run):
+    _, _, training, _ = run("--preset", TINY, "--data", "D", "--until", "0.5", "--seed", "3")
+    assert (list(training.seeds), training.until, training.max_seeds) == ([3, 4, 5, 6, 7], 0.5, 20)
+    _, _, training, _ = run("--preset", TINY, "--data", "D", "--until", "0.5", "--seeds", "2", "--max-seeds", "9")
+    assert (list(training.seeds), training.max_seeds) == ([0, 1], 9)
 
 
 def test_spread_over_several_machines_is_rejected(afictl):

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn
 from afictl.comparison.analysis.missing_values import absent_metrics, record_faults
-from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX
+from afictl.comparison.analysis.settings_summary import ADDED_SEEDS, UNEQUAL_PREFIX
 from afictl.comparison.analysis.spread_columns import SPREAD_COLUMNS, SPREAD_NOTE, has_spread, spread_values
 from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.results import Comparison, Difference, MethodResult
@@ -49,6 +49,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         )
     if any(map(has_spread, comparison.methods)):
         lines.append(SPREAD_NOTE)
+    lines += [f"{key}: {value}" for key, value in comparison.settings.items() if key == ADDED_SEEDS]
     if comparison.has_two_seed_interval:
         lines.append(TWO_SEEDS_NOTE)
     lines += [f"note: {text}" for text in (*absent_metrics(comparison), *record_faults(comparison))]

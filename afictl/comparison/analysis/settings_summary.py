@@ -10,6 +10,8 @@ from afictl.training.run_writer import config_differences
 
 UNEQUAL_PREFIX = "NOT THE SAME"
 """Prefix of the key of a setting that is not equal for all runs."""
+ADDED_SEEDS = "added seeds"
+"""Key of the rule by which seeds were added."""
 _METHOD_KEYS = ("seed", "interpolator", "preset.interpolator.", "contents.interpolator.", "hardware.precision.")
 """Keys of the method and the seed, and the precision, which is a separate key."""
 _FINGERPRINTS = "contents."

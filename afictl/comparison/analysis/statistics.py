@@ -42,9 +42,15 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
     if standard_deviation is None:
         return PairedDifference(mean, None, None, None, count)
     error = standard_deviation / math.sqrt(count)
-    half = error * t_quantile(1 - _LEVEL / 2, count - 1)
+    half = half_width(differences)
     p = t_tail(abs(mean) / error, count - 1) if standard_deviation > _ROUNDING_ERROR else None
     return PairedDifference(mean, mean - half, mean + half, p, count, standard_deviation)
+
+
+def half_width(differences: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of the mean of at least two differences."""
+    count = len(differences)
+    return t_quantile(1 - _LEVEL / 2, count - 1) * statistics.stdev(differences) / math.sqrt(count)
 
 
 def significant(p_values: Mapping[str, float | None]) -> set[str]:

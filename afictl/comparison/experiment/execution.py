@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from lightning_fabric import Fabric
 
 from afictl.comparison.experiment.comparison_run import describe_failure, train_run
@@ -13,7 +15,9 @@ from afictl.training.hardware import hardware_record
 from afictl.training.loop import DivergedError
 
 
-def train_experiment(fabric: Fabric, settings: ExperimentSettings, parallel_runs: int = 0) -> dict[str, str]:
+def train_experiment(
+    fabric: Fabric, settings: ExperimentSettings, parallel_runs: int = 0, excluded: Collection[str] = ()
+) -> dict[str, str]:
     """Train the unfinished runs in ``settings.output`` and return the failures: error by run.
 
     An interrupted run is continued. A failure does not stop the other runs, except in a run of several processes, of
@@ -24,6 +28,7 @@ def train_experiment(fabric: Fabric, settings: ExperimentSettings, parallel_runs
         settings: the experiment.
         parallel_runs: number of runs to train at once, each in a separate process on one device, whose crash is a
             failure of its run alone; 0: runs are trained in this process.
+        excluded: runs that are not tried.
 
     Raises:
         UserError: invalid or incompatible data, weights, output or interpolator; raised before training.
@@ -32,6 +37,7 @@ def train_experiment(fabric: Fabric, settings: ExperimentSettings, parallel_runs
     total = len(settings.runs())
     if len(unfinished_runs) < total:
         fabric.print(f"{total - len(unfinished_runs)} of {total} runs are already finished")
+    unfinished_runs = [run for run in unfinished_runs if str(run) not in excluded]
     if unrelated := _unrelated_runs(settings):
         fabric.print(f"finished runs of other methods or seeds are not compared: {', '.join(unrelated)}")
     precision = str(hardware_record(fabric)["precision"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +58,8 @@ class ExperimentSettings:
     """Backbone file to load instead of the ImageNet weights of timm."""
     averaged: bool | None = None
     """As in ``InitialWeights``."""
+    seed_counts: Mapping[str, int] | None = None
+    """Number of ``seeds`` of each method, the first ones; None for all."""
 
     def initial_weights(self, method: Method) -> InitialWeights:
         """Initial weights of the runs of a method."""
@@ -70,8 +73,9 @@ class ExperimentSettings:
         """All runs, ordered by seed, so that an interrupted experiment has complete seeds to compare."""
         return [
             RunSpecification(method.name, seed, self.run_folder(method, seed), self.initial_weights(method))
-            for seed in self.seeds
+            for index, seed in enumerate(self.seeds)
             for method in self.methods
+            if self.seed_counts is None or index < self.seed_counts[method.name]
         ]
 
 
