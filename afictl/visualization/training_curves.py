@@ -185,6 +185,8 @@ def _plot(axis: Axes, curve: _Curve, records: Mapping[str, Sequence[MetricsRecor
     low, high = axis.dataLim.intervaly
     if curve.unit == "points" and 0 <= high - low < 1:  # a small difference must not appear large
         axis.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
+    if curve.unit == "points" and axis.get_ylim()[0] < 0:
+        axis.set_ylim(0, axis.get_ylim()[1] - axis.get_ylim()[0])
 
 
 def _legend_handles(axis: Axes, names: Collection[str]) -> list[Line2D]:

@@ -96,8 +96,15 @@ def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
         return Gallery(seed, (), (*notes, "Detections of at least two methods are needed."))
     images, missing = _draw_images(dataset, results, budget)
     if not images and not missing:
-        missing = ["All methods have the same detections on every image."]
+        missing = [_no_difference(results)]
     return Gallery(seed, tuple(images), (*notes, *missing))
+
+
+def _no_difference(results: Mapping[str, list[CocoResult]]) -> str:
+    """Reason for an empty gallery."""
+    if any(row["score"] >= THRESHOLD for rows in results.values() for row in rows):
+        return f"All methods have the same detections with a score of {THRESHOLD} or more on every image."
+    return f"No method has a detection with a score of {THRESHOLD} or more, so there is nothing to draw."
 
 
 def _read_predictions(

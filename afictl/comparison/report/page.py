@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from afictl.comparison.analysis.missing_values import absent_metrics, record_faults
 from afictl.comparison.analysis.screen_tables import TWO_SEEDS_NOTE
+from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX
 from afictl.comparison.analysis.spread_columns import SPREAD_NOTE
 from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.report.curve_plots import plot_curves
@@ -54,6 +55,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "tables": method_tables(comparison),
         "spread_tables": spread_tables(comparison),
         "spread_note": SPREAD_NOTE,
+        "unequal_prefix": UNEQUAL_PREFIX,
         "costs": costs,
         "curves": plot_curves(comparison),
         "record_faults": [shorten_paths(fault, path.parent) for fault in record_faults(comparison)],

@@ -83,13 +83,17 @@ def tick_label(value: float) -> str:
 
 
 def padded_range(values: Iterable[float], margin: float = 0.08, min_span: float = 1.0) -> tuple[float, float]:
-    """The range of ``values``, at least ``min_span`` wide, plus ``margin`` as a fraction of it on both sides."""
+    """The range of ``values``, at least ``min_span`` wide, plus ``margin`` as a fraction of it on both sides.
+
+    It begins at 0 at the lowest if no value is negative, as no accuracy, loss or cost is.
+    """
     numbers = list(values)
-    low, high = min(numbers), max(numbers)
-    extension = max(0.0, min_span - (high - low)) / 2
-    low, high = low - extension, high + extension
+    lowest, high = min(numbers), max(numbers)
+    extension = max(0.0, min_span - (high - lowest)) / 2
+    low, high = lowest - extension, high + extension
     padding = (high - low) * margin
-    return low - padding, high + padding
+    low, high = low - padding, high + padding
+    return (0.0, high - low) if low < 0 <= lowest else (low, high)
 
 
 def distribute(targets: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -69,6 +69,16 @@ def test_detections_with_a_partner_below_the_threshold_are_not_marked(comparison
     ]
 
 
+@pytest.mark.parametrize(("score", "note"), [(0.9, "the same detections"), (0.2, "No method has a detection")])
+def test_an_empty_gallery_says_why(comparison, tmp_path, score, note):
+    rows = [{**row, "score": score} for row in confident_predictions(comparison)]
+    other = rows if score > 0.5 else rows[:1]
+    methods = with_predictions(comparison.methods, (rows, other, rows), tmp_path)
+    gallery = draw_gallery(replace(comparison, methods=methods), 1_000_000)
+    assert not gallery.images
+    assert note in gallery.notes[0]
+
+
 @pytest.mark.parametrize("budget", [120_000, 400_000, 7_000_000])
 def test_pictures_stay_within_the_budget(comparison, budget):
     gallery = draw_gallery(comparison, budget)

@@ -62,3 +62,8 @@ def test_a_single_value_is_in_the_middle_of_its_scale():
     assert scale(40.0) == 50
     assert scale(scale.low) == 0
     assert scale(scale.high) == 100
+
+
+def test_a_range_of_accuracies_or_costs_has_no_negative_numbers():
+    assert padded_range([0.1, 0.2]) == pytest.approx((0.0, 1.16))
+    assert padded_range([-0.1, 0.2])[0] < -0.1
