@@ -59,10 +59,10 @@ def _detectron2(file: Path) -> Callable[[], Visit]:
 
 
 def _afictl(file: Path) -> Callable[[], Visit]:
-    from afictl.data import load_coco
+    from afictl.data import load_dataset
 
     def load() -> Visit:
-        dataset = load_coco(file.parents[1], "train")
+        dataset = load_dataset(file.parents[1], "train")
 
         def visit(part: slice) -> None:
             for k in range(len(dataset))[part]:

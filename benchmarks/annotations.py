@@ -19,7 +19,7 @@ from typing import TypedDict
 from rich.console import Console
 from rich.table import Column, Table
 
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.index_cache import MIN_FILE_BYTES, cache_paths
 from afictl.errors import UserError
 from benchmarks import annotation_reader, image_loader
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     console = Console()
     # an invalid --data is an error before the long measurement
-    masks = options.data is not None and load_coco(options.data, options.split).has_masks
+    masks = options.data is not None and load_dataset(options.data, options.split).has_masks
     with tempfile.TemporaryDirectory(prefix="afictl-benchmark-") as folder:
         reading = measure_reading(Path(folder), options.scale, options.rounds, console)
     loading = {

@@ -30,11 +30,11 @@ def loaders(masks: bool) -> list[str]:
 
 
 def _afictl(folder: Path, split: str, masks: bool) -> Iterator[object]:
-    from afictl.data import load_coco, train_batches
+    from afictl.data import load_dataset, train_batches
     from afictl.presets import InputConfig
 
     config = InputConfig(min_sizes=_SIZES, max_size=_MAX_SIZE)
-    return train_batches(load_coco(folder, split), config, _BATCH_SIZE, seed=0, masks=masks, workers=1)
+    return train_batches(load_dataset(folder, split), config, _BATCH_SIZE, seed=0, masks=masks, workers=1)
 
 
 def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[object]:
@@ -43,10 +43,11 @@ def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[object]:
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
     from torchvision.transforms import v2
 
-    from afictl.data import load_coco
-    from afictl.data.folders import find_files
+    from afictl.data import load_dataset
+    from afictl.data.layouts import find_split
 
-    file, images = find_files(folder, split)
+    files = find_split(folder, split)
+    file, images = files.annotation_file, files.image_dir
     transforms = v2.Compose(
         [
             v2.ToImage(),
@@ -59,7 +60,7 @@ def _torchvision(folder: Path, split: str, masks: bool) -> Iterator[object]:
     )
     keys = ["boxes", "labels", *(["masks"] if masks else [])]
     dataset = wrap_dataset_for_transforms_v2(CocoDetection(images, file, transforms=transforms), target_keys=keys)
-    index = load_coco(folder, split)
+    index = load_dataset(folder, split)
     training = {index.image_id(i) for i in index.training_images(masks)}
     subset = Subset(dataset, [k for k, image_id in enumerate(dataset.ids) if image_id in training])
     while True:
@@ -75,9 +76,10 @@ def _detectron2(folder: Path, split: str, masks: bool, mask_format: str = "polyg
     from detectron2.data import transforms as T
     from detectron2.data.datasets.coco import load_coco_json
 
-    from afictl.data.folders import find_files
+    from afictl.data.layouts import find_split
 
-    file, images = find_files(folder, split)
+    files = find_split(folder, split)
+    file, images = files.annotation_file, files.image_dir
     records = [record for record in load_coco_json(str(file), str(images), "measured") if record["annotations"]]
     mapper = DatasetMapper(
         is_train=True,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="Check a dataset in COCO layout, keep the labels of a fraction of its images, or generate one.",
+    help="Check a dataset, convert it, keep the labels of a fraction of its images, or generate one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -51,7 +51,7 @@ def generate_shapes(
 
 @app.command("subset")
 def select_subset(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset in COCO layout.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Dataset: folder or YAML file.")],
     output: Annotated[
         Path,
         typer.Argument(metavar="OUT", callback=parse_output_folder, help="Folder to write; must be absent or empty."),
@@ -74,17 +74,48 @@ def select_subset(
     OUT is a dataset in COCO layout: train has the labelled fraction, the other splits are complete. The selection
     depends only on dataset, fraction and seed; that of a smaller fraction is a subset of that of a larger one.
     """
+    from afictl.data.layouts import describe_data
     from afictl.data.subset import UNLABELED, write_subset
 
     counts = write_subset(data, output, fraction, seed, copy=copy)
+    typer.echo(describe_data(data, {"train": counts.labelled + counts.unlabelled}))
     typer.echo(f"{counts.labelled} training images with labels, {counts.unlabelled} without in {output / UNLABELED}")
     typer.echo("objects: " + ", ".join(f"{name} {count}" for name, count in counts.objects.items()))
     typer.echo(f"dataset: {output}")
 
 
+@app.command("convert")
+def convert(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Dataset: folder or YAML file.")],
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", callback=parse_output_folder, help="Folder to write; must be absent or empty."),
+    ],
+    to: Annotated[str, typer.Option("--to", help="Format: coco, yolo or voc.")],
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the image files. Default: hard links, which share their content.")
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a dataset in the format of COCO, YOLO or Pascal VOC.
+
+    Boxes, polygons, names and splits are kept where the format has a form for them; the command says what it has none
+    for. OUT is written completely or not at all.
+    """
+    from afictl.data.convert import convert_dataset
+    from afictl.data.layouts import describe_data
+
+    conversion = convert_dataset(data, output, to, copy=copy)
+    typer.echo(describe_data(data, conversion.images))
+    for reason, count in conversion.changes.items():
+        typer.echo(f"note: {count} {reason}")
+    typer.echo(f"images: {conversion.linked} hard-linked, {conversion.copied} copied")
+    typer.echo(f"dataset: {output}")
+
+
 @app.command("check")
 def check_dataset(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset in COCO layout.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Dataset: folder or YAML file.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     images: Annotated[bool, typer.Option(help="Whether to decode every image file.")] = True,
     all_locations: Annotated[
@@ -102,9 +133,12 @@ def check_dataset(
     from rich.console import Console
 
     from afictl.data.check import splits_to_check
+    from afictl.data.layouts import describe_data
 
     console = Console()
     reports = [_check_split(data, name, images, console) for name in splits_to_check(data, split)]
+    counts = {report.split: report.images for report in reports}
+    console.print(describe_data(data, counts), markup=False, highlight=False, soft_wrap=True)
     for report in reports:
         _print_report(report, console, all_locations)
     if json_file:

@@ -36,7 +36,7 @@ _Predictions = Annotated[
 ]
 _Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Dataset in COCO layout. Default: that of the first run."),
+    typer.Option("--data", help="Dataset. Default: that of the first run."),
 ]
 _Split = Annotated[
     str, typer.Option("--split", help="train, val or test; for COCO's test images submission files are written.")
@@ -97,7 +97,8 @@ def eval_command(
     from afictl.cli.eval_files import folder_suffix, result_folders
     from afictl.cli.eval_sources import EvaluationSettings, named_sources, require_sources
     from afictl.cli.runs import data_of, data_of_detector
-    from afictl.data import load_coco
+    from afictl.data import load_dataset
+    from afictl.data.layouts import describe_data
     from afictl.evaluation import EVALUATORS
     from afictl.training import HardwareSettings, launch
 
@@ -112,7 +113,8 @@ def eval_command(
         raise typer.Exit
     fabric = launch(HardwareSettings(devices, nodes, precision)) if weights else None
     recorded_data = data_of_detector if weights else data_of
-    dataset = load_coco(data or recorded_data(next(iter(sources.values()))), split)
+    source = data or recorded_data(next(iter(sources.values())))
+    dataset = load_dataset(source, split)
     _refuse_flags_for_data(context, dataset)
     request = EvaluationSettings(
         dataset=dataset,
@@ -128,6 +130,8 @@ def eval_command(
         confusion_score=min_score,
         submission_name=name,
     )
+    if fabric is None or fabric.is_global_zero:
+        typer.echo(describe_data(source, {split: len(dataset)}))
     _evaluate_sources(sources, folders, request, fabric, output)
 
 

@@ -56,7 +56,7 @@ def refuse_flags(context: typer.Context, reason: str, *flags: str) -> None:
 
 
 PRESET = typer.Option("--preset", help="Preset name (see 'afictl model list') or YAML file.")
-DATA = typer.Option("--data", help="Dataset in COCO layout: DIR/{train,val}[2017]/ and DIR/annotations/.")
+DATA = typer.Option("--data", help="Dataset: folder of COCO, Roboflow, YOLO or Pascal VOC, or YAML file.")
 InitialDetector = Annotated[
     Path | None,
     typer.Option("--weights", help="Detector to start from: run folder or checkpoint, also of detectron2 or AFI-GAN."),

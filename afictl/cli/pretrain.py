@@ -17,7 +17,7 @@ def pretrain_command(
     ],
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Dataset in COCO layout. Default: the guide's."),
+        typer.Option("--data", help="Dataset. Default: the guide's."),
     ] = None,
     interpolator: Annotated[
         str,
@@ -43,7 +43,7 @@ def pretrain_command(
     """
     if stages not in ("1", "2", "1,2"):
         raise UserError(f"--stages {stages}: write 1, 2 or 1,2")
-    from afictl.data.folders import find_files
+    from afictl.data.layouts import find_split
     from afictl.tensor_files import check_file
     from afictl.training import HardwareSettings, launch, pretrain
     from afictl.training.pretraining import check_kind
@@ -59,7 +59,7 @@ def pretrain_command(
         require_free_folder(folder / f"stage{number}", resume)
     check_file(find_checkpoint(guide))
     source = data or data_of_detector(guide)
-    find_files(source, "train")
+    find_split(source, "train")
     hardware = HardwareSettings(devices, nodes, precision)
     fabric = launch(hardware, _batch_sizes(guide, overrides or [], numbers) if hardware.num_processes > 1 else ())
     result = pretrain(

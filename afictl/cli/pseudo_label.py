@@ -40,7 +40,7 @@ _ClassThresholds = Annotated[
 ]
 _Exclude = Annotated[
     Path | None,
-    typer.Option("--exclude", help="Dataset in COCO layout whose images are excluded. Default: that of the run."),
+    typer.Option("--exclude", help="Dataset whose images are excluded. Default: that of the run."),
 ]
 
 
@@ -68,9 +68,9 @@ def pseudo_label_command(
     """
     from rich.console import Console
 
-    from afictl.data.folders import require_data_folder
+    from afictl.data.folders import IMAGE_SUFFIXES, image_files
     from afictl.data.image_faults import HEIC_SUFFIXES
-    from afictl.data.unlabeled import IMAGE_SUFFIXES, image_files
+    from afictl.data.layouts import find_layout
     from afictl.distributed import Runtime
     from afictl.evaluation.pseudo_labels import write_pseudo_labels
     from afictl.progress import show_progress
@@ -82,7 +82,7 @@ def pseudo_label_command(
     overrides = _parse_class_thresholds(class_threshold or [])
     views = options.parse_tta(tta, tta_sizes, no_tta_flip)
     if exclude:
-        require_data_folder(exclude)
+        find_layout(exclude)
     files = image_files(images, (*IMAGE_SUFFIXES, *HEIC_SUFFIXES))
     loaded = load_detector(weights, partial=partial, averaged=averaged)
     typer.echo(f"{weights}: {loaded.report}")

@@ -36,7 +36,7 @@ Weights = Annotated[
     list[Path],
     typer.Option("--weights", help="Run folder or checkpoint, also of detectron2 or AFI-GAN. Repeat it to compare."),
 ]
-Data = Annotated[Path | None, typer.Option("--data", help="Dataset in COCO layout. Default: that of the first run.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Dataset. Default: that of the first run.")]
 Split = Annotated[str, typer.Option("--split", help="train, val or test.")]
 Images = Annotated[
     list[Path] | None,
@@ -77,7 +77,8 @@ def load_source(
     Raises:
         UserError: both options, ``--split`` with ``--images``, or images that do not exist.
     """
-    from afictl.data import load_coco
+    from afictl.data import load_dataset
+    from afictl.data.layouts import describe_data
     from afictl.visualization import file_pictures
 
     if data and images:
@@ -85,7 +86,10 @@ def load_source(
     if images:
         options.refuse_flags(context, "with --images, which have no splits", "--split")
         return file_pictures(images)
-    return load_coco(data or data_of_detector(run), split)
+    source = data or data_of_detector(run)
+    dataset = load_dataset(source, split)
+    typer.echo(describe_data(source, {split: len(dataset)}))
+    return dataset
 
 
 def select_pictures(source: Source, limit: int | None) -> list[Picture]:

@@ -28,7 +28,7 @@ from afictl.comparison.experiment.specification import ExperimentSettings, Metho
 from afictl.comparison.report import write_report
 from afictl.comparison.results import Comparison, MethodResult
 from afictl.comparison.seed_counts import WidthRule, describe_rule, require_usable, train_until_narrow
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.errors import UserError
 from afictl.files import remove_temporary_files
 from afictl.folder_lock import locked_folder
@@ -126,7 +126,7 @@ def _summarize(
     finished_methods = [method for method in methods if runs[method]]
     if not finished_methods:
         return None
-    dataset = load_coco(settings.data, "val")
+    dataset = load_dataset(settings.data, "val")
     require_recorded_content(settings.output, dataset)
     first_folders = {method.name: runs[method][0].folder for method in finished_methods}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
@@ -195,7 +195,7 @@ def _compare_runs(
     texts, unequal_keys = compare_settings(methods, data)
     texts["cost"] = describe_measurement(fabric)
     first_runs = {name: runs[0] for name, runs in methods.items()}
-    dataset = load_coco(data or next(iter(first_runs.values())).data, "val")
+    dataset = load_dataset(data or next(iter(first_runs.values())).data, "val")
     runs = {name: tuple(evaluate_run(fabric, run, dataset, progress) for run in methods[name]) for name in methods}
     first_folders = {name: run.folder for name, run in first_runs.items()}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from afictl.data import Dataset
 from afictl.evaluation.metrics import KINDS
 
 
@@ -90,9 +91,8 @@ class Comparison:
     """All methods under the same settings."""
 
     preset: str
-    annotation_file: Path
-    """Annotations of the held-out images."""
-    image_dir: Path
+    held_out: Dataset | None
+    """The held-out images; None where only costs of noise were measured."""
     baseline: str
     settings: Mapping[str, str]
     """Settings of all methods as text, such as ``{"schedule": "800 steps of 4 images"}``."""
@@ -100,6 +100,16 @@ class Comparison:
     """Methods, the baseline first."""
     cost_basis: Mapping[str, object] = field(default_factory=dict)
     """All inputs of the cost measurement as JSON values; stored costs are reused if they are equal."""
+
+    @property
+    def annotation_file(self) -> Path:
+        """Annotations of the held-out images."""
+        return self.held_out.annotation_file if self.held_out else Path()
+
+    @property
+    def image_dir(self) -> Path:
+        """Folder of the held-out images."""
+        return self.held_out.image_dir if self.held_out else Path()
 
     @property
     def kinds(self) -> list[str]:

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from afictl.comparison.experiment.specification import Method
 from afictl.comparison.pipeline import compare
 from afictl.comparison.results import Comparison
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.shapes import make_shapes
 from afictl.errors import UserError
 from afictl.folder_lock import locked_folder
@@ -75,5 +75,5 @@ def _run_demo(fabric: Fabric, output: Path, seed: int) -> Comparison:
     plot_training({"guide": guide, **runs}, output / "plots" / "training.png")
     distance = read_feature_distance(pretraining / "stage1" / FEATURE_DISTANCE)
     plot_feature_distance(distance, output / "plots" / "features.png")
-    write_side_by_side(runs, load_coco(data, "val"), output / "detections", limit=_MAX_FIGURES)
+    write_side_by_side(runs, load_dataset(data, "val"), output / "detections", limit=_MAX_FIGURES)
     return outcome.comparison

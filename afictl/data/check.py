@@ -14,9 +14,10 @@ from afictl.data.check_masks import boxes_of, check_masks
 from afictl.data.check_report import Location, SplitReport
 from afictl.data.check_splits import compare_with_train
 from afictl.data.dataset import MIN_SIDE_PX, clip_boxes, drop_reasons
-from afictl.data.folders import SPLITS, annotation_names, find_files, require_data_folder
-from afictl.data.formats.coco_records import FIELDS, Contents, Record, ids_by_repeated, read_instances, record_fault
+from afictl.data.folders import SPLITS
+from afictl.data.formats.coco_records import FIELDS, Contents, Record, ids_by_repeated, record_fault
 from afictl.data.formats.coco_values import is_id, is_name, parse_flag, shorten
+from afictl.data.layouts import find_layout, find_split
 from afictl.errors import UserError
 from afictl.garbage_collection import paused_garbage_collection
 from afictl.progress import ProgressCallback
@@ -35,11 +36,10 @@ def splits_to_check(data_dir: Path, split: str) -> list[str]:
     """
     if split not in (*SPLITS, "all"):
         raise UserError(f"--split {split}: choose {', '.join(SPLITS)} or all")
-    require_data_folder(data_dir)
+    layout = find_layout(data_dir)
     if split != "all":
         return [split]
-    has_test = any((data_dir / "annotations" / name).is_file() for name in annotation_names("test"))
-    return ["train", "val", *(["test"] if has_test else [])]
+    return ["train", "val", *(["test"] if "test" in layout.splits else [])]
 
 
 def check_split(
@@ -48,17 +48,17 @@ def check_split(
     """Check one split; faults are reported, not raised.
 
     Args:
-        data_dir: a dataset in COCO layout.
+        data_dir: a dataset of any format.
         split: ``"train"``, ``"val"`` or ``"test"``; the last two are also compared with the first.
         images: also decode every image file, in parallel.
         progress: called with the number of images done and of all images.
     """
     report = SplitReport(split)
     try:
-        annotation_file, image_dir = find_files(Path(data_dir), split)
-        report.annotation_file = str(annotation_file)
+        files = find_split(Path(data_dir), split)
+        report.annotation_file, image_dir = str(files.annotation_file), files.image_dir
         with paused_garbage_collection():
-            contents = read_instances(annotation_file)
+            contents = files.read_records()
             images_to_read = check_annotations(contents, report)
             if split != "train":
                 compare_with_train(Path(data_dir), contents, image_dir, report)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from afictl.data.check_report import Location, SplitReport
-from afictl.data.folders import find_files, leaves_folder, portable_name
-from afictl.data.formats.coco_records import FIELDS, Contents, Record, read_instances, record_fault
+from afictl.data.folders import leaves_folder, portable_name
+from afictl.data.formats.coco_records import FIELDS, Contents, Record, record_fault
 from afictl.data.image_listing import have_equal_content
+from afictl.data.layouts import find_split
 from afictl.errors import UserError
 
 
@@ -17,14 +18,14 @@ def compare_with_train(data_dir: Path, contents: Contents, image_dir: Path, repo
     A training split that cannot be read is reported by its own check only.
     """
     try:
-        train_file, train_dir = find_files(data_dir, "train")
-        train = read_instances(train_file)
+        files = find_split(data_dir, "train")
+        train = files.read_records()
     except UserError:
         return
     if report.split == "val":  # training reads no other split
-        _compare_classes(_names(train), _names(contents), train_file, report)
+        _compare_classes(_names(train), _names(contents), files.annotation_file, report)
     for name in sorted(_file_names(train) & _file_names(contents)):
-        paths = [folder / portable_name(folder, name) for folder in (train_dir, image_dir)]
+        paths = [folder / portable_name(folder, name) for folder in (files.image_dir, image_dir)]
         if not leaves_folder(image_dir, portable_name(image_dir, name)) and have_equal_content(*paths):
             report.add("file-in-train", Location(name))
 

@@ -1,30 +1,24 @@
-"""Folder layout of a dataset: annotation files and image folders of its splits."""
+"""Names of splits, and image files below the folder of a dataset."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from afictl.data.other_layouts import describe_layout
 from afictl.errors import UserError
 
 SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _MAX_ENTRIES = 200
 _MAX_SUBFOLDERS = 20
-_IMAGE_SUFFIXES = (".jpg", ".JPG", ".jpeg", ".png", ".PNG")
+_COMMON_SUFFIXES = (".jpg", ".JPG", ".jpeg", ".png", ".PNG")
 
 _UNICODE_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 """Of accented letters: composed, as most programs write them, and decomposed, as in file names from macOS."""
-
-
-def annotation_names(split: str) -> list[str]:
-    """The file names that a split's annotations may have, in order of preference."""
-    names = [f"instances_{split}2017.json", f"instances_{split}.json"]
-    return names + ["image_info_test-dev2017.json", "image_info_test2017.json"] * (split == "test")
 
 
 def require_data_folder(data_dir: Path) -> None:
@@ -34,45 +28,28 @@ def require_data_folder(data_dir: Path) -> None:
         UserError: no such folder, or a file.
     """
     if data_dir.is_file():
-        raise UserError(f"{data_dir} is a file; a dataset is the folder that holds annotations/ and the images")
+        raise UserError(
+            f"{data_dir} is a file; a dataset is the folder with its annotations and images, or a YAML file"
+        )
     if not data_dir.is_dir():
         raise UserError(f"data folder {data_dir} does not exist")
 
 
-def find_files(data_dir: Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and the image folder of a split.
+def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """List the files with ``suffixes`` in a folder and its subfolders, sorted, without hidden ones.
+
+    Also listed are links, pipes and others of such names that cannot be read, so that none is skipped silently.
 
     Raises:
-        UserError: unknown split, or a missing file or folder; names the paths that were tried.
+        UserError: no such folder, or no image in it.
     """
-    if split not in SPLITS:
-        raise UserError(f"split '{split}' does not exist; splits are {', '.join(SPLITS)}")
-    require_data_folder(data_dir)
-    names = [f"annotations/{name}" for name in annotation_names(split)]
-    file = _first(data_dir, names, Path.is_file, f"{split} annotation file")
-    folders = _image_folders(split)
-    if "2017" not in file.name:
-        folders.reverse()
-    return file, _first(data_dir, folders, Path.is_dir, f"{split} image folder")
-
-
-def _image_folders(split: str) -> list[str]:
-    return [f"{split}2017", split]
-
-
-def _first(data_dir: Path, names: list[str], exists: Callable[[Path], bool], role: str) -> Path:
-    for name in names:
-        if exists(data_dir / name):
-            return data_dir / name
-    layout = describe_layout(data_dir)
-    raise UserError(f"no {role}: {f'{layout}; ' if layout else ''}looked for {' and '.join(names)} in {data_dir}")
-
-
-def has_split(data_dir: Path, split: str) -> bool:
-    """Whether both the annotation file and the image folder of a split exist."""
-    return any((data_dir / "annotations" / name).is_file() for name in annotation_names(split)) and any(
-        (data_dir / name).is_dir() for name in _image_folders(split)
-    )
+    if not folder.is_dir():
+        raise UserError(f"image folder {folder} {'is a file' if folder.exists() else 'does not exist'}")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes)
+    files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
+    if not files:
+        raise UserError(f"folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return files
 
 
 def portable_name(folder: Path, name: str) -> str:
@@ -94,7 +71,7 @@ def absence_hint(folder: Path, name: str) -> str:
     for parent in _subfolders(folder):
         if base and os.path.isfile(parent / base):
             return f"{base} is in {parent}: put that folder before 'file_name', or move the images to {folder}"
-    for suffix in _IMAGE_SUFFIXES:
+    for suffix in _COMMON_SUFFIXES:
         other = f"{base.rpartition('.')[0] or base}{suffix}"
         if other != base and os.path.isfile(folder / other):
             return f"{other} is in {folder}: correct 'file_name'"
@@ -119,3 +96,17 @@ def leaves_folder(folder: Path, name: str) -> bool:
         return os.path.normpath(name).split(os.sep)[0] == os.pardir
     path = os.path.normpath(name)
     return not any(path.startswith(f"{base}{os.sep}") for base in (os.path.abspath(folder), os.path.realpath(folder)))
+
+
+def image_to_copy(folder: Path, name: str) -> Path:
+    """The image of a ``file_name``, which is to have the same name in another folder.
+
+    Raises:
+        UserError: the name leads out of the folder, or there is no such file.
+    """
+    path = folder / portable_name(folder, name)
+    if os.path.isabs(name) or leaves_folder(folder, portable_name(folder, name)):
+        raise UserError(f"image {name!r}: its file_name leaves the image folder {folder}; correct the annotations")
+    if not path.is_file():
+        raise UserError(f"image {path} does not exist; 'afictl data check' lists every missing one")
+    return path

@@ -33,11 +33,16 @@ _LOCK_TIMEOUT_SECONDS = 600.0
 _LOCK_POLL_SECONDS = 0.05
 
 
-def cached(file: Path, build: Callable[[], IndexContents]) -> IndexContents:
+def cached(file: Path, build: Callable[[], IndexContents], variant: str = "") -> IndexContents:
     """The result of ``build`` for an annotation file, from its cache if that is valid and has the same source.
 
     Of several processes that need it at the same time, one builds and the others wait. A failure of the cache costs
     time only.
+
+    Args:
+        file: the annotation file.
+        build: reads it.
+        variant: how ``build`` differs from reading the file as it is; another one makes the index stale.
 
     Raises:
         UserError: raised by ``build``.
@@ -45,14 +50,14 @@ def cached(file: Path, build: Callable[[], IndexContents]) -> IndexContents:
     try:
         if file.stat().st_size < MIN_FILE_BYTES:
             return build()
-        source = file_digest(file)
+        source = file_digest(file) + variant
     except OSError:
         return build()
     paths = cache_paths(file)
     contents = _read_first(paths, source)
     if contents is None:
         with _exclusive_lock(file):
-            contents = _read_first(paths, source) or _build_and_write(file, source, paths, build)
+            contents = _read_first(paths, source) or _build_and_write(file, source, variant, paths, build)
     return contents
 
 
@@ -80,9 +85,11 @@ def _read_first(paths: list[Path], source: str) -> IndexContents | None:
     return next(filter(None, (read_index_file(path, source) for path in paths)), None)
 
 
-def _build_and_write(file: Path, source: str, paths: list[Path], build: Callable[[], IndexContents]) -> IndexContents:
+def _build_and_write(
+    file: Path, source: str, variant: str, paths: list[Path], build: Callable[[], IndexContents]
+) -> IndexContents:
     contents = build()
-    if file_digest(file) != source:  # changed while it was read
+    if file_digest(file) + variant != source:  # changed while it was read
         return contents
     for path in paths:
         with suppress(OSError):  # of a process that was killed before its index was complete

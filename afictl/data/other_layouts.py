@@ -1,4 +1,4 @@
-"""Dataset folders as other programs export them, recognised by their files, with the steps to COCO's layout."""
+"""Dataset folders as other programs export them that are not read, with the steps to a layout that is."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ class Layout(NamedTuple):
 
 
 _CONVERT = "export the dataset as COCO JSON instead"
+_YOLO_FILES = "write a data.yaml with the class names and the image folders of train and val"
+_VOC_FILES = (
+    "move them to Annotations and the images to JPEGImages, and list the splits in ImageSets/Main/train.txt and val.txt"
+)
 _LAYOUTS = (
-    Layout(
-        "Roboflow's COCO export",
-        ("*/_annotations.coco.json",),
-        "move train/_annotations.coco.json to annotations/instances_train.json and valid/_annotations.coco.json to "
-        "annotations/instances_val.json, and rename the folder valid to val",
-    ),
     Layout(
         "Roboflow's COCO export in one folder",
         ("_annotations.coco.json",),
@@ -49,12 +47,6 @@ _LAYOUTS = (
         "COCO's layout with the images in one folder",
         ("annotations/instances_*.json", "images/*.*"),
         "move the images of the split into a folder of its name, such as train",
-    ),
-    Layout(
-        "a COCO export of CVAT or Datumaro with subsets",
-        ("annotations/instances_*.json", "images"),
-        "move the folders images/SUBSET to train and val, and name the annotation files instances_train.json and "
-        "instances_val.json",
     ),
     Layout(
         "Label Studio's COCO export",
@@ -86,9 +78,16 @@ _LAYOUTS = (
     Layout("FiftyOne's own format", ("samples.json", "metadata.json"), f"{_CONVERT} (FiftyOne's COCODetectionDataset)"),
     Layout("Supervisely's format", ("meta.json", "*/ann"), f"{_CONVERT} (the app 'Export to COCO')"),
     Layout("Supervisely's format", ("*/meta.json",), f"{_CONVERT} (the app 'Export to COCO')"),
-    Layout("Pascal VOC's layout", ("**/Annotations/*.xml",), "convert it to COCO JSON, for example with Datumaro"),
-    Layout("Pascal VOC's files", ("*.xml",), "convert them to COCO JSON, for example with Datumaro"),
-    Layout("Pascal VOC's files", ("*/*.xml",), "convert them to COCO JSON, for example with Datumaro"),
+    Layout(
+        "Pascal VOC's layout without lists of images",
+        ("Annotations/*.xml",),
+        "list the names of the images of each split in ImageSets/Main/train.txt and val.txt",
+    ),
+    Layout(
+        "Pascal VOC's layout in a deeper folder", ("**/Annotations/*.xml",), "give the folder that holds Annotations"
+    ),
+    Layout("Pascal VOC's files", ("*.xml",), _VOC_FILES),
+    Layout("Pascal VOC's files", ("*/*.xml",), _VOC_FILES),
     Layout("VisDrone's layout", ("**/VisDrone*/annotations/*.txt",), "convert it to COCO JSON"),
     Layout("DOTA's layout", ("**/labelTxt/*.txt",), "convert it to COCO JSON, with upright boxes"),
     Layout("KITTI's layout", ("**/label_2/*.txt",), "convert it to COCO JSON, for example with FiftyOne"),
@@ -100,11 +99,11 @@ _LAYOUTS = (
     Layout("Cityscapes' layout", ("gtFine/*",), "convert it to COCO JSON"),
     Layout("Hugging Face's image folder", ("**/metadata.jsonl",), "convert it to COCO JSON"),
     Layout("CreateML's format", ("**/_annotations.createml.json",), _CONVERT),
-    Layout("YOLO's layout", ("labels/**/*.txt",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
-    Layout("YOLO's layout", ("*/labels/*.txt",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
-    Layout("YOLO's layout", ("data.yaml",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
-    Layout("YOLO's layout", ("obj.data",), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
-    Layout("YOLO's layout", ("classes.txt", "*.txt"), "convert it to COCO JSON, for example with Datumaro or FiftyOne"),
+    Layout("YOLO's layout", ("labels/**/*.txt",), _YOLO_FILES),
+    Layout("YOLO's layout", ("*/labels/*.txt",), _YOLO_FILES),
+    Layout("YOLO's layout", ("data.yaml",), "give data.yaml the keys names, train and val"),
+    Layout("YOLO's layout", ("obj.data",), _YOLO_FILES),
+    Layout("YOLO's layout", ("classes.txt", "*.txt"), _YOLO_FILES),
     Layout("a table", ("**/_annotations.csv",), _CONVERT),
     Layout("TFRecord", ("**/*.tfrecord",), _CONVERT),
     Layout("an archive", ("*.zip",), "unpack it"),
@@ -129,7 +128,7 @@ _TAIL_BYTES = 2**12
 
 
 def describe_layout(data_dir: Path) -> str:
-    """What a folder without COCO's layout holds, and what to do; empty if nothing is recognised.
+    """What a folder of no supported layout holds, and what to do; empty if nothing is recognised.
 
     Args:
         data_dir: an existing folder.

@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 
 from afictl.data.image_listing import orientation_note
+from afictl.data.layouts import describe_data
 from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
@@ -114,6 +115,7 @@ def _pretrain(
                     run.log(recorded.note)
             if number == stages[0]:
                 _log_guide(run, loaded, preset, guide_path)
+                run.log(describe_data(data, {"train": len(splits.train), "val": len(splits.held_out)}))
                 for note in filter(None, map(orientation_note, splits)):
                     run.log(note)
             counts = f"{len(splits.train)} training images, {len(splits.held_out)} held out"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
-from afictl.data import Dataset, TrainBatch, load_coco, train_batches
+from afictl.data import Dataset, TrainBatch, load_dataset, train_batches
 from afictl.data.image_listing import require_images
 from afictl.data.plausibility import require_plausible
 from afictl.distributed import all_gather
@@ -30,7 +30,7 @@ def load_splits(folder: Path) -> Splits:
     Raises:
         UserError: a split cannot be read or has boxes of another format, or the two have categories of different names.
     """
-    train, held_out = load_coco(folder, "train"), load_coco(folder, "val")
+    train, held_out = load_dataset(folder, "train"), load_dataset(folder, "val")
     match_categories(train.classes, held_out, owner=str(train.annotation_file))
     for split in (train, held_out):
         require_plausible(split, masks=False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from afictl.data import Dataset, TrainBatch
 from afictl.data.image_listing import orientation_note
+from afictl.data.layouts import describe_data
 from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.evaluation.detection_limit import objects_note
@@ -141,7 +142,8 @@ def _finetune(
     if recorded:
         recorded.require_unchanged(files)
     notes = filter(None, [former_note, recorded.note if recorded else ""])
-    for line in (*notes, *lines, *_description(preset, splits, masks, mixed)):
+    counts = {"train": len(splits.train), "val": len(splits.held_out)}
+    for line in (*notes, *lines, describe_data(data, counts), *_description(preset, splits, masks, mixed)):
         run.log(line)
     outcome = train_stage3(fabric, run, detector, splits, seed, masks, mixed)
     return FinetuneOutcome(outcome.metrics, outcome.seconds, splits.held_out)

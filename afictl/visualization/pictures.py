@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from afictl.data import Dataset, Objects, read_image
+from afictl.data.folders import image_files
 from afictl.data.images import opened_image
 from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.data.transforms import move_boxes
-from afictl.data.unlabeled import image_files
 from afictl.errors import UserError
 from afictl.evaluation.prediction_writer import CocoResult
 

@@ -3,7 +3,7 @@ import torch
 import typer
 import yaml
 
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.shapes import make_shapes
 from afictl.detectors import build_detector
 from afictl.presets import load_preset
@@ -25,7 +25,7 @@ def untrained_run(tmp_path, shapes):
         "detector.score_threshold=0.0",
         "loader.workers=0",
     ]
-    index = load_coco(shapes, "val")
+    index = load_dataset(shapes, "val")
     preset = load_preset("mask-rcnn-r18-fpn-tiny", settings)
     detector = build_detector(preset, num_classes=len(index.classes), interpolator="nearest")
     folder = tmp_path / "runs" / "untrained"

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from afictl.cli.data import app
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.errors import UserError
 
 
@@ -21,7 +21,7 @@ def afictl_data():
 def test_generated_shapes_pass_the_check(afictl_data, tmp_path):
     shapes = afictl_data("shapes", tmp_path / "set", "--train", 3, "--val", 2, "--size", 96, "--seed", 1)
     assert shapes.exit_code == 0
-    assert len(load_coco(tmp_path / "set", "train")) == 3
+    assert len(load_dataset(tmp_path / "set", "train")) == 3
     check = afictl_data("check", tmp_path / "set")
     assert check.exit_code == 0
     assert "Training will run" in check.stdout

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from afictl.cli.runs import data_of
 from afictl.cli.visualize import app
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.interpolators import AFInterpolator, build_interpolator
@@ -26,7 +26,7 @@ def test_detections_of_a_dataset_and_two_weights(untrained_run, shapes):
     result = call("detections", *weights, "--data", shapes, "--limit", 2)
     assert result.exit_code == 0
     assert "2 pictures" in result.output
-    ids = load_coco(shapes, "val").image_ids[:2]
+    ids = load_dataset(shapes, "val").image_ids[:2]
     files = sorted((untrained_run / "detections").glob("*.png"))
     assert [file.name for file in files] == sorted(f"{image_id}.png" for image_id in ids)
     assert Image.open(files[0]).width > 3 * 960
@@ -35,7 +35,7 @@ def test_detections_of_a_dataset_and_two_weights(untrained_run, shapes):
 def test_default_dataset_is_that_of_the_run(untrained_run, shapes):
     assert "4 pictures" in call("--weights", untrained_run / "best.safetensors").output
     names = {path.stem for path in (untrained_run / "detections").glob("*.png")}
-    assert names == {str(image_id) for image_id in load_coco(shapes, "val").image_ids}
+    assert names == {str(image_id) for image_id in load_dataset(shapes, "val").image_ids}
 
 
 def test_all_images_of_a_folder_are_drawn(untrained_run, tmp_path):
@@ -155,7 +155,7 @@ def test_default_features_are_those_of_fixed_interpolation(untrained_run):
 def test_gradcam_of_two_runs(untrained_run, other_run):
     result = call("gradcam", "--weights", untrained_run, "--weights", other_run, "--limit", 2)
     assert "2 pictures" in result.output
-    ids = load_coco(data_of(untrained_run), "val").image_ids[:2]
+    ids = load_dataset(data_of(untrained_run), "val").image_ids[:2]
     assert file_names(untrained_run / "gradcam") == sorted(f"{image_id}-gradcam.png" for image_id in ids)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.check import check_split, splits_to_check
 from afictl.data.formats.coco_records import read_instances
 from afictl.data.image_listing import require_images
@@ -189,7 +189,7 @@ def test_masks_that_training_cannot_use_are_findings(write_coco):
         "mask-flat": ["1.png annotation 2"],
         "mask-partly-outside": ["1.png annotation 6: x1, y1, x2, y2 [-20.0, 10.0, 30.0, 30.0]"],
     }
-    dataset = load_coco(data, "train")
+    dataset = load_dataset(data, "train")
     assert dataset.training_objects(0, masks=True).ids.tolist() == [1, 2, 6]
     assert dataset.left_out(masks=True) == {
         "objects without a mask": 4,
@@ -219,13 +219,13 @@ def test_segmentation_of_any_value_is_described_and_no_mask(write_coco, segmenta
     (location,) = locations(check_split(data, "train"), "mask-malformed")
     assert detail in location
     assert location.startswith("1.png annotation 2: ")
-    assert load_coco(data, "train").training_objects(0, masks=True).ids.tolist() == [1]
+    assert load_dataset(data, "train").training_objects(0, masks=True).ids.tolist() == [1]
 
 
 def test_polygon_that_is_left_out_of_a_mask_is_a_finding(write_coco):
     data = write_coco([{"segmentation": [*SQUARE, [10, 10, float("nan"), 10, 20, 20]]}])
     assert len(locations(check_split(data, "train"), "mask-part-malformed")) == 1
-    (outline,) = load_coco(data, "train").training_objects(0, masks=True).segmentations
+    (outline,) = load_dataset(data, "train").training_objects(0, masks=True).segmentations
     assert len(outline) == 1
 
 
@@ -280,7 +280,7 @@ def test_names_that_no_file_can_have_are_findings(write_coco):
     assert "Unicode form NFD" in missing
     assert "File name too long" in unreadable
     with pytest.raises(UserError, match=r"2 of its 3 images"):
-        require_images(load_coco(data, "val"))
+        require_images(load_dataset(data, "val"))
 
 
 def test_only_the_first_frame_is_read_and_a_turned_tiff_is_as_annotated(write_coco):
@@ -359,14 +359,14 @@ def test_data_without_masks_pass_the_check(write_coco):
 def test_faults_that_loading_refuses_are_fatal(write_coco, fault):
     data = write_coco(**fault)
     with pytest.raises(UserError):
-        load_coco(data, "val")
+        load_dataset(data, "val")
     assert check_split(data, "val").fatal
 
 
 @pytest.mark.parametrize("name", ["coco-mini", "bccd"])
 def test_counts_of_real_data_equal_those_of_loading(shared_data, name):
     report = check_split(shared_data / name, "train", images=False)
-    dataset = load_coco(shared_data / name, "train")
+    dataset = load_dataset(shared_data / name, "train")
     objects = read_instances(dataset.annotation_file)["annotations"]
     assert report.usable_images == len(dataset.training_images())
     assert report.usable_objects == sum(len(dataset.training_objects(i).ids) for i in range(len(dataset)))

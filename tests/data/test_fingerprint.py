@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.fingerprint import content_fingerprint, ids_fingerprint
 from tests.helpers.changed_data import change_annotations, renumber
 
@@ -15,7 +15,7 @@ def fingerprints(shapes_dir, tmp_path):
 
     def fingerprints(change=lambda split, content: None):
         folder = tmp_path / f"data{len(list(tmp_path.iterdir()))}"
-        dataset = load_coco(change_annotations(shapes_dir, folder, change), "val")
+        dataset = load_dataset(change_annotations(shapes_dir, folder, change), "val")
         return content_fingerprint(dataset), ids_fingerprint(dataset)
 
     return fingerprints
@@ -30,12 +30,12 @@ def test_ids_order_of_keys_and_whitespace_do_not_change_the_content(shapes_dir, 
     values = json.loads(file.read_text())
     values["categories"].reverse()
     file.write_text(json.dumps(dict(reversed(values.items())), indent=3, sort_keys=True))
-    dataset = load_coco(folder, "val")
+    dataset = load_dataset(folder, "val")
     assert (content_fingerprint(dataset), ids_fingerprint(dataset)) == fingerprints()
 
 
 def test_the_order_of_labels_does_not_change_the_content(shapes_dir):
-    dataset = load_coco(shapes_dir, "val")
+    dataset = load_dataset(shapes_dir, "val")
     assert content_fingerprint(dataset.in_label_order(dataset.classes[::-1])) == content_fingerprint(dataset)
 
 

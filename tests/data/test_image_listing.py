@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afictl.data import image_listing, load_coco
+from afictl.data import image_listing, load_dataset
 from afictl.data.image_listing import image_faults, orientation_note, require_images
 from afictl.errors import UserError
 
@@ -90,7 +90,7 @@ def test_error_names_the_annotation_file_the_count_and_the_first_files(write_coc
     for k in (2, 3, 4):
         (data / "val" / f"{k}.png").unlink()
     (data / "val" / "5.png").write_text(LFS_POINTER)
-    dataset = load_coco(data, "val")
+    dataset = load_dataset(data, "val")
     with pytest.raises(UserError) as error:
         require_images(dataset)
     for fact in ("instances_val.json: 4 of its 6 images", "2.png does not exist", "4.png does not exist", "data check"):
@@ -107,7 +107,7 @@ def test_file_name_outside_the_image_folder_is_never_read(write_coco):
         content = json.loads(file.read_text())
         content["images"][1]["file_name"] = name
         file.write_text(json.dumps(content))
-        dataset = load_coco(data, "val")
+        dataset = load_dataset(data, "val")
         with pytest.raises(UserError, match=r"instances_val.json: image 2: .*secret\.png.* outside the image folder"):
             dataset.image_path(1)
         with pytest.raises(UserError, match=r"1 of its 2 images .* is outside the folder"):
@@ -116,11 +116,11 @@ def test_file_name_outside_the_image_folder_is_never_read(write_coco):
 
 def test_orientation_that_keeps_the_size_is_noted(write_coco):
     data = write_coco([{}], images=[{}, {}, {"width": 48}])
-    assert orientation_note(load_coco(data, "val")) == ""
+    assert orientation_note(load_dataset(data, "val")) == ""
     tags = Image.Exif()
     for name, orientation in (("2.png", 6), ("3.png", 6)):
         tags[0x0112] = orientation
         size = (64, 48) if name == "2.png" else (48, 48)
         Image.fromarray(np.zeros((*size[::-1], 3), dtype=np.uint8)).save(data / "val" / name, exif=tags)
-    assert "1 of 3 sampled images" in orientation_note(load_coco(data, "val"))
-    assert "3.png" in orientation_note(load_coco(data, "val"))
+    assert "1 of 3 sampled images" in orientation_note(load_dataset(data, "val"))
+    assert "3.png" in orientation_note(load_dataset(data, "val"))

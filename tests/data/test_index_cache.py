@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afictl.data import index_cache, load_coco
+from afictl.data import index_cache, load_dataset
 from afictl.data.index_cache import cache_paths
 from afictl.data.index_file import MappedArrays, read_index_file
 from afictl.files import temporary_path
@@ -52,17 +52,17 @@ def assert_same(first, second):
 
 def test_a_second_load_maps_the_index_of_the_first(data, monkeypatch):
     monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 2**20)
-    plain = load_coco(data, "train")
+    plain = load_dataset(data, "train")
     assert not index_path(data).exists()  # a small file gets none
     monkeypatch.setattr(index_cache, "MIN_FILE_BYTES", 0)
-    first = load_coco(data, "train")
+    first = load_dataset(data, "train")
     assert set(os.listdir(data / "annotations")) == {
         "instances_train.json",
         "instances_val.json",
         index_path(data).name,
     }
     forbid_building(monkeypatch)
-    second = load_coco(data, "train")
+    second = load_dataset(data, "train")
     assert isinstance(second.arrays, MappedArrays)
     assert_same(first, plain)
     assert_same(second, plain)
@@ -70,14 +70,14 @@ def test_a_second_load_maps_the_index_of_the_first(data, monkeypatch):
 
 
 def test_changed_annotations_of_same_time_and_size_are_read_again(data):
-    load_coco(data, "train")
+    load_dataset(data, "train")
     file = annotations(data)
     text, times = file.read_text(), file.stat()
     file.write_text(text.replace('"cat"', '"cow"'))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert load_coco(data, "train").classes == ("cow", "dog")
+    assert load_dataset(data, "train").classes == ("cow", "dog")
     file.write_text(text)
-    assert load_coco(data, "train").classes == ("cat", "dog")
+    assert load_dataset(data, "train").classes == ("cat", "dog")
 
 
 def cut(path):
@@ -110,12 +110,12 @@ def a_folder(path):
 
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, empty, another_format, no_description, a_folder])
 def test_damaged_index_is_replaced_silently(data, damage, capfd):
-    sound = load_coco(data, "train")
+    sound = load_dataset(data, "train")
     expected = {name: values.clone() for name, values in sound.arrays.items()}
     damage(index_path(data))
-    dataset = load_coco(data, "train")
+    dataset = load_dataset(data, "train")
     assert all(dataset.arrays[name].equal(values) for name, values in expected.items())
-    assert isinstance(load_coco(data, "train").arrays, MappedArrays)
+    assert isinstance(load_dataset(data, "train").arrays, MappedArrays)
     assert capfd.readouterr() == ("", "")
 
 
@@ -143,7 +143,7 @@ def test_damaged_index_is_replaced_silently(data, damage, capfd):
     ],
 )
 def test_index_with_values_out_of_range_is_rejected(data, name, change):
-    load_coco(data, "train")
+    load_dataset(data, "train")
     path = index_path(data)
     tensors, description = read_tensors(path)
     tensors = {key: value.clone() for key, value in tensors.items()}
@@ -158,13 +158,13 @@ def test_index_with_values_out_of_range_is_rejected(data, name, change):
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_mapped_index_is_pickled_as_a_path(data, method):
-    dataset = load_coco(data, "train").in_label_order(["dog", "bird", "cat"])
+    dataset = load_dataset(data, "train").in_label_order(["dog", "bird", "cat"])
     assert dataset.objects(1).labels.tolist() == [3]
     with multiprocessing.get_context(method).Pool(1) as pool:
         kind, boxes = pool.apply(describe, (dataset,))
     assert boxes == dataset.objects(1).boxes.tolist()
     assert kind == "MappedArrays"
-    assert len(pickle.dumps(load_coco(data, "train"))) < 2000
+    assert len(pickle.dumps(load_dataset(data, "train"))) < 2000
 
 
 def describe(dataset):
@@ -172,7 +172,7 @@ def describe(dataset):
 
 
 def test_mapped_index_survives_deletion_of_its_file(data):
-    dataset = load_coco(data, "train")
+    dataset = load_dataset(data, "train")
     index_path(data).unlink()
     assert_same(pickle.loads(pickle.dumps(dataset)), dataset)
 
@@ -183,14 +183,14 @@ def load_and_count_builds(folder, barrier, builds, queue):
     index_cache.MIN_FILE_BYTES = 0
     read = coco.read_annotations
 
-    def count_and_read(file):
+    def count_and_read(file, omitted):
         with builds.get_lock():
             builds.value += 1
-        return read(file)
+        return read(file, omitted)
 
     coco.read_annotations = count_and_read
     barrier.wait(60)
-    dataset = load_coco(folder, "train")
+    dataset = load_dataset(folder, "train")
     queue.put((type(dataset.arrays).__name__, dataset.objects(1).boxes.tolist()))
 
 
@@ -219,15 +219,15 @@ def test_index_of_a_read_only_folder_is_in_the_user_cache(data, monkeypatch):
         real(path, *args)
 
     monkeypatch.setattr(index_cache, "write_index_file", write)
-    first = load_coco(data, "train")
+    first = load_dataset(data, "train")
     assert [path.exists() for path in paths] == [False, True, False]
     paths[1].unlink()
     unwritable.add(paths[1])
-    load_coco(data, "train")
+    load_dataset(data, "train")
     assert [path.exists() for path in paths] == [False, False, True]
     paths[2].unlink()
     unwritable.add(paths[2])
-    assert_same(load_coco(data, "train"), first)  # without any cache
+    assert_same(load_dataset(data, "train"), first)  # without any cache
 
 
 @pytest.mark.parametrize("position", range(3))
@@ -254,8 +254,8 @@ def test_temporary_files_of_killed_processes_are_removed(data, monkeypatch, posi
     }
     for path in other_files | {draft, running_draft}:
         path.touch()
-    load_coco(data, "train")
-    assert isinstance(load_coco(data, "train").arrays, MappedArrays)
+    load_dataset(data, "train")
+    assert isinstance(load_dataset(data, "train").arrays, MappedArrays)
     assert not draft.exists()
     assert not running_draft.exists()
     assert all(path.exists() for path in other_files)
@@ -266,7 +266,7 @@ def test_index_is_written_where_temporary_files_cannot_be_removed(data, monkeypa
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(index_cache, "remove_temporary_files", refuse)
-    load_coco(data, "train")
+    load_dataset(data, "train")
     assert index_path(data).exists()
 
 
@@ -283,12 +283,12 @@ def test_index_works_without_a_temporary_folder(data, monkeypatch):
 
     monkeypatch.setattr(index_cache, "tempfile", SimpleNamespace(gettempdir=missing))
     assert len(cache_paths(annotations(data))) == 2
-    assert isinstance(load_coco(data, "train").arrays, MappedArrays)
+    assert isinstance(load_dataset(data, "train").arrays, MappedArrays)
 
 
 def test_index_works_without_file_locks(data, monkeypatch):
     monkeypatch.setattr(index_cache, "fcntl", None)
-    assert isinstance(load_coco(data, "train").arrays, MappedArrays)
+    assert isinstance(load_dataset(data, "train").arrays, MappedArrays)
 
 
 def test_faulty_annotations_give_no_index(data):
@@ -297,5 +297,5 @@ def test_faulty_annotations_give_no_index(data):
     contents["annotations"][0]["bbox"] = [1]
     file.write_text(json.dumps(contents))
     with pytest.raises(ValueError, match=r"id 1.*'bbox'"):
-        load_coco(data, "train")
+        load_dataset(data, "train")
     assert not index_path(data).exists()

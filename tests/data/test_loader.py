@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from afictl.data import eval_batches, load_coco, loader, train_batches
+from afictl.data import eval_batches, load_dataset, loader, train_batches
 from afictl.data.sampler import batches_of
 from afictl.errors import UserError
 from afictl.presets import InputConfig
@@ -18,7 +18,7 @@ CONFIG = InputConfig(min_sizes=(64, 80), max_size=160, test_size=72)
 
 @pytest.fixture
 def dataset(shapes_dir):
-    return load_coco(shapes_dir, "train")
+    return load_dataset(shapes_dir, "train")
 
 
 def take(number, *args, **kwargs):
@@ -95,7 +95,7 @@ def test_every_image_occurs_equally_often(dataset):
 def test_batches_do_not_mix_landscape_and_portrait_and_include_every_image(write_coco):
     shapes = [{"width": 64, "height": 48}] * 5 + [{"width": 48, "height": 64}] * 2
     data = write_coco([{"image_id": k + 1} for k in range(7)], images=shapes)
-    batches = take(30, load_coco(data, "train"), CONFIG, 4, seed=0, workers=0)
+    batches = take(30, load_dataset(data, "train"), CONFIG, 4, seed=0, workers=0)
     for batch in batches:
         assert len({image.shape[1] > image.shape[2] for image in batch.images}) == 1
     counts = np.unique([image_id for batch in batches for image_id in batch.image_ids], return_counts=True)[1]
@@ -138,7 +138,7 @@ def test_targets_follow_torchvisions_convention(dataset):
 
 def test_objects_without_a_mask_are_left_out_if_masks_are_trained(write_coco):
     data = write_coco([{}, {"segmentation": []}])
-    dataset = load_coco(data, "train")
+    dataset = load_dataset(data, "train")
     (batch,) = take(1, dataset, CONFIG, 1, seed=0, workers=0, masks=True)
     assert len(batch.targets[0]["boxes"]) == len(batch.targets[0]["masks"]) == 1
     (batch,) = take(1, dataset, CONFIG, 1, seed=0, workers=0)
@@ -150,15 +150,15 @@ def test_error_names_broken_image_in_one_line(write_coco, workers):
     data = write_coco([{}])
     (data / "train" / "1.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(UserError, match=r"1\.png ") as error:
-        take(1, load_coco(data, "train"), CONFIG, 1, seed=0, workers=workers)
+        take(1, load_dataset(data, "train"), CONFIG, 1, seed=0, workers=workers)
     assert "\n" not in str(error.value)
 
 
 def test_untrainable_settings_are_errors(write_coco, dataset):
-    without_objects = load_coco(write_coco([{"iscrowd": 1}]), "train")
+    without_objects = load_dataset(write_coco([{"iscrowd": 1}]), "train")
     with pytest.raises(UserError, match=r"instances_train\.json: no image .*object"):
         train_batches(without_objects, CONFIG, 1, seed=0)
-    without_masks = load_coco(write_coco([{"segmentation": []}]), "train")
+    without_masks = load_dataset(write_coco([{"segmentation": []}]), "train")
     with pytest.raises(UserError, match=r"instances_train\.json: .*mask"):
         train_batches(without_masks, CONFIG, 1, seed=0, masks=True)
     with pytest.raises(UserError, match="--seed -1"):
@@ -178,7 +178,7 @@ def test_evaluation_reads_every_image_once_in_order(dataset):
 
 
 def test_evaluation_images_are_resized_and_halved(write_coco):
-    dataset = load_coco(write_coco([{}], images=[{}, {"width": 48, "height": 64}]), "val")
+    dataset = load_dataset(write_coco([{}], images=[{}, {"width": 48, "height": 64}]), "val")
     first, second = eval_batches(dataset, CONFIG, workers=0, half_view=True)
     assert first.original_sizes == [(48, 64)]
     assert (first.images[0].shape, first.half_images[0].shape) == ((3, 72, 96), (3, 36, 48))
@@ -195,6 +195,6 @@ def test_rotated_photo_is_upright_under_its_boxes(write_coco):
     tags[0x0112] = 6
     Image.fromarray(pixels).save(data / "train" / "1.jpg", exif=tags)
     config = InputConfig(min_sizes=(48,), flip=0)
-    (batch,) = take(1, load_coco(data, "train"), config, 1, seed=0, workers=0)
+    (batch,) = take(1, load_dataset(data, "train"), config, 1, seed=0, workers=0)
     (x1, y1, x2, y2) = batch.targets[0]["boxes"][0].long().tolist()
     assert batch.images[0][:, y1:y2, x1:x2].mean() > 0.9

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.plausibility import (
     describe_areas,
     describe_boxes,
@@ -128,10 +128,10 @@ def test_a_dataset_is_refused_by_file_and_meaning(write_coco, shapes_dir):
     boxes = [[2, 3, 20, 15], [30, 5, 25, 20], [8, 20, 30, 24], [40, 28, 20, 18]]
     objects = [{"bbox": [x, y, x + w, y + h], "segmentation": []} for x, y, w, h in boxes]
     with pytest.raises(UserError, match=r"instances_train\.json: boxes look like corners.*data check"):
-        require_plausible(load_coco(write_coco(objects), "train"), masks=False)
+        require_plausible(load_dataset(write_coco(objects), "train"), masks=False)
     objects = [{"bbox": box, "segmentation": [[0.1, 0.1, 0.9, 0.1, 0.5, 0.9]]} for box in boxes]
-    dataset = load_coco(write_coco(objects), "train")
+    dataset = load_dataset(write_coco(objects), "train")
     require_plausible(dataset, masks=False)
     with pytest.raises(UserError, match="fractions"):
         require_plausible(dataset, masks=True)
-    assert find_implausible(load_coco(shapes_dir, "train")) == ("", "")
+    assert find_implausible(load_dataset(shapes_dir, "train")) == ("", "")

@@ -15,7 +15,7 @@ import torch
 from afictl.data import (
     check_images,
     eval_batches,
-    load_coco,
+    load_dataset,
     loader,
     reading_processes,
     train_batches,
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 def dataset(shapes_dir):
-    return load_coco(shapes_dir, "train")
+    return load_dataset(shapes_dir, "train")
 
 
 @pytest.fixture
@@ -206,9 +206,9 @@ def test_a_suspended_worker_does_not_block_the_exit_of_the_process(shapes_dir):
     program = """
 import os, signal, sys
 from multiprocessing import active_children
-from afictl.data import eval_batches, load_coco, worker_processes
+from afictl.data import eval_batches, load_dataset, worker_processes
 worker_processes._EXIT_SECONDS = 0.5
-batches = eval_batches(load_coco(sys.argv[1], "val"), None, workers=1)
+batches = eval_batches(load_dataset(sys.argv[1], "val"), None, workers=1)
 next(batches)
 os.kill(active_children()[0].pid, signal.SIGSTOP)
 """

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from afictl.data import load_coco, make_shapes
+from afictl.data import load_dataset, make_shapes
 from afictl.data.check import check_split
 from afictl.data.shapes import CLASSES, draw_image
 from afictl.errors import UserError
@@ -61,7 +61,7 @@ def test_annotations_match_drawn_masks(shapes_dir):
 def test_generated_data_pass_the_check(shapes_dir):
     for split in ("train", "val"):
         assert not check_split(shapes_dir, split).findings
-    dataset = load_coco(shapes_dir, "train")
+    dataset = load_dataset(shapes_dir, "train")
     assert (len(dataset), dataset.has_masks, dataset.left_out(masks=True)) == (14, True, {})
     with Image.open(dataset.image_path(0)) as image:
         assert image.size == (96, 96)

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from afictl import load_preset
-from afictl.data import load_coco, shared_memory
+from afictl.data import load_dataset, shared_memory
 from afictl.data.loader import eval_batches, read_files
 from afictl.data.shared_memory import BatchPacker, SharedBatch
 from afictl.errors import UserError
@@ -70,7 +70,7 @@ def no_memory(*args):
 
 @pytest.mark.timeout(60)  # without an error the main process would block
 def test_a_full_temporary_folder_is_an_error(shapes_dir, monkeypatch):
-    dataset = load_coco(shapes_dir, "val")
+    dataset = load_dataset(shapes_dir, "val")
     monkeypatch.setattr("multiprocessing.util.get_temp_dir", disk_full)
     with pytest.raises(UserError, match=r"/tmp/pymp-1.*loader\.workers=0"):
         list(eval_batches(dataset, None, workers=2))
@@ -90,7 +90,7 @@ def test_without_room_for_the_locks_of_all_workers_the_main_process_reads(shapes
         make_lock(lock, *arguments, **options)
 
     shared_memory._note_without_workers.cache_clear()
-    dataset = load_coco(shapes_dir, "val")
+    dataset = load_dataset(shapes_dir, "val")
     monkeypatch.setattr(SemLock, "__init__", make_lock_with_room)
     for _ in range(2):
         locks.clear()
@@ -126,7 +126,10 @@ def test_full_shared_memory_gives_an_error_per_file(shapes_dir, monkeypatch):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("resized", [True, False])
 def test_images_are_copied_with_a_note_where_shared_memory_is_full(shapes_dir, monkeypatch, capsys, resized):
-    dataset, config = load_coco(shapes_dir, "val"), load_preset("faster-rcnn-r18-fpn-tiny").input if resized else None
+    dataset, config = (
+        load_dataset(shapes_dir, "val"),
+        load_preset("faster-rcnn-r18-fpn-tiny").input if resized else None,
+    )
     expected = list(eval_batches(dataset, config, 2, workers=0))
     shared_memory._note_copies.cache_clear()
     monkeypatch.setattr("torch.UntypedStorage._share_fd_cpu_", no_memory)

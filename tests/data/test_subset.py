@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from afictl.cli.data import app
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.subset import write_subset
 from afictl.errors import UserError
 
@@ -17,7 +17,7 @@ def names(folder):
 def test_subset_keeps_labels_of_a_fraction(shapes_dir, tmp_path, copy):
     counts = write_subset(shapes_dir, tmp_path / "part", 0.3, copy=copy)
     assert (counts.labelled, counts.unlabelled) == (4, 10)
-    subset, source = (load_coco(folder, "train") for folder in (tmp_path / "part", shapes_dir))
+    subset, source = (load_dataset(folder, "train") for folder in (tmp_path / "part", shapes_dir))
     assert sum(counts.objects.values()) == len(subset.arrays["ids"])
     assert tuple(counts.objects) == subset.classes == source.classes
     for i, image_id in enumerate(subset.image_ids):
@@ -28,8 +28,8 @@ def test_subset_keeps_labels_of_a_fraction(shapes_dir, tmp_path, copy):
     labelled, unlabelled = names(tmp_path / "part" / "train"), names(tmp_path / "part" / "unlabeled")
     assert (len(labelled), len(unlabelled)) == (4, 10)
     assert labelled | unlabelled == names(shapes_dir / "train2017")
-    assert load_coco(tmp_path / "part", "val").image_ids == load_coco(shapes_dir, "val").image_ids
-    assert all(load_coco(tmp_path / "part", "val").image_path(i).is_file() for i in range(6))
+    assert load_dataset(tmp_path / "part", "val").image_ids == load_dataset(shapes_dir, "val").image_ids
+    assert all(load_dataset(tmp_path / "part", "val").image_path(i).is_file() for i in range(6))
 
 
 def test_selection_depends_on_seed_and_file_names_alone(shapes_dir, tmp_path):
@@ -74,7 +74,7 @@ def test_subset_includes_test_images(write_coco, name):
     (data / "train").rename(data / "test2017")
     (data / "train").symlink_to(data / "test2017")
     write_subset(data, data / "part", 0.5)
-    dataset = load_coco(data / "part", "test")
+    dataset = load_dataset(data / "part", "test")
     assert len(dataset) == 2
     assert dataset.image_path(0).is_file()
     assert dataset.annotation_file.name.startswith(name[:10])

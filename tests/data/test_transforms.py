@@ -5,7 +5,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
-from afictl.data import load_coco, read_image
+from afictl.data import load_dataset, read_image
 from afictl.data import transforms as T
 from afictl.data.segmentation import draw_segmentation
 from afictl.presets import InputConfig
@@ -49,7 +49,7 @@ def test_augmentation_is_drawn_from_the_generator():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_half_view_matches_full_view(shapes_dir, flip):
-    dataset = load_coco(shapes_dir, "train")
+    dataset = load_dataset(shapes_dir, "train")
     image = read_image(dataset.image_path(0))
     full = T.to_float(T.view(image, (150, 150), flip))
     half = T.to_float(T.view(image, T.half_size((150, 150)), flip))
@@ -78,7 +78,7 @@ def test_masks_match_boxes(kind, flip):
 
 
 def test_targets_of_an_image_without_objects_are_empty(shapes_dir):
-    dataset = load_coco(shapes_dir, "train")
+    dataset = load_dataset(shapes_dir, "train")
     no_objects = dataset._select(0, torch.arange(0))
     target = T.view_target(no_objects, (96, 96), (50, 60), flip=True, masks=True)
     assert target["boxes"].shape == (0, 4)

@@ -2,7 +2,8 @@ import shutil
 
 import pytest
 
-from afictl.data.unlabeled import image_files, without_labelled
+from afictl.data.folders import image_files
+from afictl.data.unlabeled import without_labelled
 from afictl.errors import UserError
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.check import check_split
 from afictl.evaluation import score_predictions
 from afictl.evaluation.detection_limit import DetectionSummary, images_cut_by_coco, objects_note
@@ -21,10 +21,10 @@ def crowd_image(split, content):
 
 def test_images_with_more_objects_than_the_limit_are_noted(shapes_dir, tmp_path):
     data = change_annotations(shapes_dir, tmp_path / "data", crowd_image)
-    note = objects_note(load_coco(data, "val"), 100)
+    note = objects_note(load_dataset(data, "val"), 100)
     for fact in ("1 of 6 images", "more than 100 objects, up to 101", "detector.max_detections"):
         assert fact in note
-    assert objects_note(load_coco(data, "val"), 101) == ""
+    assert objects_note(load_dataset(data, "val"), 101) == ""
     (crowded,) = check_split(data, "val", images=False).findings["crowded-image"]
     assert "101 objects" in str(crowded)
     assert "crowded-image" not in check_split(shapes_dir, "val", images=False).findings
@@ -45,5 +45,5 @@ def test_score_counts_images_with_more_predictions_than_coco_does(shapes_dir):
     annotation = json.loads((shapes_dir / "annotations" / "instances_val2017.json").read_text())["annotations"][0]
     result = {key: annotation[key] for key in ("image_id", "category_id", "bbox")}
     results = [{**result, "score": 0.9 - k / 1000} for k in range(101)]
-    assert score_predictions(results, load_coco(shapes_dir, "val")).cut_images == 1
-    assert score_predictions(results[1:], load_coco(shapes_dir, "val")).cut_images == 0
+    assert score_predictions(results, load_dataset(shapes_dir, "val")).cut_images == 1
+    assert score_predictions(results[1:], load_dataset(shapes_dir, "val")).cut_images == 0

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from afictl.data.folders import find_files
+from afictl.data.layouts import find_split
 from afictl.evaluation import predictions, score_predictions
 from benchmarks.detections_file import write_detections
 
@@ -104,7 +104,7 @@ def test_metrics_of_unusual_values_equal_those_of_pycocotools(tmp_path):
 @pytest.mark.parametrize("set_name", ["coco-mini", "bccd"])
 def test_metrics_of_real_annotations_equal_those_of_pycocotools(shared_data, tmp_path, set_name):
     """Jittered and wrong detections of real objects, crowds among them."""
-    truth, _ = find_files(shared_data / set_name, "val")
+    truth = find_split(shared_data / set_name, "val").annotation_file
     rng = np.random.default_rng(0)
     content = json.loads(truth.read_text())
     objects, classes = COCO(str(truth)), [category["id"] for category in content["categories"]]

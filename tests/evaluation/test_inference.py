@@ -7,7 +7,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from afictl.data import load_coco, read_image
+from afictl.data import load_dataset, read_image
 from afictl.data.segmentation import draw_segmentation
 from afictl.data.shapes import make_shapes
 from afictl.detectors import Detector, build_detector, paste_masks
@@ -25,7 +25,7 @@ RUNTIME = Runtime(workers=0)
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return load_coco(make_shapes(tmp_path_factory.mktemp("shapes") / "data", train=1, val=IMAGES, size=96), "val")
+    return load_dataset(make_shapes(tmp_path_factory.mktemp("shapes") / "data", train=1, val=IMAGES, size=96), "val")
 
 
 def results_of(path):
@@ -245,7 +245,7 @@ def detect_until_rank_one_is_told_to_stop(fabric, data, folder):
         if fabric.global_rank == 1:
             raise KeyboardInterrupt
 
-    dataset = load_coco(data, "train")
+    dataset = load_dataset(data, "train")
     try:
         evaluate(Empty(), dataset, Runtime.of_fabric(fabric, 0), progress=stop_on_rank_one)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from afictl.comparison.analysis.summary import build_comparison
 from afictl.comparison.results import Comparison, ComparisonRun, Cost, MethodResult
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.evaluation import score_predictions
 
 NAMES = (
@@ -56,7 +57,13 @@ def make_comparison(
     ]
     settings = {"schedule": "800 steps of 4 images", "start weights": "none", "precision": "32-true"}
     preset = "mask-rcnn-r18-fpn-tiny" if masks else "faster-rcnn-r18-fpn-tiny"
-    return build_comparison(preset, load_coco(data, "val"), methods, settings, names[0])
+    return build_comparison(preset, load_dataset(data, "val"), methods, settings, names[0])
+
+
+def with_images(comparison: Comparison, folder: Path) -> Comparison:
+    """The same comparison with the held-out images in another folder."""
+    assert comparison.held_out
+    return replace(comparison, held_out=replace(comparison.held_out, image_dir=folder))
 
 
 def make_cost(k: int) -> Cost:

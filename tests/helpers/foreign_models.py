@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from afictl.comparison import compare, parse_methods
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.distributed import Runtime
 from afictl.evaluation import evaluate
 from afictl.presets import Preset
@@ -18,7 +18,7 @@ def assert_evaluates_as_in_training(run: Path, data: Path) -> None:
     """The detector of ``run`` has the classes of the shapes and the accuracies that the training logged at its end."""
     loaded = load_detector(run)
     assert loaded.classes == ("disc", "square", "triangle", "cross")
-    metrics = evaluate(loaded.detector, load_coco(data, "val"), Runtime(workers=0), classes=loaded.classes).metrics
+    metrics = evaluate(loaded.detector, load_dataset(data, "val"), Runtime(workers=0), classes=loaded.classes).metrics
     assert metrics == {key: value for key, value in read_metrics(run)[-1].items() if key in metrics}
     assert "mask/AP" in metrics
 
@@ -31,5 +31,5 @@ def assert_compares_and_draws(fabric: Fabric, preset: Preset, data: Path, folder
     assert nearest.parameters == bicubic.parameters > 10e6
     assert nearest.multiply_adds > 1e8
     run = folder / "runs" / "nearest" / "seed0"
-    (file,) = write_side_by_side({"a": run}, load_coco(data, "val"), folder / "pictures")[:1]
+    (file,) = write_side_by_side({"a": run}, load_dataset(data, "val"), folder / "pictures")[:1]
     assert file.is_file()

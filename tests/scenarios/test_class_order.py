@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from afictl import load_preset
-from afictl.data import load_coco, read_image
+from afictl.data import load_dataset, read_image
 from afictl.distributed import Runtime
 from afictl.evaluation import detect
 from afictl.evaluation.pseudo_labels import write_pseudo_labels
@@ -27,7 +27,7 @@ RENUMBERED_CLASSES = ("cross", "triangle", "square", "disc")
 def renumbered(shapes_dir, tmp_path_factory):
     """The shapes with other ids, which reverse the order of the classes."""
     data = change_annotations(shapes_dir, tmp_path_factory.mktemp("data") / "renumbered", renumber)
-    assert load_coco(data, "train").classes == RENUMBERED_CLASSES
+    assert load_dataset(data, "train").classes == RENUMBERED_CLASSES
     return data
 
 
@@ -41,7 +41,7 @@ def loaded(guide_run):
 
 def named_results(detector, data, path):
     """Detections by name of their image file and class."""
-    dataset = load_coco(data, "val")
+    dataset = load_dataset(data, "val")
     detect(detector.detector, dataset, path, RUNTIME, classes=detector.classes)
     files = dict(zip(dataset.image_ids, dataset.file_names, strict=True))
     names = dict(zip(dataset.category_ids, dataset.classes, strict=True))
@@ -58,10 +58,10 @@ def test_detections_have_the_same_names(loaded, shapes_dir, renumbered, tmp_path
 
 
 def test_drawn_detections_have_the_same_names(loaded, shapes_dir, renumbered):
-    image = read_image(load_coco(shapes_dir, "val").image_path(0))
+    image = read_image(load_dataset(shapes_dir, "val").image_path(0))
     drawn = []
     for data in (shapes_dir, renumbered):
-        detectors = NamedDetectors.of({"run": loaded}, load_coco(data, "val"))
+        detectors = NamedDetectors.of({"run": loaded}, load_dataset(data, "val"))
         detection = detectors.detect("run", image, 0.0)
         drawn.append([detectors.classes[label - 1] for label in detection["labels"].tolist()])
     assert drawn[0] == drawn[1]
@@ -81,7 +81,9 @@ def test_initial_weights_and_pseudo_labels_train_the_same_classes(fabric, shapes
 
 def test_pseudo_labels_have_the_names_of_the_teacher(loaded, shapes_dir, renumbered, tmp_path):
     """Whatever ids the data of the teacher had."""
-    ids = dict(zip(*(getattr(load_coco(renumbered, "train"), key) for key in ("classes", "category_ids")), strict=True))
+    ids = dict(
+        zip(*(getattr(load_dataset(renumbered, "train"), key) for key in ("classes", "category_ids")), strict=True)
+    )
     other = replace(loaded, metadata={**loaded.metadata, "category_ids": [ids[name] for name in loaded.classes]})
     files = sorted((shapes_dir / "val2017").iterdir())[:2]
     labels = []

@@ -12,7 +12,7 @@ import torch
 from torchvision.transforms.v2.functional import resize
 
 from afictl import build_detector, load_preset
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.images import read_image
 from afictl.presets import parse_preset
 from afictl.weights import load_detector
@@ -58,7 +58,7 @@ IMPORTED = {**ADAPTED, "fcos": FCOS}
 @pytest.fixture(scope="module")
 def photographs(shared_data):
     """Three photographs, uint8 (3, h, w), short side 256."""
-    index = load_coco(shared_data / "coco-mini", "val")
+    index = load_dataset(shared_data / "coco-mini", "val")
     return [resize(read_image(index.image_path(i)), [256]) for i in range(3)]
 
 

@@ -8,7 +8,7 @@ import torch
 from torchvision.models import detection
 
 from afictl import AFInterpolator, UserError, build_detector, load_preset
-from afictl.data import load_coco, make_shapes
+from afictl.data import load_dataset, make_shapes
 from afictl.run_records import read_metrics
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.stage2 import build_student
@@ -90,7 +90,7 @@ def test_labels_of_torchvision_coco_weights_stay_coco_ids(fabric, data, tmp_path
     assert loaded.classes[0] == "person"
     assert len(loaded.classes) == 90
     coco = write_coco_classes(data, tmp_path / "data")
-    index = load_coco(coco, "train")
+    index = load_dataset(coco, "train")
     assert len(index.classes) == 80
     ordered = index.in_label_order(loaded.classes)
     assert {ordered.classes[label - 1] for label in ordered.arrays["labels"].tolist()} == {

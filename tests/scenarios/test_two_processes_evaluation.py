@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from afictl.data import load_coco, make_shapes
+from afictl.data import load_dataset, make_shapes
 from afictl.detectors import build_detector
 from afictl.distributed import Runtime, all_gather
 from afictl.errors import UserError
@@ -32,7 +32,7 @@ def detector_of(index):
 
 def evaluate_and_write(fabric, data, folder, batch_size):
     folder.mkdir()
-    dataset, calls = load_coco(data, "val"), []
+    dataset, calls = load_dataset(data, "val"), []
     result = evaluate(
         detector_of(dataset),
         dataset,
@@ -46,7 +46,7 @@ def evaluate_and_write(fabric, data, folder, batch_size):
 
 
 def evaluate_broken_image(fabric, data, folder):
-    dataset = load_coco(data, "val")
+    dataset = load_dataset(data, "val")
     runtime = Runtime.of_fabric(fabric, workers=0)
     try:
         evaluate(detector_of(dataset), dataset, runtime, predictions=folder / "predictions.json")
@@ -64,7 +64,7 @@ def evaluate_all(fabric, data, broken, folder):
 def test_two_ranks_equal_one_and_both_end_at_a_broken_image(data, tmp_path):
     """With an odd number of images, so that one rank has more than the other."""
     broken = make_shapes(tmp_path / "data", train=1, val=IMAGES, size=64)
-    image = load_coco(broken, "val").image_path(9)  # one of the last of rank 1
+    image = load_dataset(broken, "val").image_path(9)  # one of the last of rank 1
     image.write_bytes(b"no image")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "predictions.json").write_text("[]")

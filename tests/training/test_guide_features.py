@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from afictl import build_interpolator, load_preset
-from afictl.data import eval_batches, load_coco
+from afictl.data import eval_batches, load_dataset
 from afictl.detectors import build_detector
 from afictl.interpolators import learned_kinds
 from afictl.training.adversarial import PyramidInterpolator
@@ -98,7 +98,7 @@ def test_pairs_of_several_layers_leave_the_padding_of_each_image_out():
 
 
 def test_distance_on_sums_equals_that_of_hand_made_sums(guide, shapes_dir):
-    held_out = load_coco(shapes_dir, "val")
+    held_out = load_dataset(shapes_dir, "val")
     distance = measure_feature_distance(
         guide,
         build_interpolator("carafe", 16),
@@ -123,7 +123,7 @@ def test_a_kind_that_needs_a_fine_map_gets_the_lateral_one(guide, shapes_dir):
     fade = build_interpolator("fade", 16)
     calls = []
     fade.register_forward_pre_hook(lambda _, maps: calls.append(maps))
-    held_out = load_coco(shapes_dir, "val")
+    held_out = load_dataset(shapes_dir, "val")
     measure_feature_distance(
         guide, fade, held_out, features="sums", limit=1, workers=0, progress=lambda done, total: None
     )

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from afictl import load_preset
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.training import InitialWeights, PseudoLabels, finetune
 from afictl.training.mixed_data import MixedLosses
 from afictl.training.optimization import TrainableModule
@@ -21,7 +21,7 @@ from tests.helpers.tiny_runs import SMALL, with_steps
 def load_batches(number, pseudo, data, fabric=None, start=0, seed=3, settings=()):
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     preset = load_preset("mask-rcnn-r18-fpn-tiny", (*SMALL, "train.batch_size=4", *settings))
-    mixed = pseudo.load(load_coco(data, "train"), preset, masks=True)
+    mixed = pseudo.load(load_dataset(data, "train"), preset, masks=True)
     return list(islice(mixed.batches(fabric, preset, seed)(start), number))
 
 
@@ -98,7 +98,7 @@ class TinyDetector(torch.nn.Module):
 def train(fabric, folder, data):
     """Two steps on batches of two and two images; returns all weights."""
     preset = load_preset("faster-rcnn-r18-fpn-tiny", (*SMALL, "train.batch_size=4"))
-    mixed = PseudoLabels(folder / "pseudo.json", weight=0.5).load(load_coco(data, "train"), preset, masks=False)
+    mixed = PseudoLabels(folder / "pseudo.json", weight=0.5).load(load_dataset(data, "train"), preset, masks=False)
     torch.manual_seed(0)
     detector = TinyDetector()
     synchronize_batch_norms(fabric, detector)

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import save_file
 
 from afictl import AFInterpolator, PatchDiscriminator, UserError, load_preset
-from afictl.data import eval_batches, load_coco, make_shapes
+from afictl.data import eval_batches, load_dataset, make_shapes
 from afictl.detectors import Detector
 from afictl.interpolators import INTERPOLATORS, Interpolator, build_interpolator, learned_kinds
 from afictl.tensor_files import read_tensors, save_tensors
@@ -139,7 +139,7 @@ def test_stage_1_reports_the_distance_to_the_guide_of_each_method(pretrained, gu
     assert set(distance) == {"nearest", "bilinear", "bicubic", "afi"}
     guide = load_detector(guide_run).detector
     sums: dict = {}
-    for batch in eval_batches(load_coco(data, "val"), guide.input, workers=0, half_view=True):
+    for batch in eval_batches(load_dataset(data, "val"), guide.input, workers=0, half_view=True):
         with torch.no_grad():
             real, coarse = guide.pyramid(batch.images), guide.pyramid(batch.half_images)
         for level, target in real.items():
@@ -169,7 +169,7 @@ def test_stage_1_reports_levels_and_the_accuracy_of_the_discriminator(pretrained
 def test_stage_2_reports_levels_and_the_accuracy_of_the_discriminator(pretrained, guide_run, data):
     guide, student = load_detector(guide_run).detector, load_detector(pretrained / "stage2" / "last.safetensors")
     differences: dict = {}
-    for batch in eval_batches(load_coco(data, "val"), guide.input, workers=0, half_view=True):
+    for batch in eval_batches(load_dataset(data, "val"), guide.input, workers=0, half_view=True):
         with torch.no_grad():
             real, fake = guide.pyramid(batch.images), student.detector.pyramid(batch.half_images)
         for level, target in real.items():
@@ -187,7 +187,7 @@ def test_stage_2_reports_levels_and_the_accuracy_of_the_discriminator(pretrained
 
 def test_distance_of_a_fresh_interpolator_is_that_of_bilinear(guide_run, data):
     guide = load_detector(guide_run).detector
-    fresh, index = AFInterpolator(16), load_coco(data, "val")
+    fresh, index = AFInterpolator(16), load_dataset(data, "val")
     distance = measure_feature_distance(guide, fresh, index, limit=2, workers=0, progress=lambda done, total: None)
     for level, values in distance["afi"].items():
         assert values["l1"] == pytest.approx(distance["bilinear"][level]["l1"], rel=1e-2)

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from afictl import UserError, load_preset
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.run_records import read_metrics
 from afictl.training import InitialWeights, PseudoLabels, finetune
 from tests.helpers.pseudo_files import write_pseudo_file
@@ -59,8 +59,8 @@ def test_both_groups_of_a_batch_must_be_divisible_by_the_devices(batch_size, rat
 
 
 def test_labels_are_matched_by_name(pseudo_file, preset, shapes_dir):
-    pseudo = PseudoLabels(pseudo_file).load(load_coco(shapes_dir, "train"), preset, masks=True).pseudo
-    truth = load_coco(shapes_dir, "val")
+    pseudo = PseudoLabels(pseudo_file).load(load_dataset(shapes_dir, "train"), preset, masks=True).pseudo
+    truth = load_dataset(shapes_dir, "val")
     assert pseudo.classes == truth.classes
     for i in range(len(truth)):
         assert pseudo.objects(i).labels.equal(truth.objects(i).labels)
@@ -77,7 +77,7 @@ def test_a_file_that_was_moved_with_its_images_is_read(preset, shapes_dir, tmp_p
     shutil.copytree(shapes_dir / "val2017", tmp_path / "images")
     (tmp_path / "labels").mkdir()
     file = write_pseudo_file(tmp_path / "labels" / "pseudo.json", shapes_dir, info=info)
-    mixed = PseudoLabels(file).load(load_coco(shapes_dir, "train"), preset, masks=False)
+    mixed = PseudoLabels(file).load(load_dataset(shapes_dir, "train"), preset, masks=False)
     assert mixed.pseudo.image_path(0).is_file()
 
 
@@ -193,7 +193,7 @@ def test_absent_images_are_an_error_before_the_run_begins(finetune_error, preset
     pseudo = PseudoLabels(write_pseudo_file(tmp_path / "pseudo.json", shapes_dir, **changes))
     count = len({item["image_id"] for item in annotations})
     (images / unlabelled["file_name"]).unlink()
-    assert pseudo.load(load_coco(shapes_dir, "train"), preset, masks=True)
+    assert pseudo.load(load_dataset(shapes_dir, "train"), preset, masks=True)
     (images / "inside" / "moved.jpg").unlink()
     (images / absent["file_name"]).unlink()
     message = finetune_error(pseudo)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from afictl import load_preset
-from afictl.data import load_coco, make_shapes
+from afictl.data import load_dataset, make_shapes
 from afictl.errors import UserError
 from afictl.launchers import agent_of_torchrun
 from afictl.training import InitialWeights, finetune, loop, stopping
@@ -100,7 +100,7 @@ def broken_at_step_two(fabric, tmp_path, monkeypatch):
 
         def break_at_step_two(seed, step):
             if step == 1:
-                damage(load_coco(data, "train"))
+                damage(load_dataset(data, "train"))
             begin_step(seed, step)
 
         monkeypatch.setattr(loop, "_seed_step", break_at_step_two)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.transforms import half_size, resize_for, to_float
 from afictl.data.transforms import view as resized_view
 from afictl.detectors import build_detector
@@ -49,7 +49,7 @@ def pictures(tmp_path):
 def test_distances_equal_those_of_stage_1(guide, methods, shapes_dir, monkeypatch, features, levels):
     stage1 = guide.preset.stage1.model_copy(update={"features": features})
     monkeypatch.setattr(guide, "preset", guide.preset.model_copy(update={"stage1": stage1}))
-    index = load_coco(shapes_dir, "val")
+    index = load_dataset(shapes_dir, "val")
     expected = measure_feature_distance(
         guide, methods["afi"], index, features=features, limit=2, workers=0, progress=lambda done, total: None
     )

@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.shapes import make_shapes
 from afictl.errors import UserError
 from afictl.visualization import dataset_pictures, file_pictures, run_names
 
 
 def test_pictures_of_a_dataset_have_ground_truth(tmp_path):
-    index = load_coco(make_shapes(tmp_path / "data", train=1, val=3, size=96), "val")
+    index = load_dataset(make_shapes(tmp_path / "data", train=1, val=3, size=96), "val")
     pictures = dataset_pictures(index, limit=2)
     assert [picture.name for picture in pictures] == [str(image_id) for image_id in index.image_ids[:2]]
     truth = pictures[0].ground_truth()
@@ -28,12 +28,12 @@ def test_pictures_of_a_dataset_have_ground_truth(tmp_path):
 
 def test_images_without_annotations_have_no_ground_truth(tmp_path):
     """As in image_info_test-dev2017.json: no annotations, which does not mean no objects."""
-    index = load_coco(make_shapes(tmp_path / "data", train=1, val=1, size=96), "val")
+    index = load_dataset(make_shapes(tmp_path / "data", train=1, val=1, size=96), "val")
     content = json.loads(index.annotation_file.read_text())
     listed = index.annotation_file.with_name("image_info_test2017.json")
     listed.write_text(json.dumps({"images": content["images"], "categories": content["categories"]}))
     index.image_dir.rename(index.image_dir.with_name("test2017"))
-    (picture,) = dataset_pictures(load_coco(tmp_path / "data", "test"))
+    (picture,) = dataset_pictures(load_dataset(tmp_path / "data", "test"))
     assert picture.read().shape == (3, 96, 96)
     assert picture.ground_truth() is None
 

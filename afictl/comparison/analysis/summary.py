@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from afictl.comparison.analysis.statistics import PairedDifference, deviation, paired_difference, significant
 from afictl.comparison.analysis.verdicts import verdict_sentence
@@ -42,8 +41,7 @@ def build_comparison(
     present_baseline = choose_baseline(names, baseline if baseline in names else None)
     return Comparison(
         preset=preset,
-        annotation_file=dataset.annotation_file if dataset else Path(),
-        image_dir=dataset.image_dir if dataset else Path(),
+        held_out=dataset,
         baseline=present_baseline,
         settings=settings,
         methods=summarize_methods(methods, present_baseline, unequal_keys),

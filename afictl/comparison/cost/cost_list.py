@@ -19,7 +19,7 @@ from afictl.comparison.cost.measurement import cost_images, measure_costs
 from afictl.comparison.experiment.specification import Method, resolve_method
 from afictl.comparison.records import CostRecord, read_comparison
 from afictl.comparison.results import Comparison, Cost
-from afictl.data import Dataset, load_coco
+from afictl.data import Dataset, load_dataset
 from afictl.data.hashing import file_digest
 from afictl.detectors import Detector
 from afictl.detectors.image_memory import require_image_memory
@@ -70,7 +70,7 @@ def list_costs(
         UserError: invalid or incompatible data, weights or interpolator.
     """
     choose_baseline([method.name for method in methods], baseline)
-    dataset = load_coco(data, "val") if data else None
+    dataset = load_dataset(data, "val") if data else None
     detectors = {}
     for method in methods:
         method_preset, interpolator = resolve_method(preset, method)

@@ -11,9 +11,8 @@ from afictl.comparison.experiment.specification import ExperimentSettings
 from afictl.comparison.records import read_experiment
 from afictl.data import Dataset
 from afictl.data.fingerprint import PREFIX, content_fingerprint
-from afictl.data.folders import find_files
-from afictl.data.formats.coco import load_coco
 from afictl.data.hashing import file_digest
+from afictl.data.layouts import find_split, load_dataset
 from afictl.errors import UserError
 from afictl.interpolators import kind_of_source
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, absolute_path
@@ -39,7 +38,7 @@ class _Input(NamedTuple):
     def fingerprint(self) -> str:
         """Of the content of annotations, and of the bytes of other files."""
         if self.name in _SPLITS:
-            return content_fingerprint(load_coco(self.source, self.name))
+            return content_fingerprint(load_dataset(self.source, self.name))
         return file_digest(self.file)
 
 
@@ -48,7 +47,7 @@ def compute_fingerprints(settings: ExperimentSettings) -> dict[str, str]:
     fingerprints = {}
     for item in _inputs(settings):
         with suppress(UserError):  # invalid annotations are reported by the runs that read them
-            if item.file.is_file():
+            if item.file.exists():
                 fingerprints[absolute_path(item.file)] = item.fingerprint
     return fingerprints
 
@@ -101,7 +100,7 @@ def _inputs(settings: ExperimentSettings) -> Iterator[_Input]:
     """Annotations, initial weights and interpolators of the experiment."""
     for split in _SPLITS:
         with suppress(UserError):
-            yield _Input(_ALL_METHODS, settings.data, split, find_files(settings.data, split)[0])
+            yield _Input(_ALL_METHODS, settings.data, split, find_split(settings.data, split).annotation_file)
     for name, weights in (("weights", settings.weights), ("backbone_weights", settings.backbone_weights)):
         if weights:
             with suppress(UserError):

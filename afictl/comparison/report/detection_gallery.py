@@ -18,7 +18,6 @@ from afictl.comparison.report.theme import css_color
 from afictl.comparison.results import Comparison
 from afictl.data import Dataset
 from afictl.data.fingerprint import ids_fingerprint
-from afictl.data.formats.coco import load_coco_file
 from afictl.errors import UserError
 from afictl.evaluation.prediction_writer import CocoResult
 from afictl.evaluation.predictions import iter_results
@@ -81,16 +80,15 @@ class Gallery:
 def draw_gallery(comparison: Comparison, budget: int) -> Gallery:
     """Draw the images on which methods differ most, for the first seed, in at most ``budget`` bytes of base64 text.
 
-    Missing predictions, annotations and images are reported in ``notes``.
+    Missing predictions and images are reported in ``notes``.
     """
     baseline = comparison.methods[0]
     if not baseline.runs:
         return Gallery(None, (), ("There are no detections, as nothing was trained.",))
     seed = baseline.runs[0].seed
-    try:
-        dataset = load_coco_file(comparison.annotation_file, comparison.image_dir)
-    except UserError as error:
-        return Gallery(seed, (), (f"The ground truth cannot be read: {error}",))
+    dataset = comparison.held_out
+    if dataset is None:
+        return Gallery(seed, (), ("There is no ground truth.",))
     results, notes = _read_predictions(comparison, seed, dataset)
     if len(results) < 2:
         return Gallery(seed, (), (*notes, "Detections of at least two methods are needed."))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 from pathlib import Path
 
 from afictl.data.annotations import Annotations, pack_annotations
 from afictl.data.dataset import Dataset
-from afictl.data.folders import find_files
 from afictl.data.formats.coco_fast import read_fast
 from afictl.data.formats.coco_records import read_carefully, read_leniently
 from afictl.data.index_cache import cached
@@ -16,27 +15,19 @@ from afictl.data.index_file import IndexContents
 from afictl.garbage_collection import paused_garbage_collection
 
 
-def load_coco(data_dir: str | Path, split: str) -> Dataset:
-    """Load one split of a dataset in COCO layout, with or without the year in its folder names.
+def load_coco_file(annotation_file: Path, image_dir: Path, *, omitted: Set[int] = frozenset()) -> Dataset:
+    """Load one annotation file, from its cached index if there is one.
 
     Args:
-        data_dir: the folder that holds ``annotations/`` and the image folders.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        annotation_file: the file.
+        image_dir: folder that its file names are relative to.
+        omitted: ids of categories to leave out, which no object has.
 
     Raises:
-        UserError: a file, folder or key is missing, not JSON, an unknown or duplicate id; names file, key
-            and id.
+        UserError: a file or key is missing, not JSON, an unknown or duplicate id; names file, key and id.
     """
-    return load_coco_file(*find_files(Path(data_dir), split))
-
-
-def load_coco_file(annotation_file: Path, image_dir: Path) -> Dataset:
-    """Load one annotation file, whose file names are relative to ``image_dir``, from its cached index if there is one.
-
-    Raises:
-        UserError: see ``load_coco``.
-    """
-    contents = cached(annotation_file, partial(_read, annotation_file, read_annotations))
+    read = partial(_read, annotation_file, partial(read_annotations, omitted=omitted))
+    contents = cached(annotation_file, read, variant=f" without {sorted(omitted)}" if omitted else "")
     return Dataset(annotation_file, image_dir, *contents)
 
 
@@ -51,13 +42,13 @@ def load_ground_truth_file(annotation_file: Path) -> Dataset:
     return Dataset(annotation_file, Path(), *_read(annotation_file, _read_ground_truth))
 
 
-def read_annotations(file: Path) -> Annotations:
-    """Read an annotation file.
+def read_annotations(file: Path, omitted: Set[int] = frozenset()) -> Annotations:
+    """Read an annotation file, without the categories of the ids ``omitted``, which no object has.
 
     Raises:
         UserError: not JSON, a missing key, a value of the wrong kind, an unknown or duplicate id.
     """
-    return read_fast(file) or read_carefully(file)
+    return read_fast(file, omitted=omitted) or read_carefully(file, omitted)
 
 
 def _read_ground_truth(file: Path) -> Annotations:

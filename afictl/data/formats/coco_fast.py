@@ -6,7 +6,7 @@ files are left to ``coco_records``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import chain
 from pathlib import Path
 
@@ -59,19 +59,22 @@ class _IrregularFileError(Exception):
     """A file that this reader leaves to ``coco_records``."""
 
 
-def read_fast(file: Path, *, lenient: bool = False) -> Annotations | None:
+def read_fast(file: Path, *, lenient: bool = False, omitted: Set[int] = frozenset()) -> Annotations | None:
     """The columns of an annotation file, or None where it has to be read record by record.
 
     Args:
         file: the annotation file.
         lenient: leave out objects of an unknown image or category, and accept whatever has no effect on a score:
             objects without an id, categories of one name, an empty name, no categories.
+        omitted: ids of categories to leave out, which no object has.
     """
     try:
         text = read_json_text(file)  # checked to be UTF-8: msgspec does not check the text that it skips
         if may_repeat_sections(text):  # msgspec would take the last
             return None
-        return _columns(file, msgspec.json.decode(text, type=_File), lenient)
+        contents = msgspec.json.decode(text, type=_File)
+        contents.categories = [category for category in contents.categories if category.id not in omitted]
+        return _columns(file, contents, lenient)
     except (ValueError, msgspec.MsgspecError, OverflowError, RecursionError, _IrregularFileError):
         return None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -62,13 +63,17 @@ _SECTIONS = tuple(f'"{key}"'.encode() for key in FIELDS)
 _SCORED_FIELDS = {name: field for name, field in FIELDS["annotations"].items() if name not in ("id", "ignore")}
 
 
-def read_carefully(file: Path) -> Annotations:
+def read_carefully(file: Path, omitted: Set[int] = frozenset()) -> Annotations:
     """Read every record with the standard library, which is slow.
+
+    Args:
+        file: the annotation file.
+        omitted: ids of categories to leave out, which no object has.
 
     Raises:
         UserError: the first fault; see ``formats.coco.read_annotations``.
     """
-    contents = read_instances(file)
+    contents = without_categories(read_instances(file), omitted)
     for key, fields in FIELDS.items():
         check_records(file, key, contents[key], fields)
     for key in ("images", "categories"):
@@ -79,7 +84,7 @@ def read_carefully(file: Path) -> Annotations:
         raise UserError(f"{file}: the categories of ids {ids} are all called '{name}'; give each its own name")
     for key, records in (("image_id", contents["images"]), ("category_id", contents["categories"])):
         _require_known(file, key, contents["annotations"], {record["id"] for record in records})
-    return _columns(contents, [record["id"] for record in contents["annotations"]])
+    return record_columns(contents, [record["id"] for record in contents["annotations"]])
 
 
 def read_leniently(file: Path) -> Annotations:
@@ -101,10 +106,16 @@ def read_leniently(file: Path) -> Annotations:
         and record["image_id"] in images
         and record["category_id"] in categories
     ]
-    return _columns({**contents, "annotations": objects}, list(range(len(objects))))
+    return record_columns({**contents, "annotations": objects}, list(range(len(objects))))
 
 
-def _columns(contents: Contents, ids: list[int]) -> Annotations:
+def without_categories(contents: Contents, ids: Set[int]) -> Contents:
+    """The same records without the categories of these ids."""
+    categories = [record for record in contents["categories"] if not (is_id(record.get("id")) and record["id"] in ids)]
+    return {**contents, "categories": categories}
+
+
+def record_columns(contents: Contents, ids: list[int]) -> Annotations:
     """The columns of valid records; ``ids`` are those of the objects."""
     images, objects = contents["images"], contents["annotations"]
     names = {category["id"]: category["name"] for category in contents["categories"]}
@@ -171,6 +182,19 @@ def ids_by_repeated(names: Mapping[int, str]) -> dict[str, list[int]]:
     for category_id, name in names.items():
         ids.setdefault(name, []).append(category_id)
     return {name: ids_of_name for name, ids_of_name in ids.items() if len(ids_of_name) > 1}
+
+
+def write_coco(path: Path, contents: Contents) -> None:
+    """Write an annotation file.
+
+    Raises:
+        UserError: a value of an unknown key is nested too deep for JSON.
+    """
+    try:
+        text = json.dumps(contents)
+    except RecursionError:
+        raise UserError(f"{path.name}: a value is nested too deep to be written again; remove it") from None
+    path.write_text(text, encoding="utf-8")
 
 
 def may_repeat_sections(text: bytes) -> bool:

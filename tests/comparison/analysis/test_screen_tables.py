@@ -23,7 +23,7 @@ def make_comparison(settings=None, seeds=2, name="afi"):
     difference = {"box/AP": Difference(1.22, 0.53, 1.91, seeds, True, 0.31)}
     afi = method(name, [31.26, 31.26], difference=difference, verdict="afi is good")
     methods = (method("nearest", [30.0, 30.08]), afi)
-    return Comparison("preset", Path("val.json"), Path("val"), "nearest", settings or {}, methods)
+    return Comparison("preset", None, "nearest", settings or {}, methods)
 
 
 def render(comparison, width=100):

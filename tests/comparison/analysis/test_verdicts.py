@@ -107,7 +107,7 @@ ONE_SEED = Difference(9.0, None, None, 1, False)
 )
 def test_many_verdicts_are_summarized_in_one_sentence(differences, expected):
     methods = (method("nearest"), *(method(f"m{k}", box_AP=item) for k, item in enumerate(differences)))
-    comparison = Comparison("preset", Path("a.json"), Path("images"), "nearest", {"seeds": "3"}, methods)
+    comparison = Comparison("preset", None, "nearest", {"seeds": "3"}, methods)
     assert overview_sentences(comparison) == expected
     unequal = replace(comparison, settings={"NOT THE SAME, train.lr": "0.1: a; 0.2: b"})
     assert overview_sentences(unequal) == [
@@ -117,7 +117,7 @@ def test_many_verdicts_are_summarized_in_one_sentence(differences, expected):
 
 def test_boxes_and_masks_have_separate_sentences():
     methods = (method("nearest"), *(method(f"m{k}", box_AP=UNCLAIMED, mask_AP=CLAIMED) for k in range(3)))
-    comparison = Comparison("preset", Path("a.json"), Path("images"), "nearest", {}, methods)
+    comparison = Comparison("preset", None, "nearest", {}, methods)
     assert overview_sentences(comparison) == [
         "box AP of 3 methods against nearest: no difference can be claimed",
         "mask AP of 3 methods against nearest: better: m0, m1, m2",

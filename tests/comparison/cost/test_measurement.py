@@ -4,7 +4,7 @@ import torch
 from afictl import build_detector, load_preset
 from afictl.comparison.cost import measurement
 from afictl.comparison.cost.measurement import cost_images, measure_costs
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.detectors import model_cost
 
 SMALL = ("neck.channels=16", "detector.fc_width=32", "interpolator.options={}", "input.test_size=64")
@@ -83,7 +83,7 @@ def test_one_image_is_measured_six_times(monkeypatch):
 
 def test_images_are_those_of_evaluation_or_one_of_the_largest_size(shapes_dir):
     config = load_preset("faster-rcnn-r18-fpn-tiny", ["input.test_size=48", "input.max_size=80"]).input
-    images = cost_images(config, load_coco(shapes_dir, "val"))
+    images = cost_images(config, load_dataset(shapes_dir, "val"))
     assert len(images) == 6
     assert all(min(image.shape[1:]) <= 48 and image.min() >= 0 and image.max() <= 1 for image in images)
     (noise,) = cost_images(config)

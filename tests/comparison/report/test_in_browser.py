@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from afictl.comparison.report import write_report
 from afictl.data import make_shapes
 from tests.comparison.report.test_page import hostile
-from tests.helpers.comparisons import NAMES, make_comparison
+from tests.helpers.comparisons import NAMES, make_comparison, with_images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -64,7 +63,7 @@ def pages(tmp_path_factory):
     """Three reports: an ordinary one, one with hostile names, and one of eleven methods without pictures."""
     folder = tmp_path_factory.mktemp("reports")
     data = make_shapes(folder / "data", train=1, val=2, size=96)
-    eleven = replace(make_comparison(data, folder / "eleven", NAMES), image_dir=folder / "nowhere")
+    eleven = with_images(make_comparison(data, folder / "eleven", NAMES), folder / "nowhere")
     comparisons = {
         "ordinary": make_comparison(data, folder / "three"),
         "hostile": hostile(data, folder),

@@ -17,7 +17,8 @@ from afictl.comparison.report import write_report
 from afictl.comparison.report.report_tables import NO_VALUE
 from afictl.comparison.results import Comparison, ComparisonRun, MethodResult
 from afictl.data import make_shapes
-from tests.helpers.comparisons import NAMES, make_comparison, make_cost
+from afictl.data.formats.coco import load_coco_file
+from tests.helpers.comparisons import NAMES, make_comparison, make_cost, with_images
 
 HOSTILE = "<img src=x onerror=alert(1)></script><script>window.injected=1</script>\"'&{{ 7 * 7 }}"
 
@@ -59,7 +60,7 @@ def test_paths_are_relative_to_the_report_or_the_current_folder(comparison, tmp_
         "start weights": f"{tmp_path}/out/a / /elsewhere{tmp_path}/b",
         "here": str(tmp_path),
     }
-    changed = replace(comparison, settings=settings, image_dir=tmp_path / "val")
+    changed = with_images(replace(comparison, settings=settings), tmp_path / "val")
     text = visible_text(render(changed, tmp_path / "out"))
     for part in ("start weights a / …/b", "data data", "images val", f"here …/{tmp_path.name}"):
         assert part in text
@@ -139,7 +140,7 @@ def test_leaders_of_curves_are_dotted(page):
 def test_the_star_of_a_detection_is_explained(page, comparison, tmp_path):
     explanation = "A star before the label and a wider outline "
     assert explanation in visible_text(page)
-    assert explanation not in visible_text(render(replace(comparison, image_dir=tmp_path / "nowhere"), tmp_path))
+    assert explanation not in visible_text(render(with_images(comparison, tmp_path / "nowhere"), tmp_path))
 
 
 def test_the_page_is_self_contained(page):
@@ -248,7 +249,7 @@ def without_files(comparison):
     ],
 )
 def test_a_page_of_a_partial_comparison_names_the_gaps(comparison, tmp_path, change, texts):
-    partial = replace(comparison, methods=tuple(change(comparison)), image_dir=tmp_path / "nowhere")
+    partial = with_images(replace(comparison, methods=tuple(change(comparison))), tmp_path / "nowhere")
     text = visible_text(render(partial, tmp_path))
     for part in texts:
         assert part in text
@@ -262,7 +263,7 @@ def test_a_page_says_which_curve_is_missing_and_why_without_private_paths(data, 
     file = run.folder / "metrics.jsonl"
     first, *others = file.read_text().splitlines()
     file.write_text("\n".join([first, "{broken", *others]) + "\n")
-    page = render(replace(comparison, image_dir=tmp_path / "nowhere"), tmp_path)
+    page = render(with_images(comparison, tmp_path / "nowhere"), tmp_path)
     text = visible_text(page)
     assert f"{comparison.methods[1].name}, seed {run.seed} has no curve: " in text
     assert "metrics.jsonl: line 2" in text
@@ -288,7 +289,7 @@ def test_runs_without_a_metric_that_others_have_are_named_on_the_page_and_on_scr
 
 
 def test_a_page_without_masks_has_no_mask_ap(data, tmp_path):
-    comparison = replace(make_comparison(data, tmp_path / "runs", masks=False), image_dir=tmp_path / "nowhere")
+    comparison = with_images(make_comparison(data, tmp_path / "runs", masks=False), tmp_path / "nowhere")
     page = render(comparison, tmp_path)
     assert "Mask AP" not in page
     assert "An image is left out" in visible_text(page)
@@ -306,7 +307,7 @@ def test_size_with_a_thousand_classes_and_large_photographs(tmp_path):
         rows = [{"name": label, "objects": 3, "box/AP": 40.0 + k * (i % 7)} for i, label in enumerate(classes)]
         run = ComparisonRun(0, folder, {"box/AP": 40.0}, rows, 60.0)
         methods.append(MethodResult(name, name, (run,), make_cost(k), mean={"box/AP": 40.0 + k}))
-    comparison = Comparison("preset", annotation_file, images, NAMES[0], {}, tuple(methods))
+    comparison = Comparison("preset", load_coco_file(annotation_file, images), NAMES[0], {}, tuple(methods))
     page = render(comparison, tmp_path)
     assert page.count("data:image/") == 2 * 12
     assert "1480 more classes" in visible_text(page)

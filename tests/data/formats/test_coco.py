@@ -6,7 +6,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from afictl.data import load_coco
+from afictl.data import load_dataset
 from afictl.data.formats.coco import load_coco_file, load_ground_truth_file
 from afictl.data.segmentation import normalize_segmentation
 from afictl.errors import UserError
@@ -16,7 +16,7 @@ from tests.data.conftest import SQUARE
 def test_gaps_in_category_ids_become_labels_from_one(write_coco):
     categories = [{"id": 90, "name": "zebra"}, {"id": 3, "name": "ant"}]
     data = write_coco([{"category_id": 90}, {"category_id": 3}], categories=categories)
-    dataset = load_coco(data, "train")
+    dataset = load_dataset(data, "train")
     assert dataset.classes == ("ant", "zebra")
     assert dataset.category_ids == (3, 90)
     assert dataset.objects(0).labels.tolist() == [2, 1]
@@ -30,7 +30,7 @@ def test_boxes_are_clipped_and_unusable_objects_counted(write_coco):
         {"bbox": [5, 5, 4, -3]},
         {"bbox": [70, 5, 10, 10]},
     ]
-    dataset = load_coco(write_coco(objects, images=[{}, {}]), "train")
+    dataset = load_dataset(write_coco(objects, images=[{}, {}]), "train")
     assert len(dataset.objects(0).boxes) == 5
     usable = dataset.training_objects(0)
     assert usable.ids.tolist() == [1]
@@ -60,7 +60,7 @@ def test_every_form_of_segmentation_is_read(write_coco):
         {"segmentation": {"size": 48, "counts": [48 * 64]}},
         {"segmentation": [[1, 1, 9, 1, 9, 1e30]]},
     ]
-    dataset = load_coco(write_coco(objects), "train")
+    dataset = load_dataset(write_coco(objects), "train")
     polygons, rle, loose, *unusable = dataset.objects(0).segmentations
     assert [polygon.tolist() for polygon in polygons] == objects[0]["segmentation"]
     assert (coco_mask.decode(rle) == bitmap).all()
@@ -86,11 +86,11 @@ def test_invalid_compressed_run_lengths_are_rejected():
 
 def test_data_without_segmentations_have_no_masks(write_coco):
     crowd_mask = {"iscrowd": 1, "segmentation": SQUARE}
-    assert not load_coco(write_coco([{"segmentation": []}, crowd_mask]), "train").has_masks
+    assert not load_dataset(write_coco([{"segmentation": []}, crowd_mask]), "train").has_masks
 
 
 def test_missing_area_is_the_area_of_the_box(write_coco):
-    dataset = load_coco(write_coco([{"area": 7.5}, {}, {"area": None}]), "train")
+    dataset = load_dataset(write_coco([{"area": 7.5}, {}, {"area": None}]), "train")
     assert dataset.objects(0).areas.tolist() == [7.5, 400, 400]
 
 
@@ -110,7 +110,7 @@ def test_missing_area_is_the_area_of_the_box(write_coco):
 def test_error_names_file_and_id_in_one_line(write_coco, objects, sections, facts):
     data = write_coco(objects, **sections)
     with pytest.raises(UserError) as error:
-        load_coco(data, "train")
+        load_dataset(data, "train")
     message = str(error.value)
     assert "\n" not in message
     assert all(fact in message for fact in ["instances_train.json", *facts])
@@ -119,34 +119,34 @@ def test_error_names_file_and_id_in_one_line(write_coco, objects, sections, fact
 def test_error_names_broken_and_missing_files(write_coco, tmp_path):
     data = write_coco([{}])
     with pytest.raises(UserError, match=r"instances_test2017\.json .*instances_test\.json"):
-        load_coco(data, "test")
+        load_dataset(data, "test")
     with pytest.raises(UserError, match="split 'training'"):
-        load_coco(data, "training")
+        load_dataset(data, "training")
     with pytest.raises(UserError, match="nowhere "):
-        load_coco(tmp_path / "nowhere", "train")
+        load_dataset(tmp_path / "nowhere", "train")
     file = data / "annotations" / "instances_train.json"
     contents = json.loads(file.read_text())
     del contents["images"][0]["height"]
     file.write_text(json.dumps(contents))
     with pytest.raises(UserError, match=r"images\[0\].* 1.*'height'.*missing"):
-        load_coco(data, "train")
+        load_dataset(data, "train")
     file.write_text(json.dumps({"annotations": [], "categories": []}))
     with pytest.raises(UserError, match=r"'images'.*missing"):
-        load_coco(data, "train")
+        load_dataset(data, "train")
     file.write_text('{"images": [')
     with pytest.raises(UserError, match=r"instances_train\.json: .*JSON"):
-        load_coco(data, "train")
+        load_dataset(data, "train")
 
 
 def test_dataset_is_picklable(shapes_dir):
-    dataset = load_coco(shapes_dir, "train")
+    dataset = load_dataset(shapes_dir, "train")
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy.image_path(3) == dataset.image_path(3)
     assert copy.objects(3).boxes.equal(dataset.objects(3).boxes)
 
 
 def test_objects_of_real_data_equal_those_of_pycocotools(shared_data):
-    dataset = load_coco(shared_data / "coco-mini", "val")
+    dataset = load_dataset(shared_data / "coco-mini", "val")
     reference = COCO(dataset.annotation_file)
     assert len(dataset.classes) == 80
     assert dataset.category_ids[-1] == 90
@@ -158,7 +158,7 @@ def test_objects_of_real_data_equal_those_of_pycocotools(shared_data):
 
 
 def test_layout_without_year_and_test_split(shared_data):
-    dataset = load_coco(shared_data / "bccd", "test")
+    dataset = load_dataset(shared_data / "bccd", "test")
     assert (len(dataset), dataset.classes, dataset.has_masks) == (72, ("RBC", "WBC", "Platelets"), False)
 
 
@@ -184,7 +184,7 @@ def test_ground_truth_of_a_faulty_file_leaves_out_what_cannot_be_scored(write_co
 def test_flags_as_other_programs_write_them(write_coco, value, is_set):
     """NaN is pandas' absent value; in COCO's records an absent flag is not set."""
     for key in ("iscrowd", "ignore"):
-        dataset = load_coco(write_coco([{}, {key: value}]), "train")
+        dataset = load_dataset(write_coco([{}, {key: value}]), "train")
         assert dataset.training_objects(0).ids.tolist() == ([1] if is_set else [1, 2])
         assert dataset.objects(0).crowd.tolist() == [False, is_set and key == "iscrowd"]
 
@@ -193,14 +193,14 @@ def test_ids_as_pandas_writes_them(write_coco):
     """A column of integers with one absent value is written as floats."""
     images, categories = [{"id": 3.0}, {"id": 5.0}], [{"id": 2.0, "name": "cat"}, {"id": 1.0, "name": "dog"}]
     objects = [{"id": 7.0, "image_id": 5.0, "category_id": 2.0, "area": float("nan"), "iscrowd": float("nan")}]
-    dataset = load_coco(write_coco(objects, images=images, categories=categories), "train")
+    dataset = load_dataset(write_coco(objects, images=images, categories=categories), "train")
     assert (dataset.classes, dataset.category_ids, dataset.image_ids) == (("dog", "cat"), (1, 2), [3, 5])
     assert (dataset.objects(1).ids.tolist(), dataset.objects(1).labels.tolist()) == ([7], [2])
     assert all(type(number) is int for number in dataset.category_ids)
 
 
 def test_objects_flagged_ignore_are_left_out_of_training(write_coco):
-    dataset = load_coco(write_coco([{"ignore": 1}, {"ignore": 1, "iscrowd": 1}, {"difficult": 1}, {}]), "train")
+    dataset = load_dataset(write_coco([{"ignore": 1}, {"ignore": 1, "iscrowd": 1}, {"difficult": 1}, {}]), "train")
     assert dataset.training_objects(0).ids.tolist() == [3, 4]
     assert dataset.left_out() == {"objects crowd": 1, "objects flagged 'ignore'": 1}
     assert len(dataset.objects(0).ids) == 4
