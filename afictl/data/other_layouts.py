@@ -28,9 +28,7 @@ class Layout(NamedTuple):
 
 _CONVERT = "export the dataset as COCO JSON instead"
 _YOLO_FILES = "write a data.yaml with the class names and the image folders of train and val"
-_VOC_FILES = (
-    "move them to Annotations and the images to JPEGImages, and list the splits in ImageSets/Main/train.txt and val.txt"
-)
+_VOC_FILES = "move them to Annotations, the images to JPEGImages, and list each split in ImageSets/Main/SPLIT.txt"
 _LAYOUTS = (
     Layout(
         "Roboflow's COCO export in one folder",
