@@ -279,7 +279,8 @@ def test_runs_without_a_metric_that_others_have_are_named_on_the_page_and_on_scr
     metrics = {key: value for key, value in old.metrics.items() if key != "box/APs"}
     old = replace(old, metrics=metrics, training_seconds=None)
     (old.folder / "metrics.jsonl").write_text("[]\n")
-    comparison = replace(comparison, methods=(replace(first, runs=(old, new)), *others), image_dir=tmp_path / "nowhere")
+    comparison = replace(comparison, methods=(replace(first, runs=(old, new)), *others))
+    comparison = with_images(comparison, tmp_path / "nowhere")
     lacking, fault = [note.removeprefix("note: ") for note in comparison_notes(comparison) if note.startswith("note: ")]
     assert lacking.startswith(f"results of an earlier version lack box/APs: {first.name}, seed 0;")
     assert fault.startswith(f"{first.name}, seed 0 has no curve and no training time: {old.folder}")
