@@ -30,8 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = options.interpolators.split(",") if options.interpolators else TABLES[options.table]
     for command in table_commands(SETTINGS[options.setting], methods, options.seeds, paths):
         print(f"+ afictl {shlex.join(command)}", flush=True)
-        if not options.dry_run and (code := subprocess.run([*_AFICTL, *command], check=False).returncode):
+        if not options.dry_run and (code := _run(command)):
             raise UserError(f"afictl {command[0]} ended with exit code {code}")
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run ``afictl`` and return its exit code; at Ctrl-C, which it receives too, it has time to save its state."""
+    with subprocess.Popen([*_AFICTL, *command]) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
