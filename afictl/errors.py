@@ -3,11 +3,22 @@
 import difflib
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _MAX_NAMES = 20
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _REQUESTED = re.compile(r"(?:tried|[Uu]nable) to allocate [\d.]+ \w+", re.IGNORECASE)
+_CONSTRAINTS = {
+    "Input should be ": "must be ",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+}
+"""Words of pydantic -> plain words."""
+_PARSER_DETAIL = re.compile(r"(must be an? (?:integer|number)), .*")
+_MIN_PREFIX = 3
+"""Characters of an unknown name that the names which begin with it are suggested for."""
 _LOST_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)")
 
 
@@ -72,6 +83,29 @@ def first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
+def plain_constraint(message: str) -> str:
+    """A message of pydantic in plain words: ``Input should be less than or equal to 9`` as ``must be at most 9``."""
+    for words, plain in _CONSTRAINTS.items():
+        message = message.replace(words, plain)
+    return _PARSER_DETAIL.sub(r"\1", message)
+
+
+def closest_names(word: str, known: Iterable[str], count: int, cutoff: float = 0.6) -> list[str]:
+    """The names that begin with ``word``, shortest first, then similar ones; upper and lower case are the same.
+
+    Args:
+        word: unknown name.
+        known: all valid names.
+        count: largest number of names.
+        cutoff: smallest similarity, 0..1, as in ``difflib.get_close_matches``.
+    """
+    names = {name.casefold(): name for name in known}
+    lower = word.casefold()
+    longer = sorted((name for name in names if len(word) >= _MIN_PREFIX and name.startswith(lower)), key=len)
+    similar = difflib.get_close_matches(lower, names, n=count, cutoff=cutoff)
+    return [names[name] for name in dict.fromkeys((*longer, *similar))][:count]
+
+
 def did_you_mean(word: str, known: Sequence[str], *, listed_by: str = "") -> str:
     """Suffix of an error about an unknown name: the closest valid name, or the first valid names if none is close.
 
@@ -81,9 +115,9 @@ def did_you_mean(word: str, known: Sequence[str], *, listed_by: str = "") -> str
         listed_by: command that lists many names; then the suffix has the three closest names and this command.
     """
     if listed_by:
-        near = ", ".join(f"'{name}'" for name in difflib.get_close_matches(word, known, n=3))
+        near = ", ".join(f"'{name}'" for name in closest_names(word, known, 3))
         return (f"; did you mean {near}?" if near else "") + f"; '{listed_by}' shows all"
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = closest_names(word, known, 1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
     more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from afictl.errors import UserError, format_error
+from afictl.errors import UserError, format_error, plain_constraint
 from afictl.json_files import parse_json, read_json
 from afictl.regular_files import open_regular
 from afictl.run_folder import CONFIG, METRICS, list_runs_below
@@ -249,5 +249,5 @@ def _describe(error: ValidationError) -> str:
     key = ".".join(map(str, item["loc"]))
     if item["type"] == "missing":
         return f"key '{key}' is missing"
-    value, reason = reprlib.repr(item["input"]), item["msg"].removeprefix("Input ")
+    value, reason = reprlib.repr(item["input"]), plain_constraint(item["msg"])
     return f"'{key}' is {value}; it {reason}" if key else f"its content is {value}; it {reason}"

@@ -12,7 +12,7 @@ from afictl.presets.numbers import ConvWidth, Integer, Real
 from afictl.presets.validation import format_validation_error
 
 _Rate: TypeAlias = Annotated[Real, Field(ge=0, lt=1)]
-_Count: TypeAlias = Annotated[Integer, Field(gt=0, le=1024)]
+_Count: TypeAlias = Annotated[Integer, Field(ge=1, le=1024)]
 
 
 class NetworkOptions(BaseModel):

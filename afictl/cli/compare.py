@@ -244,7 +244,10 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
     if fabric.world_size == 1:  # in separate processes, of which one may crash
         parallel_runs = max(1, parallel_runs)
     if len(methods) == 1:
-        fabric.print(f"{methods[0].name} is the only method: it is trained and measured without a comparison")
+        fabric.print(
+            f"{methods[0].name} is the only method: it is trained and measured without a comparison; name others in"
+            " --interpolators, also later with the same command"
+        )
     outcome = compare(
         fabric,
         preset,

@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 
 _MAX_LOCATIONS = 3
+_COLUMN_WIDTHS = (30, 70, 46)
+"""Characters of the columns of findings outside a terminal, unless a path is longer."""
 _MAX_WIDTH_CHARACTERS = 10_000
 _COLOURS = {"stops": "red", "drops": "yellow", "mends": "cyan", "fine": "dim"}
 
@@ -134,13 +136,15 @@ def check_dataset(
 
     from afictl.data.check import splits_to_check
     from afictl.data.layouts import describe_data
+    from afictl.data.other_layouts import describe_layout
 
     console = Console()
     reports = [_check_split(data, name, images, console) for name in splits_to_check(data, split)]
     counts = {report.split: report.images for report in reports}
     console.print(describe_data(data, counts), markup=False, highlight=False, soft_wrap=True)
-    for report in reports:
-        _print_report(report, console, all_locations)
+    layout = "" if all(report.annotation_file for report in reports) else describe_layout(data)
+    for k, report in enumerate(reports):
+        _print_report(report, console, all_locations, repeated=layout if k else "")
     if json_file:
         write_json(json_file, [report.as_json() for report in reports], named_by_user=True)
     fatal = sum(len(report.fatal) for report in reports)
@@ -162,7 +166,8 @@ def _check_split(data: Path, split: str, images: bool, console: Console) -> Spli
         return check_split(data, split, progress=progress)
 
 
-def _print_report(report: SplitReport, console: Console, all_locations: bool) -> None:
+def _print_report(report: SplitReport, console: Console, all_locations: bool, repeated: str) -> None:
+    """Print counts and findings of a split; ``repeated`` is advice that stands above already."""
     from rich.markup import escape
 
     title = f"{report.split}: {escape(report.annotation_file or 'not found')}"
@@ -175,15 +180,19 @@ def _print_report(report: SplitReport, console: Console, all_locations: bool) ->
     if report.histogram:
         console.print(_histogram(report.histogram))
     if report.findings:
-        _print_unwrapped(console, _findings(report, all_locations))
+        table = _findings(report, all_locations, repeated)
+        if not console.is_terminal:
+            _limit_columns(table)
+            width = console.measure(table, options=console.options.update(max_width=_MAX_WIDTH_CHARACTERS)).maximum
+            console.width = max(console.width, width)
+        console.print(table)
 
 
-def _print_unwrapped(console: Console, table: Table) -> None:
-    """Print a table, without wrapped paths where the output is not a terminal."""
-    if not console.is_terminal:
-        width = console.measure(table, options=console.options.update(max_width=_MAX_WIDTH_CHARACTERS)).maximum
-        console.width = max(console.width, width)
-    console.print(table)
+def _limit_columns(table: Table) -> None:
+    """Limit the columns to ``_COLUMN_WIDTHS``, or to their longest word, so that no path is broken."""
+    for column, width in zip(table.columns, _COLUMN_WIDTHS, strict=True):
+        words = (len(word) for cell in column.cells for word in str(cell).split())
+        column.max_width = max(width, *words)
 
 
 def _histogram(histogram: dict[str, int]) -> object:
@@ -194,7 +203,7 @@ def _histogram(histogram: dict[str, int]) -> object:
     return Columns([f"{escape(name)} [bold]{count}[/]" for name, count in by_count], padding=(0, 3))
 
 
-def _findings(report: SplitReport, all_locations: bool) -> Table:
+def _findings(report: SplitReport, all_locations: bool, repeated: str) -> Table:
     from rich.markup import escape
     from rich.table import Column, Table
 
@@ -205,7 +214,9 @@ def _findings(report: SplitReport, all_locations: bool) -> Table:
         locations = report.findings.get(key, [])
         if not locations:
             continue
-        lines = [escape(str(location)) for location in locations[: None if all_locations else _MAX_LOCATIONS]]
+        lines = list(map(str, locations[: None if all_locations else _MAX_LOCATIONS]))
+        lines = [line.replace(repeated, "see above") if repeated else line for line in lines]
+        lines = [escape(line) for line in lines]
         if len(locations) > len(lines):
             lines.append(f"... {len(locations) - len(lines)} more (--all)")
         title = f"[{_COLOURS[rule.effect]}]{rule.title}[/]"

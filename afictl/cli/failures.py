@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from afictl.errors import UserError, describe_out_of_memory, format_error, is_disk_full, one_line
+from afictl.cli.command_line import name_flag, value_of
+from afictl.errors import (
+    UserError,
+    closest_names,
+    describe_out_of_memory,
+    format_error,
+    is_disk_full,
+    one_line,
+    plain_constraint,
+)
 from afictl.launchers import OWN_LAUNCHER, launched_process
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ INTERRUPTED = 130
 _RESUMABLE = ("pretrain", "finetune")
 _REPEATABLE = ("compare", "demo")
 _SETTABLE = (*_RESUMABLE, "compare")
+_EXTRA_ARGUMENT = re.compile(r"got unexpected extra argument\S* \(([^ )]+)")
 _EXIT_SECONDS = 3.0
 """A process that fails waits so long, as a launcher ends the others, which may report it, as soon as one has ended."""
 _RANK_ZERO_SECONDS = 5.0
@@ -44,7 +55,7 @@ def report_error(error: BaseException) -> int:
     if "--debug" in sys.argv and not isinstance(error, _ClickError):
         raise error
     line, code = _describe(error)
-    line = one_line(line)
+    line = name_flag(one_line(line))
     if "afictl.training.rendezvous" in sys.modules:  # in a command that may use several processes
         from afictl.training.rendezvous import current_group
 
@@ -119,16 +130,35 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
 
 def _usage(error: Any) -> str:
-    message = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
+    message = plain_constraint(error.format_message()).rstrip(".").replace(". Did you mean", "; did you mean")
     message = f"{message[:1].lower()}{message[1:]}"
     if error.ctx is None:
         return message
-    option = getattr(error, "option_name", None)
+    options = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+    option, parameter = getattr(error, "option_name", None), getattr(error, "param", None)
     if option and type(error).__name__ == "NoSuchOption":
-        options = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
-        close = get_close_matches(option, options, n=1)
-        message = f"no such option '{option}'" + (f"; did you mean '{close[0]}'?" if close else "")
+        message = f"no such option '{option}'{_similar_option(option, options, error.ctx.command.name)}"
+    elif argument := _EXTRA_ARGUMENT.match(message):
+        flag = next((flag for flag in ("--weights", "--guide") if flag in options), "")
+        message += f"; did you mean {flag} {argument[1]}?" if flag and Path(argument[1]).exists() else ""
+    elif parameter is not None and ": must be " in message and (value := value_of(parameter.opts)):
+        message += f" (got {value:.40})"
     return f"{message}; see '{error.ctx.command_path} --help'"
+
+
+def _similar_option(option: str, options: list[str], command: str) -> str:
+    """Suffix of an error about an unknown option: the keys of a preset with its name, else the most similar option."""
+    if "--set" in options:
+        from afictl.presets.validation import keys_named
+
+        others = ("train.",) if command == "pretrain" else ("stage1.", "stage2.")
+        keys = [key for key in keys_named(option.strip("-").replace("-", "_")) if not key.startswith(others)]
+        if keys:
+            value = value_of((option,))
+            value = "VALUE" if not value or value.startswith("--") else value
+            return f"; did you mean {' or '.join(f'--set {key}={value}' for key in keys)}?"
+    close = closest_names(option, options, 1)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _system(error: OSError) -> str:

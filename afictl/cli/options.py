@@ -106,7 +106,8 @@ Seed = Annotated[
     int, typer.Option("--seed", min=0, max=SEED_MAX, help="Random seed of weights, data order and augmentation.")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in --output from its saved state, if there is one.")
+    bool,
+    typer.Option("--resume", help="Continue the run in --output from its saved state; without one start a new run."),
 ]
 Tta = Annotated[
     bool,

@@ -37,16 +37,20 @@ _Levels = Annotated[str | None, typer.Option("--levels", help="Pyramid levels, e
 
 
 class _DetectionsFirst(TyperGroup):
-    """Command group with ``detections`` as the default subcommand."""
+    """Command group in which options without a subcommand are those of ``detections``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
             args = ["detections", *args]
+        if args and args[0] not in self.commands and Path(args[0]).exists():
+            raise UserError(
+                f"{args[0]}: name what to draw of it, such as: afictl visualize detections --weights {args[0]}"
+            )
         return list(super().parse_args(ctx, args))
 
 
 app = typer.Typer(
-    help="Draw detections (the default), features, Grad-CAM or training curves.",
+    help="Draw detections, features, Grad-CAM or training curves. Options without a command are those of detections.",
     cls=_DetectionsFirst,
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -29,10 +29,10 @@ def require_data_folder(data_dir: Path) -> None:
     """
     if data_dir.is_file():
         raise UserError(
-            f"{data_dir} is a file; a dataset is the folder with its annotations and images, or a YAML file"
+            f"{data_dir}: is a file; a dataset is the folder with its annotations and images, or a YAML file"
         )
     if not data_dir.is_dir():
-        raise UserError(f"data folder {data_dir} does not exist")
+        raise UserError(f"{data_dir}: no such folder")
 
 
 def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
@@ -44,11 +44,11 @@ def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> lis
         UserError: no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise UserError(f"image folder {folder} {'is a file' if folder.exists() else 'does not exist'}")
+        raise UserError(f"{folder}: {'is a file, not a folder of images' if folder.exists() else 'no such folder'}")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes)
     files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
     if not files:
-        raise UserError(f"folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        raise UserError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return files
 
 

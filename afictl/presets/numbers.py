@@ -35,9 +35,9 @@ def _plausible(lowest: float | None, highest: float) -> AfterValidator:
     def check(value: float, info: ValidationInfo) -> float:
         low, high = (-_MAX_RECORDED, _MAX_RECORDED) if info.context == RECORDED else (lowest, highest)
         if low is not None and value < low:
-            raise PydanticCustomError("low", f"Input should be greater than or equal to {low:,}")
+            raise PydanticCustomError("low", f"must be at least {low:,}")
         if value > high:
-            raise PydanticCustomError("high", f"Input should be less than or equal to {high:,}")
+            raise PydanticCustomError("high", f"must be at most {high:,}")
         return value
 
     return AfterValidator(check)
@@ -78,14 +78,14 @@ LongSide: TypeAlias = Annotated[Integer, Field(ge=8), _plausible(None, 1_000_000
 Pixels: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 1e6)]
 """Size of objects or distance in an image."""
 Ratio: TypeAlias = Annotated[Real, Field(gt=0), _plausible(1e-3, 1e3)]
-Regions: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 1_000_000)]
+Regions: TypeAlias = Annotated[Integer, Field(ge=1), _plausible(None, 1_000_000)]
 """Number of anchors, proposals, regions or detections of an image."""
 
-Steps: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 10**9)]
+Steps: TypeAlias = Annotated[Integer, Field(ge=1), _plausible(None, 10**9)]
 StepsOrNone: TypeAlias = Annotated[Integer, _plausible(0, 10**9)]
-Interval: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 10**12)]
+Interval: TypeAlias = Annotated[Integer, Field(ge=1), _plausible(None, 10**12)]
 """Steps between two events, which may stand for never."""
-BatchSize: TypeAlias = Annotated[Integer, Field(gt=0), _plausible(None, 65_536)]
+BatchSize: TypeAlias = Annotated[Integer, Field(ge=1), _plausible(None, 65_536)]
 LearningRate: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 100)]
 RateFactor: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 1000)]
 WeightDecay: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 10)]
@@ -93,6 +93,6 @@ LossWeight: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 1000)]
 GradientNorm: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 1e6)]
 Workers: TypeAlias = Annotated[Integer, Field(ge=0), _plausible(None, 1024)]
 
-ConvWidth: TypeAlias = Annotated[Integer, Field(gt=0, le=8192)]
-LinearWidth: TypeAlias = Annotated[Integer, Field(gt=0, le=65_536)]
-Repeats: TypeAlias = Annotated[Integer, Field(gt=0, le=100)]
+ConvWidth: TypeAlias = Annotated[Integer, Field(ge=1, le=8192)]
+LinearWidth: TypeAlias = Annotated[Integer, Field(ge=1, le=65_536)]
+Repeats: TypeAlias = Annotated[Integer, Field(ge=1, le=100)]

@@ -194,7 +194,7 @@ def _find_file(name: str) -> Path:
         if path.is_dir():
             raise UserError(f"{name}: is a folder; a preset is a YAML file, such as {path / 'NAME.yaml'}")
         if not path.exists():
-            raise UserError(f"preset file {name} does not exist")
+            raise UserError(f"{name}: no such file; a preset is a YAML file or one of 'afictl model list'")
         return path
     name = name.removeprefix("preset:")
     if name.startswith(_TORCHVISION):

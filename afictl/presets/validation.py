@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from afictl.errors import did_you_mean
+from afictl.errors import did_you_mean, plain_constraint
 from afictl.presets.schema import Preset, Section, section_kinds
 
 _MAX_ERRORS = 3
@@ -60,7 +60,8 @@ def _format(item: ErrorDetails) -> str:
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         return f"{key}: {_unknown_key(location, kind)}"
-    return f"{key}: {_MESSAGES.get(item['type'], item['msg'])} (got {item['input']!r:.60})"
+    message = _MESSAGES.get(item["type"]) or plain_constraint(item["msg"])
+    return f"{key}: {message} (got {item['input']!r:.60})"
 
 
 def _unknown_key(location: list[str], kind: str) -> str:
@@ -79,8 +80,13 @@ def _unknown_key(location: list[str], kind: str) -> str:
 def _hint(parents: list[str], name: str) -> str:
     """The key of that very name in a section, else the most similar one beside it."""
     keys = _keys_at(parents)
-    inside = [f"{section}.{name}" for section in keys if name in _keys_at([*parents, section])]
+    inside = keys_named(name, parents)
     return f"; did you mean {' or '.join(inside)}?" if inside else did_you_mean(name, keys)
+
+
+def keys_named(name: str, parents: Sequence[str] = ()) -> list[str]:
+    """The keys ``SECTION.name`` of the sections under the location ``parents``, such as ``train.steps``."""
+    return [f"{section}.{name}" for section in _keys_at([*parents]) if name in _keys_at([*parents, section])]
 
 
 def _keys_at(location: list[str]) -> list[str]:

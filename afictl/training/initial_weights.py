@@ -186,7 +186,7 @@ def _load_detector_weights(
     report = replace(report, notes=checkpoint.notes)
     if not (initial.partial and report.matched):
         _require_fit(detector, report, path, checkpoint.metadata)
-    lines = [f"{path}: {report}"]
+    lines = [f"{path}: {_without_interpolator(report, prefix)}"]
     differences = differences_of(detector, checkpoint)
     detector_differences = [difference for difference in differences if not difference.key.startswith("interpolator.")]
     if note := difference_note(detector_differences, path):
@@ -194,6 +194,14 @@ def _load_detector_weights(
     if len(detector_differences) < len(differences) or any(name.startswith(prefix) for name in report.missing):
         lines.append(_interpolator_line(detector, initial))
     return [*lines, *describe_class_layers(detector, report, checkpoint, classes)]
+
+
+def _without_interpolator(report: LoadReport, prefix: str) -> LoadReport:
+    """The report for the log, where an interpolator that is on purpose not the checkpoint's is no missing part."""
+    missing = tuple(name for name in report.missing if not name.startswith(prefix))
+    if len(missing) == len(report.missing) or any(name.startswith(prefix) for name in report.matched):
+        return report
+    return replace(report, missing=missing, notes=(*report.notes, "all but the interpolator"))
 
 
 def _interpolator_line(detector: Detector, initial: InitialWeights) -> str:
@@ -243,9 +251,13 @@ def find_interpolator_file(source: str) -> Path:
     for name in (BEST, LAST):
         if (path / name).is_file():
             return path / name
-    if not path.is_file():
-        raise UserError(
-            f"--interpolator {source}: neither a kind nor a run of pretrain nor a file"
-            f"{did_you_mean(source, interpolator_kinds())}"
-        )
-    return path
+    if path.is_file():
+        return path
+    if path.exists():
+        raise UserError(f"--interpolator {source}: contains no interpolator, so it is no run of pretrain or finetune")
+    if path.suffix or len(path.parts) > 1:
+        raise UserError(f"--interpolator {source}: no such file or folder")
+    raise UserError(
+        f"--interpolator {source}: neither a kind nor a run of pretrain nor a file"
+        f"{did_you_mean(source, interpolator_kinds())}"
+    )

@@ -64,9 +64,8 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
     is_evaluated = state.measured == state.step
     run_on_rank_zero(lambda: run.truncate_metrics(state.step, is_evaluated), fabric.global_rank, fabric.world_size)
     if state.step == 0:
-        for warning in schedule_warnings(recipe):
-            key = "train" if stage.name == "stage3" else stage.name
-            run.log(f"note: {key} has {warning}")
+        for warning in schedule_warnings(recipe, "train" if stage.name == "stage3" else stage.name):
+            run.log(f"note: {warning}")
     with (
         TrainingLogger(run, recipe.steps, state.step, fabric.device) as logger,
         stop_signals(not is_launched_externally(), agent_of_torchrun()) as stop_requested,

@@ -223,11 +223,13 @@ def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
             group["lr"] = rate * group[_RATE_FACTOR]
 
 
-def schedule_warnings(recipe: Recipe) -> list[str]:
-    """Warnings about a schedule that does not fit the number of steps."""
+def schedule_warnings(recipe: Recipe, section: str) -> list[str]:
+    """Warnings about a schedule that does not fit the number of steps of a ``section`` of the preset, with remedies."""
     warnings = []
     if recipe.warmup_steps >= recipe.steps:
-        warnings.append(f"the rate still rises when training ends: warmup_steps={recipe.warmup_steps}")
+        reason = f"the rate still rises when training ends: warmup_steps={recipe.warmup_steps}"
+        warnings.append(f"{reason}; set fewer, such as --set {section}.warmup_steps={recipe.steps // 10}")
     if recipe.schedule == "multistep" and recipe.milestones and min(recipe.milestones) >= recipe.steps:
-        warnings.append(f"the rate never drops: the first of milestones is {min(recipe.milestones)}")
-    return [f"steps={recipe.steps}, but {warning}" for warning in warnings]
+        reason = f"the rate never drops: the first of milestones is {min(recipe.milestones)}"
+        warnings.append(f"{reason}; set others, such as --set {section}.milestones=[{recipe.steps * 3 // 4}]")
+    return [f"{section} has steps={recipe.steps}, but {warning}" for warning in warnings]

@@ -16,7 +16,7 @@ from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, did_you_mean, one_line
 from afictl.files import remove_temporary_files, remove_unfinished_weights, require_no_link
 from afictl.folder_lock import locked_folder
-from afictl.interpolators import Interpolator, build_configured, learned_kinds
+from afictl.interpolators import Interpolator, build_configured, interpolator_kinds, learned_kinds
 from afictl.presets import InterpolatorConfig, Preset, overridden_values, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.tensor_files import save_tensors
@@ -159,6 +159,9 @@ def check_kind(kind: str, overrides: Iterable[str]) -> None:
         UserError: no interpolator with parameters has this name, or an override sets ``interpolator.kind``.
     """
     if kind not in learned_kinds():
+        if kind in interpolator_kinds():
+            kinds = ", ".join(learned_kinds())
+            raise UserError(f"--interpolator {kind}: has no parameters to train; kinds with parameters are {kinds}")
         raise UserError(f"--interpolator {kind}: not a kind with parameters{did_you_mean(kind, learned_kinds())}")
     values = overridden_values(overrides)
     if "interpolator.kind" in values:

@@ -7,7 +7,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from afictl.files import (
 )
 from afictl.presets import upgrade_settings
 from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records, is_vacant
-from afictl.run_records import RunConfig, iter_metrics, read_config
+from afictl.run_records import iter_metrics, read_config
 from afictl.training.hardware import hardware_record
 from afictl.training.process_count import process_mismatch, thread_note
 from afictl.training.run_inputs import is_moved
@@ -40,6 +40,8 @@ _WITHOUT_EFFECT = ("preset.loader.",)
 """Prefixes of settings that do not change the results."""
 _COUNTS = ("hardware.processes", "hardware.later_processes", "hardware.threads", "hardware.later_threads")
 """Keys that ``process_mismatch`` and ``thread_note`` compare."""
+_MAX_DIFFERENCES = 3
+"""Differing settings that a message shows with their values."""
 _INPUTS = ("classes", "contents")
 """Keys that ``RecordedInputs`` compares."""
 
@@ -85,7 +87,8 @@ class RunWriter:
         if note:
             self.log(note)
         if resume and not self.state_file.is_file():
-            self.log(f"no saved state in {self.folder}: starting at step 0")
+            reason = "there is no saved state" if has_records(self.folder) else "there is no run to continue"
+            self.log(f"note: {reason} in {self.folder}, so training starts at step 0")
 
     @property
     def state_file(self) -> Path:
@@ -102,8 +105,7 @@ class RunWriter:
             return problem
         if config_file.is_file():
             if has_records(self.folder):
-                differences = _differing_settings(read_config(config_file), config)
-                return f"{config_file}: --resume with other settings: {', '.join(differences)}" if differences else ""
+                return _other_settings(config_file, config)
             for name in (CONFIG, LOG, VERSIONS):  # of a run that failed before its first record
                 (self.folder / name).unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +211,8 @@ def occupied_reason(folder: Path, resume: bool) -> str:
         if has_records(folder) and not resume:
             return f"{folder} already holds a run: choose another --output, or continue it with --resume"
     elif not is_vacant(folder):
-        return f"{folder} is not empty and holds no run: choose another --output"
+        advice = "; --resume needs the folder of a run" if resume else ""
+        return f"{folder} is not empty and holds no run: choose another --output{advice}"
     return ""
 
 
@@ -231,13 +234,36 @@ def config_differences(old: object, new: object, key: str = "") -> list[str]:
     return [] if old == new or key.startswith(_WITHOUT_EFFECT) else [key.rstrip(".")]
 
 
-def _differing_settings(old: RunConfig, new: Mapping[str, object]) -> list[str]:
-    """Keys of settings that differ; not those of paths to files with unchanged content."""
+def describe_differences(old: object, new: object, keys: Sequence[str]) -> str:
+    """The settings ``keys`` that differ, with both values; of another preset its name alone."""
+    if "preset.name" in keys:
+        return f"preset {_value_at(old, 'preset.name')}, now {_value_at(new, 'preset.name')}"
+    texts = [f"{key} {_value_at(old, key)}, now {_value_at(new, key)}" for key in keys[:_MAX_DIFFERENCES]]
+    more = len(keys) - len(texts)
+    return "; ".join([*texts, *([f"{more} more: {', '.join(keys[_MAX_DIFFERENCES:])}"] if more else [])])
+
+
+def _value_at(settings: object, key: str) -> str:
+    """The value of a dotted key for a message, shortened."""
+    value = settings
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return "none" if value in (None, "") else f"{value!s:.80}"
+
+
+def _other_settings(config_file: Path, new: Mapping[str, object]) -> str:
+    """How settings differ from those of a run; empty if they do not, but for paths to files with unchanged content."""
+    old = read_config(config_file)
     stored = upgrade_settings(old.model_dump(exclude_unset=True, exclude=set(_INPUTS)))
     present = {key: value for key, value in new.items() if key not in _INPUTS}
     fingerprints: Any = new.get("contents", {})
     differences = [key for key in config_differences(stored, present) if key not in _COUNTS]
-    return [key for key in differences if not is_moved(key, old.contents, fingerprints)]
+    differences = [key for key in differences if not is_moved(key, old.contents, fingerprints)]
+    if not differences:
+        return ""
+    return (
+        f"{config_file}: --resume with other settings: the run has {describe_differences(stored, present, differences)}"
+    )
 
 
 def _append(path: Path, line: str) -> None:

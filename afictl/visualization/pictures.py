@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ def unique_names(names: Sequence[str]) -> list[str]:
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return image_files(path)
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: no such file or folder")
     return [path]
 
 

@@ -57,6 +57,16 @@ def test_paths_are_not_wrapped_outside_a_terminal(afictl_data, tmp_path):
     assert "Training cannot run: 1 " in check.stdout
 
 
+def test_an_export_of_another_program_is_described_once_and_in_limited_width(afictl_data, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "labels.json").write_text("{}")
+    check = afictl_data("check", tmp_path)
+    assert check.exit_code == 1
+    assert check.stdout.count("FiftyOne's") == 1
+    assert "no val annotation file: see above" in check.stdout
+    assert max(map(len, check.stdout.splitlines())) <= max(160, len(str(tmp_path)) + 80)
+
+
 def test_a_missing_folder_is_a_user_error(afictl_data, tmp_path):
     result = afictl_data("check", tmp_path / "nowhere")
     assert isinstance(result.exception, UserError)

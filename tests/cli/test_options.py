@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from afictl.cli import main, options
+from afictl.cli.command_line import PATH_FLAGS, name_flag
 from afictl.errors import UserError
 from tests.cli.conftest import commands
 
@@ -112,6 +113,29 @@ def test_every_whole_number_has_a_largest_value():
     whole = [(words, parameter) for words, parameter in parameters if parameter.type_descriptor.annotation is int]
     assert "--seed" in {parameter.opts[0] for _, parameter in whole}
     assert not [(words, parameter.opts) for words, parameter in whole if parameter.max is None]
+
+
+def test_every_flag_with_a_path_is_named_in_errors_about_it():
+    parameters = [(command, parameter) for _, command in commands(main.app) for parameter in command.params]
+    kinds = [(get_type_hints(command.callback).get(parameter.name), parameter) for command, parameter in parameters]
+    flags = {parameter.opts[0] for kind, parameter in kinds if "Path" in str(kind)}
+    assert {flag for flag in flags if flag.startswith("--")} <= set(PATH_FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--weights a.pth", "--weights a.pth: damaged"),
+        ("--weights=./a.pth", "--weights a.pth: damaged"),
+        ("--weights a.pth --guide a.pth", "a.pth: damaged"),  # of which of them is not known
+        ("--partial a.pth", "a.pth: damaged"),
+        ("--weights a", "a.pth: damaged"),
+        ("--weights=", "a.pth: damaged"),
+    ],
+)
+def test_an_error_about_a_path_names_its_flag(monkeypatch, words, named):
+    monkeypatch.setattr("sys.argv", ["afictl", *words.split()])
+    assert name_flag("a.pth: damaged") == named
 
 
 @pytest.mark.parametrize("digits", [20, 5000])

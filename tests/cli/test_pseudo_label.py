@@ -99,8 +99,8 @@ def test_a_detector_is_trained_on_the_file(untrained_run, shapes_dir, unlabelled
 @pytest.mark.parametrize(
     ("arguments", "facts"),
     [
-        (["--images", "nowhere"], "image folder nowhere "),
-        (["--images", "EMPTY"], "empty .*no image"),
+        (["--images", "nowhere"], "nowhere: no such folder"),
+        (["--images", "EMPTY"], "empty: .*no image"),
         (["--output", "pseudo.txt"], r"--output pseudo\.txt: .*\.json"),
         (["--class-threshold", "disc"], "--class-threshold disc: .*NAME=VALUE"),
         (
@@ -108,7 +108,7 @@ def test_a_detector_is_trained_on_the_file(untrained_run, shapes_dir, unlabelled
             r"--class-threshold disc=0\.9: 'disc' .*0\.4",
         ),
         (["--class-threshold", "disk=0.5"], "'disk'.*'disc'"),
-        (["--exclude", "nowhere"], "data folder nowhere "),
+        (["--exclude", "nowhere"], "nowhere: "),
         (["--tta-sizes", "64"], "--tta-sizes .*--tta$"),
         (["--weights", "nowhere"], "nowhere"),
         (["--threshold", "1"], "4 images .*--threshold"),

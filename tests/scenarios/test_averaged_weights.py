@@ -79,7 +79,7 @@ def test_runs_record_the_choice(fabric, preset, checkpoint, shapes_dir, tmp_path
     finetune(fabric, preset, shapes_dir, tmp_path / "run", initial)
     assert read_config(tmp_path / "run" / "config.yaml").averaged is False
     assert read_tensors(tmp_path / "run" / "last.safetensors")[0][MARKED][0] < 0.1
-    with pytest.raises(UserError, match=r"other settings: averaged$"):
+    with pytest.raises(UserError, match=r"other settings: the run has averaged False, now none$"):
         finetune(fabric, preset, shapes_dir, tmp_path / "run", InitialWeights(weights=checkpoint), resume=True)
 
 

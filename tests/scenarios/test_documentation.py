@@ -66,7 +66,7 @@ def run_page(page: str, folder: Path, data: Path) -> None:
 def test_readme_commands_write_their_results(workspace):
     assert (workspace / "runs" / "afi" / "interpolator.safetensors").is_file()
     assert (workspace / "runs" / "with-afi" / "eval" / "metrics.json").is_file()
-    assert list((workspace / "runs" / "guide" / "detections").glob("*.png"))
+    assert list((workspace / "runs" / "with-nearest" / "detections").glob("*.png"))
     assert (workspace / "runs" / "compare-faster-rcnn-r18-fpn-tiny" / "comparison.csv").is_file()
 
 
@@ -99,7 +99,9 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_of_the_page_exist(page):
-    other_tools = r"pytest|ruff|benchmarks|#SBATCH|--signal=|--max-restarts|--shm-size"
+    other_tools = (
+        r"pytest|ruff|benchmarks|#SBATCH|--signal=|--max-restarts|--shm-size|--shutdown-timeout|--signals-to-handle"
+    )
     lines = [line for line in TEXTS[page].splitlines() if not re.search(other_tools, line)]
     lines = [re.sub(r"\b(torchrun|srun|mpirun) .*? (?=afictl )", "", line) for line in lines]  # a launcher's own flags
     assert set(FLAG.findall("\n".join(lines))) <= {*flags_of(typer.main.get_command(app)), "--help"}

@@ -156,7 +156,7 @@ def test_an_interrupted_evaluation_is_done_first_on_resume(train, preset, tmp_pa
 
 def test_resuming_without_a_state_is_logged(train, preset, tmp_path):
     train(with_steps(preset, steps=1), resume=True)
-    assert f"no saved state in {tmp_path / 'run'}" in (tmp_path / "run" / "log.txt").read_text()
+    assert f"no run to continue in {tmp_path / 'run'}" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_a_run_is_never_overwritten(train, guide_run, tmp_path):

@@ -138,6 +138,8 @@ def test_the_source_of_the_interpolator_is_logged(preset, guide_run, tmp_path):
         for weights in (None, guide_run) if source != "nearest" else (None,):
             lines = load_initial_weights(build(preset, source), InitialWeights(source, weights=weights))
             assert lines[-1] == f"interpolator: {origin}"
+            assert "missing" not in "".join(lines)
+            assert lines[0].endswith("; all but the interpolator") == (weights is not None)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +223,8 @@ def test_an_interpolator_is_loaded_from_a_file_or_a_run(preset, tmp_path):
     [
         ("nearst", "did you mean 'nearest'"),
         ("wide", "8 channels"),
+        ("none/run", "none/run: no such file or folder$"),
+        ("none.safetensors", r"none\.safetensors: no such file or folder$"),
         ("empty", "run of pretrain"),  # a folder without an interpolator
     ],
 )

@@ -94,15 +94,15 @@ def test_the_first_step_of_a_parameter_is_proportional_to_its_factor(kind):
 @pytest.mark.parametrize(
     ("change", "facts"),
     [
-        ({"steps": 90_000}, ("steps=90000", "milestones is 210000")),
-        ({"steps": 500, "milestones": ()}, ("steps=500", "warmup_steps=1000")),
+        ({"steps": 90_000}, ("steps=90000", "milestones is 210000", "--set train.milestones=[67500]")),
+        ({"steps": 500, "milestones": ()}, ("steps=500", "warmup_steps=1000", "--set train.warmup_steps=50")),
         ({}, None),
         ({"steps": 90_000, "schedule": "cosine"}, None),
     ],
 )
 def test_a_schedule_for_another_number_of_steps_is_warned_of(change, facts):
     values = {"steps": 270_000, "batch_size": 16, "lr": 0.02, "milestones": (210_000, 250_000)}
-    warnings = schedule_warnings(Recipe(**{**values, **change}))
+    warnings = schedule_warnings(Recipe(**{**values, **change}), "train")
     assert len(warnings) == bool(facts)
     assert all(fact in warnings[0] for fact in facts or ())
 

@@ -137,7 +137,7 @@ def test_changed_annotations_are_refused(resume_error, shapes_dir, tmp_path):
         content["annotations"][0]["bbox"][0] += split == "val2017"
 
     message = resume_error(change_annotations(shapes_dir, tmp_path / "data", move_box))
-    assert message.endswith("--resume with other settings: data")
+    assert message.endswith(f"--resume with other settings: the run has data {shapes_dir}, now {tmp_path / 'data'}")
 
 
 def test_inputs_changed_in_place_are_refused_by_file(train, interrupted, guide_run):

@@ -19,6 +19,7 @@ TWO_SEEDS_NOTE = (
     "With two seeds the variance has one degree of freedom and may be small by chance: the true deviation is 0.4 to 32"
     " times the observed one (95 %). Add seeds before relying on a claim or on a number of seeds."
 )
+_FURTHER_METHODS = "name others in --interpolators or, of finished runs, in --runs"
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -38,7 +39,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     """Lines below the tables: unequal settings, verdicts, the statistical test, and values that runs lack."""
     lines = [f"{key}: {value}" for key, value in comparison.settings.items() if key.startswith(UNEQUAL_PREFIX)]
     if len(comparison.methods) == 1:
-        lines.append(f"{comparison.methods[0].name} is the only method: nothing is compared")
+        lines.append(f"{comparison.methods[0].name} is the only method: nothing is compared; {_FURTHER_METHODS}")
     lines += overview_sentences(comparison)
     lines += [method.verdict for method in comparison.methods if method.verdict]
     if tested := comparison.num_tested:

@@ -25,7 +25,7 @@ from afictl.training.initial_weights import build_seeded_detector, load_initial_
 from afictl.training.memory import require_batch_memory
 from afictl.training.process_count import process_dependence, process_mismatch
 from afictl.training.run_inputs import RecordedInputs, read_recorded_inputs
-from afictl.training.run_writer import config_differences
+from afictl.training.run_writer import config_differences, describe_differences
 from afictl.training.splits import load_splits, require_split_images, uses_masks
 from afictl.training.stage3 import in_checkpoint_order, in_run_order
 
@@ -166,9 +166,10 @@ def _merge_settings(settings: ExperimentSettings, present: ExperimentRecord) -> 
         raise UserError(f"{output} is not empty and holds no comparison: choose another --output")
     record = read_experiment(output) if is_started else present
     stored, new = (item.model_dump(exclude=_INPUTS) for item in (record, present))
-    if changed_keys := config_differences(upgrade_settings(stored), new):
-        reason = f"a comparison with other settings ({', '.join(changed_keys)}); choose another --output"
-        raise UserError(f"{path}: {reason}")
+    recorded = upgrade_settings(stored)
+    if changed_keys := config_differences(recorded, new):
+        reason = f"a comparison with other settings: it has {describe_differences(recorded, new, changed_keys)}"
+        raise UserError(f"{path}: {reason}; choose another --output")
     fingerprints = compute_fingerprints(settings)
     if reason := find_changed_input(settings, record.contents, fingerprints):
         raise UserError(reason)
