@@ -122,7 +122,7 @@ def test_error_names_broken_and_missing_files(write_coco, tmp_path):
         load_dataset(data, "test")
     with pytest.raises(UserError, match="split 'training'"):
         load_dataset(data, "training")
-    with pytest.raises(UserError, match="nowhere "):
+    with pytest.raises(UserError, match="nowhere: "):
         load_dataset(tmp_path / "nowhere", "train")
     file = data / "annotations" / "instances_train.json"
     contents = json.loads(file.read_text())
