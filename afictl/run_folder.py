@@ -24,6 +24,8 @@ FEATURE_DISTANCE = "feature_distance.json"
 
 RESULT = "result.json"
 """Metrics of a run of a comparison; written last, so that its presence marks the run as finished."""
+DIVERGED = "diverged.txt"
+"""Why a run of a comparison diverged."""
 COMPARISON_SETTINGS = "compare.json"
 COMPARISON = "comparison.json"
 COMPARISON_CSV = "comparison.csv"

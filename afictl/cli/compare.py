@@ -19,7 +19,7 @@ from afictl.errors import UserError
 from afictl.run_folder import COMPARISON, COMPARISON_CSV, REPORT, RUNS_CSV
 
 if TYPE_CHECKING:
-    from afictl.comparison import Comparison, Method
+    from afictl.comparison import Comparison, Method, TuningGrid
     from afictl.presets import Preset
     from afictl.progress import ProgressDisplay
 
@@ -33,6 +33,7 @@ _RUN_FLAGS = (
     "--until",
     "--max-seeds",
     "--seed",
+    "--tune",
     "--spread",
     "--devices",
     "--nodes",
@@ -85,6 +86,15 @@ _OnlyCost = Annotated[
     bool,
     typer.Option("--only-cost", help="Measure only costs, on one device; --data is optional."),
 ]
+_Tune = Annotated[
+    str | None,
+    typer.Option(
+        "--tune",
+        metavar="KEY=VALUE,VALUE,...",
+        help="Choose one of these values of a key of the recipe for each method, on a part of the training images,"
+        " e.g. train.lr=0.001,0.003.",
+    ),
+]
 _Spread = Annotated[
     bool, typer.Option("--spread", help="Train runs in parallel, each on one of the --devices, instead of each on all.")
 ]
@@ -107,6 +117,7 @@ class _TrainingOptions:
     seeds: Sequence[int]
     until: float | None
     max_seeds: int
+    tuning: TuningGrid | None
     weights: Path | None
     backbone_weights: Path | None
     averaged: bool | None
@@ -124,6 +135,7 @@ def compare_command(
     seeds: _Seeds = None,
     until: _Until = None,
     max_seeds: _MaxSeeds = 20,
+    tune: _Tune = None,
     baseline: _Baseline = None,
     runs: _Runs = None,
     only_cost: _OnlyCost = False,
@@ -162,8 +174,8 @@ def compare_command(
     elif data is None:
         raise UserError("give --data; it is optional only with --only-cost")
     from afictl.cli.interpolator_options import require_compared_options
-    from afictl.comparison import parse_methods
-    from afictl.presets import load_preset
+    from afictl.comparison import parse_methods, parse_tuning
+    from afictl.presets import load_preset, overridden_values
 
     resolved = load_preset(preset, overrides or [])
     methods = parse_methods(interpolators or ",".join(f"kind:{kind}" for kind in _DEFAULT_KINDS))
@@ -173,9 +185,12 @@ def compare_command(
         return
     if until is None:
         options.refuse_flags(context, "without --until", "--max-seeds")
+    grid = parse_tuning(tune, resolved) if tune is not None else None
+    if grid and grid.key in overridden_values(overrides or []):
+        raise UserError(f"--set {grid.key}: has no effect with --tune {tune}; give one of them")
     initial_seeds = range(seed, seed + (seeds or (1 if until is None else _INITIAL_SEEDS)))
     start = (weights, backbone_weights, averaged)
-    training = _TrainingOptions(initial_seeds, until, max_seeds, *start, devices, nodes, spread)
+    training = _TrainingOptions(initial_seeds, until, max_seeds, grid, *start, devices, nodes, spread)
     _train(resolved, methods, training, common)
 
 
@@ -261,6 +276,7 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
         weights=training.weights,
         backbone_weights=training.backbone_weights,
         averaged=training.averaged,
+        tuning=training.tuning,
         parallel_runs=parallel_runs,
         progress=_progress(),
     )

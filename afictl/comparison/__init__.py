@@ -2,7 +2,8 @@
 
 from afictl.comparison.analysis.screen_tables import comparison_notes, comparison_tables
 from afictl.comparison.cost.cost_list import list_costs
-from afictl.comparison.experiment.specification import Method, parse_methods
+from afictl.comparison.experiment.specification import Method, TuningGrid, parse_methods
+from afictl.comparison.experiment.tuning import parse_tuning
 from afictl.comparison.pipeline import ComparisonOutcome, compare, compare_runs
 from afictl.comparison.results import Comparison
 
@@ -10,10 +11,12 @@ __all__ = [
     "Comparison",
     "ComparisonOutcome",
     "Method",
+    "TuningGrid",
     "compare",
     "compare_runs",
     "comparison_notes",
     "comparison_tables",
     "list_costs",
     "parse_methods",
+    "parse_tuning",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -24,9 +24,10 @@ from afictl.comparison.experiment.comparison_run import is_finished, read_finish
 from afictl.comparison.experiment.execution import train_experiment
 from afictl.comparison.experiment.fingerprints import require_recorded_content
 from afictl.comparison.experiment.preconditions import experiment_record, keep_former_values
-from afictl.comparison.experiment.specification import ExperimentSettings, Method
+from afictl.comparison.experiment.specification import ExperimentSettings, Method, TuningGrid
+from afictl.comparison.experiment.tuning import tune
 from afictl.comparison.report import write_report
-from afictl.comparison.results import Comparison, MethodResult
+from afictl.comparison.results import Comparison, MethodResult, Tuning
 from afictl.comparison.seed_counts import WidthRule, describe_rule, require_usable, train_until_narrow
 from afictl.data import load_dataset
 from afictl.errors import UserError
@@ -62,6 +63,7 @@ def compare(
     weights: Path | None = None,
     backbone_weights: Path | None = None,
     averaged: bool | None = None,
+    tuning: TuningGrid | None = None,
     parallel_runs: int = 0,
     progress: ProgressDisplay = no_progress,
 ) -> ComparisonOutcome:
@@ -87,6 +89,7 @@ def compare(
         weights: detector to start from.
         backbone_weights: backbone file to load instead of the ImageNet weights of timm.
         averaged: as in ``InitialWeights``.
+        tuning: values of a setting, of which one is chosen for each method, see ``tune``.
         parallel_runs: as in ``train_experiment``.
         progress: display for the measurement of costs.
 
@@ -103,18 +106,40 @@ def compare(
         seeds = (*seeds, *range(max(seeds) + 1, max(seeds) + 1 + max_seeds - len(seeds)))
     with locked_folder(output, fabric.global_rank, fabric.world_size):
         preset = keep_former_values(fabric, preset, output)
-        settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), *sources)
-        if rule:
-            settings, failures = train_until_narrow(fabric, settings, rule, parallel_runs)
-        else:
-            failures = train_experiment(fabric, settings, parallel_runs)
-        comparison = _summarize(fabric, settings, baseline, rule, progress) if fabric.is_global_zero else None
+        settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), *sources, tuning=tuning)
+        tunings: dict[str, Tuning] = {}
+        failures: dict[str, str] = {}
+        if tuning:
+            settings, tunings, failures = tune(fabric, settings, parallel_runs)
+        if rule and not _is_applicable(rule, settings):
+            settings, rule = replace(settings, seeds=settings.seeds[: rule.initial_seeds]), None
+        settings, failed = _train(fabric, settings, rule, parallel_runs)
+        failures |= failed
+        comparison = _summarize(fabric, settings, tunings, baseline, rule, progress) if fabric.is_global_zero else None
     return ComparisonOutcome(comparison, failures)
+
+
+def _is_applicable(rule: WidthRule, settings: ExperimentSettings) -> bool:
+    """Whether the baseline and another method are left after a tuning in which methods may fail."""
+    names = [method.name for method in settings.methods]
+    return rule.baseline in names and len(names) > 1
+
+
+def _train(
+    fabric: Fabric, settings: ExperimentSettings, rule: WidthRule | None, parallel_runs: int
+) -> tuple[ExperimentSettings, dict[str, str]]:
+    """Train all runs, or those that the rule asks for; the experiment with its seeds, and the failures by run."""
+    if not settings.methods:
+        return settings, {}
+    if rule:
+        return train_until_narrow(fabric, settings, rule, parallel_runs)
+    return settings, train_experiment(fabric, settings, parallel_runs)
 
 
 def _summarize(
     fabric: Fabric,
     settings: ExperimentSettings,
+    tunings: Mapping[str, Tuning],
     baseline: str | None,
     rule: WidthRule | None,
     progress: ProgressDisplay,
@@ -130,7 +155,10 @@ def _summarize(
     require_recorded_content(settings.output, dataset)
     first_folders = {method.name: runs[method][0].folder for method in finished_methods}
     costs, basis = costs_of_runs(fabric, first_folders, dataset, progress, earlier=output / COMPARISON)
-    results = [method_result(method, output, costs[method.name], runs[method]) for method in finished_methods]
+    results = [
+        replace(method_result(method, output, costs[method.name], runs[method]), tuning=tunings.get(method.name))
+        for method in finished_methods
+    ]
     hardware = {str(run): _hardware(run.folder) for run in settings.runs() if is_finished(run.folder)}
     unequal = unequal_settings(hardware)
     texts = mark_unequal(unequal) | describe_settings(preset, experiment_record(fabric, settings))

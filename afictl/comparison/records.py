@@ -21,6 +21,8 @@ class ExperimentRecord(Record):
     precision: str
     averaged: bool | None = None
     """Choice of averaged or trained weights; None for that of the library that wrote the file."""
+    tune: dict[str, list[Any]] = Field(default_factory=dict)
+    """Values of a preset key, of which one is chosen for each method."""
     classes: list[str] = Field(default_factory=list)
     """Class names in label order; empty in comparisons of earlier versions, like ``contents``."""
     contents: dict[str, str] = Field(default_factory=dict)

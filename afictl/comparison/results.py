@@ -65,6 +65,29 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class TunedValue:
+    """A value of a tuning with its score for one method."""
+
+    value: Any
+    ap: float | None
+    """Box AP in points of 100 on the held-out part of the training images; None without one."""
+    failure: str = ""
+    """Why the training diverged; empty if it did not."""
+    is_decided: bool = True
+    """False for a training that is not finished."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Choice of a setting for one method."""
+
+    key: str
+    """Such as ``train.lr``."""
+    chosen: Any
+    values: tuple[TunedValue, ...]
+
+
+@dataclass(frozen=True)
 class MethodResult:
     """Runs, cost and statistics of one method; the statistics are those of ``summarize_methods``."""
 
@@ -84,6 +107,8 @@ class MethodResult:
     """One sentence; empty for the baseline."""
     origin: str = ""
     """Weights of the interpolator before training: ``fresh``, ``trained: FILE`` or ``no weights``."""
+    tuning: Tuning | None = None
+    """None where no setting was chosen for each method."""
 
 
 @dataclass(frozen=True)

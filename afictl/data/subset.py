@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from afictl.data.folders import image_to_copy
-from afictl.data.formats.coco_records import FIELDS, check_records, write_coco
+from afictl.data.formats.coco_records import FIELDS, Contents, check_records, write_coco
 from afictl.data.formats.split_files import SplitFiles
 from afictl.data.layouts import find_layout
 from afictl.errors import UserError
@@ -54,21 +54,58 @@ def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, 
         return _write(data_dir, draft, fraction, seed, copy)
 
 
+def split_training_images(data_dir: Path, out_dir: Path, fraction: float) -> None:
+    """Write a dataset in COCO's layout whose train and val splits are parts of the training images of another.
+
+    A hash of the file names selects the images, as in ``write_subset``. Images are links. The folder is written
+    completely or not at all, in place of a former one.
+
+    Args:
+        data_dir: dataset of any format.
+        out_dir: folder to write.
+        fraction: of the images that become the val split, above 0 and below 1.
+
+    Raises:
+        UserError: a train split that cannot be read, a missing image, or fewer than two images.
+    """
+    train = find_layout(data_dir).find("train")
+    contents, names = _read_images(train, seed=0)
+    if len(names) < 2:
+        raise UserError(f"{train.annotation_file}: has {len(names)} image; two are needed to hold one out")
+    count = min(max(1, round(fraction * len(names))), len(names) - 1)
+    with atomic_folder(out_dir) as draft:
+        (draft / "annotations").mkdir()
+        for split, part in (("train", names[count:]), ("val", names[:count])):
+            write_coco(draft / "annotations" / f"instances_{split}.json", _restrict(contents, set(part)))
+            (draft / split).mkdir()
+            _copy_or_link_files(train.image_dir, draft / split, part, copy=False)
+
+
+def _read_images(files: SplitFiles, seed: int) -> tuple[Contents, list[str]]:
+    """The records of a split, and its file names of images in the order of their hash."""
+    contents = files.read_records()
+    for key, fields in FIELDS.items():
+        check_records(files.annotation_file, key, contents[key], fields)
+    return contents, sorted({image["file_name"] for image in contents["images"]}, key=lambda name: _rank(seed, name))
+
+
+def _restrict(contents: Contents, names: Container[str]) -> Contents:
+    """The records of the images with these file names, and their objects."""
+    images = [image for image in contents["images"] if image["file_name"] in names]
+    ids = {image["id"] for image in images}
+    objects = [record for record in contents["annotations"] if record["image_id"] in ids]
+    return {**contents, "images": images, "annotations": objects}
+
+
 def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool) -> SubsetCounts:
     layout = find_layout(data_dir)
     train = layout.find("train")
-    contents = train.read_records()
-    for key, fields in FIELDS.items():
-        check_records(train.annotation_file, key, contents[key], fields)
-    names = sorted({image["file_name"] for image in contents["images"]}, key=lambda name: _rank(seed, name))
+    contents, names = _read_images(train, seed)
     if not names:
         raise UserError(f"{train.annotation_file}: 'images' is empty, so there is no image to select")
     selection = set(names[: max(1, round(fraction * len(names)))])
-    images = [image for image in contents["images"] if image["file_name"] in selection]
-    ids = {image["id"] for image in images}
-    objects = [record for record in contents["annotations"] if record["image_id"] in ids]
+    selected = _restrict(contents, selection)
     (out_dir / "annotations").mkdir()
-    selected = {**contents, "images": images, "annotations": objects}
     write_coco(out_dir / "annotations" / "instances_train.json", selected)
     for folder, files in (("train", names[: len(selection)]), (UNLABELED, names[len(selection) :])):
         (out_dir / folder).mkdir()
@@ -76,7 +113,7 @@ def _write(data_dir: Path, out_dir: Path, fraction: float, seed: int, copy: bool
     for split in layout.complete_splits:
         if split != "train":
             _copy_or_link_split(layout.find(split), out_dir, split, copy)
-    counts = Counter(record["category_id"] for record in objects)
+    counts = Counter(record["category_id"] for record in selected["annotations"])
     classes = sorted((category["id"], category["name"]) for category in contents["categories"])
     return SubsetCounts(len(selection), len(names) - len(selection), {name: counts[k] for k, name in classes})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn
 from afictl.comparison.analysis.spread_columns import spread_values
-from afictl.comparison.results import Comparison, MethodResult
+from afictl.comparison.results import Comparison, MethodResult, Tuning
 from afictl.evaluation.metrics import KINDS
 from afictl.files import write_csv, write_text
 from afictl.run_folder import COMPARISON, COMPARISON_CSV, RUNS_CSV
@@ -55,7 +55,13 @@ def _method_record(method: MethodResult) -> dict[str, object]:
         "verdict": method.verdict,
         "origin": method.origin,
         "spread": _spread(method),
+        "tuning": _tuning_record(method.tuning) if method.tuning else None,
     }
+
+
+def _tuning_record(tuning: Tuning) -> dict[str, object]:
+    scores = [{"value": item.value, "box/AP": item.ap, "failure": item.failure} for item in tuning.values]
+    return {"key": tuning.key, "chosen": tuning.chosen, "scores": scores}
 
 
 def _spread(method: MethodResult) -> dict[str, Mapping[str, float | None]]:
@@ -84,6 +90,8 @@ def _method_row(method: MethodResult) -> dict[str, object]:
         row |= dict(zip(("image_width", "image_height"), reversed(method.cost.image_hw), strict=True))
     columns = [column for column in COST_COLUMNS if method.cost or not column.inference]
     row |= _cost_values(method, columns) | {"verdict": method.verdict, "origin": method.origin}
+    if method.tuning:
+        row[f"tuned {method.tuning.key}"] = method.tuning.chosen
     return row | {f"{metric} {key}": value for metric, items in _spread(method).items() for key, value in items.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 from afictl.comparison.analysis.origins import describe_origin
 from afictl.comparison.analysis.settings_summary import describe_settings, mark_unequal, unequal_settings
+from afictl.comparison.records import read_experiment
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
-from afictl.run_folder import CONFIG, LAST, list_runs_below
+from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, LAST, list_runs_below
 from afictl.run_records import DetectorDescription, read_config, read_description
 from afictl.weights import read_checkpoint
 
@@ -133,6 +135,7 @@ def compare_settings(
     """
     configs = {f"{name} seed {run.seed}": run.config for name, runs in methods.items() for run in runs}
     unequal = unequal_settings(configs)
+    tuned = {key: unequal.pop(key) for key in _tuned_keys(methods) if key in unequal}
     for key in unequal:
         if key in _EVALUATION_KEYS and not (key == "data" and data):
             advice = "; if it is the same dataset, give its present folder with --data" if key == "data" else ""
@@ -142,7 +145,22 @@ def compare_settings(
         for run in runs:
             for name, value in describe_settings(run.preset, run.config).items():
                 values.setdefault(name, {})[value] = None
-    return {**mark_unequal(unequal), **{name: " / ".join(texts) for name, texts in values.items()}}, list(unequal)
+    texts = {name: " / ".join(texts) for name, texts in values.items()}
+    return {**mark_unequal(unequal), **texts, **{f"tuned, {key}": text for key, text in tuned.items()}}, list(unequal)
+
+
+def _tuned_keys(methods: Mapping[str, Sequence[FinishedRun]]) -> list[str]:
+    """Keys of which the comparisons of all runs chose a value for each method, from the same values."""
+    grids = [_tuning_of(run.folder) for runs in methods.values() for run in runs]
+    return list(grids[0]) if all(grid == grids[0] for grid in grids) else []
+
+
+def _tuning_of(folder: Path) -> dict[str, list[Any]]:
+    """``ExperimentRecord.tune`` of the comparison that a run is part of; empty without one."""
+    comparison = folder.resolve().parent.parent
+    with suppress(UserError):  # the file is none of the inputs
+        return read_experiment(comparison).tune if (comparison / COMPARISON_SETTINGS).is_file() else {}
+    return {}
 
 
 def _order_by_seed(name: str, runs: Sequence[FinishedRun]) -> list[FinishedRun]:

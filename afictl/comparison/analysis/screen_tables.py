@@ -11,6 +11,7 @@ from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn
 from afictl.comparison.analysis.missing_values import absent_metrics, record_faults
 from afictl.comparison.analysis.settings_summary import ADDED_SEEDS, UNEQUAL_PREFIX
 from afictl.comparison.analysis.spread_columns import SPREAD_COLUMNS, SPREAD_NOTE, has_spread, spread_values
+from afictl.comparison.analysis.tuned_scores import tuned_score
 from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.results import Comparison, Difference, MethodResult
 from afictl.evaluation.metrics import METRICS, Metric, format_difference, format_points
@@ -30,6 +31,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         tables.append(_difference_table(methods, kinds))
     if any(map(has_spread, methods)):
         tables += [_spread_table(methods, kind) for kind in kinds]
+    if any(method.tuning for method in methods):
+        tables.append(_tuning_table(methods))
     if any(method.cost for method in methods):
         tables += _cost_tables(methods)
     return tables
@@ -113,6 +116,19 @@ def _spread_table(methods: Sequence[MethodResult], kind: str) -> Table:
     for method in methods:
         values = spread_values(method, f"{kind}/AP")
         table.add_row(escape(method.name), *(column.text(values[column.key]) for column in SPREAD_COLUMNS))
+    return table
+
+
+def _tuning_table(methods: Sequence[MethodResult]) -> Table:
+    """Box AP of each value of the tuning; the chosen one is marked."""
+    tunings = {method.name: method.tuning for method in methods if method.tuning}
+    first = next(iter(tunings.values()))
+    table = _method_table(f"tuning: box AP on held-out training images by {first.key} (*: chosen)")
+    for item in first.values:
+        table.add_column(str(item.value), justify="right")
+    for name, tuning in tunings.items():
+        scores = (tuned_score(item) + "*" * (item.value == tuning.chosen) for item in tuning.values)
+        table.add_row(escape(name), *scores)
     return table
 
 

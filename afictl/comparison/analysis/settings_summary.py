@@ -36,27 +36,40 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
 
     Args:
         preset: preset of the runs.
-        config: ``data``, ``weights`` and ``backbone_weights`` as in ``config.yaml``, and ``precision``.
+        config: ``data``, ``weights`` and ``backbone_weights`` as in ``config.yaml``, ``precision``, and ``tune`` of a
+            comparison.
     """
     recipe, view, backbone = preset.train, preset.input, preset.backbone
+    tuned = config.get("tune") or {}
+
+    def untuned(name: str, text: str) -> str:
+        return f"{name} tuned" if f"train.{name}" in tuned else text
+
+    schedule = (
+        f"{recipe.steps} steps of {recipe.batch_size} images",
+        untuned("optimizer", recipe.optimizer),
+        untuned("lr", f"lr {recipe.lr:g}"),
+        untuned("schedule", recipe.schedule),
+        untuned("interpolator_lr", _describe_factor(recipe.interpolator_lr)),
+    )
     return {
         "data": config["data"],
         "detector": f"{preset.detector.kind}, {backbone.name}, {_describe_neck(preset.neck)}",
-        "schedule": f"{recipe.steps} steps of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g}, "
-        f"{recipe.schedule}{_describe_factor(recipe.interpolator_lr)}",
+        "schedule": ", ".join(filter(None, schedule)),
+        **{f"tuned, {key}": f"for each method, from {_enumerate(values, 10)}" for key, values in tuned.items()},
         "image sizes": f"short side {_range(view.min_sizes)} in training, {view.test_size} in evaluation",
         "start weights": f"{config['weights'] or config['backbone_weights']}{_choice(config.get('averaged'))}".strip()
         or ("ImageNet" if backbone.pretrained else "random"),
         "precision": config["precision"],
-        "evaluation": f"{_describe_average(recipe.ema_decay)} on all held-out images",
+        "evaluation": f"{untuned('ema_decay', _describe_average(recipe.ema_decay))} on all held-out images",
     }
 
 
 def _describe_factor(factor: float) -> str:
-    """The learning rate of the interpolator for the end of a text; empty for that of the other parts."""
+    """The learning rate of the interpolator; empty for that of the other parts."""
     if not factor:
-        return ", the interpolator frozen"
-    return "" if factor == 1 else f", the interpolator's lr times {factor:g}"
+        return "the interpolator frozen"
+    return "" if factor == 1 else f"the interpolator's lr times {factor:g}"
 
 
 def _describe_average(decay: float) -> str:
@@ -123,9 +136,9 @@ def _nested_value(config: object, key: str) -> object:
     return config
 
 
-def _enumerate(names: Sequence[str], limit: int = 3) -> str:
+def _enumerate(names: Sequence[object], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(map(str, names[:limit])) + more
 
 
 def _range(sizes: Sequence[int]) -> str:

@@ -19,8 +19,9 @@ from afictl.evaluation import score_predictions
 from afictl.files import open_to_append, require_no_link, write_text
 from afictl.folder_lock import locked_folder
 from afictl.presets import Preset
-from afictl.run_folder import CONFIG, LOG, PREDICTIONS, RESULT, STATE
+from afictl.run_folder import CONFIG, DIVERGED, LOG, PREDICTIONS, RESULT, STATE
 from afictl.training import finetune
+from afictl.training.loop import DivergedError
 
 
 def is_finished(folder: Path) -> bool:
@@ -32,6 +33,8 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
     """Train and evaluate one run, or continue an interrupted one.
 
     The training state, by far the largest file, is removed at the end, as a finished run is never continued.
+
+    Why a training diverged is written to ``diverged.txt``.
 
     Raises:
         UserError: as ``finetune``.
@@ -48,14 +51,20 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
             "ids": ids_fingerprint(outcome.held_out),
         }
         write_text(run.folder / RESULT, json.dumps(result, indent=2))
-        (run.folder / STATE).unlink(missing_ok=True)
+        for name in (STATE, DIVERGED):
+            (run.folder / name).unlink(missing_ok=True)
 
     require_no_link(run.folder, run.folder.parent.parent)
     with locked_folder(run.folder, fabric.global_rank, fabric.world_size):
         resume = (run.folder / CONFIG).is_file()
-        outcome = finetune(
-            fabric, preset, data, run.folder, run.initial_weights, seed=run.seed, resume=resume, inputs=run.inputs
-        )
+        try:
+            outcome = finetune(
+                fabric, preset, data, run.folder, run.initial_weights, seed=run.seed, resume=resume, inputs=run.inputs
+            )
+        except DivergedError as error:
+            reason = str(error)
+            run_on_rank_zero(lambda: write_text(run.folder / DIVERGED, reason), fabric.global_rank, fabric.world_size)
+            raise
         run_on_rank_zero(write_result, fabric.global_rank, fabric.world_size)
 
 

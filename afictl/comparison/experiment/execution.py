@@ -66,7 +66,7 @@ def _unrelated_runs(settings: ExperimentSettings) -> list[str]:
 def _train_run(fabric: Fabric, settings: ExperimentSettings, run: RunSpecification) -> str:
     """Train a run and return its error; empty for success."""
     try:
-        train_run(fabric, settings.preset, settings.data, run)
+        train_run(fabric, settings.preset_of(run.method), settings.data, run)
     except DivergedError as error:
         return str(error)
     except Exception as error:

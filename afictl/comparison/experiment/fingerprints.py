@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from afictl.comparison.experiment.specification import ExperimentSettings
+from afictl.comparison.experiment.specification import TUNING, ExperimentSettings
 from afictl.comparison.records import read_experiment
 from afictl.data import Dataset
 from afictl.data.fingerprint import PREFIX, content_fingerprint
@@ -113,4 +113,5 @@ def _inputs(settings: ExperimentSettings) -> Iterator[_Input]:
 
 def _started_runs(output: Path, method: str) -> list[Path]:
     """Folders of the runs of a method that were started."""
-    return sorted(file.parent for file in output.glob(f"{method}/seed*/{CONFIG}"))
+    folders = (f"{method}/seed*", f"{TUNING}/*/{method}/seed*")
+    return sorted(file.parent for folder in folders for file in output.glob(f"{folder}/{CONFIG}"))

@@ -204,7 +204,7 @@ def _start_worker(
         start_new_session=True,  # Ctrl-C interrupts this process alone, which then closes the workers' input
     )
     task: WorkerTask = {
-        "preset": settings.preset.model_dump(mode="json"),
+        "preset": settings.preset_of(run.method).model_dump(mode="json"),
         "data": str(settings.data),
         "name": run.method,
         "seed": run.seed,

@@ -113,6 +113,7 @@ def experiment_record(fabric: Fabric, settings: ExperimentSettings) -> dict[str,
         "weights": absolute_path(settings.weights),
         "backbone_weights": absolute_path(settings.backbone_weights),
         "averaged": settings.averaged,
+        "tune": {settings.tuning.key: list(settings.tuning.values)} if settings.tuning else {},
         "precision": hardware_record(fabric)["precision"],
     }
 

@@ -14,6 +14,9 @@ from afictl.training import InitialWeights
 from afictl.training.initial_weights import resolve_interpolator
 from afictl.training.run_inputs import RecordedInputs
 
+TUNING = "tuning"
+"""Folder of the runs of a tuning in that of the experiment."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -44,6 +47,19 @@ class RunSpecification:
 
 
 @dataclass(frozen=True)
+class TuningGrid:
+    """Values of a preset key, of which one is chosen for each method."""
+
+    key: str
+    """Such as ``train.lr``."""
+    values: tuple[object, ...]
+
+    def label(self, value: object) -> str:
+        """``KEY=VALUE``."""
+        return f"{self.key}={value}"
+
+
+@dataclass(frozen=True)
 class ExperimentSettings:
     """Settings of an experiment, in which every method is trained with every seed."""
 
@@ -60,6 +76,13 @@ class ExperimentSettings:
     """As in ``InitialWeights``."""
     seed_counts: Mapping[str, int] | None = None
     """Number of ``seeds`` of each method, the first ones; None for all."""
+    tuning: TuningGrid | None = None
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    """Presets with the chosen value of ``tuning`` by method; ``preset`` for others."""
+
+    def preset_of(self, method: str) -> Preset:
+        """The preset of the runs of a method."""
+        return self.presets.get(method, self.preset)
 
     def initial_weights(self, method: Method) -> InitialWeights:
         """Initial weights of the runs of a method."""
@@ -72,11 +95,15 @@ class ExperimentSettings:
     def runs(self) -> list[RunSpecification]:
         """All runs, ordered by seed, so that an interrupted experiment has complete seeds to compare."""
         return [
-            RunSpecification(method.name, seed, self.run_folder(method, seed), self.initial_weights(method))
+            self.run(method, seed)
             for index, seed in enumerate(self.seeds)
             for method in self.methods
             if self.seed_counts is None or index < self.seed_counts[method.name]
         ]
+
+    def run(self, method: Method, seed: int) -> RunSpecification:
+        """The run of a method with a seed."""
+        return RunSpecification(method.name, seed, self.run_folder(method, seed), self.initial_weights(method))
 
 
 def resolve_method(preset: Preset, method: Method, averaged: bool | None = None) -> tuple[Preset, Interpolator]:

@@ -24,6 +24,7 @@ from afictl.comparison.report.report_tables import (
     run_table,
     shorten_paths,
     spread_tables,
+    tuning_table,
 )
 from afictl.comparison.report.reproduction import list_commands, list_settings, list_verdicts, list_versions
 from afictl.comparison.report.scatter_plots import plot_accuracy_against_costs
@@ -56,6 +57,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "spread_tables": spread_tables(comparison),
         "spread_note": SPREAD_NOTE,
         "unequal_prefix": UNEQUAL_PREFIX,
+        "tuning_table": tuning_table(comparison),
         "costs": costs,
         "curves": plot_curves(comparison),
         "record_faults": [shorten_paths(fault, path.parent) for fault in record_faults(comparison)],

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn
 from afictl.comparison.analysis.spread_columns import SPREAD_COLUMNS, SpreadColumn, has_spread
+from afictl.comparison.analysis.tuned_scores import tuned_score
 from afictl.comparison.report.plot_layout import MINUS
-from afictl.comparison.results import Comparison, ComparisonRun, Difference, MethodResult
+from afictl.comparison.results import Comparison, ComparisonRun, Difference, MethodResult, TunedValue
 from afictl.evaluation.metrics import METRICS, POINTS, Metric, format_difference
 
 _FIRST_CLASSES = 20
@@ -108,6 +109,20 @@ def spread_tables(comparison: Comparison) -> list[ReportTable]:
         )
         for kind in comparison.kinds
     ]
+
+
+def tuning_table(comparison: Comparison) -> ReportTable | None:
+    """Table of the scores of all values of a tuning; None without one."""
+    tunings = [(index, method.name, method.tuning) for index, method in enumerate(comparison.methods) if method.tuning]
+    if not tunings:
+        return None
+    first = tunings[0][2]
+    headers = (("Method", ""), *((str(item.value), first.key) for item in first.values))
+    rows = tuple(
+        TableRow(name, "", tuple(_tuned_cell(item, item.value == tuning.chosen) for item in tuning.values), index)
+        for index, name, tuning in tunings
+    )
+    return ReportTable("Tuning: box AP on held-out training images", headers, rows)
 
 
 def class_tables(comparison: Comparison) -> tuple[list[ReportTable], int]:
@@ -221,6 +236,10 @@ def _cost_cell(method: MethodResult, column: CostColumn) -> TableCell:
 def _spread_cell(column: SpreadColumn, method: MethodResult, metric: str) -> TableCell:
     value = column.getter(method, metric)
     return NO_VALUE if value is None else TableCell(column.text(value), sort_key=value)
+
+
+def _tuned_cell(item: TunedValue, is_chosen: bool) -> TableCell:
+    return TableCell(tuned_score(item), "chosen" * is_chosen, item.ap, "claimed" * is_chosen)
 
 
 def _class_cell(difference: float | None) -> TableCell:

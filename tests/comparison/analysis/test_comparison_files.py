@@ -38,7 +38,7 @@ def test_keys_of_comparison_json(folder):
     assert content["price_basis"] == {"device": "cpu"}
     method = content["methods"][1]
     keys = ["name", "source", "cells", "price", "mean", "deviation", "difference", "verdict", "origin", "spread"]
-    assert list(method) == keys
+    assert list(method) == [*keys, "tuning"]
     assert list(method["cells"][0]) == ["seed", "folder", "metrics", "per_class", "training_seconds"]
     assert list(method["price"]) == ["image_hw", *COST]
     assert method["price"]["image_hw"] == [480, 640]

@@ -121,6 +121,18 @@ def test_unequal_settings_are_listed_in_settings_and_verdict(trained, fabric, tm
     assert "differ in train.lr, weights " in comparison.methods[1].verdict
 
 
+def test_a_tuned_setting_is_named_without_a_warning(trained, fabric, tmp_path):
+    folder = tmp_path / "tuned"
+    nearest = copy_run(trained / "nearest" / "seed0", folder / "nearest" / "seed0", preset__train__lr=0.002)
+    afi = copy_run(trained / "afi" / "seed0", folder / "afi" / "seed0")
+    record = json.loads((trained / "compare.json").read_text())
+    (folder / "compare.json").write_text(json.dumps({**record, "tune": {"train.lr": [0.001, 0.002]}}))
+    comparison = compare_runs(fabric, [nearest, afi], tmp_path / "out")
+    assert comparison.settings["tuned, train.lr"] == "0.002: nearest seed 0; 0.001: afi seed 0"
+    assert not [key for key in comparison.settings if "NOT THE SAME" in key]
+    assert "differ" not in comparison.methods[1].verdict
+
+
 def test_runs_on_other_content_of_the_data_are_not_the_same(trained, fabric, tmp_path):
     changed = copy_run(trained / "afi" / "seed0", tmp_path / "run", contents__train="content:0123456789")
     comparison = compare_runs(fabric, [trained / "nearest" / "seed0", changed], tmp_path / "out")

@@ -39,7 +39,7 @@ def test_every_run_has_a_run_folder_and_a_result(finished):
 
 def test_keys_of_compare_json(finished):
     content = read_json(finished.output / "compare.json")
-    settings = ["preset", "data", "weights", "backbone_weights", "precision", "averaged"]
+    settings = ["preset", "data", "weights", "backbone_weights", "precision", "averaged", "tune"]
     assert list(content) == [*settings, "classes", "contents"]
 
 
