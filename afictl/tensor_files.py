@@ -72,6 +72,8 @@ def check_file(path: str | Path) -> None:
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors of a safetensors file, on the CPU, and its description, which may be empty.
 
+    The tensors are mapped: until they are copied, changes of the file in place change them.
+
     Raises:
         UserError: not a complete safetensors file.
     """

@@ -150,7 +150,8 @@ class Interpolator(nn.Module):
                 interpolator = build_interpolator(kind, **config)
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
                 raise UserError("NaN or infinite weights")
-            interpolator.load_state_dict(tensors, assign=True)
+            # Copies: tensors of a file are mapped, so that later changes of the file in place would reach them.
+            interpolator.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = one_line(error).removeprefix(f"{source}: ")
             raise UserError(f"{source}: weights and configuration do not fit ({reason:.200}); make it again") from None
