@@ -93,6 +93,32 @@ def read_json_text(path: Path, role: str = "") -> bytes:
     return content.removeprefix(codecs.BOM_UTF8)
 
 
+def read_json_lines(path: Path) -> list[bytes]:
+    """Lines of a file of JSON Lines, in UTF-8 without a byte order mark; the last may have been cut short.
+
+    Bytes of a line that are no text stay, for ``parse_json`` to name the line.
+
+    Raises:
+        UserError: the file cannot be read, or its text is not Unicode.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or format_error(error)}") from None
+    if not json.detect_encoding(content).startswith("utf-8"):
+        content = _decode(content, str(path)).encode()
+    return content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+
+
+def first_character(path: Path) -> str:
+    """First character of a JSON file that is no space; empty if there is none, or the file cannot be read."""
+    try:
+        return next(iter_json_text(path)).decode().lstrip()[:1]
+    except (OSError, UnicodeError):
+        return ""
+
+
 def iter_json_text(path: Path, block_bytes: int = _BLOCK_BYTES) -> Iterator[bytes]:
     """Yield the JSON text of a file in blocks of UTF-8 without a byte order mark.
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from afictl.errors import UserError, format_error, plain_constraint
-from afictl.json_files import parse_json, read_json
+from afictl.errors import UserError, plain_constraint
+from afictl.json_files import parse_json, read_json, read_json_lines
 from afictl.regular_files import open_regular
 from afictl.run_folder import CONFIG, METRICS, list_runs_below
 from afictl.yaml_files import read_yaml
@@ -148,12 +148,7 @@ def iter_metrics(path: Path) -> Iterator[tuple[str, MetricsRecord]]:
     Raises:
         UserError: a line is no record of a step, or the file cannot be read.
     """
-    try:
-        with open_regular(path) as file:
-            content = file.read()
-    except OSError as error:
-        raise UserError(format_error(error)) from None
-    *lines, last = content.split(b"\n")
+    *lines, last = read_json_lines(path)
     for number, line in enumerate((*lines, last), start=1):
         name = f"{path}: line {number}"
         if not line.strip():

@@ -34,6 +34,12 @@ def test_a_truncated_line_of_metrics_is_skipped(tmp_path):
     assert read_metrics(tmp_path) == [{"step": 1, "lr": 0.1}]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_metrics_of_another_encoding_are_read(tmp_path, encoding):
+    (tmp_path / "metrics.jsonl").write_bytes('{"step": 1, "lr": 0.1}\n{"step": 2}\n{"st'.encode(encoding))
+    assert read_metrics(tmp_path) == [{"step": 1, "lr": 0.1}, {"step": 2}]
+
+
 def test_a_folder_without_metrics_is_an_error(tmp_path):
     run = tmp_path / "runs" / "nearest"
     run.mkdir(parents=True)

@@ -12,6 +12,7 @@ from afictl.cli.runs import folder_of, slugify
 from afictl.cli.tables import difference
 from afictl.errors import UserError
 from afictl.files import remove_temporary_files, require_no_link, write_csv
+from afictl.json_files import first_character
 from afictl.run_folder import COMPARISON, COMPARISON_CSV, COMPARISON_SETTINGS, EVALUATION, PER_CLASS, PREDICTIONS
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def remove_earlier(folder: Path, keep: Iterable[Path] = ()) -> None:
 
 def _is_evaluation_table(table: Path) -> bool:
     """Whether a ``comparison.json`` is a list of records, not the mapping that ``afictl compare`` writes."""
-    return table.is_file() and table.read_bytes()[:1] == b"["
+    return table.is_file() and first_character(table) == "["
 
 
 def _has_detected(folder: Path) -> bool:

@@ -33,6 +33,7 @@ from afictl.data import load_dataset
 from afictl.errors import UserError
 from afictl.files import remove_temporary_files
 from afictl.folder_lock import locked_folder
+from afictl.json_files import first_character
 from afictl.presets import Preset
 from afictl.progress import ProgressDisplay, no_progress
 from afictl.run_folder import COMPARISON, COMPARISON_SETTINGS, CONFIG, REPORT, is_vacant
@@ -244,7 +245,7 @@ def require_comparison_folder(output: Path) -> None:
         UserError: it has other content, such as runs of ``compare``.
     """
     table = output / COMPARISON
-    is_comparison = table.is_file() and table.read_bytes()[:1] == b"{"  # that of 'afictl eval' is a list
+    is_comparison = table.is_file() and first_character(table) == "{"  # that of 'afictl eval' is a list
     if (output / COMPARISON_SETTINGS).exists() or (not is_comparison and not is_vacant(output)):
         raise UserError(
             f"{output}: has other content than a comparison of runs or a list of costs; choose another --output"
