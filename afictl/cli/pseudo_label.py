@@ -144,7 +144,10 @@ def _unlabelled(files: list[Path], folder: Path, labelled: Path | None) -> list[
     if labelled is None:
         typer.echo("the labelled dataset is unknown; --exclude DIR excludes its images")
         return files
-    remaining = without_labelled(files, labelled)
+    remaining, unreadable = without_labelled(files, labelled)
+    if unreadable:
+        lost = f"{len(unreadable)} images of {labelled} cannot be read, such as {unreadable[0]}"
+        typer.echo(f"warning: {lost}: copies of them are not recognised and may be labelled", err=True)
     if len(remaining) < len(files):
         typer.echo(f"excluded: {len(files) - len(remaining)} images of {labelled}")
     if not remaining:

@@ -98,10 +98,15 @@ def select_pictures(source: Source, limit: int | None) -> list[Picture]:
     Raises:
         UserError: one of them cannot be read.
     """
+    from afictl.data.image_listing import require_images
     from afictl.visualization import dataset_pictures
     from afictl.visualization.pictures import require_readable
 
-    pictures = source[:limit] if isinstance(source, list) else dataset_pictures(source, limit)
+    if isinstance(source, list):
+        pictures = source[:limit]
+    else:
+        require_images(source, range(len(source))[:limit])
+        pictures = dataset_pictures(source, limit)
     require_readable(pictures)
     return pictures
 

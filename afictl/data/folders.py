@@ -108,5 +108,6 @@ def image_to_copy(folder: Path, name: str) -> Path:
     if os.path.isabs(name) or leaves_folder(folder, portable_name(folder, name)):
         raise UserError(f"image {name!r}: its file_name leaves the image folder {folder}; correct the annotations")
     if not path.is_file():
-        raise UserError(f"image {path} does not exist; 'afictl data check' lists every missing one")
+        hint = f"{hint}; " if (hint := absence_hint(folder, name)) else ""
+        raise UserError(f"image {path} does not exist; {hint}'afictl data check' lists every missing one")
     return path

@@ -8,9 +8,11 @@ from pathlib import Path
 from afictl.data.image_listing import have_equal_content
 from afictl.data.layouts import find_layout
 
+_UNREADABLE = -1
 
-def without_labelled(files: list[Path], data_dir: Path) -> list[Path]:
-    """Those of ``files`` that no split of a dataset lists in its annotations.
+
+def without_labelled(files: list[Path], data_dir: Path) -> tuple[list[Path], list[Path]]:
+    """Those of ``files`` that no split of a dataset lists in its annotations, and its images that cannot be read.
 
     Images are compared by their bytes: two sets may use the same names for different images, and copies may have other
     names. Absent splits are skipped; images in the folders of the dataset that no annotation file lists are not
@@ -22,7 +24,9 @@ def without_labelled(files: list[Path], data_dir: Path) -> list[Path]:
     by_size: dict[int, list[Path]] = {}
     for path in _labelled_images(data_dir):
         by_size.setdefault(_size(path), []).append(path)
-    return [file for file in files if not any(have_equal_content(file, path) for path in by_size.get(_size(file), ()))]
+    unreadable = by_size.pop(_UNREADABLE, [])
+    labelled = [any(have_equal_content(file, path) for path in by_size.get(_size(file), ())) for file in files]
+    return [file for file, is_labelled in zip(files, labelled, strict=True) if not is_labelled], unreadable
 
 
 def _labelled_images(data_dir: Path) -> Iterator[Path]:
@@ -35,8 +39,8 @@ def _labelled_images(data_dir: Path) -> Iterator[Path]:
 
 
 def _size(file: Path) -> int:
-    """Size in bytes; -1 for a file that cannot be read."""
+    """Size in bytes; ``_UNREADABLE`` of a file that cannot be read."""
     try:
         return file.stat().st_size
     except OSError:
-        return -1
+        return _UNREADABLE

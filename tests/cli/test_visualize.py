@@ -1,6 +1,7 @@
 """``afictl visualize``: files of each subcommand, and errors."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -270,3 +271,15 @@ def test_training_without_curves_is_an_error(tmp_path):
     with pytest.raises(UserError, match=f"metrics.jsonl.*{run}"):
         call("training", tmp_path / "grid")
     assert not (run / "training").exists()
+
+
+@pytest.mark.parametrize("command", ["detections", "features", "gradcam"])
+def test_images_in_a_subfolder_are_told_where_they_are(untrained_run, shapes, tmp_path, command):
+    data = shutil.copytree(shapes, tmp_path / "data")
+    folder = data / "val2017"
+    folder.rename(data / "a")
+    folder.mkdir()
+    (data / "a").rename(folder / "a")
+    flag = "--guide" if command == "features" else "--weights"
+    with pytest.raises(UserError, match=f"4 of its 4 images .* is in {folder / 'a'}: "):
+        call(command, flag, untrained_run, "--data", data)

@@ -25,7 +25,7 @@ def test_labelled_images_are_compared_by_their_bytes(shapes_dir, tmp_path):
     (tmp_path / "link.jpg").symlink_to(train)
     (tmp_path / train.name).write_bytes(train.read_bytes()[:-1] + b"\0")
     shutil.copystat(train, tmp_path / train.name)  # the same name, size and time
-    assert [file.name for file in without_labelled(sorted(tmp_path.iterdir()), shapes_dir)] == [train.name]
+    assert [file.name for file in without_labelled(sorted(tmp_path.iterdir()), shapes_dir)[0]] == [train.name]
 
 
 def test_images_that_no_annotation_file_lists_are_not_labelled(write_coco):
@@ -34,7 +34,14 @@ def test_images_that_no_annotation_file_lists_are_not_labelled(write_coco):
     with (data / "other.png").open("ab") as file:
         file.write(b"\0")
     shutil.move(data / "other.png", data / "train" / "2.png")
-    assert [file.name for file in without_labelled(image_files(data / "train"), data)] == ["2.png"]
+    assert [file.name for file in without_labelled(image_files(data / "train"), data)[0]] == ["2.png"]
+
+
+def test_labelled_images_that_cannot_be_read_are_listed(shapes_dir, tmp_path):
+    data = shutil.copytree(shapes_dir, tmp_path / "data")
+    lost = sorted((data / "train2017").iterdir())[1]
+    copy = lost.rename(tmp_path / lost.name)
+    assert without_labelled([copy], data) == ([copy], [lost])
 
 
 def test_folder_that_is_no_data_set_is_an_error(tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor
 from afictl.comparison.cost.profiling import peak_bytes, synchronized_time
 from afictl.comparison.results import Cost
 from afictl.data import Dataset, eval_batches
+from afictl.data.image_listing import require_images
 from afictl.detectors import Detector, model_cost
 from afictl.detectors.upsampling_calls import recorded_inputs
 from afictl.presets import InputConfig
@@ -43,6 +44,7 @@ def cost_images(config: InputConfig, dataset: Dataset | None = None) -> list[Ten
     """
     if dataset is None:
         return [torch.rand(3, *config.largest_hw, generator=torch.Generator().manual_seed(0))]
+    require_images(dataset, range(len(dataset))[:_NUM_IMAGES])
     return [image for batch in eval_batches(dataset, config, workers=0, limit=_NUM_IMAGES) for image in batch.images]
 
 
