@@ -178,7 +178,7 @@ def _evaluate_sources(
     from afictl.cli.eval_sources import evaluate_source, require_classes
     from afictl.cli.runs import name_of
     from afictl.cli.tables import class_table, comparison_table, overall_table
-    from afictl.data.image_listing import orientation_note
+    from afictl.data.image_listing import image_sizes_fingerprint, orientation_note
     from afictl.evaluation.detection_limit import COCO_LIMIT
 
     is_main_process = fabric is None or fabric.is_global_zero
@@ -187,6 +187,8 @@ def _evaluate_sources(
         require_classes(sources, settings.dataset)
     if fabric and (note := orientation_note(settings.dataset)):
         console.print(note, markup=False, highlight=False)
+    positions = range(len(settings.dataset))[: settings.limit]
+    images = image_sizes_fingerprint(settings.dataset, positions) if fabric and len(sources) > 1 else ""
     evaluations: dict[str, Evaluation] = {}
     for name, source in sources.items():
         file = folders[name] / PREDICTIONS if fabric else source
@@ -210,6 +212,9 @@ def _evaluate_sources(
         (evaluation,) = evaluations.values()
         console.print(overall_table(evaluation), class_table(evaluation))
     elif evaluations:
+        if images and image_sizes_fingerprint(settings.dataset, positions) != images:
+            folder = settings.dataset.image_dir
+            raise UserError(f"{folder}: its images have changed meanwhile; the results are not comparable, start again")
         console.print(comparison_table(evaluations))
         if output:  # without it, the comparison is written to the new result folder of the first source
             remove_earlier(output, keep=sources.values())

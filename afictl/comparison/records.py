@@ -26,7 +26,7 @@ class ExperimentRecord(Record):
     classes: list[str] = Field(default_factory=list)
     """Class names in label order; empty in comparisons of earlier versions, like ``contents``."""
     contents: dict[str, str] = Field(default_factory=dict)
-    """Fingerprints of the input files by absolute path."""
+    """Fingerprints of the input files by absolute path, and of images by name."""
 
 
 class RunResult(Record):

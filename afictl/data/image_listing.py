@@ -1,4 +1,4 @@
-"""Check of the image files of a dataset before they are read, by one listing of each folder."""
+"""Check and fingerprint of the image files of a dataset before they are read, by one listing of each folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import filecmp
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
@@ -76,6 +77,50 @@ def image_faults(folder: Path, names: Sequence[str]) -> dict[str, str]:
         faults = dict(chain.from_iterable(pool.map(lambda part: list(faults_of(part)), parts)))
     faults |= {name: "is outside the folder" for name in names if leaves_folder(folder, name)}
     return {name: faults[name] for name in dict.fromkeys(names) if name in faults}
+
+
+def image_sizes_fingerprint(dataset: Dataset, images: Iterable[int] | None = None) -> str:
+    """Fingerprint of the sizes in bytes of image files, which nearly every change of their pixels changes.
+
+    No file is opened. The order of the images counts, their names do not.
+
+    Args:
+        dataset: the dataset.
+        images: positions of the images; None: all.
+
+    Returns:
+        The fingerprint; empty if a file is absent, which ``require_images`` names.
+    """
+    names = dataset.file_names
+    sizes = _file_sizes(dataset.image_dir, names if images is None else [names[k] for k in images])
+    return "" if None in sizes else f"sizes:{sha256(repr(sizes).encode()).hexdigest()}"
+
+
+def latest_file(folder: Path) -> str:
+    """Name of the file in a folder that was changed last; empty if there is none, or it is no folder."""
+    entries = [entry for entry in _entries(folder).values() if entry.is_file()]
+    return max(entries, key=lambda entry: entry.stat().st_mtime).name if entries else ""
+
+
+def _file_sizes(folder: Path, names: Sequence[str]) -> list[int | None]:
+    """Size in bytes of each file below ``folder``; None of one that is absent or outside."""
+    paths = [portable_name(folder, name) for name in names]
+    entries = {parent: _entries(folder / parent) for parent in {os.path.dirname(path) for path in paths}}
+
+    def sizes_of(part: Sequence[str]) -> list[int | None]:
+        return [_size(folder, path, entries[os.path.dirname(path)].get(os.path.basename(path))) for path in part]
+
+    length = -(-len(paths) // _THREADS) or 1
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = pool.map(sizes_of, (paths[k : k + length] for k in range(0, len(paths), length)))
+        return list(chain.from_iterable(parts))
+
+
+def _size(folder: Path, path: str, entry: os.DirEntry[str] | None) -> int | None:
+    try:  # a file system may accept other names than the listed one, as in capital letters
+        return None if leaves_folder(folder, path) else (entry or folder / path).stat().st_size
+    except (OSError, ValueError):
+        return None
 
 
 def have_equal_content(first: Path, second: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,12 +19,22 @@ from afictl.folder_lock import locked_folder
 from afictl.interpolators import Interpolator, build_configured, interpolator_kinds, learned_kinds
 from afictl.presets import InterpolatorConfig, Preset, overridden_values, parse_preset
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
+from afictl.run_records import read_config
 from afictl.tensor_files import save_tensors
 from afictl.training.hardware import hardware_record
 from afictl.training.memory import require_batch_memory
 from afictl.training.process_count import process_dependence
-from afictl.training.run_inputs import annotation_inputs, inputs_record, recorded_inputs, weights_input
-from afictl.training.run_writer import RunWriter
+from afictl.training.run_inputs import (
+    InputFile,
+    annotation_inputs,
+    image_inputs,
+    inputs_record,
+    read_recorded_inputs,
+    recorded_inputs,
+    require_unchanged_meanwhile,
+    weights_input,
+)
+from afictl.training.run_writer import RunWriter, describe_other_settings
 from afictl.training.splits import Splits, in_label_order, load_splits, require_split_images, uses_masks
 from afictl.training.stage1 import train_stage1
 from afictl.training.stage2 import build_student, train_stage2
@@ -32,6 +42,9 @@ from afictl.weights import LoadedDetector, load_detector, load_tensors
 from afictl.weights.checkpoint import find_checkpoint
 from afictl.weights.compatibility import arithmetic_differences, difference_note, setting_differences
 from afictl.weights.saved_state import read_saved_state
+
+_SETTINGS_OF_BOTH = ("data.", "guide.", "averaged.", "interpolator.", "preset.interpolator.")
+"""Prefixes of settings in which stage 2 must agree with the stage 1 that it continues."""
 
 
 def pretrain(
@@ -87,10 +100,12 @@ def _pretrain(
     if 1 not in stages and not (resume and (output / "stage2" / STATE).is_file()):
         _require_stage1(output / "stage1")
     splits = load_splits(data)
+    guide_file = weights_input("guide", find_checkpoint(guide_path))
     loaded = load_detector(guide_path, averaged=averaged)
-    files = [*annotation_inputs(splits), *weights_input("guide", find_checkpoint(guide_path))]
+    require_unchanged_meanwhile(guide_file, weights_input("guide", find_checkpoint(guide_path)))
     preset = parse_preset(_preset_without_other_options(loaded, kind), overrides, source=str(guide_path))
     require_split_images(fabric, splits, uses_masks(preset, splits) and 1 not in stages)
+    files = [*annotation_inputs(splits), *guide_file, *image_inputs(fabric, splits)]
     for number in stages:
         require_batch_memory(preset, f"stage{number}", fabric.world_size, fabric.device)
     guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
@@ -101,10 +116,11 @@ def _pretrain(
         recorded = recorded_inputs(fabric, folder) if resume else None
         classes = recorded.classes if recorded and recorded.classes else loaded.classes
         ordered = _in_label_order(splits, classes, guide_path)
+        config = {"command": f"pretrain, stage {number}", **settings, **inputs_record(classes, files)}
         interpolator, discriminator = _build_networks(preset, kind, seed)
         if number == 2 and not (resume and (folder / STATE).is_file()):
+            _require_inputs_of_stage1(fabric, output / "stage1", config, files)
             _load_stage1(output / "stage1", preset, interpolator, discriminator)
-        config = {"command": f"pretrain, stage {number}", **settings, **inputs_record(classes, files)}
         has_begun = number == stages[0] or not is_vacant(folder)
         with locked_folder(folder, fabric.global_rank, fabric.world_size):
             dependence = process_dependence(preset) if number == 2 else ""  # the guide of stage 1 is not trained
@@ -221,6 +237,30 @@ def _in_label_order(splits: Splits, classes: tuple[str, ...], guide: Path) -> Sp
 def _require_stage1(folder: Path) -> None:
     if not (folder / STATE).is_file():
         raise UserError(f"{folder}: stage 2 starts from a finished stage 1, which is not there; add --stages 1,2")
+
+
+def _require_inputs_of_stage1(
+    fabric: Fabric, folder: Path, config: Mapping[str, object], files: Iterable[InputFile]
+) -> None:
+    """Check that stage 2, of settings ``config``, has the guide, the data and the interpolator of stage 1.
+
+    Raises:
+        UserError: on all ranks: it does not.
+    """
+
+    def check() -> None:
+        recorded = read_recorded_inputs(folder)
+        if recorded is None:  # of an earlier version, without settings
+            return
+        differences = describe_other_settings(read_config(recorded.source), config, _SETTINGS_OF_BOTH)
+        if differences:
+            raise UserError(
+                f"{recorded.source}: stage 1 was trained with other settings: {differences}; give stage 2 the same, or"
+                " train both stages with another --output"
+            )
+        recorded.require_unchanged(files)
+
+    run_on_rank_zero(check, fabric.global_rank, fabric.world_size)
 
 
 def _load_stage1(folder: Path, preset: Preset, interpolator: Interpolator, discriminator: PatchDiscriminator) -> None:

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from afictl.data import Dataset
 from afictl.data.fingerprint import content_fingerprint
 from afictl.data.hashing import file_digest
+from afictl.data.image_listing import image_sizes_fingerprint, latest_file
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
 from afictl.run_folder import CONFIG, LAST, has_records
@@ -19,6 +20,8 @@ from afictl.run_records import read_config
 from afictl.tensor_files import read_tensors
 from afictl.training.splits import Splits
 
+TRAINING_SPLITS = ("train", "val")
+"""Names of the annotations of both splits."""
 _INPUTS_OF_SETTING = {
     "data": ("train", "val"),
     "weights": ("weights",),
@@ -31,7 +34,7 @@ _INPUTS_OF_SETTING = {
 
 
 class InputFile(NamedTuple):
-    """An input of a run: its name in ``config.yaml``, its file, and the fingerprint of its content."""
+    """An input of a run: its name in ``config.yaml``, its file or folder, and the fingerprint of its content."""
 
     name: str
     path: Path
@@ -58,18 +61,19 @@ class RecordedInputs:
             return ""
         return f"note: {self.source} is of an earlier version, so that changed annotations and weights are not noticed"
 
-    def require_unchanged(self, files: Iterable[InputFile]) -> None:
+    def require_unchanged(
+        self, files: Iterable[InputFile], advice: str = "restore it, or start anew with another --output"
+    ) -> None:
         """Check present inputs; one that was not recorded, or is absent now, is not compared.
 
         Raises:
-            UserError: the content of a file has changed.
+            UserError: the content of a file or folder has changed; ends with ``advice``.
         """
         for file in files:
             if self.fingerprints.get(file.name, file.fingerprint) != file.fingerprint:
-                raise UserError(
-                    f"{file.path}: its content has changed since {self.source} was written;"
-                    " restore the file, or start anew with another --output"
-                )
+                latest = f"; its latest file is {name}" if (name := latest_file(file.path)) else ""
+                changed = f"its content has changed since {self.source} was written"
+                raise UserError(f"{file.path}: {changed}{latest}; {advice}")
 
 
 def recorded_inputs(fabric: Fabric, folder: Path) -> RecordedInputs | None:
@@ -102,12 +106,43 @@ def _classes_of_weights(file: Path) -> Sequence[str]:
 
 def annotation_inputs(splits: Splits) -> list[InputFile]:
     """Annotation files of both splits as loaded."""
-    return [annotation_input(name, dataset) for name, dataset in zip(("train", "val"), splits, strict=True)]
+    return [annotation_input(name, dataset) for name, dataset in zip(TRAINING_SPLITS, splits, strict=True)]
 
 
 def annotation_input(name: str, dataset: Dataset) -> InputFile:
     """Annotation file of a dataset."""
     return InputFile(name, dataset.annotation_file, content_fingerprint(dataset))
+
+
+def image_inputs(fabric: Fabric, splits: Splits, pseudo: Dataset | None = None) -> list[InputFile]:
+    """Image folders of both splits and of pseudo-labelled images, the same on all ranks, which must call this."""
+    datasets = [*zip(TRAINING_SPLITS, splits, strict=True), *([("pseudo", pseudo)] if pseudo else [])]
+    inputs = run_on_rank_zero(
+        lambda: [image_input(name, dataset) for name, dataset in datasets], fabric.global_rank, fabric.world_size
+    )
+    return [item for item in inputs if item.fingerprint]
+
+
+def image_input(name: str, dataset: Dataset) -> InputFile:
+    """Image folder of the dataset ``train``, ``val`` or ``pseudo``; without a fingerprint if an image is absent."""
+    images = None if name == "val" else dataset.training_images()
+    return InputFile(images_name(name), dataset.image_dir, image_sizes_fingerprint(dataset, images))
+
+
+def images_name(name: str) -> str:
+    """Name of the images of the annotations ``name``."""
+    return f"{name}_images"
+
+
+def require_unchanged_meanwhile(before: Iterable[InputFile], after: Sequence[InputFile]) -> None:
+    """Check files that were read between two computations of their fingerprints.
+
+    Raises:
+        UserError: one has changed, or is absent now.
+    """
+    for file in before:
+        if file not in after:
+            raise UserError(f"{file.path}: has changed while it was read; give the command again")
 
 
 def weights_input(name: str, file: Path) -> list[InputFile]:

@@ -27,7 +27,7 @@ from afictl.files import (
 )
 from afictl.presets import upgrade_settings
 from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records, is_vacant
-from afictl.run_records import iter_metrics, read_config
+from afictl.run_records import RunConfig, iter_metrics, read_config
 from afictl.training.hardware import hardware_record
 from afictl.training.process_count import process_mismatch, thread_note
 from afictl.training.run_inputs import is_moved
@@ -105,7 +105,8 @@ class RunWriter:
             return problem
         if config_file.is_file():
             if has_records(self.folder):
-                return _other_settings(config_file, config)
+                differences = describe_other_settings(read_config(config_file), config)
+                return f"{config_file}: --resume with other settings: {differences}" if differences else ""
             for name in (CONFIG, LOG, VERSIONS):  # of a run that failed before its first record
                 (self.folder / name).unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -251,19 +252,21 @@ def _value_at(settings: object, key: str) -> str:
     return "none" if value in (None, "") else f"{value!s:.80}"
 
 
-def _other_settings(config_file: Path, new: Mapping[str, object]) -> str:
-    """How settings differ from those of a run; empty if they do not, but for paths to files with unchanged content."""
-    old = read_config(config_file)
+def describe_other_settings(old: RunConfig, new: Mapping[str, object], prefixes: tuple[str, ...] = ("",)) -> str:
+    """How settings differ from those of a run; empty if they do not, but for paths to files with unchanged content.
+
+    Args:
+        old: of the run.
+        new: as in ``config.yaml``.
+        prefixes: of the dotted keys that are compared, with a dot at their end.
+    """
     stored = upgrade_settings(old.model_dump(exclude_unset=True, exclude=set(_INPUTS)))
     present = {key: value for key, value in new.items() if key not in _INPUTS}
     fingerprints: Any = new.get("contents", {})
     differences = [key for key in config_differences(stored, present) if key not in _COUNTS]
     differences = [key for key in differences if not is_moved(key, old.contents, fingerprints)]
-    if not differences:
-        return ""
-    return (
-        f"{config_file}: --resume with other settings: the run has {describe_differences(stored, present, differences)}"
-    )
+    differences = [key for key in differences if f"{key}.".startswith(prefixes)]
+    return f"the run has {describe_differences(stored, present, differences)}" if differences else ""
 
 
 def _append(path: Path, line: str) -> None:

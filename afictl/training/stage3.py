@@ -9,7 +9,7 @@ from typing import NamedTuple
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from afictl.data import Dataset, TrainBatch
+from afictl.data import TrainBatch
 from afictl.data.image_listing import orientation_note
 from afictl.data.layouts import describe_data
 from afictl.detectors import Detector
@@ -38,8 +38,10 @@ from afictl.training.run_inputs import (
     RecordedInputs,
     annotation_input,
     annotation_inputs,
+    image_inputs,
     inputs_record,
     recorded_inputs,
+    require_unchanged_meanwhile,
 )
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import (
@@ -65,8 +67,8 @@ class FinetuneOutcome(NamedTuple):
     """Of the last evaluation."""
     seconds: float
     """Duration of all steps."""
-    held_out: Dataset
-    """Images of the evaluations, with the annotations as they were read at the start."""
+    splits: Splits
+    """Images of training and evaluation, with the annotations as they were read at the start."""
 
 
 def finetune(
@@ -122,12 +124,14 @@ def _finetune(
     require_batch_memory(preset, "train", fabric.world_size, fabric.device)
     initial.check_paths(resumes)
     splits = load_splits(data)
-    files = [*annotation_inputs(splits), *initial.input_files()]
+    weights = initial.input_files()
+    files = [*annotation_inputs(splits), *weights]
     splits = in_run_order(splits, recorded or inputs, initial.weights)
     masks = uses_masks(preset, splits)
     mixed = pseudo.load(splits.train, preset, masks, fabric.world_size) if pseudo else None
     require_split_images(fabric, splits, masks)
     files += [annotation_input("pseudo", mixed.pseudo)] if mixed else []
+    files += image_inputs(fabric, splits, mixed.pseudo if mixed else None)
     if inputs:
         inputs.require_unchanged(files)
     preset, interpolator = _interpolator_of_run(preset, initial, recorded if resumes else None, seed)
@@ -135,6 +139,8 @@ def _finetune(
     config = _config(fabric, preset, data, initial, pseudo, seed) | inputs_record(splits.train.classes, files)
     # Before the run folder is created: weights that do not fit must not leave one.
     lines = [] if resumes else load_initial_weights(detector, initial, splits.train.classes)
+    if not resumes:
+        require_unchanged_meanwhile(weights, initial.input_files())
     dependence = process_dependence(preset)
     run = RunWriter(fabric, output, config, resume, dependence)
     if dependence and fabric.world_size > 1:
@@ -146,7 +152,7 @@ def _finetune(
     for line in (*notes, *lines, describe_data(data, counts), *_description(preset, splits, masks, mixed)):
         run.log(line)
     outcome = train_stage3(fabric, run, detector, splits, seed, masks, mixed)
-    return FinetuneOutcome(outcome.metrics, outcome.seconds, splits.held_out)
+    return FinetuneOutcome(outcome.metrics, outcome.seconds, splits)
 
 
 def _interpolator_of_run(

@@ -5,12 +5,15 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from afictl.cli import eval_sources
 from afictl.cli.eval import eval_command
 from afictl.cli.eval_sources import named_sources
 from afictl.cli.tables import class_table, comparison_table
@@ -198,6 +201,52 @@ def test_no_source_is_removed_as_an_earlier_result(untrained_run, shapes, tmp_pa
     call("--predictions", first, "--predictions", second, "--data", shapes, "--output", tmp_path / "out")
     assert second.is_file()
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())[-1]["name"] == "predictions"
+
+
+@pytest.fixture
+def second_source(untrained_run, tmp_path, monkeypatch):
+    """A copy of the run's weights, and a function that lets an action happen before they are evaluated."""
+    file = Path(shutil.copy(untrained_run / "best.safetensors", tmp_path / "second.safetensors"))
+    evaluate = eval_sources.evaluate_source
+
+    def before_second(action):
+        def evaluate_source(source, *arguments):
+            if source == file:
+                action()
+            return evaluate(source, *arguments)
+
+        monkeypatch.setattr(eval_sources, "evaluate_source", evaluate_source)
+
+    return file, before_second
+
+
+def test_a_source_that_vanishes_leaves_the_results_of_the_others(untrained_run, second_source, shapes, tmp_path):
+    file, before_second = second_source
+    out = tmp_path / "out"
+    before_second(file.unlink)
+    with pytest.raises(UserError, match=f"^{file}: no such file"):
+        call("--weights", untrained_run, "--weights", file, "--data", shapes, "--output", out)
+    files = {"metrics.json", "per_class.csv", "predictions.json"}
+    assert {path.name for path in (out / "untrained").iterdir()} == files
+    assert not (out / "comparison.json").exists()
+
+
+def test_sources_are_not_compared_on_different_images(untrained_run, second_source, shapes, tmp_path):
+    file, before_second = second_source
+    data = shutil.copytree(shapes, tmp_path / "data")
+    image = sorted((data / "val2017").iterdir())[0]
+    before_second(lambda: Image.open(image).save(image, quality=30))
+    with pytest.raises(UserError, match=f"^{image.parent}: its images have changed"):
+        call("--weights", untrained_run, "--weights", file, "--data", data, "--output", tmp_path / "out")
+    assert not (tmp_path / "out" / "comparison.json").exists()
+
+
+def test_a_table_of_another_encoding_is_recognised_as_that_of_an_evaluation(untrained_run, shapes, tmp_path):
+    table = tmp_path / "out" / "comparison.json"
+    table.parent.mkdir()
+    table.write_bytes("[]".encode("utf-16"))
+    assert call("--weights", untrained_run, "--data", shapes, "--output", tmp_path / "out").exit_code == 0
+    assert not table.exists()
 
 
 def test_a_run_without_recorded_data_needs_data(untrained_run):

@@ -13,7 +13,11 @@ def test_image_files_of_a_folder_and_subfolders(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     assert [file.relative_to(tmp_path).as_posix() for file in image_files(tmp_path)] == ["a.webp", "b/a.png", "c.JPG"]
-    for name, facts in (("nowhere", "nowhere: no such folder"), ("c.JPG", r"c\.JPG: .*file"), ("folder.png", "no image")):
+    for name, facts in (
+        ("nowhere", "nowhere: no such folder"),
+        ("c.JPG", r"c\.JPG: .*file"),
+        ("folder.png", "no image"),
+    ):
         with pytest.raises(UserError, match=facts):
             image_files(tmp_path / name)
 

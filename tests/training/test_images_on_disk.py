@@ -4,11 +4,12 @@ import os
 import shutil
 
 import pytest
+from PIL import Image
 
 from afictl import UserError
 from afictl.comparison import Method, compare
 from afictl.training import InitialWeights, finetune, loop, pretrain
-from tests.helpers.tiny_runs import with_steps
+from tests.helpers.tiny_runs import interrupted_at_batch, with_steps
 
 
 @pytest.fixture
@@ -66,12 +67,30 @@ def test_image_that_changes_during_a_training_is_named(commands, data, monkeypat
             if "pipe" in fault:
                 os.mkfifo(file)
 
-    from PIL import Image
-
     Image.new("RGB", (8, 9)).save(data / "other.png")
     monkeypatch.setattr(loop, "_seed_step", change)
     with pytest.raises(UserError, match=rf"{split}/\d+\.jpg .*{fault}|instances_{split}.json: 6 of its 6 .*{fault}"):
         commands["finetune"]()
+
+
+def test_images_that_change_before_a_resumption_are_refused(fabric, preset, data, tmp_path):
+    """Not so ones that were moved with the dataset."""
+    preset = with_steps(preset, checkpoint_every=2)
+
+    def train(data=data, resume=True):
+        finetune(fabric, preset, data, tmp_path / "run", InitialWeights("nearest"), resume=resume)
+
+    with interrupted_at_batch(3):
+        train(resume=False)
+    for split in ("train2017", "val2017"):
+        file = sorted((data / split).iterdir())[2]
+        content = file.read_bytes()
+        Image.open(file).save(file, quality=30)
+        with pytest.raises(UserError, match=f"^{file.parent}: its content has changed .* is {file.name}; restore it"):
+            train()
+        file.write_bytes(content)
+    data.rename(tmp_path / "moved")
+    train(data=tmp_path / "moved")
 
 
 def test_failed_run_of_a_comparison_names_its_image(fabric, preset, data, tmp_path, monkeypatch):

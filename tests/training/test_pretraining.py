@@ -22,6 +22,7 @@ from tests.helpers.tiny_runs import SMALL, assert_same_states, with_steps
 
 NARROW = "backbone.options={channels: [8, 16, 32, 64]}"
 ONE_STEP = [f"{stage}.{key}=1" for stage in ("stage1", "stage2") for key in ("steps", "eval_every")]
+ANNOTATIONS = "annotations/instances_train2017.json"
 
 
 def same_weights(first, second):
@@ -300,6 +301,41 @@ def test_stage_2_alone_continues_after_stage_1(pretrained, fabric, guide_run, da
     pretrain(fabric, guide_run, data, folder, stages=(2,))
     separate, both = (AFInterpolator.load(run / "interpolator.safetensors") for run in (folder, pretrained))
     assert same_weights(separate, both)
+
+
+def test_stage_2_has_the_guide_the_data_and_the_interpolator_of_stage_1(fabric, guide_run, data, tmp_path):
+    guide, own_data = tmp_path / "guide.safetensors", tmp_path / "data"
+    shutil.copy(guide_run / "last.safetensors", guide)
+    change_annotations(data, own_data, lambda split, content: None)
+
+    def train(stages, guide=guide, data=own_data, options=OPTIONS["afi"]):
+        overrides = [*ONE_STEP, f"interpolator.options={options}"]
+        pretrain(fabric, guide, data, tmp_path / "run", stages=stages, overrides=overrides)
+
+    def pop_object(split, content):
+        content["annotations"].pop()
+
+    train((1,))
+    record = tmp_path / "run" / "stage1" / "config.yaml"
+    tensors, description = read_tensors(guide)
+    other_guide, other_data = tmp_path / "other.safetensors", change_annotations(data, tmp_path / "other", pop_object)
+    save_tensors(other_guide, {**tensors, "neck.output_convs.p2.bias": torch.ones(16)}, description)
+    options = "{blocks: 1, growth: 4, residual_scale: 0.5}"
+    for changes, key in (
+        ({"guide": other_guide}, "guide"),
+        ({"data": other_data}, "data"),
+        ({"options": options}, "preset.interpolator.options.residual_scale"),
+    ):
+        with pytest.raises(
+            UserError, match=f"^{record}: stage 1 was trained with other settings: the run has {key} .*, now "
+        ):
+            train((2,), **changes)
+    for file, other in ((guide, other_guide), *((own_data / name, other_data / name) for name in [ANNOTATIONS])):
+        shutil.copy(other, file)
+        with pytest.raises(UserError, match=f"^{file}: its content has changed since {record} was written"):
+            train((2,))
+        shutil.copy(guide_run / "last.safetensors", guide)
+    assert not (tmp_path / "run" / "stage2").exists()
 
 
 def test_a_detector_is_finetuned_with_the_result(pretrained, fabric, preset, guide_run, data, tmp_path):

@@ -12,7 +12,7 @@ import yaml
 
 from afictl import AFInterpolator, UserError, load_preset
 from afictl.tensor_files import read_tensors
-from afictl.training import InitialWeights, finetune
+from afictl.training import InitialWeights, finetune, stage3
 from afictl.weights import load_detector
 from tests.helpers.changed_data import change_annotations, rename_disc, renumber
 from tests.helpers.tiny_runs import SMALL, assert_same_states, interrupted_at_batch, with_steps
@@ -93,7 +93,7 @@ def drop_records(run):
 def test_a_run_records_its_classes_and_fingerprints(guide_run):
     config = yaml.safe_load((guide_run / "config.yaml").read_text())
     assert config["classes"] == ["disc", "square", "triangle", "cross"]
-    assert list(config["contents"]) == ["train", "val"]
+    assert list(config["contents"]) == ["train", "val", "train_images", "val_images"]
 
 
 def test_renumbered_annotations_do_not_change_a_resumed_run(train, shapes_dir, guide_run, tmp_path):
@@ -145,11 +145,31 @@ def test_inputs_changed_in_place_are_refused_by_file(train, interrupted, guide_r
     content = json.loads(annotations.read_text())
     content["annotations"][0]["bbox"][0] += 1
     other_weights = (guide_run / "best.safetensors").read_bytes() + b" "
+    other_interpolator = interrupted.interpolator.read_bytes()[:-4] + bytes(4)
     state = (interrupted.run / "state.pt").read_bytes()
-    for file, new in ((annotations, json.dumps(content).encode()), (interrupted.guide, other_weights)):
+    for file, new in (
+        (annotations, json.dumps(content).encode()),
+        (interrupted.guide, other_weights),
+        (interrupted.interpolator, other_interpolator),
+    ):
         with changed(file, new), pytest.raises(UserError, match=f"^{file}: .*--output$"):
             train(interrupted.data, output=interrupted.run, initial=interrupted.initial, resume=True)
     assert (interrupted.run / "state.pt").read_bytes() == state
+
+
+def test_weights_that_change_while_they_are_read_are_refused(train, interrupted, tmp_path, monkeypatch):
+    """A run must not record the fingerprint of other weights than it starts from."""
+    file = Path(shutil.copy(interrupted.guide, tmp_path / "guide.safetensors"))
+    build = stage3.build_seeded_detector
+
+    def change(*arguments):
+        file.write_bytes(file.read_bytes()[:-4] + bytes(4))
+        return build(*arguments)
+
+    monkeypatch.setattr(stage3, "build_seeded_detector", change)
+    with pytest.raises(UserError, match=f"^{file}: has changed while it was read"):
+        train(interrupted.data, initial=interrupted._replace(guide=file).initial)
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_and_new_classes_are_named(resume_error, shapes_dir, tmp_path):

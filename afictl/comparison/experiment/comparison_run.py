@@ -22,6 +22,7 @@ from afictl.presets import Preset
 from afictl.run_folder import CONFIG, DIVERGED, LOG, PREDICTIONS, RESULT, STATE
 from afictl.training import finetune
 from afictl.training.loop import DivergedError
+from afictl.training.run_inputs import image_inputs
 
 
 def is_finished(folder: Path) -> bool:
@@ -37,18 +38,19 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
     Why a training diverged is written to ``diverged.txt``.
 
     Raises:
-        UserError: as ``finetune``.
+        UserError: as ``finetune``, or image files have changed since the comparison began.
     """
 
     def write_result() -> None:
-        evaluation = score_predictions(run.folder / PREDICTIONS, outcome.held_out, masks=preset.detector.masks)
+        held_out = outcome.splits.held_out
+        evaluation = score_predictions(run.folder / PREDICTIONS, held_out, masks=preset.detector.masks)
         result = {
             "interpolator": run.initial_weights.as_config()["interpolator"],
             "seed": run.seed,
             "metrics": outcome.metrics,
             "per_class": evaluation.per_class,
             "seconds": outcome.seconds,
-            "ids": ids_fingerprint(outcome.held_out),
+            "ids": ids_fingerprint(held_out),
         }
         write_text(run.folder / RESULT, json.dumps(result, indent=2))
         for name in (STATE, DIVERGED):
@@ -65,6 +67,9 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
             reason = str(error)
             run_on_rank_zero(lambda: write_text(run.folder / DIVERGED, reason), fabric.global_rank, fabric.world_size)
             raise
+        if run.inputs:
+            advice = f"restore it, and remove {run.folder}, whose training may have read both"
+            run.inputs.require_unchanged(image_inputs(fabric, outcome.splits), advice)
         run_on_rank_zero(write_result, fabric.global_rank, fabric.world_size)
 
 

@@ -17,15 +17,21 @@ from afictl.errors import UserError
 from afictl.interpolators import kind_of_source
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, absolute_path
 from afictl.training.initial_weights import find_interpolator_file
-from afictl.training.run_inputs import RecordedInputs, annotation_input
+from afictl.training.run_inputs import (
+    TRAINING_SPLITS,
+    RecordedInputs,
+    annotation_input,
+    image_input,
+    images_name,
+)
 from afictl.weights.checkpoint import find_checkpoint
 
-_SPLITS = ("train", "val")
 _ALL_METHODS = "*"
+_DATASET_OF_IMAGES = {images_name(split): split for split in TRAINING_SPLITS}
 
 
 class _Input(NamedTuple):
-    """An input file of the runs of one method, or of all."""
+    """An input of the runs of one method, or of all: a file, or an image folder."""
 
     method: str
     source: str | Path
@@ -35,27 +41,37 @@ class _Input(NamedTuple):
     file: Path
 
     @property
-    def fingerprint(self) -> str:
-        """Of the content of annotations, and of the bytes of other files."""
-        if self.name in _SPLITS:
-            return content_fingerprint(load_dataset(self.source, self.name))
-        return file_digest(self.file)
+    def key(self) -> str:
+        """In ``contents`` of ``compare.json``: an absolute path, or the name of images, whose folder may be a link."""
+        return self.name if self.name in _DATASET_OF_IMAGES else absolute_path(self.file)
+
+    def compute_fingerprint(self, datasets: Mapping[str, Dataset]) -> str:
+        """Of annotations their content, of images their sizes, of other files their bytes; empty if it is unreadable.
+
+        Args:
+            datasets: the readable splits by name.
+        """
+        if self.name in TRAINING_SPLITS:
+            return content_fingerprint(datasets[self.name]) if self.name in datasets else ""
+        if name := _DATASET_OF_IMAGES.get(self.name):
+            return image_input(name, datasets[name]).fingerprint if name in datasets else ""
+        return file_digest(self.file) if self.file.is_file() else ""
 
 
 def compute_fingerprints(settings: ExperimentSettings) -> dict[str, str]:
-    """Compute the fingerprint of each readable input file, by absolute path."""
-    fingerprints = {}
-    for item in _inputs(settings):
+    """Compute the fingerprint of each readable input, by absolute path, or by name for images."""
+    datasets = {}
+    for split in TRAINING_SPLITS:
         with suppress(UserError):  # invalid annotations are reported by the runs that read them
-            if item.file.exists():
-                fingerprints[absolute_path(item.file)] = item.fingerprint
-    return fingerprints
+            datasets[split] = load_dataset(settings.data, split)
+    fingerprints = {item.key: item.compute_fingerprint(datasets) for item in _inputs(settings)}
+    return {key: fingerprint for key, fingerprint in fingerprints.items() if fingerprint}
 
 
 def fingerprints_of_run(settings: ExperimentSettings, method: str, recorded: Mapping[str, str]) -> dict[str, str]:
-    """Those of ``recorded``, by absolute path, that are inputs of the runs of ``method``, by name of the input."""
-    paths = {item.name: absolute_path(item.file) for item in _inputs(settings) if item.method in (_ALL_METHODS, method)}
-    return {name: recorded[path] for name, path in paths.items() if path in recorded}
+    """Those of ``recorded``, from ``compute_fingerprints``, of the inputs of the runs of ``method``, by their names."""
+    keys = {item.name: item.key for item in _inputs(settings) if item.method in (_ALL_METHODS, method)}
+    return {name: recorded[key] for name, key in keys.items() if key in recorded}
 
 
 def require_recorded_content(output: Path, held_out: Dataset) -> None:
@@ -74,33 +90,35 @@ def find_changed_input(settings: ExperimentSettings, old: Mapping[str, str], new
 
     Args:
         settings: the experiment.
-        old: earlier fingerprints by path; files without one are not compared.
-        new: present fingerprints by path.
+        old: earlier fingerprints; inputs without one are not compared.
+        new: present fingerprints.
     """
-    changed = {path for path, fingerprint in new.items() if not _is_unchanged(path, old.get(path, ""), fingerprint)}
-    for method, source, _, file in _inputs(settings):
-        for folder in _started_runs(settings.output, method) if absolute_path(file) in changed else ():
+    changed = {key for key, fingerprint in new.items() if not _is_unchanged(key, old.get(key, ""), fingerprint)}
+    for item in _inputs(settings):
+        for folder in _started_runs(settings.output, item.method) if item.key in changed else ():
             advice = (
                 "restore it, or choose another --output"
-                if method == _ALL_METHODS
-                else f"give the new one another name, NAME={source}, or remove {folder.parent}"
+                if item.method == _ALL_METHODS
+                else f"give the new one another name, NAME={item.source}, or remove {folder.parent}"
             )
-            return f"{file}: its content has changed since {folder} was trained; {advice}"
+            return f"{item.file}: its content has changed since {folder} was trained; {advice}"
     return ""
 
 
-def _is_unchanged(path: str, old: str, new: str) -> bool:
+def _is_unchanged(key: str, old: str, new: str) -> bool:
     """Whether two fingerprints are equal; earlier versions recorded the digest of an annotation file."""
     if new.startswith(PREFIX) and old and not old.startswith(PREFIX):
-        return old == file_digest(Path(path))
+        return old == file_digest(Path(key))
     return old in ("", new)
 
 
 def _inputs(settings: ExperimentSettings) -> Iterator[_Input]:
-    """Annotations, initial weights and interpolators of the experiment."""
-    for split in _SPLITS:
+    """Annotations, images, initial weights and interpolators of the experiment."""
+    for split in TRAINING_SPLITS:
         with suppress(UserError):
-            yield _Input(_ALL_METHODS, settings.data, split, find_split(settings.data, split).annotation_file)
+            files = find_split(settings.data, split)
+            yield _Input(_ALL_METHODS, settings.data, split, files.annotation_file)
+            yield _Input(_ALL_METHODS, settings.data, images_name(split), files.image_dir)
     for name, weights in (("weights", settings.weights), ("backbone_weights", settings.backbone_weights)):
         if weights:
             with suppress(UserError):

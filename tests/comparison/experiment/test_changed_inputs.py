@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from afictl import UserError
 from afictl.comparison import Method, compare
@@ -14,6 +15,7 @@ from afictl.comparison.experiment.execution import train_experiment
 from afictl.comparison.records import read_result
 from afictl.comparison.report.detection_gallery import draw_gallery
 from afictl.tensor_files import read_tensors
+from afictl.training import loop
 from tests.helpers.changed_data import change_annotations, renumber
 from tests.helpers.tiny_runs import interrupted_at_batch, with_steps
 
@@ -31,6 +33,17 @@ def edit(settings, change, splits=("train2017", "val2017")):
         content = json.loads(file.read_text())
         change(split, content)
         file.write_text(json.dumps(content))
+
+
+def change_image(settings, split):
+    """Re-encode an image in a folder that may be overwritten."""
+    folder = settings.data / split
+    if folder.is_symlink():
+        source = folder.resolve()
+        folder.unlink()
+        shutil.copytree(source, folder)
+    file = sorted(folder.iterdir())[2]
+    Image.open(file).save(file, quality=30)
 
 
 def pop_object(split, content):
@@ -83,6 +96,33 @@ def test_annotations_that_change_between_two_runs_fail_the_second(fabric, settin
     assert f"instances_{split}.json: its content has changed" in failures["nearest seed 1"]
     assert not (settings.output / "nearest" / "seed1").exists()
     assert (settings.output / "nearest" / "seed0" / "result.json").is_file()
+
+
+def test_images_that_change_between_two_runs_fail_the_second(fabric, settings, after_first_run):
+    settings = replace(settings, seeds=(0, 1))
+    after_first_run(lambda: change_image(settings, "val2017"))
+    failures = train_experiment(fabric, settings)
+    assert list(failures) == ["nearest seed 1"]
+    assert "val2017: its content has changed" in failures["nearest seed 1"]
+    assert not (settings.output / "nearest" / "seed1").exists()
+    with pytest.raises(UserError, match=r"val2017: its content has changed since .*seed0 was trained"):
+        train_experiment(fabric, settings)
+
+
+def test_a_run_during_which_images_change_has_no_result(fabric, settings, monkeypatch):
+    begin_step = loop._seed_step
+
+    def change(seed, step):
+        begin_step(seed, step)
+        if step == 1:
+            change_image(settings, "train2017")
+
+    monkeypatch.setattr(loop, "_seed_step", change)
+    (failure,) = train_experiment(fabric, settings).values()
+    run = settings.output / "nearest" / "seed0"
+    assert "train2017: its content has changed" in failure
+    assert failure.endswith(f"remove {run}, whose training may have read both")
+    assert not (run / "result.json").exists()
 
 
 def test_files_that_vanish_between_two_runs_are_named(fabric, settings, finished, after_first_run, tmp_path):

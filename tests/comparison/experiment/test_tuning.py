@@ -12,6 +12,7 @@ from afictl.comparison.experiment import comparison_run, tuning
 from afictl.comparison.experiment.preconditions import check_experiment
 from afictl.data import load_dataset
 from afictl.training.loop import DivergedError
+from afictl.training.splits import load_splits
 from afictl.training.stage3 import FinetuneOutcome
 from tests.helpers.comparisons import make_cost
 
@@ -38,7 +39,7 @@ def trained(monkeypatch, scores):
         ap = scores[method][preset.train.lr] if "tuning" in output.parts else 50.0
         if ap is None:
             raise DivergedError("loss became nan")
-        return FinetuneOutcome({"box/AP": ap}, 1.0, load_dataset(data, "val"))
+        return FinetuneOutcome({"box/AP": ap}, 1.0, load_splits(data))
 
     monkeypatch.setattr(comparison_run, "finetune", finetune)
     return runs
