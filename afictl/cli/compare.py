@@ -73,6 +73,7 @@ _Until = Annotated[
         "--until",
         min=0.01,
         metavar="POINTS",
+        callback=options.require_finite,
         help="Add seeds to each interpolator, and to the baseline, until the 95 % interval of its difference in box AP "
         "has at most this half-width.",
     ),
