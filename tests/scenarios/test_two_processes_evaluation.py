@@ -61,6 +61,7 @@ def evaluate_all(fabric, data, broken, folder):
     evaluate_broken_image(fabric, broken, folder / "broken")
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_ranks_equal_one_and_both_end_at_a_broken_image(data, tmp_path):
     """With an odd number of images, so that one rank has more than the other."""
     broken = make_shapes(tmp_path / "data", train=1, val=IMAGES, size=64)
