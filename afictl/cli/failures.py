@@ -151,8 +151,8 @@ def _similar_option(option: str, options: list[str], command: str) -> str:
     if "--set" in options:
         from afictl.presets.validation import keys_named
 
-        others = ("train.",) if command == "pretrain" else ("stage1.", "stage2.")
-        keys = [key for key in keys_named(option.strip("-").replace("-", "_")) if not key.startswith(others)]
+        other_stages = ("train.",) if command == "pretrain" else ("stage1.", "stage2.")
+        keys = [key for key in keys_named(option.strip("-").replace("-", "_")) if not key.startswith(other_stages)]
         if keys:
             value = value_of((option,))
             value = "VALUE" if not value or value.startswith("--") else value

@@ -79,10 +79,10 @@ def keep_former_values(fabric: Fabric, preset: Preset, output: Path) -> Preset:
             return preset, ""
         return with_former_values(preset, read_experiment(output).preset, "the comparison")
 
-    kept, note = run_on_rank_zero(merge, fabric.global_rank, fabric.world_size)
+    effective_preset, note = run_on_rank_zero(merge, fabric.global_rank, fabric.world_size)
     if note:
         fabric.print(note)
-    return kept
+    return effective_preset
 
 
 def _check_locks(runs: Sequence[RunSpecification]) -> None:

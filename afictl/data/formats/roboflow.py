@@ -80,9 +80,9 @@ class RoboflowLayout(Layout):
         files = [_read_categories(file) for file in self._all_files()]
         used = {record.category_id for file in files for record in file.annotations}
         for category in files[0].categories if files else ():
-            others = [other for other in files[0].categories if other.id != category.id]
-            is_parent = category.supercategory == "none" and others
-            if is_parent and category.id not in used and all(o.supercategory == category.name for o in others):
+            siblings = [other for other in files[0].categories if other.id != category.id]
+            is_parent = category.supercategory == "none" and siblings
+            if is_parent and category.id not in used and all(o.supercategory == category.name for o in siblings):
                 return category
         return None
 
