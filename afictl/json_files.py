@@ -96,18 +96,25 @@ def read_json_text(path: Path, role: str = "") -> bytes:
 def read_json_lines(path: Path) -> list[bytes]:
     """Lines of a file of JSON Lines, in UTF-8 without a byte order mark; the last may have been cut short.
 
-    Bytes of a line that are no text stay, for ``parse_json`` to name the line.
+    Bytes of a line that are no text stay, for ``parse_json`` to name the line. A file is in another encoding than UTF-8
+    where its whole text is, and begins with a mapping: two damaged bytes at its start may equal a byte order mark.
 
     Raises:
-        UserError: the file cannot be read, or its text is not Unicode.
+        UserError: the file cannot be read.
     """
     try:
         with open_regular(path) as file:
             content = file.read()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or format_error(error)}") from None
-    if not json.detect_encoding(content).startswith("utf-8"):
-        content = _decode(content, str(path)).encode()
+    encoding = json.detect_encoding(content)
+    if not encoding.startswith("utf-8"):
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            text = ""
+        if text.lstrip().startswith("{"):
+            content = text.encode()
     return content.removeprefix(codecs.BOM_UTF8).split(b"\n")
 
 
