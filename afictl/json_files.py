@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from afictl.errors import UserError, format_error, one_line
-from afictl.regular_files import open_regular
+from afictl.errors import UserError, one_line
+from afictl.regular_files import open_regular, read_bounded
 
+_MAX_BYTES = 2**35
+"""Several times the largest annotation files; a file of holes or a pipe that never ends is refused and not read on."""
 _BLOCK_BYTES = 2**20
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _COMMENT = re.compile(r"//|/\*|#")
@@ -76,13 +78,9 @@ def read_json_text(path: Path, role: str = "") -> bytes:
     """JSON text of a file in UTF-8 without a byte order mark, checked to be Unicode but not yet to be JSON.
 
     Raises:
-        UserError: the file cannot be read, or its text is not Unicode.
+        UserError: the file cannot be read, is larger than 32 GiB, or its text is not Unicode.
     """
-    try:
-        with open_regular(path) as file:
-            content = file.read()
-    except OSError as error:
-        raise UserError(f"{_name(path, role)}: {error.strerror or format_error(error)}") from None
+    content = read_bounded(path, _MAX_BYTES, _name(path, role))
     encoding = json.detect_encoding(content)
     if not encoding.startswith("utf-8"):
         return _decode(content, _name(path, role)).encode()
@@ -102,11 +100,7 @@ def read_json_lines(path: Path) -> list[bytes]:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        with open_regular(path) as file:
-            content = file.read()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or format_error(error)}") from None
+    content = read_bounded(path, _MAX_BYTES)
     encoding = json.detect_encoding(content)
     if not encoding.startswith("utf-8"):
         try:

@@ -1,4 +1,4 @@
-"""Opening of files that have to be regular ones, as a named pipe without a writer or a device has no end."""
+"""Reading of files that have to be regular ones, as a named pipe without a writer or a device has no end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from afictl.errors import UserError, format_error
+
+_BLOCK_BYTES = 2**20
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -37,3 +40,30 @@ def open_regular(path: Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def read_bounded(path: Path, max_bytes: int, name: str = "") -> bytes:
+    """Read a file of at most ``max_bytes``; of a larger one no more than that is read, and nothing if its size tells.
+
+    Args:
+        path: file as for ``open_regular``.
+        max_bytes: the bound.
+        name: name of the file with which error messages begin; empty: its path.
+
+    Raises:
+        UserError: the file cannot be opened or read, or is larger.
+    """
+    name = name or str(path)
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size  # 0 for a pipe
+            blocks = [file.read(size) if size <= max_bytes else b""]
+            length = max(size, len(blocks[0]))
+            while length <= max_bytes and (block := file.read(min(_BLOCK_BYTES, max_bytes + 1 - length))):
+                blocks.append(block)
+                length += len(block)
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or format_error(error)}") from None
+    if length > max_bytes:
+        raise UserError(f"{name}: larger than {max_bytes:,} bytes")
+    return b"".join(blocks)

@@ -7,8 +7,8 @@ from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from afictl.errors import UserError, format_error
-from afictl.regular_files import open_regular
+from afictl.errors import UserError
+from afictl.regular_files import read_bounded
 
 _MAX_BYTES = 2**22
 _MAX_DEPTH = 50
@@ -40,13 +40,7 @@ def read_xml(path: Path) -> Element:
     Raises:
         UserError: unreadable, larger than 4 MiB, not XML, with a document type, or nested deeper than 50 elements.
     """
-    try:
-        with open_regular(path) as file:
-            content = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(format_error(error)) from None
-    if len(content) > _MAX_BYTES:
-        raise UserError(f"{path}: not readable as XML: larger than {_MAX_BYTES:,} bytes")
+    content = read_bounded(path, _MAX_BYTES)
     builder = _Builder()
     parser = expat.ParserCreate()
     parser.buffer_text = True

@@ -19,8 +19,8 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from afictl.errors import UserError, format_error, one_line
-from afictl.regular_files import open_regular
+from afictl.errors import UserError, one_line
+from afictl.regular_files import read_bounded
 
 _MAX_BYTES = 2**20
 _MAX_DEPTH = 50
@@ -103,13 +103,7 @@ def read_yaml(path: Path) -> object:
     Raises:
         UserError: unreadable, larger than a mebibyte, or as ``parse_yaml``.
     """
-    try:
-        with open_regular(path) as file:
-            content = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(format_error(error)) from None
-    if len(content) > _MAX_BYTES:
-        raise UserError(f"{path}: not readable as YAML: larger than {_MAX_BYTES:,} bytes")
+    content = read_bounded(path, _MAX_BYTES)
     try:
         text = content.decode(json.detect_encoding(content))
     except UnicodeDecodeError:

@@ -9,11 +9,13 @@ import pytest
 from afictl import UserError, load_preset
 from afictl.cli.eval_sources import require_sources
 from afictl.comparison.records import read_comparison, read_experiment, read_result
-from afictl.json_files import read_json
-from afictl.regular_files import open_regular
+from afictl.data.formats.text_lines import read_lines
+from afictl.json_files import read_json, read_json_lines
+from afictl.regular_files import open_regular, read_bounded
 from afictl.run_records import last_step, read_config, read_metrics
 from afictl.weights.classes import read_classes
 from afictl.weights.saved_state import read_saved_state
+from afictl.xml_files import read_xml
 from afictl.yaml_files import read_yaml
 
 
@@ -82,3 +84,30 @@ def test_descriptors_are_closed(tmp_path):
     with pytest.raises(IsADirectoryError):
         open_regular(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("read", [read_json, read_json_lines, read_yaml, read_xml, read_lines])
+def test_a_file_of_holes_is_refused_by_its_size(tmp_path, read):
+    file = tmp_path / "file"
+    with file.open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(UserError, match=rf"^{file}: larger than [\d,]+ bytes$"):
+        read(file)
+
+
+def test_a_pipe_is_read_up_to_the_bound():
+    reading, writing = os.pipe()
+    os.write(writing, b"12345")
+    os.close(writing)
+    try:
+        with pytest.raises(UserError, match="larger than 3 bytes"):
+            read_bounded(Path(f"/dev/fd/{reading}"), 3)
+    finally:
+        os.close(reading)
+
+
+def test_a_file_as_large_as_the_bound_is_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"123")
+    assert read_bounded(tmp_path / "file", 3) == b"123"
+    with pytest.raises(UserError, match=r"^the file: larger than 2 bytes"):
+        read_bounded(tmp_path / "file", 2, "the file")

@@ -13,9 +13,11 @@ from PIL import Image
 
 from afictl.files import atomic_write, name_file_in_errors, open_to_append, remove_temporary_files, write_text
 from afictl.progress import ProgressCallback
+from afictl.regular_files import read_bounded
 from afictl.visualization.figure import Figure
 
 _JPEG_QUALITY = 90
+_MAX_LIST_BYTES = 2**26
 
 
 def write_figures(
@@ -81,7 +83,7 @@ def remove_earlier_files(output: Path, kind: str, files: Iterable[Path]) -> None
     suffix = Path(names[0]).suffix
     file_list = output / _file_list_name(kind, suffix)
     if file_list.is_file():
-        for name in file_list.read_text(encoding="utf-8").splitlines():
+        for name in read_bounded(file_list, _MAX_LIST_BYTES).decode(errors="replace").splitlines():
             if name not in names and Path(name).name == name and Path(name).suffix == suffix:
                 (output / name).unlink(missing_ok=True)
     write_text(file_list, "\n".join(names) + "\n")

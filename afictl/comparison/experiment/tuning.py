@@ -17,8 +17,9 @@ from afictl.comparison.records import read_result
 from afictl.comparison.results import TunedValue, Tuning
 from afictl.data.subset import split_training_images
 from afictl.distributed import run_on_rank_zero
-from afictl.errors import UserError, did_you_mean
+from afictl.errors import UserError, did_you_mean, one_line
 from afictl.presets import Preset, parse_preset
+from afictl.regular_files import read_bounded
 from afictl.run_folder import CONFIG, DIVERGED
 from afictl.yaml_files import parse_yaml
 
@@ -26,6 +27,7 @@ TUNING_SEED = 1_000_000
 HELD_OUT_FRACTION = 0.2
 """Part of the training images on which the values are compared."""
 _SECTION = "train"
+_MAX_REASON_BYTES = 2**16
 _EQUAL_KEYS = ("steps", "batch_size", "eval_every", "checkpoint_every")
 """Keys of the recipe that all methods share: cost, and intervals without effect on the result."""
 
@@ -166,5 +168,7 @@ def _score(value: object, run: RunSpecification) -> TunedValue:
         return TunedValue(value, read_result(run.folder).metrics.get("box/AP"))
     file = run.folder / DIVERGED
     if file.is_file():
-        return TunedValue(value, None, f"diverged: {file.read_text(encoding='utf-8')}")
+        return TunedValue(
+            value, None, f"diverged: {one_line(read_bounded(file, _MAX_REASON_BYTES).decode(errors='replace'))}"
+        )
     return TunedValue(value, None, is_decided=False)

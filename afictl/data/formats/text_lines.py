@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from afictl.errors import UserError, format_error
-from afictl.regular_files import open_regular
+from afictl.errors import UserError
+from afictl.regular_files import read_bounded
 
 _MAX_BYTES = 2**26
 
@@ -17,13 +17,6 @@ def read_lines(path: Path) -> list[str]:
         UserError: unreadable, larger than 64 MiB, or not UTF-8.
     """
     try:
-        with open_regular(path) as file:
-            content = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(format_error(error)) from None
-    if len(content) > _MAX_BYTES:
-        raise UserError(f"{path}: larger than {_MAX_BYTES:,} bytes")
-    try:
-        return content.decode("utf-8-sig").splitlines()
+        return read_bounded(path, _MAX_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text in UTF-8") from None
