@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
+from afictl.data.formats.coco_writer import CocoWriter
 from afictl.errors import UserError, format_error
-from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.prediction_writer import ResultsFile
 from afictl.files import (
     atomic_folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="Check a dataset, convert it, keep the labels of a fraction of its images, or generate one.",
+    help="Check a dataset, convert it, cut it into tiles, keep the labels of a part of its images, or generate one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -112,6 +113,49 @@ def convert(
     for reason, count in conversion.changes.items():
         typer.echo(f"note: {count} {reason}")
     typer.echo(f"images: {conversion.linked} hard-linked, {conversion.copied} copied")
+    typer.echo(f"dataset: {output}")
+
+
+@app.command("slice")
+def slice_images(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Dataset: folder or YAML file.")],
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", callback=parse_output_folder, help="Folder to write; must be absent or empty."),
+    ],
+    size: Annotated[int, typer.Option("--size", min=32, max=65_536, help="Side of the square tiles in pixels.")] = 512,
+    overlap: options.Overlap = 0.2,
+    min_visible: Annotated[
+        float,
+        typer.Option(
+            "--min-visible",
+            min=0.0,
+            max=1.0,
+            callback=options.require_finite,
+            help="Fraction of an object inside the tile, below which it is flagged 'iscrowd'.",
+        ),
+    ] = 0.1,
+    debug: options.Debug = False,
+) -> None:
+    """Cut the images of a dataset into overlapping tiles, for small objects in large images.
+
+    OUT is a dataset in COCO layout with the splits of DATA; boxes and masks are clipped to the tiles. In train, tiles
+    without objects are left out. OUT is written completely or not at all.
+    """
+    from rich.console import Console
+
+    from afictl.data.layouts import describe_data
+    from afictl.data.slice import slice_dataset
+    from afictl.data.tiles import Tiling
+    from afictl.progress import show_progress
+
+    progress = partial(show_progress, Console())
+    counts = slice_dataset(data, output, Tiling(size, overlap), min_visible=min_visible, progress=progress)
+    typer.echo(describe_data(data, {split: count.images for split, count in counts.items()}))
+    for split, count in counts.items():
+        left_out = f" ({count.empty_tiles} without objects left out)" if count.empty_tiles else ""
+        objects = f"{count.objects} objects, {count.crowds} of them iscrowd"
+        typer.echo(f"{split}: {count.images} images in {count.tiles} tiles{left_out}: {objects}")
     typer.echo(f"dataset: {output}")
 
 

@@ -118,6 +118,16 @@ TtaSizes = Annotated[
     typer.Option("--tta-sizes", help="Short sides for --tta in pixels, e.g. 600,800; default: 400,500,...,1200."),
 ]
 NoTtaFlip = Annotated[bool, typer.Option("--no-tta-flip", help="Leave out the mirrored views of --tta.")]
+Overlap = Annotated[
+    float,
+    typer.Option(
+        "--overlap",
+        min=0.0,
+        max=0.9,
+        callback=require_finite,
+        help="Fraction of the side that neighbouring tiles share at least.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

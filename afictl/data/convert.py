@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afictl.data.folders import IMAGE_SUFFIXES, image_to_copy
+from afictl.data.folders import IMAGE_SUFFIXES, image_to_copy, require_unused_folder
 from afictl.data.formats.coco_records import FIELDS, Contents, check_records, write_coco
 from afictl.data.formats.split_files import SplitFiles
 from afictl.data.formats.voc import IMAGES
@@ -50,8 +50,7 @@ def convert_dataset(source: Path, out_dir: Path, form: str, *, copy: bool = Fals
     """
     if form not in FORMATS:
         raise UserError(f"--to {form}: unknown format{did_you_mean(form, list(FORMATS))}")
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise UserError(f"{out_dir} is in use: choose another folder")
+    require_unused_folder(out_dir)
     layout = find_layout(source)
     files = {split: layout.find(split) for split in layout.complete_splits or ["train"]}
     splits = {split: _valid_records(item) for split, item in files.items()}

@@ -35,6 +35,16 @@ def require_data_folder(data_dir: Path) -> None:
         raise UserError(f"{data_dir}: no such folder")
 
 
+def require_unused_folder(folder: Path) -> None:
+    """Check that a folder to write is absent or empty.
+
+    Raises:
+        UserError: it is in use.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is in use: choose another folder")
+
+
 def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
     """List the files with ``suffixes`` in a folder and its subfolders, sorted, without hidden ones.
 

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from afictl.data.folders import image_to_copy
+from afictl.data.folders import image_to_copy, require_unused_folder
 from afictl.data.formats.coco_records import FIELDS, Contents, check_records, write_coco
 from afictl.data.formats.split_files import SplitFiles
 from afictl.data.layouts import find_layout
@@ -48,8 +48,7 @@ def write_subset(data_dir: Path, out_dir: Path, fraction: float, seed: int = 0, 
     """
     if not 0 < fraction < 1:
         raise UserError(f"--fraction {fraction}: choose a number between 0 and 1, such as 0.2")
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise UserError(f"{out_dir} is in use: choose another folder")
+    require_unused_folder(out_dir)
     with atomic_folder(out_dir) as draft:
         return _write(data_dir, draft, fraction, seed, copy)
 

@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from afictl import __version__
+from afictl.data.formats.coco_writer import CocoWriter
 from afictl.data.loader import read_files
 from afictl.data.transforms import shortest_edge, to_float, view
 from afictl.detectors import Detector, to_original
@@ -24,7 +25,6 @@ from afictl.detectors.image_memory import require_image_memory
 from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import PLACEHOLDER
-from afictl.evaluation.coco_writer import CocoWriter
 from afictl.evaluation.inference import paste_in_original
 from afictl.evaluation.prediction_writer import CocoResult, coco_results
 from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented
