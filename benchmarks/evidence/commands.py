@@ -21,27 +21,36 @@ class Paths:
 
     def guide(self, setting: Setting) -> Path:
         """Run of the guide."""
-        return self.output / setting.name / "guide"
+        return self._shared(setting) / "guide"
 
     def pretraining(self, setting: Setting, name: str) -> Path:
         """Run of a pre-training."""
-        return self.output / setting.name / f"pretrain-{name}"
+        return self._shared(setting) / f"pretrain-{name}"
 
     def comparison(self, setting: Setting) -> Path:
         """Comparison that holds the fine-tuned runs of all tables."""
         return self.output / setting.name / "compare"
 
+    def training_data(self, setting: Setting) -> Path:
+        """Dataset of the runs of a table: all images of ``dataset``, or those that keep their annotations."""
+        if setting.labelled_fraction < 1:
+            return self.output / setting.name / "data"
+        return self.dataset(setting)
+
     def dataset(self, setting: Setting) -> Path:
-        """Generated dataset, or that of the user.
+        """Dataset of the guide: generated, or that of the user.
 
         Raises:
             UserError: the user has to provide it.
         """
         if setting.generated:
-            return self.output / setting.name / "data"
+            return self._shared(setting) / "data"
         if self.data is None:
             raise UserError(f"{setting.name}: give --data, a dataset in COCO layout")
         return self.data
+
+    def _shared(self, setting: Setting) -> Path:
+        return self.output / (setting.guide_of or setting.name)
 
 
 def table_commands(setting: Setting, methods: Sequence[str], seeds: int, paths: Paths) -> list[list[str]]:
@@ -56,7 +65,11 @@ def table_commands(setting: Setting, methods: Sequence[str], seeds: int, paths: 
             source = SETTINGS[PRETRAINED[method].setting or setting.name]
             commands += [*_guide_commands(source, paths), _pretrain_command(source, PRETRAINED[method].run, paths)]
     named = ",".join(_interpolator(setting, method, paths) for method in methods)
-    flags = ["--data", str(paths.dataset(setting)), "--weights", str(paths.guide(setting)), "--interpolators", named]
+    data = paths.training_data(setting)
+    if setting.labelled_fraction < 1 and not data.exists():
+        fraction = ["--fraction", str(setting.labelled_fraction)]
+        commands.append(["data", "subset", str(paths.dataset(setting)), str(data), *fraction])
+    flags = ["--data", str(data), "--weights", str(paths.guide(setting)), "--interpolators", named]
     output = ["--seeds", str(seeds), "--output", str(paths.comparison(setting))]
     commands.append(["compare", *setting.training_flags(setting.steps), *flags, *output])
     return [list(command) for command in dict.fromkeys(map(tuple, commands))]
@@ -64,6 +77,7 @@ def table_commands(setting: Setting, methods: Sequence[str], seeds: int, paths: 
 
 def _guide_commands(setting: Setting, paths: Paths) -> list[list[str]]:
     """Generation of the data and training of the guide."""
+    setting = SETTINGS[setting.guide_of or setting.name]
     data = paths.dataset(setting)
     if setting.needs_backbone_weights and paths.backbone_weights is None:
         raise UserError(f"{setting.name}: give --backbone-weights, the ImageNet weights of {setting.preset}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _HALF_ANCHORS = "detector.anchor_sizes=[8, 16, 32, 64, 128]"
 _COMMON = ("input.min_sizes=[160]", "input.test_size=160", "train.warmup_steps=10", "loader.workers=0")
@@ -23,6 +23,10 @@ class Setting:
     generated: tuple[str, ...] = ()
     """Arguments of ``afictl data shapes``; empty for a data set that the user provides."""
     needs_backbone_weights: bool = False
+    guide_of: str = ""
+    """Setting whose data, guide and pre-training this one shares; empty: its own."""
+    labelled_fraction: float = 1.0
+    """Of the training images that keep their annotations in the runs of the table."""
 
     def training_flags(self, steps: int) -> list[str]:
         """Preset and overrides of ``finetune`` and ``compare``."""
@@ -30,17 +34,22 @@ class Setting:
         return ["--preset", self.preset, *(word for value in values for word in ("--set", value))]
 
 
+_SHAPES = Setting(
+    "shapes",
+    "faster-rcnn-r18-fpn-tiny",
+    (_HALF_ANCHORS,),
+    guide_steps=400,
+    steps=150,
+    generated=("--train", "1000", "--val", "200", "--size", "160"),
+)
+_FROZEN = "train.interpolator_lr=0"
 SETTINGS = {
     setting.name: setting
     for setting in (
-        Setting(
-            "shapes",
-            "faster-rcnn-r18-fpn-tiny",
-            (_HALF_ANCHORS,),
-            guide_steps=400,
-            steps=150,
-            generated=("--train", "1000", "--val", "200", "--size", "160"),
-        ),
+        _SHAPES,
+        replace(_SHAPES, name="shapes-short", guide_of="shapes", steps=30),
+        replace(_SHAPES, name="shapes-few", guide_of="shapes", labelled_fraction=0.05),
+        replace(_SHAPES, name="shapes-frozen", guide_of="shapes", overrides=(_HALF_ANCHORS, _FROZEN)),
         Setting(
             "bccd",
             "faster-rcnn-lite0-fpn",

@@ -19,8 +19,11 @@ def test_settings_are_valid_presets(setting):
     flags = setting.training_flags(setting.steps)
     preset = load_preset(setting.preset, [value for flag, value in pairwise(flags) if flag == "--set"])
     assert preset.train.steps == setting.steps
-    for pretraining in PRETRAININGS.values():
-        load_preset(setting.preset, pretraining.overrides)
+
+
+def test_pretrainings_have_valid_overrides():
+    for overrides in {pretraining.overrides for pretraining in PRETRAININGS.values()}:
+        load_preset(SETTINGS["shapes"].preset, overrides)
 
 
 def test_methods_of_tables_are_kinds_or_pretrained():
@@ -50,3 +53,12 @@ def test_rank_correlation_is_spearmans():
     assert rank_correlation([1, 2, 3, 4], [1, 8, 27, 64]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert rank_correlation([1, 2, 2, 3], [10, 20, 30, 40]) == pytest.approx(0.9487, abs=1e-4)
+
+
+def test_settings_share_guide_and_pretraining_of_another(tmp_path, capsys):
+    main(["shapes-few", "conditions", "--dry-run", "--output", str(tmp_path), "--interpolators", "nearest,afi-stage1"])
+    _, guide, pretrain, subset, compare = capsys.readouterr().out.splitlines()
+    assert f"--output {tmp_path}/shapes/guide" in guide
+    assert f"--output {tmp_path}/shapes/pretrain-afi" in pretrain
+    assert subset.startswith(f"+ afictl data subset {tmp_path}/shapes/data {tmp_path}/shapes-few/data ")
+    assert f"--data {tmp_path}/shapes-few/data --weights {tmp_path}/shapes/guide " in compare
