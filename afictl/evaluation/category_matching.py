@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from afictl.data import Dataset
 from afictl.errors import UserError
@@ -41,6 +42,19 @@ def match_categories(
         )
     ids = dict(zip(dataset.classes, dataset.category_ids, strict=True))
     return tuple(ids.get(name) for name in classes)
+
+
+def own_categories(classes: Sequence[str], metadata: Mapping[str, Any]) -> list[int | None]:
+    """Category id of each label of a detector without a dataset, None for a placeholder.
+
+    The ids are those in the ``metadata`` of its checkpoint, or 1..K if it has no unique ones.
+    """
+    ids = metadata.get("category_ids")
+    is_class = [name != PLACEHOLDER for name in classes]
+    class_ids = [number for number, use in zip(ids or [], is_class, strict=False) if use]
+    if ids is None or len(ids) != len(is_class) or len(set(class_ids)) < len(class_ids):
+        ids = range(1, len(is_class) + 1)
+    return [number if use else None for number, use in zip(ids, is_class, strict=True)]
 
 
 def _missing(source: object, names: list[str]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from afictl.data import Dataset, eval_batches, read_image
 from afictl.data.image_listing import require_images
-from afictl.data.transforms import to_float
+from afictl.data.transforms import shortest_edge, to_float, view
 from afictl.detectors import Detector, iter_pasted_masks, to_original
 from afictl.detectors.image_memory import require_image_memory
 from afictl.distributed import Runtime, all_gather, run_on_rank_zero
@@ -24,6 +24,7 @@ from afictl.evaluation.detection_limit import DetectionSummary
 from afictl.evaluation.prediction_writer import CocoResult, coco_results, write_results
 from afictl.evaluation.scoring import Evaluation, score_predictions
 from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented, require_multi_scale
+from afictl.presets import InputConfig
 from afictl.progress import ProgressCallback
 from afictl.run_folder import PREDICTIONS
 
@@ -168,18 +169,54 @@ def _detect_images(
         eval_batches, dataset, workers=runtime.workers, limit=limit, rank=runtime.rank, world_size=runtime.world_size
     )
     for batch in batches(detector.input, batch_size) if tta is None else batches(None):
-        with runtime.autocast():
-            if tta is None:
-                detections = detector.detect([image.to(runtime.device) for image in batch.images])
-            else:
-                detections = [detect_augmented(detector, image, tta) for image in batch.images]
-        sizes_hw = [(image.shape[-2], image.shape[-1]) for image in batch.images]
-        for image_id, detection, from_hw, to_hw in zip(
-            batch.image_ids, detections, sizes_hw, batch.original_sizes, strict=True
-        ):
-            original = to_original(detection, from_hw, to_hw)
-            masks = paste_in_original(detector, original, to_hw) if "mask_probs" in original else None
-            yield ImageDetection(image_id, original, masks)
+        detections = detect_batch(detector, batch.images, batch.original_sizes, runtime, tta)
+        for image_id, detection, size_hw in zip(batch.image_ids, detections, batch.original_sizes, strict=True):
+            masks = paste_in_original(detector, detection, size_hw) if "mask_probs" in detection else None
+            yield ImageDetection(image_id, detection, masks)
+
+
+class ResizedImage(NamedTuple):
+    """An image at the size for the detector."""
+
+    tensor: Tensor
+    """uint8 (3,h,w), resized, or with test-time augmentation at its original size."""
+    original_hw: tuple[int, int]
+
+
+def resize_for_test(config: InputConfig | None, image: Tensor) -> ResizedImage:
+    """Resize ``image``, uint8 (3,H,W), to the test size of ``config``; None leaves it at its original size."""
+    size_hw = (image.shape[1], image.shape[2])
+    if config is None:
+        return ResizedImage(image, size_hw)
+    return ResizedImage(view(image, shortest_edge(size_hw, config.test_size, config.max_size), flip=False), size_hw)
+
+
+def detect_batch(
+    detector: Detector,
+    images: Sequence[Tensor],
+    original_sizes: Sequence[tuple[int, int]],
+    runtime: Runtime,
+    tta: TestTimeAugmentation | None = None,
+) -> list[dict[str, Tensor]]:
+    """Detect in a batch of images; the boxes are in original pixels.
+
+    Args:
+        detector: on ``runtime.device``, in eval mode.
+        images: uint8 or float in 0..1, (3,h,w); resized, or with ``tta`` at their original size.
+        original_sizes: height and width of each image before resizing.
+        runtime: device and precision.
+        tta: views of each image, which are the batches instead; None: one view.
+
+    Returns:
+        For each image a detection as of ``Detector.detect``, with ``mask_probs`` on the grids of the boxes.
+    """
+    with runtime.autocast():
+        if tta is None:
+            detections = detector.detect([to_float(image.to(runtime.device)) for image in images])
+        else:
+            detections = [detect_augmented(detector, image, tta) for image in images]
+    sizes_hw = [(image.shape[-2], image.shape[-1]) for image in images]
+    return [to_original(*triple) for triple in zip(detections, sizes_hw, original_sizes, strict=True)]
 
 
 def _detect_with_module(

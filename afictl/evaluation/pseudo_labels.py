@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from pycocotools import mask as coco_mask
@@ -19,16 +19,13 @@ from torch import Tensor
 from afictl import __version__
 from afictl.data.formats.coco_writer import CocoWriter
 from afictl.data.loader import read_files
-from afictl.data.transforms import shortest_edge, to_float, view
-from afictl.detectors import Detector, to_original
 from afictl.detectors.image_memory import require_image_memory
 from afictl.distributed import Runtime
 from afictl.errors import UserError
-from afictl.evaluation.category_matching import PLACEHOLDER
-from afictl.evaluation.inference import paste_in_original
+from afictl.evaluation.category_matching import own_categories
+from afictl.evaluation.inference import ResizedImage, detect_batch, paste_in_original, resize_for_test
 from afictl.evaluation.prediction_writer import CocoResult, coco_results
-from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented
-from afictl.presets import InputConfig
+from afictl.evaluation.tta import TestTimeAugmentation
 from afictl.progress import ProgressCallback
 from afictl.weights import LoadedDetector
 
@@ -165,7 +162,7 @@ def write_pseudo_labels(
         require_image_memory(teacher.preset, runtime.device)
     report = PseudoLabelReport(_class_counts(teacher, thresholds))
     sample = EvenSample[tuple[Path, list[PseudoLabel]]](examples)
-    images = read_files(files, partial(_resize, None if tta else teacher.detector.input), runtime.workers)
+    images = read_files(files, partial(resize_for_test, None if tta else teacher.detector.input), runtime.workers)
     with CocoWriter(output) as writer, torch.no_grad():
         for k, (file, image) in enumerate(zip(files, images, strict=True)):
             if isinstance(image, UserError):
@@ -202,21 +199,8 @@ def _relative_folder(folder: Path, output: Path) -> str:
         return str(folder.resolve())
 
 
-class _ResizedImage(NamedTuple):
-    tensor: Tensor
-    """uint8 (3,h,w), resized for the detector, or with test-time augmentation at its original size."""
-    original_hw: tuple[int, int]
-
-
-def _resize(config: InputConfig | None, image: Tensor) -> _ResizedImage:
-    size_hw = (image.shape[1], image.shape[2])
-    if config is None:
-        return _ResizedImage(image, size_hw)
-    return _ResizedImage(view(image, shortest_edge(size_hw, config.test_size, config.max_size), flip=False), size_hw)
-
-
 def _class_counts(teacher: LoadedDetector, thresholds: Sequence[float]) -> dict[int, ClassCount]:
-    rows = zip(teacher.classes, _category_ids(teacher), thresholds, strict=True)
+    rows = zip(teacher.classes, own_categories(teacher.classes, teacher.metadata), thresholds, strict=True)
     return {
         label: ClassCount(name, category_id, threshold)
         for label, (name, category_id, threshold) in enumerate(rows, start=1)
@@ -224,40 +208,18 @@ def _class_counts(teacher: LoadedDetector, thresholds: Sequence[float]) -> dict[
     }
 
 
-def _category_ids(teacher: LoadedDetector) -> list[int | None]:
-    """Category id of each label, None for a placeholder; 1..K if the checkpoint has no unique ids."""
-    ids = teacher.metadata.get("category_ids")
-    is_class = [name != PLACEHOLDER for name in teacher.classes]
-    class_ids = [number for number, use in zip(ids or [], is_class, strict=False) if use]
-    if ids is None or len(ids) != len(is_class) or len(set(class_ids)) < len(class_ids):
-        ids = range(1, len(is_class) + 1)
-    return [number if use else None for number, use in zip(ids, is_class, strict=True)]
-
-
 def _label(
     teacher: LoadedDetector,
-    image: _ResizedImage,
+    image: ResizedImage,
     tta: TestTimeAugmentation | None,
     runtime: Runtime,
     report: PseudoLabelReport,
 ) -> list[PseudoLabel]:
     """The pseudo labels of one image, counted in ``report``."""
-    with runtime.autocast():
-        detection = _detect(teacher.detector, image, tta, runtime.device)
+    (detection,) = detect_batch(teacher.detector, [image.tensor], [image.original_hw], runtime, tta)
     detection = _select(detection, report)
     report.cut_images += len(detection["scores"]) == teacher.preset.detector.max_detections
     return list(_annotations(teacher, detection, image.original_hw, report))
-
-
-def _detect(
-    detector: Detector, image: _ResizedImage, tta: TestTimeAugmentation | None, device: torch.device
-) -> dict[str, Tensor]:
-    """Detect in one image; the boxes are in original pixels."""
-    tensor = image.tensor.to(device)
-    if tta:
-        return detect_augmented(detector, tensor, tta)
-    (detection,) = detector.detect([to_float(tensor)])
-    return to_original(detection, (tensor.shape[1], tensor.shape[2]), image.original_hw)
 
 
 def _select(detection: dict[str, Tensor], report: PseudoLabelReport) -> dict[str, Tensor]:
@@ -282,7 +244,7 @@ def _annotations(
 ) -> Iterator[PseudoLabel]:
     """Yield the annotations of the last image, as counted in ``report``; masks without pixels are dropped."""
     masks = paste_in_original(teacher.detector, detection, size_hw) if "mask_probs" in detection else None
-    results = coco_results(detection, masks, report.images, _category_ids(teacher))
+    results = coco_results(detection, masks, report.images, own_categories(teacher.classes, teacher.metadata))
     for number, result in enumerate(results, start=report.labels - len(results) + 1):
         x, y, width, height = (round(value, 2) for value in result["bbox"])
         segmentation = result.pop("segmentation", None)

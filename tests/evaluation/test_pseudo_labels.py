@@ -191,7 +191,7 @@ def test_several_scales_use_the_original_image(images, tmp_path, monkeypatch):
         boxes = torch.tensor([[0, 0, 20.0, 20]])
         return {"boxes": boxes, "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
 
-    monkeypatch.setattr("afictl.evaluation.pseudo_labels.detect_augmented", detect)
+    monkeypatch.setattr("afictl.evaluation.inference.detect_augmented", detect)
     write(images, tmp_path / "pseudo.json", tta=tta.TestTimeAugmentation((32, 64)))
     content = json.loads((tmp_path / "pseudo.json").read_text())
     assert content["annotations"][0]["bbox"] == [0, 0, 20, 20]
