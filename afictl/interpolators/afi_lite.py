@@ -1,6 +1,6 @@
-"""AF interpolator in a bottleneck: at most 15 % of the parameters and multiply-adds of ``afi`` at the usual widths.
+"""AF interpolator in a bottleneck: at most 15 % of the parameters and multiply-adds of ``afi``.
 
-The residual group of ``afi`` works on a quarter of the channels, and a convolution with pixel shuffle
+The residual group of ``afi`` works on a quarter of the channels, 96 at most, and a convolution with pixel shuffle
 (https://arxiv.org/abs/1609.05158) replaces the 6x6 transposed convolution; the last convolution returns to all
 channels.
 
@@ -13,6 +13,9 @@ from torch import nn
 
 from afictl.interpolators.afi import DenseBlock, DenseInterpolator, init_branch
 
+_MAX_WIDTH = 96
+"""Of the bottleneck; beyond 384 channels a quarter of them would exceed 15 %."""
+
 
 class AFILite(DenseInterpolator):
     """Learned twofold enlargement (N, C, H, W) -> (N, C, 2H, 2W), any H and W.
@@ -20,7 +23,7 @@ class AFILite(DenseInterpolator):
     Args:
         channels: C of the maps.
         blocks: dense blocks in the residual group.
-        reduction: C divided by B; each convolution of a dense block adds a quarter of B.
+        reduction: C divided by B, unless that exceeds 96; each convolution of a dense block adds a quarter of B.
         residual_scale: weight of the residual of a dense block, and of the residual group.
 
     Raises:
@@ -32,7 +35,7 @@ class AFILite(DenseInterpolator):
     def __init__(self, channels: int = 256, blocks: int = 3, reduction: int = 4, residual_scale: float = 0.2) -> None:
         super().__init__(channels, blocks=blocks, reduction=reduction, residual_scale=residual_scale)
         self.residual_scale = residual_scale
-        width = max(1, channels // reduction)
+        width = min(max(1, channels // reduction), _MAX_WIDTH)
         growth = max(1, width // 4)
         self.head = nn.Conv2d(channels, width, 3, padding=1)
         self.group = nn.Sequential(*(DenseBlock(width, growth, residual_scale) for _ in range(blocks)))

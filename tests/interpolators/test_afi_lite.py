@@ -15,10 +15,10 @@ def cost(kind, channels):
     return sum(value.numel() for value in interpolator.parameters()), interpolator_cost(interpolator, coarse)
 
 
-@pytest.mark.parametrize("channels", [64, 96, 128, 256])
+@pytest.mark.parametrize("channels", [8, 64, 96, 128, 256, 384, 512, 1024])
 def test_costs_at_most_15_percent_of_afi(channels):
     for lite, full in zip(cost("afi-lite", channels), cost("afi", channels), strict=True):
-        assert 0.05 * full < lite <= 0.15 * full
+        assert lite <= 0.15 * full
 
 
 def test_parameters_at_256_channels():
