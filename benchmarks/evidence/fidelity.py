@@ -14,13 +14,12 @@ from statistics import mean
 
 import numpy as np
 
-from afictl.comparison.records import read_result
-from afictl.errors import UserError
-from afictl.run_folder import FEATURE_DISTANCE, RESULT
+from afictl.run_folder import FEATURE_DISTANCE
 from afictl.run_records import read_feature_distance
 from benchmarks.evidence.commands import Paths
 from benchmarks.evidence.methods import PRETRAINED, PRETRAININGS, TABLES
 from benchmarks.evidence.settings import SETTINGS, Setting
+from benchmarks.evidence.table import read_metrics
 from benchmarks.results import run_benchmark, write_results
 
 _MEASURES = ("l1", "cosine")
@@ -70,7 +69,8 @@ def read_rows(setting: Setting, paths: Paths) -> list[Row]:
         run = PRETRAINED[method].run if method in PRETRAINED else _ANY_RUN
         kind = PRETRAININGS[run].kind if method in PRETRAINED else method
         distances = read_feature_distance(paths.pretraining(setting, run) / "stage1" / FEATURE_DISTANCE)
-        rows.append(Row(method, distances[kind], _read_points(paths.comparison(setting) / method)))
+        metrics = read_metrics(paths.comparison(setting) / method)
+        rows.append(Row(method, distances[kind], [values["box/AP"] for values in metrics.values()]))
     return rows
 
 
@@ -83,13 +83,6 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return ranks
-
-
-def _read_points(folder: Path) -> list[float]:
-    results = [read_result(file.parent) for file in sorted(folder.glob(f"seed*/{RESULT}"))]
-    if not results:
-        raise UserError(f"{folder}: has no finished run; run 'python -m benchmarks.evidence SETTING fidelity' first")
-    return [float(result.metrics["box/AP"] or 0) for result in results]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -101,6 +101,7 @@ TABLES = {
     "reuse": ("nearest", "afi", "afi-stages12", "afi-from-fcos", "afi-from-r18"),
     "init": ("nearest", "soft-nearest", "afi", "afi-kaiming", "afi-kaiming-stage1", "afi-kaiming-stages12"),
     "conditions": ("nearest", "soft-nearest", "afi", "afi-stage1", "afi-stages12", "afi-sums-stage1"),
+    "longer": ("nearest", "soft-nearest"),
     "fidelity": (*_PLAIN, "afi-sums-stage1", *(f"{run}-stage1" for run in _STAGE_1_SUMS)),
 }
 """Methods of each table; the interpolators of ``reuse`` have the width of the settings on BCCD."""

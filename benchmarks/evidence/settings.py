@@ -48,6 +48,8 @@ SETTINGS = {
     for setting in (
         _SHAPES,
         replace(_SHAPES, name="shapes-short", guide_of="shapes", steps=30),
+        replace(_SHAPES, name="shapes-longer", guide_of="shapes", steps=225),
+        replace(_SHAPES, name="shapes-longest", guide_of="shapes", steps=600),
         replace(_SHAPES, name="shapes-few", guide_of="shapes", labelled_fraction=0.05),
         replace(_SHAPES, name="shapes-frozen", guide_of="shapes", overrides=(_HALF_ANCHORS, _FROZEN)),
         Setting(

@@ -8,6 +8,7 @@ from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.fidelity import rank_correlation
 from benchmarks.evidence.methods import INTERPOLATORS, PRETRAINED, PRETRAININGS, TABLES
 from benchmarks.evidence.settings import SETTINGS
+from benchmarks.evidence.table import build_rows, markdown
 
 
 def test_main_table_has_every_kind():
@@ -62,3 +63,22 @@ def test_settings_share_guide_and_pretraining_of_another(tmp_path, capsys):
     assert f"--output {tmp_path}/shapes/pretrain-afi" in pretrain
     assert subset.startswith(f"+ afictl data subset {tmp_path}/shapes/data {tmp_path}/shapes-few/data ")
     assert f"--data {tmp_path}/shapes-few/data --weights {tmp_path}/shapes/guide " in compare
+
+
+def metrics(*points):
+    return {seed: {"box/AP": value, "box/APs": value + 1} for seed, value in enumerate(points)}
+
+
+def test_table_pairs_seeds_with_the_baseline():
+    methods = {"nearest": metrics(50, 52, 51), "afi": metrics(51, 53, 52.1), "carafe": metrics(53, 50)}
+    nearest, afi, carafe = build_rows(methods, methods["nearest"], "nearest")
+    assert (nearest.difference, nearest.claimed) == (None, False)
+    assert afi.difference.mean == pytest.approx(1.0333, abs=1e-4)
+    assert (afi.claimed, carafe.claimed) == (True, False)
+    assert (carafe.difference.mean, carafe.difference.count) == (0.5, 2)
+    assert markdown(afi) == "| `afi` | 52.0 | 51.0, 53.0, 52.1 | +1.0 (0.9 to 1.2) | yes | 53.0 |"
+
+
+def test_baseline_of_another_setting_is_no_row():
+    (row,) = build_rows({"nearest": metrics(50, 51)}, metrics(52, 52), "")
+    assert row.difference.mean == -1.5

@@ -1,0 +1,111 @@
+"""Table of finished runs in Markdown: ``python -m benchmarks.evidence.table SETTING TABLE --baseline METHOD``.
+
+Differences are paired by seed. The baseline may be trained in another setting, as the one with more steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+
+from afictl.comparison.analysis.statistics import PairedDifference, paired_difference, significant
+from afictl.comparison.records import RunResult, read_result
+from afictl.errors import UserError
+from afictl.run_folder import RESULT
+from benchmarks.evidence.commands import Paths
+from benchmarks.evidence.methods import TABLES
+from benchmarks.evidence.settings import SETTINGS
+from benchmarks.results import run_benchmark, write_results
+
+_METRICS = ("box/AP", "box/AP50", "box/AP75", "box/APs")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of the table."""
+
+    method: str
+    metrics: Mapping[int, Mapping[str, float]]
+    """Metrics of each seed."""
+    difference: PairedDifference | None
+    """Box AP above that of the baseline; None for the baseline and with fewer than two seeds in common."""
+    claimed: bool
+    """Whether the difference is significant at 5 % over all methods of the table (Holm)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, and write it as JSON."""
+    options = _parse(arguments)
+    paths = Paths(options.output, None, None)
+    comparison = paths.comparison(SETTINGS[options.setting])
+    baseline = read_metrics(paths.comparison(SETTINGS[options.baseline_setting or options.setting]) / options.baseline)
+    methods = {method: read_metrics(comparison / method) for method in TABLES[options.table]}
+    rows = build_rows(methods, baseline, options.baseline if not options.baseline_setting else "")
+    name = f"{options.baseline} of {options.baseline_setting}" if options.baseline_setting else options.baseline
+    print(f"| | box AP | of the seeds | difference to {name} (95 % interval) | claimed | AP small |")
+    print("|---|---:|---|---:|---|---:|")
+    for row in rows:
+        print(markdown(row))
+    write_results(
+        options.json, {"setting": options.setting, "baseline": name, "methods": [asdict(row) for row in rows]}
+    )
+
+
+def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
+    """Metrics by seed of the finished runs of a method.
+
+    Raises:
+        UserError: there is none, or a result cannot be read.
+    """
+    results = [read_result(file.parent) for file in sorted(folder.glob(f"seed*/{RESULT}"))]
+    if not results:
+        raise UserError(f"{folder}: has no finished run; train the table first: python -m benchmarks.evidence")
+    return {result.seed: _box_metrics(result) for result in sorted(results, key=lambda result: result.seed)}
+
+
+def build_rows(
+    methods: Mapping[str, Mapping[int, Mapping[str, float]]],
+    baseline: Mapping[int, Mapping[str, float]],
+    baseline_name: str,
+) -> list[Row]:
+    """Rows with the differences to the baseline, which is among the methods unless its name is empty."""
+    differences = {
+        method: paired_difference([metrics[seed]["box/AP"] - baseline[seed]["box/AP"] for seed in seeds])
+        for method, metrics in methods.items()
+        if method != baseline_name and len(seeds := sorted(metrics.keys() & baseline.keys())) > 1
+    }
+    claimed = significant({method: difference.p for method, difference in differences.items()})
+    return [Row(method, metrics, differences.get(method), method in claimed) for method, metrics in methods.items()]
+
+
+def markdown(row: Row) -> str:
+    """The row as a line of a Markdown table."""
+    points = [metrics["box/AP"] for metrics in row.metrics.values()]
+    small = mean(metrics["box/APs"] for metrics in row.metrics.values())
+    difference = ""
+    if row.difference and row.difference.low is not None and row.difference.high is not None:
+        difference = f"{row.difference.mean:+.1f} ({row.difference.low:.1f} to {row.difference.high:.1f})"
+    seeds = ", ".join(f"{value:.1f}" for value in points)
+    return f"| `{row.method}` | {mean(points):.1f} | {seeds} | {difference} | {'yes' * row.claimed} | {small:.1f} |"
+
+
+def _box_metrics(result: RunResult) -> dict[str, float]:
+    return {name: float(result.metrics.get(name) or 0) for name in _METRICS}
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--baseline", default="nearest", metavar="METHOD")
+    parser.add_argument("--baseline-setting", choices=SETTINGS, help="default: that of the methods")
+    parser.add_argument("--output", type=Path, default=Path("runs/evidence"), metavar="DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    run_benchmark(main)
