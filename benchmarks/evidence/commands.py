@@ -38,13 +38,21 @@ class Paths:
         return self.dataset(setting)
 
     def dataset(self, setting: Setting) -> Path:
-        """Dataset of the guide: generated, or that of the user.
+        """Dataset of the guide: generated, tiles of that of the user, or the latter itself.
 
         Raises:
             UserError: the user has to provide it.
         """
-        if setting.generated:
+        if setting.generated or setting.tiles:
             return self._shared(setting) / "data"
+        return self.user_data(setting)
+
+    def user_data(self, setting: Setting) -> Path:
+        """Dataset that the user provides.
+
+        Raises:
+            UserError: it is absent.
+        """
         if self.data is None:
             raise UserError(f"{setting.name}: give --data, a dataset in COCO layout")
         return self.data
@@ -86,6 +94,9 @@ def _guide_commands(setting: Setting, paths: Paths) -> list[list[str]]:
     training = ["finetune", *setting.training_flags(setting.guide_steps), *weights, *flags]
     if setting.generated and not data.exists():
         return [["data", "shapes", str(data), *setting.generated], training]
+    if setting.tiles and not data.exists():
+        tiles = ["--size", str(setting.tiles)]
+        return [["data", "slice", str(paths.user_data(setting)), str(data), *tiles], training]
     return [training]
 
 

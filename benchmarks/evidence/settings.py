@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 _HALF_ANCHORS = "detector.anchor_sizes=[8, 16, 32, 64, 128]"
-_COMMON = ("input.min_sizes=[160]", "input.test_size=160", "train.warmup_steps=10", "loader.workers=0")
+_COMMON = ("train.warmup_steps=10", "loader.workers=0")
 _PRETRAINING = ("stage1.steps=200", "stage1.eval_every=100", "stage2.steps=150", "stage2.eval_every=150")
 
 
@@ -27,10 +27,14 @@ class Setting:
     """Setting whose data, guide and pre-training this one shares; empty: its own."""
     labelled_fraction: float = 1.0
     """Of the training images that keep their annotations in the runs of the table."""
+    short_side: int = 160
+    tiles: int = 0
+    """Side of the tiles that the user's images are cut into; 0: whole images."""
 
     def training_flags(self, steps: int) -> list[str]:
         """Preset and overrides of ``finetune`` and ``compare``."""
-        values = (*_COMMON, *self.overrides, *_PRETRAINING, f"train.steps={steps}", f"train.eval_every={steps}")
+        sizes = (f"input.min_sizes=[{self.short_side}]", f"input.test_size={self.short_side}")
+        values = (*sizes, *_COMMON, *self.overrides, *_PRETRAINING, f"train.steps={steps}", f"train.eval_every={steps}")
         return ["--preset", self.preset, *(word for value in values for word in ("--set", value))]
 
 
@@ -61,6 +65,16 @@ SETTINGS = {
             needs_backbone_weights=True,
         ),
         Setting("bccd-fcos", "fcos-lite0-fpn", (), guide_steps=300, steps=100, needs_backbone_weights=True),
+        Setting(
+            "vehicles",
+            "faster-rcnn-lite0-fpn",
+            (_HALF_ANCHORS, "train.batch_size=2"),
+            guide_steps=240,
+            steps=80,
+            needs_backbone_weights=True,
+            short_side=512,
+            tiles=512,
+        ),
         Setting(
             "bccd-r18",
             "faster-rcnn-r18-fpn-tiny",

@@ -40,6 +40,15 @@ def test_commands_pretrain_what_the_methods_need(tmp_path, capsys):
     assert f"--interpolators nearest,afi-lite-stage1={tmp_path}/shapes/pretrain-afi-lite/stage1 " in compare
 
 
+def test_tiles_are_cut_from_the_data_of_the_user(tmp_path, capsys):
+    flags = ["--data", "D", "--backbone-weights", "W", "--output", str(tmp_path)]
+    main(["vehicles", "claims", "--dry-run", *flags, "--interpolators", "nearest,afi"])
+    tiles, guide, compare = capsys.readouterr().out.splitlines()
+    assert tiles == f"+ afictl data slice D {tmp_path}/vehicles/data --size 512"
+    assert f"--data {tmp_path}/vehicles/data" in guide
+    assert "input.test_size=512" in compare
+
+
 def test_reuse_trains_the_guides_of_both_settings(tmp_path, capsys):
     flags = ["--data", "D", "--backbone-weights", "W", "--output", str(tmp_path)]
     main(["bccd", "reuse", "--dry-run", *flags, "--interpolators", "nearest,afi-from-r18"])
