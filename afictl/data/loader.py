@@ -66,6 +66,7 @@ def train_batches(
     batch_size: int,
     *,
     seed: int,
+    augmentation_seed: int | None = None,
     start_step: int = 0,
     half_view: bool = False,
     masks: bool = False,
@@ -81,6 +82,8 @@ def train_batches(
 
     Args:
         batch_size: images over all ranks.
+        seed: of the order of the images.
+        augmentation_seed: of the augmentation; None: ``seed``.
         start_step: the number of the first batch.
         half_view: add every image, with the same augmentation, at half size.
         device: where images and masks are copied to as uint8 before conversion to floats and dense masks.
@@ -101,7 +104,8 @@ def train_batches(
     groups = (sizes[:, 1] > sizes[:, 0]).tolist()
     batch_size_per_rank = batch_size // world_size
     slots = slice(rank * batch_size_per_rank, (rank + 1) * batch_size_per_rank)
-    requests = (batch[slots] for batch in batches_of(images, groups, batch_size, seed, start_step))
+    batches = batches_of(images, groups, batch_size, seed, start_step, augmentation_seed)
+    requests = (batch[slots] for batch in batches)
     samples = _Samples(partial(_train_sample, dataset, config, half_view, masks))
     lists = _sample_lists(samples, requests, workers, lambda request: dataset.image_path(request[0]))
     return (_train_batch(batch, half_view, device) for batch in lists)

@@ -13,7 +13,12 @@ _PERMUTATION, _AUGMENTATION, _SECOND_STREAM = 0, 1, 2
 
 
 def batches_of(
-    images: Sequence[int], groups: Sequence[int], batch_size: int, seed: int, start_step: int = 0
+    images: Sequence[int],
+    groups: Sequence[int],
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    augmentation_seed: int | None = None,
 ) -> Iterator[list[tuple[int, int]]]:
     """Endless batches of (image, augmentation seed), from batch ``start_step`` on.
 
@@ -23,10 +28,14 @@ def batches_of(
     Args:
         images: positions in the dataset.
         groups: the group of each of ``images``, landscape or portrait.
+        seed: of the permutations.
+        augmentation_seed: of the seeds of the augmentations; None: ``seed``.
     """
+    augmentation_seed = seed if augmentation_seed is None else augmentation_seed
     batches = enumerate(_grouped(images, groups, batch_size, seed))
     for step, batch in islice(batches, start_step, None):
-        yield [(image, _mix(seed, _AUGMENTATION, step * batch_size + slot)) for slot, image in enumerate(batch)]
+        first = step * batch_size
+        yield [(image, _mix(augmentation_seed, _AUGMENTATION, first + slot)) for slot, image in enumerate(batch)]
 
 
 def second_seed(seed: int) -> int:

@@ -18,8 +18,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from afictl.data import Dataset, TrainBatch
-from afictl.data.sampler import second_seed
 from afictl.presets import Preset
+from afictl.training.seeds import Seeds
 from afictl.training.splits import batch_source
 
 
@@ -46,20 +46,31 @@ class MixedData:
         """The module to train on the batches of this rank."""
         return MixedLosses(detector, self.num_labelled // fabric.world_size, self.weight)
 
-    def batches(self, fabric: Fabric, preset: Preset, seed: int) -> Callable[[int], Iterator[TrainBatch]]:
+    def batches(self, fabric: Fabric, preset: Preset, seeds: Seeds) -> Callable[[int], Iterator[TrainBatch]]:
         """Function that returns the endless batches of this rank from a given step on, labelled images first.
 
-        Each group has separate seeded permutations: batch s is a function of seed and s alone.
+        Each group has separate seeded permutations: batch s is a function of seeds and s alone.
         """
         labelled_workers, pseudo_workers = _split_workers(preset.loader.workers, self.num_labelled, self.num_pseudo)
 
-        def source(dataset: Dataset, batch_size: int, workers: int, seed: int) -> Callable[[int], Iterator[TrainBatch]]:
+        def source(
+            dataset: Dataset, batch_size: int, workers: int, seeds: Seeds
+        ) -> Callable[[int], Iterator[TrainBatch]]:
             recipe = preset.train.model_copy(update={"batch_size": batch_size})
             loader = preset.loader.model_copy(update={"workers": workers})
-            return batch_source(fabric, dataset, preset.input, recipe, loader, seed, masks=self.masks)
+            return batch_source(
+                fabric,
+                dataset,
+                preset.input,
+                recipe,
+                loader,
+                seeds.order,
+                augmentation_seed=seeds.augmentation,
+                masks=self.masks,
+            )
 
-        labelled = source(self.labelled, self.num_labelled, labelled_workers, seed)
-        pseudo = source(self.pseudo, self.num_pseudo, pseudo_workers, second_seed(seed))
+        labelled = source(self.labelled, self.num_labelled, labelled_workers, seeds)
+        pseudo = source(self.pseudo, self.num_pseudo, pseudo_workers, seeds.second())
         return lambda start: map(_concatenate, labelled(start), pseudo(start))
 
 

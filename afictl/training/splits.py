@@ -94,6 +94,7 @@ def batch_source(
     loader: LoaderConfig,
     seed: int,
     *,
+    augmentation_seed: int | None = None,
     half_view: bool = False,
     masks: bool = False,
 ) -> Callable[[int], Iterator[TrainBatch]]:
@@ -105,6 +106,7 @@ def batch_source(
             config,
             recipe.batch_size,
             seed=seed,
+            augmentation_seed=augmentation_seed,
             start_step=start,
             workers=loader.workers,
             rank=fabric.global_rank,

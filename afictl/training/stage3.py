@@ -44,6 +44,7 @@ from afictl.training.run_inputs import (
     require_unchanged_meanwhile,
 )
 from afictl.training.run_writer import RunWriter
+from afictl.training.seeds import Seeds
 from afictl.training.splits import (
     Splits,
     batch_source,
@@ -78,7 +79,7 @@ def finetune(
     output: Path,
     initial: InitialWeights | None = None,
     *,
-    seed: int = 0,
+    seed: int | Seeds = 0,
     resume: bool = False,
     pseudo: PseudoLabels | None = None,
     inputs: RecordedInputs | None = None,
@@ -94,7 +95,7 @@ def finetune(
         data: folder of a dataset with the splits train and val.
         output: folder of the run.
         initial: sources of the initial weights; None for the preset's.
-        seed: of random weights, batches and augmentation.
+        seed: of all random streams, or the seed of each.
         resume: continue the run in ``output``, if there is one.
         pseudo: images to train on beside those of ``data``.
         inputs: class order and fingerprints that a new run must have, as those of a comparison.
@@ -103,8 +104,9 @@ def finetune(
         UserError: data, weights or output that do not fit, or whose content has changed since the run began, or an
             output that another process writes to.
     """
+    initial, seeds = initial or InitialWeights(), Seeds.of(seed)
     with locked_folder(output, fabric.global_rank, fabric.world_size):
-        return _finetune(fabric, preset, data, output, initial or InitialWeights(), seed, resume, pseudo, inputs)
+        return _finetune(fabric, preset, data, output, initial, seeds, resume, pseudo, inputs)
 
 
 def _finetune(
@@ -113,7 +115,7 @@ def _finetune(
     data: Path,
     output: Path,
     initial: InitialWeights,
-    seed: int,
+    seeds: Seeds,
     resume: bool,
     pseudo: PseudoLabels | None,
     inputs: RecordedInputs | None,
@@ -134,9 +136,9 @@ def _finetune(
     files += image_inputs(fabric, splits, mixed.pseudo if mixed else None)
     if inputs:
         inputs.require_unchanged(files)
-    preset, interpolator = _interpolator_of_run(preset, initial, recorded if resumes else None, seed)
-    detector = build_seeded_detector(preset, interpolator, len(splits.train.classes), seed)
-    config = _config(fabric, preset, data, initial, pseudo, seed) | inputs_record(splits.train.classes, files)
+    preset, interpolator = _interpolator_of_run(preset, initial, recorded if resumes else None, seeds.weights)
+    detector = build_seeded_detector(preset, interpolator, len(splits.train.classes), seeds.weights)
+    config = _config(fabric, preset, data, initial, pseudo, seeds) | inputs_record(splits.train.classes, files)
     # Before the run folder is created: weights that do not fit must not leave one.
     lines = [] if resumes else load_initial_weights(detector, initial, splits.train.classes)
     if not resumes:
@@ -151,7 +153,7 @@ def _finetune(
     counts = {"train": len(splits.train), "val": len(splits.held_out)}
     for line in (*notes, *lines, describe_data(data, counts), *_description(preset, splits, masks, mixed)):
         run.log(line)
-    outcome = train_stage3(fabric, run, detector, splits, seed, masks, mixed)
+    outcome = train_stage3(fabric, run, detector, splits, seeds, masks, mixed)
     return FinetuneOutcome(outcome.metrics, outcome.seconds, splits)
 
 
@@ -165,7 +167,7 @@ def _interpolator_of_run(
 
 
 def _config(
-    fabric: Fabric, preset: Preset, data: Path, initial: InitialWeights, pseudo: PseudoLabels | None, seed: int
+    fabric: Fabric, preset: Preset, data: Path, initial: InitialWeights, pseudo: PseudoLabels | None, seeds: Seeds
 ) -> dict[str, object]:
     """Settings of the run in ``config.yaml``."""
     return {
@@ -174,7 +176,7 @@ def _config(
         "data": absolute_path(data),
         **initial.as_config(),
         "pseudo": pseudo.as_config() if pseudo else None,
-        "seed": seed,
+        **seeds.as_config(),
         "hardware": hardware_record(fabric),
     }
 
@@ -184,7 +186,7 @@ def train_stage3(
     run: RunWriter,
     detector: Detector,
     splits: Splits,
-    seed: int,
+    seeds: Seeds,
     masks: bool,
     mixed: MixedData | None = None,
 ) -> TrainingOutcome:
@@ -206,15 +208,24 @@ def train_stage3(
         return losses
 
     batches = (
-        mixed.batches(fabric, preset, seed)
+        mixed.batches(fabric, preset, seeds)
         if mixed
-        else batch_source(fabric, splits.train, preset.input, recipe, preset.loader, seed, masks=masks)
+        else batch_source(
+            fabric,
+            splits.train,
+            preset.input,
+            recipe,
+            preset.loader,
+            seeds.order,
+            augmentation_seed=seeds.augmentation,
+            masks=masks,
+        )
     )
     modules = {"detector": trainable}
     stage = build_detector_stage(
         fabric, "stage3", run.folder, detector, splits, modules=modules, step=step, batches=batches, average=average
     )
-    return fit(fabric, run, recipe, stage, seed)
+    return fit(fabric, run, recipe, stage, seeds.sampling)
 
 
 def _interpolator_rates(detector: Detector) -> dict[nn.Parameter, float]:

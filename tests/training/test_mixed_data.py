@@ -12,6 +12,7 @@ from afictl.data import load_dataset
 from afictl.training import InitialWeights, PseudoLabels, finetune
 from afictl.training.mixed_data import MixedLosses
 from afictl.training.optimization import TrainableModule
+from afictl.training.seeds import Seeds
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 from tests.helpers.pseudo_files import write_pseudo_file
 from tests.helpers.ranks import on_ranks
@@ -22,7 +23,7 @@ def load_batches(number, pseudo, data, fabric=None, start=0, seed=3, settings=()
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     preset = load_preset("mask-rcnn-r18-fpn-tiny", (*SMALL, "train.batch_size=4", *settings))
     mixed = pseudo.load(load_dataset(data, "train"), preset, masks=True)
-    return list(islice(mixed.batches(fabric, preset, seed)(start), number))
+    return list(islice(mixed.batches(fabric, preset, Seeds.of(seed))(start), number))
 
 
 def test_a_batch_is_a_function_of_seed_and_step(pseudo_file, shapes_dir):
@@ -104,7 +105,7 @@ def train(fabric, folder, data):
     synchronize_batch_norms(fabric, detector)
     recipe = preset.train.model_copy(update={"optimizer": "sgd", "lr": 0.1})
     trainable = TrainableModule(fabric, mixed.training_module(fabric, detector), recipe, recipe.clip_norm)
-    for batch in islice(mixed.batches(fabric, preset, 0)(0), 2):
+    for batch in islice(mixed.batches(fabric, preset, Seeds.of(0))(0), 2):
         trainable.backward(trainable.module(batch.images, batch.targets))
         trainable.optimizer_step()
     return detector.state_dict()

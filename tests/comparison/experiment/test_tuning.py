@@ -36,7 +36,7 @@ def trained(monkeypatch, scores):
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(yaml.safe_dump({"preset": preset.model_dump(mode="json")}))
         (output / "predictions.json").write_text("[]")
-        ap = scores[method][preset.train.lr] if "tuning" in output.parts else 50.0
+        ap = scores[method][preset.train.lr] if "tuning" in output.parts else 50.0 + seed * (method == "afi")
         if ap is None:
             raise DivergedError("loss became nan")
         return FinetuneOutcome({"box/AP": ap}, 1.0, load_splits(data))
@@ -113,6 +113,21 @@ def test_a_comparison_trains_and_reports_the_chosen_values(
         compare(*arguments, tuning=parse_tuning("train.lr=0.001,0.003", tuned.preset))
     with pytest.raises(UserError, match="other settings"):
         compare(*arguments)
+
+
+def test_seeds_that_are_added_have_the_chosen_value(fabric, tuned, trained, methods, shapes_dir, monkeypatch):
+    costs = {method.name: make_cost(0) for method in methods}
+    monkeypatch.setattr(pipeline, "costs_of_runs", lambda *args, **kwargs: (costs, {}))
+    arguments = (fabric, tuned.preset, shapes_dir, methods, tuned.output)
+    options = {"seeds": (0, 1), "tuning": tuned.tuning, "until": 1.0, "max_seeds": 3}
+    comparison = compare(*arguments, **options).comparison
+    chosen = {"nearest": 0.003, "afi": 0.001}
+    assert sorted(trained[6:]) == sorted((name, seed, lr) for name, lr in chosen.items() for seed in range(3))
+    assert {seed for _, seed, _ in trained[:6]} == {1_000_000}  # chosen once, before the first seed
+    assert comparison.settings["added seeds"].endswith("; not reached by afi 3 (half-width 2.48)")
+    trained.clear()
+    compare(*arguments, **options | {"max_seeds": 4})
+    assert trained == [("nearest", 3, 0.003), ("afi", 3, 0.001)]
 
 
 def test_training_images_that_change_after_the_tuning_began_are_noticed(fabric, tuned, trained, tmp_path):
