@@ -115,19 +115,32 @@ def test_a_comparison_trains_and_reports_the_chosen_values(
         compare(*arguments)
 
 
-def test_seeds_that_are_added_have_the_chosen_value(fabric, tuned, trained, methods, shapes_dir, monkeypatch):
+@pytest.fixture
+def tune_and_add_seeds(fabric, tuned, trained, methods, shapes_dir, monkeypatch):
+    """``compare`` that tunes and adds seeds up to a largest number, without costs and report."""
     costs = {method.name: make_cost(0) for method in methods}
     monkeypatch.setattr(pipeline, "costs_of_runs", lambda *args, **kwargs: (costs, {}))
+    monkeypatch.setattr(pipeline, "write_comparison_folder", lambda *args: None)
     arguments = (fabric, tuned.preset, shapes_dir, methods, tuned.output)
-    options = {"seeds": (0, 1), "tuning": tuned.tuning, "until": 1.0, "max_seeds": 3}
-    comparison = compare(*arguments, **options).comparison
+    return lambda most: compare(*arguments, seeds=(0, 1), tuning=tuned.tuning, until=1.0, max_seeds=most).comparison
+
+
+def test_seeds_that_are_added_have_the_chosen_value(tune_and_add_seeds, trained):
+    comparison = tune_and_add_seeds(3)
     chosen = {"nearest": 0.003, "afi": 0.001}
     assert sorted(trained[6:]) == sorted((name, seed, lr) for name, lr in chosen.items() for seed in range(3))
     assert {seed for _, seed, _ in trained[:6]} == {1_000_000}  # chosen once, before the first seed
     assert comparison.settings["added seeds"].endswith("; not reached by afi 3 (half-width 2.48)")
     trained.clear()
-    compare(*arguments, **options | {"max_seeds": 4})
+    tune_and_add_seeds(4)
     assert trained == [("nearest", 3, 0.003), ("afi", 3, 0.001)]
+
+
+def test_no_seeds_are_added_where_tuning_leaves_the_baseline_alone(tune_and_add_seeds, trained, scores):
+    scores["afi"][0.001] = None
+    comparison = tune_and_add_seeds(3)
+    assert sorted(trained[6:]) == [("nearest", 0, 0.003), ("nearest", 1, 0.003)]
+    assert "added seeds" not in comparison.settings
 
 
 def test_training_images_that_change_after_the_tuning_began_are_noticed(fabric, tuned, trained, tmp_path):
