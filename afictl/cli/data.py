@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afictl.cli import options
+from afictl.cli.data_anchors import propose_anchors
 from afictl.cli.outputs import parse_output_file, parse_output_folder, write_json
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="Check a dataset, convert it, cut it into tiles, keep the labels of a part of its images, or generate one.",
+    help="Check, show or convert a dataset, fit anchors to it, cut it into tiles, reduce its labels, or generate one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.command("anchors")(propose_anchors)
 
 _MAX_LOCATIONS = 3
 _COLUMN_WIDTHS = (30, 70, 46)

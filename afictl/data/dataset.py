@@ -147,6 +147,11 @@ class Dataset:
         total = torch.cat((torch.zeros(1, dtype=torch.int64), self._usable(masks).cumsum(0)))
         return total[self.arrays["object_ends"]].diff().nonzero().flatten().tolist()
 
+    @property
+    def training_rows(self) -> np.ndarray:
+        """(k,) int64, positions among all objects of those that training uses, whether or not they have a mask."""
+        return self._usable(masks=False).nonzero().flatten().numpy()
+
     def left_out(self, masks: bool = False) -> dict[str, int]:
         """Number of objects, and images, that training leaves out, by reason; only reasons that occur."""
         dropped = self._drop_reasons

@@ -13,7 +13,17 @@ from afictl.necks.neck import Neck, preset_with
 from afictl.necks.pafpn import PAFPN
 from afictl.presets import BiFPNConfig, NeckConfig
 
-__all__ = ["FPN", "PAFPN", "BiFPN", "Neck", "build_neck", "check_interpolator", "input_levels", "preset_with"]
+__all__ = [
+    "FPN",
+    "PAFPN",
+    "BiFPN",
+    "Neck",
+    "build_neck",
+    "check_interpolator",
+    "input_levels",
+    "preset_with",
+    "pyramid_strides",
+]
 
 _NECKS: dict[str, type[FPN] | type[PAFPN] | type[BiFPN]] = {"fpn": FPN, "pafpn": PAFPN, "bifpn": BiFPN}
 
@@ -22,6 +32,12 @@ def input_levels(config: NeckConfig) -> tuple[str, ...]:
     """The backbone levels that the neck of ``config`` reads: ``res2..res5``, for a pyramid p3..p7 ``res3..res5``."""
     finest = 3 if isinstance(config, BiFPNConfig) or config.top != "pool" else 2
     return tuple(f"res{i}" for i in range(finest, 6))
+
+
+def pyramid_strides(config: NeckConfig) -> dict[str, int]:
+    """Stride in pixels of the five levels of the neck of ``config``, finest first, without building it."""
+    finest = int(input_levels(config)[0].removeprefix("res"))
+    return {f"p{i}": 2**i for i in range(finest, finest + 5)}
 
 
 def _num_upsamplers(config: NeckConfig) -> int:

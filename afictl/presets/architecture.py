@@ -277,3 +277,10 @@ DetectorConfig: TypeAlias = Annotated[
     Field(discriminator="kind"),
 ]
 """Meta-architecture and its heads."""
+
+
+def has_anchors(detector: DetectionConfig) -> bool:
+    """Whether ``anchor_sizes`` are those of anchors; torchvision's FCOS has the key, but no anchors."""
+    if isinstance(detector, TorchvisionConfig) and detector.source.startswith("fcos"):
+        return False
+    return isinstance(detector, AnchorConfig)

@@ -5,7 +5,7 @@ import torch
 
 from afictl import UserError
 from afictl.interpolators import build_interpolator, interpolator_kinds
-from afictl.necks import build_neck, input_levels
+from afictl.necks import build_neck, input_levels, pyramid_strides
 from afictl.presets import FPNConfig, parse_neck
 from tests.helpers.backbone_maps import NARROW, features
 
@@ -59,6 +59,7 @@ def test_pyramid_has_five_levels_from_the_first_that_it_reads(settings):
     finest = int(levels[0][3:])
     assert levels == tuple(f"res{i}" for i in range(finest, 6))
     assert neck.strides == {f"p{i}": 2**i for i in range(finest, finest + 5)}
+    assert pyramid_strides(parse_neck(settings)) == neck.strides
     assert finest == (2 if settings.get("top") == "pool" else 3)
     assert neck.channels == 8
     assert neck.size_divisor == (128 if settings["kind"] == "bifpn" else 32)
