@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from afictl.evaluation import Evaluation
 
 _CONFUSION_SCORE = 0.3
-_DETECTION_FLAGS = ("--tta", "--batch-size", "--set", "--partial", "--ema", "--devices", "--nodes", "--precision")
+_DETECTION_FLAGS = (
+    "--tta",
+    "--slice",
+    "--batch-size",
+    "--set",
+    "--partial",
+    "--ema",
+    "--devices",
+    "--nodes",
+    "--precision",
+)
 
 _Weights = Annotated[
     list[Path] | None,
@@ -59,7 +69,10 @@ _ConfusionScore = Annotated[
 _Name = Annotated[
     str | None, typer.Option("--name", help="Algorithm name in submission files. Default: that of the run.")
 ]
-_BatchSize = Annotated[int, typer.Option("--batch-size", min=1, max=options.COUNT_MAX, help="Images per forward pass.")]
+_BatchSize = Annotated[
+    int,
+    typer.Option("--batch-size", min=1, max=options.COUNT_MAX, help="Images, or tiles of --slice, per forward pass."),
+]
 
 
 def eval_command(
@@ -78,6 +91,9 @@ def eval_command(
     tta: options.Tta = False,
     tta_sizes: options.TtaSizes = None,
     no_tta_flip: options.NoTtaFlip = False,
+    tile_size: options.Slice = None,
+    overlap: options.Overlap = 0.2,
+    slice_only: options.SliceOnly = False,
     output: options.Output = None,
     overrides: options.Overrides = None,
     partial: options.Partial = False,
@@ -90,9 +106,10 @@ def eval_command(
     """Compute box and mask AP, overall and by class, in points of 100.
 
     Writes metrics.json, per_class.csv and predictions.json (COCO results), by default to RUN/eval, with another split
-    or a limit to RUN/eval-SPLIT-firstLIMIT; --tta appends -tta. For several --weights or --predictions one table lists
-    the differences to the first, also in comparison.json and comparison.csv. For images without annotations, as in
-    image_info_test-dev2017.json, there are no metrics but zip files for COCO's server, in bbox/ and segm/.
+    or a limit to RUN/eval-SPLIT-firstLIMIT; --tta appends -tta, and --slice appends -sliceSIZE. For several --weights
+    or --predictions one table lists the differences to the first, also in comparison.json and comparison.csv. For
+    images without annotations, as in image_info_test-dev2017.json, there are no metrics but zip files for COCO's
+    server, in bbox/ and segm/.
     """
     from afictl.cli.eval_files import folder_suffix, result_folders
     from afictl.cli.eval_sources import EvaluationSettings, named_sources, require_sources
@@ -107,8 +124,10 @@ def eval_command(
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
     min_score = (_CONFUSION_SCORE if confusion_score is None else confusion_score) if confusion else None
-    views = options.parse_tta(tta, tta_sizes, no_tta_flip)
-    folders = result_folders(sources, output, folder_suffix(split, limit, tta))
+    views = options.parse_tta(tta, tta_sizes, no_tta_flip) or options.parse_slice(
+        context, tile_size, overlap, slice_only, batch_size
+    )
+    folders = result_folders(sources, output, folder_suffix(split, limit, tta, tile_size))
     if not weights and not require_single_process():
         raise typer.Exit
     fabric = launch(HardwareSettings(devices, nodes, precision)) if weights else None
@@ -122,7 +141,7 @@ def eval_command(
         limit=limit,
         evaluator=evaluator,
         batch_size=batch_size,
-        tta=views,
+        views=views,
         overrides=overrides or [],
         partial=partial,
         averaged=averaged,

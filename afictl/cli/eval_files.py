@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +26,10 @@ _CONFUSION = ("confusion.png", "confusion.csv")
 _SUBMISSIONS = "detections_*_results.zip"
 
 
-def folder_suffix(split: str, limit: int | None, tta: bool) -> str:
-    """Suffix of a result folder's name; empty for all val images without test-time augmentation."""
+def folder_suffix(split: str, limit: int | None, tta: bool, tile_size: int | None = None) -> str:
+    """Suffix of a result folder's name; empty for all val images, each detected in one view."""
     part = (f"-{split}" if split != "val" or limit else "") + (f"-first{limit}" if limit else "")
-    return part + ("-tta" if tta else "")
+    return part + ("-tta" if tta else "") + (f"-slice{tile_size}" if tile_size else "")
 
 
 def result_folders(sources: Mapping[str, Path], output: Path | None, suffix: str) -> dict[str, Path]:
@@ -142,6 +141,7 @@ def write_evaluation(
         inputs: files that are not removed.
     """
     from afictl.evaluation.confusion_matrix import compute_confusion
+    from afictl.evaluation.views import record_of
 
     dataset = settings.dataset
     content = {
@@ -152,7 +152,7 @@ def write_evaluation(
         "images": min(len(dataset), settings.limit or len(dataset)),
         "settings": settings.overrides,
         "evaluator": settings.evaluator,
-        "tta": asdict(settings.tta) if settings.tta else None,
+        **record_of(settings.views),
         "metrics": evaluation.metrics,
         "per_class": evaluation.per_class,
     }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from afictl.data import Dataset
     from afictl.evaluation import Evaluation
-    from afictl.evaluation.tta import TestTimeAugmentation
+    from afictl.evaluation.views import Views
     from afictl.weights import LoadedDetector
 
 
@@ -32,7 +32,7 @@ class EvaluationSettings:
     limit: int | None
     evaluator: str
     batch_size: int
-    tta: TestTimeAugmentation | None
+    views: Views | None
     overrides: list[str]
     """Preset keys changed with ``--set``."""
     partial: bool
@@ -150,7 +150,7 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
             classes=loaded.classes,
             limit=settings.limit,
             batch_size=settings.batch_size,
-            tta=settings.tta,
+            views=settings.views,
             progress=progress,
         )
     if summary.note:

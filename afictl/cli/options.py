@@ -13,6 +13,7 @@ from afictl.cli.outputs import parse_output_folder
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
+    from afictl.evaluation.slicing import Slicing
     from afictl.evaluation.tta import TestTimeAugmentation
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -118,6 +119,17 @@ TtaSizes = Annotated[
     typer.Option("--tta-sizes", help="Short sides for --tta in pixels, e.g. 600,800; default: 400,500,...,1200."),
 ]
 NoTtaFlip = Annotated[bool, typer.Option("--no-tta-flip", help="Leave out the mirrored views of --tta.")]
+Slice = Annotated[
+    int | None,
+    typer.Option(
+        "--slice",
+        min=32,
+        max=65_536,
+        metavar="SIZE",
+        help="Detect in overlapping tiles of this side in pixels and in the whole image, for small objects.",
+    ),
+]
+SliceOnly = Annotated[bool, typer.Option("--slice-only", help="Leave out the whole image of --slice.")]
 Overlap = Annotated[
     float,
     typer.Option(
@@ -152,3 +164,22 @@ def parse_tta(tta: bool, sizes: str | None, no_flip: bool) -> TestTimeAugmentati
     if len(set(sides)) < len(sides):
         raise UserError(f"--tta-sizes {sizes}: a size is given twice")
     return TestTimeAugmentation(sides, flip=not no_flip)
+
+
+def parse_slice(
+    context: typer.Context, size: int | None, overlap: float, only: bool, batch_size: int = 1
+) -> Slicing | None:
+    """Tiles for ``--slice``, ``--overlap`` and ``--slice-only``; None without ``--slice``.
+
+    Raises:
+        UserError: another flag without ``--slice``, or ``--tta`` with it.
+    """
+    if size is None:
+        refuse_flags(context, "without --slice", "--overlap", "--slice-only")
+        return None
+    if context.params.get("tta"):
+        raise UserError("--slice and --tta exclude each other: choose one")
+    from afictl.data.tiles import Tiling
+    from afictl.evaluation.slicing import Slicing
+
+    return Slicing(Tiling(size, overlap), whole_image=not only, batch_size=batch_size)

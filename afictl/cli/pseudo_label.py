@@ -45,6 +45,7 @@ _Exclude = Annotated[
 
 
 def pseudo_label_command(
+    context: typer.Context,
     weights: _Teacher,
     images: _Images,
     output: _File,
@@ -55,6 +56,9 @@ def pseudo_label_command(
     tta: options.Tta = False,
     tta_sizes: options.TtaSizes = None,
     no_tta_flip: options.NoTtaFlip = False,
+    tile_size: options.Slice = None,
+    overlap: options.Overlap = 0.2,
+    slice_only: options.SliceOnly = False,
     partial: options.Partial = False,
     averaged: options.Averaged = None,
     precision: options.Precision = "32-true",
@@ -80,7 +84,9 @@ def pseudo_label_command(
     if output.suffix != ".json":
         raise UserError(f"--output {output}: name a file that ends in .json")
     overrides = _parse_class_thresholds(class_threshold or [])
-    views = options.parse_tta(tta, tta_sizes, no_tta_flip)
+    views = options.parse_tta(tta, tta_sizes, no_tta_flip) or options.parse_slice(
+        context, tile_size, overlap, slice_only
+    )
     if exclude:
         find_layout(exclude)
     files = image_files(images, (*IMAGE_SUFFIXES, *HEIC_SUFFIXES))
@@ -94,7 +100,7 @@ def pseudo_label_command(
     info = {"weights": weights.absolute().name, "threshold": threshold, "class_thresholds": overrides}
     with show_progress(Console(soft_wrap=True), "images") as progress:
         report = write_pseudo_labels(
-            loaded, files, images, output, thresholds, runtime, info=info, tta=views, progress=progress
+            loaded, files, images, output, thresholds, runtime, info=info, views=views, progress=progress
         )
     _print_report(report, loaded.preset.detector.max_detections)
     _draw_examples(report, loaded, output.with_suffix(".png"))

@@ -67,6 +67,9 @@ def visualize_detections(
     limit: sources.Limit = None,
     threshold: sources.Threshold = 0.5,
     only_different: _OnlyDifferent = False,
+    tile_size: options.Slice = None,
+    overlap: options.Overlap = 0.2,
+    slice_only: options.SliceOnly = False,
     partial: options.Partial = False,
     averaged: options.Averaged = None,
     form: sources.Format = "png",
@@ -83,10 +86,11 @@ def visualize_detections(
 
     if only_different and len(weights) < 2:
         raise UserError("--only-different compares detectors: give --weights twice or more")
+    views = options.parse_slice(context, tile_size, overlap, slice_only)
     source = sources.load_source(context, data, split, images, weights[0])
     folder = sources.figure_folder(output, weights[0], "detections")
     limit = sources.default_limit(source, limit)
-    detectors = sources.load_detectors(weights, source, threshold, partial, averaged)
+    detectors = sources.load_detectors(weights, source, threshold, partial, averaged, views)
     pictures = sources.select_pictures(source, None if only_different else limit)
     if only_different:
         pictures = _rank(detectors, pictures, threshold, limit)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from afictl.data import Dataset
+    from afictl.evaluation.views import Views
     from afictl.visualization import NamedDetectors, Picture
     from afictl.visualization.figure import Figure
 
@@ -137,9 +138,14 @@ def first_device() -> torch.device:
 
 
 def load_detectors(
-    weights: Sequence[Path], source: Source, threshold: float, partial: bool, averaged: bool | None
+    weights: Sequence[Path],
+    source: Source,
+    threshold: float,
+    partial: bool,
+    averaged: bool | None,
+    views: Views | None = None,
 ) -> NamedDetectors:
-    """Load the detectors by unique names, and print a report of each.
+    """Load the detectors, which detect in ``views``, by unique names, and print a report of each.
 
     Raises:
         UserError: weights that cannot be read, or a detector with other classes than the dataset's.
@@ -154,7 +160,7 @@ def load_detectors(
         min_score = loaded.preset.detector.score_threshold
         if threshold < min_score:
             typer.echo(f"{path}: has no detections below {min_score}, its detector.score_threshold")
-    return NamedDetectors.of(detectors, source, first_device())
+    return NamedDetectors.of(detectors, source, first_device(), views)
 
 
 def write_with_progress(figures: Iterable[Figure], folder: Path, kind: str, form: str, title: str, total: int) -> int:

@@ -23,7 +23,7 @@ from afictl.evaluation.category_matching import match_categories
 from afictl.evaluation.detection_limit import DetectionSummary
 from afictl.evaluation.prediction_writer import CocoResult, coco_results, write_results
 from afictl.evaluation.scoring import Evaluation, score_predictions
-from afictl.evaluation.tta import TestTimeAugmentation, detect_augmented, require_multi_scale
+from afictl.evaluation.views import Views, require_detector
 from afictl.presets import InputConfig
 from afictl.progress import ProgressCallback
 from afictl.run_folder import PREDICTIONS
@@ -39,7 +39,7 @@ def evaluate(
     classes: Sequence[str] | None = None,
     limit: int | None = None,
     batch_size: int = 1,
-    tta: TestTimeAugmentation | None = None,
+    views: Views | None = None,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Compute box and mask metrics of a detector, on every rank. Other arguments are those of ``detect``.
@@ -61,7 +61,7 @@ def evaluate(
             classes=classes,
             limit=limit,
             batch_size=batch_size,
-            tta=tta,
+            views=views,
             progress=progress,
         )
 
@@ -81,7 +81,7 @@ def detect(
     classes: Sequence[str] | None = None,
     limit: int | None = None,
     batch_size: int = 1,
-    tta: TestTimeAugmentation | None = None,
+    views: Views | None = None,
     progress: ProgressCallback | None = None,
 ) -> DetectionSummary:
     """Write the detections of a detector to a file of COCO results; return, on every rank, what they are.
@@ -97,18 +97,18 @@ def detect(
         runtime: each rank detects on every ``world_size``-th batch; all ranks must call this.
         classes: class names of the detector in label order, matched to the dataset by name; None: those of the dataset.
         limit: maximum number of images.
-        batch_size: images per forward pass; with ``tta`` one.
-        tta: views of each image.
+        batch_size: images per forward pass; with ``views`` one.
+        views: several views of each image instead of one that is resized; see ``Views``.
         progress: called on every rank with the number of images done and of all images; what it raises on any rank is
             raised on all.
 
     Raises:
-        UserError: on all ranks: the detector and the dataset have different classes, ``tta`` for a module that is not a
+        UserError: on all ranks: the detector and the dataset have different classes, ``views`` for a module that is no
             ``Detector``, or an unreadable image; before the first image, if files are missing or cannot be images, or
             memory is too small for an image.
     """
-    if tta is not None:
-        require_multi_scale(detector)
+    if views is not None:
+        require_detector(detector, "detection in several views")
     elif isinstance(detector, Detector):
         require_image_memory(detector.preset, runtime.device)
     categories = _categories(detector, classes, dataset)
@@ -120,7 +120,7 @@ def detect(
 
     def results() -> Iterator[list[CocoResult]]:
         nonlocal has_masks, cut_images
-        for image in _detect_images(detector, dataset, runtime, limit, batch_size, tta):
+        for image in _detect_images(detector, dataset, runtime, limit, batch_size, views):
             has_masks = has_masks or image.masks is not None
             cut_images += len(image.detection["scores"]) == detection_limit
             yield coco_results(image.detection, image.masks, image.image_id, categories)
@@ -159,7 +159,7 @@ def _detect_images(
     runtime: Runtime,
     limit: int | None,
     batch_size: int,
-    tta: TestTimeAugmentation | None,
+    views: Views | None,
 ) -> Iterator[ImageDetection]:
     """Yield the detections on each image of this rank; arguments as in ``detect``."""
     if not isinstance(detector, Detector):
@@ -168,8 +168,8 @@ def _detect_images(
     batches = partial(
         eval_batches, dataset, workers=runtime.workers, limit=limit, rank=runtime.rank, world_size=runtime.world_size
     )
-    for batch in batches(detector.input, batch_size) if tta is None else batches(None):
-        detections = detect_batch(detector, batch.images, batch.original_sizes, runtime, tta)
+    for batch in batches(detector.input, batch_size) if views is None else batches(None):
+        detections = detect_batch(detector, batch.images, batch.original_sizes, runtime, views)
         for image_id, detection, size_hw in zip(batch.image_ids, detections, batch.original_sizes, strict=True):
             masks = paste_in_original(detector, detection, size_hw) if "mask_probs" in detection else None
             yield ImageDetection(image_id, detection, masks)
@@ -179,7 +179,7 @@ class ResizedImage(NamedTuple):
     """An image at the size for the detector."""
 
     tensor: Tensor
-    """uint8 (3,h,w), resized, or with test-time augmentation at its original size."""
+    """uint8 (3,h,w), resized, or with ``Views`` at its original size."""
     original_hw: tuple[int, int]
 
 
@@ -196,25 +196,25 @@ def detect_batch(
     images: Sequence[Tensor],
     original_sizes: Sequence[tuple[int, int]],
     runtime: Runtime,
-    tta: TestTimeAugmentation | None = None,
+    views: Views | None = None,
 ) -> list[dict[str, Tensor]]:
     """Detect in a batch of images; the boxes are in original pixels.
 
     Args:
         detector: on ``runtime.device``, in eval mode.
-        images: uint8 or float in 0..1, (3,h,w); resized, or with ``tta`` at their original size.
+        images: uint8 or float in 0..1, (3,h,w); resized, or with ``views`` at their original size.
         original_sizes: height and width of each image before resizing.
         runtime: device and precision.
-        tta: views of each image, which are the batches instead; None: one view.
+        views: several views of each image, which are the batches instead; None: one view.
 
     Returns:
         For each image a detection as of ``Detector.detect``, with ``mask_probs`` on the grids of the boxes.
     """
     with runtime.autocast():
-        if tta is None:
+        if views is None:
             detections = detector.detect([to_float(image.to(runtime.device)) for image in images])
         else:
-            detections = [detect_augmented(detector, image, tta) for image in images]
+            detections = [views.detect(detector, image) for image in images]
     sizes_hw = [(image.shape[-2], image.shape[-1]) for image in images]
     return [to_original(*triple) for triple in zip(detections, sizes_hw, original_sizes, strict=True)]
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from afictl.errors import UserError
 from afictl.evaluation.category_matching import own_categories
 from afictl.evaluation.inference import ResizedImage, detect_batch, paste_in_original, resize_for_test
 from afictl.evaluation.prediction_writer import CocoResult, coco_results
-from afictl.evaluation.tta import TestTimeAugmentation
+from afictl.evaluation.views import Views, record_of
 from afictl.progress import ProgressCallback
 from afictl.weights import LoadedDetector
 
@@ -131,7 +131,7 @@ def write_pseudo_labels(
     runtime: Runtime,
     *,
     info: Mapping[str, object],
-    tta: TestTimeAugmentation | None = None,
+    views: Views | None = None,
     examples: int = 8,
     progress: ProgressCallback | None = None,
 ) -> PseudoLabelReport:
@@ -150,7 +150,7 @@ def write_pseudo_labels(
         thresholds: minimum score of a pseudo label of each label 1..K; see ``class_thresholds``.
         runtime: runtime with one rank.
         info: further entries of ``info``.
-        tta: views of each image; None: one view at the test size of the preset.
+        views: several views of each image; None: one view at the test size of the preset.
         examples: number of labelled images in the report.
         progress: called with the number of images done and of all images.
 
@@ -158,17 +158,17 @@ def write_pseudo_labels(
         UserError: no image is readable, no detection reaches its threshold, or there is too little memory; nothing is
             written.
     """
-    if tta is None:
+    if views is None:
         require_image_memory(teacher.preset, runtime.device)
     report = PseudoLabelReport(_class_counts(teacher, thresholds))
     sample = EvenSample[tuple[Path, list[PseudoLabel]]](examples)
-    images = read_files(files, partial(resize_for_test, None if tta else teacher.detector.input), runtime.workers)
+    images = read_files(files, partial(resize_for_test, None if views else teacher.detector.input), runtime.workers)
     with CocoWriter(output) as writer, torch.no_grad():
         for k, (file, image) in enumerate(zip(files, images, strict=True)):
             if isinstance(image, UserError):
                 report.unreadable.append(str(image))
             else:
-                annotations = _label(teacher, image, tta, runtime, report)
+                annotations = _label(teacher, image, views, runtime, report)
                 height, width = image.original_hw
                 name = file.relative_to(folder).as_posix()
                 writer.add({"id": report.images, "file_name": name, "height": height, "width": width}, annotations)
@@ -179,7 +179,7 @@ def write_pseudo_labels(
         report.examples = sample.items()
         _require_labels(report, folder)
         images_info = {
-            "tta": asdict(tta) if tta else None,
+            **record_of(views),
             **info,
             "image_folder": _relative_folder(folder, output),
             "unreadable": [line.replace(f"image {folder}{os.sep}", "image ", 1) for line in report.unreadable],
@@ -211,12 +211,12 @@ def _class_counts(teacher: LoadedDetector, thresholds: Sequence[float]) -> dict[
 def _label(
     teacher: LoadedDetector,
     image: ResizedImage,
-    tta: TestTimeAugmentation | None,
+    views: Views | None,
     runtime: Runtime,
     report: PseudoLabelReport,
 ) -> list[PseudoLabel]:
     """The pseudo labels of one image, counted in ``report``."""
-    (detection,) = detect_batch(teacher.detector, [image.tensor], [image.original_hw], runtime, tta)
+    (detection,) = detect_batch(teacher.detector, [image.tensor], [image.original_hw], runtime, views)
     detection = _select(detection, report)
     report.cut_images += len(detection["scores"]) == teacher.preset.detector.max_detections
     return list(_annotations(teacher, detection, image.original_hw, report))

@@ -6,7 +6,7 @@ The method is that of detectron2 (TEST.AUG, ``GeneralizedRCNNWithTTA``), for all
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from afictl.data.transforms import SizeHW, move_boxes, resize_image, shortest_edge, to_float
 from afictl.detectors import Detector
 from afictl.detectors.dense import Candidates, suppress
+from afictl.detectors.head import Detections
 from afictl.detectors.image_memory import require_memory
-from afictl.errors import UserError, describe_type
+from afictl.errors import UserError
+from afictl.evaluation.views import require_detector
 
 _MIN_SIDE_PX = 8
 _MASK_KEYS = ("mask_probs", "mask_scores")
@@ -54,19 +56,13 @@ class TestTimeAugmentation:
         """Sizes of the views of an image of ``size_hw``; those that ``max_size`` makes equal are one view."""
         return list(dict.fromkeys(shortest_edge(size_hw, side, self.max_size) for side in self.min_sizes))
 
+    def settings(self) -> dict[str, object]:
+        """See ``Views``."""
+        return {"tta": asdict(self)}
 
-def require_multi_scale(detector: nn.Module) -> Detector:
-    """Return ``detector`` if it supports multi-scale testing.
-
-    Raises:
-        UserError: it is not a ``Detector``: another module has neither a known NMS threshold nor ``segment``.
-    """
-    if not isinstance(detector, Detector):
-        raise UserError(
-            f"multi-scale testing needs a detector built from a preset, not {describe_type(detector)}; "
-            "torchvision's and detectron2's models have presets too, see 'afictl model list'"
-        )
-    return detector
+    def detect(self, detector: Detector, image: Tensor) -> Detections:
+        """See ``Views``; ``detect_augmented``."""
+        return detect_augmented(detector, image, self)
 
 
 @torch.no_grad()
@@ -88,9 +84,9 @@ def detect_augmented(detector: nn.Module, image: Tensor, tta: TestTimeAugmentati
         ``scores`` (n,) best first; with masks ``mask_probs`` (n, M, M), and with mask scoring ``mask_scores`` (n,).
 
     Raises:
-        UserError: as ``require_multi_scale``, or too little memory for the largest view.
+        UserError: as ``require_detector``, or too little memory for the largest view.
     """
-    detector = require_multi_scale(detector)
+    detector = require_detector(detector, "multi-scale testing")
     size_hw = (image.shape[-2], image.shape[-1])
     device = next(detector.parameters()).device
     require_memory(detector.preset, len(tta.flips), max(tta.min_sizes), device, "--tta-sizes")

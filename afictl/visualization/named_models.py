@@ -15,6 +15,7 @@ from afictl.data.transforms import resize_for
 from afictl.detectors import Detector, to_original
 from afictl.detectors.image_memory import require_image_memory
 from afictl.evaluation.category_matching import match_categories
+from afictl.evaluation.views import Views
 from afictl.interpolators import Interpolator, kind_of_source
 from afictl.training.initial_weights import find_interpolator_file, resolve_interpolator
 from afictl.visualization.pictures import Picture, unique_names
@@ -31,6 +32,8 @@ class NamedDetectors:
     detectors: Mapping[str, LoadedDetector]
     classes: tuple[str, ...]
     """Classes of the dataset first; label k of a detection from ``detect`` is ``classes[k - 1]``."""
+    views: Views | None = None
+    """Several views in which ``detect`` detects instead of one that is resized."""
 
     @classmethod
     def of(
@@ -38,6 +41,7 @@ class NamedDetectors:
         detectors: Mapping[str, LoadedDetector],
         source: Dataset | Sequence[Picture],
         device: torch.device | str = "cpu",
+        views: Views | None = None,
     ) -> NamedDetectors:
         """Move detectors to ``device`` and collect their classes and those of ``source``.
 
@@ -51,7 +55,7 @@ class NamedDetectors:
             require_image_memory(loaded.preset, torch.device(device))
             loaded.detector.to(device)
             classes |= dict.fromkeys(loaded.classes)
-        return cls(detectors, tuple(classes))
+        return cls(detectors, tuple(classes), views)
 
     @torch.no_grad()
     def detect(
@@ -70,8 +74,11 @@ class NamedDetectors:
                 the image, without masks.
         """
         loaded = self.detectors[name]
-        resized = resize_for(loaded.detector.input, image)
-        (output,) = loaded.detector.detect([resized], masks=drawn_hw is not None)
+        if self.views is None:
+            resized = resize_for(loaded.detector.input, image)
+            (output,) = loaded.detector.detect([resized], masks=drawn_hw is not None)
+        else:
+            resized, output = image, self.views.detect(loaded.detector, image)
         size = drawn_hw or (image.shape[1], image.shape[2])
         output = to_original(output, (resized.shape[1], resized.shape[2]), size)
         detection = {key: values[output["scores"] >= threshold].cpu() for key, values in output.items()}

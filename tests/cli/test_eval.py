@@ -140,6 +140,9 @@ def test_weights_of_other_classes_are_rejected_before_any_evaluation(untrained_r
         (["--predictions", "RUN", "--batch-size", "1", "--devices", "auto"], "--batch-size, --devices .*--predictions"),
         (["--predictions", "RUN"], "untrained.*folder.*JSON"),
         (["--weights", "RUN", "--tta", "--batch-size", "1"], "--batch-size .*--tta"),
+        (["--predictions", "RUN", "--slice", "64"], "--slice .*--predictions"),
+        (["--weights", "RUN", "--slice", "64", "--tta"], "--slice .*--tta"),
+        (["--weights", "RUN", "--overlap", "0.2", "--slice-only"], "--overlap, --slice-only .*--slice$"),
         (["--weights", "RUN", "--weights", "EMPTY"], "EMPTY: .*empty"),
         (["--weights", "GRID"], "GRID: .*GRID/afi/seed0"),
         (["--weights", "RUN", "--output", "GRID"], "GRID: .*comparison.*--output"),
@@ -260,6 +263,15 @@ def test_test_time_augmentation_has_a_separate_folder(untrained_run):
     assert result.exit_code == 0
     report = json.loads((untrained_run / "eval-val-first2-tta" / "metrics.json").read_text())
     assert report["tta"] == {"min_sizes": [64, 96], "max_size": 4000, "flip": False}
+    assert "mask/AP" in report["metrics"]
+
+
+def test_detection_in_tiles_has_a_separate_folder(untrained_run):
+    result = call("--weights", untrained_run, "--limit", 2, "--slice", 64, "--overlap", 0, "--batch-size", 2)
+    assert result.exit_code == 0
+    report = json.loads((untrained_run / "eval-val-first2-slice64" / "metrics.json").read_text())
+    assert report["slice"] == {"size": 64, "overlap": 0, "whole_image": True}
+    assert report["tta"] is None
     assert "mask/AP" in report["metrics"]
 
 

@@ -63,9 +63,11 @@ def test_images_of_another_data_set_are_excluded(untrained_run, shapes_dir, unla
     with pytest.raises(UserError, match=f" 4 images.*{shapes_dir}"):
         call(*common, "--images", unlabelled, "--exclude", shapes_dir)
     (untrained_run / "config.yaml").unlink()
-    result = call(*common, "--images", unlabelled, "--limit", 2)
+    result = call(*common, "--images", unlabelled, "--limit", 2, "--slice", 64, "--slice-only")
     assert "--exclude DIR" in result.output
-    assert len(json.loads((tmp_path / "pseudo.json").read_text())["images"]) == 2
+    content = json.loads((tmp_path / "pseudo.json").read_text())
+    assert len(content["images"]) == 2
+    assert content["info"]["slice"] == {"size": 64, "overlap": 0.2, "whole_image": False}
 
 
 def test_the_file_records_the_scales(untrained_run, unlabelled, tmp_path):

@@ -45,7 +45,7 @@ def test_all_images_of_a_folder_are_drawn(untrained_run, tmp_path):
         Image.new("RGB", (64, 48), (90, 60, 30)).save(tmp_path / "photos" / f"{k}.jpg")
     arguments = ("--weights", untrained_run, "--images", tmp_path / "photos", "--output", tmp_path / "drawn")
     assert "9 pictures" in call(*arguments).output
-    assert "2 pictures" in call(*arguments, "--limit", 2).output
+    assert "2 pictures" in call(*arguments, "--limit", 2, "--slice", 48).output
 
 
 def test_a_photograph_without_annotations(untrained_run, tmp_path):

@@ -296,11 +296,11 @@ def test_test_time_augmentation_of_every_image(dataset, tmp_path):
     calls = []
     path = tmp_path / "predictions.json"
     outputs = {"predictions": path, "progress": lambda *call: calls.append(call)}
-    evaluate(detector, dataset, Runtime(workers=1), tta=Augmentation((64, 96)), **outputs)
+    evaluate(detector, dataset, Runtime(workers=1), views=Augmentation((64, 96)), **outputs)
     results = results_of(path)
     assert [item["image_id"] for item in results] == [image_id for image_id, _ in expected]
     assert [item["score"] for item in results] == pytest.approx([score for _, score in expected])
     assert all(item["segmentation"] for item in results)
     assert calls[-1] == (IMAGES, IMAGES)
     with pytest.raises(UserError, match="Oracle"):
-        evaluate(Oracle(dataset), dataset, RUNTIME, tta=Augmentation())
+        evaluate(Oracle(dataset), dataset, RUNTIME, views=Augmentation())

@@ -191,8 +191,8 @@ def test_several_scales_use_the_original_image(images, tmp_path, monkeypatch):
         boxes = torch.tensor([[0, 0, 20.0, 20]])
         return {"boxes": boxes, "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
 
-    monkeypatch.setattr("afictl.evaluation.inference.detect_augmented", detect)
-    write(images, tmp_path / "pseudo.json", tta=tta.TestTimeAugmentation((32, 64)))
+    monkeypatch.setattr("afictl.evaluation.tta.detect_augmented", detect)
+    write(images, tmp_path / "pseudo.json", views=tta.TestTimeAugmentation((32, 64)))
     content = json.loads((tmp_path / "pseudo.json").read_text())
     assert content["annotations"][0]["bbox"] == [0, 0, 20, 20]
     assert content["info"]["tta"] == {"min_sizes": [32, 64], "max_size": 4000, "flip": True}
