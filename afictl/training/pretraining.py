@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -22,10 +23,12 @@ from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.run_records import read_config
 from afictl.tensor_files import save_tensors
 from afictl.training.hardware import hardware_record
+from afictl.training.image_check import ImageCheck
 from afictl.training.memory import require_batch_memory
 from afictl.training.process_count import process_dependence
 from afictl.training.run_inputs import (
     InputFile,
+    RecordedInputs,
     annotation_inputs,
     image_inputs,
     inputs_record,
@@ -85,6 +88,20 @@ def pretrain(
         return _pretrain(fabric, guide_path, data, output, kind, stages, overrides, seed, resume, averaged)
 
 
+class _Inputs(NamedTuple):
+    """Inputs of both stages."""
+
+    guide_path: Path
+    loaded: LoadedDetector
+    """The guide as it was trained."""
+    guide: Detector
+    """The guide with the settings of ``preset``, frozen and on the device."""
+    preset: Preset
+    data: Path
+    splits: Splits
+    files: list[InputFile]
+
+
 def _pretrain(
     fabric: Fabric,
     guide_path: Path,
@@ -99,6 +116,25 @@ def _pretrain(
 ) -> Path:
     if 1 not in stages and not (resume and (output / "stage2" / STATE).is_file()):
         _require_stage1(output / "stage1")
+    inputs = _read_inputs(fabric, guide_path, data, kind, stages, overrides, averaged)
+    settings = _settings(fabric, inputs.preset, kind, data, guide_path, seed, averaged)
+    for number in stages:
+        _train_stage(fabric, number, inputs, settings, output, kind, seed, resume, is_first=number == stages[0])
+    result = output / f"stage{stages[-1]}" / INTERPOLATOR
+    run_on_rank_zero(lambda: _copy_interpolator(result, output / INTERPOLATOR), fabric.global_rank, fabric.world_size)
+    return output / INTERPOLATOR
+
+
+def _read_inputs(
+    fabric: Fabric,
+    guide_path: Path,
+    data: Path,
+    kind: str,
+    stages: Sequence[int],
+    overrides: list[str],
+    averaged: bool | None,
+) -> _Inputs:
+    """Read and check guide, preset and data before the first stage begins."""
     splits = load_splits(data)
     guide_file = weights_input("guide", find_checkpoint(guide_path))
     loaded = load_detector(guide_path, averaged=averaged)
@@ -110,40 +146,61 @@ def _pretrain(
         require_batch_memory(preset, f"stage{number}", fabric.world_size, fabric.device)
     guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
     fabric.to_device(guide)
-    settings = _settings(fabric, preset, kind, data, guide_path, seed, averaged)
-    for number in stages:
-        require_no_link(folder := output / f"stage{number}", output)
-        recorded = recorded_inputs(fabric, folder) if resume else None
-        classes = recorded.classes if recorded and recorded.classes else loaded.classes
-        ordered = _in_label_order(splits, classes, guide_path)
-        config = {"command": f"pretrain, stage {number}", **settings, **inputs_record(classes, files)}
-        interpolator, discriminator = _build_networks(preset, kind, seed)
-        if number == 2 and not (resume and (folder / STATE).is_file()):
-            _require_inputs_of_stage1(fabric, output / "stage1", config, files)
-            _load_stage1(output / "stage1", preset, interpolator, discriminator)
-        has_begun = number == stages[0] or not is_vacant(folder)
-        with locked_folder(folder, fabric.global_rank, fabric.world_size):
-            dependence = process_dependence(preset) if number == 2 else ""  # the guide of stage 1 is not trained
-            run = RunWriter(fabric, folder, config, resume and has_begun, dependence)
-            if recorded:
-                recorded.require_unchanged(files)
-                if recorded.note:
-                    run.log(recorded.note)
-            if number == stages[0]:
-                _log_guide(run, loaded, preset, guide_path)
-                run.log(describe_data(data, {"train": len(splits.train), "val": len(splits.held_out)}))
-                for note in filter(None, map(orientation_note, splits)):
-                    run.log(note)
-            counts = f"{len(splits.train)} training images, {len(splits.held_out)} held out"
-            run.log(f"stage {number} of {preset.name}: {counts}")
+    return _Inputs(guide_path, loaded, guide, preset, data, splits, files)
+
+
+def _train_stage(
+    fabric: Fabric,
+    number: int,
+    inputs: _Inputs,
+    settings: Mapping[str, object],
+    output: Path,
+    kind: str,
+    seed: int,
+    resume: bool,
+    *,
+    is_first: bool,
+) -> None:
+    """Train stage ``number`` and write its run; ``is_first``: it is the first of this command."""
+    preset, guide, files = inputs.preset, inputs.guide, inputs.files
+    require_no_link(folder := output / f"stage{number}", output)
+    recorded = recorded_inputs(fabric, folder) if resume else None
+    classes = recorded.classes if recorded and recorded.classes else inputs.loaded.classes
+    splits = _in_label_order(inputs.splits, classes, inputs.guide_path)
+    config = {"command": f"pretrain, stage {number}", **settings, **inputs_record(classes, files)}
+    interpolator, discriminator = _build_networks(preset, kind, seed)
+    if number == 2 and not (resume and (folder / STATE).is_file()):
+        _require_inputs_of_stage1(fabric, output / "stage1", config, files)
+        _load_stage1(output / "stage1", preset, interpolator, discriminator)
+    has_begun = is_first or not is_vacant(folder)
+    with locked_folder(folder, fabric.global_rank, fabric.world_size):
+        dependence = process_dependence(preset) if number == 2 else ""  # the guide of stage 1 is not trained
+        run = RunWriter(fabric, folder, config, resume and has_begun, dependence)
+        if recorded:
+            recorded.require_unchanged(files)
+        _log_beginning(run, number, inputs, recorded, with_inputs=is_first)
+        with ImageCheck(fabric, run, files, splits):
             if number == 1:
-                train_stage1(fabric, run, guide, preset, interpolator, discriminator, ordered, seed)
+                train_stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)
             else:
                 student = build_student(guide, preset, interpolator)
-                train_stage2(fabric, run, guide, student, discriminator, ordered, seed)
-    result = output / f"stage{stages[-1]}" / INTERPOLATOR
-    run_on_rank_zero(lambda: _copy_interpolator(result, output / INTERPOLATOR), fabric.global_rank, fabric.world_size)
-    return output / INTERPOLATOR
+                train_stage2(fabric, run, guide, student, discriminator, splits, seed)
+
+
+def _log_beginning(
+    run: RunWriter, number: int, inputs: _Inputs, recorded: RecordedInputs | None, *, with_inputs: bool
+) -> None:
+    """Log notes and the numbers of images; ``with_inputs``: also guide and data."""
+    if recorded and recorded.note:
+        run.log(recorded.note)
+    splits = inputs.splits
+    if with_inputs:
+        _log_guide(run, inputs.loaded, inputs.preset, inputs.guide_path)
+        run.log(describe_data(inputs.data, {"train": len(splits.train), "val": len(splits.held_out)}))
+        for note in filter(None, map(orientation_note, splits)):
+            run.log(note)
+    counts = f"{len(splits.train)} training images, {len(splits.held_out)} held out"
+    run.log(f"stage {number} of {inputs.preset.name}: {counts}")
 
 
 def _settings(

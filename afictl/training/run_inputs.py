@@ -64,16 +64,24 @@ class RecordedInputs:
     def require_unchanged(
         self, files: Iterable[InputFile], advice: str = "restore it, or start anew with another --output"
     ) -> None:
-        """Check present inputs; one that was not recorded, or is absent now, is not compared.
+        """Check present inputs, as ``find_change``.
 
         Raises:
             UserError: the content of a file or folder has changed; ends with ``advice``.
         """
+        if change := self.find_change(files):
+            raise UserError(f"{change}; {advice}")
+
+    def find_change(self, files: Iterable[InputFile]) -> str:
+        """The first file or folder whose content has changed, as part of a message; empty without one.
+
+        An input that was not recorded, or is absent now, is not compared.
+        """
         for file in files:
             if self.fingerprints.get(file.name, file.fingerprint) != file.fingerprint:
                 latest = f"; its latest file is {name}" if (name := latest_file(file.path)) else ""
-                changed = f"its content has changed since {self.source} was written"
-                raise UserError(f"{file.path}: {changed}{latest}; {advice}")
+                return f"{file.path}: its content has changed since {self.source} was written{latest}"
+        return ""
 
 
 def recorded_inputs(fabric: Fabric, folder: Path) -> RecordedInputs | None:
@@ -115,11 +123,14 @@ def annotation_input(name: str, dataset: Dataset) -> InputFile:
 
 
 def image_inputs(fabric: Fabric, splits: Splits, pseudo: Dataset | None = None) -> list[InputFile]:
-    """Image folders of both splits and of pseudo-labelled images, the same on all ranks, which must call this."""
+    """``list_image_inputs``, the same on all ranks, which must call this."""
+    return run_on_rank_zero(lambda: list_image_inputs(splits, pseudo), fabric.global_rank, fabric.world_size)
+
+
+def list_image_inputs(splits: Splits, pseudo: Dataset | None = None) -> list[InputFile]:
+    """Image folders of both splits and of pseudo-labelled images, but those in which an image is absent."""
     datasets = [*zip(TRAINING_SPLITS, splits, strict=True), *([("pseudo", pseudo)] if pseudo else [])]
-    inputs = run_on_rank_zero(
-        lambda: [image_input(name, dataset) for name, dataset in datasets], fabric.global_rank, fabric.world_size
-    )
+    inputs = [image_input(name, dataset) for name, dataset in datasets]
     return [item for item in inputs if item.fingerprint]
 
 

@@ -21,6 +21,7 @@ from afictl.presets import Preset, with_former_values
 from afictl.run_folder import STATE, absolute_path
 from afictl.training.detector_stages import build_detector_stage
 from afictl.training.hardware import hardware_record
+from afictl.training.image_check import ImageCheck
 from afictl.training.initial_weights import (
     InitialWeights,
     build_seeded_detector,
@@ -70,6 +71,8 @@ class FinetuneOutcome(NamedTuple):
     """Duration of all steps."""
     splits: Splits
     """Images of training and evaluation, with the annotations as they were read at the start."""
+    image_change: str
+    """Which images have changed since the start, as part of a message; empty for none."""
 
 
 def finetune(
@@ -85,6 +88,9 @@ def finetune(
     inputs: RecordedInputs | None = None,
 ) -> FinetuneOutcome:
     """Train a detector on a dataset, perhaps with pseudo-labelled images, and write a run.
+
+    Images that change meanwhile are a warning in the log. The saved state of a run with ``inputs`` is then removed, as
+    the runs of a comparison have the same images.
 
     Which label is which class is recorded when the run begins: the order of the classes of ``initial.weights`` if they
     have the same names, else the order of the category ids. A resumed run has the recorded order, by name.
@@ -153,8 +159,10 @@ def _finetune(
     counts = {"train": len(splits.train), "val": len(splits.held_out)}
     for line in (*notes, *lines, describe_data(data, counts), *_description(preset, splits, masks, mixed)):
         run.log(line)
-    outcome = train_stage3(fabric, run, detector, splits, seeds, masks, mixed)
-    return FinetuneOutcome(outcome.metrics, outcome.seconds, splits)
+    pseudo_images = mixed.pseudo if mixed else None
+    with ImageCheck(fabric, run, files, splits, pseudo_images, discards_state=inputs is not None) as check:
+        outcome = train_stage3(fabric, run, detector, splits, seeds, masks, mixed)
+    return FinetuneOutcome(outcome.metrics, outcome.seconds, splits, fabric.broadcast(check.change))
 
 
 def _interpolator_of_run(

@@ -93,6 +93,25 @@ def test_images_that_change_before_a_resumption_are_refused(fabric, preset, data
     train(data=tmp_path / "moved")
 
 
+@pytest.mark.parametrize("command", ["finetune", "pretrain"])
+def test_images_that_change_during_a_training_are_a_warning_at_its_end(commands, command, data, monkeypatch, tmp_path):
+    begin_step = loop._seed_step
+
+    def change(*arguments):
+        file = sorted((data / "train2017").iterdir())[2]
+        Image.open(file).save(file, quality=30)
+        begin_step(*arguments)
+
+    monkeypatch.setattr(loop, "_seed_step", change)
+    commands[command]()
+    logs = sorted((tmp_path / "run").rglob("log.txt"))
+    assert len(logs) == (2 if command == "pretrain" else 1)
+    for log in logs:
+        (warning,) = [line for line in log.read_text().splitlines() if "its content has changed" in line]
+        assert warning.startswith(f"warning: {data / 'train2017'}: ")
+        assert warning.endswith("this training may have read both versions")
+
+
 def test_failed_run_of_a_comparison_names_its_image(fabric, preset, data, tmp_path, monkeypatch):
     mark = loop._seed_step
 

@@ -22,7 +22,6 @@ from afictl.presets import Preset
 from afictl.run_folder import CONFIG, DIVERGED, LOG, PREDICTIONS, RESULT, STATE
 from afictl.training import finetune
 from afictl.training.loop import DivergedError
-from afictl.training.run_inputs import image_inputs
 
 
 def is_finished(folder: Path) -> bool:
@@ -35,10 +34,11 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
 
     The training state, by far the largest file, is removed at the end, as a finished run is never continued.
 
-    Why a training diverged is written to ``diverged.txt``.
+    A training during which images change has no result, and its state is removed, too. Why a training diverged is
+    written to ``diverged.txt``.
 
     Raises:
-        UserError: as ``finetune``, or image files have changed since the comparison began.
+        UserError: as ``finetune``, or image files have changed during the training.
     """
 
     def write_result() -> None:
@@ -67,9 +67,11 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
             reason = str(error)
             run_on_rank_zero(lambda: write_text(run.folder / DIVERGED, reason), fabric.global_rank, fabric.world_size)
             raise
-        if run.inputs:
-            advice = f"restore it, and remove {run.folder}, whose training may have read both"
-            run.inputs.require_unchanged(image_inputs(fabric, outcome.splits), advice)
+        if run.inputs and outcome.image_change:
+            raise UserError(
+                f"{outcome.image_change}; restore it: {run.folder} will be trained from its first step, as its training"
+                " may have read both versions"
+            )
         run_on_rank_zero(write_result, fabric.global_rank, fabric.world_size)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -109,20 +110,33 @@ def test_images_that_change_between_two_runs_fail_the_second(fabric, settings, a
         train_experiment(fabric, settings)
 
 
-def test_a_run_during_which_images_change_has_no_result(fabric, settings, monkeypatch):
-    begin_step = loop._seed_step
-
-    def change(seed, step):
-        begin_step(seed, step)
-        if step == 1:
-            change_image(settings, "train2017")
-
-    monkeypatch.setattr(loop, "_seed_step", change)
-    (failure,) = train_experiment(fabric, settings).values()
+@pytest.mark.parametrize("interruption", [nullcontext(), interrupted_at_batch(2)])
+def test_a_run_during_which_images_change_begins_anew(fabric, settings, finished, monkeypatch, interruption):
+    """Its weights and result are then those of the restored images alone."""
+    settings = replace(settings, preset=with_steps(settings.preset, checkpoint_every=1))
     run = settings.output / "nearest" / "seed0"
-    assert "train2017: its content has changed" in failure
-    assert failure.endswith(f"remove {run}, whose training may have read both")
+    failures = {}
+    with monkeypatch.context() as patch, interruption:
+        begin_step = loop._seed_step
+
+        def change(seed, step):
+            begin_step(seed, step)
+            if step == 0:
+                change_image(settings, "train2017")
+
+        patch.setattr(loop, "_seed_step", change)
+        failures = train_experiment(fabric, settings)
+    assert all("train2017: its content has changed" in failure for failure in failures.values())
     assert not (run / "result.json").exists()
+    assert not (run / "state.pt").exists()
+    assert "its saved state is removed" in (run / "log.txt").read_text()
+    shutil.rmtree(settings.data / "train2017")
+    (settings.data / "train2017").symlink_to(finished.data / "train2017")
+    assert train_experiment(fabric, settings) == {}
+    expected = finished.output / "nearest" / "seed0"
+    assert read_result(run).metrics == read_result(expected).metrics
+    tensors, expected_tensors = (read_tensors(folder / "last.safetensors")[0] for folder in (run, expected))
+    assert all(torch.equal(tensors[name], expected_tensors[name]) for name in expected_tensors)
 
 
 def test_files_that_vanish_between_two_runs_are_named(fabric, settings, finished, after_first_run, tmp_path):

@@ -39,7 +39,7 @@ def trained(monkeypatch, scores):
         ap = scores[method][preset.train.lr] if "tuning" in output.parts else 50.0 + seed * (method == "afi")
         if ap is None:
             raise DivergedError("loss became nan")
-        return FinetuneOutcome({"box/AP": ap}, 1.0, load_splits(data))
+        return FinetuneOutcome({"box/AP": ap}, 1.0, load_splits(data), "")
 
     monkeypatch.setattr(comparison_run, "finetune", finetune)
     return runs
