@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from afictl.run_folder import COMPARISON_SETTINGS, RESULT
+from afictl.run_folder import COMPARISON_SETTINGS, RESULT, STATE
 from afictl.run_records import Count, Number, Record, read_record
 
 
@@ -53,6 +53,8 @@ class CostRecord(Record):
     interpolator_milliseconds: Number
     peak_bytes: Count
     interpolator_peak_bytes: Count
+    scatter: Number = 0.0
+    """0 in comparisons of earlier versions."""
 
 
 class MethodRecord(Record):
@@ -96,7 +98,8 @@ def read_result(folder: Path) -> RunResult:
     Raises:
         UserError: it cannot be read, or is no result.
     """
-    return read_record(_RESULT, folder / RESULT, "remove it to evaluate this run again")
+    has_state = (folder / STATE).is_file()  # a finished run has none, but for one that was killed when it ended
+    return read_record(_RESULT, folder / RESULT, f"remove it to {'evaluate' if has_state else 'train'} this run again")
 
 
 def read_comparison(file: Path) -> ComparisonRecord:

@@ -15,6 +15,10 @@ def test_a_damaged_result_is_rejected_by_file(tmp_path, content):
     with pytest.raises(UserError) as error:
         read_result(tmp_path)
     assert str(tmp_path / "result.json") in str(error.value)
+    assert str(error.value).endswith("remove it to train this run again")
+    (tmp_path / "state.pt").touch()
+    with pytest.raises(UserError, match="remove it to evaluate this run again$"):
+        read_result(tmp_path)
 
 
 def test_a_result_is_read_as_a_run(tmp_path):
