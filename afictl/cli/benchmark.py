@@ -44,6 +44,7 @@ def measure_interpolators(
 
     from rich.console import Console
 
+    from afictl.comparison.analysis.cost_columns import timing_note
     from afictl.comparison.cost.interpolator_benchmark import benchmark_interpolators, interpolator_table
     from afictl.interpolators import interpolator_kinds
     from afictl.progress import show_progress
@@ -53,5 +54,7 @@ def measure_interpolators(
     with show_progress(console, "interpolators") as progress:
         costs = benchmark_interpolators(requested, channels, (height, width), rounds, progress)
     console.print(interpolator_table(costs, channels, (height, width)))
+    if note := timing_note(cost.scatter for cost in costs):
+        console.print(note)
     if json_file:
         write_json(json_file, [asdict(cost) for cost in costs], named_by_user=True)

@@ -28,6 +28,8 @@ class Cost:
     peak_bytes: int
     interpolator_peak_bytes: int
     """Peak memory beyond weights and input, of the detector and of the interpolator's most expensive call."""
+    scatter: float = 0.0
+    """Interquartile range of the repeated times of one image, relative to their median; 0 where it was not measured."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn
 from afictl.comparison.analysis.spread_columns import spread_values
-from afictl.comparison.results import Comparison, MethodResult, Tuning
+from afictl.comparison.results import Comparison, Cost, MethodResult, Tuning
 from afictl.evaluation.metrics import KINDS
 from afictl.files import write_csv, write_text
 from afictl.run_folder import COMPARISON, COMPARISON_CSV, RUNS_CSV
@@ -43,12 +43,11 @@ def comparison_record(comparison: Comparison) -> dict[str, object]:
 
 
 def _method_record(method: MethodResult) -> dict[str, object]:
-    columns = [column for column in COST_COLUMNS if column.inference]
     return {
         "name": method.name,
         "source": method.source,
         "cells": [asdict(run) for run in method.runs],
-        "price": {"image_hw": method.cost.image_hw, **_cost_values(method, columns)} if method.cost else None,
+        "price": _cost_record(method, method.cost) if method.cost else None,
         "mean": method.mean,
         "deviation": method.deviation,
         "difference": {metric: asdict(difference) for metric, difference in method.difference.items()},
@@ -57,6 +56,11 @@ def _method_record(method: MethodResult) -> dict[str, object]:
         "spread": _spread(method),
         "tuning": _tuning_record(method.tuning) if method.tuning else None,
     }
+
+
+def _cost_record(method: MethodResult, cost: Cost) -> dict[str, object]:
+    columns = [column for column in COST_COLUMNS if column.inference]
+    return {"image_hw": cost.image_hw, **_cost_values(method, columns), "scatter": cost.scatter}
 
 
 def _tuning_record(tuning: Tuning) -> dict[str, object]:

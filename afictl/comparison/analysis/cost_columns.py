@@ -6,11 +6,13 @@ A new cost is one more entry of ``COST_COLUMNS``, over which the tables on scree
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from afictl.comparison.results import MethodResult
 
+_MAX_SCATTER = 0.1
+"""Of repeated times; on an idle machine about 0.03."""
 Getter = Callable[[MethodResult], float | None]
 """Returns a number in the base units of the files; None if it was not measured."""
 
@@ -66,3 +68,14 @@ COST_COLUMNS = (
     _inference_cost("peak_bytes", "Peak memory", "MiB", ".1f", 2.0**20, part_label="alone"),
     CostColumn("training_seconds", "Training", "min", ".1f", _mean_training_seconds, scale=60, inference=False),
 )
+
+
+def timing_note(scatters: Iterable[float]) -> str:
+    """Note on times that scatter as on a busy machine, from the values of ``time_scatter``; empty for others."""
+    largest = max(scatters, default=0.0)
+    if largest <= _MAX_SCATTER:
+        return ""
+    return (
+        f"Times are uncertain: equal computations differ by {largest:.0%} (interquartile range), as on a busy"
+        " machine; measure again on an idle one"
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn
+from afictl.comparison.analysis.cost_columns import COST_COLUMNS, CostColumn, timing_note
 from afictl.comparison.analysis.missing_values import absent_metrics, record_faults
 from afictl.comparison.analysis.settings_summary import ADDED_SEEDS, UNEQUAL_PREFIX
 from afictl.comparison.analysis.spread_columns import SPREAD_COLUMNS, SPREAD_NOTE, has_spread, spread_values
@@ -15,6 +15,7 @@ from afictl.comparison.analysis.tuned_scores import tuned_score
 from afictl.comparison.analysis.verdicts import overview_sentences
 from afictl.comparison.results import Comparison, Difference, MethodResult
 from afictl.evaluation.metrics import METRICS, Metric, format_difference, format_points
+from afictl.run_folder import COMPARISON
 
 TWO_SEEDS_NOTE = (
     "With two seeds the variance has one degree of freedom and may be small by chance: the true deviation is 0.4 to 32"
@@ -57,7 +58,14 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if comparison.has_two_seed_interval:
         lines.append(TWO_SEEDS_NOTE)
     lines += [f"note: {text}" for text in (*absent_metrics(comparison), *record_faults(comparison))]
+    lines += filter(None, [busy_machine_note(comparison)])
     return lines
+
+
+def busy_machine_note(comparison: Comparison) -> str:
+    """Note on times that were measured on a busy machine; empty for others."""
+    note = timing_note(method.cost.scatter for method in comparison.methods if method.cost)
+    return f"{note}: remove {COMPARISON} and give the command again" if note and comparison.cost_basis else note
 
 
 def _origin_table(methods: Sequence[MethodResult]) -> Table:

@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from afictl.comparison.cost.profiling import peak_bytes, synchronized_time
+from afictl.comparison.cost.profiling import peak_bytes, synchronized_time, time_scatter
 from afictl.detectors import interpolator_cost
 from afictl.detectors.image_memory import device_memory
 from afictl.errors import UserError
@@ -38,6 +38,8 @@ class InterpolatorCost:
     forward_peak_bytes: int
     training_peak_bytes: int
     """Peak memory beyond weights and input maps, including the output and, in training, the gradients."""
+    scatter: float
+    """Interquartile range of the times of either pass, relative to their median; the larger one."""
 
 
 def benchmark_interpolators(
@@ -96,6 +98,7 @@ def _cost(kind: str, module: nn.Module, maps: list[Tensor], times: tuple[list[fl
         training_milliseconds=training,
         forward_peak_bytes=peak_bytes(lambda: _forward(module, maps), device),
         training_peak_bytes=peak_bytes(lambda: _train(module, maps), device),
+        scatter=max(map(time_scatter, times)),
     )
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from afictl.comparison.cost.profiling import peak_bytes, synchronized_time
+from afictl.comparison.cost.profiling import peak_bytes, synchronized_time, time_scatter
 from afictl.comparison.results import Cost
 from afictl.data import Dataset, eval_batches
 from afictl.data.image_listing import require_images
@@ -71,10 +71,11 @@ def measure_costs(
     typical = next(image for image in images if image.shape[-2:] == hw)
     peaks = {name: _peaks(detector, typical) for name, detector in detectors.items()}
     times = _measure_times(detectors, images, progress)
-    return {name: _cost(detector, hw, times[name], peaks[name]) for name, detector in detectors.items()}
+    scatters = {name: time_scatter(value.detector, len(images)) for name, value in times.items()}
+    return {name: _cost(detector, hw, times[name], peaks[name], scatters[name]) for name, detector in detectors.items()}
 
 
-def _cost(detector: Detector, image_hw: tuple[int, int], times: _Times, peaks: tuple[int, int]) -> Cost:
+def _cost(detector: Detector, image_hw: tuple[int, int], times: _Times, peaks: tuple[int, int], scatter: float) -> Cost:
     parts = model_cost(detector, image_hw)
     interpolator = next(part for part in parts if part.name == "interpolator")
     return Cost(
@@ -87,6 +88,7 @@ def _cost(detector: Detector, image_hw: tuple[int, int], times: _Times, peaks: t
         interpolator_milliseconds=1000 * statistics.median(times.interpolator),
         peak_bytes=peaks[0],
         interpolator_peak_bytes=peaks[1],
+        scatter=scatter,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +18,21 @@ def synchronized_time(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def time_scatter(seconds: Sequence[float], num_inputs: int = 1) -> float:
+    """Interquartile range of repeated times, each divided by the median of its input; 0 for a single repetition.
+
+    Args:
+        seconds: times of equal rounds over the same inputs.
+        num_inputs: inputs of a round.
+    """
+    repetitions = [seconds[k::num_inputs] for k in range(num_inputs)]
+    if len(repetitions[0]) < 2:
+        return 0.0
+    ratios = [value / statistics.median(times) for times in repetitions for value in times]
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return high - low
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from afictl.comparison.analysis.missing_values import absent_metrics, record_faults
-from afictl.comparison.analysis.screen_tables import TWO_SEEDS_NOTE
+from afictl.comparison.analysis.screen_tables import TWO_SEEDS_NOTE, busy_machine_note
 from afictl.comparison.analysis.settings_summary import UNEQUAL_PREFIX
 from afictl.comparison.analysis.spread_columns import SPREAD_NOTE
 from afictl.comparison.analysis.verdicts import overview_sentences
@@ -59,6 +59,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         "unequal_prefix": UNEQUAL_PREFIX,
         "tuning_table": tuning_table(comparison),
         "costs": costs,
+        "timing_note": busy_machine_note(comparison),
         "curves": plot_curves(comparison),
         "record_faults": [shorten_paths(fault, path.parent) for fault in record_faults(comparison)],
         "absent_metrics": absent_metrics(comparison),

@@ -40,7 +40,7 @@ def test_keys_of_comparison_json(folder):
     keys = ["name", "source", "cells", "price", "mean", "deviation", "difference", "verdict", "origin", "spread"]
     assert list(method) == [*keys, "tuning"]
     assert list(method["cells"][0]) == ["seed", "folder", "metrics", "per_class", "training_seconds"]
-    assert list(method["price"]) == ["image_hw", *COST]
+    assert list(method["price"]) == ["image_hw", *COST, "scatter"]
     assert method["price"]["image_hw"] == [480, 640]
     assert list(method["difference"]["box/AP"]) == ["mean", "low", "high", "seeds", "claimed", "deviation"]
     assert list(method["spread"]) == ["box/AP"]

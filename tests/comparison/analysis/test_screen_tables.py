@@ -90,3 +90,14 @@ def test_a_single_method_is_compared_with_nothing():
     comparison = make_comparison()
     note, *_ = comparison_notes(replace(comparison, methods=comparison.methods[:1]))
     assert note.startswith("nearest is the only method: ")
+
+
+@pytest.mark.parametrize(("scatter", "basis"), [(0.05, {}), (0.3, {}), (0.3, {"device": "cpu"})])
+def test_times_of_a_busy_machine_have_a_note(scatter, basis):
+    """It tells how to measure again, where costs are stored."""
+    comparison = make_comparison()
+    first = replace(comparison.methods[0], cost=replace(comparison.methods[0].cost, scatter=scatter))
+    comparison = replace(comparison, methods=(first, comparison.methods[1]), cost_basis=basis)
+    notes = [note for note in comparison_notes(comparison) if "busy machine" in note]
+    assert len(notes) == (scatter > 0.1)
+    assert all("30%" in note and ("remove comparison.json" in note) == bool(basis) for note in notes)

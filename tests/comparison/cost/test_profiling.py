@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from afictl.comparison.cost.profiling import LiveMemory, peak_bytes
+from afictl.comparison.cost.profiling import LiveMemory, peak_bytes, time_scatter
 
 CPU = torch.device("cpu")
 KB = 1024
@@ -86,3 +86,17 @@ def test_cuda_does_not_count_lasting_workspaces():
     x = torch.ones(256, 256, device="cuda")
     torch._C._cuda_clearCublasWorkspaces()
     assert peak_bytes(lambda: x @ x, x.device) == x.nbytes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "num_inputs", "expected"),
+    [
+        ([2.0] * 6, 1, 0.0),
+        ([1.0], 1, 0.0),
+        ([1.0, 10.0] * 3, 2, 0.0),  # inputs of different sizes
+        ([0.8, 0.9, 1.0, 1.1, 1.2], 1, 0.2),
+        ([1.0, 1.0, 1.0, 1.0, 9.0], 1, 0.0),  # one outlier, which the median ignores, too
+    ],
+)
+def test_scatter_is_that_of_equal_computations(seconds, num_inputs, expected):
+    assert time_scatter(seconds, num_inputs) == pytest.approx(expected)
