@@ -9,12 +9,14 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
 
 from afictl.errors import UserError, format_error
+from afictl.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -170,3 +172,57 @@ def run_on_rank_zero(action: Callable[[], T], rank: int, world_size: int) -> T:
     """
     results = all_gather(lambda: None if rank else action(), world_size)
     return cast(T, results[0])
+
+
+def run_on_rank_zero_with_progress(
+    action: Callable[[ProgressCallback], T], progress: ProgressCallback, rank: int, world_size: int
+) -> T:
+    """Run a long ``action`` on rank 0, which any rank may end early, and return its result on all ranks.
+
+    Args:
+        action: calls its argument after each part, with the number of parts done and of all parts.
+        progress: called on every rank with these numbers, on other ranks than 0 one part later; what it raises on any
+            rank is raised on all.
+        rank: of this process.
+        world_size: number of ranks.
+
+    Raises:
+        Exception: as ``all_gather``.
+    """
+    if world_size == 1:
+        return action(progress)
+    if rank == 0:
+        return _lead(action, progress, world_size)
+    counts: tuple[int, int] | None = None
+    result: tuple[T, ...] = ()
+    while not result:
+        counts, result = all_gather(partial(_report, progress, counts), world_size)[0]
+    return result[0]
+
+
+def _report(progress: ProgressCallback, counts: tuple[int, int] | None) -> tuple[tuple[int, int] | None, tuple[T, ...]]:
+    """Report progress; returns ``counts`` and an empty result."""
+    if counts is not None:
+        progress(*counts)
+    return counts, ()
+
+
+def _lead(action: Callable[[ProgressCallback], T], progress: ProgressCallback, world_size: int) -> T:
+    """``run_on_rank_zero_with_progress`` on rank 0, whose every report is a collective, and its end the last one."""
+
+    def share(done: int, total: int) -> None:
+        all_gather(partial(_report, progress, (done, total)), world_size)
+
+    def finish() -> tuple[None, tuple[T]]:
+        if failure is not None:
+            raise failure
+        return None, (result,)
+
+    failure: BaseException | None = None
+    try:
+        result = action(share)
+    except (Exception, KeyboardInterrupt) as error:
+        if hasattr(error, "raised_on_all_ranks"):
+            raise
+        failure = error
+    return all_gather(finish, world_size)[0][1][0]

@@ -265,5 +265,6 @@ def _evaluate(
     run.log_metrics(state.step, metrics)
     # Only now: a failure above saves the state as not evaluated.
     state.metrics, state.measured, state.best = metrics, state.step, max(score, state.best)
-    values = {name: "-" if value is None else f"{value:.4g}" for name, value in metrics.items() if name.count("/") == 1}
+    logged = {name: value for name, value in metrics.items() if name.count("/") == 1 and name.startswith(stage.logged)}
+    values = {name: "-" if value is None else f"{value:.4g}" for name, value in logged.items()}
     run.log(f"step {state.step}: " + "  ".join(f"{name} {value}" for name, value in values.items()))

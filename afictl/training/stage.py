@@ -44,6 +44,8 @@ class Stage:
     """The number that is largest for the best weights."""
     export: Callable[[Path, int, Metrics], None]
     """Writes the weights to a file with their step and its metrics, which are empty if it was not evaluated."""
+    logged: tuple[str, ...] = ("box/", "mask/")
+    """Beginnings of the names of metrics in the log line of an evaluation."""
     average: AveragedModel | None = None
     """Average of the weights, which ``step`` updates and ``evaluate`` and ``export`` use; None for none."""
 

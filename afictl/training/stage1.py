@@ -13,7 +13,7 @@ from torch import Tensor
 from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
-from afictl.distributed import run_on_rank_zero
+from afictl.distributed import run_on_rank_zero_with_progress
 from afictl.files import write_text
 from afictl.interpolators import Interpolator
 from afictl.presets import InterpolatorRecipe, Preset
@@ -64,8 +64,9 @@ def train_stage1(
         return {**losses, "loss_discriminator": loss_d}
 
     def evaluate(progress: ProgressCallback) -> Metrics:
-        return run_on_rank_zero(
-            lambda: _report(fabric, run, guide, recipe, interpolator, discriminator, data.held_out, progress),
+        return run_on_rank_zero_with_progress(
+            lambda share: _report(fabric, run, guide, recipe, interpolator, discriminator, data.held_out, share),
+            progress,
             fabric.global_rank,
             fabric.world_size,
         )
@@ -83,6 +84,7 @@ def train_stage1(
         evaluate=evaluate,
         score=lambda metrics: -float(metrics[f"l1/{interpolator.kind}"] or 0),
         export=export,
+        logged=(f"l1/{interpolator.kind}", f"cosine/{interpolator.kind}"),  # others are in the table above
     )
     fit(fabric, run, recipe, stage, seed)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
-from afictl.distributed import run_on_rank_zero
+from afictl.distributed import run_on_rank_zero_with_progress
 from afictl.interpolators import Interpolator
 from afictl.presets import Preset
 from afictl.progress import ProgressCallback
@@ -126,8 +126,9 @@ def train_stage2(
     )
 
     def evaluate(progress: ProgressCallback) -> Metrics:
-        features = run_on_rank_zero(
-            lambda: _report(fabric, run, guide, student, discriminator, data.held_out, progress),
+        features = run_on_rank_zero_with_progress(
+            lambda share: _report(fabric, run, guide, student, discriminator, data.held_out, share),
+            progress,
             fabric.global_rank,
             fabric.world_size,
         )
