@@ -139,7 +139,9 @@ def _class_thresholds(
     thresholds = class_thresholds(teacher.classes, default, overrides)
     minimum = teacher.preset.detector.score_threshold
     if min(thresholds) < minimum:
-        typer.echo(f"{weights}: has no detections below {minimum}, its detector.score_threshold")
+        typer.echo(
+            f"note: {weights} gives only detections with a score of at least {minimum:g}, its detector.score_threshold"
+        )
     return thresholds
 
 

@@ -88,7 +88,7 @@ def visualize_detections(
         raise UserError("--only-different compares detectors: give --weights twice or more")
     views = options.parse_slice(context, tile_size, overlap, slice_only)
     source = sources.load_source(context, data, split, images, weights[0])
-    folder = sources.figure_folder(output, weights[0], "detections")
+    folder = sources.figure_folder(output, weights, "detections")
     limit = sources.default_limit(source, limit)
     detectors = sources.load_detectors(weights, source, threshold, partial, averaged, views)
     pictures = sources.select_pictures(source, None if only_different else limit)
@@ -144,7 +144,7 @@ def visualize_features(
     from afictl.weights import load_detector
 
     source = sources.load_source(context, data, split, images, guide)
-    folder = sources.figure_folder(output, guide, "features")
+    folder = sources.figure_folder(output, [guide], "features")
     loaded = load_detector(guide, averaged=averaged)
     if loaded.report.notes:
         typer.echo(f"{guide}: {loaded.report}")
@@ -181,7 +181,7 @@ def visualize_gradcam(
     from afictl.visualization import gradcam_figures
 
     source = sources.load_source(context, data, split, images, weights[0])
-    folder = sources.figure_folder(output, weights[0], "gradcam")
+    folder = sources.figure_folder(output, weights, "gradcam")
     detectors = sources.load_detectors(weights, source, threshold, partial, averaged)
     pictures = sources.select_pictures(source, sources.default_limit(source, limit))
     figures = gradcam_figures(detectors, pictures, threshold)
@@ -210,7 +210,7 @@ def visualize_training(
 
     if form not in ("png", "svg", "html"):
         raise UserError(f"--format {form}: write png, svg or html")
-    folder = sources.figure_folder(output, runs[0], "training")
+    folder = sources.figure_folder(output, runs, "training")
     named = dict(zip(run_names(runs), map(folder_of, runs), strict=True))
     path = folder / f"training.{form}"
     if form == "html":

@@ -117,15 +117,18 @@ def default_limit(source: Source, limit: int | None) -> int | None:
     return limit or (None if isinstance(source, list) else DEFAULT_LIMIT)
 
 
-def figure_folder(output: Path | None, run: Path, kind: str) -> Path:
-    """``output``, or by default the folder ``kind`` in the run.
+def figure_folder(output: Path | None, runs: Sequence[Path], kind: str) -> Path:
+    """``output``, or by default the folder ``kind`` in the first run, which is told if there are others.
 
     Raises:
         UserError: the folder is not writable.
     """
-    folder = output or folder_of(run) / kind
+    run = folder_of(runs[0])
+    folder = output or run / kind
     if output is None:
-        require_no_link(folder, folder_of(run))
+        require_no_link(folder, run)
+        if len(runs) > 1:
+            typer.echo(f"note: without --output the pictures of all {len(runs)} go to {folder}, in the first")
     require_writable(folder, "--output")
     return folder
 
@@ -159,7 +162,10 @@ def load_detectors(
         typer.echo(f"{path}: {loaded.report}")
         min_score = loaded.preset.detector.score_threshold
         if threshold < min_score:
-            typer.echo(f"{path}: has no detections below {min_score}, its detector.score_threshold")
+            typer.echo(
+                f"note: --threshold {threshold:g}: {path} gives only detections with a score of at least {min_score:g},"
+                " its detector.score_threshold"
+            )
     return NamedDetectors.of(detectors, source, first_device(), views)
 
 

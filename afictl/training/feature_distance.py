@@ -20,7 +20,7 @@ from afictl.training.guide_features import enlarged_pairs, guide_maps, same_size
 FeatureDistance = Mapping[str, Mapping[str, Mapping[str, float]]]
 """method -> level -> measure -> value"""
 _Sums = dict[str, Tensor]
-"""level -> [sum of L1, sum of cosine, number of positions]"""
+"""level -> [sum of L1, sum of cosine, number of positions, number of images]"""
 
 MAX_HELD_OUT = 200  # images of a distance report; more would hardly change it
 _BASELINES = ("nearest", "bilinear", "bicubic")
@@ -51,7 +51,8 @@ def measure_feature_distance(
         on_pairs: called with the pairs of the learned interpolator for each image, by level.
 
     Returns:
-        method -> level -> ``{"l1": mean absolute difference, "cosine": mean cosine of the channel vectors}``.
+        method -> level -> ``{"l1": mean absolute difference, "cosine": mean cosine of the channel vectors}``. Levels of
+        which every map has a single position, between which nothing is interpolated, are left out if others are not.
     """
     methods = {kind: PyramidInterpolator(build_interpolator(kind, guide.neck.channels)) for kind in _BASELINES}
     methods[interpolator.kind] = learned = PyramidInterpolator(interpolator).eval()
@@ -69,7 +70,7 @@ def measure_feature_distance(
             _add(sums[name], pairs)
         progress(done, total)
     interpolator.train()
-    return {name: _means(levels) for name, levels in sums.items()}
+    return {name: _means(_interpolated(levels)) for name, levels in sums.items()}
 
 
 @torch.no_grad()
@@ -135,9 +136,10 @@ def describe_distance(distance: FeatureDistance, kind: str) -> str:
     best = min(_BASELINES, key=lambda baseline: means[f"l1/{baseline}"])
     change = 100 * (means[f"l1/{kind}"] / means[f"l1/{best}"] - 1)
     verdict = "closer to" if change < -_MIN_GAIN_PERCENT else "no closer to"
+    advice = "" if change < -_MIN_GAIN_PERCENT else "; if it stays so, train longer: --set stage1.steps=N"
     return (
         f"{distance_table(distance)}\n"
-        f"{kind} is {verdict} the guide than {best}, the best plain interpolation: L1 {change:+.1f} %"
+        f"{kind} is {verdict} the guide than {best}, the best plain interpolation: L1 {change:+.1f} %{advice}"
     )
 
 
@@ -166,12 +168,19 @@ def _add(sums: _Sums, pairs: Mapping[str, Pair]) -> None:
     for level, pair in pairs.items():
         mask = pair.mask[:, 0]
         l1, cosine = position_distance(pair)
-        values = torch.stack([(l1 * mask).sum(), (cosine * mask).sum(), mask.sum()]).double().cpu()
+        images = mask.new_tensor(float(len(mask)))
+        values = torch.stack([(l1 * mask).sum(), (cosine * mask).sum(), mask.sum(), images]).double().cpu()
         sums[level] = sums[level] + values if level in sums else values
 
 
 def _means(sums: _Sums) -> dict[str, dict[str, float]]:
     """level -> measure -> value"""
     return {
-        level: {"l1": float(l1 / count), "cosine": float(cosine / count)} for level, (l1, cosine, count) in sums.items()
+        level: {"l1": float(l1 / count), "cosine": float(cosine / count)}
+        for level, (l1, cosine, count, _) in sums.items()
     }
+
+
+def _interpolated(sums: _Sums) -> _Sums:
+    """The levels of which a map has more than one position; all without such a level."""
+    return {level: values for level, values in sums.items() if values[2] > values[3]} or sums

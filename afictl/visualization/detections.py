@@ -202,7 +202,7 @@ def _draw_labels(
     texts: Sequence[tuple[str, ...]],
     size: int,
 ) -> None:
-    """Draw the label of each box: the full text if there is room, else the short form, else nothing."""
+    """Draw the label of each box: the longest text for which there is room, or nothing."""
     pen = ImageDraw.Draw(canvas)
     padding = size // 4
     height = sum(font(size).getmetrics()) + padding
@@ -217,13 +217,21 @@ def _draw_labels(
 
 
 def _texts(detection: Detection, classes: Sequence[str]) -> list[tuple[str, ...]]:
-    """Label texts of each object: the full text and, for a detection, a short form."""
+    """Label texts of each object, the full one first.
+
+    Those of a detection lose its score first, as the legend alone tells the class where neither has room; among objects
+    of one class they lose the name.
+    """
     names = [classes[label - 1] for label in detection["labels"].tolist()]
     if "scores" in detection:
         scores = [f"{score:.2f}" for score in detection["scores"].tolist()]
         marks = [_UNSHARED if unshared else "" for unshared in _unshared(detection)]
         forms = zip(marks, names, scores, strict=True)
-        return [(f"{mark}{name} {score}", f"{mark}{score}") for mark, name, score in forms]
+        has_classes = len(set(names)) > 1
+        return [
+            (f"{mark}{name} {score}", *([f"{mark}{name}"] if has_classes else []), f"{mark}{score}")
+            for mark, name, score in forms
+        ]
     if "crowd" in detection:
         crowd = detection["crowd"].tolist()
         return [(f"{name} (crowd)" if is_crowd else name,) for name, is_crowd in zip(names, crowd, strict=True)]

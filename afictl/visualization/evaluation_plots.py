@@ -122,5 +122,7 @@ def _confusion_figure(counts: np.ndarray, classes: Sequence[str], note: str) -> 
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = rgb_fractions(PAPER if fractions[row, column] > 0.3 else INK)
             axis.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=7, color=color)
-    figure.colorbar(image, label="fraction of the row", shrink=0.7, aspect=30, fraction=0.04)
+    bar = figure.colorbar(image, shrink=0.7, aspect=30, fraction=0.04, ticks=[0, 0.05, 0.2, 0.5, 1])
+    bar.set_label("part of the row, square-root scale", fontsize=size)
+    bar.ax.set_yticklabels(["0", "5 %", "20 %", "50 %", "100 %"], fontsize=size)
     return figure

@@ -21,6 +21,7 @@ from afictl.visualization.palette import MUTED, PAPER
 from afictl.visualization.pictures import Picture
 from afictl.visualization.principal_components import PrincipalComponents
 
+_MAX_COLUMNS = 11  # of one row for a level
 _PANEL_PX = (280, 480)  # minimum and maximum long side of a panel
 _ROW_PX = 2600  # width of a row, which determines the size of its panels
 _ERROR_QUANTILE = 0.99  # end of the colour scale
@@ -28,7 +29,7 @@ _TEXT = (
     "Each interpolator enlarges the guide's features of the half-size image; the target is the guide's features of the "
     "image itself. Colours are the first three principal components of all enlarged maps and the target of a level "
     "together (lightness, blue to yellow, green to red), so that equal colours are equal features within a level. "
-    "Below: mean absolute difference to the target at each position, on one colour scale per level."
+    "Errors are the mean absolute difference to the target at each position, on one colour scale per level."
 )
 _LEARNED = (
     " Only 'pretrain' trains for this target; the interpolator of a fine-tuned detector is trained for detection."
@@ -38,7 +39,7 @@ _LEARNED = (
 def feature_figures(
     guide: Detector, interpolators: Mapping[str, Interpolator], pictures: Sequence[Picture], levels: Sequence[str] = ()
 ) -> Iterator[Figure]:
-    """Yield a figure of each image with two rows of panels per level, features and errors.
+    """Yield a figure of each image with a row of features and errors per level, or two of more than four interpolators.
 
     Args:
         guide: detector in eval mode.
@@ -61,7 +62,7 @@ def feature_figures(
         panels, levels_without_fine = _panels(guide, interpolators, picture.read(), selection)
         text = _TEXT + (_LEARNED if learned else "") + _explain_finer_maps(interpolators, levels_without_fine)
         title = f"{picture.name}: the guide's features, enlarged"
-        yield Figure(f"{picture.name}-features", panels, title, text, columns=2 + len(interpolators))
+        yield Figure(f"{picture.name}-features", panels, title, text, columns=_num_columns(len(interpolators)))
 
 
 def select_levels(guide: Detector, levels: Sequence[str]) -> list[str]:
@@ -92,6 +93,11 @@ def _explain_finer_maps(interpolators: Mapping[str, Interpolator], levels_withou
     return f" {', '.join(names)}: with the finer map of the guide's neck for the half-size image too{exception}."
 
 
+def _num_columns(num_methods: int) -> int:
+    """Panels in a row: all of a level, or its features alone."""
+    return columns if (columns := 2 * num_methods + 3) <= _MAX_COLUMNS else num_methods + 2
+
+
 def _panels(
     guide: Detector, interpolators: Mapping[str, Interpolator], image: Tensor, levels: Sequence[str]
 ) -> tuple[list[Panel], list[str]]:
@@ -102,7 +108,8 @@ def _panels(
     """
     resized = resize_for(guide.input, image)
     size_hw = (resized.shape[1], resized.shape[2])
-    long_side = min(max(_ROW_PX // (2 + len(interpolators)), _PANEL_PX[0]), _PANEL_PX[1])
+    columns = _num_columns(len(interpolators))
+    long_side = min(max(_ROW_PX // columns, _PANEL_PX[0]), _PANEL_PX[1])
     scale = long_side / max(size_hw)
     width, height = max(1, round(size_hw[1] * scale)), max(1, round(size_hw[0] * scale))
     photo = Image.fromarray((resized * 255).round().byte().permute(1, 2, 0).numpy()).resize((width, height))
@@ -110,7 +117,9 @@ def _panels(
     levels_without_fine = []
     for features in enlarge_levels(guide, interpolators, image, levels):
         if features.enlarged:
-            panels += _level_panels(features, list(interpolators), size_hw, photo)
+            maps, errors = _level_panels(features, list(interpolators), size_hw, photo.size)
+            filling = [Panel(Image.new("RGB", photo.size, PAPER), "")] * (2 * columns - len(maps) - len(errors))
+            panels += [*maps, *errors, *(filling if len(maps) == columns else ())]
         if len(features.enlarged) < len(interpolators):
             levels_without_fine.append(features.level)
     if not panels:
@@ -118,36 +127,36 @@ def _panels(
             f"{', '.join(interpolators)}: needs the finer map of a level that the guide's neck enlarges, and it does"
             f" not enlarge {', '.join(levels_without_fine)}; choose other --levels or add another interpolator"
         )
-    return panels, levels_without_fine
+    return [*panels, Panel(photo, "image")], levels_without_fine
 
 
 def _level_panels(
-    features: LevelFeatures, names: Sequence[str], size_hw: tuple[int, int], photo: Image.Image
-) -> list[Panel]:
-    """Two rows of panels: coarse map, enlarged maps and target; image, errors and their scale."""
+    features: LevelFeatures, names: Sequence[str], size_hw: tuple[int, int], size: tuple[int, int]
+) -> tuple[list[Panel], list[Panel]]:
+    """Panels of ``size``: coarse map, enlarged maps and target; errors and their scale."""
     components = PrincipalComponents.fit([features.target, *features.enlarged.values()])
     errors = np.concatenate([error.ravel() for error in features.error.values()])
     highest = float(np.quantile(errors, _ERROR_QUANTILE)) or 1.0
 
     def draw(value: Tensor, stride: int) -> Image.Image:
-        return _enlarge_positions(component_colors(components.normalized(value)), stride, size_hw, photo.size)
+        return _enlarge_positions(component_colors(components.normalized(value)), stride, size_hw, size)
 
     coarse, target, level = features.coarse, features.target, features.level
     upper = [Panel(draw(coarse, 2 * features.stride), f"{level}, half-size image", _size_text(coarse))]
-    lower = [Panel(photo, "image")]
+    lower = []
     for name in names:
         titles = f"{level}, {name}", f"error of {name}"
         if name in features.enlarged:
             upper.append(Panel(draw(features.enlarged[name], features.stride), titles[0]))
             error = heat_colors(features.error[name].numpy() / highest)
             note = "L1 {l1:.3f}   cosine {cosine:.3f}".format(**features.distance[name])
-            lower.append(Panel(_enlarge_positions(error, features.stride, size_hw, photo.size), titles[1], note))
+            lower.append(Panel(_enlarge_positions(error, features.stride, size_hw, size), titles[1], note))
         else:
             for row, title in zip((upper, lower), titles, strict=True):
-                row.append(Panel(_empty_frame(photo.size), title, "no finer map"))
+                row.append(Panel(_empty_frame(size), title, "no finer map"))
     upper.append(Panel(draw(target, features.stride), f"{level}, target", _size_text(target)))
-    lower.append(Panel(scale_bar(photo.size, highest), f"{level}, scale of errors", "L1"))
-    return [*upper, *lower]
+    lower.append(Panel(scale_bar(size, highest), f"{level}, scale of errors", "L1"))
+    return upper, lower
 
 
 def _empty_frame(size: tuple[int, int]) -> Image.Image:

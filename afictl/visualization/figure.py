@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Figure:
         page = _draw_page(self)
         if self.strip is None:
             return page
-        gap = text_size(self.panels[0].picture.size)
+        gap = text_size(self.panels[0].picture.size, min(len(self.panels), self.columns))
         extended = Image.new(
             "RGB", (max(page.width, self.strip.width + 2 * gap), page.height + self.strip.height), PAPER
         )
@@ -53,19 +54,19 @@ class Figure:
         return extended
 
 
-def text_size(size: tuple[int, int]) -> int:
-    """Text size in pixels for panels of width and height ``size``."""
-    return max(16, round(max(size) / 38))
+def text_size(size: tuple[int, int], columns: int = 1) -> int:
+    """Text size in pixels for panels of width and height ``size`` in rows of ``columns``."""
+    return max(16, round(max(size) / 38), round(columns * size[0] / 130))
 
 
 def _draw_page(figure: Figure) -> Image.Image:
     """Draw heading, panels in rows, and legend."""
     panels, columns = figure.panels, min(len(figure.panels), figure.columns)
     width, height = panels[0].picture.size
-    size = gap = text_size((width, height))
+    size = gap = text_size((width, height), columns)
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
     captions = max(text_width(words, size) for panel in panels for words in (panel.title, panel.note))
-    column_width = max(width, round(min(captions, _MAX_CAPTION_EMS * size)))
+    column_width = max(width, math.ceil(min(captions, _MAX_CAPTION_EMS * size)))
     line_counts = [2 if any(_is_wide(panel, size, column_width) for panel in row) else 1 for row in rows]
     title_heights = [round((0.6 + 1.3 * count) * size) for count in line_counts]
     page_width = columns * (column_width + gap) + gap

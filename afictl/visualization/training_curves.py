@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _MARKERS_PER_LINE = 8  # for curves with values at many steps
 _LEGEND_ROWS = 14  # rows of a legend in the height of a plot
+_EXTRA_WIDTH, _MAX_EXTRA_WIDTH = 2.5, 10.0  # of a line for every equal one that is drawn over it
 _COLUMNS = 3
 _PLOT_INCHES = (5.0, 3.6)
 _MAX_RAW_VALUES = 120  # longer loss curves are running means over a sixtieth of their values
@@ -173,11 +174,15 @@ def _values(curve: _Curve, records: Sequence[MetricsRecord]) -> tuple[list[int],
 
 
 def _plot(axis: Axes, curve: _Curve, records: Mapping[str, Sequence[MetricsRecord]]) -> None:
-    for name, style in line_styles(records):
-        steps, values = _values(curve, records[name])
-        if curve.key not in _ACCURACY:
+    series = {name: _values(curve, run) for name, run in records.items()}
+    for k, (name, style) in enumerate(line_styles(records)):
+        steps, values = series[name]
+        if curve.key not in _ACCURACY and len(steps) > 1:
             marker = {"marker": None} if style["marker"] == MARKERS[0] else {}
             style = {**style, **marker, "markevery": max(1, len(steps) // _MARKERS_PER_LINE)}
+        covering = sum(other == series[name] for other in list(series.values())[k + 1 :])
+        extra = min(_EXTRA_WIDTH * covering, _MAX_EXTRA_WIDTH)  # equal lines, such as rates, remain visible
+        style = {**style, "linewidth": style["linewidth"] + extra, "markersize": style["markersize"] + extra}
         axis.plot(steps, values, label=legend_name(name), **style)
     axis.set(title=curve.title, xlabel="step", ylabel=curve.unit)
     # all panels have the same step axis, from 0 to the last step of any run

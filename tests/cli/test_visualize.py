@@ -156,6 +156,7 @@ def test_default_features_are_those_of_fixed_interpolation(untrained_run):
 def test_gradcam_of_two_runs(untrained_run, other_run):
     result = call("gradcam", "--weights", untrained_run, "--weights", other_run, "--limit", 2)
     assert "2 pictures" in result.output
+    assert f"pictures of all 2 go to {untrained_run / 'gradcam'}" in result.output
     ids = load_dataset(data_of(untrained_run), "val").image_ids[:2]
     assert file_names(untrained_run / "gradcam") == sorted(f"{image_id}-gradcam.png" for image_id in ids)
 

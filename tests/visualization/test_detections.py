@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from afictl.visualization import draw_detections
-from afictl.visualization.detections import _draw_masks, detections_figure
+from afictl.visualization.detections import _draw_masks, _texts, detections_figure
 from afictl.visualization.palette import class_color
 
 CLASSES = ["cell", "platelet"]
@@ -113,6 +113,11 @@ def test_a_mask_equals_one_resized_to_the_whole_picture(rectangle, size):
     reference = Image.fromarray(mask[0].numpy().astype(np.uint8) * 255).resize((1200, 900), Image.Resampling.BILINEAR)
     changed = (drawn != GREY).any(axis=2)
     assert (changed == (np.asarray(reference) > 127)).mean() > 0.9999
+
+
+@pytest.mark.parametrize(("labels", "expected"), [([1, 2], ("a 0.50", "a", "0.50")), ([1, 1], ("a 0.50", "0.50"))])
+def test_labels_lose_the_score_before_the_class(labels, expected):
+    assert _texts(detection([[0, 0, 9, 9]] * 2, labels, [0.5, 0.6]), ["a", "b"])[0] == expected
 
 
 def test_a_box_on_the_border_is_drawn_inside():

@@ -88,21 +88,29 @@ def test_errors_are_the_mean_absolute_difference_to_the_target(guide, methods, p
             torch.testing.assert_close(view.enlarged["nearest"], nearest)
 
 
-def test_a_figure_has_two_rows_a_level_with_distances(guide, methods, pictures):
+def test_a_figure_has_a_row_a_level_with_distances(guide, methods, pictures):
     figure, _ = feature_figures(guide, methods, pictures, ["p4", "p3"])
     assert figure.name == "tall-features"
-    assert figure.columns == 6
-    assert len(figure.panels) == 2 * 2 * 6
+    assert figure.columns == 11
+    assert len(figure.panels) == 2 * 11 + 1
+    assert figure.panels[-1].title == "image"
     assert [panel.title for panel in figure.panels[:6]] == [
         "p3, half-size image",
         *(f"p3, {name}" for name in methods),
         "p3, target",
     ]
-    assert len({panel.picture.size for panel in figure.panels}) == 1
+    assert len({panel.picture.size for panel in figure.panels if "scale" not in panel.title}) == 1
     (view, _) = enlarge_levels(guide, methods, pictures[0].read(), ["p3", "p4"])
     numbers = view.distance["bilinear"]
-    assert figure.panels[8].note == f"L1 {numbers['l1']:.3f}   cosine {numbers['cosine']:.3f}"
-    assert figure.draw().width > 6 * figure.panels[0].picture.width
+    assert figure.panels[7].note == f"L1 {numbers['l1']:.3f}   cosine {numbers['cosine']:.3f}"
+    assert figure.draw().width > 11 * figure.panels[0].picture.width
+
+
+def test_a_figure_of_many_methods_has_two_rows_a_level(guide, methods, pictures):
+    figure = next(feature_figures(guide, {**methods, "other": methods["nearest"]}, pictures, ["p4", "p3"]))
+    assert figure.columns == 7
+    assert len(figure.panels) == 2 * 2 * 7 + 1
+    assert [panel.title for panel in figure.panels[14::7]] == ["p4, half-size image", "error of nearest", "image"]
 
 
 def test_nearest_has_the_colours_of_the_coarse_map(guide, methods, pictures):

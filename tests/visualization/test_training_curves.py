@@ -44,6 +44,25 @@ def test_titles_and_run_names_are_drawn(tmp_path, count):
     assert Image.open(tmp_path / "curves.png").width > 2000
 
 
+def test_equal_lines_are_all_visible(tmp_path):
+    records = {f"run {k}": read_metrics(run(tmp_path / str(k), offset=float(k))) for k in range(3)}
+    widths = {}
+    for curve in _curves(records):
+        _, (axis,) = _subplots(1, 1)
+        _plot(axis, curve, records)
+        widths[curve.key] = [line.get_linewidth() for line in axis.lines]
+    assert widths["lr"] == sorted(set(widths["lr"]), reverse=True)
+    assert len(set(widths["loss_mask"])) == 1
+
+
+def test_a_single_value_has_a_marker(tmp_path):
+    records = {"run": read_metrics(run(tmp_path / "run", steps=2))}
+    for curve in _curves(records):
+        _, (axis,) = _subplots(1, 1)
+        _plot(axis, curve, records)
+        assert axis.lines[0].get_marker() == "o"
+
+
 def test_repeated_line_styles_are_reported(tmp_path):
     one = run(tmp_path / "one")
     runs = {f"run {k}": one for k in range(38)}
