@@ -17,7 +17,7 @@ def test_a_damaged_result_is_rejected_by_file(tmp_path, content):
     assert str(tmp_path / "result.json") in str(error.value)
     assert str(error.value).endswith("remove it to train this run again")
     (tmp_path / "state.pt").touch()
-    with pytest.raises(UserError, match="remove it to evaluate this run again$"):
+    with pytest.raises(UserError, match=r"remove it to evaluate this run again$"):
         read_result(tmp_path)
 
 
