@@ -75,21 +75,6 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return total
 
 
-def loss_divisor(count: Tensor | int, like: Tensor, minimum: float = 1.0) -> Tensor:
-    """What a rank divides the sum of a loss by, so that all ranks together train as one with the total batch.
-
-    DDP averages gradients over ranks. The divisor is therefore the number of terms on all ranks over the number of
-    ranks. All ranks must call this, also those without terms.
-
-    Args:
-        count: terms of the sum on this rank.
-        like: a tensor on the device of the loss.
-        minimum: lowest number of terms on all ranks, so that a batch without any divides by it.
-    """
-    total = sum_over_ranks(torch.as_tensor(count, dtype=torch.float32, device=like.device))
-    return total.clamp(min=minimum) / world_size()
-
-
 def max_over_ranks(values: Sequence[int], device: torch.device) -> list[int]:
     """Maximum of each of ``values`` over all ranks, whose tensors are on ``device``."""
     if world_size() == 1:

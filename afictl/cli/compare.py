@@ -255,7 +255,9 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
     fabric = (
         launch_single(common.precision)
         if training.spread
-        else launch(HardwareSettings(training.devices, training.nodes, common.precision), [preset.train.batch_size])
+        else launch(
+            HardwareSettings(training.devices, training.nodes, common.precision), [preset.train.micro_batch_size]
+        )
     )
     if fabric.world_size == 1:  # in separate processes, of which one may crash
         parallel_runs = max(1, parallel_runs)

@@ -79,8 +79,10 @@ def finetune_command(
     if pseudo:
         weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
         labels = PseudoLabels(pseudo, weight, ratio)
-    hardware, batch_size = HardwareSettings(devices, nodes, precision), resolved.train.batch_size
-    fabric = launch(hardware, labels.split_batch(batch_size, hardware.num_processes) if labels else [batch_size])
+    hardware, recipe = HardwareSettings(devices, nodes, precision), resolved.train
+    if labels:
+        labels.split_batch(recipe.batch_size, hardware.num_processes, recipe.accumulate)
+    fabric = launch(hardware, [recipe.micro_batch_size])
     finetune(fabric, resolved, data, folder, initial, seed=seed, resume=resume, pseudo=labels)
     if fabric.is_global_zero:
         typer.echo(f"run: {folder}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from afictl.detectors.detector import Detector
-from afictl.detectors.head import Head
+from afictl.detectors.head import FeatureMaps, Head, Losses, Target
 from afictl.detectors.views import BackboneView, NeckView
 from afictl.presets import Preset
+from afictl.total_batch import num_micro_batches
 
 
 class AdaptedDetector(Detector):
@@ -40,6 +41,13 @@ class AdaptedDetector(Detector):
         super().__init__(preset, backbone, neck, head, num_classes)
         self.model = model
         self.unsaved = unsaved
+
+    def losses_and_pyramid(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None
+    ) -> tuple[Losses, FeatureMaps]:
+        """As ``Detector``; the model normalises its losses by these images alone, and micro-batches are averaged."""
+        losses, features = super().losses_and_pyramid(images, targets)
+        return {name: loss / num_micro_batches() for name, loss in losses.items()}, features
 
     @property
     def class_layers(self) -> tuple[str, ...]:

@@ -16,10 +16,10 @@ from afictl.detectors.head import Detections, FeatureMaps, Head, HeadWithMasks, 
 from afictl.detectors.masks import paste_masks
 from afictl.detectors.pixels import check_images
 from afictl.detectors.targets import check_targets
-from afictl.distributed import max_over_ranks
 from afictl.errors import UserError
 from afictl.necks import Neck
 from afictl.presets import Preset
+from afictl.total_batch import max_over_total_batch
 
 
 class Detector(nn.Module):
@@ -144,7 +144,7 @@ class Detector(nn.Module):
     def batch(self, images: Sequence[Tensor], across_ranks: bool = False) -> ImageBatch:
         """Normalised ``images``, padded to one multiple of the neck's ``size_divisor``, on the detector's device.
 
-        With ``across_ranks`` the padded size is that of all ranks' images, and all ranks must call this. The maps of
+        With ``across_ranks`` the padded size is that of the total batch, and all ranks must call this. The maps of
         an image depend on it near the image's edges, and with group norm everywhere.
 
         Raises:
@@ -156,7 +156,7 @@ class Detector(nn.Module):
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         largest = [max(side) for side in zip(*sizes, strict=True)]
         if across_ranks:
-            largest = max_over_ranks(largest, self.pixel_mean.device)
+            largest = max_over_total_batch(largest, self.pixel_mean.device)
         divisor = self.neck.size_divisor
         height, width = (math.ceil(side / divisor) * divisor for side in largest)
         tensor = self.pixel_mean.new_zeros((len(images), 3, height, width))

@@ -27,8 +27,8 @@ from afictl.detectors.dense import (
 )
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
 from afictl.detectors.points import Points, assign, centerness, giou_loss, sides_to_boxes
-from afictl.distributed import loss_divisor
 from afictl.presets.architecture import PointConfig
+from afictl.total_batch import loss_divisor
 
 
 class PointOutputs(NamedTuple):

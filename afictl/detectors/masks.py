@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from afictl.distributed import loss_divisor
+from afictl.total_batch import loss_divisor
 
 _CHUNK_BYTES = 2**28
 

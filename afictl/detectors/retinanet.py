@@ -27,8 +27,9 @@ from afictl.detectors.dense import (
     top_scores,
 )
 from afictl.detectors.head import Detections, FeatureMaps, HeadPart, ImageBatch, Losses, Target
-from afictl.distributed import sum_over_ranks, world_size
+from afictl.distributed import world_size
 from afictl.presets.architecture import RetinaNetConfig
+from afictl.total_batch import sum_over_total_batch
 
 _MOMENTUM = 0.9
 """Of the running mean of the number of positive anchors, by which losses are divided."""
@@ -155,7 +156,7 @@ class RetinaNetHead(nn.Module):
 
     @torch.no_grad()
     def _update_normalizer(self, positives: Tensor) -> Tensor:
-        count = sum_over_ranks(positives.float()).clamp(min=1)
+        count = sum_over_total_batch(positives.float()).clamp(min=1)
         mean = _MOMENTUM * self.normalizer + (1 - _MOMENTUM) * count
         self.normalizer.copy_(mean)
         return mean

@@ -19,7 +19,7 @@ from afictl.detectors.masks import mask_loss, mask_targets, select_class
 from afictl.detectors.region_layers import AlignedRoIPool
 from afictl.detectors.rpn import nonempty
 from afictl.detectors.sampling import ImageSampler
-from afictl.distributed import loss_divisor
+from afictl.total_batch import loss_divisor
 
 _OBJECT_FRACTION = 0.25  # of a sample, at most
 

@@ -12,8 +12,8 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from afictl.detectors.anchors import FixedStrideAnchors
 from afictl.detectors.sampling import ImageSampler
-from afictl.distributed import loss_divisor
 from afictl.presets.architecture import ProposalConfig
+from afictl.total_batch import loss_divisor
 
 
 def build_rpn(config: ProposalConfig, channels: int, strides: Mapping[str, int]) -> ProposalNetwork:

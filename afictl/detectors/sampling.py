@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
-from afictl.distributed import rank, world_size
+from afictl.total_batch import share_of_total_batch
 
 
 class ImageSampler(BalancedPositiveNegativeSampler):
@@ -31,12 +31,13 @@ class ImageSampler(BalancedPositiveNegativeSampler):
 
 
 def image_generators(count: int, device: torch.device) -> list[torch.Generator]:
-    """Random generators on ``device`` for the ``count`` images of this rank, the same number on every rank.
+    """Random generators on ``device`` for the ``count`` images of this pass, the same number in every share.
 
-    Every rank draws the seeds of all ranks' images from torch's global CPU generator, which training seeds equally on
-    all of them: the numbers of an image depend on its place in the total batch, not on its rank.
+    Every pass draws the seeds of all images of the total batch from torch's global CPU generator, which training seeds
+    equally for all of them: the numbers of an image depend on its place in the total batch, not on its rank.
     """
-    seeds = torch.randint(2**63 - 1, (world_size(), count), device="cpu")[rank()]
+    share, shares = share_of_total_batch()
+    seeds = torch.randint(2**63 - 1, (shares, count), device="cpu")[share]
     return [torch.Generator(device).manual_seed(seed) for seed in seeds.tolist()]
 
 

@@ -86,6 +86,7 @@ StepsOrNone: TypeAlias = Annotated[Integer, _plausible(0, 10**9)]
 Interval: TypeAlias = Annotated[Integer, Field(ge=1), _plausible(None, 10**12)]
 """Steps between two events, which may stand for never."""
 BatchSize: TypeAlias = Annotated[Integer, Field(ge=1), _plausible(None, 65_536)]
+MicroBatches: TypeAlias = Annotated[Integer, Field(ge=1), _plausible(None, 65_536)]
 LearningRate: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 100)]
 RateFactor: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 1000)]
 WeightDecay: TypeAlias = Annotated[Real, Field(ge=0), _plausible(None, 10)]

@@ -30,6 +30,7 @@ from afictl.presets.numbers import (
     LearningRate,
     LongSide,
     LossWeight,
+    MicroBatches,
     PixelDeviations,
     PixelMeans,
     Points,
@@ -89,11 +90,19 @@ class Recipe(Section):
 class DetectorRecipe(Recipe):
     """Optimisation of stage 3."""
 
+    accumulate: MicroBatches = 1
+    """Gradient accumulation: number of micro-batches, one after another, into which every device divides its images of
+    a step. ``batch_size`` stays the total of a step, and losses are divided by counts of all its images."""
     interpolator_lr: RateFactor = 1.0
     """Learning rate of the interpolator divided by that of the other parts; 0 freezes the interpolator."""
     ema_decay: Fraction = Field(default=0.0, lt=1)
     """Decay of the exponential moving average of the weights, which is then evaluated and saved; 0 for none. After n
     steps it is at most (1 + n) / (10 + n), so that a short training forgets its first weights too."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images of a micro-batch over all devices."""
+        return self.batch_size // self.accumulate
 
 
 class AdversarialRecipe(Recipe):
@@ -165,6 +174,15 @@ class Preset(Section):
     def with_kind(self, kind: str) -> Preset:
         """The same preset with another kind of interpolator, which has its default options."""
         return self if kind == self.interpolator.kind else self.with_interpolator(kind, {})
+
+    @model_validator(mode="after")
+    def _micro_batches_are_equal(self) -> Preset:
+        recipe = self.train
+        if recipe.batch_size % recipe.accumulate:
+            raise ValueError(
+                f"train.accumulate: must divide train.batch_size={recipe.batch_size} (got {recipe.accumulate})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit_levels(self) -> Preset:

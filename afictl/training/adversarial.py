@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afictl.distributed import loss_divisor, world_size
+from afictl.distributed import world_size
 from afictl.interpolators import Interpolator
 from afictl.presets import AdversarialRecipe
+from afictl.total_batch import loss_divisor
 from afictl.training.optimization import TrainableModule
 
 Pyramid = dict[str, Tensor]

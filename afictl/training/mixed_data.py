@@ -42,9 +42,13 @@ class MixedData:
             f"a batch holds {self.num_labelled} labelled and {self.num_pseudo} pseudo-labelled"
         )
 
-    def training_module(self, fabric: Fabric, detector: nn.Module) -> MixedLosses:
-        """The module to train on the batches of this rank."""
-        return MixedLosses(detector, self.num_labelled // fabric.world_size, self.weight)
+    def shares(self, number: int) -> tuple[int, int]:
+        """Labelled and pseudo-labelled images of each of ``number`` equal shares of a batch."""
+        return self.num_labelled // number, self.num_pseudo // number
+
+    def training_module(self, fabric: Fabric, detector: nn.Module, micro_batches: int = 1) -> MixedLosses:
+        """The module to train on the batches of this rank, or on its ``micro_batches``."""
+        return MixedLosses(detector, self.shares(fabric.world_size * micro_batches)[0], self.weight)
 
     def batches(self, fabric: Fabric, preset: Preset, seeds: Seeds) -> Callable[[int], Iterator[TrainBatch]]:
         """Function that returns the endless batches of this rank from a given step on, labelled images first.

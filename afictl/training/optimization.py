@@ -54,17 +54,25 @@ class TrainableModule:
         self._weights = dict(_changed_tensors(module))
         self._losses: Mapping[str, Tensor] = {}
 
-    def backward(self, losses: Mapping[str, Tensor]) -> None:
-        """Replace the gradients by those of the sum of ``losses``, scalars by name.
+    def backward(self, losses: Mapping[str, Tensor], accumulates: bool = False) -> dict[str, Tensor]:
+        """Replace the gradients by those of the sum of ``losses``, scalars by name, or add these to them.
+
+        Returns:
+            The losses without gradient, with ``accumulates`` their sum with those of the calls before.
 
         Raises:
             FloatingPointError: a loss is not finite, where it is read at this point.
         """
-        self._losses = {name: value.detach() for name, value in losses.items()}
+        present = {name: value.detach() for name, value in losses.items()}
+        if accumulates:
+            present = {name: self._losses[name] + value for name, value in present.items()}
+        self._losses = present
         if self._fabric.world_size == 1 and self._fabric.device.type == "cpu":
             mean_losses(losses)
-        self.optimizer.zero_grad()
+        if not accumulates:
+            self.optimizer.zero_grad()
         self._fabric.backward(torch.stack(list(losses.values())).sum())
+        return present
 
     def load_state(self, module: object, optimizer: object) -> None:
         """Load saved states of the module and of its optimizer, whose settings stay those of the recipe.

@@ -37,19 +37,21 @@ class PseudoLabels:
         """The settings as ``config.yaml`` records them."""
         return {"file": absolute_path(self.file), "weight": self.weight, "ratio": self.ratio}
 
-    def split_batch(self, batch_size: int, num_processes: int = 1) -> tuple[int, int]:
+    def split_batch(self, batch_size: int, num_processes: int = 1, micro_batches: int = 1) -> tuple[int, int]:
         """Number of labelled and of pseudo-labelled images in a batch.
 
         Raises:
-            UserError: no whole numbers have this ratio, or the processes cannot share both numbers evenly.
+            UserError: no whole numbers have this ratio, or the processes, each with ``micro_batches``, cannot share
+                both numbers evenly.
         """
         labelled, pseudo = self._nearest_split(batch_size)
-        common = math.gcd(labelled, pseudo)
-        if common % num_processes:
-            required = batch_size * num_processes // math.gcd(common, num_processes)
+        common, shares = math.gcd(labelled, pseudo), num_processes * micro_batches
+        if common % shares:
+            required = batch_size * shares // math.gcd(common, shares)
+            owners = f"{num_processes} devices" + (f" x {micro_batches} micro-batches" if micro_batches > 1 else "")
             raise UserError(
                 f"a batch of {batch_size} is split into {labelled} labelled and {pseudo} pseudo-labelled images, and "
-                f"{num_processes} devices must share each of the two evenly; --set train.batch_size={required} would do"
+                f"{owners} must share each of the two evenly; --set train.batch_size={required} would do"
             )
         return labelled, pseudo
 
@@ -83,7 +85,7 @@ class PseudoLabels:
                 f"{self.file}: no pseudo label has a mask, which {preset.name} trains on; "
                 "make them with a teacher that has masks"
             )
-        split = self.split_batch(preset.train.batch_size, num_processes)
+        split = self.split_batch(preset.train.batch_size, num_processes, preset.train.accumulate)
         advice = "restore them, or correct 'info.image_folder' in the file"
         require_images(pseudo, pseudo.training_images(masks), advice=advice)
         return MixedData(labelled, pseudo.in_label_order(labelled.classes), *split, self.weight, masks)

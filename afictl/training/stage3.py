@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from afictl.data import TrainBatch
 from afictl.data.image_listing import orientation_note
 from afictl.data.layouts import describe_data
+from afictl.data.loader import require_even_share
 from afictl.detectors import Detector
 from afictl.errors import UserError
 from afictl.evaluation.detection_limit import objects_note
@@ -19,6 +20,7 @@ from afictl.folder_lock import locked_folder
 from afictl.interpolators import Interpolator
 from afictl.presets import Preset, with_former_values
 from afictl.run_folder import STATE, absolute_path
+from afictl.training.accumulation import accumulation_notes, backward_in_micro_batches
 from afictl.training.detector_stages import build_detector_stage
 from afictl.training.hardware import hardware_record
 from afictl.training.image_check import ImageCheck
@@ -155,7 +157,7 @@ def _finetune(
         run.log(f"note: results depend on the number of processes, as {dependence}")
     if recorded:
         recorded.require_unchanged(files)
-    notes = filter(None, [former_note, recorded.note if recorded else ""])
+    notes = [*filter(None, [former_note, recorded.note if recorded else ""]), *accumulation_notes(detector, dependence)]
     counts = {"train": len(splits.train), "val": len(splits.held_out)}
     for line in (*notes, *lines, describe_data(data, counts), *_description(preset, splits, masks, mixed)):
         run.log(line)
@@ -200,16 +202,17 @@ def train_stage3(
 ) -> TrainingOutcome:
     """Train ``detector`` in place with the recipe ``train`` of its preset, on ``mixed`` if given."""
     preset, recipe = detector.preset, detector.preset.train
+    require_even_share(recipe.micro_batch_size, fabric.world_size)
     synchronize_batch_norms(fabric, detector)
-    synchronize_dropouts(fabric, detector)
-    module = mixed.training_module(fabric, detector) if mixed else detector
+    synchronize_dropouts(fabric, detector, recipe.accumulate)
+    module = mixed.training_module(fabric, detector, recipe.accumulate) if mixed else detector
     trainable = TrainableModule(fabric, module, recipe, recipe.clip_norm, _interpolator_rates(detector))
     average = build_weight_average(detector, recipe.ema_decay) if recipe.ema_decay else None
 
     def step(batch: TrainBatch) -> Mapping[str, Tensor]:
         images, targets = fabric.to_device((batch.images, batch.targets))
-        losses: dict[str, Tensor] = trainable.module(images, targets)
-        trainable.backward(losses)
+        groups = mixed.shares(fabric.world_size) if mixed else [len(images)]
+        losses = backward_in_micro_batches(fabric, trainable, images, targets, recipe.accumulate, groups)
         trainable.optimizer_step()
         if average is not None:
             average.update_parameters(detector)

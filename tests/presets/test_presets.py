@@ -92,6 +92,8 @@ def test_overrides_are_read_as_yaml_and_reach_their_key():
         (["train.milestones=[1, true]"], r"train\.milestones\.1: .*number"),
         (["input.mean=[0, 0, no]"], r"input\.mean\.2: .*number"),
         (["detector.anchor_sizes=[yes, 2, 3, 4, 5]"], r"anchor_sizes\.0: .*number"),
+        (["train.batch_size=4", "train.accumulate=3"], r"--set: train\.accumulate: .*batch_size=4 .*3"),
+        (["stage1.accumulate=2"], r"stage1\.accumulate: unknown key"),
         (["train.steps=010"], r"--set train\.steps=010: .*decimal"),
         (["train.lr=1_0"], r"--set train\.lr=1_0: .*decimal"),
         (["train={lr: 1, lr: 2}"], r"--set train=.*: lr: .*twice"),

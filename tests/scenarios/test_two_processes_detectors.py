@@ -1,4 +1,4 @@
-"""Ten steps of several processes give the losses and weights of one process with the same total batch."""
+"""Ten steps of several processes or micro-batches give the losses and weights of one pass over the total batch."""
 
 import json
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from torch import Tensor
 from afictl.data import TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.detectors.head import Target
+from afictl.training.accumulation import backward_in_micro_batches
 from afictl.training.hardware import hardware_record
 from afictl.training.loop import fit
 from afictl.training.optimization import TrainableModule
@@ -61,6 +62,8 @@ BLOCKS = [
     "backbone.options={zero_init_last: false, drop_block_rate: 0.3, drop_path_rate: 0.3}",
 ]
 CASES["fcos-drop-block"] = ("fcos-r18-fpn-tiny", [*RECIPE[1:-1], *BLOCKS])
+ACCUMULATED = {"faster-rcnn": 4, "retinanet": 2, "fcos": 2, "fcos-drop-block": 4}
+"""Micro-batches of a process that trains the same."""
 SIZES = [(64, 96), (70, 50), (97, 61), (33, 120)]
 # Objects of each image in a step: one image without any, the last ranks without any, and at the end a batch without.
 OBJECTS = [*[(3, 1, 2, 4), (2, 0, 1, 3), (4, 2, 0, 0)] * 3, (0, 0, 0, 0)]
@@ -90,7 +93,7 @@ def batch(step: int, images: slice) -> TrainBatch:
     return TrainBatch(pixels[images], targets[images], None, None, [0, 1, 2, 3][images])
 
 
-def train(fabric: Fabric, folder: Path, case: str, batch_size: int = 4) -> None:
+def train(fabric: Fabric, folder: Path, case: str, batch_size: int = 4, micro_batches: int = 1) -> None:
     """Train on the share of this rank, and write the logged losses and the weights to ``folder``."""
     name, settings = CASES[case]
     torch.manual_seed(0)
@@ -98,21 +101,21 @@ def train(fabric: Fabric, folder: Path, case: str, batch_size: int = 4) -> None:
     run = RunWriter(fabric, folder, {"hardware": hardware_record(fabric)}, resume=False)
     share = batch_size // fabric.world_size
     images = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
-    fit(fabric, run, detector.preset.train, stage_of(fabric, detector, images), seed=5)
+    fit(fabric, run, detector.preset.train, stage_of(fabric, detector, images, micro_batches), seed=5)
 
 
-def stage_of(fabric: Fabric, detector: Detector, images: slice) -> Stage:
+def stage_of(fabric: Fabric, detector: Detector, images: slice, micro_batches: int) -> Stage:
     recipe = detector.preset.train
     synchronize_batch_norms(fabric, detector)
-    synchronize_dropouts(fabric, detector)
+    synchronize_dropouts(fabric, detector, micro_batches)
     trainable = TrainableModule(fabric, detector, recipe, recipe.clip_norm)
 
     def batches(start: int) -> Iterator[TrainBatch]:
         return (batch(step, images) for step in range(start, STEPS))
 
     def step(part: TrainBatch) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = trainable.module(part.images, part.targets)
-        trainable.backward(losses)
+        groups = [len(part.images)]
+        losses = backward_in_micro_batches(fabric, trainable, part.images, part.targets, micro_batches, groups)
         trainable.optimizer_step()
         return losses
 
@@ -130,6 +133,7 @@ def stage_of(fabric: Fabric, detector: Detector, images: slice) -> Stage:
 def train_all(fabric: Fabric, folder: Path) -> None:
     for case in CASES:
         train(fabric, folder / case, case)
+    train(fabric, folder / "micro", "retinanet", micro_batches=2)
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +145,16 @@ def runs_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_as_one(fabric: Fabric, runs_of_two: Path, tmp_path: Path, case: str) -> None:
+def test_two_processes_and_micro_batches_train_as_one(
+    fabric: Fabric, runs_of_two: Path, tmp_path: Path, case: str
+) -> None:
     train(fabric, tmp_path / "one", case)
     assert_equal_runs(runs_of_two / case, tmp_path / "one", STEPS, "detector", atol=1e-5)
+    if case in ACCUMULATED:
+        train(fabric, tmp_path / "micro", case, micro_batches=ACCUMULATED[case])
+        assert_equal_runs(tmp_path / "micro", tmp_path / "one", STEPS, "detector", atol=1e-5)
+    if case == "retinanet":
+        assert_equal_runs(runs_of_two / "micro", tmp_path / "one", STEPS, "detector", atol=1e-5)
 
 
 def test_three_processes_train_as_one(fabric: Fabric, tmp_path: Path) -> None:

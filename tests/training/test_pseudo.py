@@ -199,3 +199,20 @@ def test_absent_images_are_an_error_before_the_run_begins(finetune_error, preset
     message = finetune_error(pseudo)
     for fact in ("pseudo.json: ", f"2 of its {count} ", str(images), absent["file_name"]):
         assert fact in message
+
+
+def test_micro_batches_hold_their_share_of_both_groups(fabric, shapes_dir, pseudo_file, tmp_path):
+    settings = ("detector.kind=retinanet", "backbone.norm=frozen-batch", "train.batch_size=8", "train.steps=2")
+    small = [setting for setting in SMALL if "detector." not in setting]
+    preset = load_preset("retinanet-r18-fpn-tiny", (*small, *settings, "train.ema_decay=0"))
+    pseudo = PseudoLabels(pseudo_file, weight=0.5)
+    for name, number in (("whole", 1), ("micro", 2)):
+        output = tmp_path / name
+        finetune(
+            fabric, with_steps(preset, accumulate=number), shapes_dir, output, InitialWeights("nearest"), pseudo=pseudo
+        )
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "micro")]
+    torch.testing.assert_close(states[1]["detector"], states[0]["detector"], rtol=1e-4, atol=1e-5)
+    assert "2 micro-batches of 4 images" in (tmp_path / "micro" / "log.txt").read_text()
+    with pytest.raises(UserError, match="2 devices x 4 micro-batches"):
+        pseudo.split_batch(8, 2, 4)
