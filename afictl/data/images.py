@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,8 +56,34 @@ def read_image(path: str | Path, size_hw: tuple[int, int] | None = None) -> Tens
             whose range is unknown; names the file.
     """
     with opened_image(path) as image:
-        _require_known_range(image)
-        return torch.from_numpy(_pixels(_orient(image, size_hw))).permute(2, 0, 1)
+        return _decode(image, size_hw)
+
+
+def image_pixels(image: Image.Image, name: str) -> Tensor:
+    """Pixels of a Pillow image as ``read_image`` gives them; a file that Pillow has not read yet is read.
+
+    Args:
+        image: of any mode; its EXIF orientation is followed.
+        name: name in errors where the image has no file.
+
+    Raises:
+        UserError: the file is damaged, or pixels are floats or 32-bit, whose range is unknown.
+    """
+    file = getattr(image, "filename", "")
+    source = f"image {os.fsdecode(file)}" if file else name
+    try:
+        return _decode(image, None)
+    except UserError as error:
+        raise UserError(f"{source} {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # as in ``opened_image``
+        raise UserError(f"{source} cannot be read: {_reason(error)}") from None
+
+
+def _decode(image: Image.Image, size_hw: tuple[int, int] | None) -> Tensor:
+    _require_known_range(image)
+    return torch.from_numpy(_pixels(_orient(image, size_hw))).permute(2, 0, 1)
 
 
 @contextmanager

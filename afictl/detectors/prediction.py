@@ -5,40 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from afictl.data.transforms import move_boxes, resize_for
 from afictl.detectors.detector import Detector
 from afictl.detectors.head import Detections
+from afictl.detectors.image_inputs import ImageInput, as_tensors
 from afictl.detectors.image_memory import require_image_memory
 from afictl.detectors.pixels import check_images
 
 
 @torch.no_grad()
-def predict(detector: Detector, images: Iterable[Tensor]) -> list[Detections]:
+def predict(detector: Detector, images: ImageInput | Iterable[ImageInput]) -> list[Detections]:
     """Detect in ``images`` of any sizes, all in one batch; the detector is put into eval mode.
 
     Args:
         detector: on any device.
-        images: uint8, or float in 0..1, (3, H, W) RGB; an empty list gives an empty list.
+        images: a single image or several; an empty list gives an empty list. An image is a tensor (3, H, W), uint8 or
+            float in 0..1, an array (H, W, 3) of uint8 or (3, H, W) of floats in 0..1, all RGB, a Pillow image of any
+            mode, or the path of an image file, whose EXIF orientation is followed.
 
     Returns:
         For each image ``boxes`` (n, 4) xyxy in its own pixels, ``labels`` (n,) in 1..K, ``scores`` (n,) best
         first, and ``masks`` bool (n, H, W) when the detector has masks.
 
     Raises:
-        UserError: an image of another type, shape or range, named by its index, or too little memory for an image of
-            the largest size.
+        UserError: an image of another type, shape or range, named by its index, a file that cannot be read, or too
+            little memory for an image of the largest size.
     """
     detector.eval()
-    images = list(images)
-    check_images(images, allow_uint8=True)
-    if images:
+    tensors = as_tensors(images)
+    check_images(tensors, allow_uint8=True)
+    if tensors:
         require_image_memory(detector.preset, next(detector.parameters()).device)
-    resized = [resize_for(detector.input, image) for image in images]
+    resized = [resize_for(detector.input, image) for image in tensors]
     predictions = []
-    for image, small, detections in zip(images, resized, detector.detect(resized), strict=True):
+    for image, small, detections in zip(tensors, resized, detector.detect(resized), strict=True):
         size = (image.shape[1], image.shape[2])
         prediction = to_original(detections, (small.shape[1], small.shape[2]), size)
         if "mask_probs" in prediction:

@@ -1,9 +1,14 @@
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from afictl.data.images import ORIENTATION
 from afictl.detectors import Detector, predict, to_original
+from afictl.errors import UserError
 
 
 def test_to_original_scales_each_axis_and_stays_inside() -> None:
@@ -62,7 +67,7 @@ IMAGE = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
         (IMAGE[None], "list of images"),
         (IMAGE[:, :0], r"\(3, 0, 50\)"),
         (IMAGE.to_sparse(), "to_dense"),
-        (IMAGE.numpy(), "ndarray"),
+        ([1, 2], "got a list"),
     ],
 )
 def test_image_of_another_type_shape_or_range_is_named(small: Detector, image: torch.Tensor, fact: str) -> None:
@@ -73,6 +78,56 @@ def test_image_of_another_type_shape_or_range_is_named(small: Detector, image: t
     targets = [{"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([1])}] * 2
     with pytest.raises(ValueError, match=f"image 1: .*{fact}"):
         small.train()([IMAGE, image], targets)
+
+
+def test_tensors_arrays_pillow_images_and_paths_are_the_same_image(small: Detector, tmp_path: Path) -> None:
+    array = (IMAGE * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    picture = Image.fromarray(array)
+    picture.save(tmp_path / "image.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    inputs = [
+        tensor,
+        array,
+        array[:, :, ::-1][:, :, ::-1],
+        (array.transpose(2, 0, 1) / 255),
+        picture,
+        Image.open(tmp_path / "image.png"),
+        tmp_path / "image.png",
+        str(tmp_path / "image.png"),
+    ]
+    (expected,) = predict(small, [tensor])
+    assert len(expected["boxes"])
+    for detection in [
+        *predict(small, inputs),
+        *(d for image in inputs[:2] + inputs[4:6] for d in predict(small, image)),
+    ]:
+        torch.testing.assert_close(detection["boxes"], expected["boxes"])
+
+
+def test_orientation_of_a_pillow_image_is_followed(small: Detector) -> None:
+    picture = Image.fromarray((IMAGE * 255).to(torch.uint8).permute(1, 2, 0).numpy())
+    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[ORIENTATION] = 6  # to be turned clockwise
+    upright, followed = predict(small, [picture, turned])
+    torch.testing.assert_close(upright["boxes"], followed["boxes"])
+
+
+def test_arrays_of_another_shape_and_unreadable_files_are_named(small: Detector, tmp_path: Path) -> None:
+    array = np.zeros((40, 50, 3), np.uint8)
+    for wrong in (array.transpose(2, 0, 1), array[:, :, :1], array.astype(np.int64), array / 255, array[0]):
+        with pytest.raises(UserError, match=r"image 1: .*uint8 \(h, w, 3\).*got"):
+            predict(small, [array, wrong])
+    with pytest.raises(UserError, match=r"image 0: .*divide by 255"):
+        predict(small, np.full((3, 40, 50), 255.0))
+    with pytest.raises(UserError, match=r"none\.jpg does not exist"):
+        predict(small, [array, tmp_path / "none.jpg"])
+    Image.fromarray(array).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    for image in (str(tmp_path / "cut.png"), Image.open(tmp_path / "cut.png")):
+        with pytest.raises(UserError, match=r"cut\.png "):
+            predict(small, image)
+    with pytest.raises(UserError, match=r"image 0 .*range"):
+        predict(small, Image.new("F", (50, 40)))
 
 
 def test_values_that_resizing_overshoots_are_accepted(small: Detector) -> None:
