@@ -6,10 +6,11 @@ Legend: a rank is one process of a launched group; world size is the number of r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 T = TypeVar("T")
+
+_NO_ITEM = object()
 
 _CONNECTION = re.compile(r"gloo|[Cc]onnection (closed|reset|refused)|Socket|Broken pipe")
 """In the text of errors of gloo, which are plain ``RuntimeError``."""
@@ -211,3 +214,29 @@ def _lead(action: Callable[[ProgressCallback], T], progress: ProgressCallback, w
             raise
         failure = error
     return all_gather(finish, world_size)[0][1][0]
+
+
+def gather_in_turn(own: Iterator[T], consume: Callable[[T], None], world_size: int, per_exchange: int = 4) -> None:
+    """Pass the items of all ranks to ``consume`` on every rank: the first item of each rank, the second of each, ...
+
+    Args:
+        own: items of this rank, produced a few at a time.
+        consume: called on every rank with every item.
+        world_size: number of ranks; all must call this.
+        per_exchange: items of a rank between two collectives.
+
+    Raises:
+        Exception: raised by ``own`` or ``consume`` on any rank, see ``all_gather``.
+    """
+    gathered: list[list[T]] = []
+
+    def consume_and_produce() -> list[T]:
+        for items in zip_longest(*gathered, fillvalue=_NO_ITEM):
+            for item in items:
+                if item is not _NO_ITEM:
+                    consume(cast(T, item))
+        return list(islice(own, per_exchange))
+
+    gathered = all_gather(consume_and_produce, world_size)
+    while any(gathered):
+        gathered = all_gather(consume_and_produce, world_size)

@@ -69,10 +69,6 @@ _ConfusionScore = Annotated[
 _Name = Annotated[
     str | None, typer.Option("--name", help="Algorithm name in submission files. Default: that of the run.")
 ]
-_BatchSize = Annotated[
-    int,
-    typer.Option("--batch-size", min=1, max=options.COUNT_MAX, help="Images, or tiles of --slice, per forward pass."),
-]
 
 
 def eval_command(
@@ -87,7 +83,7 @@ def eval_command(
     confusion: _Confusion = False,
     confusion_score: _ConfusionScore = None,
     name: _Name = None,
-    batch_size: _BatchSize = 1,
+    batch_size: options.BatchSize = 1,
     tta: options.Tta = False,
     tta_sizes: options.TtaSizes = None,
     no_tta_flip: options.NoTtaFlip = False,

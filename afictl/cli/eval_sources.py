@@ -139,7 +139,7 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
     from afictl.evaluation import detect
     from afictl.progress import show_progress
 
-    loaded = _load(source, settings)
+    loaded = load_changed(source, settings.overrides, settings.partial, settings.averaged)
     console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
     with show_progress(console, "images") as progress:
         summary = detect(
@@ -158,16 +158,25 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
     return summary.has_masks
 
 
-def _load(weights: Path, settings: EvaluationSettings) -> LoadedDetector:
-    """Load a detector; with preset keys changed by ``--set``, rebuild it and load its weights again."""
+def load_changed(weights: Path, overrides: list[str], partial: bool, averaged: bool | None) -> LoadedDetector:
+    """Load a detector; with preset keys changed by ``--set``, rebuild it and load its weights again.
+
+    Args:
+        weights: run folder or checkpoint.
+        overrides: preset keys changed with ``--set``.
+        partial: as in ``load_detector``.
+        averaged: as in ``read_checkpoint``.
+
+    Raises:
+        UserError: the detector cannot be loaded, or its weights do not fit the changed one.
+    """
     from afictl.detectors import build_detector
     from afictl.presets import parse_preset
     from afictl.weights import LoadedDetector, load_detector
     from afictl.weights.compatibility import setting_differences
     from afictl.weights.loading import load_tensors
 
-    loaded = load_detector(weights, partial=settings.partial, averaged=settings.averaged)
-    overrides = settings.overrides
+    loaded = load_detector(weights, partial=partial, averaged=averaged)
     if not overrides:
         return loaded
     preset = parse_preset(loaded.preset.model_dump(mode="json"), overrides, source=str(weights))

@@ -9,6 +9,7 @@ from afictl.cli.demo import demo_command
 from afictl.cli.eval import eval_command
 from afictl.cli.failures import INTERRUPTED, report_error, report_interrupt
 from afictl.cli.finetune import finetune_command
+from afictl.cli.predict import predict_command
 from afictl.cli.pretrain import pretrain_command
 from afictl.cli.pseudo_label import pseudo_label_command
 from afictl.launchers import require_single_process
@@ -24,7 +25,7 @@ app = typer.Typer(
 )
 
 
-_PARALLEL_COMMANDS = ("pretrain", "finetune", "eval", "compare")
+_PARALLEL_COMMANDS = ("pretrain", "finetune", "eval", "predict", "compare")
 """Commands that use several processes; any other is refused under a launcher that starts several."""
 
 
@@ -51,6 +52,7 @@ app.add_typer(model.app, name="model")
 app.command("pretrain")(pretrain_command)
 app.command("finetune")(finetune_command)
 app.command("eval")(eval_command)
+app.command("predict")(predict_command)
 app.command("pseudo-label")(pseudo_label_command)
 app.command("compare")(compare_command)
 app.command("convert")(convert_command)
@@ -61,8 +63,9 @@ app.add_typer(benchmark.app, name="benchmark")
 def main() -> None:
     """Run the command line and exit.
 
-    Exit codes: 0 success; 1 failed runs of ``compare``, faults that ``data check`` reports, or an unexpected error; 2 a
-    mistake in the command or its files; 130 Ctrl-C. Every error is one line on stderr.
+    Exit codes: 0 success; 1 failed runs of ``compare``, faults that ``data check`` reports, files that ``predict``
+    skips, or an unexpected error; 2 a mistake in the command or its files; 130 Ctrl-C. Every error is one line on
+    stderr.
     """
     replace_unencodable_output()
     try:

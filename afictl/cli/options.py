@@ -80,6 +80,9 @@ BackboneWeights = Annotated[
 COUNT_MAX = 2**31 - 1
 """Largest number of images, classes or machines that a flag takes."""
 Limit = Annotated[int | None, typer.Option("--limit", min=1, max=COUNT_MAX, help="Use only the first images.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, max=COUNT_MAX, help="Images, or tiles of --slice, per forward pass.")
+]
 Output = Annotated[Path | None, typer.Option("--output", callback=parse_output_folder, help="Folder to write to.")]
 Overrides = Annotated[
     list[str] | None,

@@ -31,7 +31,7 @@ def as_tensors(images: ImageInput | Iterable[ImageInput]) -> list[Tensor]:
     """
     if _is_single(images):
         return [_as_tensor(images, 0)]
-    return [_as_tensor(image, index) for index, image in enumerate(images)]  # type: ignore[arg-type, union-attr]
+    return [_as_tensor(image, index) for index, image in enumerate(images)]  # type: ignore[arg-type]
 
 
 def _is_single(images: object) -> bool:

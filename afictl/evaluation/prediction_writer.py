@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain, islice
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,12 +11,9 @@ import msgspec
 import torch
 from torch import Tensor
 
-from afictl.distributed import Runtime, all_gather
+from afictl.distributed import Runtime, all_gather, gather_in_turn
 from afictl.errors import UserError
 from afictl.files import name_file_in_errors, replace_file, temporary_path
-
-_IMAGES_PER_EXCHANGE = 4
-"""Images per rank between two collectives."""
 
 
 class EncodedMask(TypedDict):
@@ -159,31 +155,26 @@ def write_results(
     """
     file: ResultsFile | None = None
     written = 0
-    gathered: list[list[bytes]] = []
 
     def start() -> None:
         nonlocal file
         file = ResultsFile(path) if runtime.is_main_process else None
 
-    def write_and_detect() -> list[bytes]:
-        """Write the gathered results; return the encoded results of the next few images of this rank."""
+    def write(results: bytes) -> None:
         nonlocal written
-        for results in chain.from_iterable(gathered):
-            if file is not None:
-                file.add(results)
-            written += 1
-            progress(written)
-        return [b",\n".join(map(msgspec.json.encode, results)) for results in islice(images, _IMAGES_PER_EXCHANGE)]
+        if file is not None:
+            file.add(results)
+        written += 1
+        progress(written)
 
     def finish() -> None:
         if file is not None:
             file.finish()
 
+    encoded = (b",\n".join(map(msgspec.json.encode, results)) for results in images)
     try:
         all_gather(start, runtime.world_size)
-        gathered = all_gather(write_and_detect, runtime.world_size)
-        while any(gathered):
-            gathered = all_gather(write_and_detect, runtime.world_size)
+        gather_in_turn(encoded, write, runtime.world_size)
         all_gather(finish, runtime.world_size)
     finally:
         if file is not None:

@@ -81,6 +81,21 @@ def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Se
     return Figure("", panels, legend=[(classes[label - 1], color) for label, color in colors.items()]).draw()
 
 
+def annotate(image: Tensor, detection: Detection, classes: Sequence[str]) -> Image.Image:
+    """Draw boxes, masks and labels on an image at its own size, without title and legend.
+
+    A class has the same colour in all images.
+
+    Args:
+        image: uint8 (3,H,W) RGB.
+        detection: as in ``draw_detections``.
+        classes: class names in label order.
+    """
+    colors = class_colors(range(1, len(classes) + 1))
+    crowded = len(detection["boxes"]) > _MAX_LARGE_LABELS
+    return _draw(image, detection, classes, colors, crowded, (image.shape[-2], image.shape[-1]))
+
+
 def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:
     """Height and width in pixels at which an image of ``size_hw`` is drawn."""
     long_side = max(size_hw)
@@ -108,11 +123,16 @@ def _unshared(detection: Detection) -> list[bool]:
 
 
 def _draw(
-    image: Tensor, detection: Detection, classes: Sequence[str], colors: Mapping[int, Color], crowded: bool
+    image: Tensor,
+    detection: Detection,
+    classes: Sequence[str],
+    colors: Mapping[int, Color],
+    crowded: bool,
+    drawn_hw: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Resize the image and draw boxes, masks and labels at the final resolution."""
+    """Resize the image to ``drawn_hw``, by default its ``drawn_size``, and draw boxes, masks and labels there."""
     size_hw = (image.shape[-2], image.shape[-1])
-    height, width = drawn_size(size_hw)
+    height, width = drawn_hw or drawn_size(size_hw)
     canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     canvas = canvas.resize((width, height), Image.Resampling.BICUBIC)
     boxes = move_boxes(detection["boxes"].detach().float().cpu(), size_hw, (height, width)).tolist()

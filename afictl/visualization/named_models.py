@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from afictl.data import Dataset
+from afictl.data.media_files import unique_names
 from afictl.data.transforms import resize_for
 from afictl.detectors import Detector, to_original
 from afictl.detectors.image_memory import require_image_memory
@@ -18,7 +19,7 @@ from afictl.evaluation.category_matching import match_categories
 from afictl.evaluation.views import Views
 from afictl.interpolators import Interpolator, kind_of_source
 from afictl.training.initial_weights import find_interpolator_file, resolve_interpolator
-from afictl.visualization.pictures import Picture, unique_names
+from afictl.visualization.pictures import Picture
 from afictl.weights import LoadedDetector, load_detector, load_interpolator
 
 _SEED = re.compile(r"seed\d+")

@@ -15,6 +15,7 @@ from torch import Tensor
 from afictl.data import Dataset, Objects, read_image
 from afictl.data.folders import image_files
 from afictl.data.images import opened_image
+from afictl.data.media_files import unique_names
 from afictl.data.segmentation import Segmentation, draw_segmentation, normalize_segmentation
 from afictl.data.transforms import move_boxes
 from afictl.errors import UserError
@@ -127,18 +128,6 @@ def _draw_masks(
         if segmentation is not None:
             mask.copy_(torch.from_numpy(draw_segmentation(segmentation, size_hw, drawn_hw)))
     return {"masks": masks}
-
-
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Append ``-2``, ``-3``, ... to repeated names."""
-    unique: dict[str, None] = {}
-    for name in names:
-        candidate, number = name, 1
-        while candidate in unique:
-            number += 1
-            candidate = f"{name}-{number}"
-        unique[candidate] = None
-    return list(unique)
 
 
 def _files(path: Path) -> list[Path]:

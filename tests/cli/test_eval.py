@@ -36,7 +36,7 @@ def call(*arguments):
 def test_a_run_is_evaluated_on_its_recorded_data(untrained_run):
     result = call("--weights", untrained_run)
     assert result.exit_code == 0
-    for text in ("box", "mask", "AP50", "disc", str(untrained_run / "eval"), "4 of 4 images have 100 detections"):
+    for text in ("box", "mask", "AP50", "disc", str(untrained_run / "eval"), "4 of 4 images have 20 detections"):
         assert text in result.output
     report = json.loads((untrained_run / "eval" / "metrics.json").read_text())
     assert report["images"] == 4
