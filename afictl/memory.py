@@ -1,11 +1,9 @@
-"""Memory of the machine, and modules that would not fit into it."""
+"""Modules that would not fit into the memory of the machine."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -13,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from afictl.errors import UserError, describe_out_of_memory
+from afictl.machine import machine_memory
 from afictl.meta_device import MAX_PARAMETERS
 
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _TRAINING_COPIES = 3
 """Weights, gradients and momentum; with AdamW one more."""
 _UNCHECKED_BYTES = 1.5e9
@@ -23,17 +21,6 @@ _UNCHECKED_PARAMETERS = 4_000
 """More than the weights of the largest detector of the shipped presets, and than its number of tensors."""
 
 T = TypeVar("T")
-
-
-def machine_memory() -> float:
-    """Bytes of memory that this machine, or its container, has; infinite where it is not known."""
-    sizes = [float("inf")]
-    with suppress(AttributeError, ValueError, OSError):  # not on Windows
-        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for file in _CGROUP_LIMITS:
-        with suppress(ValueError, OSError):  # "max" for none
-            sizes.append(int(Path(file).read_text()))
-    return min(size for size in sizes if size > 0)
 
 
 def build_within_memory(name: str, build: Callable[[], T]) -> T:

@@ -14,7 +14,8 @@ from afictl.evaluation import evaluate
 from afictl.evaluation.pseudo_labels import write_pseudo_labels
 from afictl.evaluation.tta import TestTimeAugmentation as Augmentation
 from afictl.evaluation.tta import detect_augmented
-from afictl.memory import build_within_memory, machine_memory
+from afictl.machine import machine_memory
+from afictl.memory import build_within_memory
 from afictl.training import InitialWeights, finetune
 from afictl.training.memory import require_batch_memory
 from afictl.visualization import NamedDetectors, feature_figures

@@ -6,6 +6,7 @@ from afictl.cli import benchmark, data, model, visualize
 from afictl.cli.compare import compare_command
 from afictl.cli.convert import convert_command
 from afictl.cli.demo import demo_command
+from afictl.cli.doctor import doctor_command
 from afictl.cli.eval import eval_command
 from afictl.cli.failures import INTERRUPTED, report_error, report_interrupt
 from afictl.cli.finetune import finetune_command
@@ -56,6 +57,7 @@ app.command("predict")(predict_command)
 app.command("pseudo-label")(pseudo_label_command)
 app.command("compare")(compare_command)
 app.command("convert")(convert_command)
+app.command("doctor")(doctor_command)
 app.add_typer(visualize.app, name="visualize")
 app.add_typer(benchmark.app, name="benchmark")
 
@@ -63,9 +65,9 @@ app.add_typer(benchmark.app, name="benchmark")
 def main() -> None:
     """Run the command line and exit.
 
-    Exit codes: 0 success; 1 failed runs of ``compare``, faults that ``data check`` reports, files that ``predict``
-    skips, or an unexpected error; 2 a mistake in the command or its files; 130 Ctrl-C. Every error is one line on
-    stderr.
+    Exit codes: 0 success; 1 failed runs of ``compare``, faults that ``data check`` or ``doctor`` report, files that
+    ``predict`` skips, or an unexpected error; 2 a mistake in the command or its files; 130 Ctrl-C. Every error is one
+    line on stderr.
     """
     replace_unencodable_output()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -24,6 +23,7 @@ from afictl.data.images import (
 )
 from afictl.data.reading_processes import read_batches
 from afictl.errors import UserError, is_lost_worker
+from afictl.machine import usable_cores
 from afictl.progress import ProgressCallback
 
 _AnnotatedSize: TypeAlias = tuple[str, tuple[int, int]]
@@ -66,7 +66,7 @@ def check_image_files(
 
 
 def _findings_per_image(image_dir: Path, sizes_hw: Sequence[_AnnotatedSize]) -> Iterator[_Findings]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     workers = max(1, min(cores, len(sizes_hw) // _CHUNK_IMAGES))
     chunks = (list(sizes_hw[k : k + _CHUNK_IMAGES]) for k in range(0, len(sizes_hw), _CHUNK_IMAGES))
 

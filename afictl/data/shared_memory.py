@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
 from afictl.errors import UserError, one_line
+from afictl.machine import SHARED_MEMORY_ADVICE
 
 _T = TypeVar("_T")
 LOCKS_PER_WORKER, COMMON_LOCKS = 3, 8
 """Locks in shared memory that torch makes for the workers of a ``DataLoader``."""
-_SIZE_ADVICE = "give /dev/shm more, such as docker run --shm-size=8g"
 _ADVICE = "free some space there, or read without further processes: --set loader.workers=0"
 
 
@@ -121,7 +121,7 @@ def _note_without_workers(reason: str) -> None:
     """Print the note, once in a process."""
     print(
         f"note: /dev/shm: {reason} for the reading processes, so that the main process reads the images, which is "
-        f"slower; {_SIZE_ADVICE}",
+        f"slower; {SHARED_MEMORY_ADVICE}",
         file=sys.stderr,
     )
 
@@ -162,7 +162,7 @@ def _note_copies() -> None:
     """Print the note, once in a process."""
     print(
         "note: shared memory is full, so that images of the reading processes are copied, which is slower; "
-        f"{_SIZE_ADVICE}, or use fewer processes: --set loader.workers=1",
+        f"{SHARED_MEMORY_ADVICE}, or use fewer processes: --set loader.workers=1",
         file=sys.stderr,
     )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from afictl.data.image_faults import content_fault, file_fault
 from afictl.errors import UserError, one_line
+from afictl.extras import import_optional
 from afictl.regular_files import open_regular
 
 if TYPE_CHECKING:
@@ -53,13 +54,7 @@ def require_pyav(video: Path) -> ModuleType:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        import av
-    except ImportError:
-        raise UserError(
-            f"video {video}: reading it needs PyAV, which is not installed: pip install 'afictl[video]'"
-        ) from None
-    return av
+    return import_optional("av", f"video {video}")
 
 
 def read_frames(path: Path) -> Iterator[VideoFrame]:

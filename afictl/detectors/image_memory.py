@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from afictl.errors import UserError
-from afictl.memory import machine_memory
+from afictl.machine import machine_memory
 from afictl.presets import Preset
 
 _PIXEL_BYTES = 88
