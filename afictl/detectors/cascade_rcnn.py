@@ -103,7 +103,7 @@ class CascadeHeads(RegionHeads):
     ) -> list[Tensor]:
         """The ``boxes`` moved by the ``deltas`` of ``stage`` and clipped to their images, without a gradient."""
         moved = self.box_coders[stage].decode_single(deltas.detach(), torch.cat(boxes))
-        images = zip(moved.split(list(map(len, boxes))), image_shapes, strict=True)
+        images = zip(moved.split([box.shape[0] for box in boxes]), image_shapes, strict=True)
         return [clip_boxes_to_image(image_boxes, shape) for image_boxes, shape in images]
 
     def _box_losses(

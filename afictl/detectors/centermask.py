@@ -154,7 +154,7 @@ class CenterMaskHead(nn.Module):
         pooled = self.pool(features, boxes, batch.sizes)
         probs = select_class(self.mask_predictor(self.mask_head(pooled)), labels).sigmoid()
         ious = select_class(self.mask_scorer(pooled, probs), labels).clamp(0, 1)
-        counts = [len(box) for box in boxes]
+        counts = [box.shape[0] for box in boxes]
         return [
             {**detection, "mask_probs": prob, "mask_scores": detection["scores"] * iou}
             for detection, prob, iou in zip(detections, probs.split(counts), ious.split(counts), strict=True)

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
 
 from afictl.detectors.head import Detections
 from afictl.detectors.rpn import nonempty
+from afictl.detectors.suppression import grouped_nms
 
 _NUM_CONVS = 4
 _INITIAL_SCORE = 0.01
@@ -84,7 +85,7 @@ def focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def top_scores(scores: Tensor, allowed: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
     """Row, label in 1..K and value, (n,) each, of the ``limit`` highest ``scores`` (P, K) where ``allowed`` (P, K)."""
     row, column = torch.where(allowed)
-    highest, order = scores[row, column].topk(min(limit, len(row)))
+    highest, order = scores[row, column].topk(torch.sym_min(limit, row.shape[0]))
     return row[order], column[order] + 1, highest
 
 
@@ -104,5 +105,5 @@ def suppress(candidates: Sequence[Candidates], size: tuple[int, int], threshold:
     # A single infinite box would make the comparison of all others wrong.
     valid = nonempty(clipped) & boxes.isfinite().all(dim=1)
     boxes, clipped, labels, scores = boxes[valid], clipped[valid], labels[valid], scores[valid]
-    indices = batched_nms(boxes, scores, labels, threshold)[:limit]
+    indices = grouped_nms(boxes, scores, labels, threshold)[:limit]
     return {"boxes": clipped[indices], "labels": labels[indices], "scores": scores[indices]}

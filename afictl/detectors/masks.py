@@ -131,4 +131,4 @@ def mask_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 def select_class(values: Tensor, labels: Tensor) -> Tensor:
     """Of ``values`` (N, K, ...) those of the class of each instance, ``labels`` (N,) in 1..K."""
-    return values[torch.arange(len(labels), device=values.device), labels - 1]
+    return values[torch.arange(labels.shape[0], device=values.device), labels - 1]

@@ -34,11 +34,11 @@ class AlignedRoIPool(MultiScaleRoIAlign):
 
     def forward(self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool the ``boxes`` of each image, (n, 4) pixels, one image after the other."""
-        images = torch.cat([box.new_full((len(box), 1), i) for i, box in enumerate(boxes)])
+        images = torch.cat([box.new_full((box.shape[0], 1), i) for i, box in enumerate(boxes)])
         regions = torch.cat((images, torch.cat(boxes)), dim=1).float()
         levels = self.levels(boxes, image_shapes)
         first = x[self.featmap_names[0]]
-        pooled = first.new_zeros((len(regions), first.shape[1], *self.output_size))
+        pooled = first.new_zeros((regions.shape[0], first.shape[1], *self.output_size))
         for level, (name, scale) in enumerate(zip(self.featmap_names, self.scales, strict=True)):
             indices = torch.where(levels == level)[0]
             # RoIAlign computes in float32: positions in a half-precision map would be off by pixels.

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from afictl.detectors.head import Detections, FeatureMaps, Losses, Target
 from afictl.detectors.masks import mask_loss, mask_targets, select_class
 from afictl.detectors.region_layers import AlignedRoIPool
 from afictl.detectors.rpn import nonempty
 from afictl.detectors.sampling import ImageSampler
+from afictl.detectors.suppression import grouped_nms
 from afictl.total_batch import loss_divisor
 
 _OBJECT_FRACTION = 0.25  # of a sample, at most
@@ -162,7 +163,7 @@ class RegionHeads(RoIHeads):
         self, features: FeatureMaps, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[Detections]:
         boxes, scores = self._score(features, proposals, image_shapes)
-        counts = list(map(len, proposals))
+        counts = [image_proposals.shape[0] for image_proposals in proposals]
         images = zip(boxes.split(counts), scores.split(counts), image_shapes, strict=True)
         return [self._select_detections(*image) for image in images]
 
@@ -179,7 +180,7 @@ class RegionHeads(RoIHeads):
         boxes = clip_boxes_to_image(boxes, shape)
         region, label = torch.where((scores > self.score_thresh) & nonempty(boxes))
         boxes, scores = boxes[region, label], scores[region, label]
-        indices = batched_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
+        indices = grouped_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
         return {"boxes": boxes[indices], "labels": label[indices] + 1, "scores": scores[indices]}
 
     def segment(
@@ -189,7 +190,7 @@ class RegionHeads(RoIHeads):
         boxes = [detection["boxes"] for detection in detections]
         labels = torch.cat([detection["labels"] for detection in detections])
         logits = self.mask_logits(features, boxes, image_shapes)
-        probs = select_class(logits, labels).sigmoid().split(list(map(len, boxes)))
+        probs = select_class(logits, labels).sigmoid().split([box.shape[0] for box in boxes])
         return [{**detection, "mask_probs": prob} for detection, prob in zip(detections, probs, strict=True)]
 
     def classify(

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from afictl.detectors.anchors import FixedStrideAnchors
 from afictl.detectors.sampling import ImageSampler
+from afictl.detectors.suppression import grouped_nms
 from afictl.presets.architecture import ProposalConfig
 from afictl.total_batch import loss_divisor
 
@@ -80,8 +81,9 @@ class ProposalNetwork(RegionProposalNetwork):
             num_anchors_per_level: sums to ``anchors``.
         """
         logits = objectness.reshape(len(proposals), -1)
-        counts = torch.tensor(num_anchors_per_level, device=logits.device)
-        levels = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
+        levels = torch.cat(
+            [logits.new_full((count,), level, dtype=torch.int64) for level, count in enumerate(num_anchors_per_level)]
+        )
         top = self._get_top_n_idx(logits, num_anchors_per_level)
         selection = [
             self._suppress(boxes[index], scores[index], levels[index], shape)
@@ -93,7 +95,7 @@ class ProposalNetwork(RegionProposalNetwork):
         boxes = clip_boxes_to_image(boxes, shape)
         valid = nonempty(boxes)
         boxes, scores, levels = boxes[valid], scores[valid], levels[valid]
-        indices = batched_nms(boxes, scores, levels, self.nms_thresh)[: self.post_nms_top_n()]
+        indices = grouped_nms(boxes, scores, levels, self.nms_thresh)[: self.post_nms_top_n()]
         return boxes[indices], scores[indices]
 
     def compute_loss(
