@@ -35,6 +35,6 @@ def core_limit() -> float:
         quota, period = Path(_CPU_LIMIT).read_text().split()
         return int(quota) / int(period)
     with suppress(ValueError, OSError):
-        quota, period = (int(Path(file).read_text()) for file in _FORMER_CPU_LIMIT)
-        return quota / period if quota > 0 else float("inf")
+        microseconds, of = (int(Path(file).read_text()) for file in _FORMER_CPU_LIMIT)
+        return microseconds / of if microseconds > 0 else float("inf")
     return float("inf")
