@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afictl.cli import options
+from afictl.cli.batch_scaling import scaled_overrides
 from afictl.cli.outputs import require_writable
 from afictl.cli.runs import slugify
 from afictl.cli.tables import wide_console
@@ -34,6 +35,7 @@ _RUN_FLAGS = (
     "--max-seeds",
     "--seed",
     "--tune",
+    "--scale-lr",
     "--spread",
     "--devices",
     "--nodes",
@@ -145,6 +147,7 @@ def compare_command(
     averaged: options.Averaged = None,
     output: options.Output = None,
     overrides: options.Overrides = None,
+    scale_rate: options.ScaleRate = False,
     devices: options.Devices = "auto",
     spread: _Spread = False,
     nodes: options.Nodes = None,
@@ -178,7 +181,7 @@ def compare_command(
     from afictl.comparison import parse_methods, parse_tuning
     from afictl.presets import load_preset, overridden_values
 
-    resolved = load_preset(preset, overrides or [])
+    resolved = load_preset(preset, scaled_overrides(preset, overrides or []) if scale_rate else overrides or [])
     methods = parse_methods(interpolators or ",".join(f"kind:{kind}" for kind in _DEFAULT_KINDS))
     require_compared_options(resolved, overrides or [], methods)
     if only_cost:
@@ -189,6 +192,8 @@ def compare_command(
     grid = parse_tuning(tune, resolved) if tune is not None else None
     if grid and grid.key in overridden_values(overrides or []):
         raise UserError(f"--set {grid.key}: has no effect with --tune {tune}; give one of them")
+    if grid and grid.key == "train.lr" and scale_rate:
+        raise UserError(f"--scale-lr: scales the preset's learning rate; leave it out, or --tune {tune}")
     initial_seeds = range(seed, seed + (seeds or (1 if until is None else _INITIAL_SEEDS)))
     start = (weights, backbone_weights, averaged)
     training = _TrainingOptions(initial_seeds, until, max_seeds, grid, *start, devices, nodes, spread)

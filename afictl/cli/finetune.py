@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from afictl.cli import options
+from afictl.cli.batch_scaling import scaled_overrides
 from afictl.cli.runs import name_of, slugify
 
 
@@ -45,6 +46,7 @@ def finetune_command(
     ] = None,
     output: options.Output = None,
     overrides: options.Overrides = None,
+    scale_rate: options.ScaleRate = False,
     devices: options.Devices = "auto",
     nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
@@ -71,7 +73,8 @@ def finetune_command(
     initial = InitialWeights(interpolator, weights, backbone_weights, partial, averaged)
     if not (weights or backbone_weights or initial.is_trained_interpolator):
         options.refuse_flags(context, "without a checkpoint to start from, such as --weights", "--ema")
-    resolved = load_preset_for(preset, overrides or (), interpolator)
+    settings = scaled_overrides(preset, overrides or ()) if scale_rate else overrides or ()
+    resolved = load_preset_for(preset, settings, interpolator)
     name = name_of(interpolator) if interpolator and initial.is_trained_interpolator else resolved.interpolator.kind
     folder = output or Path("runs") / f"{slugify(resolved.name)}-{name}"
     require_free_folder(folder, resume)

@@ -88,6 +88,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a preset key, e.g. train.lr=0.01. Repeatable."),
 ]
+ScaleRate = Annotated[
+    bool,
+    typer.Option(
+        "--scale-lr",
+        help="Learning rate in proportion to the total batch: that of the preset, times train.batch_size over the"
+        " preset's.",
+    ),
+]
 Devices = Annotated[
     str,
     typer.Option(

@@ -72,6 +72,9 @@ class Recipe(Section):
     batch_size: BatchSize
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: LearningRate
+    lr_batch_size: BatchSize | None = None
+    """Total batch that ``lr`` is for: the learning rate is ``lr * batch_size / lr_batch_size``, the linear rule of
+    Goyal et al. (https://arxiv.org/abs/1706.02677); None: it is ``lr``."""
     momentum: Fraction = Field(default=0.9, lt=1)
     weight_decay: WeightDecay = 1e-4
     """Not applied to the scale and shift of norms, nor to the position biases of a Swin Transformer."""
@@ -85,6 +88,11 @@ class Recipe(Section):
     """Steps between evaluations; the last step is always followed by one."""
     checkpoint_every: Interval = 5000
     """Steps between checkpoints of the resumable state."""
+
+    @property
+    def base_lr(self) -> float:
+        """Learning rate between warm-up and the first drop."""
+        return self.lr if self.lr_batch_size is None else self.lr * (self.batch_size / self.lr_batch_size)
 
 
 class DetectorRecipe(Recipe):

@@ -17,7 +17,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from afictl.distributed import sum_over_ranks, world_size
 from afictl.errors import one_line
-from afictl.presets import Recipe
+from afictl.presets import Preset, Recipe, list_presets, load_preset
 
 _WARMUP_FACTOR = 1e-3  # of detectron2
 _RATE_FACTOR = "lr_factor"
@@ -180,7 +180,7 @@ def build_optimizer(
         {
             "params": [p for p in trainable if (id(p) in exempt) == is_exempt and rate_factors.get(p, 1.0) == factor],
             "weight_decay": 0.0 if is_exempt else recipe.weight_decay,
-            "lr": recipe.lr * factor,
+            "lr": recipe.base_lr * factor,
             _RATE_FACTOR: factor,
         }
         for factor in dict.fromkeys([1.0, *rate_factors.values()])
@@ -188,8 +188,8 @@ def build_optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
-        return AdamW(groups, lr=recipe.lr)
-    return SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+        return AdamW(groups, lr=recipe.base_lr)
+    return SGD(groups, lr=recipe.base_lr, momentum=recipe.momentum)
 
 
 def _changed_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -220,8 +220,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
         warmup = min(1.0, _WARMUP_FACTOR + (1 - _WARMUP_FACTOR) * step / recipe.warmup_steps)
     if recipe.schedule == "cosine":
         progress = max(0.0, (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps))
-        return recipe.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return float(recipe.lr * warmup * 0.1 ** sum(step >= milestone for milestone in recipe.milestones))
+        return recipe.base_lr * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return float(recipe.base_lr * warmup * 0.1 ** sum(step >= milestone for milestone in recipe.milestones))
 
 
 def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
@@ -229,6 +229,22 @@ def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group[_RATE_FACTOR]
+
+
+def batch_notes(preset: Preset) -> list[str]:
+    """Log lines on the learning rate of fine-tuning where the total batch is not that which it was chosen for."""
+    recipe = preset.train
+    if recipe.lr_batch_size is not None:
+        factor = f"{recipe.batch_size}/{recipe.lr_batch_size}"
+        return [f"learning rate {recipe.base_lr:g} = {recipe.lr:g} x {factor}, in proportion to the total batch"]
+    shipped = load_preset(preset.name).train if preset.name in list_presets() else recipe
+    if recipe.batch_size == shipped.batch_size or recipe.lr != shipped.lr:
+        return []
+    proportional = recipe.lr * recipe.batch_size / shipped.batch_size
+    return [
+        f"note: the total batch is {recipe.batch_size}, but train.lr={recipe.lr:g} of {preset.name} is for"
+        f" {shipped.batch_size}; --scale-lr would set {proportional:g}"
+    ]
 
 
 def schedule_warnings(recipe: Recipe, section: str) -> list[str]:

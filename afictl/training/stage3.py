@@ -34,7 +34,7 @@ from afictl.training.initial_weights import (
 from afictl.training.loop import TrainingOutcome, fit
 from afictl.training.memory import require_batch_memory
 from afictl.training.mixed_data import MixedData
-from afictl.training.optimization import TrainableModule
+from afictl.training.optimization import TrainableModule, batch_notes
 from afictl.training.process_count import process_dependence
 from afictl.training.pseudo import PseudoLabels
 from afictl.training.run_inputs import (
@@ -287,5 +287,6 @@ def _description(preset: Preset, splits: Splits, masks: bool, mixed: MixedData |
         *filter(None, map(orientation_note, splits)),
         *filter(None, [objects_note(splits.held_out, preset.detector.max_detections)]),
         *([mixed.description] if mixed else []),
+        *batch_notes(preset),
         *(["the average of the weights is evaluated and saved"] if preset.train.ema_decay else []),
     ]

@@ -78,6 +78,10 @@ def test_runs_may_have_names(run, tmp_path, monkeypatch):
         (("--only-cost", "--preset", TINY, "--tune", "train.lr=1,2"), "--tune .*--only-cost"),
         (("--preset", TINY, "--data", "D", "--tune", "train.lr=0.1"), "--tune .*two values"),
         (("--preset", TINY, "--data", "D", "--tune", "train.lr=1,2", "--set", "train={lr: 1}"), "--set .*--tune"),
+        (
+            ("--preset", TINY, "--data", "D", "--tune", "train.lr=1,2", "--set", "train.batch_size=1", "--scale-lr"),
+            "--scale-lr.*--tune",
+        ),
         (("--runs", "nowhere"), "--runs nowhere"),
         (("--runs", "net=nowhere"), "--runs nowhere"),
         (("--runs", "=A"), "--runs =A"),

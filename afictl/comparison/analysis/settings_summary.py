@@ -48,7 +48,7 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
     schedule = (
         f"{recipe.steps} steps of {recipe.batch_size} images",
         untuned("optimizer", recipe.optimizer),
-        untuned("lr", f"lr {recipe.lr:g}"),
+        untuned("lr", f"lr {recipe.base_lr:g}"),
         untuned("schedule", recipe.schedule),
         untuned("interpolator_lr", _describe_factor(recipe.interpolator_lr)),
     )
