@@ -120,9 +120,8 @@ def eval_command(
     if evaluator not in EVALUATORS:
         raise UserError(f"--evaluator {evaluator}: choose {' or '.join(EVALUATORS)}")
     min_score = (_CONFUSION_SCORE if confusion_score is None else confusion_score) if confusion else None
-    views = options.parse_tta(tta, tta_sizes, no_tta_flip) or options.parse_slice(
-        context, tile_size, overlap, slice_only, batch_size
-    )
+    tiles = options.parse_slice(context, tile_size, overlap, slice_only, batch_size)
+    views = options.parse_tta(tta, tta_sizes, no_tta_flip) or tiles
     folders = result_folders(sources, output, folder_suffix(split, limit, tta, tile_size))
     if not weights and not require_single_process():
         raise typer.Exit

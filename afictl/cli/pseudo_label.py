@@ -84,9 +84,8 @@ def pseudo_label_command(
     if output.suffix != ".json":
         raise UserError(f"--output {output}: name a file that ends in .json")
     overrides = _parse_class_thresholds(class_threshold or [])
-    views = options.parse_tta(tta, tta_sizes, no_tta_flip) or options.parse_slice(
-        context, tile_size, overlap, slice_only
-    )
+    tiles = options.parse_slice(context, tile_size, overlap, slice_only)
+    views = options.parse_tta(tta, tta_sizes, no_tta_flip) or tiles
     if exclude:
         find_layout(exclude)
     files = image_files(images, (*IMAGE_SUFFIXES, *HEIC_SUFFIXES))
