@@ -79,6 +79,8 @@ class DetectorDescription(Record):
     step: Count | None = None
     metrics: dict[str, Number | None] = {}
     """Of the evaluation of these weights; empty without one."""
+    ended_early: bool = False
+    """Whether the training ended with them before its last step, as ``train.patience`` was exhausted."""
 
 
 class EvaluationRecord(Record):

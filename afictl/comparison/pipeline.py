@@ -14,6 +14,7 @@ from afictl.comparison.analysis.origins import method_result
 from afictl.comparison.analysis.run_accuracy import evaluate_run
 from afictl.comparison.analysis.settings_summary import (
     ADDED_SEEDS,
+    TRAINED_STEPS,
     describe_settings,
     mark_unequal,
     unequal_settings,
@@ -37,7 +38,7 @@ from afictl.json_files import first_character
 from afictl.presets import Preset
 from afictl.progress import ProgressDisplay, no_progress
 from afictl.run_folder import COMPARISON, COMPARISON_SETTINGS, CONFIG, REPORT, is_vacant
-from afictl.run_records import read_config
+from afictl.run_records import last_step, read_config
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ def _summarize(
         replace(method_result(method, output, costs[method.name], runs[method]), tuning=tunings.get(method.name))
         for method in finished_methods
     ]
-    hardware = {str(run): _hardware(run.folder) for run in settings.runs() if is_finished(run.folder)}
-    unequal = unequal_settings(hardware)
+    conditions = {str(run): _conditions(run.folder) for run in settings.runs() if is_finished(run.folder)}
+    unequal = unequal_settings(conditions)
     texts = mark_unequal(unequal) | describe_settings(preset, experiment_record(fabric, settings))
     if rule:
         texts[ADDED_SEEDS] = describe_rule(settings, rule)
@@ -171,10 +172,11 @@ def _summarize(
     return comparison
 
 
-def _hardware(folder: Path) -> dict[str, object]:
-    """The hardware of a run, whose other settings are those of its comparison."""
+def _conditions(folder: Path) -> dict[str, object]:
+    """Hardware and number of steps of a run, whose other settings are those of its comparison."""
     config = folder / CONFIG
-    return {"hardware": read_config(config).hardware.model_dump()} if config.is_file() else {}
+    hardware = {"hardware": read_config(config).hardware.model_dump()} if config.is_file() else {}
+    return {**hardware, TRAINED_STEPS: last_step(folder)}
 
 
 def compare_runs(

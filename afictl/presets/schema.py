@@ -101,6 +101,8 @@ class DetectorRecipe(Recipe):
     accumulate: MicroBatches = 1
     """Gradient accumulation: number of micro-batches, one after another, into which every device divides its images of
     a step. ``batch_size`` stays the total of a step, and losses are divided by counts of all its images."""
+    patience: Interval | None = None
+    """Early stopping: the training ends after so many evaluations in a row without a higher box AP; None: never."""
     interpolator_lr: RateFactor = 1.0
     """Learning rate of the interpolator divided by that of the other parts; 0 freezes the interpolator."""
     ema_decay: Fraction = Field(default=0.0, lt=1)

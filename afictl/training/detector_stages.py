@@ -36,6 +36,7 @@ def build_detector_stage(
     step: Callable[[TrainBatch], Mapping[str, Tensor]],
     batches: Callable[[int], Iterator[TrainBatch]],
     average: AveragedModel | None = None,
+    patience: int | None = None,
 ) -> Stage:
     """A stage whose best weights have the highest box AP on the held-out images.
 
@@ -45,7 +46,7 @@ def build_detector_stage(
         folder: of the run; the COCO results of the latest evaluation are written to it.
         detector: the module to evaluate and export, unless its ``average`` is.
         data: training images, for the classes, and held-out images.
-        modules: as in ``Stage``, like ``step``, ``batches`` and ``average``.
+        modules: as in ``Stage``, like ``step``, ``batches``, ``average`` and ``patience``.
     """
     if average is not None:
         detector = cast(Detector, average.module)
@@ -64,19 +65,21 @@ def build_detector_stage(
         batches=batches,
         evaluate=evaluate_detector,
         score=lambda metrics: float(metrics["box/AP"] or 0.0),
-        export=lambda path, step, metrics: _export(path, detector, data.train, step, metrics, average is not None),
+        export=lambda path, description: _export(path, detector, data.train, description, average is not None),
         average=average,
+        patience=patience,
     )
 
 
-def _export(path: Path, detector: Detector, dataset: Dataset, step: int, metrics: Metrics, is_averaged: bool) -> None:
+def _export(
+    path: Path, detector: Detector, dataset: Dataset, description: Mapping[str, object], is_averaged: bool
+) -> None:
     """Write the detector with its classes and metrics; beside the best weights, also its interpolator alone."""
     average_mark = {AVERAGED: True} if is_averaged else {}
     metadata: dict[str, object] = {
         "classes": list(dataset.classes),
         "category_ids": list(dataset.category_ids),
-        "step": step,
-        "metrics": dict(metrics),
+        **description,
         **average_mark,
     }
     save_detector(path, detector, metadata)

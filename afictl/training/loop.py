@@ -29,7 +29,16 @@ from afictl.training.optimization import (
     set_learning_rate,
 )
 from afictl.training.run_writer import RunWriter
-from afictl.training.stage import Metrics, Stage, TrainingState, load_state, save_state, write_state
+from afictl.training.stage import (
+    Metrics,
+    Stage,
+    TrainingState,
+    describe_weights,
+    ends_early,
+    load_state,
+    save_state,
+    write_state,
+)
 from afictl.training.stopping import stop_signals
 
 _STOP = "must_stop"
@@ -49,7 +58,7 @@ class TrainingOutcome:
 
 
 def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int) -> TrainingOutcome:
-    """Train ``stage`` for ``recipe.steps`` steps, from the run's saved state if it has one.
+    """Train ``stage`` for ``recipe.steps`` steps or until its patience ends, from the run's saved state if it has one.
 
     On SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 to any rank, at the end of torchrun, and if a rank cannot read its
     next batch, all ranks complete the same step, and the state is saved before they end. An evaluation that was
@@ -74,9 +83,12 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
         batches = _BatchReader(stage.batches(state.step), logger)
         if 0 < state.step != state.measured:  # perhaps interrupted before or in its evaluation
             _checkpoint_and_evaluate(fabric, run, recipe, stage, state, logger, stop_requested)
-        if state.step < recipe.steps:
+        if state.step < recipe.steps and not ends_early(stage, state):
             all_gather(batches.read_or_raise, fabric.world_size)
         for step in range(state.step, recipe.steps):
+            if ends_early(stage, state):
+                run.log(f"ended early after step {step}: {stage.patience} evaluations without a higher score")
+                break
             rate = learning_rate(recipe, step)
             set_learning_rate((trainable.optimizer for trainable in stage.modules.values()), rate)
             _seed_step(seed, step)
@@ -243,7 +255,7 @@ def _checkpoint_and_evaluate(
                 write_state(fabric, run, stage, state)
                 run.log(f"stopped after step {state.step}, which is saved")
         raise
-    if is_saved:
+    if is_saved or ends_early(stage, state):
         save_state(fabric, run, stage, state)
 
 
@@ -261,9 +273,12 @@ def _evaluate(
     score = stage.score(metrics)
     if score >= state.best:
         best = run.folder / BEST
-        run_on_rank_zero(lambda: stage.export(best, state.step, metrics), fabric.global_rank, fabric.world_size)
+        run_on_rank_zero(
+            lambda: stage.export(best, describe_weights(state.step, metrics)), fabric.global_rank, fabric.world_size
+        )
     run.log_metrics(state.step, metrics)
     # Only now: a failure above saves the state as not evaluated.
+    state.evaluations_since_best = 0 if score > state.best else state.evaluations_since_best + 1
     state.metrics, state.measured, state.best = metrics, state.step, max(score, state.best)
     logged = {name: value for name, value in metrics.items() if name.count("/") == 1 and name.startswith(stage.logged)}
     values = {name: "-" if value is None else f"{value:.4g}" for name, value in logged.items()}

@@ -42,12 +42,14 @@ class Stage:
     """Metrics on held-out images, the same on every rank."""
     score: Callable[[Metrics], float]
     """The number that is largest for the best weights."""
-    export: Callable[[Path, int, Metrics], None]
-    """Writes the weights to a file with their step and its metrics, which are empty if it was not evaluated."""
+    export: Callable[[Path, Mapping[str, object]], None]
+    """Writes the weights to a file with a description, see ``describe_weights``."""
     logged: tuple[str, ...] = ("box/", "mask/")
     """Beginnings of the names of metrics in the log line of an evaluation."""
     average: AveragedModel | None = None
     """Average of the weights, which ``step`` updates and ``evaluate`` and ``export`` use; None for none."""
+    patience: int | None = None
+    """Evaluations in a row without a higher score after which the training ends early; None: never."""
 
 
 @dataclass
@@ -67,6 +69,24 @@ class TrainingState:
     """Metrics of the latest evaluation."""
     measured: Count = 0
     """Step of the latest evaluation."""
+    evaluations_since_best: Count = 0
+    """Latest evaluations in a row without a higher score."""
+
+
+def ends_early(stage: Stage, state: TrainingState) -> bool:
+    """Whether the patience of a stage is exhausted."""
+    return stage.patience is not None and state.evaluations_since_best >= stage.patience
+
+
+def describe_weights(step: int, metrics: Metrics, is_ended: bool = False) -> dict[str, object]:
+    """Description of the weights after ``step``, for ``DetectorDescription``.
+
+    Args:
+        step: number of completed steps.
+        metrics: of these weights; empty without an evaluation.
+        is_ended: whether the training has ended early with them.
+    """
+    return {"step": step, "metrics": dict(metrics), **({"ended_early": True} if is_ended else {})}
 
 
 _STATE = TypeAdapter(TrainingState)
@@ -127,4 +147,5 @@ def write_state(fabric: Fabric, run: RunWriter, stage: Stage, state: TrainingSta
     if stage.average is not None:
         content[_AVERAGE] = stage.average.state_dict()
     run.save_state(content)
-    stage.export(run.folder / LAST, state.step, state.metrics if state.measured == state.step else {})
+    metrics = state.metrics if state.measured == state.step else {}
+    stage.export(run.folder / LAST, describe_weights(state.step, metrics, ends_early(stage, state)))

@@ -71,7 +71,7 @@ def train_stage1(
             fabric.world_size,
         )
 
-    def export(path: Path, step: int, metrics: Metrics) -> None:
+    def export(path: Path, description: Mapping[str, object]) -> None:
         save_tensors(path, interpolator.state_dict(), interpolator.description)
         if path.name == BEST:
             save_tensors(path.with_name(INTERPOLATOR), interpolator.state_dict(), interpolator.description)

@@ -234,7 +234,16 @@ def train_stage3(
     )
     modules = {"detector": trainable}
     stage = build_detector_stage(
-        fabric, "stage3", run.folder, detector, splits, modules=modules, step=step, batches=batches, average=average
+        fabric,
+        "stage3",
+        run.folder,
+        detector,
+        splits,
+        modules=modules,
+        step=step,
+        batches=batches,
+        average=average,
+        patience=recipe.patience,
     )
     return fit(fabric, run, recipe, stage, seeds.sampling)
 

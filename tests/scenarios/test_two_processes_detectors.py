@@ -126,7 +126,7 @@ def stage_of(fabric: Fabric, detector: Detector, images: slice, micro_batches: i
         batches=batches,
         evaluate=lambda progress: {},
         score=lambda metrics: 0.0,
-        export=lambda path, step, metrics: None,
+        export=lambda path, description: None,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from afictl.comparison.analysis.origins import describe_origin
-from afictl.comparison.analysis.settings_summary import describe_settings, mark_unequal, unequal_settings
+from afictl.comparison.analysis.settings_summary import TRAINED_STEPS, describe_settings, mark_unequal, unequal_settings
 from afictl.comparison.records import read_experiment
 from afictl.errors import UserError
 from afictl.presets import Preset, parse_preset
@@ -88,11 +88,15 @@ def read_run(path: Path, method: str | None = None) -> FinishedRun:
         raise UserError(f"--runs {path}: the run has no {LAST}; finish its training first")
     description = read_description(read_checkpoint(folder / LAST).metadata, folder / LAST)
     step = description.step
-    if step != preset.train.steps:
+    if step != preset.train.steps and not description.ended_early:
         raise UserError(
             f"--runs {path}: the run is at step {step} of {preset.train.steps}; continue it with --resume first"
         )
-    values = {"preset": preset.model_dump(mode="json"), "precision": config.hardware.precision}
+    values = {
+        "preset": preset.model_dump(mode="json"),
+        "precision": config.hardware.precision,
+        TRAINED_STEPS: description.step,
+    }
     return FinishedRun(folder, preset, config.model_dump() | values, description, method)
 
 

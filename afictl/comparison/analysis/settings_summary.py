@@ -12,6 +12,8 @@ UNEQUAL_PREFIX = "NOT THE SAME"
 """Prefix of the key of a setting that is not equal for all runs."""
 ADDED_SEEDS = "added seeds"
 """Key of the rule by which seeds were added."""
+TRAINED_STEPS = "trained_steps"
+"""Key of the number of steps of a run, which early stopping makes unequal."""
 _METHOD_KEYS = ("seed", "interpolator", "preset.interpolator.", "contents.interpolator.", "hardware.precision.")
 """Keys of the method and the seed, and the precision, which is a separate key."""
 _FINGERPRINTS = "contents."
@@ -47,6 +49,7 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
 
     schedule = (
         f"{recipe.steps} steps of {recipe.batch_size} images",
+        f"or until {recipe.patience} evaluations without a higher AP" if recipe.patience else "",
         untuned("optimizer", recipe.optimizer),
         untuned("lr", f"lr {recipe.base_lr:g}"),
         untuned("schedule", recipe.schedule),
@@ -123,8 +126,8 @@ def _affects_result(key: str) -> bool:
 
 
 def _is_comparable(key: str, configs: Mapping[str, Mapping[str, object]]) -> bool:
-    """False for a fingerprint or a number of threads that a run lacks, as of an earlier version."""
-    return not f"{key}.".startswith((_FINGERPRINTS, _THREADS)) or all(
+    """False for a fingerprint or a number of threads or steps that a run lacks, as of an earlier version."""
+    return not f"{key}.".startswith((_FINGERPRINTS, _THREADS, f"{TRAINED_STEPS}.")) or all(
         _nested_value(config, key) for config in configs.values()
     )
 

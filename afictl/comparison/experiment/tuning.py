@@ -28,7 +28,7 @@ HELD_OUT_FRACTION = 0.2
 """Part of the training images on which the values are compared."""
 _SECTION = "train"
 _MAX_REASON_BYTES = 2**16
-_EQUAL_KEYS = ("steps", "batch_size", "accumulate", "eval_every", "checkpoint_every")
+_EQUAL_KEYS = ("steps", "batch_size", "accumulate", "patience", "eval_every", "checkpoint_every")
 """Keys of the recipe that all methods share: cost, and intervals without effect on the result."""
 
 
