@@ -24,6 +24,9 @@ from afictl.training.stage import Metrics, Stage
 from afictl.weights import save_detector
 from afictl.weights.description import AVERAGED
 
+_TRIAL_BATCHES = 2
+"""Of each rank, of one image, in the evaluation before the training."""
+
 
 def build_detector_stage(
     fabric: Fabric,
@@ -58,6 +61,10 @@ def build_detector_stage(
             detector, data.held_out, runtime, predictions=predictions, classes=classes, progress=progress
         ).metrics
 
+    def try_evaluation() -> None:
+        limit = _TRIAL_BATCHES * runtime.world_size
+        evaluate(detector, data.held_out, runtime, classes=data.train.classes, limit=limit)
+
     return Stage(
         name=name,
         modules=modules,
@@ -68,6 +75,7 @@ def build_detector_stage(
         export=lambda path, description: _export(path, detector, data.train, description, average is not None),
         average=average,
         patience=patience,
+        try_evaluation=try_evaluation,
     )
 
 

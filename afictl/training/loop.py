@@ -41,6 +41,8 @@ from afictl.training.stage import (
 )
 from afictl.training.stopping import stop_signals
 
+_TRIAL_STEPS = 100
+"""Steps before the first evaluation, up to which it is not tried before the training: a fault shows soon enough."""
 _STOP = "must_stop"
 _BATCH_NORM_ERROR = "more than 1 value per channel"  # part of torch's message for a batch that is too small
 
@@ -62,7 +64,7 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
 
     On SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 to any rank, at the end of torchrun, and if a rank cannot read its
     next batch, all ranks complete the same step, and the state is saved before they end. An evaluation that was
-    interrupted is done first when the run is resumed.
+    interrupted is done first when the run is resumed. A new run whose first evaluation is far tries a small one first.
 
     Raises:
         UserError: a loss, gradient or weight is not finite, a batch is too small for batch norm, an image cannot be
@@ -80,6 +82,10 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
         stop_signals(not is_launched_externally(), agent_of_torchrun()) as stop_requested,
         _saved_step_in_log(run),
     ):
+        if state.step == 0 and min(recipe.eval_every, recipe.steps) > _TRIAL_STEPS:
+            with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
+                stage.try_evaluation()
+            logger.reset_interval()
         batches = _BatchReader(stage.batches(state.step), logger)
         if 0 < state.step != state.measured:  # perhaps interrupted before or in its evaluation
             _checkpoint_and_evaluate(fabric, run, recipe, stage, state, logger, stop_requested)

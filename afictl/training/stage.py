@@ -50,6 +50,8 @@ class Stage:
     """Average of the weights, which ``step`` updates and ``evaluate`` and ``export`` use; None for none."""
     patience: int | None = None
     """Evaluations in a row without a higher score after which the training ends early; None: never."""
+    try_evaluation: Callable[[], None] = lambda: None
+    """Evaluates a few images without a result, so that a fault of the evaluation is found before the training."""
 
 
 @dataclass
