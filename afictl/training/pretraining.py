@@ -4,46 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
 
-from afictl.data.image_listing import orientation_note
-from afictl.data.layouts import describe_data
-from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, did_you_mean, one_line
 from afictl.files import remove_temporary_files, remove_unfinished_weights, require_no_link
 from afictl.folder_lock import locked_folder
 from afictl.interpolators import Interpolator, build_configured, interpolator_kinds, learned_kinds
-from afictl.presets import InterpolatorConfig, Preset, overridden_values, parse_preset
+from afictl.presets import InterpolatorConfig, Preset, overridden_values
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.run_records import read_config
 from afictl.tensor_files import save_tensors
 from afictl.training.hardware import hardware_record
 from afictl.training.image_check import ImageCheck
-from afictl.training.memory import require_batch_memory
+from afictl.training.pretraining_inputs import PretrainingInputs, log_beginning, read_pretraining_inputs
 from afictl.training.process_count import process_dependence
 from afictl.training.run_inputs import (
     InputFile,
-    RecordedInputs,
-    annotation_inputs,
-    image_inputs,
     inputs_record,
     read_recorded_inputs,
     recorded_inputs,
-    require_unchanged_meanwhile,
-    weights_input,
 )
 from afictl.training.run_writer import RunWriter, describe_other_settings
-from afictl.training.splits import Splits, in_label_order, load_splits, require_split_images, uses_masks
+from afictl.training.splits import Splits, in_label_order
 from afictl.training.stage1 import train_stage1
 from afictl.training.stage2 import build_student, train_stage2
-from afictl.weights import LoadedDetector, load_detector, load_tensors
-from afictl.weights.checkpoint import find_checkpoint
-from afictl.weights.compatibility import arithmetic_differences, difference_note, setting_differences
 from afictl.weights.saved_state import read_saved_state
 
 _SETTINGS_OF_BOTH = ("data.", "guide.", "averaged.", "interpolator.", "preset.interpolator.")
@@ -88,20 +76,6 @@ def pretrain(
         return _pretrain(fabric, guide_path, data, output, kind, stages, overrides, seed, resume, averaged)
 
 
-class _Inputs(NamedTuple):
-    """Inputs of both stages."""
-
-    guide_path: Path
-    loaded: LoadedDetector
-    """The guide as it was trained."""
-    guide: Detector
-    """The guide with the settings of ``preset``, frozen and on the device."""
-    preset: Preset
-    data: Path
-    splits: Splits
-    files: list[InputFile]
-
-
 def _pretrain(
     fabric: Fabric,
     guide_path: Path,
@@ -116,7 +90,7 @@ def _pretrain(
 ) -> Path:
     if 1 not in stages and not (resume and (output / "stage2" / STATE).is_file()):
         _require_stage1(output / "stage1")
-    inputs = _read_inputs(fabric, guide_path, data, kind, stages, overrides, averaged)
+    inputs = read_pretraining_inputs(fabric, guide_path, data, kind, stages, overrides, averaged)
     settings = _settings(fabric, inputs.preset, kind, data, guide_path, seed, averaged)
     for number in stages:
         _train_stage(fabric, number, inputs, settings, output, kind, seed, resume, is_first=number == stages[0])
@@ -125,34 +99,10 @@ def _pretrain(
     return output / INTERPOLATOR
 
 
-def _read_inputs(
-    fabric: Fabric,
-    guide_path: Path,
-    data: Path,
-    kind: str,
-    stages: Sequence[int],
-    overrides: list[str],
-    averaged: bool | None,
-) -> _Inputs:
-    """Read and check guide, preset and data before the first stage begins."""
-    splits = load_splits(data)
-    guide_file = weights_input("guide", find_checkpoint(guide_path))
-    loaded = load_detector(guide_path, averaged=averaged)
-    require_unchanged_meanwhile(guide_file, weights_input("guide", find_checkpoint(guide_path)))
-    preset = parse_preset(_preset_without_other_options(loaded, kind), overrides, source=str(guide_path))
-    require_split_images(fabric, splits, uses_masks(preset, splits) and 1 not in stages)
-    files = [*annotation_inputs(splits), *guide_file, *image_inputs(fabric, splits)]
-    for number in stages:
-        require_batch_memory(preset, f"stage{number}", fabric.world_size, fabric.device)
-    guide = _rebuild(loaded, preset, guide_path).eval().requires_grad_(False)
-    fabric.to_device(guide)
-    return _Inputs(guide_path, loaded, guide, preset, data, splits, files)
-
-
 def _train_stage(
     fabric: Fabric,
     number: int,
-    inputs: _Inputs,
+    inputs: PretrainingInputs,
     settings: Mapping[str, object],
     output: Path,
     kind: str,
@@ -178,29 +128,13 @@ def _train_stage(
         run = RunWriter(fabric, folder, config, resume and has_begun, dependence)
         if recorded:
             recorded.require_unchanged(files)
-        _log_beginning(run, number, inputs, recorded, with_inputs=is_first)
+        log_beginning(run, number, inputs, recorded, with_inputs=is_first)
         with ImageCheck(fabric, run, files, splits):
             if number == 1:
                 train_stage1(fabric, run, guide, preset, interpolator, discriminator, splits, seed)
             else:
                 student = build_student(guide, preset, interpolator)
                 train_stage2(fabric, run, guide, student, discriminator, splits, seed)
-
-
-def _log_beginning(
-    run: RunWriter, number: int, inputs: _Inputs, recorded: RecordedInputs | None, *, with_inputs: bool
-) -> None:
-    """Log notes and the numbers of images; ``with_inputs``: also guide and data."""
-    if recorded and recorded.note:
-        run.log(recorded.note)
-    splits = inputs.splits
-    if with_inputs:
-        _log_guide(run, inputs.loaded, inputs.preset, inputs.guide_path)
-        run.log(describe_data(inputs.data, {"train": len(splits.train), "val": len(splits.held_out)}))
-        for note in filter(None, map(orientation_note, splits)):
-            run.log(note)
-    counts = f"{len(splits.train)} training images, {len(splits.held_out)} held out"
-    run.log(f"stage {number} of {inputs.preset.name}: {counts}")
 
 
 def _settings(
@@ -242,39 +176,6 @@ def check_kind(kind: str, overrides: Iterable[str]) -> None:
             f"--set interpolator.kind: has no effect here; choose the kind to train: --interpolator"
             f" {values['interpolator.kind']}"
         )
-
-
-def _preset_without_other_options(loaded: LoadedDetector, kind: str) -> dict[str, object]:
-    """The guide's preset as a mapping, with the options of its interpolator only if it is of ``kind``."""
-    preset = loaded.preset
-    if preset.interpolator.kind != kind:
-        preset = preset.with_interpolator(preset.interpolator.kind, {})
-    return preset.model_dump()
-
-
-def _log_guide(run: RunWriter, loaded: LoadedDetector, preset: Preset, path: Path) -> None:
-    run.log(f"guide {path}: {loaded.report}")
-    changed = setting_differences(preset.model_copy(update={"interpolator": loaded.preset.interpolator}), loaded.preset)
-    if note := difference_note(changed, path):
-        run.log(note)
-    kind = loaded.preset.interpolator.kind
-    if kind != "nearest":
-        run.log(f"warning: the guide {path} interpolates with {kind}; a guide in the paper with nearest")
-
-
-def _rebuild(loaded: LoadedDetector, preset: Preset, path: Path) -> Detector:
-    """The guide with the settings of ``preset``, all but its interpolator, whose options are those of the new one."""
-    trained = loaded.preset
-    for key in ("backbone", "neck"):
-        if getattr(preset, key) != getattr(trained, key):
-            raise UserError(f"--set {key}.*: the guide {path} is trained already; its {key} cannot change")
-    for difference in arithmetic_differences(preset, trained):
-        raise UserError(f"--set {difference.key}: the guide {path} was trained with {difference}; it cannot change")
-    detector = build_detector(preset.model_copy(update={"interpolator": trained.interpolator}), len(loaded.classes))
-    report = load_tensors(detector, loaded.detector.state_dict())
-    if not report.complete:
-        raise UserError(f"--set detector.*: the weights of the guide {path} do not fit any more ({report})")
-    return detector
 
 
 def _build_networks(preset: Preset, kind: str, seed: int) -> tuple[Interpolator, PatchDiscriminator]:
