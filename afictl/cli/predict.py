@@ -77,9 +77,8 @@ def predict_command(
     formats = _parse_formats(form or ["coco"])
     if tta:
         options.refuse_flags(context, "with --tta, which detects one image at a time", "--batch-size")
-    views = options.parse_tta(tta, tta_sizes, no_tta_flip) or options.parse_slice(
-        context, tile_size, overlap, slice_only, batch_size
-    )
+    tiles = options.parse_slice(context, tile_size, overlap, slice_only, batch_size)
+    views = options.parse_tta(tta, tta_sizes, no_tta_flip) or tiles
     require_unused_folder(output)
     fabric = launch(HardwareSettings(devices, precision=precision))
     files = read_media(images, Runtime.of_fabric(fabric, workers=0))

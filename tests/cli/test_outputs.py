@@ -10,7 +10,10 @@ from afictl.cli.main import app
 from tests.cli.conftest import commands
 
 FILES = ("data check", "benchmark interpolators", "pseudo-label", "convert")
-FOLDERS = ("demo", "pretrain", "finetune", "eval", "compare", "visualize detections", "data shapes", "data subset")
+FOLDERS = (
+    *("demo", "pretrain", "finetune", "eval", "predict", "compare", "visualize detections"),
+    *("data shapes", "data subset"),
+)
 OPTION = dict.fromkeys(("data check", "benchmark interpolators"), "--json")
 OPTION |= dict.fromkeys(("convert", "data shapes", "data subset"), "OUT")
 REQUIRED = {  # none of these exist: outputs are checked first
@@ -21,6 +24,7 @@ REQUIRED = {  # none of these exist: outputs are checked first
     "pretrain": ["--guide", "nowhere"],
     "finetune": ["--preset", "nothing", "--data", "nowhere"],
     "eval": ["--weights", "nowhere"],
+    "predict": ["nowhere", "--weights", "nowhere"],
     "compare": ["--preset", "nothing", "--data", "nowhere"],
     "visualize detections": ["--weights", "nowhere"],
 }

@@ -181,6 +181,7 @@ def test_views_of_an_image_are_those_of_eval(untrained_detector, images, tmp_pat
         (["--tta-sizes", "64"], "--tta-sizes .*--tta"),
         (["--tta", "--batch-size", "2"], "--batch-size .*--tta"),
         (["--overlap", "0.5"], "--overlap .*--slice"),
+        (["--slice", "64", "--tta", "--tta-sizes", "64"], "--slice .*--tta"),
         (["none.jpg"], "none.jpg: no such file"),
         (["--weights", "none"], "none"),
         (["--set", "input.test_sise=64"], "input.test_sise"),
