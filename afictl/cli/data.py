@@ -10,6 +10,7 @@ import typer
 
 from afictl.cli import options
 from afictl.cli.data_anchors import propose_anchors
+from afictl.cli.data_show import show_dataset
 from afictl.cli.outputs import parse_output_file, parse_output_folder, write_json
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.command("show")(show_dataset)
 app.command("anchors")(propose_anchors)
 
 _MAX_LOCATIONS = 3

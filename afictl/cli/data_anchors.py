@@ -36,11 +36,11 @@ def propose_anchors(
     from afictl.data.layouts import describe_data, load_dataset
     from afictl.data.resized_boxes import resized_boxes
     from afictl.presets import load_preset
-    from afictl.presets.architecture import AnchorConfig, PointConfig, has_anchors
+    from afictl.presets.architecture import PointConfig, has_anchors
 
     loaded = load_preset(preset, overrides or ())
     detector, sizes = loaded.detector, loaded.input
-    if not isinstance(detector, PointConfig) and not has_anchors(detector):
+    if not (has_anchors(detector) or isinstance(detector, PointConfig)):
         raise UserError(f"{loaded.name} has no anchors, so there is nothing to fit")
     dataset = load_dataset(data, "train")
     boxes = resized_boxes(dataset, sizes.min_sizes, sizes.max_size)
@@ -49,10 +49,10 @@ def propose_anchors(
     typer.echo(describe_data(data, {"train": len(dataset)}))
     sides = ", ".join(map(str, sizes.min_sizes))
     typer.echo(f"{loaded.name}: {len(boxes) // len(sizes.min_sizes):,} boxes of train, at short sides of {sides} px")
-    if isinstance(detector, PointConfig):
-        _propose_ranges(loaded, detector, boxes)
-    elif isinstance(detector, AnchorConfig):
+    if has_anchors(detector):
         _propose_anchors(loaded, detector, boxes)
+    elif isinstance(detector, PointConfig):
+        _propose_ranges(loaded, detector, boxes)
 
 
 def _propose_anchors(preset: Preset, detector: AnchorConfig, boxes: np.ndarray) -> None:

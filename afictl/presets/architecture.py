@@ -5,7 +5,7 @@ Necks and detectors have one class for each kind, which holds the keys of that k
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -279,7 +279,7 @@ DetectorConfig: TypeAlias = Annotated[
 """Meta-architecture and its heads."""
 
 
-def has_anchors(detector: DetectionConfig) -> bool:
+def has_anchors(detector: DetectionConfig) -> TypeGuard[AnchorConfig]:
     """Whether ``anchor_sizes`` are those of anchors; torchvision's FCOS has the key, but no anchors."""
     if isinstance(detector, TorchvisionConfig) and detector.source.startswith("fcos"):
         return False

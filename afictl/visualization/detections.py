@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from afictl.data.transforms import move_boxes
+from afictl.data.transforms import move_boxes, resize_image
 from afictl.visualization.figure import Figure, Panel
 from afictl.visualization.label_placement import place_labels
 from afictl.visualization.palette import INK, PAPER, Color, class_colors, text_color
@@ -23,6 +24,8 @@ _MAX_LARGE_LABELS = 12  # with more objects in a panel the labels are smaller
 
 Detection = Mapping[str, Tensor]
 """``boxes``, ``labels``, and optionally ``scores``, ``masks``, ``crowd``, ``unshared``; see ``draw_detections``."""
+SheetPicture = tuple[str, Tensor, Detection]
+"""Title, image uint8 (3,H,W) and detection of a picture of a sheet."""
 
 
 def draw_detections(image: Tensor, detection: Detection, classes: Sequence[str], title: str = "") -> Image.Image:
@@ -61,24 +64,42 @@ def detections_figure(
     return Figure(name, panels, title, legend=[(classes[label - 1], color) for label, color in colors.items()])
 
 
-def contact_sheet(pictures: Sequence[tuple[str, Tensor, Detection]], classes: Sequence[str]) -> Image.Image:
+def contact_sheet(pictures: Sequence[SheetPicture], classes: Sequence[str]) -> Image.Image:
     """Draw several images with their detections on one sheet, with titles and a legend of the classes.
 
     Args:
-        pictures: title, image and detection of each picture; see ``draw_detections``. Image sizes may differ.
+        pictures: image sizes may differ.
         classes: class names in label order.
     """
+    sheet = sheet_figure("", pictures, classes)
+    size = max(panel.picture.width for panel in sheet.panels), max(panel.picture.height for panel in sheet.panels)
+    panels = [replace(panel, picture=ImageOps.pad(panel.picture, size, color=PAPER)) for panel in sheet.panels]
+    return replace(sheet, panels=panels).draw()
+
+
+def sheet_figure(
+    name: str, pictures: Sequence[SheetPicture], classes: Sequence[str], title: str = "", columns: int = 4
+) -> Figure:
+    """A figure with a panel for each image, which may differ in size, and one legend of the classes.
+
+    Args:
+        name: file name of the figure without suffix.
+        pictures: images with their detections.
+        classes: class names in label order.
+        title: heading of the figure.
+        columns: maximum number of panels in a row.
+    """
     colors = class_colors([label for _, _, detection in pictures for label in detection["labels"].tolist()])
-    images = [
-        _draw(image, detection, classes, colors, len(detection["boxes"]) > _MAX_LARGE_LABELS)
-        for _, image, detection in pictures
-    ]
-    size = max(image.width for image in images), max(image.height for image in images)
     panels = [
-        Panel(ImageOps.pad(image, size, color=PAPER), title, _count(detection))
-        for image, (title, _, detection) in zip(images, pictures, strict=True)
+        Panel(
+            _draw(image, detection, classes, colors, len(detection["boxes"]) > _MAX_LARGE_LABELS),
+            panel_title,
+            _count(detection),
+        )
+        for panel_title, image, detection in pictures
     ]
-    return Figure("", panels, legend=[(classes[label - 1], color) for label, color in colors.items()]).draw()
+    legend = [(classes[label - 1], color) for label, color in colors.items()]
+    return Figure(name, panels, title, legend=legend, columns=columns)
 
 
 def annotate(image: Tensor, detection: Detection, classes: Sequence[str]) -> Image.Image:
@@ -102,6 +123,12 @@ def drawn_size(size_hw: tuple[int, int]) -> tuple[int, int]:
     scale = min(max(long_side, _LONG_SIDE_PX[0]), _LONG_SIDE_PX[1]) / long_side
     height, width = (max(1, round(side * scale)) for side in size_hw)
     return height, width
+
+
+def reduce_to_drawing(image: Tensor) -> Tensor:
+    """``image``, uint8 (3,H,W), in the size of its drawing if that is smaller, so that masks are drawn at that size."""
+    size_hw = drawn_size((image.shape[1], image.shape[2]))
+    return resize_image(image, size_hw) if size_hw[0] < image.shape[1] else image
 
 
 def outline_box(picture: Image.Image, box: Sequence[float]) -> Image.Image:

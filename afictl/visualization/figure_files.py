@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -111,17 +111,35 @@ def _report_progress(
             progress(done, total)
 
 
-def write_page(figures: Iterable[Figure], path: Path, title: str) -> None:
+def write_page(
+    figures: Iterable[Figure],
+    path: Path,
+    title: str,
+    *,
+    template: str = "page.html",
+    content: Mapping[str, object] | None = None,
+    named_by_user: bool = False,
+) -> None:
     """Write the figures as one self-contained HTML page, atomically.
 
     One figure is in memory at a time. All text is escaped.
+
+    Args:
+        figures: figures in order.
+        path: file to write.
+        title: heading of the page.
+        template: ``page.html``, or a template that extends it.
+        content: further values of that template.
+        named_by_user: as in ``atomic_write``.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("afictl.visualization")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    chunks = environment.get_template("page.html").generate(title=title, figures=map(_template_values, figures))
-    with atomic_write(path) as draft, draft.open("w", encoding="utf-8") as file:
+    chunks = environment.get_template(template).generate(
+        content or {}, title=title, figures=map(_template_values, figures)
+    )
+    with atomic_write(path, named_by_user=named_by_user) as draft, draft.open("w", encoding="utf-8") as file:
         file.writelines(chunks)
 
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from afictl.data import Dataset
-from afictl.data.transforms import resize_image
 from afictl.progress import ProgressCallback
-from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_figure, drawn_size
+from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_figure, reduce_to_drawing
 from afictl.visualization.disagreement import DetectionArrays, count_missing, disagreement_score
 from afictl.visualization.figure import Figure
 from afictl.visualization.figure_files import write_figures
@@ -58,11 +57,8 @@ def side_by_side_figures(detectors: NamedDetectors, pictures: Sequence[Picture],
     ]
     for picture in pictures:
         image = picture.read()
-        size = drawn_size((image.shape[1], image.shape[2]))
-        if size[0] < image.shape[1]:  # masks of a large photograph are drawn at the size of the picture
-            small, drawn_hw = resize_image(image, size), size
-        else:
-            small, drawn_hw = image, (image.shape[1], image.shape[2])
+        small = reduce_to_drawing(image)
+        drawn_hw = small.shape[1], small.shape[2]
         detections = {name: detectors.detect(name, image, threshold / 2, drawn_hw) for name in detectors.detectors}
         truth = picture.ground_truth(drawn_hw)
         panels: dict[str, Detection] = {} if truth is None else {GROUND_TRUTH: truth}
