@@ -289,7 +289,7 @@ def test_video_of_a_phone_is_turned_upright(tmp_path):
 def test_without_pyav_the_error_names_the_extra(untrained_detector, images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "film.mp4").touch()
-    with pytest.raises(UserError, match=r"film\.mp4: .*pip install 'afictl\[video\]'"):
+    with pytest.raises(UserError, match=r"film\.mp4 .*pip install 'afictl\[video\]'"):
         call("predict", "--weights", untrained_detector, images, tmp_path / "film.mp4", "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
