@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import data
 
 from afictl.data import transforms
+from afictl.data.augmentation import AnnotatedImage, augment
 from afictl.data.bitmaps import Bitmaps
 from afictl.data.dataset import Dataset
 from afictl.data.images import read_image
@@ -77,8 +79,8 @@ def train_batches(
 ) -> Iterator[TrainBatch]:
     """Endless training batches; batch s is the same for every ``start_step``, ``workers`` and ``world_size``.
 
-    Crowd objects and those without area inside their image are left out, with ``masks`` also those without
-    a mask, and images that then hold none.
+    Crowd objects and those without area inside their image are left out, with ``masks`` or copy-paste also those
+    without a mask, and images that then hold none.
 
     Args:
         batch_size: images over all ranks.
@@ -95,9 +97,10 @@ def train_batches(
     if seed < 0:
         raise UserError(f"--seed {seed}: choose a number from 0 on")
     require_even_share(batch_size, world_size)
-    if masks and not dataset.has_masks:
-        raise UserError(f"{dataset.annotation_file}: no object has a mask; train a detector without a mask head")
-    images = dataset.training_images(masks)
+    if _needs_masks(config, masks) and not dataset.has_masks:
+        advice = "train a detector without a mask head" if masks else "train without input.copy_paste"
+        raise UserError(f"{dataset.annotation_file}: no object has a mask; {advice}")
+    images = dataset.training_images(_needs_masks(config, masks))
     if not images:
         raise UserError(f"{dataset.annotation_file}: no image has an object to train on; see 'afictl data check'")
     sizes = dataset.sizes_hw[images]
@@ -106,7 +109,8 @@ def train_batches(
     slots = slice(rank * batch_size_per_rank, (rank + 1) * batch_size_per_rank)
     batches = batches_of(images, groups, batch_size, seed, start_step, augmentation_seed)
     requests = (batch[slots] for batch in batches)
-    samples = _Samples(partial(_train_sample, dataset, config, half_view, masks))
+    others = np.array(images if config.copy_paste else ())
+    samples = _Samples(partial(_train_sample, dataset, others, config, half_view, masks))
     lists = _sample_lists(samples, requests, workers, lambda request: dataset.image_path(request[0]))
     return (_train_batch(batch, half_view, device) for batch in lists)
 
@@ -171,14 +175,18 @@ def _read_and_prepare(prepare: Callable[[Tensor], _Prepared], file: Path) -> _Pr
 
 
 def _train_sample(
-    dataset: Dataset, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
+    dataset: Dataset, others: np.ndarray, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
 ) -> _Sample:
     i, augmentation_seed = request
-    augmentation = transforms.draw_augmentation(config, torch.Generator().manual_seed(augmentation_seed))
-    from_hw = dataset.size_hw(i)
-    image = read_image(dataset.image_path(i), from_hw)
-    objects = dataset.training_objects(i, masks)
-    full = transforms.shortest_edge(from_hw, augmentation.min_size, config.max_size)
+    generator = torch.Generator().manual_seed(augmentation_seed)
+    augmentation = transforms.draw_augmentation(config, generator)
+    needs_masks = _needs_masks(config, masks)
+    source = _read_annotated(dataset, needs_masks, i)
+    source, scale = augment(
+        source, config, generator, needs_masks, others, lambda k: _read_annotated(dataset, needs_masks, k)
+    )
+    from_hw, image, objects = source.size_hw, source.image, source.objects
+    full = transforms.scaled_size(transforms.shortest_edge(from_hw, augmentation.min_size, config.max_size), scale)
     sizes = {"": full, "half_": transforms.half_size(full)} if half_view else {"": full}
     sample: _Sample = {"image_id": dataset.image_id(i)}
     for name, size in sizes.items():
@@ -187,6 +195,15 @@ def _train_sample(
         target = transforms.view_target(objects, from_hw, size, augmentation.flip, draws_masks)
         sample[f"{name}target"] = _pack(target)
     return sample
+
+
+def _needs_masks(config: InputConfig, masks: bool) -> bool:
+    """Whether training uses only objects with masks: those of copy-paste are cut out by them."""
+    return masks or config.copy_paste > 0
+
+
+def _read_annotated(dataset: Dataset, masks: bool, i: int) -> AnnotatedImage:
+    return AnnotatedImage(read_image(dataset.image_path(i), dataset.size_hw(i)), dataset.training_objects(i, masks))
 
 
 def _train_batch(samples: list[_Sample], half_view: bool, device: torch.device | str) -> TrainBatch:

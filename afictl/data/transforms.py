@@ -45,6 +45,11 @@ def shortest_edge(size_hw: SizeHW, min_size: int, max_size: int) -> SizeHW:
     return height, width
 
 
+def scaled_size(size_hw: SizeHW, scale: float) -> SizeHW:
+    """Both sides times ``scale``, rounded."""
+    return size_hw if scale == 1 else (max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale)))
+
+
 def half_size(size_hw: SizeHW) -> SizeHW:
     """The size of the half view: both sides halved and rounded down (AFI-GAN)."""
     return max(1, size_hw[0] // 2), max(1, size_hw[1] // 2)

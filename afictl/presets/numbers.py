@@ -77,6 +77,8 @@ LongSide: TypeAlias = Annotated[Integer, Field(ge=8), _plausible(None, 1_000_000
 """Maximum of a side, which may stand for no limit."""
 Pixels: TypeAlias = Annotated[Real, Field(gt=0), _plausible(None, 1e6)]
 """Size of objects or distance in an image."""
+ScaleFactor: TypeAlias = Annotated[Real, Field(gt=0), _plausible(0.05, 10)]
+"""Size of an image divided by its usual one."""
 Ratio: TypeAlias = Annotated[Real, Field(gt=0), _plausible(1e-3, 1e3)]
 Regions: TypeAlias = Annotated[Integer, Field(ge=1), _plausible(None, 1_000_000)]
 """Number of anchors, proposals, regions or detections of an image."""

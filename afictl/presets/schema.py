@@ -35,6 +35,7 @@ from afictl.presets.numbers import (
     PixelMeans,
     Points,
     RateFactor,
+    ScaleFactor,
     Side,
     Steps,
     StepsOrNone,
@@ -45,7 +46,7 @@ from afictl.presets.pixel_statistics import IMAGENET
 
 
 class InputConfig(Section):
-    """Resizing, flipping and normalisation of images."""
+    """Resizing, augmentation and normalisation of images."""
 
     min_sizes: tuple[Side, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
     """Short sides in pixels; in training one is drawn for each image."""
@@ -55,9 +56,23 @@ class InputConfig(Section):
     """Short side in pixels for evaluation."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip in training."""
+    scale_jitter: tuple[ScaleFactor, ScaleFactor] = (1.0, 1.0)
+    """Range of a random factor on the size of a training image (large-scale jitter, https://arxiv.org/abs/2012.07177).
+    A smaller image stays smaller; of a larger one a random window of the usual size is cropped."""
+    color_jitter: Fraction = 0.0
+    """Largest relative change of brightness, of contrast and of saturation in training."""
+    copy_paste: Fraction = 0.0
+    """Probability that half of the objects of another training image are pasted, each cut out by its mask, as in
+    https://arxiv.org/abs/2012.07177. Objects without a mask are then left out, also for a detector without masks."""
     mean: PixelMeans = IMAGENET["mean"]
     std: PixelDeviations = IMAGENET["std"]
     """RGB, for pixel values in 0..1. Those of timm's description of ``backbone.name`` unless a preset has others."""
+
+    @property
+    def augmentation(self) -> dict[str, object]:
+        """Settings of the augmentation beyond sizes and flips, if any is on."""
+        defaults = {"scale_jitter": (1.0, 1.0), "color_jitter": 0.0, "copy_paste": 0.0}
+        return {key: getattr(self, key) for key, off in defaults.items() if getattr(self, key) != off}
 
     @property
     def largest_hw(self) -> tuple[int, int]:
@@ -184,6 +199,13 @@ class Preset(Section):
     def with_kind(self, kind: str) -> Preset:
         """The same preset with another kind of interpolator, which has its default options."""
         return self if kind == self.interpolator.kind else self.with_interpolator(kind, {})
+
+    @model_validator(mode="after")
+    def _scales_rise(self) -> Preset:
+        low, high = self.input.scale_jitter
+        if low > high:
+            raise ValueError(f"input.scale_jitter: needs the smaller factor first (got [{low:g}, {high:g}])")
+        return self
 
     @model_validator(mode="after")
     def _micro_batches_are_equal(self) -> Preset:

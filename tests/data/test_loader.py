@@ -51,7 +51,7 @@ def test_batch_depends_on_seed_and_step_alone(dataset, workers):
 
 
 def test_prefetching_does_not_overwrite_the_batch_in_use(dataset):
-    samples = loader._Samples(partial(loader._train_sample, dataset, CONFIG, True, True))
+    samples = loader._Samples(partial(loader._train_sample, dataset, np.zeros(0), CONFIG, True, True))
     requests = list(islice(batches_of(range(len(dataset)), [0] * len(dataset), 4, seed=3), 9))
     batches, expected_batches = (
         loader._sample_lists(samples, requests, workers, dataset.image_path) for workers in (1, 0)

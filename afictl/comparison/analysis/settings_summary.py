@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afictl.presets import BiFPNConfig, NeckConfig, Preset
+from afictl.presets import BiFPNConfig, InputConfig, NeckConfig, Preset
 from afictl.training.run_writer import config_differences
 
 UNEQUAL_PREFIX = "NOT THE SAME"
@@ -60,6 +60,7 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
         "detector": f"{preset.detector.kind}, {backbone.name}, {_describe_neck(preset.neck)}",
         "schedule": ", ".join(filter(None, schedule)),
         **{f"tuned, {key}": f"for each method, from {_enumerate(values, 10)}" for key, values in tuned.items()},
+        **({"augmentation": _describe_augmentation(view)} if view.augmentation else {}),
         "image sizes": f"short side {_range(view.min_sizes)} in training, {view.test_size} in evaluation",
         "start weights": f"{config['weights'] or config['backbone_weights']}{_choice(config.get('averaged'))}".strip()
         or ("ImageNet" if backbone.pretrained else "random"),
@@ -77,6 +78,10 @@ def _describe_factor(factor: float) -> str:
 
 def _describe_average(decay: float) -> str:
     return f"the average of the weights (EMA, decay {decay:g}) after the last step" if decay else "the last weights"
+
+
+def _describe_augmentation(view: InputConfig) -> str:
+    return ", ".join(f"{key} {_enumerate(v) if isinstance(v, tuple) else v}" for key, v in view.augmentation.items())
 
 
 def _describe_neck(neck: NeckConfig) -> str:
