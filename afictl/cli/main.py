@@ -8,6 +8,7 @@ from afictl.cli.convert import convert_command
 from afictl.cli.demo import demo_command
 from afictl.cli.doctor import doctor_command
 from afictl.cli.eval import eval_command
+from afictl.cli.export import export_command
 from afictl.cli.failures import INTERRUPTED, report_error, report_interrupt
 from afictl.cli.finetune import finetune_command
 from afictl.cli.predict import predict_command
@@ -57,6 +58,7 @@ app.command("predict")(predict_command)
 app.command("pseudo-label")(pseudo_label_command)
 app.command("compare")(compare_command)
 app.command("convert")(convert_command)
+app.command("export")(export_command)
 app.command("doctor")(doctor_command)
 app.add_typer(visualize.app, name="visualize")
 app.add_typer(benchmark.app, name="benchmark")

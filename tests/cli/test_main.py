@@ -12,7 +12,8 @@ from afictl.cli import failures
 from afictl.data import make_shapes
 from tests.helpers.tiny_runs import set_flags
 
-COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "pseudo-label", "compare", "visualize", "doctor")
+COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "pseudo-label", "compare", "visualize")
+COMMANDS += ("export", "doctor")
 SUBCOMMANDS = ("data check", "data subset", "data shapes", "model list", "model show", "visualize detections")
 CLASS = "--class-threshold cat"
 FULL = Path(__file__).parent

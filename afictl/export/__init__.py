@@ -1,0 +1,1 @@
+"""Trained detectors and interpolators as files for deployment, checked against PyTorch's own results."""
