@@ -101,7 +101,7 @@ class ObjectSizes:
         if 2 * _TILE_STEP <= tile < int(np.median(sides.min(axis=1))):
             advice.append(
                 f"Tiles help, too: 'afictl data slice DATA OUT --size {tile}' cuts images into tiles for training, and"
-                f" 'afictl eval' detects in tiles with --slice {tile}."
+                f" eval and predict detect in tiles with --slice {tile}."
             )
         return advice
 

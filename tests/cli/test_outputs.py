@@ -9,7 +9,7 @@ import pytest
 from afictl.cli.main import app
 from tests.cli.conftest import commands
 
-FILES = ("data check", "benchmark interpolators", "pseudo-label", "convert")
+FILES = ("data check", "data show", "benchmark interpolators", "pseudo-label", "convert")
 FOLDERS = (
     *("demo", "pretrain", "finetune", "eval", "predict", "compare", "visualize detections"),
     *("data shapes", "data subset"),
@@ -18,6 +18,7 @@ OPTION = dict.fromkeys(("data check", "benchmark interpolators"), "--json")
 OPTION |= dict.fromkeys(("convert", "data shapes", "data subset"), "OUT")
 REQUIRED = {  # none of these exist: outputs are checked first
     "data check": ["nowhere"],
+    "data show": ["nowhere"],
     "data subset": ["nowhere"],
     "pseudo-label": ["--weights", "nowhere", "--images", "nowhere"],
     "convert": ["nowhere"],
