@@ -22,6 +22,8 @@ less than 32 pixels, which COCO calls small."""
 _MIN_ANCHOR_SHARE = 0.8
 """Share of objects with a fitting anchor below which anchors are worth a fit."""
 _TILE_STEP = 32
+_MAX_SIDE = 4096
+"""Short side of images in pixels beyond which larger images are no advice."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,13 @@ class ObjectSizes:
         long_side = math.ceil(larger * float((sides.max(axis=1) / sides.min(axis=1)).max()))
         settings = [f"input.test_size={larger}", f"input.min_sizes=[{larger}]"]
         settings += [f"input.max_size={long_side}"] if long_side > preset.input.max_size else []
-        flags = " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
-        advice = [
-            f"Larger images help: with {flags} the median object has {_SMALL_STRIDES} strides, for"
-            f" {(larger / size) ** 2:.2g} times the computation and memory."
-        ]
+        flags, cost = " ".join(f"--set {shlex.quote(setting)}" for setting in settings), (larger / size) ** 2
+        advice = []
+        if larger <= _MAX_SIDE:
+            advice.append(
+                f"Larger images help: with {flags} the median object has {_SMALL_STRIDES} strides, for"
+                f" {cost:.{0 if cost >= 10 else 1}f} times the computation and memory."
+            )
         tile = math.floor(size * float(np.median(self.original)) / (_SMALL_STRIDES * stride) / _TILE_STEP) * _TILE_STEP
         if 2 * _TILE_STEP <= tile < int(np.median(sides.min(axis=1))):
             advice.append(
