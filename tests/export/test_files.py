@@ -1,5 +1,6 @@
 """Exported detectors and interpolators: results of ONNX Runtime and of torch.export beside those of PyTorch."""
 
+import io
 import json
 
 import pytest
@@ -54,13 +55,20 @@ def test_a_detector_of_every_family_in_onnx(name, tmp_path):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_detector_of_every_family_without_detections(name, tmp_path):
-    """In a program of torch.export, of which the ONNX file is a translation."""
     detector = loaded(name, "detector.score_threshold=0.999999")
-    checks = export_detector(detector, "torch-export", tmp_path / "detector.pt2", {})
+    form = "onnx" if detector.detector.has_masks else "torch-export"
+    checks = export_detector(detector, form, tmp_path / "detector", {})
     assert [check.detections for check in checks] == [0, 0]
-    files = {DESCRIPTION: ""}
-    torch.export.load(tmp_path / "detector.pt2", extra_files=files)
-    assert json.loads(files[DESCRIPTION])["category_ids"] == [1, 2, 3]
+    if form == "torch-export":
+        files = {DESCRIPTION: ""}
+        torch.export.load(io.BytesIO((tmp_path / "detector").read_bytes()), extra_files=files)
+        assert json.loads(files[DESCRIPTION])["category_ids"] == [1, 2, 3]
+
+
+def test_masks_are_refused_in_a_program_of_torch_export(tmp_path):
+    with pytest.raises(UserError, match="--format onnx"):
+        export_detector(loaded("mask-rcnn-r18-fpn-tiny"), "torch-export", tmp_path / "detector.pt2", {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["bilinear", pytest.param("afi-lite", marks=pytest.mark.slow)])
