@@ -7,7 +7,7 @@ from types import ModuleType
 
 from afictl.errors import UserError
 
-EXTRAS = {"export": ("onnx", "onnxscript", "onnxruntime"), "video": ("av",)}
+EXTRAS = {"export": ("onnx", "onnxscript", "onnxruntime"), "video": ("av",), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 """Extra of afictl -> names under which its packages are imported."""
 
 

@@ -50,21 +50,25 @@ def finetune_command(
     devices: options.Devices = "auto",
     nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
+    loggers: options.Loggers = None,
     seed: options.Seed = 0,
     resume: options.Resume = False,
     debug: options.Debug = False,
 ) -> None:
     """Train a detector, such as a guide (stage 3).
 
-    Writes a run folder: config.yaml, log.txt, metrics.jsonl, TensorBoard events, best.safetensors, last.safetensors
-    and state.pt for --resume. The default folder is runs/PRESET-INTERPOLATOR.
+    Writes a run folder: config.yaml, log.txt, metrics.jsonl, TensorBoard events or what --log names,
+    best.safetensors, last.safetensors and state.pt for --resume. The default folder is runs/PRESET-INTERPOLATOR.
 
     With --pseudo every batch has labelled and pseudo-labelled images, and the loss is (labelled + W x pseudo) / (1 + W)
     with the weight W; losses are logged as these weighted terms.
     """
     from afictl.cli.interpolator_options import load_preset_for
     from afictl.training import HardwareSettings, InitialWeights, PseudoLabels, finetune, launch
+    from afictl.training.metric_loggers import require_loggers
     from afictl.training.run_writer import require_free_folder
+
+    require_loggers(loggers or ())
 
     if pseudo is None:
         options.refuse_flags(context, "without --pseudo FILE", "--pseudo-weight", "--pseudo-ratio")
@@ -86,6 +90,6 @@ def finetune_command(
     if labels:
         labels.split_batch(recipe.batch_size, hardware.num_processes, recipe.accumulate)
     fabric = launch(hardware, [recipe.micro_batch_size])
-    finetune(fabric, resolved, data, folder, initial, seed=seed, resume=resume, pseudo=labels)
+    finetune(fabric, resolved, data, folder, initial, seed=seed, resume=resume, pseudo=labels, loggers=loggers or ())
     if fabric.is_global_zero:
         typer.echo(f"run: {folder}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from afictl.evaluation.slicing import Slicing
     from afictl.evaluation.tta import TestTimeAugmentation
 
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -27,6 +28,13 @@ def _parse_precision(value: str) -> str:
     if value not in PRECISIONS:
         raise typer.BadParameter(f"{value} is not {_join_or(PRECISIONS)}")
     return value
+
+
+def _parse_loggers(values: list[str] | None) -> list[str]:
+    for value in values or ():
+        if value not in LOGGERS:
+            raise typer.BadParameter(f"{value:.40} is not {_join_or(LOGGERS)}")
+    return values or [LOGGERS[0]]
 
 
 def _parse_devices(value: str) -> str:
@@ -107,6 +115,14 @@ Devices = Annotated[
 Nodes = Annotated[
     int | None,
     typer.Option("--nodes", min=1, max=COUNT_MAX, help="Number of machines. Default: 1, or those of the launcher."),
+]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        callback=_parse_loggers,
+        help=f"What the metrics are logged to: {_join_or(LOGGERS)}. Repeatable. Default: {LOGGERS[0]}.",
+    ),
 ]
 Precision = Annotated[
     str,

@@ -30,6 +30,7 @@ def pretrain_command(
     devices: options.Devices = "auto",
     nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
+    loggers: options.Loggers = None,
     seed: options.Seed = 0,
     resume: options.Resume = False,
     debug: options.Debug = False,
@@ -46,10 +47,12 @@ def pretrain_command(
     from afictl.data.layouts import find_split
     from afictl.tensor_files import check_file
     from afictl.training import HardwareSettings, launch, pretrain
+    from afictl.training.metric_loggers import require_loggers
     from afictl.training.pretraining import check_kind
     from afictl.training.run_writer import require_free_folder
     from afictl.weights.checkpoint import find_checkpoint
 
+    require_loggers(loggers or ())
     interpolator = interpolator.removeprefix("kind:")
     check_kind(interpolator, overrides or ())
     numbers = [int(number) for number in stages.split(",")]
@@ -73,6 +76,7 @@ def pretrain_command(
         seed=seed,
         resume=resume,
         averaged=averaged,
+        loggers=loggers or (),
     )
     if fabric.is_global_zero:
         typer.echo(f"interpolator: {result}")

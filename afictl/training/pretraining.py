@@ -20,6 +20,7 @@ from afictl.run_records import read_config
 from afictl.tensor_files import save_tensors
 from afictl.training.hardware import hardware_record
 from afictl.training.image_check import ImageCheck
+from afictl.training.metric_loggers import DEFAULT_LOGGERS
 from afictl.training.pretraining_inputs import PretrainingInputs, log_beginning, read_pretraining_inputs
 from afictl.training.process_count import process_dependence
 from afictl.training.run_inputs import (
@@ -50,6 +51,7 @@ def pretrain(
     seed: int = 0,
     resume: bool = False,
     averaged: bool | None = None,
+    loggers: Sequence[str] = DEFAULT_LOGGERS,
 ) -> Path:
     """Train an interpolator on the features of a guide.
 
@@ -63,6 +65,7 @@ def pretrain(
         overrides: settings on top of the guide's preset, such as ``stage1.steps=100``; ``interpolator.options`` are
             those of the interpolator to train.
         averaged: of the guide; as in ``read_checkpoint``.
+        loggers: names of what the metrics are logged to, of ``LOGGER_NAMES``.
 
     Returns:
         The interpolator's file.
@@ -73,7 +76,7 @@ def pretrain(
     """
     check_kind(kind, overrides := list(overrides))
     with locked_folder(output, fabric.global_rank, fabric.world_size):
-        return _pretrain(fabric, guide_path, data, output, kind, stages, overrides, seed, resume, averaged)
+        return _pretrain(fabric, guide_path, data, output, kind, stages, overrides, seed, resume, averaged, loggers)
 
 
 def _pretrain(
@@ -87,13 +90,16 @@ def _pretrain(
     seed: int,
     resume: bool,
     averaged: bool | None,
+    loggers: Sequence[str],
 ) -> Path:
     if 1 not in stages and not (resume and (output / "stage2" / STATE).is_file()):
         _require_stage1(output / "stage1")
     inputs = read_pretraining_inputs(fabric, guide_path, data, kind, stages, overrides, averaged)
     settings = _settings(fabric, inputs.preset, kind, data, guide_path, seed, averaged)
     for number in stages:
-        _train_stage(fabric, number, inputs, settings, output, kind, seed, resume, is_first=number == stages[0])
+        _train_stage(
+            fabric, number, inputs, settings, output, kind, seed, resume, loggers, is_first=number == stages[0]
+        )
     result = output / f"stage{stages[-1]}" / INTERPOLATOR
     run_on_rank_zero(lambda: _copy_interpolator(result, output / INTERPOLATOR), fabric.global_rank, fabric.world_size)
     return output / INTERPOLATOR
@@ -108,6 +114,7 @@ def _train_stage(
     kind: str,
     seed: int,
     resume: bool,
+    loggers: Sequence[str],
     *,
     is_first: bool,
 ) -> None:
@@ -125,7 +132,7 @@ def _train_stage(
     has_begun = is_first or not is_vacant(folder)
     with locked_folder(folder, fabric.global_rank, fabric.world_size):
         dependence = process_dependence(preset) if number == 2 else ""  # the guide of stage 1 is not trained
-        run = RunWriter(fabric, folder, config, resume and has_begun, dependence)
+        run = RunWriter(fabric, folder, config, resume and has_begun, dependence, loggers)
         if recorded:
             recorded.require_unchanged(files)
         log_beginning(run, number, inputs, recorded, with_inputs=is_first)

@@ -1,16 +1,15 @@
-"""Writer of a run folder: resolved config, log, metrics, TensorBoard events, state and versions of one training."""
+"""Writer of a run folder: resolved config, log, metrics, state and versions of one training."""
 
 from __future__ import annotations
 
 import json
 import platform
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -29,12 +28,10 @@ from afictl.presets import upgrade_settings
 from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records, is_vacant
 from afictl.run_records import RunConfig, iter_metrics, read_config
 from afictl.training.hardware import hardware_record
+from afictl.training.metric_loggers import DEFAULT_LOGGERS, MetricLogger, start_loggers
 from afictl.training.process_count import process_mismatch, thread_note
 from afictl.training.run_inputs import is_moved
 from afictl.yaml_files import dump_yaml
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 _WITHOUT_EFFECT = ("preset.loader.",)
 """Prefixes of settings that do not change the results."""
@@ -56,29 +53,35 @@ class RunWriter:
         resume: continue the run in ``folder``, if there is one.
         dependence: why the results depend on the number of processes, see ``process_dependence``. A run of another
             number is then not continued, and otherwise with a note.
+        loggers: names of what the metrics are logged to, see ``metric_loggers``.
 
     Raises:
         UserError: the folder is in use, or its run has other settings.
     """
 
     def __init__(
-        self, fabric: Fabric, folder: Path, config: Mapping[str, object], resume: bool, dependence: str = ""
+        self,
+        fabric: Fabric,
+        folder: Path,
+        config: Mapping[str, object],
+        resume: bool,
+        dependence: str = "",
+        loggers: Sequence[str] = DEFAULT_LOGGERS,
     ) -> None:
         self.folder = Path(folder)
         self.console = Console(quiet=not fabric.is_global_zero, highlight=False, soft_wrap=True)
         self.saved_step: int | None = None
         """Step of the latest saved state."""
         self._is_main_process = fabric.is_global_zero
-        self._events: SummaryWriter | None = None
-        self._excepthook = threading.excepthook
-        self._purge_step: int | None = None
-        self._purged_records: list[dict[str, Any]] = []
+        self._loggers: list[MetricLogger] = []
         problem, note = "", ""
         if self._is_main_process:  # broadcast as text, so that every rank raises it
             try:
                 problem = self._prepare_folder(config, resume)
                 if not problem:
                     problem, note = self._compare_hardware(hardware_record(fabric), dependence)
+                if not problem:
+                    self._loggers = start_loggers(loggers, self.folder, _plain(config), self.log)
             except (OSError, UserError) as error:
                 problem = format_error(error)
         problem = fabric.broadcast(problem)
@@ -97,7 +100,7 @@ class RunWriter:
 
     def _prepare_folder(self, config: Mapping[str, object], resume: bool) -> str:
         """Create the folder, or check the run in it; returns the problem, empty for none."""
-        config = json.loads(json.dumps(dict(config), default=str))  # tuples and paths as YAML returns them
+        config = _plain(config)
         config_file = self.folder / CONFIG
         remove_temporary_files(self.folder)
         remove_unfinished_weights(self.folder)
@@ -140,22 +143,21 @@ class RunWriter:
             _append(self.folder / LOG, text)
 
     def log_metrics(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Append the values of a step to ``metrics.jsonl`` and to the TensorBoard events."""
+        """Append the values of a step to ``metrics.jsonl``, and pass them to the loggers."""
         if not self._is_main_process:
             return
         _append(self.folder / METRICS, json.dumps({"step": step, **values}))
-        with name_file_in_errors(self.folder):
-            self._add_events(step, values)
+        for logger in self._loggers:
+            logger.log(step, values)
 
     def save_state(self, state: Mapping[str, object]) -> None:
         """Replace ``state.pt`` atomically.
 
-        Through a Python file object: torch's own writer does not report why it cannot write. The TensorBoard events are
-        flushed before, as a run that is resumed from the state does not log them again.
+        Through a Python file object: torch's own writer does not report why it cannot write. The loggers are
+        flushed before, as a run that is resumed from the state does not log again.
         """
-        if self._events is not None:
-            with name_file_in_errors(self.folder):
-                self._events.flush()
+        for logger in self._loggers:
+            logger.flush()
         with atomic_write(self.state_file) as draft, draft.open("wb") as file:
             torch.save(dict(state), file)
 
@@ -175,35 +177,21 @@ class RunWriter:
         # Only records of losses have a learning rate.
         records = [(line, r) for line, r in iter_metrics(path) if r["step"] < step + (is_evaluated or "lr" in r)]
         write_text(path, "".join(f"{line}\n" for line, _ in records))
-        # TensorBoard purges whole steps: the losses of a step whose evaluation is dropped are logged again.
-        self._purge_step = step + is_evaluated
-        self._purged_records = [record for _, record in records if record["step"] >= self._purge_step]
+        # Whole steps are purged: the losses of a step whose evaluation is dropped are logged again.
+        purge_step = step + is_evaluated
+        for logger in self._loggers:
+            logger.resume(purge_step, [record for _, record in records if record["step"] >= purge_step])
 
     def close(self) -> None:
-        """Flush the TensorBoard events."""
-        if self._events is not None:
-            try:
-                with name_file_in_errors(self.folder):
-                    self._events.close()
-            finally:
-                threading.excepthook = self._excepthook
+        """Write what the loggers have in memory."""
+        for logger in self._loggers:
+            logger.close()
 
-    def _report_thread_error(self, args: threading.ExceptHookArgs) -> None:
-        """Print no traceback of TensorBoard's thread, such as of a full disk: its writer raises the error again."""
-        if not type(args.thread).__module__.startswith("tensorboard."):
-            self._excepthook(args)
 
-    def _add_events(self, step: int, values: Mapping[str, float | None]) -> None:
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            threading.excepthook = self._report_thread_error
-            self._events = SummaryWriter(str(self.folder), purge_step=self._purge_step)
-            for record in self._purged_records:
-                self._add_events(record.pop("step"), record)
-        for name, value in values.items():
-            if value is not None:
-                self._events.add_scalar(name, value, step)
+def _plain(config: Mapping[str, object]) -> dict[str, Any]:
+    """The settings with tuples and paths as YAML returns them."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(config), default=str))
+    return plain
 
 
 def occupied_reason(folder: Path, resume: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from afictl.training.initial_weights import (
 )
 from afictl.training.loop import TrainingOutcome, fit
 from afictl.training.memory import require_batch_memory
+from afictl.training.metric_loggers import DEFAULT_LOGGERS
 from afictl.training.mixed_data import MixedData
 from afictl.training.optimization import TrainableModule, batch_notes
 from afictl.training.process_count import process_dependence
@@ -88,6 +89,7 @@ def finetune(
     resume: bool = False,
     pseudo: PseudoLabels | None = None,
     inputs: RecordedInputs | None = None,
+    loggers: Sequence[str] = DEFAULT_LOGGERS,
 ) -> FinetuneOutcome:
     """Train a detector on a dataset, perhaps with pseudo-labelled images, and write a run.
 
@@ -107,6 +109,7 @@ def finetune(
         resume: continue the run in ``output``, if there is one.
         pseudo: images to train on beside those of ``data``.
         inputs: class order and fingerprints that a new run must have, as those of a comparison.
+        loggers: names of what the metrics are logged to, of ``LOGGER_NAMES``.
 
     Raises:
         UserError: data, weights or output that do not fit, or whose content has changed since the run began, or an
@@ -114,7 +117,7 @@ def finetune(
     """
     initial, seeds = initial or InitialWeights(), Seeds.of(seed)
     with locked_folder(output, fabric.global_rank, fabric.world_size):
-        return _finetune(fabric, preset, data, output, initial, seeds, resume, pseudo, inputs)
+        return _finetune(fabric, preset, data, output, initial, seeds, resume, pseudo, inputs, loggers)
 
 
 def _finetune(
@@ -127,6 +130,7 @@ def _finetune(
     resume: bool,
     pseudo: PseudoLabels | None,
     inputs: RecordedInputs | None,
+    loggers: Sequence[str],
 ) -> FinetuneOutcome:
     resumes = resume and (output / STATE).is_file()
     recorded = recorded_inputs(fabric, output) if resume else None
@@ -152,7 +156,7 @@ def _finetune(
     if not resumes:
         require_unchanged_meanwhile(weights, initial.input_files())
     dependence = process_dependence(preset)
-    run = RunWriter(fabric, output, config, resume, dependence)
+    run = RunWriter(fabric, output, config, resume, dependence, loggers)
     if dependence and fabric.world_size > 1:
         run.log(f"note: results depend on the number of processes, as {dependence}")
     if recorded:
