@@ -84,7 +84,8 @@ def accumulation_notes(detector: Detector, dependence: str) -> list[str]:
         *(["batch norm has the statistics of a micro-batch"] if is_normalised else []),
         *filter(None, [dependence]),
     ]
-    size = f"{recipe.accumulate} micro-batches of {recipe.micro_batch_size} images a step"
+    images = f"{recipe.micro_batch_size} image{'s' * (recipe.micro_batch_size > 1)}"
+    size = f"{recipe.accumulate} micro-batches a step, of {images} each"
     return [size, *(f"note: results depend on train.accumulate, as {reason}" for reason in reasons)]
 
 

@@ -20,12 +20,9 @@ from afictl.run_folder import BEST, INTERPOLATOR, PREDICTIONS
 from afictl.tensor_files import save_tensors
 from afictl.training.optimization import TrainableModule
 from afictl.training.splits import Splits
-from afictl.training.stage import Metrics, Stage
+from afictl.training.stage import TRIAL_IMAGES, Metrics, Stage
 from afictl.weights import save_detector
 from afictl.weights.description import AVERAGED
-
-_TRIAL_BATCHES = 2
-"""Of each rank, of one image, in the evaluation before the training."""
 
 
 def build_detector_stage(
@@ -62,7 +59,7 @@ def build_detector_stage(
         ).metrics
 
     def try_evaluation() -> None:
-        limit = _TRIAL_BATCHES * runtime.world_size
+        limit = TRIAL_IMAGES * runtime.world_size
         evaluate(detector, data.held_out, runtime, classes=data.train.classes, limit=limit)
 
     return Stage(

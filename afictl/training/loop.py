@@ -93,7 +93,9 @@ def fit(fabric: Fabric, run: RunWriter, recipe: Recipe, stage: Stage, seed: int)
             all_gather(batches.read_or_raise, fabric.world_size)
         for step in range(state.step, recipe.steps):
             if ends_early(stage, state):
-                run.log(f"ended early after step {step}: {stage.patience} evaluations without a higher score")
+                run.log(
+                    f"ended early after step {step}: no higher score for {stage.patience} evaluations (train.patience)"
+                )
                 break
             rate = learning_rate(recipe, step)
             set_learning_rate((trainable.optimizer for trainable in stage.modules.values()), rate)

@@ -27,6 +27,10 @@ Metrics: TypeAlias = Mapping[str, float | None]
 """Values of an evaluation by name; None where the ground truth has no object."""
 
 
+TRIAL_IMAGES = 2
+"""Of each process in the evaluation before the training."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """Functions and modules with which the training loop trains a stage."""

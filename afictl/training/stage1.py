@@ -13,7 +13,7 @@ from torch import Tensor
 from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector
 from afictl.discriminator import PatchDiscriminator
-from afictl.distributed import run_on_rank_zero_with_progress
+from afictl.distributed import run_on_rank_zero, run_on_rank_zero_with_progress
 from afictl.files import write_text
 from afictl.interpolators import Interpolator
 from afictl.presets import InterpolatorRecipe, Preset
@@ -22,13 +22,19 @@ from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
 from afictl.tensor_files import save_tensors
 from afictl.training.adversarial import PerLevel, PyramidInterpolator, discriminator_step, feature_losses
 from afictl.training.adversarial_report import AdversarialReport
-from afictl.training.feature_distance import MAX_HELD_OUT, describe_distance, distance_metrics, measure_feature_distance
+from afictl.training.feature_distance import (
+    MAX_HELD_OUT,
+    FeatureDistance,
+    describe_distance,
+    distance_metrics,
+    measure_feature_distance,
+)
 from afictl.training.guide_features import enlarged_pairs, guide_maps
 from afictl.training.loop import fit
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source
-from afictl.training.stage import Metrics, Stage
+from afictl.training.stage import TRIAL_IMAGES, Metrics, Stage
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 
 
@@ -76,6 +82,13 @@ def train_stage1(
         if path.name == BEST:
             save_tensors(path.with_name(INTERPOLATOR), interpolator.state_dict(), interpolator.description)
 
+    def try_evaluation() -> None:
+        run_on_rank_zero(
+            lambda: _measure(fabric, guide, recipe, interpolator, discriminator, data.held_out, TRIAL_IMAGES),
+            fabric.global_rank,
+            fabric.world_size,
+        )
+
     stage = Stage(
         name="stage1",
         modules={"generator": generator, "discriminator": trainable_discriminator},
@@ -84,6 +97,7 @@ def train_stage1(
         evaluate=evaluate,
         score=lambda metrics: -float(metrics[f"l1/{interpolator.kind}"] or 0),
         export=export,
+        try_evaluation=try_evaluation,
         logged=(f"l1/{interpolator.kind}", f"cosine/{interpolator.kind}"),  # others are in the table above
     )
     fit(fabric, run, recipe, stage, seed)
@@ -100,20 +114,36 @@ def _report(
     progress: ProgressCallback,
 ) -> Metrics:
     """Write and log the distance of the enlarged held-out features, and the effect of the discriminator."""
+    distance, adversarial = _measure(
+        fabric, guide, recipe, interpolator, discriminator, held_out, MAX_HELD_OUT, progress
+    )
+    write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
+    run.log(describe_distance(distance, interpolator.kind))
+    run.log(adversarial.describe())
+    return {**distance_metrics(distance), **adversarial.metrics}
+
+
+def _measure(
+    fabric: Fabric,
+    guide: Detector,
+    recipe: InterpolatorRecipe,
+    interpolator: Interpolator,
+    discriminator: PatchDiscriminator,
+    held_out: Dataset,
+    limit: int,
+    progress: ProgressCallback = lambda done, total: None,
+) -> tuple[FeatureDistance, AdversarialReport]:
+    """Measure the first ``limit`` held-out images."""
     adversarial = AdversarialReport(discriminator, recipe.adversarial_weight)
-    workers = guide.preset.loader.workers
     with fabric.autocast():
         distance = measure_feature_distance(
             guide,
             interpolator,
             held_out,
             features=recipe.features,
-            limit=MAX_HELD_OUT,
-            workers=workers,
+            limit=limit,
+            workers=guide.preset.loader.workers,
             progress=progress,
             on_pairs=adversarial.add,
         )
-    write_text(run.folder / FEATURE_DISTANCE, json.dumps(distance, indent=2))
-    run.log(describe_distance(distance, interpolator.kind))
-    run.log(adversarial.describe())
-    return {**distance_metrics(distance), **adversarial.metrics}
+    return distance, adversarial

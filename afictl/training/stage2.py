@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from afictl.data import Dataset, TrainBatch
 from afictl.detectors import Detector, build_detector
 from afictl.discriminator import PatchDiscriminator
-from afictl.distributed import run_on_rank_zero_with_progress
+from afictl.distributed import run_on_rank_zero, run_on_rank_zero_with_progress
 from afictl.interpolators import Interpolator
 from afictl.presets import Preset
 from afictl.progress import ProgressCallback
@@ -24,6 +24,7 @@ from afictl.training.adversarial_report import AdversarialReport
 from afictl.training.detector_stages import build_detector_stage
 from afictl.training.feature_distance import (
     MAX_HELD_OUT,
+    FeatureDistance,
     distance_metrics,
     distance_table,
     measure_student_distance,
@@ -33,7 +34,7 @@ from afictl.training.loop import fit
 from afictl.training.optimization import TrainableModule
 from afictl.training.run_writer import RunWriter
 from afictl.training.splits import Splits, batch_source, uses_masks
-from afictl.training.stage import Metrics
+from afictl.training.stage import TRIAL_IMAGES, Metrics
 from afictl.training.sync_batch_norm import synchronize_batch_norms
 from afictl.training.sync_dropout import synchronize_dropouts
 
@@ -134,7 +135,15 @@ def train_stage2(
         )
         return {**stage.evaluate(progress), **features}
 
-    fit(fabric, run, recipe, replace(stage, evaluate=evaluate), seed)
+    def try_evaluation() -> None:
+        run_on_rank_zero(
+            lambda: _measure(fabric, guide, student, discriminator, data.held_out, TRIAL_IMAGES),
+            fabric.global_rank,
+            fabric.world_size,
+        )
+        stage.try_evaluation()
+
+    fit(fabric, run, recipe, replace(stage, evaluate=evaluate, try_evaluation=try_evaluation), seed)
 
 
 def _report(
@@ -147,17 +156,31 @@ def _report(
     progress: ProgressCallback,
 ) -> Metrics:
     """Log the distance of the student's held-out levels to the guide's, and the effect of the discriminator."""
+    distance, adversarial = _measure(fabric, guide, student, discriminator, held_out, MAX_HELD_OUT, progress)
+    run.log(distance_table(distance))
+    run.log(adversarial.describe())
+    return {**distance_metrics(distance), **adversarial.metrics}
+
+
+def _measure(
+    fabric: Fabric,
+    guide: Detector,
+    student: Detector,
+    discriminator: PatchDiscriminator,
+    held_out: Dataset,
+    limit: int,
+    progress: ProgressCallback = lambda done, total: None,
+) -> tuple[FeatureDistance, AdversarialReport]:
+    """Measure the first ``limit`` held-out images."""
     adversarial = AdversarialReport(discriminator, student.preset.stage2.adversarial_weight)
     with fabric.autocast():
         distance = measure_student_distance(
             guide,
             student,
             held_out,
-            limit=MAX_HELD_OUT,
+            limit=limit,
             workers=guide.preset.loader.workers,
             progress=progress,
             on_pairs=adversarial.add,
         )
-    run.log(distance_table(distance))
-    run.log(adversarial.describe())
-    return {**distance_metrics(distance), **adversarial.metrics}
+    return distance, adversarial

@@ -40,7 +40,7 @@ def train(fabric, preset, shapes_dir, tmp_path, monkeypatch):
 def test_a_training_ends_when_its_patience_does(train, tmp_path):
     run = train("run")
     assert torch.load(run / "state.pt", weights_only=True)["step"] == 4
-    assert "ended early after step 4: 2 evaluations" in (run / "log.txt").read_text()
+    assert "ended early after step 4: no higher score for 2 evaluations" in (run / "log.txt").read_text()
     description = read_checkpoint(run / LAST).metadata
     assert (description["step"], description["ended_early"]) == (4, True)
     assert read_checkpoint(run / "best.safetensors").metadata["metrics"] == {"box/AP": 3.0}

@@ -213,6 +213,6 @@ def test_micro_batches_hold_their_share_of_both_groups(fabric, shapes_dir, pseud
         )
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "micro")]
     torch.testing.assert_close(states[1]["detector"], states[0]["detector"], rtol=1e-4, atol=1e-5)
-    assert "2 micro-batches of 4 images" in (tmp_path / "micro" / "log.txt").read_text()
+    assert "2 micro-batches a step, of 4 images each" in (tmp_path / "micro" / "log.txt").read_text()
     with pytest.raises(UserError, match="2 devices x 4 micro-batches"):
         pseudo.split_batch(8, 2, 4)
