@@ -9,7 +9,7 @@ import pytest
 from afictl.cli.main import app
 from tests.cli.conftest import commands
 
-FILES = ("data check", "data show", "benchmark interpolators", "pseudo-label", "convert")
+FILES = ("data check", "data show", "benchmark interpolators", "pseudo-label", "convert", "export")
 FOLDERS = (
     *("demo", "pretrain", "finetune", "eval", "predict", "compare", "visualize detections"),
     *("data shapes", "data subset"),
@@ -22,6 +22,7 @@ REQUIRED = {  # none of these exist: outputs are checked first
     "data subset": ["nowhere"],
     "pseudo-label": ["--weights", "nowhere", "--images", "nowhere"],
     "convert": ["nowhere"],
+    "export": ["--weights", "nowhere"],
     "pretrain": ["--guide", "nowhere"],
     "finetune": ["--preset", "nothing", "--data", "nowhere"],
     "eval": ["--weights", "nowhere"],
