@@ -58,15 +58,10 @@ def export_detector(loaded: LoadedDetector, form: str, path: Path, images: Mappi
     detector = loaded.detector
     if isinstance(detector, AdaptedDetector):
         raise UserError(f"{loaded.preset.name}: a model of another library; export it with the means of that library")
-    if form == "torch-export" and detector.has_masks:
-        # Its symbolic sizes assume at least two regions in the convolutions of masks; ONNX has no such assertion.
-        raise UserError(
-            f"{loaded.preset.name}: has masks, and a program of torch.export fails below two detections;"
-            " use --format onnx"
-        )
     graph = DetectorGraph(detector).eval()
     coarsest = max(detector.neck.strides.values())
-    program = trace(graph, [torch.rand(3, 2 * coarsest + 33, 3 * coarsest + 5)], [{1: Dim.DYNAMIC, 2: Dim.DYNAMIC}])
+    example = torch.rand(3, 2 * coarsest + 33, 3 * coarsest + 5)
+    program = trace(form, graph, [example], [{1: Dim.DYNAMIC, 2: Dim.DYNAMIC}])
     images = {name: image for name, image in images.items() if min(image.shape[1:]) > coarsest}
     with atomic_write(path, named_by_user=True) as draft:
         run = write(form, draft, program, (["image"], graph.names), _describe(loaded))
@@ -128,7 +123,7 @@ def export_interpolator(interpolator: Interpolator, form: str, path: Path) -> li
     names = ["coarse", *(["fine"] * interpolator.needs_fine)]
     height, width = Dim("height", min=_LEAST_MAP), Dim("width", min=_LEAST_MAP)
     shapes = [{2: height, 3: width}, {2: 2 * height, 3: 2 * width}]
-    program = trace(interpolator, _maps(interpolator, 5, 6), shapes[: len(names)])
+    program = trace(form, interpolator, _maps(interpolator, 5, 6), shapes[: len(names)])
     description: dict[str, object] = {"afictl": __version__, "kind": interpolator.kind, **interpolator.config}
     with atomic_write(path, named_by_user=True) as draft:
         run = write(form, draft, program, (names, ["enlarged"]), description)

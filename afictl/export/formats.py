@@ -23,6 +23,12 @@ OPSET = 20
 DESCRIPTION = "afictl.json"
 """Name of the description inside a file of ``torch.export``."""
 
+_ASSERTIONS = (
+    torch.ops.aten._assert_scalar.default,
+    torch.ops.aten.sym_constrain_range.default,
+    torch.ops.aten.sym_constrain_range_for_size.default,
+)
+
 Outputs: TypeAlias = tuple[Tensor, ...]
 Program: TypeAlias = Callable[..., Outputs]
 
@@ -38,15 +44,25 @@ def require_format(form: str) -> None:
             import_optional(package, "--format onnx")
 
 
-def trace(module: nn.Module, example: Sequence[Tensor], dynamic_shapes: Sequence[object]) -> ExportedProgram:
+def trace(form: str, module: nn.Module, example: Sequence[Tensor], dynamic_shapes: Sequence[object]) -> ExportedProgram:
     """The graph of a module in eval mode for inputs like ``example``, whose ``dynamic_shapes`` are torch.export's.
+
+    torch.export assumes that no size is 0 or 1, and may assume other things that hold for the example only. In the
+    graph for its own format these assumptions are assertions of the graph, which ``write`` leaves out: operators
+    compute their shapes anew for each input, and need none of them.
 
     Raises:
         UserError: a part of the module depends on values in a way that no graph can hold.
     """
     try:
         with torch.no_grad(), _quiet():
-            return torch.export.export(module, tuple(example), dynamic_shapes=tuple(dynamic_shapes), strict=False)
+            return torch.export.export(
+                module,
+                tuple(example),
+                dynamic_shapes=tuple(dynamic_shapes),
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=form == "torch-export",
+            )
     except Exception as error:  # torch.export fails with errors of many types
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"cannot be exported: {one_line(lines[0]):.200}") from error
@@ -72,10 +88,20 @@ def write(
     if form == "onnx":
         _write_onnx(path, program, names, texts)
         return _onnx_program(path)
+    _drop_assertions(program)
     with open(path, "wb") as file:  # torch warns of a path without its suffix, as of a draft
         torch.export.save(program, file, extra_files={DESCRIPTION: json.dumps(dict(description))})
     with open(path, "rb") as file:
         return torch.export.load(file).module()
+
+
+def _drop_assertions(program: ExportedProgram) -> None:
+    """Remove the assertions about sizes from the graph, and the computations for them alone."""
+    for node in list(program.graph.nodes):
+        if node.target in _ASSERTIONS:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def _write_onnx(
