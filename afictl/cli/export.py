@@ -60,7 +60,7 @@ def export_command(
 ) -> None:
     """Write a trained detector, or its interpolator, as an ONNX file or a program of torch.export.
 
-    The detector takes one image, float32 (3, height, width), RGB in 0..1, of any size, and gives boxes in its pixels,
+    The detector takes one image, float32 (3, height, width), RGB in 0..1, and gives boxes in its pixels,
     labels, scores and masks; normalisation, padding and suppression are inside. The file is run on images with and
     without objects and compared with PyTorch; it is kept only if the results agree.
     """
