@@ -28,7 +28,7 @@ def scaled_overrides(preset: str, overrides: Sequence[str]) -> list[str]:
         raise UserError(f"--scale-lr has no effect: the preset has train.lr_batch_size={recipe.lr_batch_size}")
     if recipe.batch_size == changed.batch_size:
         raise UserError(
-            f"--scale-lr has no effect: the total batch is the preset's {recipe.batch_size}; change it with"
-            " --set train.batch_size"
+            f"--scale-lr has no effect: the total batch is that of the preset, {recipe.batch_size}; leave the flag out,"
+            " or set another train.batch_size"
         )
     return [*overrides, f"train.lr_batch_size={recipe.batch_size}"]

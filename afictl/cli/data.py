@@ -198,7 +198,7 @@ def check_dataset(
     fatal = sum(len(report.fatal) for report in reports)
     if fatal:
         kinds = f"{fatal} kind{'' if fatal == 1 else 's'} of problem"
-        console.print(f"[red]Training cannot run: {kinds} (red above) must be corrected first.[/]", soft_wrap=True)
+        console.print(f"[red]Training cannot run: {kinds} must be corrected first.[/]", soft_wrap=True)
         raise typer.Exit(1)
     condition = "" if images else ", unless an image file is faulty: image files were not checked"
     console.print(f"[green]Training will run[/]{condition}.")

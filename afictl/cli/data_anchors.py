@@ -16,6 +16,7 @@ from afictl.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from afictl.data import Dataset
     from afictl.detectors.anchor_fit import AnchorFit
     from afictl.presets import Preset
     from afictl.presets.architecture import AnchorConfig, PointConfig
@@ -50,12 +51,14 @@ def propose_anchors(
     sides = ", ".join(map(str, sizes.min_sizes))
     typer.echo(f"{loaded.name}: {len(boxes) // len(sizes.min_sizes):,} boxes of train, at short sides of {sides} px")
     if has_anchors(detector):
-        _propose_anchors(loaded, detector, boxes)
+        fit = _propose_anchors(loaded, detector, boxes)
+        _print_advice(dataset, loaded, fit)
     elif isinstance(detector, PointConfig):
         _propose_ranges(loaded, detector, boxes)
 
 
-def _propose_anchors(preset: Preset, detector: AnchorConfig, boxes: np.ndarray) -> None:
+def _propose_anchors(preset: Preset, detector: AnchorConfig, boxes: np.ndarray) -> AnchorFit:
+    """Print the fit of today's and of better anchors, and return the better one."""
     from afictl.detectors.anchor_fit import AnchorFitting
     from afictl.necks import pyramid_strides
     from afictl.presets.architecture import LibraryConfig
@@ -71,10 +74,20 @@ def _propose_anchors(preset: Preset, detector: AnchorConfig, boxes: np.ndarray) 
     _print_levels("anchor size", strides, {name: (fit.sizes, fit.level_shares) for name, fit in fits.items()})
     _print_fits(fits)
     if proposed == now:
-        typer.echo("The anchors of the preset fit: none that are clearly better were found.")
-        return
+        typer.echo("The anchors of the preset stay: none that are clearly better were found.")
+        return now
     settings = {"anchor_sizes": proposed.sizes} | ({} if fixed_ratios else {"anchor_ratios": proposed.ratios})
     typer.echo(_flags(settings))
+    return proposed
+
+
+def _print_advice(dataset: Dataset, preset: Preset, fit: AnchorFit) -> None:
+    """Print what helps where even the best anchors fit few boxes, as objects are too small for the levels."""
+    from afictl.visualization.object_sizes import MIN_ANCHOR_SHARE, ObjectSizes
+
+    if fit.share < MIN_ANCHOR_SHARE:
+        for sentence in ObjectSizes(dataset, preset).advice():
+            typer.echo(f"note: anchors alone do not suffice for small objects. {sentence}")
 
 
 def _propose_ranges(preset: Preset, detector: PointConfig, boxes: np.ndarray) -> None:

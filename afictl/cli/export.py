@@ -76,6 +76,7 @@ def export_command(
     from afictl.export.files import export_detector, export_interpolator
     from afictl.weights import load_detector, load_interpolator
 
+    typer.echo("conversion and comparison with PyTorch: a detector takes a minute or more", err=True)
     if part == "interpolator":
         checks = export_interpolator(load_interpolator(weights, averaged=averaged), form, output)
     else:

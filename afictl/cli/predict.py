@@ -112,8 +112,9 @@ def _print_report(report: PredictionReport, output: Path) -> None:
     Raises:
         typer.Exit: with code 1, files were skipped.
     """
-    frames = f" and {report.frames} frames of videos" if report.frames else ""
-    typer.echo(f"{report.detections} detections on {report.images} images{frames}")
+    counts = {"images": report.images, "frames of videos": report.frames}
+    inputs = " and ".join(f"{count} {name}" for name, count in counts.items() if count) or "0 images"
+    typer.echo(f"detections: {report.detections}, on {inputs}")
     typer.echo(f"predictions: {output}")
     for fault in report.faults:
         typer.echo(f"skipped: {fault}", err=True)

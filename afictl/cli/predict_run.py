@@ -87,7 +87,7 @@ def predict_files(
         for video in files[len(images) :]:
             _predict_video(detector, video, drawer if runtime.is_main_process else None, take)
         if not report.images + report.frames:
-            raise UserError(f"no image can be read; the first: {report.faults[0]}")
+            raise UserError(f"no input can be read; the first: {report.faults[0]}")
     return report
 
 

@@ -22,7 +22,7 @@ from afictl.errors import UserError
 MIN_SIDE_PX = 0.01
 """A thinner box counts as without area; the box losses take the log of a side."""
 
-DROP_REASONS = ("used", "crowd", "without area", "outside the image", "flagged 'ignore'")
+DROP_REASONS = ("used", "flagged 'iscrowd'", "without area", "outside the image", "flagged 'ignore'")
 """Why training leaves an object out, by the value of ``drop_reasons``; 0: it does not."""
 
 

@@ -95,7 +95,7 @@ class AnchorFitting:
         ]
         fits = [self._round(self._fit(*start, keep_ratios), keep_ratios) for start in starts]
         best = max(fits, key=lambda fit: fit.score)
-        return best if best.score >= now.score + _MIN_GAIN else now
+        return best if best.score >= now.score + _MIN_GAIN and best.share >= now.share else now
 
     def _round(self, fit: AnchorFit, keep_ratios: bool) -> AnchorFit:
         sizes = [round(size, 1) if size < 10 else float(round(size)) for size in fit.sizes]

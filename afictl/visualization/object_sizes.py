@@ -19,7 +19,7 @@ from afictl.presets.architecture import has_anchors
 _SMALL_STRIDES = 4
 """Objects of fewer strides of the finest level are small for a detector; at the usual stride of 8 these are those of
 less than 32 pixels, which COCO calls small."""
-_MIN_ANCHOR_SHARE = 0.8
+MIN_ANCHOR_SHARE = 0.8
 """Share of objects with a fitting anchor below which anchors are worth a fit."""
 _TILE_STEP = 32
 _MAX_SIDE = 4096
@@ -83,10 +83,13 @@ class ObjectSizes:
                 f"{lost:.0%} of the objects are smaller than {finest}, and {small:.0%} smaller than"
                 f" {_SMALL_STRIDES} times as much."
             )
-        return [*sentences, *(self._advice(self.preset) if max(lost, small) > 0.5 else ()), *self._anchor_sentences()]
+        return [*sentences, *self.advice(), *self._anchor_sentences()]
 
-    def _advice(self, preset: Preset) -> list[str]:
-        """Ways to enlarge objects until their median is ``_SMALL_STRIDES`` strides."""
+    def advice(self) -> list[str]:
+        """Ways to enlarge most objects to ``_SMALL_STRIDES`` strides; empty where most have them, or without a preset."""
+        preset = self.preset
+        if preset is None or (self.resized < _SMALL_STRIDES * next(iter(self.strides.values()))).mean() <= 0.5:
+            return []
         size, stride = preset.input.test_size, next(iter(self.strides.values()))
         factor = _SMALL_STRIDES * stride / float(np.median(self.resized))
         larger = math.ceil(size * factor / _TILE_STEP) * _TILE_STEP
@@ -114,7 +117,7 @@ class ObjectSizes:
         if fit is None or self.preset is None:
             return []
         sentence = f"{fit.share:.0%} of the objects have an anchor of the preset with an IoU of at least {MIN_IOU}"
-        if fit.share >= _MIN_ANCHOR_SHARE:
+        if fit.share >= MIN_ANCHOR_SHARE:
             return [f"{sentence}: the anchors fit."]
         return [
             f"{sentence}: 'afictl data anchors DATA --preset {self.preset.name}' looks for anchors that fit better."

@@ -158,7 +158,7 @@ def test_broken_images_are_named_and_skipped(untrained_detector, images, tmp_pat
     assert f"skipped: image {tmp_path / 'text.png'} " in result.stderr
     records = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
     assert [(record["file"], record["image_id"]) for record in records] == [(str(good[0]), 1), (str(good[1]), 2)]
-    with pytest.raises(UserError, match=r"no image can be read.*broken\.jpg"):
+    with pytest.raises(UserError, match=r"no input can be read.*broken\.jpg"):
         call("predict", "--weights", untrained_detector, tmp_path / "broken.jpg", "--output", tmp_path / "none")
     assert files_of(tmp_path) == ["broken.jpg", "out/predictions.jsonl", "text.png"]
 

@@ -370,7 +370,7 @@ def test_counts_of_real_data_equal_those_of_loading(shared_data, name):
     objects = read_instances(dataset.annotation_file)["annotations"]
     assert report.usable_images == len(dataset.training_images())
     assert report.usable_objects == sum(len(dataset.training_objects(i).ids) for i in range(len(dataset)))
-    assert report.usable_objects + dataset.left_out().get("objects crowd", 0) == len(objects)
+    assert report.usable_objects + dataset.left_out().get("objects flagged 'iscrowd'", 0) == len(objects)
     assert bool(report.findings.get("no-masks")) is not dataset.has_masks
 
 

@@ -37,7 +37,7 @@ def test_boxes_are_clipped_and_unusable_objects_counted(write_coco):
     assert usable.boxes.tolist() == [[50, 0, 64, 15]]
     assert dataset.training_images() == [0]
     assert dataset.left_out() == {
-        "objects crowd": 1,
+        "objects flagged 'iscrowd'": 1,
         "objects without area": 2,
         "objects outside the image": 1,
         "images without a usable object": 1,
@@ -202,5 +202,5 @@ def test_ids_as_pandas_writes_them(write_coco):
 def test_objects_flagged_ignore_are_left_out_of_training(write_coco):
     dataset = load_dataset(write_coco([{"ignore": 1}, {"ignore": 1, "iscrowd": 1}, {"difficult": 1}, {}]), "train")
     assert dataset.training_objects(0).ids.tolist() == [3, 4]
-    assert dataset.left_out() == {"objects crowd": 1, "objects flagged 'ignore'": 1}
+    assert dataset.left_out() == {"objects flagged 'iscrowd'": 1, "objects flagged 'ignore'": 1}
     assert len(dataset.objects(0).ids) == 4
