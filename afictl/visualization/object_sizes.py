@@ -86,7 +86,7 @@ class ObjectSizes:
         return [*sentences, *self.advice(), *self._anchor_sentences()]
 
     def advice(self) -> list[str]:
-        """Ways to enlarge most objects to ``_SMALL_STRIDES`` strides; empty where most have them, or without a preset."""
+        """Ways to enlarge the median object to ``_SMALL_STRIDES`` strides; none where it is as large, or no preset."""
         preset = self.preset
         if preset is None or (self.resized < _SMALL_STRIDES * next(iter(self.strides.values()))).mean() <= 0.5:
             return []
