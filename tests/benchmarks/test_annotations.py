@@ -77,6 +77,7 @@ def test_every_listed_loader_exists(masks, monkeypatch):
     assert len(image_loader.loaders(masks)) == 3 + masks
 
 
+@pytest.mark.slow
 def test_a_library_that_cannot_read_the_data_is_left_out(shapes_dir, console, monkeypatch):
     monkeypatch.setattr(image_loader, "loaders", lambda masks: ["no such library", "afictl"])
     assert list(annotations.measure_loading(shapes_dir, "val", "boxes", 1, 4, console)) == ["afictl"]

@@ -8,6 +8,7 @@ from benchmarks.detections_file import DETECTIONS, write_detections
 from benchmarks.metric import max_difference
 
 
+@pytest.mark.slow
 def test_both_libraries_give_the_same_metrics(tmp_path, capsys):
     metric.main(["--count", "12", "--masks", "--json", str(tmp_path / "figures.json")])
     assert "pycocotools" in capsys.readouterr().out

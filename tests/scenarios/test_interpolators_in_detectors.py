@@ -18,6 +18,8 @@ NECKS = {
     "pafpn": PAFPNConfig(channels=8),
     "bifpn": BiFPNConfig(channels=8, repeats=1),
 }
+COMPILED = ("afi", "afi-lite", "carafe", "dysample", "freqfusion")
+"""Kinds of different structure, which are compiled in every run of the tests; the others in the slow one."""
 EVERY_KIND = pytest.mark.parametrize("kind", learned_kinds())
 
 
@@ -151,8 +153,14 @@ def test_autocast_changes_little(kind):
     torch.testing.assert_close(half.float(), exact, atol=0.04, rtol=0)
 
 
-@EVERY_KIND
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [
+        pytest.param(kind, backend, marks=[] if backend == "aot_eager" and kind in COMPILED else pytest.mark.slow)
+        for backend in ("aot_eager", "inductor")
+        for kind in learned_kinds()
+    ],
+)
 def test_every_kind_compiles(kind, backend):
     torch._dynamo.reset()
     interpolator = build(kind)
