@@ -76,11 +76,11 @@ def export_command(
     from afictl.export.files import export_detector, export_interpolator
     from afictl.weights import load_detector, load_interpolator
 
-    typer.echo("conversion and comparison with PyTorch: a detector takes a minute or more", err=True)
     if part == "interpolator":
         checks = export_interpolator(load_interpolator(weights, averaged=averaged), form, output)
     else:
         loaded = load_detector(weights, averaged=averaged)
+        typer.echo("conversion and comparison with PyTorch: a minute or more", err=True)
         checks = export_detector(loaded, form, output, _validation_image(weights, data, loaded.preset.input))
     console = wide_console()
     console.print(_table(checks))

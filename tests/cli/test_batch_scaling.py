@@ -19,8 +19,8 @@ def test_the_rate_is_proportional_to_the_batch():
 @pytest.mark.parametrize(
     ("overrides", "fact"),
     [
-        ([], "batch is the preset's 16"),
-        (["train.batch_size=16"], "batch is the preset's 16"),
+        ([], "batch is that of the preset, 16"),
+        (["train.batch_size=16"], "batch is that of the preset, 16"),
         (["train={batch_size: 4, lr: 0.1}"], r"--set train\.lr"),
         (["train.batch_size=4", "train.lr_batch_size=8"], r"--set train\.lr_batch_size"),
     ],
