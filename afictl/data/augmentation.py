@@ -99,7 +99,7 @@ def random_crop(source: AnnotatedImage, fraction: float, generator: torch.Genera
 
 
 def _crop_objects(source: AnnotatedImage, window: Tile, masks: bool) -> Objects:
-    objects, kept = source.objects, []
+    objects, visible_parts = source.objects, []
     size_hw = window.bottom - window.top, window.right - window.left
     for k, box in enumerate(objects.boxes.double().numpy()):
         xywh = np.concatenate((box[:2], box[2:] - box[:2]))
@@ -107,8 +107,8 @@ def _crop_objects(source: AnnotatedImage, window: Tile, masks: bool) -> Objects:
         for part in object_parts(xywh, outline, source.size_hw, [window]):
             segmentation = normalize_segmentation(part.segmentation, size_hw) if masks else None
             if part.visible >= _MIN_VISIBLE and (segmentation is not None or not masks):
-                kept.append((k, [*part.xywh[:2], *np.add(part.xywh[:2], part.xywh[2:])], segmentation))
-    return _select(objects, kept)
+                visible_parts.append((k, [*part.xywh[:2], *np.add(part.xywh[:2], part.xywh[2:])], segmentation))
+    return _select(objects, visible_parts)
 
 
 def paste_objects(
@@ -145,17 +145,17 @@ def paste_objects(
 
 def _visible_objects(target: AnnotatedImage, hidden: np.ndarray) -> Objects:
     """The objects of ``target`` without the pixels ``hidden``, bool (H,W)."""
-    objects, kept = target.objects, []
+    objects, visible_parts = target.objects, []
     for k, outline in enumerate(objects.segmentations):
         box = objects.boxes[k].tolist()
         bitmap = None if outline is None else draw_segmentation(outline, target.size_hw, target.size_hw)
         if bitmap is None or not (bitmap.astype(bool) & hidden).any():
-            kept.append((k, box, outline))
+            visible_parts.append((k, box, outline))
             continue
         visible = bitmap * ~hidden
         if visible.sum() >= _MIN_VISIBLE * bitmap.sum():
-            kept.append((k, _extent(visible), _encode(visible)))
-    return _select(objects, kept)
+            visible_parts.append((k, _extent(visible), _encode(visible)))
+    return _select(objects, visible_parts)
 
 
 def _select(objects: Objects, rows: Sequence[tuple[int, list[float], Segmentation | None]]) -> Objects:

@@ -44,14 +44,14 @@ def find_media(arguments: Sequence[str], lines: Iterable[str]) -> list[MediaFile
     Raises:
         UserError: a path that does not exist, a folder without images, or a pattern that matches none.
     """
-    found: dict[str, tuple[Path, str]] = {}
+    inputs: dict[str, tuple[Path, str]] = {}
     for argument in arguments:
         for path, name in _from_lines(lines) if argument == STANDARD_INPUT else _from_argument(argument):
-            found.setdefault(os.path.abspath(path), (path, name))
-    if not found:
+            inputs.setdefault(os.path.abspath(path), (path, name))
+    if not inputs:
         raise UserError("standard input has no path")
-    names = unique_names([name for _, name in found.values()])
-    return [MediaFile(path, name) for (path, _), name in zip(found.values(), names, strict=True)]
+    names = unique_names([name for _, name in inputs.values()])
+    return [MediaFile(path, name) for (path, _), name in zip(inputs.values(), names, strict=True)]
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

@@ -98,7 +98,7 @@ class MediaDetector:
                 faults = [frame for _, frame in batch if isinstance(frame, MediaFault)]
                 images = [resize_for_test(self._input, frame.read()) for _, frame in decoded]
                 rows = zip(decoded, self._detect(images), strict=True)
-                yield [*(MediaPrediction(video, *found, k, frame.time_s) for (k, frame), found in rows), *faults]
+                yield [*(MediaPrediction(video, *result, k, frame.time_s) for (k, frame), result in rows), *faults]
             turn += 1
 
     @property
@@ -114,7 +114,7 @@ class MediaDetector:
         """Size and results of each image."""
         detector, sizes_hw = self.loaded.detector, [image.original_hw for image in images]
         categories = own_categories(self.loaded.classes, self.loaded.metadata)
-        found = []
+        results = []
         tensors = [image.tensor for image in images]
         for detection, size_hw in zip(
             detect_batch(detector, tensors, sizes_hw, self.runtime, self.views), sizes_hw, strict=True
@@ -122,8 +122,8 @@ class MediaDetector:
             keep = detection["scores"] >= self.threshold
             detection = {name: values[keep] for name, values in detection.items()}
             masks = paste_in_original(detector, detection, size_hw) if "mask_probs" in detection else None
-            found.append((size_hw, coco_results(detection, masks, 0, categories)))
-        return found
+            results.append((size_hw, coco_results(detection, masks, 0, categories)))
+        return results
 
 
 def _frames_and_fault(video: MediaFile) -> Iterator[VideoFrame | MediaFault]:

@@ -31,8 +31,8 @@ def plot_sizes(sizes: ObjectSizes) -> bytes:
     fit, file = sizes.anchor_fit, BytesIO()
     anchors = fit.sizes if fit else ()
     lines, meaning = (sizes.strides, "stride of a level") if sizes.preset else (_COCO_LIMITS, "limit of COCO's sizes")
-    shown = [float(sizes.resized.min()), float(sizes.resized.max()), *lines.values(), *anchors]
-    edges = 2 ** np.arange(math.floor(math.log2(min(shown)) - 0.25), math.log2(max(shown)) + 0.5, 0.25)
+    sizes_px = [float(sizes.resized.min()), float(sizes.resized.max()), *lines.values(), *anchors]
+    edges = 2 ** np.arange(math.floor(math.log2(min(sizes_px)) - 0.25), math.log2(max(sizes_px)) + 0.5, 0.25)
     with literal_names(()), rc_context({"svg.hashsalt": "sizes"}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         axis = figure.subplots()
