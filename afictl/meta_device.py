@@ -20,6 +20,9 @@ _MAX_OPTION_VALUE = 2**16
 def building_on_meta_device(path: str | Path) -> Iterator[None]:
     """Build modules on PyTorch's meta device, without memory, and limit the number of parameters.
 
+    Args:
+        path: file or setting that describes the module; every error names it.
+
     Raises:
         UserError: more than 20,000 parameters, or an invalid description.
     """
@@ -35,8 +38,10 @@ def building_on_meta_device(path: str | Path) -> Iterator[None]:
     try:
         with torch.device("meta"):
             yield
-    except UserError:
-        raise
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from None
     except (RuntimeError, TypeError, ValueError, MemoryError) as error:
         reason = one_line(error) or type(error).__name__
         raise UserError(f"{path}: the described module cannot be built ({reason:.200}); make the file again") from None

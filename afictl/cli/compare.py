@@ -14,6 +14,7 @@ import typer
 from afictl.cli import options
 from afictl.cli.batch_scaling import scaled_overrides
 from afictl.cli.outputs import require_writable
+from afictl.cli.preset_argument import load_buildable_preset
 from afictl.cli.runs import slugify
 from afictl.cli.tables import wide_console
 from afictl.errors import UserError
@@ -179,9 +180,10 @@ def compare_command(
         raise UserError("give --data; it is optional only with --only-cost")
     from afictl.cli.interpolator_options import require_compared_options
     from afictl.comparison import parse_methods, parse_tuning
-    from afictl.presets import load_preset, overridden_values
+    from afictl.presets import overridden_values
 
-    resolved = load_preset(preset, scaled_overrides(preset, overrides or []) if scale_rate else overrides or [])
+    settings = scaled_overrides(preset, overrides or []) if scale_rate else overrides or []
+    resolved = load_buildable_preset(preset, settings)
     methods = parse_methods(interpolators or ",".join(f"kind:{kind}" for kind in _DEFAULT_KINDS))
     require_compared_options(resolved, overrides or [], methods)
     if only_cost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from afictl.cli.preset_argument import load_buildable_preset
 from afictl.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,10 +22,9 @@ def load_preset_for(name: str, overrides: Sequence[str], interpolator: str | Non
         interpolator: kind, run or file; None for the preset's kind.
 
     Raises:
-        UserError: as ``load_preset``, an option that the kind does not have, or a setting without effect.
+        UserError: as ``load_buildable_preset``, or a setting without effect.
     """
-    from afictl.interpolators import check_options, kind_of_source
-    from afictl.presets import load_preset
+    from afictl.interpolators import kind_of_source
     from afictl.training.initial_weights import find_interpolator_file
 
     keys, kind = _interpolator_keys(overrides), None
@@ -37,10 +37,7 @@ def load_preset_for(name: str, overrides: Sequence[str], interpolator: str | Non
             raise UserError(
                 f"--set interpolator.kind: has no effect with --interpolator {interpolator}; give one of them"
             )
-    preset = load_preset(name, [*overrides, *([f"interpolator.kind={kind}"] if kind else [])])
-    if keys:
-        check_options(preset.interpolator.kind, preset.interpolator.options)
-    return preset
+    return load_buildable_preset(name, [*overrides, *([f"interpolator.kind={kind}"] if kind else [])])
 
 
 def require_compared_options(preset: Preset, overrides: Sequence[str], methods: Sequence[Method]) -> None:

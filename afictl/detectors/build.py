@@ -72,7 +72,12 @@ def build_detector(
     classes = 80 if num_classes is None else num_classes
     if classes < 1:
         raise UserError(f"a detector needs at least one class, got num_classes={classes}")
-    return build_within_memory(loaded.name, lambda: _build(*_resolve_interpolator(loaded, interpolator), classes))
+    try:
+        return build_within_memory(loaded.name, lambda: _build(*_resolve_interpolator(loaded, interpolator), classes))
+    except UserError as error:
+        if isinstance(preset, Preset):
+            raise
+        raise UserError(f"{preset}: {error}") from None
 
 
 def _warn_of_options(preset: Preset, interpolator: str | Interpolator | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from afictl import AFInterpolator, UserError
+from afictl import AFInterpolator, UserError, build_detector
 from afictl.cli.interpolator_options import load_preset_for, require_compared_options
 from afictl.comparison import parse_methods
 
@@ -111,3 +111,30 @@ def test_the_default_methods_are_kinds_whatever_folders_there_are(afictl, tmp_pa
     assert (code, errors) == (0, "")
     methods = json.loads(Path("out/comparison.json").read_text())["methods"]
     assert [method["name"] for method in methods] == ["nearest", "bilinear", "bicubic", "afi"]
+
+
+@pytest.mark.parametrize(
+    ("content", "facts"),
+    [
+        ("backbone: {options: {layers: [true, 2, 2, 2]}}", r"backbone\.options\.layers"),
+        ("backbone: {options: {layer: 2}}", r"backbone\.options: .*'layer'; did you mean 'layers'"),
+        ("backbone: {name: resnet81}", r"backbone\.name: .*'resnet81'"),
+        ("interpolator: {options: {blocks: 0}}", "blocks must be a positive whole number"),
+        ("interpolator: {kind: afii}", "'afii'; did you mean 'afi'"),
+    ],
+)
+def test_a_preset_of_which_nothing_can_be_built_is_refused_with_its_file(tmp_path, content, facts):
+    file = tmp_path / "faulty.yaml"
+    file.write_text(f"extends: {TINY}\n{content}\n")
+    for overrides in ([], ["train.steps=3"], ["neck.channels=32"]):
+        with pytest.raises(UserError, match=rf"faulty\.yaml: .*{facts}"):
+            load_preset_for(str(file), overrides, None)
+    with pytest.raises(UserError, match=rf"faulty\.yaml: .*{facts}"):
+        build_detector(file)
+
+
+def test_a_setting_of_which_nothing_can_be_built_is_named(custom):
+    with pytest.raises(UserError, match=r"^--set: backbone\.options: .*'layer'"):
+        load_preset_for(custom, ["backbone.options.layer=2"], None)
+    with pytest.raises(UserError, match=r"^--set: backbone\.options: .*'layer'"):
+        load_preset_for(TINY, ["backbone.options.layer=2"], None)
