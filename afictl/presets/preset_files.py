@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -36,6 +37,7 @@ _LIBRARY_KEYS = frozenset({"source", "segments"})
 """Further keys of ``detector`` in most of them."""
 
 
+@cache
 def _folder() -> Path:
     """``presets/`` of the checkout, or its copy inside an installed wheel."""
     installed = Path(__file__).parents[1] / "_presets"
@@ -176,6 +178,7 @@ def _validate_overrides(values: Mapping[str, object], overrides: Iterable[str]) 
     return _validate(values, "--set", is_recorded=True)
 
 
+@cache
 def _shipped_names() -> Names:
     return Names([*list_presets(), *list_torchvision_presets()], "preset", "shipped preset")
 
@@ -224,6 +227,15 @@ def _find_base(base: str, path: Path) -> Path:
 
 def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, object]:
     """Values of a file on top of those of the preset that it extends; ``extending`` are the files that extend it."""
+    return _read_shipped(path) if path.is_relative_to(_folder()) else _read_file(path, extending)
+
+
+@cache
+def _read_shipped(path: Path) -> dict[str, object]:
+    return _read_file(path, ())
+
+
+def _read_file(path: Path, extending: tuple[Path, ...]) -> dict[str, object]:
     if path in extending:
         raise UserError(f"{path}: extends: the preset extends itself")
     values = read_yaml(path)
