@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,18 +58,6 @@ def train_stage1(
     generator = TrainableModule(fabric, PyramidInterpolator(interpolator), recipe, recipe.clip_norm)
     trainable_discriminator = TrainableModule(fabric, PerLevel(discriminator), recipe)
 
-    def step(batch: TrainBatch) -> Mapping[str, Tensor]:
-        full, half = fabric.to_device((batch.images, batch.half_images))
-        with torch.no_grad(), fabric.autocast():
-            real = guide_maps(guide, full, recipe.features, across_ranks=True).maps
-            coarse, fine = guide_maps(guide, half, recipe.features, across_ranks=True)
-        pairs = enlarged_pairs(guide, generator.module(coarse, fine), real, full, half)
-        loss_d = discriminator_step(trainable_discriminator, pairs)
-        losses = feature_losses(trainable_discriminator.module, pairs, recipe)
-        generator.backward(losses)
-        generator.optimizer_step()
-        return {**losses, "loss_discriminator": loss_d}
-
     def evaluate(progress: ProgressCallback) -> Metrics:
         return run_on_rank_zero_with_progress(
             lambda share: _report(fabric, run, guide, recipe, interpolator, discriminator, data.held_out, share),
@@ -92,7 +81,7 @@ def train_stage1(
     stage = Stage(
         name="stage1",
         modules={"generator": generator, "discriminator": trainable_discriminator},
-        step=step,
+        step=partial(stage1_step, fabric, guide, recipe, generator, trainable_discriminator),
         batches=batch_source(fabric, data.train, guide.input, recipe, preset.loader, seed, half_view=True),
         evaluate=evaluate,
         score=lambda metrics: -float(metrics[f"l1/{interpolator.kind}"] or 0),
@@ -101,6 +90,36 @@ def train_stage1(
         logged=(f"l1/{interpolator.kind}", f"cosine/{interpolator.kind}"),  # others are in the table above
     )
     fit(fabric, run, recipe, stage, seed)
+
+
+def stage1_step(
+    fabric: Fabric,
+    guide: Detector,
+    recipe: InterpolatorRecipe,
+    generator: TrainableModule,
+    discriminator: TrainableModule,
+    batch: TrainBatch,
+) -> Mapping[str, Tensor]:
+    """One update of the discriminator and one of the interpolator; returns the losses of both, scalars.
+
+    Args:
+        fabric: the launched Fabric.
+        guide: frozen, in eval mode.
+        recipe: the features to enlarge, and the weight of the adversarial term.
+        generator: a ``PyramidInterpolator``.
+        discriminator: a ``PatchDiscriminator`` in ``PerLevel``.
+        batch: with half-size views.
+    """
+    full, half = fabric.to_device((batch.images, batch.half_images))
+    with torch.no_grad(), fabric.autocast():
+        real = guide_maps(guide, full, recipe.features, across_ranks=True).maps
+        coarse, fine = guide_maps(guide, half, recipe.features, across_ranks=True)
+    pairs = enlarged_pairs(guide, generator.module(coarse, fine), real, full, half)
+    loss_d = discriminator_step(discriminator, pairs)
+    losses = feature_losses(discriminator.module, pairs, recipe)
+    generator.backward(losses)
+    generator.optimizer_step()
+    return {**losses, "loss_discriminator": loss_d}
 
 
 def _report(
