@@ -1,11 +1,13 @@
 """Table of finished runs in Markdown: ``python -m benchmarks.evidence.table SETTING TABLE --baseline METHOD``.
 
-Differences are paired by seed. The baseline may be trained in another setting, as the one with more steps.
+Differences are paired by seed. The baseline may be trained in another setting, as the one with more steps. ``--add``
+takes the runs of a table that was trained elsewhere, with a guide and pre-trainings of its own, as further pairs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +29,10 @@ _METRICS = ("box/AP", "box/AP50", "box/AP75", "box/APs")
 class Row:
     """One method of the table."""
 
-    method: str
-    metrics: Mapping[int, Mapping[str, float]]
-    """Metrics of each seed."""
+    name: str
+    """The method."""
+    seeds: Mapping[str, Mapping[str, float]]
+    """Metrics of each seed; that of an added table has the name of its file before it."""
     difference: PairedDifference | None
     """Box AP above that of the baseline; None for the baseline and with fewer than two seeds in common."""
     claimed: bool
@@ -43,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comparison = paths.comparison(SETTINGS[options.setting])
     baseline = read_metrics(paths.comparison(SETTINGS[options.baseline_setting or options.setting]) / options.baseline)
     methods = {method: read_metrics(comparison / method) for method in TABLES[options.table]}
+    if options.add and options.baseline_setting:
+        raise UserError("--add: its runs have no baseline in another setting; leave out --baseline-setting")
+    if options.add:
+        added = read_table(options.add, options.setting)
+        methods = {method: metrics | added.get(method, {}) for method, metrics in methods.items()}
+        baseline |= added.get(options.baseline, {})
     rows = build_rows(methods, baseline, options.baseline if not options.baseline_setting else "")
     name = f"{options.baseline} of {options.baseline_setting}" if options.baseline_setting else options.baseline
     print(f"| | box AP | of the seeds | difference to {name} (95 % interval) | claimed | AP small |")
@@ -54,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
+def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
     """Metrics by seed of the finished runs of a method.
 
     Raises:
@@ -63,12 +72,30 @@ def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
     results = [read_result(file.parent) for file in sorted(folder.glob(f"seed*/{RESULT}"))]
     if not results:
         raise UserError(f"{folder}: has no finished run; train the table first: python -m benchmarks.evidence")
-    return {result.seed: _box_metrics(result) for result in sorted(results, key=lambda result: result.seed)}
+    return {str(result.seed): _box_metrics(result) for result in sorted(results, key=lambda result: result.seed)}
+
+
+def read_table(file: Path, setting: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics by method and seed of a table that ``--json`` wrote.
+
+    Raises:
+        UserError: unreadable, or the table of another setting.
+    """
+    try:
+        table = json.loads(file.read_text())
+        methods = {row["name"]: row["seeds"] for row in table["methods"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a table of benchmarks.evidence.table --json ({error!r:.80})") from None
+    if table.get("setting") != setting:
+        raise UserError(f"{file}: setting: a table of {table.get('setting')}, not of {setting}")
+    return {
+        method: {f"{file.stem} {seed}": metrics for seed, metrics in seeds.items()} for method, seeds in methods.items()
+    }
 
 
 def build_rows(
-    methods: Mapping[str, Mapping[int, Mapping[str, float]]],
-    baseline: Mapping[int, Mapping[str, float]],
+    methods: Mapping[str, Mapping[str, Mapping[str, float]]],
+    baseline: Mapping[str, Mapping[str, float]],
     baseline_name: str,
 ) -> list[Row]:
     """Rows with the differences to the baseline, which is among the methods unless its name is empty."""
@@ -83,13 +110,13 @@ def build_rows(
 
 def markdown(row: Row) -> str:
     """The row as a line of a Markdown table."""
-    points = [metrics["box/AP"] for metrics in row.metrics.values()]
-    small = mean(metrics["box/APs"] for metrics in row.metrics.values())
+    points = [metrics["box/AP"] for metrics in row.seeds.values()]
+    small = mean(metrics["box/APs"] for metrics in row.seeds.values())
     difference = ""
     if row.difference and row.difference.low is not None and row.difference.high is not None:
         difference = f"{row.difference.mean:+.1f} ({row.difference.low:.1f} to {row.difference.high:.1f})"
     seeds = ", ".join(f"{value:.1f}" for value in points)
-    return f"| `{row.method}` | {mean(points):.1f} | {seeds} | {difference} | {'yes' * row.claimed} | {small:.1f} |"
+    return f"| `{row.name}` | {mean(points):.1f} | {seeds} | {difference} | {'yes' * row.claimed} | {small:.1f} |"
 
 
 def _box_metrics(result: RunResult) -> dict[str, float]:
@@ -102,6 +129,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--baseline", default="nearest", metavar="METHOD")
     parser.add_argument("--baseline-setting", choices=SETTINGS, help="default: that of the methods")
+    parser.add_argument("--add", type=Path, metavar="FILE", help="--json of a table of the same setting and methods")
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"), metavar="DIR")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args(arguments)

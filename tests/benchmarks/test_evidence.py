@@ -1,14 +1,16 @@
+import json
 from itertools import pairwise
 
 import pytest
 
+from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
 from afictl.presets import load_preset
 from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.fidelity import rank_correlation
 from benchmarks.evidence.methods import INTERPOLATORS, PRETRAINED, PRETRAININGS, TABLES
 from benchmarks.evidence.settings import SETTINGS
-from benchmarks.evidence.table import build_rows, markdown
+from benchmarks.evidence.table import build_rows, markdown, read_table
 
 
 def test_main_table_has_every_kind():
@@ -75,7 +77,7 @@ def test_settings_share_guide_and_pretraining_of_another(tmp_path, capsys):
 
 
 def metrics(*points):
-    return {seed: {"box/AP": value, "box/APs": value + 1} for seed, value in enumerate(points)}
+    return {str(seed): {"box/AP": value, "box/APs": value + 1} for seed, value in enumerate(points)}
 
 
 def test_table_pairs_seeds_with_the_baseline():
@@ -91,3 +93,15 @@ def test_table_pairs_seeds_with_the_baseline():
 def test_baseline_of_another_setting_is_no_row():
     (row,) = build_rows({"nearest": metrics(50, 51)}, metrics(52, 52), "")
     assert row.difference.mean == -1.5
+
+
+def test_added_table_has_pairs_of_its_own(tmp_path):
+    file = tmp_path / "elsewhere.json"
+    row = {"name": "afi", "seeds": {"0": {"box/AP": 54.0, "box/APs": 1.0}}}
+    file.write_text(json.dumps({"setting": "shapes", "methods": [row]}))
+    assert read_table(file, "shapes") == {"afi": {"elsewhere 0": {"box/AP": 54.0, "box/APs": 1.0}}}
+    with pytest.raises(UserError, match=r"elsewhere\.json: setting: a table of shapes, not of bccd"):
+        read_table(file, "bccd")
+    file.write_text("[]")
+    with pytest.raises(UserError, match=r"elsewhere\.json: not a table"):
+        read_table(file, "shapes")
