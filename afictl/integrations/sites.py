@@ -1,4 +1,6 @@
-"""A place in a model where an interpolator can be put."""
+"""Feature pyramids in which an interpolator can be put, with the fine map at hand."""
+
+from __future__ import annotations
 
 from typing import NamedTuple, cast
 
@@ -20,6 +22,12 @@ class UpsamplingSite(NamedTuple):
     """A parameter of the pyramid, with the device and type that the interpolator gets."""
     new_class: type[nn.Module]
     """Class of the pyramid with an interpolator; differs from the present one in ``forward`` alone."""
+
+    @property
+    def mode(self) -> str:
+        """Kind of the present interpolator; nearest is that of pyramids of other libraries."""
+        present = getattr(self.pyramid, "interpolator", None)
+        return "nearest" if present is None else str(getattr(present, "kind", type(present).__name__))
 
 
 def neck_site(neck: nn.Module) -> UpsamplingSite:

@@ -1,115 +1,175 @@
-"""Substitution of the interpolator in models of afictl and of other libraries."""
+"""Substitution of the interpolation in models of afictl and of other libraries."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from typing import Protocol, TypeGuard, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import torch
 from torch import nn
 
 from afictl.errors import UserError
-from afictl.integrations.sites import UpsamplingSite, neck_site
-from afictl.integrations.torchvision_pyramids import torchvision_sites
-from afictl.interpolators import Interpolator, PerStepInterpolator
-from afictl.interpolators.per_step import check_steps, with_steps
-from afictl.necks import Neck, preset_with
-from afictl.presets import Preset
+from afictl.integrations.pyramids import is_detector, preset_replacements, pyramid_replacements, pyramid_sites
+from afictl.integrations.recording import Probe, RecordedStep, Recording, record
+from afictl.integrations.scoped_calls import CALLS, INTERPOLATORS, CallSite, InterpolatedModule, interpolated_class
+from afictl.integrations.sites import UpsamplingSite
+from afictl.integrations.sources import Interpolators, InterpolatorSource
+from afictl.integrations.substitution import (
+    Replacement,
+    Substitution,
+    UnreachedStep,
+    UpsamplingStep,
+    without_upsampling,
+)
 
 
-def substitute_interpolator(model: nn.Module, interpolator: nn.Module, *, per_step: bool | None = None) -> int:
-    """Put ``interpolator`` into every feature pyramid of ``model``, which is changed in place.
+def substitute_interpolator(
+    model: nn.Module,
+    interpolator: InterpolatorSource,
+    *,
+    per_step: bool | None = None,
+    probe: Probe | None = None,
+    where: Callable[[UpsamplingStep], bool] | None = None,
+) -> Substitution:
+    """Put interpolators in the place of the twofold enlargements of ``model``, which is changed in place.
 
-    Works on torchvision's detectors with an FPN, on detectron2's models with an FPN (and any heads), on
-    afictl's detectors, and on models that contain one. All other weights, their names and the losses are unchanged;
-    with nearest interpolation a model computes what it computed before, bit for bit. A second call replaces the
-    interpolator of the first. Call it before the optimizer is made and before the model is wrapped for several
-    devices: both would miss the new parameters.
+    The feature pyramids of torchvision's and detectron2's detectors (with any heads) and of afictl's own, and of models
+    that contain them, get them as a part, with the fine map at hand. A model without one is run once on a probe input,
+    and each ``nn.Upsample`` and each call of ``torch.nn.functional.interpolate`` that enlarged maps twofold is replaced
+    in the module that made it, and nowhere else; with ``probe`` also outside the pyramids of a model that has some.
+    All other weights, their names and the losses are unchanged; with its own interpolation a model computes what it
+    computed before, bit for bit. A second call replaces the interpolators of the first. Call it before the optimizer is
+    made, and before the model is compiled or wrapped for several devices: they would miss the new parameters.
 
     Args:
-        model: the model, or any module with such a pyramid in it.
-        interpolator: called ``interpolator(coarse, fine)``, (N, C, h, w) -> (N, C, 2h, 2w). The module itself is
-            used, by all pyramids of the model, and not copied: it moves to the device and floating-point type of
-            the pyramid, and to its train or eval mode. In an afictl detector, its ``kind`` and ``options`` also
-            replace those in ``detector.preset``.
-        per_step: True gives every enlargement of every pyramid a copy of ``interpolator``, with weights of its own
-            from then on, as a ``PerStepInterpolator``; such a module itself is used as it is. False shares one
-            module. None keeps what each pyramid has, which in a model of another library is a shared one at first.
+        model: the model, or any module that enlarges.
+        interpolator: called ``interpolator(coarse, fine)``, (N, C, h, w) -> (N, C, 2h, 2w), with ``fine`` None outside
+            pyramids. An instance is used by all steps, which then have one width, and not copied: it moves to the
+            device and floating-point type of the maps, and to the train or eval mode of the model. A kind such as
+            ``"dysample"`` or a function from C to a module makes one for each pyramid, and outside them for each step
+            and width. In an afictl detector, its ``kind`` and ``options`` also replace those in ``detector.preset``.
+        per_step: True gives every enlargement a module with weights of its own: in pyramids copies, as a
+            ``PerStepInterpolator``; such a module itself is used as it is. False shares one module of each width. None
+            keeps what each pyramid has, which in a model of another library is a shared one at first.
+        probe: an input of the model: its only argument, a tuple of arguments, or a mapping of keyword arguments. None
+            tries random images of 256 x 320 pixels. Height and width should differ, lest maps of a fixed size be half
+            as large as others by chance, and be such that each level is half as large as the next finer one.
+        where: tells of each step whether to replace it; None replaces all.
 
     Returns:
-        How often one forward pass of ``model`` calls the interpolator.
+        How often one forward pass of ``model`` calls the interpolators: an integer with the steps that were replaced,
+        those that were not reached with the reasons, and ``undo``.
 
     Raises:
-        UserError: not modules, no such pyramid, one of a class derived from the supported ones, one with a step that
-            is not twofold, or an interpolator made for another number of channels or steps. The model is then
-            unchanged.
+        UserError: arguments of other types, a model that does not run on the probe or is compiled, no step that can be
+            replaced, a pyramid of a class derived from the supported ones or with a step that is not twofold, or an
+            interpolator made for another number of channels or steps, or that needs the fine map where there is none.
+            The last two are only named, as not reached, for steps beside pyramids. The model is then unchanged.
     """
-    for name, value in (("model", model), ("interpolator", interpolator)):
-        if not isinstance(value, nn.Module):
-            raise UserError(f"substitute_interpolator: {name} is a torch.nn.Module, not {value!r:.80}")
-    detectors = [module for module in model.modules() if _is_detector(module)]
-    sites = [site for site in _upsampling_sites(model) if site.num_upsamplers > 0]
-    if not sites:
-        raise UserError(
-            f"{type(model).__name__} has no upsampling step to replace: it contains neither torchvision's "
-            "FeaturePyramidNetwork nor detectron2's FPN nor a neck of afictl (SSD and ViTDet have none)"
-        )
-    has_steps = [_has_steps(site, interpolator) if per_step is None else per_step for site in sites]
-    if detectors or any(has_steps):
-        _require_description(interpolator)
-    for site, site_has_steps in zip(sites, has_steps, strict=True):
-        _check_width(site, interpolator)
-        check_steps(interpolator, site_has_steps, site.num_upsamplers)
-    for site, site_has_steps in zip(sites, has_steps, strict=True):
-        module = with_steps(cast(Interpolator, interpolator), site_has_steps, site.num_upsamplers)
-        site.pyramid.__class__ = site.new_class
-        site.pyramid.interpolator = module.to(site.weight).train(site.pyramid.training)
-    for detector in detectors:
-        detector.preset = preset_with(detector.preset, detector.neck.interpolator)
-    return sum(site.num_upsamplers for site in sites)
+    _check_arguments(model, interpolator)
+    found = list(pyramid_sites(model))
+    names = {module: name for name, module in model.named_modules()}
+    if found and probe is None:
+        recording = Recording([], list(_upsamplings_beside(found, names)), {})
+    else:
+        recording = record(model, probe, {site.pyramid for site in found})
+    pyramids = [(site, _step_of_pyramid(site, names)) for site in found if site.num_upsamplers > 0]
+    recorded = recording.reached
+    if not pyramids and not recorded:
+        raise without_upsampling(model, recording.unreached)
+    if where is not None:
+        pyramids = [(site, step) for site, step in pyramids if where(step)]
+        recorded = [item for item in recorded if where(item.step)]
+        if not pyramids and not recorded:
+            raise UserError("substitute_interpolator: 'where' leaves out every upsampling step of the model")
+    source = Interpolators(interpolator, per_step)
+    modules, refused = _modules_of_steps(recorded, source, type(model).__name__, tolerant=bool(found))
+    described = any(map(is_detector, model.modules()))
+    replacements = pyramid_replacements([site for site, _ in pyramids], source, per_step, described)
+    replacements += _call_replacements(modules, recording.inside)
+    _apply(replacements)
+    of_presets = preset_replacements(model)
+    _apply(of_presets)
+    replaced = [step for _, step in pyramids] + [item.step for item, _ in modules]
+    return Substitution(replaced, [*recording.unreached, *refused], [*replacements, *of_presets])
 
 
-class _Detector(Protocol):
-    """A detector of afictl."""
-
-    preset: Preset
-    neck: Neck
-    head: object
-
-
-def _is_detector(module: object) -> TypeGuard[_Detector]:
-    # Recognised by its parts, since afictl.detectors imports this package.
-    return all(hasattr(module, name) for name in ("preset", "neck", "head"))
-
-
-def _upsampling_sites(model: nn.Module) -> Iterator[UpsamplingSite]:
+def _check_arguments(model: object, interpolator: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise UserError(f"substitute_interpolator: model is a torch.nn.Module, not {model!r:.80}")
+    if not isinstance(interpolator, str) and not callable(interpolator):
+        wish = "a torch.nn.Module, a kind or a function from channels to a module"
+        raise UserError(f"substitute_interpolator: interpolator is {wish}, not {interpolator!r:.80}")
     for module in model.modules():
-        # The neck of an adapted detector is a view, no module; its pyramid is yielded below.
-        if _is_detector(module) and isinstance(module.neck, nn.Module):
-            yield neck_site(module.neck)
-    yield from torchvision_sites(model)
-    # Only a process that has loaded this module can have a model of detectron2.
-    if "detectron2.modeling.backbone.fpn" in sys.modules:
-        from afictl.integrations.detectron2_pyramids import detectron2_sites
-
-        yield from detectron2_sites(model)
+        if isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None:
+            raise UserError(f"{type(module).__name__} is compiled already; substitute first, then compile")
 
 
-def _require_description(interpolator: nn.Module) -> None:
-    missing = [name for name in ("kind", "channels", "options") if not hasattr(interpolator, name)]
-    if missing:
-        raise UserError(f"{type(interpolator).__name__} has no {', no '.join(missing)}: a preset cannot name it")
+def _step_of_pyramid(site: UpsamplingSite, names: Mapping[nn.Module, str]) -> UpsamplingStep:
+    return UpsamplingStep(names[site.pyramid], None, site.channels, site.mode, site.num_upsamplers)
 
 
-def _has_steps(site: UpsamplingSite, interpolator: nn.Module) -> bool:
-    """Whether each enlargement has a module of its own, in the present pyramid or in ``interpolator``."""
-    return any(isinstance(part, PerStepInterpolator) for part in (interpolator, *site.pyramid.children()))
+def _upsamplings_beside(sites: Sequence[UpsamplingSite], names: Mapping[nn.Module, str]) -> Iterator[UnreachedStep]:
+    """The ``nn.Upsample`` of a model with pyramids that is not run."""
+    inside = {module for site in sites for module in site.pyramid.modules()}
+    for module, name in names.items():
+        if isinstance(module, nn.Upsample) and not isinstance(module, InterpolatedModule) and module not in inside:
+            yield UnreachedStep(name, "is beside the pyramids, which are all that is replaced without 'probe'", 0)
 
 
-def _check_width(site: UpsamplingSite, interpolator: nn.Module) -> None:
-    width = getattr(interpolator, "channels", site.channels)  # any module can upsample; some have a fixed width
-    if width != site.channels:
-        raise UserError(
-            f"the interpolator is made for {width} channels, the model's {type(site.pyramid).__name__} has "
-            f"{site.channels}; make one of {site.channels} channels"
-        )
+def _modules_of_steps(
+    recorded: Sequence[RecordedStep], source: Interpolators, model: str, tolerant: bool
+) -> tuple[list[tuple[RecordedStep, nn.Module]], list[UnreachedStep]]:
+    """An interpolator for each recorded step, and the steps that cannot have one, if ``tolerant``."""
+    modules, refused = [], []
+    for item in recorded:
+        try:
+            modules.append((item, source.for_step(item.step.channels, item.step.path or model)))
+        except UserError as error:
+            if not tolerant:
+                raise
+            refused.append(UnreachedStep(item.step.path, str(error), item.step.runs))
+    return modules, refused
+
+
+def _call_replacements(
+    modules: Sequence[tuple[RecordedStep, nn.Module]], inside: Mapping[nn.Module, set[nn.Module]]
+) -> list[Replacement]:
+    """The changes that put interpolators at the recorded calls.
+
+    Args:
+        inside: module -> modules that call ``interpolate`` within its ``forward``; those get a scope of their own, in
+            which the enclosing one does not count.
+    """
+    by_owner: dict[nn.Module, list[tuple[RecordedStep, nn.Module]]] = {}
+    for item, interpolator in modules:
+        by_owner.setdefault(item.module, []).append((item, interpolator))
+    for owner in list(by_owner):
+        for module in inside.get(owner, ()):
+            by_owner.setdefault(module, [])
+    return [_owner_replacement(owner, items) for owner, items in by_owner.items()]
+
+
+def _owner_replacement(owner: nn.Module, items: Sequence[tuple[RecordedStep, nn.Module]]) -> Replacement:
+    """The change of one module; the interpolators of its other calls stay."""
+    modes: dict[int, tuple[str, bool]] = {}
+    interpolators: dict[tuple[int, int], nn.Module] = {}
+    if isinstance(owner, InterpolatedModule):
+        for index, site in owner.interpolate_calls.items():
+            modes[index] = (site.mode, site.align_corners)
+            interpolators |= {(index, width): owner.interpolators[key] for width, key in site.keys.items()}
+    for item, interpolator in items:
+        index, channels = item.call, item.step.channels
+        modes[index] = item.call_mode
+        interpolators[index, channels] = interpolator.to(item.like).train(owner.training)
+    names: dict[nn.Module, str] = {}
+    calls = {index: CallSite(*mode, {}) for index, mode in modes.items()}
+    for (index, channels), interpolator in interpolators.items():
+        # One name for a module that several calls share, so that its weights are saved once.
+        calls[index].keys[channels] = names.setdefault(interpolator, f"{index}_{channels}")
+    parts = nn.ModuleDict({name: interpolator for interpolator, name in names.items()}).train(owner.training)
+    return Replacement(owner, interpolated_class(type(owner)), {INTERPOLATORS: parts, CALLS: calls})
+
+
+def _apply(replacements: Iterable[Replacement]) -> None:
+    for replacement in replacements:
+        replacement.apply()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from afictl import AFInterpolator, build_interpolator, substitute_interpolator
+from tests.helpers.substitution_checks import assert_equal
 
 
 @pytest.fixture
@@ -34,11 +35,6 @@ def assert_substitutes():
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in afi.parameters())
 
     return check
-
-
-def assert_equal(actual, expected):
-    assert len(actual) == len(expected)
-    assert all(a.numel() > 0 and torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 def assert_only_interpolator_is_new(model, original):

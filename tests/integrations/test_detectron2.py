@@ -3,6 +3,7 @@ import torch
 
 from afictl import AFInterpolator, UserError, build_interpolator, substitute_interpolator
 from tests.helpers.detectron2_presets import SMALL_OPTIONS
+from tests.helpers.substitution_checks import assert_equal
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2")
@@ -85,6 +86,21 @@ def test_convolutions_keep_their_names_and_order():
         assert conv is fpn.get_submodule(f"fpn_lateral{level}")
     assert fpn.size_divisibility == 32
     assert fpn.output_shape()["p2"].channels == 16
+
+
+def test_semantic_head_is_reached_with_a_probe():
+    model = build(MODELS["panoptic"][0])
+    before, classes = compute(model), [type(module) for module in model.modules()]
+    result = substitute_interpolator(model, "dysample", probe=[{"image": torch.rand(3, 64, 96) * 255}])
+    steps = {step.path: step.runs for step in result.replaced}
+    assert steps.pop("backbone") == 3
+    assert steps.keys() == {f"sem_seg_head.{name}" for name in ("p3.1", "p4.1", "p4.3", "p5.1", "p5.3", "p5.5")}
+    assert any(step.path == "sem_seg_head" and "(x4)" in step.reason for step in result.unreached)
+    loss(model.train()).backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "interpolators" in name)
+    result.undo()
+    assert [type(module) for module in model.modules()] == classes
+    assert_equal(compute(model.eval()), before)
 
 
 def test_simple_pyramid_of_vitdet_is_refused():

@@ -166,14 +166,65 @@ def test_derived_pyramid_is_refused():
 @pytest.mark.parametrize(
     ("model", "interpolator", "name"),
     [
-        (FeaturePyramidNetwork([2, 3], 4), "nearest", "interpolator"),
-        (FeaturePyramidNetwork([2, 3], 4), AFInterpolator, "interpolator"),
+        (FeaturePyramidNetwork([2, 3], 4), 4, "interpolator"),
+        (FeaturePyramidNetwork([2, 3], 4), lambda channels: channels, "factory"),
         ("faster-rcnn", build_interpolator("nearest", 4), "model"),
     ],
 )
 def test_arguments_that_are_no_modules_are_named(model, interpolator, name):
-    with pytest.raises(UserError, match=f"{name} .*torch.nn.Module"):
+    with pytest.raises(UserError, match=f"{name} .*[mM]odule"):
         substitute_interpolator(model, interpolator)
+
+
+def test_pyramids_of_several_widths_take_a_kind_or_a_factory():
+    model = torch.nn.ModuleList([FeaturePyramidNetwork([2, 3], 4), FeaturePyramidNetwork([2, 3, 5], 8)])
+    for interpolator in ("dysample", lambda channels: build_interpolator("dysample", channels)):
+        result = substitute_interpolator(model, interpolator)
+        assert [fpn.interpolator.channels for fpn in model] == [4, 8]
+        assert [(step.path, step.channels, step.runs) for step in result.replaced] == [("0", 4, 1), ("1", 8, 2)]
+    substitute_interpolator(model, "dysample", per_step=True)
+    assert [len(fpn.interpolator.steps) for fpn in model] == [1, 2]
+
+
+def test_undo_restores_the_pyramid_and_what_it_held_before():
+    fpn = FeaturePyramidNetwork([2, 3], 4)
+    first = substitute_interpolator(fpn, build_interpolator("dysample", 4))
+    dysample = fpn.interpolator
+    second = substitute_interpolator(fpn, "carafe")
+    with pytest.raises(UserError, match="later"):
+        first.undo()
+    second.undo()
+    assert fpn.interpolator is dysample
+    first.undo()
+    assert type(fpn) is FeaturePyramidNetwork
+    assert "interpolator" not in dict(fpn.named_children())
+
+
+def test_enlargements_beside_a_pyramid_are_named_and_with_a_probe_replaced():
+    class Segmentation(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fpn = FeaturePyramidNetwork([2, 3], 4)
+            self.head = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 1), torch.nn.Upsample(scale_factor=2))
+
+        def forward(self, fine, coarse):
+            return self.head(self.fpn({"fine": fine, "coarse": coarse})["fine"])
+
+    model, probe = Segmentation(), (torch.rand(1, 2, 8, 12), torch.rand(1, 3, 4, 6))
+    before = model(*probe)
+    without = substitute_interpolator(model, "nearest")
+    assert without == 1
+    assert [step.path for step in without.unreached] == ["head.1"]
+    without.undo()
+    result = substitute_interpolator(model, "nearest", probe=probe)
+    assert [(step.path, step.channels) for step in result.replaced] == [("fpn", 4), ("head.1", 8)]
+    assert torch.equal(model(*probe), before)
+    result.undo()
+    for guided in (build_interpolator("sapa", 4), "sapa"):  # the pyramid has the fine map
+        result = substitute_interpolator(model, guided, probe=probe)
+        assert [step.path for step in result.replaced] == ["fpn"]
+        assert [step.path for step in result.unreached] == ["head.1"]
+        assert type(model.head[1]) is torch.nn.Upsample
 
 
 def test_detectron2_is_not_imported_for_other_models():
