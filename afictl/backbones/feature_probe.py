@@ -31,6 +31,7 @@ class FeatureProbe:
     """Name of a parameter -> indices of the maps that depend on it."""
 
 
+@torch.enable_grad()
 def probe_features(net: FeatureListNet) -> FeatureProbe:
     """Compute the maps of ``net``, which is on the meta device, and whose shapes ``net.feature_info`` describes.
 
@@ -54,8 +55,7 @@ def probe_features(net: FeatureListNet) -> FeatureProbe:
 
 
 def _maps(net: nn.Module, height: int, width: int) -> list[Tensor]:
-    with torch.enable_grad():
-        return list(net(torch.zeros(_IMAGES, 3, height, width, device="meta")))
+    return list(net(torch.zeros(_IMAGES, 3, height, width, device="meta")))
 
 
 def _is_channels_last(net: FeatureListNet, maps: list[Tensor], height: int, width: int) -> bool:

@@ -65,6 +65,14 @@ def test_a_detector_with_the_network_trains_a_step(name):
     assert any(not torch.equal(value, before[key]) for key, value in detector.backbone.named_parameters())
 
 
+@torch.no_grad()
+def test_a_backbone_built_without_gradients_is_trained_where_the_maps_depend():
+    unusual = {"drop_path_rate": 0.125}  # properties of a network with options of another test are cached
+    backbone = build("regnetx_002", ("res3", "res4"), options=unusual)
+    fixed = {name.split(".")[1] for name, value in backbone.named_parameters() if not value.requires_grad}
+    assert fixed == {"s4"}
+
+
 @pytest.mark.parametrize("name", ["regnetx_002", "swinv2_tiny_window8_256", "test_maxvit", "hieradet_small"])
 def test_maps_of_any_image_size_are_those_of_the_padded_image(name):
     backbone = small(name, ("res3", "res5")).eval()
