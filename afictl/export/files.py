@@ -17,9 +17,11 @@ from afictl import __version__
 from afictl.detectors import Detector
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.errors import UserError, one_line
+from afictl.evaluation.category_matching import own_categories
 from afictl.export.differences import MAP_TOLERANCE, detection_differences, map_difference, require_small
 from afictl.export.formats import Program, trace, write
 from afictl.export.graphs import DetectorGraph
+from afictl.export.same_padding import constant_same_padding
 from afictl.files import atomic_write
 from afictl.interpolators import Interpolator, PerStepInterpolator
 from afictl.weights import LoadedDetector
@@ -61,7 +63,8 @@ def export_detector(loaded: LoadedDetector, form: str, path: Path, images: Mappi
     graph = DetectorGraph(detector).eval()
     coarsest = max(detector.neck.strides.values())
     example = torch.rand(3, 2 * coarsest + 33, 3 * coarsest + 5)
-    program = trace(form, graph, [example], [{1: Dim.DYNAMIC, 2: Dim.DYNAMIC}])
+    with constant_same_padding():
+        program = trace(form, graph, [example], [{1: Dim.DYNAMIC, 2: Dim.DYNAMIC}])
     images = {name: image for name, image in images.items() if min(image.shape[1:]) > coarsest}
     with atomic_write(path, named_by_user=True) as draft:
         run = write(form, draft, program, (["image"], graph.names), _describe(loaded))
@@ -78,7 +81,7 @@ def _describe(loaded: LoadedDetector) -> dict[str, object]:
         "afictl": __version__,
         "preset": loaded.preset.name,
         "classes": list(loaded.classes),
-        "category_ids": loaded.metadata.get("category_ids"),
+        "category_ids": own_categories(loaded.classes, loaded.metadata),
         "test_size": config.test_size,
         "max_size": config.max_size,
     }

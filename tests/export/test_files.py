@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,19 +22,22 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-SMALL = ("backbone.name=test_resnet", "input.test_size=64")
+SMALL = ("input.test_size=64", "backbone.pretrained=false")
 FORMS = ("onnx", "torch-export")
 KINDS = ("faster-rcnn", "mask-rcnn", "cascade-rcnn", "retinanet", "fcos")
 FAMILIES = [
     *(pytest.param(f"{kind}-r18-fpn-tiny", marks=pytest.mark.slow) for kind in KINDS),
     pytest.param("centermask-r18-bifpn-tiny", marks=pytest.mark.slow),
+    *(pytest.param(f"{kind}-lite0-fpn", marks=pytest.mark.slow) for kind in ("faster-rcnn", "fcos")),
 ]
+"""The tiny ones with a small ResNet, the last two with EfficientNet-Lite0 and TensorFlow's padding."""
 
 
 def loaded(name: str) -> LoadedDetector:
     """A detector with random weights, whose scores differ from each other and whose masks are far from one half."""
     torch.manual_seed(0)
-    preset = narrow_preset(name, *SMALL)
+    backbone = () if "lite0" in name else ("backbone.name=test_resnet",)
+    preset = narrow_preset(name, *SMALL, *backbone)
     detector = build_detector(preset, num_classes=3, interpolator="nearest").eval()
     for part, parameter in detector.named_parameters():
         if "mask_predictor.logits" in part:
@@ -43,7 +47,7 @@ def loaded(name: str) -> LoadedDetector:
         elif "class_tower" in part and parameter.ndim == 4:  # as initialised, all positions would have equal scores
             torch.nn.init.kaiming_normal_(parameter)
     report = LoadReport((), (), (), ())
-    return LoadedDetector(detector, preset, ("a", "b", "c"), {"category_ids": [1, 2, 3]}, report)
+    return LoadedDetector(detector, preset, ("a", "b", "c"), {"category_ids": [4, 5, 6]}, report)
 
 
 @torch.no_grad()
@@ -56,6 +60,15 @@ def silence(detector: LoadedDetector) -> None:
             parameter[0] = 1e4
 
 
+def description(form: str, path: Path) -> dict:
+    """What a file says about its detector."""
+    if form == "onnx":
+        return {prop.key: json.loads(prop.value) for prop in onnx.load(path).metadata_props}
+    files = {DESCRIPTION: ""}
+    torch.export.load(io.BytesIO(path.read_bytes()), extra_files=files)
+    return json.loads(files[DESCRIPTION])
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_detector_of_every_family(form, name, tmp_path):
@@ -64,13 +77,8 @@ def test_a_detector_of_every_family(form, name, tmp_path):
     assert len({check.size_hw for check in checks}) == 3
     assert all(check.detections for check in checks)
     assert len(list(tmp_path.iterdir())) == 1
-    if form == "onnx":
-        properties = {prop.key: prop.value for prop in onnx.load(tmp_path / "detector").metadata_props}
-        assert json.loads(properties["classes"]) == ["a", "b", "c"]
-    else:
-        files = {DESCRIPTION: ""}
-        torch.export.load(io.BytesIO((tmp_path / "detector").read_bytes()), extra_files=files)
-        assert json.loads(files[DESCRIPTION])["category_ids"] == [1, 2, 3]
+    about = description(form, tmp_path / "detector")
+    assert (about["classes"], about["category_ids"]) == (["a", "b", "c"], [4, 5, 6])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -78,8 +86,10 @@ def test_a_detector_of_every_family(form, name, tmp_path):
 def test_a_detector_of_every_family_without_detections(form, name, tmp_path):
     detector = loaded(name)
     silence(detector)
+    detector.metadata.clear()
     checks = export_detector(detector, form, tmp_path / "detector", {})
     assert [check.detections for check in checks] == [0, 0]
+    assert description(form, tmp_path / "detector")["category_ids"] == [1, 2, 3]  # those of afictl predict
 
 
 @pytest.mark.parametrize("kind", ["bilinear", pytest.param("afi-lite", marks=pytest.mark.slow)])
