@@ -1,0 +1,118 @@
+"""Speed table of afictl: ``python -m benchmarks.speed [PART ...]``.
+
+Parts: ``interpolator`` (against the plain form of its arithmetic), ``stage1`` (a training step, against a plain loop),
+``detectors`` (Mask R-CNN, against torchvision and detectron2, and the learned interpolators in it), ``startup`` and
+``growth`` (time against the size of the workload). All without PART.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from afictl.errors import UserError
+from benchmarks.results import run_benchmark, write_results
+from benchmarks.speed.detectors import measure_detectors
+from benchmarks.speed.growth import Curve, growth_table, measure_growth, plot_growth
+from benchmarks.speed.interpolator import measure_interpolator
+from benchmarks.speed.machine import Machine, describe_machine, measure_machine
+from benchmarks.speed.rows import SpeedRow, speed_table
+from benchmarks.speed.stage1 import measure_stage1
+from benchmarks.speed.startup import measure_startup
+
+_ROWS: dict[str, Callable[[Machine], Iterator[list[SpeedRow]]]] = {
+    "interpolator": measure_interpolator,
+    "stage1": measure_stage1,
+    "detectors": measure_detectors,
+    "startup": measure_startup,
+}
+_GROWTH = "growth"
+_WIDTH = 160
+"""Characters of a line, unless a terminal decides."""
+
+
+_LEGEND = (
+    "ms: median; +-: interquartile range of the rounds; speed: time of the alternative after it divided by this time;"
+    " of roof: rate of convolutions and matrix products as share of the roof; error: largest difference from the plain"
+    " form in fp32, in standard deviations of each result; peak MB: beyond weights and inputs"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a table of each part, and write the numbers as JSON."""
+    options = _parse(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    start = time.perf_counter()
+    machine = measure_machine(torch.device(options.device), options.short)
+    _print_machine(console, machine)
+    rows = [row for part in options.parts if part in _ROWS for row in _measure_part(part, machine, console)]
+    curves = _measure_curves(machine, console, options.json) if _GROWTH in options.parts else []
+    console.print(f"{time.perf_counter() - start:.0f} s")
+    growth = [{**asdict(curve), "exponent": curve.fit[0]} for curve in curves]
+    results = {"machine": describe_machine(machine), "rows": list(map(asdict, rows)), "growth": growth}
+    write_results(options.json, results)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = (*_ROWS, _GROWTH)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default: all")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"default here: {device}")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU; default: torch's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE, and plots beside it")
+    parser.add_argument("--short", action="store_true", help="smallest workloads, one round: tries the program only")
+    options = parser.parse_args(arguments)
+    for part in options.parts:
+        if part not in parts:
+            raise UserError(f"{part}: not a part; parts are {', '.join(parts)}")
+    if options.threads is not None and options.threads < 1:
+        raise UserError(f"--threads must be at least 1 (got {options.threads})")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here")
+    options.parts = options.parts or list(parts)
+    return options
+
+
+def _print_machine(console: Console, machine: Machine) -> None:
+    description = describe_machine(machine)
+    threads = "" if machine.device.type == "cuda" else f", {description['threads']} threads"
+    console.print(f"{description['device']}{threads}, torch {description['torch']}")
+    for precision, roof in machine.roofs.items():
+        console.print(f"roof in {precision}: {roof.gflops:,.0f} GFLOP/s, 3x3 convolution of {roof.convolution}")
+    console.print(_LEGEND)
+
+
+def _measure_part(part: str, machine: Machine, console: Console) -> list[SpeedRow]:
+    """Measure and print a part."""
+    rows: list[SpeedRow] = []
+    for group in _ROWS[part](machine):
+        rows += group
+        console.print(f"[dim]measured: {part}, {group[0].workload} {group[0].precision}[/dim]", highlight=False)
+    console.print(speed_table(rows))
+    return rows
+
+
+def _measure_curves(machine: Machine, console: Console, json: Path | None) -> list[Curve]:
+    """Measure, print and plot the growth; the plot is beside ``json``."""
+    curves = list(measure_growth(machine))
+    console.print(growth_table(curves))
+    if json is not None:
+        plot_growth(curves, path := json.with_name(f"{json.stem}-growth.png"))
+        console.print(f"plot: {path}")
+    return curves
+
+
+if __name__ == "__main__":
+    run_benchmark(main)

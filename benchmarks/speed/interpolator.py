@@ -1,0 +1,89 @@
+"""The AF interpolator against its plain form: forward passes at the sizes of a pyramid, and a training pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from afictl import AFInterpolator
+from benchmarks.plain_afi import PlainAFInterpolator
+from benchmarks.speed.machine import DTYPES, Machine
+from benchmarks.speed.rows import SpeedRow, measure_alternatives, missing_rows
+
+PART = "interpolator"
+_CHANNELS, _MAPS, _TRAINING_MAP = 256, ((25, 42), (50, 84), (100, 168)), (50, 84)
+_SHORT_CHANNELS, _SHORT_MAP = 16, (5, 7)
+_SECONDS = 4.0
+
+Pass = Callable[[nn.Module], list[Tensor]]
+"""Results of a module."""
+
+
+def build_pair(channels: int, device: torch.device) -> tuple[PlainAFInterpolator, AFInterpolator]:
+    """The plain and the real interpolator with equal weights, whose learned branch is as large as the bilinear part."""
+    torch.manual_seed(0)
+    plain = PlainAFInterpolator(channels)
+    for parameter in plain.parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter, nonlinearity="leaky_relu", a=0.2)
+    interpolator = AFInterpolator(channels)
+    interpolator.load_state_dict(plain.state_dict())
+    return plain.to(device), interpolator.to(device)
+
+
+def measure_interpolator(machine: Machine) -> Iterator[list[SpeedRow]]:
+    """Rows of every workload."""
+    channels = _SHORT_CHANNELS if machine.short else _CHANNELS
+    modules = dict(zip(("plain", "afictl"), build_pair(channels, machine.device), strict=True))
+    workloads = [(hw, "forward", _forward) for hw in ([_SHORT_MAP] if machine.short else _MAPS)]
+    workloads.append((_SHORT_MAP if machine.short else _TRAINING_MAP, "forward and backward", _train))
+    for (h, w), direction, run in workloads:
+        coarse = torch.randn(1, channels, h, w, generator=torch.Generator().manual_seed(0)).to(machine.device)
+        yield from _workload_rows(f"{channels}x{h}x{w} {direction}", modules, partial(run, coarse), machine)
+
+
+def _workload_rows(
+    workload: str, modules: Mapping[str, nn.Module], run: Pass, machine: Machine
+) -> Iterator[list[SpeedRow]]:
+    """Rows of each precision; the plain form in fp32 is what all results are compared with."""
+    reference: list[Tensor] = []
+
+    def compute(precision: str, module: nn.Module) -> list[Tensor]:
+        with machine.autocast(precision):
+            return run(module)
+
+    def describe(results: Mapping[str, list[Tensor]]) -> dict[str, str]:
+        if reference:
+            return {name: f"error {max_error(values, reference):.1e}" for name, values in results.items()}
+        reference.extend(results["plain"])
+        return {"afictl": f"error {max_error(results['afictl'], reference):.1e}"}
+
+    for precision in DTYPES:
+        if precision in machine.missing:
+            yield missing_rows(PART, workload, precision, machine.missing[precision])
+            continue
+        runs = {name: partial(compute, precision, module) for name, module in modules.items()}
+        yield measure_alternatives(PART, workload, precision, runs, machine, _SECONDS, describe)
+
+
+@torch.no_grad()
+def _forward(coarse: Tensor, module: nn.Module) -> list[Tensor]:
+    return [module(coarse)]
+
+
+def _train(coarse: Tensor, module: nn.Module) -> list[Tensor]:
+    """The output, and its gradients with respect to the map and all weights."""
+    coarse = coarse.detach().requires_grad_()
+    module.zero_grad()
+    output = module(coarse)
+    output.backward(torch.ones_like(output))
+    return [output.detach(), *(value.grad for value in (coarse, *module.parameters()) if value.grad is not None)]
+
+
+def max_error(values: list[Tensor], reference: list[Tensor]) -> float:
+    """Largest difference from the plain form in fp32, in standard deviations of each of its results."""
+    pairs = zip(values, reference, strict=True)
+    return max(float((value.float() - expected).abs().max() / expected.std()) for value, expected in pairs)
