@@ -23,7 +23,7 @@ from afictl.weights.layouts.detectron2_names import detector_key
 _DETECTIONS, _NUM_CLASSES = 50, 80
 _OBJECTS = 10
 _CANDIDATES = 300
-"""Boxes above the score threshold, before non-maximum suppression: about those of a trained detector in a photograph."""
+"""Boxes above the score threshold, before non-maximum suppression: about those of a trained detector in a picture."""
 _LOGIT_STD = 2.0
 _RESIDUAL_SCALE = 0.2
 _TORCHVISION_LEVELS = {f"p{k + 2}": k for k in range(4)}
