@@ -16,6 +16,7 @@ from afictl.errors import UserError, one_line
 from afictl.integrations.interpolate_calls import InterpolateCall, is_enlarged, is_twofold, parse_call
 from afictl.integrations.scoped_calls import INTERPOLATORS, InterpolatedModule, original_class
 from afictl.integrations.substitution import UnreachedStep, UpsamplingStep
+from afictl.interpolators import Interpolator
 
 Probe = Tensor | list[Any] | tuple[Any, ...] | Mapping[str, Any]
 """An input of a model: its one argument; a tuple of arguments; or a mapping of keyword arguments."""
@@ -72,6 +73,8 @@ class _Recorder(TorchFunctionMode):
         self.operators: Counter[tuple[nn.Module, str]] = Counter()
         """Enlargements without a call of ``interpolate``, by module and size."""
         self.inside: dict[nn.Module, set[nn.Module]] = {}
+        self.around_interpolators: set[nn.Module] = set()
+        """Modules that ran an interpolator or an excluded module, whose calls they could not tell from their own."""
         self._excluded = excluded
 
     def __torch_function__(
@@ -82,12 +85,13 @@ class _Recorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         keywords = kwargs or {}
-        if func is F.interpolate and self.frames and not self._is_excluded():
+        if func is F.interpolate and self.frames and not self._interpolates():
             self._record(parse_call(*args, **keywords))
         return func(*args, **keywords)
 
-    def _is_excluded(self) -> bool:
-        return any(frame.module in self._excluded for frame in self.frames)
+    def _interpolates(self) -> bool:
+        """Whether an excluded module or an interpolator is running."""
+        return any(frame.module in self._excluded or isinstance(frame.module, Interpolator) for frame in self.frames)
 
     def _record(self, arguments: InterpolateCall) -> None:
         *outer, frame = self.frames
@@ -102,13 +106,16 @@ class _Recorder(TorchFunctionMode):
 
     def enter(self, module: nn.Module, inputs: object) -> None:
         """Hook before ``forward``."""
+        if isinstance(module, Interpolator) or module in self._excluded:
+            self.around_interpolators.update(frame.module for frame in self.frames)
         self.frames.append(_Frame(module))
 
     def leave(self, module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
         """Hook after ``forward``: an enlarged output without a recorded call is that of another operator."""
-        excluded, frame = self._is_excluded(), self.frames.pop()
-        maps = inputs[0] if inputs else None
-        if excluded or frame.explained or not _is_map(maps) or not _is_map(output):
+        frame, maps = self.frames.pop(), inputs[0] if inputs else None
+        if module in self._excluded or self._interpolates() or frame.explained:
+            return
+        if not _is_map(maps) or not _is_map(output):
             return
         before, after = maps.shape[2:], output.shape[2:]
         # At least nearly twofold: padding enlarges, too.
@@ -228,6 +235,8 @@ def _sort(recorder: _Recorder, names: Mapping[nn.Module, str]) -> Recording:
         if not any(is_enlarged(call.maps.shape[2:], call.size) for call in calls):
             continue
         obstacle = next(filter(None, map(_obstacle_of_call, calls)), None) or _obstacle_of_module(module)
+        if obstacle is None and module in recorder.around_interpolators:
+            obstacle = f"{type(module).__name__} calls interpolate beside a pyramid or an interpolator inside it"
         if obstacle is not None:
             unreached[names[module], obstacle] += len(calls)
             continue

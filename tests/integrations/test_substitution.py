@@ -223,6 +223,14 @@ def test_other_models_and_the_library_function_are_untouched(pyramid):
     assert type(twin) is TopDownPyramid
 
 
+def test_interpolators_in_a_model_stay(everything):
+    everything.learned = nn.Sequential(everything.learned, build_interpolator("afi-lite", 4))
+    result = substitute_interpolator(everything, "dysample")
+    assert [step.path for step in result.replaced] == ["up"]
+    assert {"learned.1", ""} <= {step.path for step in result.unreached}
+    everything(torch.rand(1, 3, 64, 96))
+
+
 def test_nested_modules_count_their_own_calls():
     class Outer(nn.Module):
         def __init__(self):
