@@ -7,7 +7,14 @@ from types import ModuleType
 
 from afictl.errors import UserError
 
-EXTRAS = {"export": ("onnx", "onnxscript", "onnxruntime"), "video": ("av",), "wandb": ("wandb",), "mlflow": ("mlflow",)}
+EXTRAS = {
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "video": ("av",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "transformers": ("transformers", "scipy"),
+    "segmentation-models-pytorch": ("segmentation_models_pytorch",),
+}
 """Extra of afictl -> names under which its packages are imported."""
 
 

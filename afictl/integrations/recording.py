@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,44 +13,16 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from afictl.errors import UserError, one_line
-from afictl.integrations.interpolate_calls import InterpolateCall, is_enlarged, is_twofold, parse_call
-from afictl.integrations.scoped_calls import INTERPOLATORS, InterpolatedModule, original_class
-from afictl.integrations.substitution import UnreachedStep, UpsamplingStep
+from afictl.integrations.interpolate_calls import InterpolateCall, is_enlarged, parse_call
+from afictl.integrations.recorded_steps import RecordedCall, Recording, size_text, sort_calls
+from afictl.integrations.scoped_calls import InterpolatedModule, original_class
+from afictl.integrations.substitution import UnreachedStep
 from afictl.interpolators import Interpolator
 
 Probe = Tensor | list[Any] | tuple[Any, ...] | Mapping[str, Any]
 """An input of a model: its one argument; a tuple of arguments; or a mapping of keyword arguments."""
 
 _SIZE_HW = (256, 320)  # not square, so that maps pooled to 6x6 and the like are never half of another by chance
-
-
-class RecordedStep(NamedTuple):
-    """An enlargement that can be replaced."""
-
-    step: UpsamplingStep
-    module: nn.Module
-    call: int
-    call_mode: tuple[str, bool]
-    """Mode, and whether corners are aligned."""
-    like: Tensor
-    """An input, with the device and type that the interpolator gets."""
-
-
-class Recording(NamedTuple):
-    """All enlargements of a forward pass, in its order."""
-
-    reached: list[RecordedStep]
-    unreached: list[UnreachedStep]
-    inside: dict[nn.Module, set[nn.Module]]
-    """Module that calls ``interpolate`` -> the modules that do so within its ``forward``."""
-
-
-class _Call(NamedTuple):
-    """A call of ``interpolate`` in one run of ``module``, from 0."""
-
-    module: nn.Module
-    number: int
-    arguments: InterpolateCall
 
 
 class _Frame:
@@ -69,7 +41,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, excluded: Collection[nn.Module]) -> None:
         super().__init__()
         self.frames: list[_Frame] = []
-        self.calls: list[_Call] = []
+        self.calls: list[RecordedCall] = []
         self.operators: Counter[tuple[nn.Module, str]] = Counter()
         """Enlargements without a call of ``interpolate``, by module and size."""
         self.inside: dict[nn.Module, set[nn.Module]] = {}
@@ -95,7 +67,7 @@ class _Recorder(TorchFunctionMode):
 
     def _record(self, arguments: InterpolateCall) -> None:
         *outer, frame = self.frames
-        self.calls.append(_Call(frame.module, frame.calls, arguments))
+        self.calls.append(RecordedCall(frame.module, frame.calls, arguments))
         frame.calls += 1
         if is_enlarged(arguments.maps.shape[2:], arguments.size):
             for running in self.frames:
@@ -122,17 +94,13 @@ class _Recorder(TorchFunctionMode):
         if is_enlarged(before, after) and all(
             large >= 2 * small - 1 for small, large in zip(before, after, strict=True)
         ):
-            self.operators[module, f"{_size(before)} to {_size(after)}"] += 1
+            self.operators[module, f"{size_text(before)} to {size_text(after)}"] += 1
             for running in self.frames:
                 running.explained = True
 
 
 def _is_map(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
-
-
-def _size(sides: Collection[int]) -> str:
-    return "x".join(map(str, sides))
 
 
 def record(model: nn.Module, probe: Probe | None, excluded: Collection[nn.Module]) -> Recording:
@@ -151,16 +119,23 @@ def record(model: nn.Module, probe: Probe | None, excluded: Collection[nn.Module
     for args, kwargs in _inputs(model, probe):
         recorder = _Recorder(excluded)
         try:
-            with _original_forward(model), _observed(model, recorder), _eval_mode(model), recorder:
+            with _original_forward(model), _unchanged(model), recorder:
+                _observe(model.eval(), recorder)
                 model(*args, **kwargs)
         except Exception as error:
             failure = failure or error
             continue
-        return _sort(recorder, names)
+        reached, unreached = sort_calls(recorder.calls, names, recorder.around_interpolators)
+        return Recording(reached, [*unreached, *_operators(recorder, names)], recorder.inside)
     assert failure is not None
     wish = "another input as 'probe'" if probe is not None else "an input of the model as 'probe'"
     reason = f"{type(failure).__name__}: {one_line(failure):.300}"
     raise UserError(f"{type(model).__name__} does not run on the probe input ({reason}); give {wish}") from failure
+
+
+def _operators(recorder: _Recorder, names: Mapping[nn.Module, str]) -> Iterator[UnreachedStep]:
+    for (module, size), runs in recorder.operators.items():
+        yield UnreachedStep(names[module], f"{type(module).__name__} enlarges {size} by an operator of its own", runs)
 
 
 def _inputs(model: nn.Module, probe: Probe | None) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -183,6 +158,37 @@ def _inputs(model: nn.Module, probe: Probe | None) -> Iterator[tuple[tuple[Any, 
 
 
 @contextlib.contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Without gradients, random numbers drawn from a generator of its own; attributes and hooks are restored at exit.
+
+    transformers installs hooks in the first run, which could not be pickled.
+    """
+    attributes = {module: dict(vars(module)) for module in model.modules()}
+    tables = {
+        module: {name: dict(value) for name, value in values.items() if isinstance(value, dict)}
+        for module, values in attributes.items()
+    }
+    devices = {value.device for value in model.parameters() if value.device.type == "cuda"}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        for module, values in attributes.items():
+            vars(module).clear()
+            vars(module).update(values)
+            for name, items in tables[module].items():
+                table = vars(module)[name]
+                table.clear()
+                table.update(items)
+
+
+def _observe(model: nn.Module, recorder: _Recorder) -> None:
+    for module in model.modules():
+        module.register_forward_pre_hook(recorder.enter)
+        module.register_forward_hook(recorder.leave)
+
+
+@contextlib.contextmanager
 def _original_forward(model: nn.Module) -> Iterator[None]:
     """Without the interpolators of an earlier substitution."""
     classes: dict[nn.Module, type[nn.Module]] = {
@@ -195,74 +201,3 @@ def _original_forward(model: nn.Module) -> Iterator[None]:
     finally:
         for module, cls in classes.items():
             module.__class__ = cls
-
-
-@contextlib.contextmanager
-def _observed(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    handles = []
-    for module in model.modules():
-        handles.append(module.register_forward_pre_hook(recorder.enter))
-        handles.append(module.register_forward_hook(recorder.leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Without gradients, random numbers drawn from a generator of its own."""
-    modes = {module: module.training for module in model.modules()}
-    devices = {value.device for value in model.parameters() if value.device.type == "cuda"}
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(list(devices)):
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _sort(recorder: _Recorder, names: Mapping[nn.Module, str]) -> Recording:
-    """Sort the enlargements into those that can be replaced and those that cannot."""
-    groups: dict[tuple[nn.Module, int, int], list[InterpolateCall]] = {}
-    for module, number, arguments in recorder.calls:
-        groups.setdefault((module, number, arguments.maps.shape[1]), []).append(arguments)
-    reached: list[RecordedStep] = []
-    unreached: Counter[tuple[str, str]] = Counter()
-    for (module, number, channels), calls in groups.items():
-        if not any(is_enlarged(call.maps.shape[2:], call.size) for call in calls):
-            continue
-        obstacle = next(filter(None, map(_obstacle_of_call, calls)), None) or _obstacle_of_module(module)
-        if obstacle is None and module in recorder.around_interpolators:
-            obstacle = f"{type(module).__name__} calls interpolate beside a pyramid or an interpolator inside it"
-        if obstacle is not None:
-            unreached[names[module], obstacle] += len(calls)
-            continue
-        call = calls[0]
-        mode = f"{call.mode}, corners aligned" if call.align_corners else call.mode
-        step = UpsamplingStep(names[module], number, channels, mode, len(calls))
-        reached.append(RecordedStep(step, module, number, (call.mode, call.align_corners), call.maps))
-    for (module, size), runs in recorder.operators.items():
-        reason = f"{type(module).__name__} enlarges {size} by an operator of its own"
-        unreached[names[module], reason] += runs
-    return Recording(reached, [UnreachedStep(*key, runs) for key, runs in unreached.items()], recorder.inside)
-
-
-def _obstacle_of_call(call: InterpolateCall) -> str | None:
-    before = call.maps.shape[2:]
-    if len(before) == 2 and call.maps.is_floating_point() and is_twofold(before, call.size):
-        return None
-    factors = {large / small for small, large in zip(before, call.size, strict=True)}
-    factor = f" (x{factors.pop():g})" if len(factors) == 1 else ""
-    return f"{call.mode} from {_size(before)} to {_size(call.size)}{factor} is not twofold"
-
-
-def _obstacle_of_module(module: nn.Module) -> str | None:
-    name = type(module).__name__
-    if "forward" in vars(module):
-        return f"{name} has a 'forward' of its own, beside that of its class"
-    if hasattr(module, INTERPOLATORS) and not isinstance(module, InterpolatedModule):
-        return f"{name} has an attribute '{INTERPOLATORS}' of its own"
-    return None

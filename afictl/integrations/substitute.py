@@ -9,7 +9,8 @@ from torch import nn
 
 from afictl.errors import UserError
 from afictl.integrations.pyramids import is_detector, preset_replacements, pyramid_replacements, pyramid_sites
-from afictl.integrations.recording import Probe, RecordedStep, Recording, record
+from afictl.integrations.recorded_steps import RecordedStep, Recording
+from afictl.integrations.recording import Probe, record
 from afictl.integrations.scoped_calls import CALLS, INTERPOLATORS, CallSite, InterpolatedModule, interpolated_class
 from afictl.integrations.sites import UpsamplingSite
 from afictl.integrations.sources import Interpolators, InterpolatorSource

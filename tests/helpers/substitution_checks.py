@@ -23,6 +23,8 @@ class Case(NamedTuple):
     """Path and width of each step that is reached."""
     unreached: tuple[str, ...] = ()
     """Paths of the others, once for each reason."""
+    pickles: bool = True
+    """Whether the library's model can be pickled."""
 
 
 class AlignedBilinear(nn.Module):
@@ -99,7 +101,6 @@ def counting(mode, calls):
 
 def check_learned_weights(case):
     model, original = build(case), build(case)
-    before = run(model, case)
     substitute(model, case)
     new = {name: value for name, value in model.named_parameters() if ".interpolators." in f".{name}"}
     assert len(new) == 2 * len(case.steps)  # weight and bias of DySample
@@ -107,14 +108,17 @@ def check_learned_weights(case):
         nn.init.normal_(value, std=0.2)
     for name, tensor in original.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
+    twins = [copy.deepcopy(model)]
+    if case.pickles:
+        twins.append(pickle.loads(pickle.dumps(model)))  # before a run, in which transformers adds local functions
     learned = run(model, case)
-    assert any(not torch.equal(a, b) for a, b in zip(learned, before, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(learned, run(original, case), strict=True))
 
     other = build(case, seed=1)
     substitute(other, case)
     other.load_state_dict(model.state_dict())
     assert_equal(run(other, case), learned)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+    for twin in twins:
         assert_equal(run(twin, case), learned)
         assert not {id(value) for value in twin.parameters()} & {id(value) for value in model.parameters()}
 

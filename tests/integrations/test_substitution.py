@@ -131,6 +131,19 @@ def test_state_of_the_model_is_that_before_the_probe():
     assert f"{result}" == "1"
 
 
+def test_what_a_forward_pass_leaves_in_the_model_is_removed():
+    class Lazy(nn.Sequential):
+        def forward(self, images):
+            self.sizes = [*getattr(self, "sizes", []), images.shape]
+            self[0].register_forward_hook(lambda *_: None)  # as transformers, which could not be pickled any more
+            return super().forward(images)
+
+    model = Lazy(nn.Upsample(scale_factor=2))
+    substitute_interpolator(model, "nearest")
+    assert not hasattr(model, "sizes")
+    assert not model[0]._forward_hooks
+
+
 def test_interpolators_get_type_and_mode_of_the_model():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Upsample(scale_factor=2)).double().eval()
     substitute_interpolator(model, "dysample")

@@ -80,8 +80,9 @@ def test_commands_of_the_page_run(page, workspace, shapes_dir):
 )
 def test_python_example_runs(page, number, tmp_path, monkeypatch):
     source = blocks(page, "python")[number]
-    if "detectron2" in source:
-        pytest.importorskip("detectron2")
+    for package in ("detectron2", "transformers", "segmentation_models_pytorch"):
+        if f"from {package}" in source or f"import {package}" in source:
+            pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     exec(source, {"__name__": "example"})
 
