@@ -38,11 +38,17 @@ def measure_interpolator(machine: Machine) -> Iterator[list[SpeedRow]]:
     """Rows of every workload."""
     channels = _SHORT_CHANNELS if machine.short else _CHANNELS
     modules = dict(zip(("plain", "afictl"), build_pair(channels, machine.device), strict=True))
-    workloads = [(hw, "forward", _forward) for hw in ([_SHORT_MAP] if machine.short else _MAPS)]
-    workloads.append((_SHORT_MAP if machine.short else _TRAINING_MAP, "forward and backward", _train))
-    for (h, w), direction, run in workloads:
-        coarse = torch.randn(1, channels, h, w, generator=torch.Generator().manual_seed(0)).to(machine.device)
-        yield from _workload_rows(f"{channels}x{h}x{w} {direction}", modules, partial(run, coarse), machine)
+    for h, w in [_SHORT_MAP] if machine.short else _MAPS:
+        run = partial(_forward, _noise(channels, h, w, machine))
+        yield from _workload_rows(f"{channels}x{h}x{w} forward", modules, run, machine)
+    h, w = _SHORT_MAP if machine.short else _TRAINING_MAP
+    run = partial(_train, _noise(channels, h, w, machine), _noise(channels, 2 * h, 2 * w, machine))
+    yield from _workload_rows(f"{channels}x{h}x{w} forward and backward", modules, run, machine)
+
+
+def _noise(channels: int, height: int, width: int, machine: Machine) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, channels, height, width, generator=generator).to(machine.device)
 
 
 def _workload_rows(
@@ -74,12 +80,12 @@ def _forward(coarse: Tensor, module: nn.Module) -> list[Tensor]:
     return [module(coarse)]
 
 
-def _train(coarse: Tensor, module: nn.Module) -> list[Tensor]:
-    """The output, and its gradients with respect to the map and all weights."""
+def _train(coarse: Tensor, gradient: Tensor, module: nn.Module) -> list[Tensor]:
+    """The output, and the gradients of the map and all weights for that of the output."""
     coarse = coarse.detach().requires_grad_()
     module.zero_grad()
     output = module(coarse)
-    output.backward(torch.ones_like(output))
+    output.backward(gradient)
     return [output.detach(), *(value.grad for value in (coarse, *module.parameters()) if value.grad is not None)]
 
 
