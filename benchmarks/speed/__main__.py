@@ -38,11 +38,11 @@ _WIDTH = 160
 """Characters of a line, unless a terminal decides."""
 
 
-_LEGEND = (
-    "ms: median; +-: interquartile range of the rounds; speed: time of the alternative after it divided by this time;"
-    " of roof: rate of convolutions and matrix products as share of the roof; error: largest difference from the plain"
-    " form in fp32, in standard deviations of each result; peak MB: beyond weights and inputs"
-)
+_LEGEND = """ms: median; +-: interquartile range of the rounds
+speed: time of the alternative after it, divided by this time
+of roof: rate of convolutions and matrix products as share of the roof
+error: largest difference from the plain form in fp32; of gradients its root mean square; in standard deviations
+peak MB: beyond weights and inputs"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
