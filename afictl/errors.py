@@ -5,6 +5,8 @@ import errno
 import re
 from collections.abc import Iterable, Sequence
 
+from afictl.control_characters import escape_control_characters
+
 _MAX_NAMES = 20
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _REQUESTED = re.compile(r"(?:tried|[Uu]nable) to allocate [\d.]+ \w+", re.IGNORECASE)
@@ -30,8 +32,8 @@ class UserError(ValueError):
 
 
 def one_line(text: object) -> str:
-    """Text of an error or message with all whitespace reduced to single spaces."""
-    return " ".join(str(text).split())
+    """Text of an error or message with all whitespace reduced to single spaces, and control characters escaped."""
+    return escape_control_characters(" ".join(str(text).split()))
 
 
 def describe_type(value: object) -> str:

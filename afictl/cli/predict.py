@@ -9,7 +9,7 @@ import typer
 
 from afictl.cli import options
 from afictl.cli.outputs import parse_output_folder
-from afictl.errors import UserError, did_you_mean
+from afictl.errors import UserError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from afictl.cli.predict_run import PredictionReport
@@ -117,6 +117,6 @@ def _print_report(report: PredictionReport, output: Path) -> None:
     typer.echo(f"detections: {report.detections}, on {inputs}")
     typer.echo(f"predictions: {output}")
     for fault in report.faults:
-        typer.echo(f"skipped: {fault}", err=True)
+        typer.echo(f"skipped: {one_line(fault)}", err=True)
     if report.faults:
         raise typer.Exit(1)

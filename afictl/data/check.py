@@ -76,23 +76,46 @@ def check_annotations(contents: Contents, report: SplitReport) -> list[Record]:
     for key in ("images", "categories"):
         if not contents[key]:
             report.add("annotation-file", Location(report.annotation_file, detail=f"'{key}' is empty"))
-    categories = {record["id"]: record["name"] for record in _valid_records(contents, "categories", "category", report)}
+    categories = _categories(contents, report)
     images = {record["id"]: record for record in _valid_records(contents, "images", "image", report)}
+    image_ids = _ids(contents["images"])
     for name, ids in ids_by_repeated({k: record["file_name"] for k, record in images.items()}).items():
         report.add("duplicate-file", Location(name, detail=f"image ids {', '.join(map(str, ids))}"))
     objects = [
         record
         for record in _valid_records(contents, "annotations", "annotation", report)
         if _check_reference(record, "category", categories, images, report)
-        if _check_reference(record, "image", images, images, report)
+        if _check_reference(record, "image", image_ids, images, report)
+        if record["image_id"] in images
     ]
-    _check_categories(categories, objects, report)
+    faulty = _records_without(contents["annotations"], objects)
+    _check_categories(categories, [*objects, *faulty], report)
     _check_optional_values(objects, images, report)
     usable = _check_boxes(objects, images, report)
     _check_duplicates(objects, images, report)
     check_masks(objects, images, usable, report)
     _check_use(images, categories, objects, usable, report)
+    _check_absent_objects(images, objects, usable, faulty, report)
     return list(images.values())
+
+
+def _categories(contents: Contents, report: SplitReport) -> dict[int, str]:
+    """Name by id; one whose name alone is at fault is called by its id, so that its objects are checked."""
+    names = {record["id"]: record["name"] for record in _valid_records(contents, "categories", "category", report)}
+    return {k: f"id {k}" for k in _ids(contents["categories"])} | names
+
+
+def _ids(records: list[Record], key: str = "id") -> set[int]:
+    """The valid ids under ``key``, also of records with a fault in other keys."""
+    return {record[key] for record in records if is_id(record.get(key))}
+
+
+def _records_without(records: list[Record], others: list[Record]) -> list[Record]:
+    """The ``records`` that are none of ``others``."""
+    if len(records) == len(others):
+        return []
+    identities = set(map(id, others))
+    return [record for record in records if id(record) not in identities]
 
 
 def _valid_records(contents: Contents, key: str, kind: str, report: SplitReport) -> Iterator[Record]:
@@ -118,9 +141,9 @@ def _valid_records(contents: Contents, key: str, kind: str, report: SplitReport)
 def _check_reference(
     record: Record, kind: str, ids: Collection[int], images: dict[int, Record], report: SplitReport
 ) -> bool:
-    """Whether the image or category of an object exists; add a finding if not."""
+    """Whether the image or category of an object is among ``ids``; add a finding if not, unless there are none."""
     target = record[f"{kind}_id"]
-    if target not in ids:
+    if ids and target not in ids:
         file = images.get(record["image_id"], {}).get("file_name")
         report.add(f"unknown-{kind}", Location(file, record["id"], f"{kind}_id {target}"))
     return target in ids
@@ -133,7 +156,7 @@ def _check_categories(categories: dict[int, str], objects: list[Record], report:
     if ids and ids != list(range(int(ids[0]), int(ids[0]) + len(ids))):
         detail = f"{len(ids)} categories with ids {ids[0]} to {ids[-1]}"
         report.add("category-gaps", Location(detail=detail))
-    used_ids = {record["category_id"] for record in objects}
+    used_ids = _ids(objects, "category_id")
     for category_id in ids:
         if category_id not in used_ids:
             report.add("category-unused", Location(detail=f"{categories[category_id]} (id {category_id})"))
@@ -192,21 +215,35 @@ def _check_use(
     usable: np.ndarray,
     report: SplitReport,
 ) -> None:
-    """Count what training uses, and add the images that it therefore leaves out."""
+    """Count what training uses, and add the images with more objects than a detector finds."""
     used_objects = [record for record, use in zip(objects, usable.tolist(), strict=True) if use]
     counts = Counter(record["category_id"] for record in used_objects)
     report.histogram = {categories[k]: counts[k] for k in sorted(categories)}
-    annotated_ids, used_ids = ({record["image_id"] for record in records} for records in (objects, used_objects))
-    for image_id, image in images.items():
-        if image_id not in annotated_ids:
-            report.add("empty-image", Location(image["file_name"]))
-        elif image_id not in used_ids:
-            report.add("image-without-usable", Location(image["file_name"]))
-    report.usable_objects, report.usable_images = len(used_objects), len(used_ids)
+    report.usable_objects, report.usable_images = len(used_objects), len(_ids(used_objects, "image_id"))
     for image_id, number in Counter(record["image_id"] for record in objects).items():
         if number > _MAX_DETECTIONS:
             report.add("crowded-image", Location(images[image_id]["file_name"], detail=f"{number} objects"))
-    if not used_objects and report.split == "train":
+
+
+def _check_absent_objects(
+    images: dict[int, Record],
+    objects: list[Record],
+    usable: np.ndarray,
+    faulty: list[Record],
+    report: SplitReport,
+) -> None:
+    """Add images that training leaves out, and a file without any object to train on.
+
+    Whether an object with a fault of its own, one of ``faulty``, would be used is not known.
+    """
+    faulty_ids, annotated_ids = _ids(faulty, "image_id"), _ids(objects, "image_id")
+    used_ids = {record["image_id"] for record, use in zip(objects, usable.tolist(), strict=True) if use}
+    for image_id, image in images.items():
+        if image_id not in used_ids | faulty_ids:
+            report.add(
+                "image-without-usable" if image_id in annotated_ids else "empty-image", Location(image["file_name"])
+            )
+    if not used_ids and not faulty and images and report.split == "train":
         report.add("no-usable-object", Location(report.annotation_file))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
+from afictl.control_characters import escape_control_characters
+
 Effect: TypeAlias = Literal["stops", "drops", "mends", "fine"]
 
 
@@ -20,7 +22,7 @@ class Rule(NamedTuple):
 RULES = {
     "annotation-file": Rule("annotation file not usable", "stops", "stops before the first step"),
     "malformed-record": Rule(
-        "record without a required key, or with a value of the wrong type", "stops", "stops: correct the file"
+        "record without a required key, or with an invalid value", "stops", "stops: correct the file"
     ),
     "duplicate-category": Rule("category id occurs twice", "stops", "stops: give every category its own id"),
     "duplicate-name": Rule(
@@ -166,7 +168,8 @@ class Location(NamedTuple):
     def __str__(self) -> str:
         names = [self.file, None if self.annotation_id is None else f"annotation {self.annotation_id}"]
         location = " ".join(name for name in names if name)
-        return f"{location}: {self.detail}" if location and self.detail else location or self.detail
+        text = f"{location}: {self.detail}" if location and self.detail else location or self.detail
+        return escape_control_characters(text)
 
 
 @dataclass

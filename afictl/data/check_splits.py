@@ -15,19 +15,25 @@ from afictl.errors import UserError
 def compare_with_train(data_dir: Path, contents: Contents, image_dir: Path, report: SplitReport) -> None:
     """Add to ``report`` the conflicts of a split's annotations ``contents`` and images with the training split.
 
-    A training split that cannot be read is reported by its own check only.
+    A training split that cannot be read is reported by its own check only. Only the classes of val are compared, as
+    training reads no other split.
     """
     try:
         files = find_split(data_dir, "train")
         train = files.read_records()
     except UserError:
         return
-    if report.split == "val":  # training reads no other split
+    if report.split == "val" and _has_valid_classes(train) and _has_valid_classes(contents):
         _compare_classes(_names(train), _names(contents), files.annotation_file, report)
     for name in sorted(_file_names(train) & _file_names(contents)):
         paths = [folder / portable_name(folder, name) for folder in (files.image_dir, image_dir)]
         if not leaves_folder(image_dir, portable_name(image_dir, name)) and have_equal_content(*paths):
             report.add("file-in-train", Location(name))
+
+
+def _has_valid_classes(contents: Contents) -> bool:
+    """Whether all categories are valid, and there are any; otherwise differences follow from that."""
+    return 0 < len(contents["categories"]) == len(_valid_records(contents, "categories"))
 
 
 def _compare_classes(train: dict[str, int], split: dict[str, int], train_file: Path, report: SplitReport) -> None:

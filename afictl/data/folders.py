@@ -21,20 +21,6 @@ _UNICODE_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 """Of accented letters: composed, as most programs write them, and decomposed, as in file names from macOS."""
 
 
-def require_data_folder(data_dir: Path) -> None:
-    """Check that a path can be a dataset.
-
-    Raises:
-        UserError: no such folder, or a file.
-    """
-    if data_dir.is_file():
-        raise UserError(
-            f"{data_dir}: is a file; a dataset is the folder with its annotations and images, or a YAML file"
-        )
-    if not data_dir.is_dir():
-        raise UserError(f"{data_dir}: no such folder")
-
-
 def require_unused_folder(folder: Path) -> None:
     """Check that a folder to write is absent or empty.
 
@@ -78,7 +64,7 @@ def absence_hint(folder: Path, name: str) -> str:
         other = unicodedata.normalize(form, name)
         if other != name and os.path.isfile(folder / other):
             return f"the name of the file is in Unicode form {form}, 'file_name' is not: correct one of them"
-    for parent in _subfolders(folder):
+    for parent in subfolders(folder):
         if base and os.path.isfile(parent / base):
             return f"{base} is in {parent}: put that folder before 'file_name', or move the images to {folder}"
     for suffix in _COMMON_SUFFIXES:
@@ -88,13 +74,14 @@ def absence_hint(folder: Path, name: str) -> str:
     return ""
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    """The first folders below ``folder``; images may be sorted into such folders."""
+def subfolders(folder: Path) -> list[Path]:
+    """Up to 20 folders in ``folder`` that are not hidden, sorted; empty for a folder that cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            return [Path(entry.path) for entry in islice(entries, _MAX_ENTRIES) if entry.is_dir()][:_MAX_SUBFOLDERS]
+            folders = [Path(entry.path) for entry in islice(entries, _MAX_ENTRIES) if entry.is_dir()]
     except OSError:
         return []
+    return sorted(path for path in folders if not path.name.startswith("."))[:_MAX_SUBFOLDERS]
 
 
 def leaves_folder(folder: Path, name: str) -> bool:

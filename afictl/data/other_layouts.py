@@ -12,6 +12,9 @@ from afictl.regular_files import open_regular
 
 _MAX_ENTRIES = 20_000
 """Of one folder, that are looked at."""
+_ANY_DEPTH = "**/"
+_MAX_DEPTH = 3
+"""Folders between, as a whole disk may be given by mistake."""
 _MAX_NAMES = 4
 _JSON = ("*.json", "*/*.json")
 _IMAGES = ("*.jpg", "*.jpeg", "*.JPG", "*.png")
@@ -153,9 +156,11 @@ def describe_layout(data_dir: Path) -> str:
 
 def _matches(data_dir: Path, pattern: str) -> Iterator[Path]:
     """Paths below ``data_dir`` that match, relative to it; folders that cannot be read have none."""
+    depths = range(_MAX_DEPTH + 1) if _ANY_DEPTH in pattern else (0,)
     try:
-        for path in islice(data_dir.glob(pattern), _MAX_ENTRIES):
-            yield path.relative_to(data_dir)
+        for depth in depths:
+            for path in islice(data_dir.glob(pattern.replace(_ANY_DEPTH, "*/" * depth)), _MAX_ENTRIES):
+                yield path.relative_to(data_dir)
     except OSError:
         return
 

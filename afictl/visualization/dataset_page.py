@@ -16,7 +16,8 @@ from afictl.data.transforms import shortest_edge
 from afictl.errors import first_names
 from afictl.presets import Preset
 from afictl.progress import ProgressCallback
-from afictl.visualization.detections import Detection, SheetPicture, reduce_to_drawing, sheet_figure
+from afictl.visualization.detections import SheetPicture, reduce_to_drawing, sheet_figure
+from afictl.visualization.drawing import Detection
 from afictl.visualization.figure import Figure
 from afictl.visualization.figure_files import data_url, write_page
 from afictl.visualization.object_size_plot import plot_sizes

@@ -61,7 +61,7 @@ def feature_figures(
     for picture in pictures:
         panels, levels_without_fine = _panels(guide, interpolators, picture.read(), selection)
         text = _TEXT + (_LEARNED if learned else "") + _explain_finer_maps(interpolators, levels_without_fine)
-        title = f"{picture.name}: the guide's features, enlarged"
+        title = f"{picture.title}: the guide's features, enlarged"
         yield Figure(f"{picture.name}-features", panels, title, text, columns=_num_columns(len(interpolators)))
 
 

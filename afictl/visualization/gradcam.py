@@ -20,7 +20,8 @@ from afictl.detectors import Detector, ImageBatch
 from afictl.detectors.head import HeadWithClassLogits
 from afictl.errors import UserError
 from afictl.visualization.colormaps import heat_colors, scale_strip
-from afictl.visualization.detections import drawn_size, outline_box
+from afictl.visualization.detections import outline_box
+from afictl.visualization.drawing import drawn_size
 from afictl.visualization.figure import Figure, Panel, text_size
 from afictl.visualization.named_models import NamedDetectors
 from afictl.visualization.pictures import Picture
@@ -162,7 +163,7 @@ def _figure(detectors: NamedDetectors, picture: Picture, image: Tensor, target: 
         Panel(outline_box(_overlay(small, heat.values / highest), box), name, _note(heat))
         for name, heat in heats.items()
     ]
-    title = f"{picture.name}: Grad-CAM of '{target.label}' at {level}"
+    title = f"{picture.title}: Grad-CAM of '{target.label}' at {level}"
     stride = next(iter(detectors.detectors.values())).detector.neck.strides[level]
     text = (
         f"Positions of the map {level} (stride {stride}) that raise the class logit of the box. Box, level and colour "

@@ -10,7 +10,7 @@ WidthHeight = tuple[float, float]
 """In pixels."""
 
 _MAX_COVERED = 0.2
-"""Maximum fraction of another box that a label may cover, so that labels do not hide small objects."""
+"""Maximum fraction of another box that a label may cover; nothing of a box that is smaller than the label."""
 
 
 def place_labels(
@@ -24,8 +24,8 @@ def place_labels(
         canvas: size of the picture; larger labels are not placed.
 
     Returns:
-        For each box the index of the label and its rectangle; None if every label would cover another label or more
-        than a fifth of another box.
+        For each box the index of the label and its rectangle; None if every label would cover another label, more than
+        a fifth of another box, or any part of another box that is smaller than the label.
     """
     occupied: list[Rectangle] = []
     placements: list[tuple[int, Rectangle] | None] = []
@@ -46,7 +46,10 @@ def place_labels(
 
 
 def _positions(box: Rectangle, size: WidthHeight, canvas: WidthHeight) -> Iterator[Rectangle]:
-    """Yield rectangles above, inside (if the box is large enough) and below a box, each aligned left, then right."""
+    """Yield rectangles above, inside (if the box is large enough) and below a box, each aligned left, then right.
+
+    At a box that is lower than the label follow those on its right and left side.
+    """
     (x0, y0, x1, y1), (width, height) = box, size
     if width > canvas[0]:
         return
@@ -58,6 +61,11 @@ def _positions(box: Rectangle, size: WidthHeight, canvas: WidthHeight) -> Iterat
             for x in (x0, x1 - width):
                 left = min(max(x, 0.0), canvas[0] - width)
                 yield left, y, left + width, y + height
+    top = min(max((y0 + y1 - height) / 2, 0.0), canvas[1] - height)
+    if y1 - y0 < height <= canvas[1]:
+        for left in (x1, x0 - width):
+            if 0 <= left <= canvas[0] - width:
+                yield left, top, left + width, top + height
 
 
 def _overlap(a: Rectangle, b: Rectangle) -> bool:
@@ -67,5 +75,6 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
 def _covers(label: Rectangle, box: Rectangle) -> bool:
     width = min(label[2], box[2]) - max(label[0], box[0])
     height = min(label[3], box[3]) - max(label[1], box[1])
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    return width > 0 and height > 0 and width * height > _MAX_COVERED * area
+    box_area, label_area = ((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (box, label))
+    max_covered = _MAX_COVERED if box_area >= label_area else 0.0
+    return width > 0 and height > 0 and width * height > max_covered * box_area

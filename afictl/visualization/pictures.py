@@ -36,7 +36,7 @@ class Picture:
     read_objects: Callable[[], Objects] | None = None
     """Reads the ground truth; None without annotations."""
     title: str = ""
-    """Title above the panels."""
+    """Title above the panels: the file name of the image."""
 
     def read(self) -> Tensor:
         """Read the image as uint8 (3,H,W) RGB."""
@@ -58,12 +58,14 @@ class Picture:
 
 def dataset_pictures(dataset: Dataset, limit: int | None = None) -> list[Picture]:
     """The first ``limit`` images of a dataset, named by image id, with ground truth where the dataset has it."""
+    names = dataset.file_names
     return [
         Picture(
             name=str(image_id),
             path=dataset.image_path(i),
             size_hw=dataset.size_hw(i),
             read_objects=partial(dataset.objects, i) if dataset.has_ground_truth else None,
+            title=f"{names[i]} (image {image_id})",
         )
         for i, image_id in enumerate(dataset.image_ids[:limit])
     ]
@@ -75,11 +77,11 @@ def file_pictures(paths: Iterable[Path]) -> list[Picture]:
     Raises:
         UserError: a path that does not exist, a folder without images, or a file without the header of an image.
     """
-    files = [file for path in paths for file in _files(path)]
-    for file in files:
+    files = [pair for path in paths for pair in _files(path)]
+    for file, _ in files:
         _require_image(file)
-    names = unique_names([file.stem for file in files])
-    return [Picture(name, file) for name, file in zip(names, files, strict=True)]
+    names = unique_names([file.stem for file, _ in files])
+    return [Picture(name, file, title=title) for name, (file, title) in zip(names, files, strict=True)]
 
 
 def require_readable(pictures: Sequence[Picture]) -> None:
@@ -130,12 +132,13 @@ def _draw_masks(
     return {"masks": masks}
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> list[tuple[Path, str]]:
+    """Image files with their names in the folder that was given."""
     if path.is_dir():
-        return image_files(path)
+        return [(file, str(file.relative_to(path))) for file in image_files(path)]
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such file or folder")
-    return [path]
+    return [(path, path.name)]
 
 
 def _read_error(picture: Picture) -> str:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from afictl.data import Dataset
 from afictl.progress import ProgressCallback
-from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_figure, reduce_to_drawing
+from afictl.visualization.detections import GROUND_TRUTH, detections_figure, reduce_to_drawing
 from afictl.visualization.disagreement import DetectionArrays, count_missing, disagreement_score
+from afictl.visualization.drawing import Detection
 from afictl.visualization.figure import Figure
 from afictl.visualization.figure_files import write_figures
 from afictl.visualization.named_models import NamedDetectors
@@ -90,7 +91,7 @@ def rank_pictures(
         replace(
             pictures[i],
             name=f"{rank:0{digits}}-{pictures[i].name}",
-            title=f"{pictures[i].name}: {scores[i]:.3g} differing detections",
+            title=f"{pictures[i].title}: {scores[i]:.3g} differing detections",
         )
         for rank, i in enumerate(order, start=1)
     ]

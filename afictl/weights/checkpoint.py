@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from afictl.control_characters import escape_control_characters
 from afictl.errors import UserError
 from afictl.run_folder import BEST, COMPARISON_SETTINGS, INTERPOLATOR, LAST, STATE, is_run
 from afictl.run_records import read_description
@@ -73,7 +74,8 @@ def read_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
     for name, tensor in checkpoint.tensors.items():
         _check(name, tensor, checkpoint.path)
     if checkpoint.metadata.get("format") == DETECTOR:
-        read_description(checkpoint.metadata, checkpoint.path)
+        classes = list(map(escape_control_characters, read_description(checkpoint.metadata, checkpoint.path).classes))
+        return replace(checkpoint, metadata={**checkpoint.metadata, "classes": classes})
     return checkpoint
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from afictl.data.formats.coco_values import CLASS_NAME, is_class_name, shorten
 from afictl.errors import UserError
 from afictl.json_files import read_json
 from afictl.name_or_path import Names, parse_name
@@ -77,8 +78,11 @@ def read_classes(text: str) -> Classes:
         if os.path.isfile(text):  # a folder is no list of classes
             parse_name(text, Names([value], "names", "class"), "--classes ")
         names, ids, are_annotations = [*map(str.strip, value.split(","))], [], False
-    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-        raise UserError(f"--classes {text}: every class needs a unique, non-empty name")
+    for name in names:
+        if not is_class_name(name):
+            raise UserError(f"--classes {text}: every class needs a unique name; {shorten(name)} is not {CLASS_NAME}")
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--classes {text}: every class needs a unique name")
     return Classes([str(name) for name in names], ids or list(range(1, len(names) + 1)), are_annotations)
 
 

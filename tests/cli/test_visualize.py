@@ -117,7 +117,7 @@ def test_only_different_ranks_the_images(untrained_run, other_run, tmp_path):
     call("detections", *arguments)
     assert len(file_names(tmp_path / "out")) == 4
     result = call("detections", *arguments, "--only-different", "--limit", 2)
-    ranking = re.findall(r"^(\d+): (\S+) differing detections$", result.output, re.MULTILINE)
+    ranking = re.findall(r"^\S+ \(image (\d+)\): (\S+) differing detections$", result.output, re.MULTILINE)
     assert len(ranking) == 2
     assert float(ranking[0][1]) >= float(ranking[1][1]) > 0
     assert file_names(tmp_path / "out") == [

@@ -437,3 +437,56 @@ def test_records_of_any_values_are_findings_of_one_line(write_coco, value):
     assert len(report.findings["malformed-record"]) == 3
     assert all(len(str(location)) < 300 for location in report.findings["malformed-record"])
     json.dumps(report.as_json())
+
+
+@pytest.mark.parametrize(
+    ("sections", "objects", "findings"),
+    [
+        ({"categories": []}, [{}], {"annotation-file": 1}),
+        ({"categories": [{"id": 1}]}, [{}, {}], {"malformed-record": 1, "duplicate-object": 1}),
+        ({}, [{"bbox": None}], {"malformed-record": 1}),
+        ({}, [{"category_id": 7}], {"unknown-category": 1}),
+    ],
+)
+def test_one_cause_is_one_finding(write_coco, sections, objects, findings):
+    """No image, category or file counts as empty for objects whose own fault is named."""
+    objects = [*objects, *({"category_id": k, "image_id": 2} for k in (1, 2))] if not sections else objects
+    data = write_coco(objects, images=[{}, {}], **sections)
+    report = check_split(data, "train", images=False)
+    assert {rule: len(places) for rule, places in report.findings.items() if rule != "empty-image"} == findings
+    assert "1.png" not in locations(report, "empty-image")
+
+
+def test_a_file_without_images_has_one_finding(write_coco):
+    data = write_coco([{}])
+    file = data / "annotations" / "instances_train.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "images": []}))
+    assert check_split(data, "train").fatal == ["annotation-file"]
+
+
+def test_objects_of_a_malformed_image_are_not_of_an_unknown_one(write_coco):
+    data = write_coco([{}, {"category_id": 2}], images=[{}, {}])
+    file = data / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["height"] = "48 px"
+    file.write_text(json.dumps(content))
+    report = check_split(data, "train", images=False)
+    assert report.fatal == ["malformed-record"]
+    assert locations(report, "empty-image") == ["2.png"]
+    assert "category-unused" not in report.findings
+
+
+def test_a_malformed_class_is_not_missing_in_the_other_split(write_coco):
+    data = write_coco([{}])
+    file = data / "annotations" / "instances_train.json"
+    file.write_text(file.read_text().replace('"dog"', '""'))
+    assert check_split(data, "train", images=False).fatal == ["malformed-record"]
+    assert not check_split(data, "val", images=False).fatal
+
+
+def test_locations_are_one_line_without_sequences_of_a_terminal(write_coco):
+    data = write_coco([{"bbox": [5, 5, 0, 5]}])
+    file = data / "annotations" / "instances_train.json"
+    file.write_text(file.read_text().replace("1.png", r"a\nb\u001b[31m.png"))
+    (location,) = locations(check_split(data, "train", images=False), "box-without-area")
+    assert location.startswith(r"a\nb\x1b[31m.png annotation 1")

@@ -31,7 +31,7 @@ LABELME = json.dumps({"version": "5.0", "flags": {}, "shapes": [], "imagePath": 
         (["train/_annotations.csv", "train/1.jpg"], "table.*COCO"),
         (["train/objects.tfrecord"], "TFRecord.*COCO"),
         (["1.json", "1.jpg"], r"LabelMe.*1\.json.*labelme2coco"),
-        (["coco/annotations/instances_train.json"], "one folder deeper.*coco"),
+        (["coco/annotations/people.json"], "one folder deeper.*coco"),
         (["annotations/people.json", "train/1.jpg"], "people"),
         (["VOCdevkit/VOC2012/Annotations/1.xml", "VOCdevkit/VOC2012/JPEGImages/1.jpg"], "Pascal VOC"),
         (["1.xml", "1.jpg"], "Pascal VOC"),

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from afictl.visualization import draw_detections
-from afictl.visualization.detections import _draw_masks, _texts, detections_figure
+from afictl.visualization.detections import annotate, detections_figure
+from afictl.visualization.drawing import Outline, _draw_masks, _texts
 from afictl.visualization.palette import class_color
 
 CLASSES = ["cell", "platelet"]
@@ -109,7 +110,8 @@ def test_a_mask_equals_one_resized_to_the_whole_picture(rectangle, size):
     mask = torch.zeros(1, *size, dtype=torch.bool)
     mask[0, y0:y1, x0:x1] = True
     canvas = Image.new("RGB", (1200, 900), (GREY,) * 3)
-    drawn = np.asarray(_draw_masks(canvas, [(mask[0], class_color(1))]))
+    outline = Outline.of((0, 0, 1200, 900), class_color(1), False, canvas.size)
+    drawn = np.asarray(_draw_masks(canvas, [(mask[0], outline)]))
     reference = Image.fromarray(mask[0].numpy().astype(np.uint8) * 255).resize((1200, 900), Image.Resampling.BILINEAR)
     changed = (drawn != GREY).any(axis=2)
     assert (changed == (np.asarray(reference) > 127)).mean() > 0.9999
@@ -127,3 +129,26 @@ def test_a_box_on_the_border_is_drawn_inside():
     top, left = np.argwhere(orange).min(axis=0)
     for y, x in ((top, left + 800), (top + 957, left + 100), (top + 480, left), (top + 480, left + 957)):
         assert orange[y, x]
+
+
+@pytest.mark.parametrize("draw", [annotate, draw_detections])
+@pytest.mark.parametrize("scores", [None, [0.9, 0.8, 0.7]])
+def test_outlines_labels_and_masks_do_not_hide_small_objects(draw, scores):
+    """Three neighbours of 13 pixels, as vehicles seen from above: every pixel of them stays as it is."""
+    boxes = [[500, 500, 513, 513], [520, 505, 533, 518], [498, 530, 511, 543]]
+    image = grey(1024, 1024)
+    masks = torch.zeros(3, 1024, 1024, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+        image[:, y0:y1, x0:x1] = 77
+    picture = draw(image, detection(boxes, [1, 2, 1], scores, masks), CLASSES)
+    assert count(picture, (77, 77, 77)) == 3 * 13 * 13
+    assert count(picture, class_color(1)) > 2 * 4 * 13  # and the outlines are there
+
+
+def test_labels_of_small_objects_name_the_class_only_where_no_legend_does():
+    small, alone = [[500, 500, 513, 513]], grey(1024, 1024)
+    outline = count(annotate(alone, detection(small, [1]), [" "]), class_color(1))
+    assert count(annotate(alone, detection(small, [1]), ["vehicle"]), class_color(1)) > outline + 500
+    with_legend = count(draw_detections(alone, detection(small, [1]), ["vehicle"]), class_color(1))
+    assert with_legend < outline + 1000  # the square of the legend

@@ -140,7 +140,7 @@ def test_all_detectors_explain_one_detection_at_one_level(faster, pictures):
     label = CLASSES[int(detection["labels"][0]) - 1]
     assert figure.panels[0].title == f"{label} {float(detection['scores'][0]):.2f}"
     level = compute_gradcam(faster, pictures[0].read(), detection["boxes"][0], int(detection["labels"][0]))[0]
-    assert figure.title == f"cells: Grad-CAM of '{label}' at {level}"
+    assert figure.title == f"cells.png: Grad-CAM of '{label}' at {level}"
     assert [panel.title for panel in figure.panels[1:]] == ["a", "b"]
 
 

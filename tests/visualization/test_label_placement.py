@@ -52,6 +52,17 @@ def test_a_label_does_not_hide_a_small_object():
     assert place_labels([large], [[(30, 12)]], CANVAS) == [(0, (20, 48, 50, 60))]  # without the small object
 
 
+def test_no_part_of_an_object_that_is_smaller_than_the_label_is_covered():
+    box, neighbour = (50.0, 60.0, 60.0, 66.0), (76.0, 40.0, 90.0, 49.0)  # a corner of it, less than a fifth
+    (_, rectangle), _ = place_labels([box, neighbour], [[(30, 12)], []], CANVAS)
+    assert rectangle == (30, 48, 60, 60)
+
+
+def test_a_low_box_between_others_has_its_label_at_a_side():
+    box, above, below = (50.0, 60.0, 60.0, 66.0), (20.0, 50.0, 90.0, 59.0), (20.0, 67.0, 90.0, 76.0)
+    assert place_labels([box, above, below], [[(30, 8)], [], []], CANVAS)[0] == (0, (60, 59, 90, 67))
+
+
 def test_a_label_may_cover_a_part_of_a_large_object():
     first, second = (0.0, 60.0, 100.0, 110.0), (0.0, 5.0, 150.0, 119.0)
     assert place_labels([first, second], [[(30, 12)], []], CANVAS)[0] == (0, (0, 48, 30, 60))

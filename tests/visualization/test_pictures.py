@@ -85,3 +85,15 @@ def test_run_names_are_the_shortest_unique_path_suffixes(tmp_path, monkeypatch, 
         (tmp_path / run).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert run_names([Path(path) for path in paths]) == names
+
+
+def test_titles_are_file_names(tmp_path):
+    """Pictures are named by image id, from which nobody finds the file."""
+    data = make_shapes(tmp_path / "data", train=1, val=2, size=96)
+    index = load_dataset(data, "val")
+    titles = [f"{name} (image {k})" for name, k in zip(index.file_names, index.image_ids, strict=True)]
+    assert [picture.title for picture in dataset_pictures(index)] == titles
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(folder / "more" / "c.png")
+    assert [picture.title for picture in file_pictures([folder, folder / "more" / "c.png"])] == ["more/c.png", "c.png"]

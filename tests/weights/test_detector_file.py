@@ -103,3 +103,9 @@ def test_description_that_does_not_fit_is_refused(file, changes, fact):
     with pytest.raises(UserError, match=rf"best\.safetensors.*{fact}") as error:
         load_detector(file)
     assert "\n" not in str(error.value)
+
+
+def test_control_characters_in_class_names_of_earlier_files_are_escaped(detector, tmp_path):
+    """Earlier versions trained classes of such names, which would break tables and lists of predictions."""
+    save_detector(tmp_path / "best.safetensors", detector, {**METADATA, "classes": ["red\ncell", "\x1b[31mdog"]})
+    assert load_detector(tmp_path).classes == (r"red\ncell", r"\x1b[31mdog")

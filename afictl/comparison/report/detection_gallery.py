@@ -22,8 +22,9 @@ from afictl.errors import UserError
 from afictl.evaluation.prediction_writer import CocoResult
 from afictl.evaluation.predictions import iter_results
 from afictl.run_folder import PREDICTIONS, RESULT
-from afictl.visualization.detections import GROUND_TRUTH, Detection, detections_figure
+from afictl.visualization.detections import GROUND_TRUTH, detections_figure
 from afictl.visualization.disagreement import rank_by_disagreement
+from afictl.visualization.drawing import Detection
 from afictl.visualization.figure_files import data_url
 from afictl.visualization.pictures import Picture, results_to_detection
 from afictl.visualization.side_by_side import mark_unshared

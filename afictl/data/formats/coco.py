@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from afictl.control_characters import escape_control_characters
 from afictl.data.annotations import Annotations, pack_annotations
 from afictl.data.dataset import Dataset
 from afictl.data.formats.coco_fast import read_fast
@@ -52,7 +54,8 @@ def read_annotations(file: Path, omitted: Set[int] = frozenset()) -> Annotations
 
 
 def _read_ground_truth(file: Path) -> Annotations:
-    return read_fast(file, lenient=True) or read_leniently(file)
+    annotations = read_fast(file, lenient=True) or read_leniently(file)
+    return replace(annotations, classes=tuple(map(escape_control_characters, annotations.classes)))
 
 
 def _read(file: Path, read: Callable[[Path], Annotations]) -> IndexContents:

@@ -16,7 +16,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from afictl.data.annotations import Annotations
 from afictl.data.formats.coco_records import may_repeat_sections
-from afictl.data.formats.coco_values import is_name, parse_flag
+from afictl.data.formats.coco_values import is_class_name, is_name, parse_flag
 from afictl.json_files import read_json_text
 
 _Number = int | float
@@ -117,7 +117,8 @@ def _columns(file: Path, contents: _File, lenient: bool) -> Annotations:
 def _require_regular(file: Path, contents: _File) -> None:
     names = [category.name for category in contents.categories]
     file_names = [image.file_name for image in contents.images]
-    is_valid = 0 < len(set(names)) == len(names) and all(map(is_name, names)) and all(map(is_name, file_names))
+    has_distinct_names = 0 < len(set(names)) == len(names)
+    is_valid = has_distinct_names and all(map(is_class_name, names)) and all(map(is_name, file_names))
     if not is_valid or (isinstance(contents.annotations, UnsetType) and not file.name.startswith("image_info")):
         raise _IrregularFileError
 

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from afictl.data.annotations import Annotations
-from afictl.data.formats.coco_values import is_flag, is_id, is_name, is_number, parse_flag, shorten
+from afictl.data.formats.coco_values import (
+    CLASS_NAME,
+    is_class_name,
+    is_flag,
+    is_id,
+    is_name,
+    is_number,
+    parse_flag,
+    shorten,
+)
 from afictl.errors import UserError, describe_type
 from afictl.json_files import parse_json, read_json_text
 
@@ -36,7 +45,8 @@ def _is_box(value: object) -> bool:
 
 
 _ID = Field("a whole number", is_id)
-_NAME = Field("a text", is_name)
+_FILE_NAME = Field("a text that is not empty", is_name)
+_CLASS_NAME = Field(CLASS_NAME, is_class_name)
 _LENGTH = Field("a number of pixels", _is_length)
 _BOX = Field("four numbers x, y, width, height", _is_box)
 NUMBER = Field("a number", is_number)
@@ -44,8 +54,8 @@ _OPTIONAL_NUMBER = NUMBER._replace(optional=True)
 _FLAG = Field("0 or 1", is_flag, optional=True)
 
 FIELDS = {
-    "categories": {"id": _ID, "name": _NAME},
-    "images": {"id": _ID, "file_name": _NAME, "height": _LENGTH, "width": _LENGTH},
+    "categories": {"id": _ID, "name": _CLASS_NAME},
+    "images": {"id": _ID, "file_name": _FILE_NAME, "height": _LENGTH, "width": _LENGTH},
     "annotations": {
         "id": _ID,
         "image_id": _ID,

@@ -6,6 +6,8 @@ import math
 import reprlib
 from typing import TypeGuard
 
+from afictl.control_characters import has_control_characters
+
 _UNSET_TEXTS = ("", "0", "0.0", "false", "nan", "none", "null")
 _SET_TEXTS = ("1", "1.0", "true")
 _MAX_CHARACTERS = 60
@@ -27,8 +29,20 @@ def is_id(value: object) -> TypeGuard[int | float]:
 
 
 def is_name(value: object) -> TypeGuard[str]:
-    """Whether it is a name of a category or file: text that is not empty, without the null character."""
+    """Whether it is a name of a file: text that is not empty, without the null character."""
     return isinstance(value, str) and value != "" and "\0" not in value
+
+
+CLASS_NAME = "a text of one line, neither blank nor with control characters"
+"""The values that ``is_class_name`` accepts, for messages."""
+
+
+def is_class_name(value: object) -> TypeGuard[str]:
+    """Whether it is a name of a class: text of one line that is not blank.
+
+    Class names stand in tables, in lists of one name a line, and in pictures.
+    """
+    return isinstance(value, str) and value.strip() != "" and not has_control_characters(value)
 
 
 def parse_flag(value: object) -> bool | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from afictl.control_characters import escape_control_characters
 from afictl.data.folders import SPLITS
 from afictl.data.formats.coco_layout import CocoFiles
 from afictl.data.formats.split_files import SPLIT_NAMES, Layout
@@ -56,7 +57,10 @@ class RoboflowLayout(Layout):
     def note(self) -> str:
         """See ``Layout``."""
         parent = self._parent_category
-        return f"its parent category '{parent.name}' (id {parent.id}) has no object and is left out" if parent else ""
+        if parent is None:
+            return ""
+        name = escape_control_characters(parent.name)
+        return f"its parent category '{name}' (id {parent.id}) has no object and is left out"
 
     def find(self, split: str) -> CocoFiles:
         """See ``Layout``."""

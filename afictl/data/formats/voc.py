@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element
 
 from afictl.data.folders import IMAGE_SUFFIXES, SPLITS, leaves_folder
 from afictl.data.formats.coco_records import Contents, Record
+from afictl.data.formats.coco_values import CLASS_NAME, is_class_name, shorten
 from afictl.data.formats.image_sizes import image_size, read_all
 from afictl.data.formats.split_files import SPLIT_NAMES, Layout, SplitFiles
 from afictl.data.formats.text_lines import read_lines
@@ -159,6 +160,8 @@ def _objects(root: Element, file: Path) -> list[Record]:
         name = (element.findtext("name") or "").strip()
         if not name:
             raise UserError(f"{file}: object {k}: 'name' is missing")
+        if not is_class_name(name):
+            raise UserError(f"{file}: object {k}: 'name' is {shorten(name)}, not {CLASS_NAME}")
         x_min, y_min, x_max, y_max = (_corner(element, key, f"{file}: object {k}") for key in _CORNERS)
         bbox = [float(v) for v in (x_min - 1, y_min - 1, x_max - x_min + 1, y_max - y_min + 1)]
         difficult = (element.findtext("difficult") or "0").strip()

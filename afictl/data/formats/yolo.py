@@ -18,6 +18,7 @@ import numpy as np
 
 from afictl.data.folders import SPLITS, image_files, leaves_folder
 from afictl.data.formats.coco_records import Contents, Record
+from afictl.data.formats.coco_values import CLASS_NAME, is_class_name, shorten
 from afictl.data.formats.image_sizes import image_size, read_all
 from afictl.data.formats.split_files import Layout, SplitFiles
 from afictl.data.formats.text_lines import read_lines
@@ -186,8 +187,10 @@ def _class_names(file: Path, names: object, count: object) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise UserError(f"{file}: key 'names' must list the class names")
     for name in names:
-        if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip() or "\0" in str(name):
+        if isinstance(name, bool) or not isinstance(name, str | int):
             raise UserError(f"{file}: key 'names': {name!r:.60} is no text; write it in quotes")
+        if not is_class_name(str(name)):
+            raise UserError(f"{file}: key 'names': {shorten(name)} is not {CLASS_NAME}")
     classes = tuple(map(str, names))
     if repeated := next((name for name in classes if classes.count(name) > 1), None):
         raise UserError(f"{file}: key 'names': '{repeated:.60}' occurs twice; give every class its own name")
