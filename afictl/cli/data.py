@@ -116,6 +116,9 @@ def convert(
     typer.echo(describe_data(data, conversion.images))
     for reason, count in conversion.changes.items():
         typer.echo(f"note: {count} {reason}")
+    if to != "coco":
+        new = "images, annotations and categories get new ones when it is read"
+        typer.echo(f"note: {to} has no ids: {new}, so that results with the ids of {data} do not fit")
     typer.echo(f"images: {conversion.linked} hard-linked, {conversion.copied} copied")
     typer.echo(f"dataset: {output}")
 
@@ -195,7 +198,7 @@ def check_dataset(
         _print_report(report, console, all_locations, repeated=layout if k else "")
     if json_file:
         write_json(json_file, [report.as_json() for report in reports], named_by_user=True)
-    fatal = sum(len(report.fatal) for report in reports)
+    fatal = len({rule for report in reports for rule in report.fatal})
     if fatal:
         kinds = f"{fatal} kind{'' if fatal == 1 else 's'} of problem"
         console.print(f"[red]Training cannot run: {kinds} must be corrected first.[/]", soft_wrap=True)

@@ -33,6 +33,7 @@ from afictl.weights.compatibility import (
 )
 from afictl.weights.description import BACKBONE, DISCRIMINATOR, INTERPOLATOR_FORMATS
 from afictl.weights.layouts import describe_content, to_afictl
+from afictl.weights.layouts.classifiers import is_classifier
 from afictl.weights.layouts.detectron2_detectors import has_statistics, without_derived
 from afictl.weights.layouts.detectron2_names import BOTTOM_UP
 from afictl.weights.layouts.detectron2_preset import stored_anchors
@@ -117,7 +118,8 @@ def read_weights(module: nn.Module, path: str | Path, averaged: bool | None = No
     if not checkpoint.metadata:
         checkpoint = replace(checkpoint, tensors=fitting_variant(checkpoint.tensors, module.state_dict()))
     if isinstance(module, Detector):
-        if checkpoint.metadata.get("format") in (*INTERPOLATOR_FORMATS, DISCRIMINATOR):
+        is_other = checkpoint.metadata.get("format") in (*INTERPOLATOR_FORMATS, DISCRIMINATOR, BACKBONE)
+        if is_other or (not checkpoint.metadata and is_classifier(checkpoint.tensors)):
             raise UserError(f"{checkpoint.path}: contains {describe_content(checkpoint)}, not a detector")
         if not checkpoint.metadata:
             names = names_of_count(checkpoint.class_names, module.num_classes)

@@ -71,3 +71,21 @@ def test_a_missing_folder_is_a_user_error(afictl_data, tmp_path):
     result = afictl_data("check", tmp_path / "nowhere")
     assert isinstance(result.exception, UserError)
     assert "nowhere" in str(result.exception)
+
+
+@pytest.mark.parametrize(("form", "notes"), [("coco", 0), ("yolo", 1), ("voc", 1)])
+def test_conversion_to_a_format_without_ids_says_so(afictl_data, tmp_path, form, notes):
+    afictl_data("shapes", tmp_path / "set", "--train", 1, "--val", 1, "--size", 96)
+    result = afictl_data("convert", tmp_path / "set", tmp_path / "out", "--to", form)
+    assert [f"{form} has no ids" in line for line in result.stdout.splitlines()].count(True) == notes
+
+
+def test_a_class_name_of_two_lines_is_one_finding_of_one_line(afictl_data, tmp_path):
+    afictl_data("shapes", tmp_path / "set", "--train", 1, "--val", 1, "--size", 96)
+    for file in (tmp_path / "set" / "annotations").iterdir():
+        file.write_text(file.read_text().replace('"cross"', r'"a\ncross\u001b[31m"'))
+    check = afictl_data("check", tmp_path / "set", "--no-images")
+    assert check.exit_code == 1
+    assert check.stdout.count(r"'a\ncross\x1b[31m'") == 2  # one of each split
+    assert "\x1b[31m" not in check.stdout
+    assert "Training cannot run: 1 kind of problem" in check.stdout

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from afictl import interpolator_kinds, list_presets
 from afictl.cli.main import app
 from afictl.data import make_shapes
+from afictl.extras import EXTRAS
 from tests.helpers.tiny_runs import SMALL, drop_states, set_flags
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,17 @@ def test_commands_of_the_page_run(page, workspace, shapes_dir):
     run_page(page, workspace, shapes_dir)
 
 
+SET_UP = ("python3 -m venv", ".venv/bin/")
+"""Lines of README and CONTRIBUTING that make an environment, or run these tests in it."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_line_of_a_bash_block_is_a_command_that_runs(page):
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    others = [line for line in lines if line and not line.startswith(("afictl ", "# ", *SET_UP))]
+    assert not others  # what cannot run here, such as a launcher of a cluster, is a block of ``sh``
+
+
 @pytest.mark.parametrize(
     ("page", "number"), [(page, number) for page in PAGES for number in range(len(blocks(page, "python")))]
 )
@@ -100,9 +112,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_of_the_page_exist(page):
-    other_tools = (
-        r"pytest|ruff|benchmarks|#SBATCH|--signal=|--max-restarts|--shm-size|--shutdown-timeout|--signals-to-handle"
-    )
+    other_tools = r"pytest|ruff|benchmarks|--index-url|#SBATCH|--signal=|--max-restarts|--shm-size|--shutdown-timeout|--signals-to-handle"
     lines = [line for line in TEXTS[page].splitlines() if not re.search(other_tools, line)]
     lines = [re.sub(r"\b(torchrun|srun|mpirun) .*? (?=afictl )", "", line) for line in lines]  # a launcher's own flags
     assert set(FLAG.findall("\n".join(lines))) <= {*flags_of(typer.main.get_command(app)), "--help"}
@@ -127,6 +137,11 @@ def test_presets_of_the_page_exist(page):
 def test_table_of_kinds_is_complete():
     row = next(line for line in TEXTS["docs/training.md"].splitlines() if line.startswith("| interpolator |"))
     assert sorted(re.findall(r"`([a-z-]+)`", row.split("|")[2])) == sorted(interpolator_kinds())
+
+
+def test_table_of_extras_is_complete():
+    names = {line.split("|")[1].strip(" `") for line in TEXTS["docs/installation.md"].splitlines() if "| `" in line}
+    assert names >= {*EXTRAS, "all"}
 
 
 def test_readme_has_at_most_900_words():

@@ -15,9 +15,9 @@ from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.classes import are_assumed
 from afictl.weights.description import BACKBONE, DETECTOR, DISCRIMINATOR, INTERPOLATOR_FORMATS
 from afictl.weights.layouts.afigan import translate_discriminator, translate_generator
+from afictl.weights.layouts.classifiers import is_classifier
 from afictl.weights.layouts.detectron2_detectors import translate_detectron2
 from afictl.weights.layouts.mmdetection import translate_mmdetection
-from afictl.weights.layouts.msra import find_plain_resnet
 from afictl.weights.layouts.torchvision import translate_torchvision
 from afictl.weights.stored_classes import ClassNames, names_of_count
 from afictl.weights.wrappers import unwrapped_variants
@@ -35,7 +35,7 @@ _TITLES = {
     DETECTOR: "a detector",
     **dict.fromkeys(INTERPOLATOR_FORMATS, "an interpolator, for --interpolator"),
     DISCRIMINATOR: "a discriminator",
-    BACKBONE: "an ImageNet backbone, for --backbone-weights",
+    BACKBONE: "backbone weights, for 'afictl finetune --backbone-weights'",
 }
 
 
@@ -90,7 +90,7 @@ def describe_content(checkpoint: Checkpoint) -> str:
     """The kind of a checkpoint, its number of tensors and its first tensor name, for error messages."""
     first = next(iter(checkpoint.tensors), "none")
     title = _TITLES.get(str(checkpoint.metadata.get("format")))
-    if title is None and find_plain_resnet(checkpoint.tensors):
+    if title is None and is_classifier(checkpoint.tensors):
         title = _TITLES[BACKBONE]
     title = title or "tensors without a description, in no supported layout"
     return f"{title} ({len(checkpoint.tensors)} tensors, first {first})"
