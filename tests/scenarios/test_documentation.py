@@ -112,7 +112,10 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_of_the_page_exist(page):
-    other_tools = r"pytest|ruff|benchmarks|--index-url|#SBATCH|--signal=|--max-restarts|--shm-size|--shutdown-timeout|--signals-to-handle"
+    other_tools = (
+        r"pytest|ruff|benchmarks|--index-url|#SBATCH|--signal=|--max-restarts|--shm-size|--shutdown-timeout"
+        r"|--signals-to-handle"
+    )
     lines = [line for line in TEXTS[page].splitlines() if not re.search(other_tools, line)]
     lines = [re.sub(r"\b(torchrun|srun|mpirun) .*? (?=afictl )", "", line) for line in lines]  # a launcher's own flags
     assert set(FLAG.findall("\n".join(lines))) <= {*flags_of(typer.main.get_command(app)), "--help"}
