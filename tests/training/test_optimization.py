@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from timm.layers import RmsNorm2d
 from torch import nn
 
@@ -89,6 +90,44 @@ def test_the_first_step_of_a_parameter_is_proportional_to_its_factor(kind):
     for name, value in ordinary.items():
         factor = 1 if name.startswith("2.") else 0.25
         torch.testing.assert_close(slow[name], factor * value, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_fused_steps_are_those_of_the_plain_optimizer(kind):
+    recipe = Recipe(steps=1, batch_size=1, lr=0.05, optimizer=kind, weight_decay=0.1)
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 2))
+        optimizer = build_optimizer(module, recipe, fused=fused)
+        for _ in range(20):
+            optimizer.zero_grad()
+            module(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+        weights.append(torch.cat([value.detach().flatten() for value in module.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(weights[1], torch.zeros_like(weights[1]))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_the_state_of_a_plain_optimizer_continues_in_a_fused_one(kind):
+    recipe = Recipe(steps=1, batch_size=1, lr=0.1, optimizer=kind)
+    module = nn.Linear(3, 3)
+    plain = build_optimizer(module, recipe)
+    module(torch.ones(1, 3)).sum().backward()
+    plain.step()
+    trainable = TrainableModule(Fabric(accelerator="cpu", devices=1), nn.Linear(3, 3), recipe)
+    trainable.load_state(module.state_dict(), plain.state_dict())
+    assert all(group["fused"] for group in trainable.optimizer.param_groups)
+    trainable.backward({"loss": trainable.module(torch.ones(1, 3)).sum()})
+    trainable.optimizer_step()
+
+
+def test_an_optimizer_with_a_gradient_scaler_is_not_fused(monkeypatch):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    monkeypatch.setattr(fabric.strategy, "_precision", MixedPrecision("16-mixed", "cpu"))
+    trainable = TrainableModule(fabric, nn.Linear(3, 3), Recipe(steps=1, batch_size=1, lr=0.1), clip_norm=1.0)
+    assert not any(group["fused"] for group in trainable.optimizer.param_groups)
 
 
 @pytest.mark.parametrize(
