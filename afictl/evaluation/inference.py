@@ -166,7 +166,13 @@ def _detect_images(
         yield from _detect_with_module(detector, dataset, runtime, limit)
         return
     batches = partial(
-        eval_batches, dataset, workers=runtime.workers, limit=limit, rank=runtime.rank, world_size=runtime.world_size
+        eval_batches,
+        dataset,
+        workers=runtime.workers,
+        limit=limit,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        device=runtime.device,
     )
     for batch in batches(detector.input, batch_size) if views is None else batches(None):
         detections = detect_batch(detector, batch.images, batch.original_sizes, runtime, views)

@@ -59,8 +59,9 @@ def measure_feature_distance(
     sums: dict[str, _Sums] = {name: {} for name in methods}
     device = next(guide.parameters()).device
     total = len(range(len(dataset))[:limit])
-    for done, batch in enumerate(eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True), 1):
-        full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images or ()]
+    batches = eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True, device=device)
+    for done, batch in enumerate(batches, 1):
+        full, half = batch.images, batch.half_images or []
         real, (coarse, fine) = guide_maps(guide, full, features).maps, guide_maps(guide, half, features)
         coarse = {level: coarse[level] for level in learned.levels(coarse, fine)}
         for name, method in methods.items():
@@ -99,10 +100,10 @@ def measure_student_distance(
     sums: _Sums = {}
     device = next(guide.parameters()).device
     total = len(range(len(dataset))[:limit])
-    batches = eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True)
+    batches = eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True, device=device)
     with in_eval_mode(student):
         for done, batch in enumerate(batches, 1):
-            full, half = [i.to(device) for i in batch.images], [i.to(device) for i in batch.half_images or ()]
+            full, half = batch.images, batch.half_images or []
             pairs = same_size_pairs(guide, student.pyramid(half), guide.pyramid(full), full, half)
             on_pairs(pairs)
             _add(sums, pairs)
