@@ -47,6 +47,9 @@ class HardwareRecord(Record):
     threads: int | None = None
     """Of each process that began the run on a CPU; None on GPUs and in runs of earlier versions."""
     later_threads: list[int] = []
+    compile: bool = False
+    """Whether the run began with ``--compile``."""
+    later_compile: list[bool] = []
 
 
 class RunConfig(Record):

@@ -33,9 +33,10 @@ def measure_interpolators(
     json_file: Annotated[
         Path | None, typer.Option("--json", callback=parse_output_file, help="Write all numbers to this file.")
     ] = None,
+    precision: options.Precision = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """Measure interpolators on one map in float32: milliseconds, memory, multiply-adds, parameters.
+    """Measure interpolators on one map: milliseconds, memory, multiply-adds, parameters.
 
     Runs on the first GPU, or else on the CPU; the kinds alternate, so that other load affects all alike. Memory is the
     peak beyond weights and input, on a CPU the sum of all tensors.
@@ -46,15 +47,21 @@ def measure_interpolators(
 
     from afictl.comparison.analysis.cost_columns import timing_note
     from afictl.comparison.cost.interpolator_benchmark import benchmark_interpolators, interpolator_table
+    from afictl.distributed import Runtime
     from afictl.interpolators import interpolator_kinds
     from afictl.progress import show_progress
+    from afictl.training import launch_single
+    from afictl.training.hardware import hardware_record
 
     console = Console()
     requested = [kind.strip().removeprefix("kind:") for kind in kinds.split(",")] if kinds else interpolator_kinds()
+    fabric = launch_single(precision)
+    fabric.print_precision_note()
+    runtime, resolved = Runtime.of_fabric(fabric, workers=0), str(hardware_record(fabric)["precision"])
     with show_progress(console, "interpolators") as progress:
-        costs = benchmark_interpolators(requested, channels, (height, width), rounds, progress)
-    console.print(interpolator_table(costs, channels, (height, width)))
+        costs = benchmark_interpolators(requested, channels, (height, width), rounds, progress, runtime)
+    console.print(interpolator_table(costs, channels, (height, width), resolved))
     if note := timing_note(cost.scatter for cost in costs):
         console.print(note)
     if json_file:
-        write_json(json_file, [asdict(cost) for cost in costs], named_by_user=True)
+        write_json(json_file, [asdict(cost) | {"precision": resolved} for cost in costs], named_by_user=True)

@@ -152,7 +152,7 @@ def compare_command(
     devices: options.Devices = "auto",
     spread: _Spread = False,
     nodes: options.Nodes = None,
-    precision: options.Precision = "32-true",
+    precision: options.PrecisionOfComparison = None,
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
@@ -166,7 +166,7 @@ def compare_command(
     Exit code 0: all runs are finished; 1: some failed, and the same command tries them again; 2: a mistake, reported
     before training.
     """
-    common = _CommonOptions(data, baseline, output, precision)
+    common = _CommonOptions(data, baseline, output, precision or ("auto" if only_cost else "32-true"))
     folders, names = _parse_runs(runs or [], further_runs or [])
     if folders:
         options.refuse_flags(context, "with --runs, which trains nothing", *_TRAINING_FLAGS, "--only-cost")
@@ -252,6 +252,7 @@ def _named_run(part: str) -> tuple[str, Path]:
 def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions, common: _CommonOptions) -> None:
     from afictl.comparison import compare
     from afictl.comparison.experiment.parallel import require_devices
+    from afictl.comparison.experiment.preconditions import precision_of_comparison
     from afictl.training import HardwareSettings, launch, launch_single
 
     assert common.data is not None
@@ -259,13 +260,13 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
     if training.spread and (training.nodes or 1) > 1:
         raise UserError("--spread: uses the devices of one machine; leave --nodes out")
     parallel_runs = require_devices(training.devices) if training.spread else 0
+    precision = precision_of_comparison(common.precision, output)
     fabric = (
-        launch_single(common.precision)
+        launch_single(precision)
         if training.spread
-        else launch(
-            HardwareSettings(training.devices, training.nodes, common.precision), [preset.train.micro_batch_size]
-        )
+        else launch(HardwareSettings(training.devices, training.nodes, precision), [preset.train.micro_batch_size])
     )
+    fabric.print_precision_note()
     if fabric.world_size == 1:  # in separate processes, of which one may crash
         parallel_runs = max(1, parallel_runs)
     if len(methods) == 1:
@@ -305,6 +306,7 @@ def _compare_existing(folders: list[Path], names: dict[Path, str], common: _Comm
     output = common.output or Path("runs") / "compare-runs"
     require_writable(output, "--output")
     fabric = launch_single(common.precision)
+    fabric.print_precision_note()
     comparison = compare_runs(
         fabric, folders, output, names=names, data=common.data, baseline=common.baseline, progress=_progress()
     )
@@ -321,6 +323,7 @@ def _list_costs(preset: Preset, methods: Sequence[Method], weights: Path | None,
         if common.output:
             require_comparison_folder(common.output)
         fabric = launch_single(common.precision)
+        fabric.print_precision_note()
         comparison = list_costs(
             fabric, preset, methods, data=common.data, weights=weights, baseline=common.baseline, progress=_progress()
         )

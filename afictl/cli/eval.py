@@ -31,6 +31,7 @@ _DETECTION_FLAGS = (
     "--devices",
     "--nodes",
     "--precision",
+    "--compile",
 )
 
 _Weights = Annotated[
@@ -97,6 +98,7 @@ def eval_command(
     devices: options.Devices = "auto",
     nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
+    compile_parts: options.Compile = False,
     debug: options.Debug = False,
 ) -> None:
     """Compute box and mask AP, overall and by class, in points of 100.
@@ -125,7 +127,9 @@ def eval_command(
     folders = result_folders(sources, output, folder_suffix(split, limit, tta, tile_size))
     if not weights and not require_single_process():
         raise typer.Exit
-    fabric = launch(HardwareSettings(devices, nodes, precision)) if weights else None
+    fabric = launch(HardwareSettings(devices, nodes, precision, compile_parts)) if weights else None
+    if fabric:
+        fabric.print_precision_note()
     recorded_data = data_of_detector if weights else data_of
     source = data or recorded_data(next(iter(sources.values())))
     dataset = load_dataset(source, split)

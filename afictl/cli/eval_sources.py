@@ -138,12 +138,23 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
     from afictl.distributed import Runtime
     from afictl.evaluation import detect
     from afictl.progress import show_progress
+    from afictl.training.compilation import Part, compiled, detector_parts, trial_images
+
+    def log(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
 
     loaded = load_changed(source, settings.overrides, settings.partial, settings.averaged)
-    console.print(f"{source}: {loaded.report}", markup=False, highlight=False)
-    with show_progress(console, "images") as progress:
+    log(f"{source}: {loaded.report}")
+    detector = loaded.detector.eval()
+    fabric.to_device(detector)
+
+    def make_parts() -> list[Part]:
+        images = trial_images(detector, settings.batch_size, detector.input.test_size)
+        return detector_parts(detector, lambda: detector.pyramid(images), trains=False)
+
+    with compiled(fabric, [detector], make_parts, log), show_progress(console, "images") as progress:
         summary = detect(
-            fabric.to_device(loaded.detector),
+            detector,
             settings.dataset,
             file,
             Runtime.of_fabric(fabric, loaded.preset.loader.workers),
@@ -154,7 +165,7 @@ def _detect(source: Path, file: Path, settings: EvaluationSettings, fabric: Fabr
             progress=progress,
         )
     if summary.note:
-        console.print(summary.note, markup=False, highlight=False)
+        log(summary.note)
     return summary.has_masks
 
 

@@ -50,6 +50,7 @@ def finetune_command(
     devices: options.Devices = "auto",
     nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
+    compile_parts: options.Compile = False,
     loggers: options.Loggers = None,
     seed: options.Seed = 0,
     resume: options.Resume = False,
@@ -66,6 +67,7 @@ def finetune_command(
     from afictl.cli.interpolator_options import load_preset_for
     from afictl.training import HardwareSettings, InitialWeights, PseudoLabels, finetune, launch
     from afictl.training.metric_loggers import require_loggers
+    from afictl.training.precision import precision_of_runs
     from afictl.training.run_writer import require_free_folder
 
     require_loggers(loggers or ())
@@ -86,7 +88,8 @@ def finetune_command(
     if pseudo:
         weight, ratio = (1.0 if value is None else value for value in (pseudo_weight, pseudo_ratio))
         labels = PseudoLabels(pseudo, weight, ratio)
-    hardware, recipe = HardwareSettings(devices, nodes, precision), resolved.train
+    hardware = HardwareSettings(devices, nodes, precision_of_runs(precision, [folder]), compile_parts)
+    recipe = resolved.train
     if labels:
         labels.split_batch(recipe.batch_size, hardware.num_processes, recipe.accumulate)
     fabric = launch(hardware, [recipe.micro_batch_size])

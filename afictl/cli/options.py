@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from afictl.evaluation.tta import TestTimeAugmentation
 
 LOGGERS = ("tensorboard", "wandb", "mlflow")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 
 
 def _join_or(words: tuple[str, ...]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _parse_precision(value: str) -> str:
-    if value not in PRECISIONS:
+def _parse_precision(value: str | None) -> str | None:
+    if value is not None and value not in PRECISIONS:
         raise typer.BadParameter(f"{value} is not {_join_or(PRECISIONS)}")
     return value
 
@@ -124,9 +124,29 @@ Loggers = Annotated[
         help=f"What the metrics are logged to: {_join_or(LOGGERS)}. Repeatable. Default: {LOGGERS[0]}.",
     ),
 ]
+_PRECISION_HELP = (
+    f"Number format: {_join_or(PRECISIONS)}, which is bf16-mixed if a measurement finds it faster on this machine, else"
+    " 32-true."
+)
 Precision = Annotated[
     str,
-    typer.Option("--precision", callback=_parse_precision, help=f"Precision: {_join_or(PRECISIONS)}."),
+    typer.Option("--precision", callback=_parse_precision, help=_PRECISION_HELP),
+]
+PrecisionOfComparison = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        callback=_parse_precision,
+        help=f"{_PRECISION_HELP} Default: 32-true, with --only-cost auto.",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile backbone, neck, interpolator and discriminator by torch.compile: those that a measurement finds"
+        " faster with it. Takes minutes at the start.",
+    ),
 ]
 SEED_MAX = 2**32 - 1
 """Largest random seed that every generator takes."""

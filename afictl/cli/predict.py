@@ -81,6 +81,7 @@ def predict_command(
     views = options.parse_tta(tta, tta_sizes, no_tta_flip) or tiles
     require_unused_folder(output)
     fabric = launch(HardwareSettings(devices, precision=precision))
+    fabric.print_precision_note()
     files = read_media(images, Runtime.of_fabric(fabric, workers=0))
     loaded = load_changed(weights, overrides or [], partial, averaged)
     if fabric.is_global_zero:

@@ -30,6 +30,7 @@ def pretrain_command(
     devices: options.Devices = "auto",
     nodes: options.Nodes = None,
     precision: options.Precision = "32-true",
+    compile_parts: options.Compile = False,
     loggers: options.Loggers = None,
     seed: options.Seed = 0,
     resume: options.Resume = False,
@@ -48,6 +49,7 @@ def pretrain_command(
     from afictl.tensor_files import check_file
     from afictl.training import HardwareSettings, launch, pretrain
     from afictl.training.metric_loggers import require_loggers
+    from afictl.training.precision import precision_of_runs
     from afictl.training.pretraining import check_kind
     from afictl.training.run_writer import require_free_folder
     from afictl.weights.checkpoint import find_checkpoint
@@ -58,12 +60,13 @@ def pretrain_command(
     numbers = [int(number) for number in stages.split(",")]
     suffix = "" if interpolator == "afi" else f"-{interpolator}"
     folder = output or Path("runs") / f"pretrain-{name_of(guide)}{suffix}"
-    for number in numbers:
-        require_free_folder(folder / f"stage{number}", resume)
+    runs = [folder / f"stage{number}" for number in numbers]
+    for run in runs:
+        require_free_folder(run, resume)
     check_file(find_checkpoint(guide))
     source = data or data_of_detector(guide)
     find_split(source, "train")
-    hardware = HardwareSettings(devices, nodes, precision)
+    hardware = HardwareSettings(devices, nodes, precision_of_runs(precision, runs), compile_parts)
     fabric = launch(hardware, _batch_sizes(guide, overrides or [], numbers) if hardware.num_processes > 1 else ())
     result = pretrain(
         fabric,

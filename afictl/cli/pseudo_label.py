@@ -94,6 +94,7 @@ def pseudo_label_command(
     thresholds = _class_thresholds(loaded, weights, threshold, overrides)
     files = _unlabelled(files, images, exclude or _training_data(weights))[:limit]
     fabric = launch_single(precision)
+    fabric.print_precision_note()
     fabric.to_device(loaded.detector)
     runtime = Runtime.of_fabric(fabric, loaded.preset.loader.workers)
     info = {"weights": weights.absolute().name, "threshold": threshold, "class_thresholds": overrides}

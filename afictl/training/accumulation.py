@@ -48,7 +48,7 @@ def backward_in_micro_batches(
     total = MicroBatches(number, [max_over_ranks(_largest(group), fabric.device) for group in _split(images, groups)])
     parts = list(zip(_micro_batches(images, number, groups), _micro_batches(targets, number, groups), strict=True))
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    buffers = _Buffers(trainable.module)
+    buffers = Buffers(trainable.module)
     losses: dict[str, Tensor] = {}
     with torch.no_grad():
         for index, part in enumerate(parts):
@@ -89,7 +89,7 @@ def accumulation_notes(detector: Detector, dependence: str) -> list[str]:
     return [size, *(f"note: results depend on train.accumulate, as {reason}" for reason in reasons)]
 
 
-class _Buffers:
+class Buffers:
     """Copies of the buffers of a module."""
 
     def __init__(self, module: nn.Module) -> None:

@@ -1,15 +1,11 @@
-"""Devices, machines and number format of a training, and the start of its processes."""
+"""Devices, machines and number format of a training, and the launch of its processes."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,27 +15,31 @@ from lightning_fabric.plugins.environments import ClusterEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from afictl.data.loader import require_even_share
+from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, one_line
 from afictl.launchers import OWN_LAUNCHER, PARENT, LaunchedProcess, integer, launched_process, require_single_process
 from afictl.training import rendezvous
-
-_POLL_SECONDS = 1.0
-_EXIT_DELAY_SECONDS = 10.0
-_CHILD_EXIT_SECONDS = 15.0
-_EXIT_LIMIT_SECONDS = 40.0
-"""Limit of the exit itself: of the shutdown of loader processes, children and connections."""
-_LOST_CHILD_SECONDS = 60.0
-"""Within this time after the end of a child its parent ends too."""
+from afictl.training.child_processes import (
+    exit_after_lost_child,
+    exit_after_parent,
+    limit_exit,
+    start_children,
+    wait_for,
+)
+from afictl.training.precision import AUTO, FP32, measure_precision
 
 
 @dataclass(frozen=True)
 class HardwareSettings:
-    """Values of ``--devices``, ``--nodes`` and ``--precision``."""
+    """Values of ``--devices``, ``--nodes``, ``--precision`` and ``--compile``."""
 
     devices: str = "auto"
     nodes: int | None = None
     """None: one machine, or those of the launcher."""
-    precision: str = "32-true"
+    precision: str = FP32
+    """``auto``: the faster of two on the device of rank 0, see ``measure_precision``."""
+    compile: bool = False
+    """Compile the parts that gain by it, see ``compilation``."""
 
     @property
     def num_processes(self) -> int:
@@ -55,7 +55,31 @@ class HardwareSettings:
         return int(self.devices) if self.devices.isdigit() else len(self.devices.split(","))
 
 
-def launch(settings: HardwareSettings = HardwareSettings(), batch_sizes: Iterable[int] = ()) -> Fabric:
+class LaunchedFabric(Fabric):
+    """``Fabric`` of ``launch``."""
+
+    precision_note = ""
+    """Log line on the choice of ``--precision auto``; empty without a choice."""
+    compiles = False
+    """Value of ``--compile``."""
+
+    def print_precision_note(self) -> None:
+        """Print the line, for a command that does not log it."""
+        if self.precision_note:
+            self.print(self.precision_note)
+
+
+def precision_note(fabric: Fabric) -> str:
+    """Log line on the choice of ``--precision auto``; empty without a choice."""
+    return fabric.precision_note if isinstance(fabric, LaunchedFabric) else ""
+
+
+def compiles(fabric: Fabric) -> bool:
+    """Whether ``fabric`` was launched with ``--compile``."""
+    return isinstance(fabric, LaunchedFabric) and fabric.compiles
+
+
+def launch(settings: HardwareSettings = HardwareSettings(), batch_sizes: Iterable[int] = ()) -> LaunchedFabric:
     """Start one process for each device, or join those of torchrun, srun or mpirun, and return the ``Fabric``.
 
     With several devices the same command line is started again for the other ranks: nothing before this call may
@@ -78,11 +102,10 @@ def launch(settings: HardwareSettings = HardwareSettings(), batch_sizes: Iterabl
     fabric = _fabric(settings, process)
     if process.world_size > 1:
         _join(process, fabric, starts_children=launched is None)
-    fabric.launch()
-    return fabric
+    return _launch_with_precision(fabric, settings, process)
 
 
-def launch_single(precision: str = "32-true") -> Fabric:
+def launch_single(precision: str = FP32) -> LaunchedFabric:
     """The ``Fabric`` of a command that uses one process on the first device.
 
     Raises:
@@ -91,15 +114,31 @@ def launch_single(precision: str = "32-true") -> Fabric:
     if not require_single_process():
         raise SystemExit(0)
     settings = HardwareSettings("1", precision=precision)
-    fabric = _fabric(settings, _first_process(settings))
+    process = _first_process(settings)
+    return _launch_with_precision(_fabric(settings, process), settings, process)
+
+
+def _launch_with_precision(
+    fabric: LaunchedFabric, settings: HardwareSettings, process: LaunchedProcess
+) -> LaunchedFabric:
+    """Launch ``fabric``, or for ``auto`` one like it with the precision that rank 0 measures to be faster."""
+    if settings.precision == AUTO:
+        device = fabric.device
+        times = run_on_rank_zero(lambda: measure_precision(device), process.rank, process.world_size)
+        fabric = _fabric(replace(settings, precision=times.faster), process)
+        fabric.precision_note = times.note
     fabric.launch()
     return fabric
 
 
 def hardware_record(fabric: Fabric) -> dict[str, str | int]:
-    """The hardware settings that a run records; the threads of a process only where it computes on a CPU."""
+    """The hardware settings that a run records.
+
+    The threads of a process only where it computes on a CPU, ``compile`` only where it is true.
+    """
     threads = {"threads": torch.get_num_threads()} if fabric.device.type == "cpu" else {}
-    return {"precision": fabric.strategy.precision.precision, "processes": fabric.world_size, **threads}
+    compilation = {"compile": True} if compiles(fabric) else {}
+    return {"precision": fabric.strategy.precision.precision, "processes": fabric.world_size, **threads, **compilation}
 
 
 class _GroupEnvironment(ClusterEnvironment):
@@ -198,14 +237,14 @@ def _require_agreement(settings: HardwareSettings, process: LaunchedProcess) -> 
             raise error
 
 
-def _fabric(settings: HardwareSettings, process: LaunchedProcess) -> Fabric:
-    """Fabric of a process, not launched yet."""
+def _fabric(settings: HardwareSettings, process: LaunchedProcess) -> LaunchedFabric:
+    """Fabric of a process, not launched yet; for ``auto`` in fp32."""
     sees_one_gpu = process.launcher == "srun" and process.local_world_size > 1 == torch.cuda.device_count()
     local_rank, local_devices = (0, 1) if sees_one_gpu else (process.local_rank, process.local_world_size)
     devices: Any = settings.devices if "," in settings.devices else local_devices
-    precision: Any = settings.precision  # Fabric's type of it is a private union of literals
+    precision: Any = FP32 if settings.precision == AUTO else settings.precision  # Fabric's type is private
     try:
-        return Fabric(
+        fabric = LaunchedFabric(
             devices=devices,
             num_nodes=process.num_nodes,
             strategy="ddp" if process.world_size > 1 else "auto",
@@ -215,6 +254,8 @@ def _fabric(settings: HardwareSettings, process: LaunchedProcess) -> Fabric:
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         reason = one_line(error)
         raise UserError(f"--devices {settings.devices} --precision {settings.precision}: {reason}") from None
+    fabric.compiles = settings.compile
+    return fabric
 
 
 def _join(process: LaunchedProcess, fabric: Fabric, starts_children: bool) -> None:
@@ -225,78 +266,15 @@ def _join(process: LaunchedProcess, fabric: Fabric, starts_children: bool) -> No
         if process.rank == 0:
             server = rendezvous.host_store(process.port)
             process = replace(process, port=server.port)
-        children = _start_children(process)
-        atexit.register(_wait_for, list(children.values()))
-        threading.Thread(target=_exit_after_lost_child, args=(children,), daemon=True).start()
+        children = start_children(process)
+        atexit.register(wait_for, list(children.values()))
+        threading.Thread(target=exit_after_lost_child, args=(children,), daemon=True).start()
     elif PARENT in os.environ:
-        threading.Thread(target=_exit_after_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
+        threading.Thread(target=exit_after_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
     exits = threading.Event()
-    threading.Thread(target=_limit_exit, args=(exits, process.rank), daemon=True).start()
+    threading.Thread(target=limit_exit, args=(exits, process.rank), daemon=True).start()
     device = fabric.strategy.root_device
     fabric.strategy.accelerator.setup_device(device)  # type: ignore[union-attr]  # NCCL connects the current GPU
     atexit.register(rendezvous.leave)  # before the children are waited for
     rendezvous.join(process, device, server, children)
     atexit.register(exits.set)
-
-
-def _start_children(process: LaunchedProcess) -> dict[int, subprocess.Popen[bytes]]:
-    """Start this command line for the other ranks of this machine; returns the processes by rank."""
-    common = {
-        "WORLD_SIZE": process.world_size,
-        "LOCAL_WORLD_SIZE": process.local_world_size,
-        "GROUP_WORLD_SIZE": process.num_nodes,
-        "GROUP_RANK": process.node_rank,
-        "MASTER_ADDR": process.address,
-        "MASTER_PORT": process.port,
-        PARENT: os.getpid(),
-    }
-    children = {}
-    for local_rank in range(1, process.local_world_size):
-        rank = process.rank + local_rank
-        variables = {**common, "RANK": rank, "LOCAL_RANK": local_rank}
-        environ = os.environ | {name: str(value) for name, value in variables.items()}
-        children[rank] = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=environ)
-    return children
-
-
-def _wait_for(children: list[subprocess.Popen[bytes]]) -> None:
-    """Leave no process behind: wait for the children, and kill those that do not end."""
-    deadline = time.monotonic() + _CHILD_EXIT_SECONDS
-    for child in children:
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(max(0.0, deadline - time.monotonic()))
-        if child.poll() is None:
-            child.kill()
-
-
-def _limit_exit(exits: threading.Event, rank: int) -> None:
-    """End this process if its exit blocks, as on a loader process that does not end."""
-    exits.wait()
-    time.sleep(_EXIT_LIMIT_SECONDS)
-    print(f"error: the exit of process {rank} was blocked", file=sys.stderr, flush=True)
-    os._exit(1)
-
-
-def _exit_after_lost_child(children: dict[int, subprocess.Popen[bytes]]) -> None:
-    """End this process if a child has failed and the main thread does not notice, as in a collective of NCCL."""
-    while all(child.poll() in (None, 0) for child in children.values()):
-        time.sleep(_POLL_SECONDS)
-    time.sleep(_LOST_CHILD_SECONDS)
-    codes = {rank: child.poll() for rank, child in children.items()}
-    reasons = [f"process {rank}: {rendezvous.describe_exit(code)}" for rank, code in codes.items() if code]
-    print(f"error: {'; '.join(reasons)}", file=sys.stderr, flush=True)
-    for child in children.values():
-        child.kill()
-    os._exit(1)
-
-
-def _exit_after_parent(parent: int) -> None:
-    """End this process soon after the parent, rank 0 of the machine.
-
-    A rank 0 that fails reports it to the other ranks where it can. Where it cannot, as after SIGKILL, they might block
-    in a collective until its timeout, half an hour by default.
-    """
-    while os.getppid() == parent:
-        time.sleep(_POLL_SECONDS)
-    time.sleep(_EXIT_DELAY_SECONDS)  # for the error messages of this process
-    os._exit(1)

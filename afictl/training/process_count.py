@@ -1,8 +1,8 @@
-"""Numbers of processes and threads of a training, and whether its result depends on them.
+"""Numbers of processes and threads of a training, and compilation, and whether its result depends on them.
 
 With the same total batch any number of processes gives the same losses and weights up to rounding, except where
-``process_dependence`` gives a reason. Any number of threads does so too. Rounding errors grow over the steps, so that
-accuracies differ.
+``process_dependence`` gives a reason. Any number of threads does so too, and so does compilation. Rounding errors grow
+over the steps, so that accuracies differ.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ def thread_note(begun: int | None, present: int | None) -> str:
     if begun == present or not begun or not present:
         return ""
     return f"note: trained with {_threads(begun)}, now {_threads(present)}; the results are equal up to rounding"
+
+
+def compile_note(begun: bool, present: bool) -> str:
+    """Note on a run that is begun with ``--compile`` and continued without, or the reverse; empty if both are equal."""
+    if begun == present:
+        return ""
+    words = {True: "with --compile", False: "without --compile"}
+    return f"note: trained {words[begun]}, now {words[present]}; the results are equal up to rounding"
 
 
 def _threads(count: int) -> str:

@@ -27,16 +27,16 @@ from afictl.files import (
 from afictl.presets import upgrade_settings
 from afictl.run_folder import CONFIG, LOG, METRICS, STATE, VERSIONS, has_records, is_vacant
 from afictl.run_records import RunConfig, iter_metrics, read_config
-from afictl.training.hardware import hardware_record
+from afictl.training.hardware import hardware_record, precision_note
 from afictl.training.metric_loggers import DEFAULT_LOGGERS, MetricLogger, start_loggers
-from afictl.training.process_count import process_mismatch, thread_note
+from afictl.training.process_count import compile_note, process_mismatch, thread_note
 from afictl.training.run_inputs import is_moved
 from afictl.yaml_files import dump_yaml
 
 _WITHOUT_EFFECT = ("preset.loader.",)
 """Prefixes of settings that do not change the results."""
-_COUNTS = ("hardware.processes", "hardware.later_processes", "hardware.threads", "hardware.later_threads")
-"""Keys that ``process_mismatch`` and ``thread_note`` compare."""
+_NOTED = tuple(f"hardware.{prefix}{key}" for key in ("processes", "threads", "compile") for prefix in ("", "later_"))
+"""Keys that ``process_mismatch``, ``thread_note`` and ``compile_note`` compare."""
 _MAX_DIFFERENCES = 3
 """Differing settings that a message shows with their values."""
 _INPUTS = ("classes", "contents")
@@ -87,8 +87,8 @@ class RunWriter:
         problem = fabric.broadcast(problem)
         if problem:
             raise UserError(problem)
-        if note:
-            self.log(note)
+        for line in filter(None, (note, precision_note(fabric))):
+            self.log(line)
         if resume and not self.state_file.is_file():
             reason = "there is no saved state" if has_records(self.folder) else "there is no run to continue"
             self.log(f"note: {reason} in {self.folder}, so training starts at step 0")
@@ -118,7 +118,7 @@ class RunWriter:
         return ""
 
     def _compare_hardware(self, present: Mapping[str, str | int], dependence: str) -> tuple[str, str]:
-        """The problem of a run that was begun by another number of processes, or a note, and a record of the numbers.
+        """The problem of a run that was begun by another number of processes, or a note; records what is present.
 
         Args:
             present: result of ``hardware_record``.
@@ -128,9 +128,14 @@ class RunWriter:
         config = read_config(config_file)
         begun = config.hardware.model_dump()
         problem, note = process_mismatch(begun["processes"], int(present["processes"]), dependence)
-        notes = {"processes": note, "threads": thread_note(begun["threads"], int(present.get("threads", 0)))}
-        later = {f"later_{name}": present[name] for name, note in notes.items() if note}
-        if new := {key: [*begun[key], count] for key, count in later.items() if count not in begun[key]}:
+        compiles = bool(present.get("compile", False))
+        notes = {
+            "processes": note,
+            "threads": thread_note(begun["threads"], int(present.get("threads", 0))),
+            "compile": compile_note(begun["compile"], compiles),
+        }
+        later = {f"later_{name}": present.get(name, False) for name, note in notes.items() if note}
+        if new := {key: [*begun[key], value] for key, value in later.items() if value not in begun[key]}:
             content = config.model_dump(exclude_unset=True)
             content["hardware"] = content.get("hardware", {}) | new
             write_text(config_file, dump_yaml(content))
@@ -251,7 +256,7 @@ def describe_other_settings(old: RunConfig, new: Mapping[str, object], prefixes:
     stored = upgrade_settings(old.model_dump(exclude_unset=True, exclude=set(_INPUTS)))
     present = {key: value for key, value in new.items() if key not in _INPUTS}
     fingerprints: Any = new.get("contents", {})
-    differences = [key for key in config_differences(stored, present) if key not in _COUNTS]
+    differences = [key for key in config_differences(stored, present) if key not in _NOTED]
     differences = [key for key in differences if not is_moved(key, old.contents, fingerprints)]
     differences = [key for key in differences if f"{key}.".startswith(prefixes)]
     return f"the run has {describe_differences(stored, present, differences)}" if differences else ""

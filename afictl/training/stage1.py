@@ -23,6 +23,7 @@ from afictl.run_folder import BEST, FEATURE_DISTANCE, INTERPOLATOR
 from afictl.tensor_files import save_tensors
 from afictl.training.adversarial import PerLevel, PyramidInterpolator, discriminator_step, feature_losses
 from afictl.training.adversarial_report import AdversarialReport
+from afictl.training.compilation import compiled, stage1_parts
 from afictl.training.feature_distance import (
     MAX_HELD_OUT,
     FeatureDistance,
@@ -89,7 +90,10 @@ def train_stage1(
         try_evaluation=try_evaluation,
         logged=(f"l1/{interpolator.kind}", f"cosine/{interpolator.kind}"),  # others are in the table above
     )
-    fit(fabric, run, recipe, stage, seed)
+    count = recipe.batch_size // fabric.world_size
+    make_parts = partial(stage1_parts, guide, interpolator, discriminator, recipe, count)
+    with compiled(fabric, [interpolator, discriminator], make_parts, run.log):
+        fit(fabric, run, recipe, stage, seed)
 
 
 def stage1_step(

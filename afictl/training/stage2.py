@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from lightning_fabric import Fabric
@@ -21,6 +22,7 @@ from afictl.presets import Preset
 from afictl.progress import ProgressCallback
 from afictl.training.adversarial import PerLevel, Pyramid, discriminator_step, feature_losses
 from afictl.training.adversarial_report import AdversarialReport
+from afictl.training.compilation import compiled, stage2_parts
 from afictl.training.detector_stages import build_detector_stage
 from afictl.training.feature_distance import (
     MAX_HELD_OUT,
@@ -143,7 +145,9 @@ def train_stage2(
         )
         stage.try_evaluation()
 
-    fit(fabric, run, recipe, replace(stage, evaluate=evaluate, try_evaluation=try_evaluation), seed)
+    make_parts = partial(stage2_parts, guide, student, discriminator, recipe.batch_size // fabric.world_size)
+    with compiled(fabric, [student, discriminator], make_parts, run.log):
+        fit(fabric, run, recipe, replace(stage, evaluate=evaluate, try_evaluation=try_evaluation), seed)
 
 
 def _report(

@@ -21,6 +21,7 @@ from afictl.interpolators import Interpolator
 from afictl.presets import Preset, with_former_values
 from afictl.run_folder import STATE, absolute_path
 from afictl.training.accumulation import accumulation_notes, backward_in_micro_batches
+from afictl.training.compilation import Part, compiled, detector_parts, trial_images
 from afictl.training.detector_stages import build_detector_stage
 from afictl.training.hardware import hardware_record
 from afictl.training.image_check import ImageCheck
@@ -249,7 +250,15 @@ def train_stage3(
         average=average,
         patience=recipe.patience,
     )
-    return fit(fabric, run, recipe, stage, seeds.sampling)
+    shares = fabric.world_size * recipe.accumulate
+
+    def make_parts() -> list[Part]:
+        count = mixed.shares(shares)[0] if mixed else recipe.batch_size // shares
+        images = trial_images(detector, count, max(preset.input.min_sizes))
+        return detector_parts(detector, lambda: detector.pyramid(images), trains=True)
+
+    with compiled(fabric, [detector], make_parts, run.log):
+        return fit(fabric, run, recipe, stage, seeds.sampling)
 
 
 def _interpolator_rates(detector: Detector) -> dict[nn.Parameter, float]:

@@ -8,6 +8,9 @@ import pytest
 from afictl import comparison, training
 from afictl.cli import compare as module
 from afictl.comparison.pipeline import ComparisonOutcome
+from afictl.training import hardware
+from afictl.training.hardware import hardware_record
+from afictl.training.precision import PrecisionTimes
 from tests.helpers.tiny_runs import set_flags
 
 TINY = "faster-rcnn-r18-fpn-tiny"
@@ -119,6 +122,7 @@ def test_spread_over_several_machines_is_rejected(afictl):
 
 def test_costs_alone_are_printed_and_written(afictl, tmp_path):
     words = ["--only-cost", "--preset", TINY, "--interpolators", "nearest,afi", "--output", tmp_path / "out"]
+    words += ["--precision", "32-true"]
     code, text, _ = afictl("compare", *map(str, words), *set_flags())
     assert code == 0
     assert "peak" in text
@@ -131,6 +135,20 @@ def test_costs_alone_are_printed_and_written(afictl, tmp_path):
     assert names == ["comparison.csv", "comparison.json", "report.html"]
     description = json.loads((tmp_path / "out" / "comparison.json").read_text())["conditions"]["prices"]
     assert re.search(r"noise.* cpu, .*32-true", description)
+
+
+@pytest.mark.parametrize(
+    ("words", "precision"),
+    [((), "bf16-mixed"), (("--precision", "auto"), "bf16-mixed"), (("--precision", "32-true"), "32-true")],
+)
+def test_costs_alone_are_measured_in_the_faster_precision(afictl, monkeypatch, words, precision):
+    precisions = []
+    monkeypatch.setattr(hardware, "measure_precision", lambda device: PrecisionTimes(fp32=2.0, bf16=1.0))
+    monkeypatch.setattr(comparison, "list_costs", lambda fabric, *_, **__: precisions.append(hardware_record(fabric)))
+    monkeypatch.setattr(module, "_print", lambda *_: None)
+    code, text, _ = afictl("compare", "--only-cost", "--preset", TINY, *words)
+    assert (code, precisions[0]["precision"]) == (0, precision)
+    assert text.count("precision bf16-mixed, ") == (precision == "bf16-mixed")
 
 
 def test_costs_do_not_overwrite_a_comparison(afictl, tmp_path):

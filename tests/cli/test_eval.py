@@ -23,6 +23,7 @@ from afictl.evaluation import EVALUATORS, Evaluation
 from afictl.evaluation.metrics import CLASS_METRICS, KINDS, METRICS
 from afictl.interpolators import AFInterpolator
 from afictl.tensor_files import read_tensors, save_tensors
+from afictl.training import compilation
 from tests.helpers.full_disk import killed_draft
 
 app = typer.Typer()
@@ -63,6 +64,18 @@ def test_both_evaluators_and_the_written_predictions_agree(untrained_run, shapes
     reports.append(json.loads((predictions.parent / "metrics.json").read_text()))
     for report in reports[1:]:
         assert report["metrics"] == pytest.approx(reports[0]["metrics"], abs=1e-9)
+
+
+def test_a_compiled_detector_has_the_same_metrics(untrained_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation, "_COMPILER", {"backend": "eager"})
+    monkeypatch.setattr(compilation, "_speed_up", lambda part, device: 1.5)
+    reports = []
+    for flags in ([], ["--compile"]):
+        result = call("--weights", untrained_run, "--output", tmp_path / "out", *flags)
+        lines = [line for line in result.output.splitlines() if line.startswith("--compile: ")]
+        assert [line.split()[1] for line in lines] == ["backbone", "neck"] * len(flags)
+        reports.append(json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"])
+    assert reports[0] == pytest.approx(reports[1])
 
 
 def test_limit_settings_and_other_files_in_the_output(untrained_run, tmp_path):
@@ -140,6 +153,7 @@ def test_weights_of_other_classes_are_rejected_before_any_evaluation(untrained_r
         (["--predictions", "RUN", "--batch-size", "1", "--devices", "auto"], "--batch-size, --devices .*--predictions"),
         (["--predictions", "RUN"], "untrained.*folder.*JSON"),
         (["--weights", "RUN", "--tta", "--batch-size", "1"], "--batch-size .*--tta"),
+        (["--predictions", "RUN", "--compile"], "--compile .*--predictions"),
         (["--predictions", "RUN", "--slice", "64"], "--slice .*--predictions"),
         (["--weights", "RUN", "--slice", "64", "--tta"], "--slice .*--tta"),
         (["--weights", "RUN", "--overlap", "0.2", "--slice-only"], "--overlap, --slice-only .*--slice$"),

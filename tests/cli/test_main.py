@@ -63,6 +63,14 @@ def test_every_command_has_help(afictl, command):
     assert "Usage:" in output
 
 
+@pytest.mark.parametrize("command", ["finetune", "pretrain", "eval", "compare", "predict", "benchmark interpolators"])
+def test_precision_and_compilation_are_explained(afictl, command):
+    text = " ".join(afictl(*command.split(), "--help")[1].split())
+    assert "auto, which is bf16-mixed if a measurement finds it faster on this machine" in text
+    assert ("--compile" in text) == (command in ("finetune", "pretrain", "eval"))
+    assert ("with --only-cost auto" in text) == (command == "compare")
+
+
 def test_version_is_printed(afictl):
     assert afictl("--version") == (0, f"afictl {__version__}\n", "")
 

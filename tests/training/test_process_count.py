@@ -5,6 +5,7 @@ from lightning_fabric import Fabric
 
 from afictl import UserError, list_presets, load_preset
 from afictl.run_records import read_config
+from afictl.training import HardwareSettings, launch
 from afictl.training.hardware import hardware_record
 from afictl.training.process_count import process_dependence
 from afictl.training.run_writer import RunWriter
@@ -50,6 +51,18 @@ def test_a_run_of_another_number_of_threads_is_continued_with_a_note(fabric: Fab
     assert f"64 threads, now {torch.get_num_threads()} thread" in (tmp_path / "log.txt").read_text()
     hardware = read_config(tmp_path / "config.yaml").hardware
     assert (hardware.threads, hardware.later_threads) == (64, [torch.get_num_threads()])
+
+
+@pytest.mark.parametrize(("begun", "present"), [(True, False), (False, True), (True, True)])
+def test_a_run_is_continued_with_or_without_compilation(tmp_path, begun, present):
+    for resume, compiles in ((False, begun), (True, present)):
+        fabric = launch(HardwareSettings("1", compile=compiles))
+        RunWriter(fabric, tmp_path, {"hardware": hardware_record(fabric)}, resume).log_metrics(1, {"loss": 1.0})
+    words = {True: "with --compile", False: "without --compile"}
+    note = f"note: trained {words[begun]}, now {words[present]}; "
+    assert ((tmp_path / "log.txt").is_file() and note in (tmp_path / "log.txt").read_text()) == (begun != present)
+    hardware = read_config(tmp_path / "config.yaml").hardware
+    assert (hardware.compile, hardware.later_compile) == (begun, [present] * (begun != present))
 
 
 def test_it_is_refused_where_the_results_depend_on_the_number(fabric: Fabric, folder, config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,12 +11,14 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from afictl.comparison.cost.profiling import peak_bytes, synchronized_time, time_scatter
+from afictl.comparison.cost.profiling import peak_bytes, time_scatter
 from afictl.detectors import interpolator_cost
 from afictl.detectors.image_memory import device_memory
+from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.interpolators import build_interpolator
 from afictl.progress import ProgressCallback
+from afictl.timing import seconds_of
 
 _COARSE_MAPS = 14
 """Memory of a training pass of every kind, in coarse maps: both maps, the output, and the gradients of coarse map and
@@ -48,8 +50,9 @@ def benchmark_interpolators(
     coarse_hw: tuple[int, int],
     rounds: int,
     progress: ProgressCallback | None = None,
+    runtime: Runtime | None = None,
 ) -> list[InterpolatorCost]:
-    """Measure untrained interpolators on one float32 map of noise, on the first GPU or else the CPU.
+    """Measure untrained interpolators on one float32 map of noise.
 
     After a warm-up round the kinds alternate, so that other load on the machine affects all alike; times are medians.
 
@@ -59,11 +62,13 @@ def benchmark_interpolators(
         coarse_hw: height and width of the coarse map; the fine map is twice as large.
         rounds: repetitions after the warm-up.
         progress: called with the number of rounds done and of all rounds.
+        runtime: device and precision; None: the CPU, in float32.
 
     Raises:
         UserError: an unknown kind, one that does not support this number of channels, or too little memory.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    runtime = runtime or Runtime()
+    device = runtime.device
     generator, (h, w) = torch.Generator().manual_seed(0), coarse_hw
     needed, memory = 4 * _COARSE_MAPS * channels * h * w, device_memory(device)
     if needed > memory:
@@ -74,15 +79,16 @@ def benchmark_interpolators(
     maps = [torch.randn(1, channels, *hw, generator=generator).to(device) for hw in (coarse_hw, (2 * h, 2 * w))]
     modules = {kind: build_interpolator(kind, channels).to(device) for kind in kinds}
     times: dict[str, tuple[list[float], list[float]]] = {kind: ([], []) for kind in modules}
-    for round_number in range(rounds + 1):
-        for kind, module in modules.items():
-            round_seconds = [_seconds(partial(run, module, maps), device) for run in (_forward, _train)]
-            if round_number:
-                for values, seconds in zip(times[kind], round_seconds, strict=True):
-                    values.append(seconds)
-        if progress is not None:
-            progress(round_number + 1, rounds + 1)
-    return [_cost(kind, module, maps, times[kind]) for kind, module in modules.items()]
+    with runtime.autocast():
+        for round_number in range(rounds + 1):
+            for kind, module in modules.items():
+                round_seconds = [seconds_of(partial(run, module, maps), device) for run in (_forward, _train)]
+                if round_number:
+                    for values, seconds in zip(times[kind], round_seconds, strict=True):
+                        values.append(seconds)
+            if progress is not None:
+                progress(round_number + 1, rounds + 1)
+        return [_cost(kind, module, maps, times[kind]) for kind, module in modules.items()]
 
 
 def _cost(kind: str, module: nn.Module, maps: list[Tensor], times: tuple[list[float], list[float]]) -> InterpolatorCost:
@@ -114,17 +120,13 @@ def _train(module: nn.Module, maps: list[Tensor]) -> None:
     module.zero_grad()
 
 
-def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    start = synchronized_time(device)
-    run()
-    return synchronized_time(device) - start
-
-
-def interpolator_table(costs: Sequence[InterpolatorCost], channels: int, coarse_hw: tuple[int, int]) -> Table:
-    """Table for the screen; its title has the size of the output, to compare with the memory."""
+def interpolator_table(
+    costs: Sequence[InterpolatorCost], channels: int, coarse_hw: tuple[int, int], precision: str
+) -> Table:
+    """Table for the screen; its title has the size of the output in float32, to compare with the memory."""
     output_bytes = 4 * 4 * channels * coarse_hw[0] * coarse_hw[1]
     shape = f"{channels} x {coarse_hw[0]} x {coarse_hw[1]} (channels x height x width)"
-    title = f"{shape}, enlarged 2x; size of the output {output_bytes / 1e6:.1f} MB"
+    title = f"{shape}, enlarged 2x in {precision}; size of the output in float32 {output_bytes / 1e6:.1f} MB"
     table = Table("kind", title=title, box=None)
     for header in ("parameters", "G mult-adds", "ms\nforward", "ms\ntraining", "MB\nforward", "MB\ntraining"):
         table.add_column(header, justify="right", no_wrap=True)

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from afictl.comparison.cost.profiling import peak_bytes, synchronized_time, time_scatter
+from afictl.comparison.cost.profiling import peak_bytes, time_scatter
 from afictl.comparison.results import Cost
 from afictl.data import Dataset, eval_batches
 from afictl.data.image_listing import require_images
@@ -20,6 +20,7 @@ from afictl.detectors import Detector, model_cost
 from afictl.detectors.upsampling_calls import recorded_inputs
 from afictl.presets import InputConfig
 from afictl.progress import ProgressCallback
+from afictl.timing import synchronized_time
 
 _NUM_IMAGES = 8
 _MIN_ROUNDS = 3

@@ -1,9 +1,8 @@
-"""Peak memory and time of a computation on any device."""
+"""Peak memory of a computation on any device, and scatter of its times."""
 
 from __future__ import annotations
 
 import statistics
-import time
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -11,13 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-
-def synchronized_time(device: torch.device) -> float:
-    """Seconds of a monotonic clock after all queued kernels of ``device`` have finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def time_scatter(seconds: Sequence[float], num_inputs: int = 1) -> float:

@@ -23,6 +23,7 @@ from afictl.run_records import read_config
 from afictl.training.hardware import hardware_record
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
 from afictl.training.memory import require_batch_memory
+from afictl.training.precision import AUTO
 from afictl.training.process_count import process_dependence, process_mismatch
 from afictl.training.run_inputs import RecordedInputs, read_recorded_inputs
 from afictl.training.run_writer import config_differences, describe_differences
@@ -83,6 +84,16 @@ def keep_former_values(fabric: Fabric, preset: Preset, output: Path) -> Preset:
     if note:
         fabric.print(note)
     return effective_preset
+
+
+def precision_of_comparison(precision: str, output: Path) -> str:
+    """``precision``, but for ``auto`` the one that the comparison in ``output`` began with, if there is one.
+
+    Raises:
+        UserError: its ``compare.json`` is unreadable.
+    """
+    begun = precision == AUTO and (output / COMPARISON_SETTINGS).is_file()
+    return read_experiment(output).precision if begun else precision
 
 
 def _check_locks(runs: Sequence[RunSpecification]) -> None:

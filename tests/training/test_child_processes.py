@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 
-from afictl.training import hardware
+from afictl.training import child_processes
 from tests.helpers.ranks import FORKS
 
 PRINTS_GROUP = """
@@ -44,12 +44,12 @@ def test_the_other_ranks_exit_soon_after_rank_zero():
 
 
 def start_rank_one_and_exit(sender):
-    hardware._POLL_SECONDS = hardware._EXIT_DELAY_SECONDS = 0.1
+    child_processes._POLL_SECONDS = child_processes._EXIT_DELAY_SECONDS = 0.1
     parent, rank_one = os.getpid(), os.fork()
     if rank_one:
         sender.send(rank_one)
         os._exit(0)
-    threading.Thread(target=hardware._exit_after_parent, args=(parent,), daemon=True).start()
+    threading.Thread(target=child_processes.exit_after_parent, args=(parent,), daemon=True).start()
     time.sleep(600)  # as in a collective that rank 0 never joins
 
 
