@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from afictl.comparison.cost.profiling import synchronized_time
+from afictl.timing import synchronized_time
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """By precision."""

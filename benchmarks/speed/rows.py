@@ -13,7 +13,8 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from afictl.comparison.cost.profiling import peak_bytes, synchronized_time, time_scatter
+from afictl.comparison.cost.profiling import peak_bytes, time_scatter
+from afictl.timing import synchronized_time
 from benchmarks.speed.machine import Machine
 
 Result = TypeVar("Result")
