@@ -134,10 +134,15 @@ def _usage(error: Any) -> str:
     message = f"{message[:1].lower()}{message[1:]}"
     if error.ctx is None:
         return message
-    options = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+    names = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+    options = [name for name in names if name.startswith("-")]
     option, parameter = getattr(error, "option_name", None), getattr(error, "param", None)
     if option and type(error).__name__ == "NoSuchOption":
         message = f"no such option '{option}'{_similar_option(option, options, error.ctx.command.name)}"
+        if option.strip("-") in names:
+            message = (
+                f"no such option '{option}': {option.strip('-').upper()} is an argument; give it without '{option}'"
+            )
     elif argument := _EXTRA_ARGUMENT.match(message):
         flag = next((flag for flag in ("--weights", "--guide") if flag in options), "")
         message += f"; did you mean {flag} {argument[1]}?" if flag and Path(argument[1]).exists() else ""

@@ -44,7 +44,8 @@ def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> lis
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes)
     files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
     if not files:
-        raise UserError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        kinds = "image" if set(suffixes) == set(IMAGE_SUFFIXES) else "file"
+        raise UserError(f"{folder}: holds no {kinds} in {', '.join(suffixes)}")
     return files
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from afictl.control_characters import escape_control_characters
 from afictl.errors import UserError
-from afictl.run_folder import BEST, COMPARISON_SETTINGS, INTERPOLATOR, LAST, STATE, is_run
+from afictl.run_folder import BEST, COMPARISON_SETTINGS, INTERPOLATOR, LAST, STATE, is_run, list_runs_below
 from afictl.run_records import read_description
 from afictl.tensor_files import check_file, read_tensors
 from afictl.weights.bounded import BoundedReader, DamagedError, RefusedError
@@ -98,7 +98,8 @@ def find_checkpoint(path: Path) -> Path:
     empty = (
         "is empty" if not any(path.iterdir()) else f"contains neither {_RUN_CHECKPOINTS[0]} nor {_RUN_CHECKPOINTS[1]}"
     )
-    raise UserError(f"{path}: the folder {empty}, so it is no finished run; give a run folder of 'afictl finetune'")
+    advice = list_runs_below(path) or "; give a run folder of 'afictl finetune'"
+    raise UserError(f"{path}: the folder {empty}, so it is no finished run{advice}")
 
 
 def _refuse_pretraining(folder: Path) -> None:

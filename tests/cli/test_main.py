@@ -109,6 +109,8 @@ def test_a_mistake_in_a_separate_process():
         ("finetune --preset x --data . --Weights y", "did you mean '--weights'"),
         ("compare --preset x --data . --seeds 0", r"'--seeds': must be at least 1 \(got 0\)"),
         ("compare --preset x --data . --seeds=x", r"'--seeds': must be an integer \(got x\)"),
+        ("data check --data .", "'--data': DATA is an argument"),
+        ("data check --al .", "did you mean '--all'"),
         # paths and names
         ("model show faster-rcnn-r18", "did you mean 'faster-rcnn-r18-.*, 'faster-rcnn-r18-"),
         ("model show none.yaml", r"none\.yaml: no such file"),

@@ -304,3 +304,9 @@ def test_two_processes_predict_the_same(untrained_detector, images, video, every
     subprocess.run(list(map(str, [*command, *options])), check=True, env=None)
     assert (output / "predictions.jsonl").read_bytes() == (tmp_path / "one" / "predictions.jsonl").read_bytes()
     assert files_of(output) == files_of(tmp_path / "one")
+
+
+def test_a_folder_without_images_and_videos_names_the_suffixes_of_both(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"holds no file in \.jpg.*\.mp4"):
+        find_media([str(tmp_path)], ())

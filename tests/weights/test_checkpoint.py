@@ -244,3 +244,10 @@ def test_files_without_a_state_dict_are_refused(tmp_path, name, content, fact):
 def test_absent_path_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pt: no such"):
         read_checkpoint(tmp_path / "nowhere.pt")
+
+
+def test_a_folder_of_runs_names_them(tmp_path):
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "guide" / "config.yaml").write_text("")
+    with pytest.raises(UserError, match=f"no finished run; .* in it: {tmp_path / 'guide'}"):
+        read_checkpoint(tmp_path)
