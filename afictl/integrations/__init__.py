@@ -1,5 +1,6 @@
 """Interpolators inside models that other libraries built."""
 
 from afictl.integrations.substitute import substitute_interpolator
+from afictl.integrations.substitution import Substitution, UnreachedStep, UpsamplingStep
 
-__all__ = ["substitute_interpolator"]
+__all__ = ["Substitution", "UnreachedStep", "UpsamplingStep", "substitute_interpolator"]

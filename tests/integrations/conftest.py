@@ -19,7 +19,9 @@ def assert_substitutes():
     def check(model, compute, pyramid, channels, steps, loss):
         original, before = copy.deepcopy(model), compute(model)
         names = list(model.state_dict())
-        assert substitute_interpolator(model, build_interpolator("nearest", channels)) == steps
+        nearest = substitute_interpolator(model, build_interpolator("nearest", channels))
+        assert nearest == sum(step.runs for step in nearest.replaced) == steps
+        assert [model.get_submodule(step.path) for step in nearest.replaced] == [pyramid(model)]
         assert_equal(compute(model), before)
         assert list(model.state_dict()) == names  # nearest has no weights
         afi = AFInterpolator(channels, blocks=1, growth=4)
@@ -30,6 +32,9 @@ def assert_substitutes():
         assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(learned, before, strict=True))
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert_equal(compute(twin), learned)
+        substitute_interpolator(model, "bicubic").undo()
+        assert pyramid(model).interpolator is afi
+        assert_equal(compute(model), learned)
         model.train()
         loss(model).backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in afi.parameters())

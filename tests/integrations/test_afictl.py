@@ -57,6 +57,18 @@ def test_preset_names_the_interpolator_as_if_built_with_it():
     assert before.interpolator.kind != "afi" or before.interpolator.options != afi.options
 
 
+def test_kind_is_built_at_the_width_of_the_neck_and_undone_in_the_preset():
+    detector = build()
+    before, interpolator = detector.preset, detector.neck.interpolator
+    result = substitute_interpolator(detector, "dysample")
+    assert (detector.neck.interpolator.kind, detector.neck.interpolator.channels) == ("dysample", 16)
+    assert detector.preset.interpolator.kind == "dysample"
+    assert [(step.path, step.mode, step.runs) for step in result.replaced] == [("neck", "nearest", 3)]
+    result.undo()
+    assert detector.preset is before
+    assert detector.neck.interpolator is interpolator
+
+
 def test_detector_inside_another_module_is_updated():
     detector = build()
     assert substitute_interpolator(torch.nn.Sequential(detector), build_interpolator("bilinear", 16)) == 3
