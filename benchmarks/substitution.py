@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import nn
 
 from afictl import substitute_interpolator
-from afictl.comparison.cost.profiling import synchronized_time
+from afictl.timing import synchronized_time
 from benchmarks.results import run_benchmark, write_results
 
 ORIGINAL = "original"
