@@ -67,13 +67,13 @@ def substitute_interpolator(
             The last two are only named, as not reached, for steps beside pyramids. The model is then unchanged.
     """
     _check_arguments(model, interpolator)
-    found = list(pyramid_sites(model))
+    sites = list(pyramid_sites(model))
     names = {module: name for name, module in model.named_modules()}
-    if found and probe is None:
-        recording = Recording([], list(_upsamplings_beside(found, names)), {})
+    if sites and probe is None:
+        recording = Recording([], list(_upsamplings_beside(sites, names)), {})
     else:
-        recording = record(model, probe, {site.pyramid for site in found})
-    pyramids = [(site, _step_of_pyramid(site, names)) for site in found if site.num_upsamplers > 0]
+        recording = record(model, probe, {site.pyramid for site in sites})
+    pyramids = [(site, _step_of_pyramid(site, names)) for site in sites if site.num_upsamplers > 0]
     recorded = recording.reached
     if not pyramids and not recorded:
         raise without_upsampling(model, recording.unreached)
@@ -83,7 +83,7 @@ def substitute_interpolator(
         if not pyramids and not recorded:
             raise UserError("substitute_interpolator: 'where' leaves out every upsampling step of the model")
     source = Interpolators(interpolator, per_step)
-    modules, refused = _modules_of_steps(recorded, source, type(model).__name__, tolerant=bool(found))
+    modules, refused = _modules_of_steps(recorded, source, type(model).__name__, tolerant=bool(sites))
     described = any(map(is_detector, model.modules()))
     replacements = pyramid_replacements([site for site, _ in pyramids], source, per_step, described)
     replacements += _call_replacements(modules, recording.inside)
