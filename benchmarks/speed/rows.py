@@ -167,9 +167,9 @@ def speed_table(rows: Sequence[SpeedRow]) -> Table:
     previous = {"workload": "", "precision": ""}
     for values in cells:
         group = {name: values[name] for name in previous}
-        shown = values | dict.fromkeys(previous, "") if group == previous else values
+        texts = values | dict.fromkeys(previous, "") if group == previous else values
         previous = group
-        table.add_row(*(shown[str(column.header)] for column in table.columns))
+        table.add_row(*(texts[str(column.header)] for column in table.columns))
     return table
 
 
