@@ -25,6 +25,7 @@ from afictl.training.compilation import Part, compile_in_place, detector_parts, 
 from afictl.training.optimization import build_optimizer
 from benchmarks.results import run_benchmark, write_results
 
+COMPUTATIONS = ("training", "detection", "stage1", "optimizers")
 _WITHOUT, _WITH = "without", "with"
 
 Figures = dict[str, Any]
@@ -41,6 +42,7 @@ def time_parts(computation: str, parts: Sequence[Part], rounds: int) -> list[Fig
         part.run()
         seconds = time.process_time() - start
         figures.append({**_time(f"{computation}, {part.name}", _without(part), part.run, rounds), "seconds": seconds})
+        print(f"{figures[-1]['name']}: {figures[-1]['ratio']:.2f} times as fast", flush=True)
         part.module.compile(disable=True)
         torch.compiler.reset()
     return figures
@@ -79,27 +81,38 @@ def _time(name: str, without: Callable[[], object], with_: Callable[[], object],
     return {"name": name, **{label: statistics.median(values) for label, values in times.items()}, "ratio": ratio}
 
 
-def measure(preset: Preset, interpolator: str, count: int, rounds: int) -> list[Figures]:
-    """Figures of all parts and optimizers for ``count`` images of the preset's size."""
+def measure(
+    preset: Preset, interpolator: str, count: int, rounds: int, computations: Sequence[str] = COMPUTATIONS
+) -> list[Figures]:
+    """Figures of the parts of some of ``COMPUTATIONS``, for ``count`` images of the preset's size."""
     detector = build_detector(preset, 3, interpolator)
     images = trial_images(detector, count, max(preset.input.min_sizes))
 
     def pyramid() -> dict[str, Tensor]:
         return detector.pyramid(images)
 
-    figures = time_parts("training", detector_parts(detector, pyramid, trains=True), rounds)
-    detector.eval()
-    figures += time_parts("detection", detector_parts(detector, pyramid, trains=False), rounds)
-    channels = detector.neck.channels
-    learned, discriminator = build_interpolator(interpolator, channels), PatchDiscriminator(channels)
-    guide = build_detector(preset, 3, "nearest").eval().requires_grad_(False)
-    figures += time_parts("stage 1", stage1_parts(guide, learned, discriminator, preset.stage1, count), rounds)
-    return figures + time_optimizers(detector, rounds)
+    figures = []
+    if "training" in computations:
+        figures += time_parts("training", detector_parts(detector, pyramid, trains=True), rounds)
+    if "detection" in computations:
+        detector.eval()
+        figures += time_parts("detection", detector_parts(detector, pyramid, trains=False), rounds)
+    if "stage1" in computations:
+        channels = detector.neck.channels
+        learned, discriminator = build_interpolator(interpolator, channels), PatchDiscriminator(channels)
+        guide = build_detector(preset, 3, "nearest").eval().requires_grad_(False)
+        figures += time_parts("stage 1", stage1_parts(guide, learned, discriminator, preset.stage1, count), rounds)
+    if "optimizers" in computations:
+        figures += time_optimizers(detector, rounds)
+    return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure on this machine, print a table and write the numbers as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.acceleration", description=__doc__)
+    parser.add_argument(
+        "computations", nargs="*", metavar="COMPUTATION", help=f"of {', '.join(COMPUTATIONS)}; default: all"
+    )
     parser.add_argument("--preset", default="mask-rcnn-r18-fpn-tiny")
     parser.add_argument("--interpolator", default="afi")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -110,7 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     preset = load_preset(options.preset, [*options.overrides, "backbone.pretrained=false"])
-    figures = measure(preset, options.interpolator, options.count, options.rounds)
+    computations = options.computations or COMPUTATIONS
+    if unknown := set(computations) - set(COMPUTATIONS):
+        parser.error(f"unknown computation {', '.join(unknown)}; choose of {', '.join(COMPUTATIONS)}")
+    figures = measure(preset, options.interpolator, options.count, options.rounds, computations)
     table = Table(title=f"{preset.name} with {options.interpolator}, batch of {options.count}: milliseconds")
     for header in ("computation", _WITHOUT, _WITH, "times as fast", "compilation, s"):
         table.add_column(header, justify="left" if header == "computation" else "right")

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from afictl.data.transforms import half_size
 from afictl.detectors import Detector
+from afictl.distributed import all_gather
 from afictl.errors import one_line
 from afictl.interpolators import Interpolator
 from afictl.presets import InterpolatorRecipe
@@ -34,7 +35,7 @@ from afictl.training.hardware import compiles
 
 _MIN_GAIN = 1.02
 """Ratio of times from which a part counts as faster."""
-_MIN_PAIRS, _MAX_PAIRS, _BUDGET_SECONDS = 3, 7, 4.0
+_PAIRS = 5
 _COMPILER: dict[str, Any] = {"options": {"fallback_random": True}}
 """Arguments of ``torch.compile``: Inductor, with the random numbers of a computation without it."""
 _RECOMPILE_LIMIT = 64
@@ -204,6 +205,9 @@ def _compile(
     fabric: Fabric, modules: Sequence[nn.Module], make_parts: Callable[[], list[Part]], log: Callable[[str], None]
 ) -> list[Part]:
     """Compile the parts that gain by it, and return them."""
+    if fault := next(filter(None, all_gather(partial(_compiler_fault, fabric.device), fabric.world_size)), ""):
+        log(f"--compile: nothing is compiled, as torch.compile does not work here ({fault})")
+        return []
     buffers = [Buffers(module) for module in modules]
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with (
@@ -211,39 +215,54 @@ def _compile(
         torch.random.fork_rng(devices),
         torch._dynamo.config.patch(recompile_limit=_RECOMPILE_LIMIT),
     ):
-        faster = [part for part in make_parts() if _is_faster(part, fabric.device, log)]
+        faster = [part for part in make_parts() if _is_faster(part, fabric, log)]
     for copies in buffers:
         copies.restore(norms=True)
     return faster
 
 
-def _is_faster(part: Part, device: torch.device, log: Callable[[str], None]) -> bool:
-    """Compile a part in place and time it; where it is no faster, undo it."""
+def _compiler_fault(device: torch.device) -> str:
+    """Why a small module cannot be compiled, as without a C++ compiler; empty if it can."""
+    module = nn.ReLU()
+    compile_in_place(module)
+    try:
+        module(torch.ones(2, 3, device=device))
+    except Exception as error:
+        return _describe(error)
+    return ""
+
+
+def _is_faster(part: Part, fabric: Fabric, log: Callable[[str], None]) -> bool:
+    """Compile a part in place and time it; where it is no faster, undo it. All ranks decide alike."""
     part.run()
     start = time.monotonic()
     compile_in_place(part.module)
+    gain, fault = 0.0, ""
     try:
         part.run()
         seconds = time.monotonic() - start
-        gain = _speed_up(part, device)
+        gain = _speed_up(part, fabric.device)
     except Exception as error:
-        part.module.compile(disable=True)
-        reason = f"{type(error).__name__}: {one_line(error):.200}"
-        log(f"--compile: {part.name} stays uncompiled, as it cannot be compiled ({reason})")
-        return False
-    if gain < _MIN_GAIN:
-        part.module.compile(disable=True)
-        log(f"--compile: {part.name} stays uncompiled; compiled it would be {gain:.2f} times as fast")
-        return False
-    log(f"--compile: {part.name} compiled in {seconds:.0f} s, {gain:.2f} times as fast")
-    return True
+        fault = _describe(error)
+    gains, faults = zip(*all_gather(lambda: (gain, fault), fabric.world_size), strict=True)
+    gain, fault = min(gains), next(filter(None, faults), "")
+    if gain >= _MIN_GAIN:
+        log(f"--compile: {part.name} compiled in {seconds:.0f} s, {gain:.2f} times as fast")
+        return True
+    part.module.compile(disable=True)
+    reason = f"as it cannot be compiled ({fault})" if fault else f"compiled it would be {gain:.2f} times as fast"
+    log(f"--compile: {part.name} stays uncompiled, {reason}")
+    return False
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error):.200}"
 
 
 def _speed_up(part: Part, device: torch.device) -> float:
     """Time without compilation over time with it: median of pairs, so that other load affects both alike."""
-    ratios: list[float] = []
-    start = time.monotonic()
-    while len(ratios) < _MIN_PAIRS or (len(ratios) < _MAX_PAIRS and time.monotonic() - start < _BUDGET_SECONDS):
+    ratios = []
+    for _ in range(_PAIRS):  # as many on every rank: a pass may have collectives
         with torch.compiler.set_stance("force_eager"):
             eager = seconds_of(part.run, device)
         ratios.append(eager / seconds_of(part.run, device))

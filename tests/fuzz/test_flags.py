@@ -22,7 +22,7 @@ FLAGS = {
     "finetune": {
         "--interpolator": ("nearest", "dysample", "afi", "nearst", "", "data", "results.json"),
         "--seed": ("0", "-1", "99999999999999999999", "a"),
-        "--precision": ("32-true", "bf16-mixed", "64", ""),
+        "--precision": ("32-true", "auto", "bf16-mixed", "64", ""),
         "--devices": ("1", "0", "-2", "many", "1e9"),
         "--nodes": ("1", "0"),
         "--weights": ("absent", "data", "data/annotations/instances_val.json"),
