@@ -205,7 +205,8 @@ def test_an_unwritable_default_folder_is_rejected_before_runs_are_measured(afict
 
 
 def test_only_rank_0_prints(afictl, tmp_path, shapes, monkeypatch):
-    rank_1 = SimpleNamespace(print=lambda *_: None, is_global_zero=False, world_size=2)
+    silent = {"print": lambda *_: None, "print_precision_note": lambda: None}
+    rank_1 = SimpleNamespace(is_global_zero=False, world_size=2, **silent)
     monkeypatch.setattr(training, "launch", lambda *_: rank_1)
     monkeypatch.setattr(comparison, "compare", lambda *_, **__: ComparisonOutcome(None))
     words = ("--preset", TINY, "--data", shapes, "--interpolators", "nearest", "--output", tmp_path / "out")
