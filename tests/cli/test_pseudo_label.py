@@ -102,7 +102,7 @@ def test_a_detector_is_trained_on_the_file(untrained_run, shapes_dir, unlabelled
     ("arguments", "facts"),
     [
         (["--images", "nowhere"], "nowhere: no such folder"),
-        (["--images", "EMPTY"], "empty: .*no image"),
+        (["--images", "EMPTY"], r"empty: holds no file in \.jpg"),
         (["--output", "pseudo.txt"], r"--output pseudo\.txt: .*\.json"),
         (["--class-threshold", "disc"], "--class-threshold disc: .*NAME=VALUE"),
         (

@@ -155,7 +155,7 @@ def with_object(picture, box):
 def test_without_a_detection_the_largest_object_is_explained(faster, pictures):
     picture = with_object(pictures[0], BOX.tolist())
     (figure,) = gradcam_figures(named(a=faster), [picture], threshold=1.0)
-    assert figure.title == "cells: Grad-CAM of '<b>red</b>' at p2"
+    assert figure.title == "cells.png: Grad-CAM of '<b>red</b>' at p2"
     assert (figure.panels[0].title, figure.panels[0].note) == ("<b>red</b>", "from the ground truth")
 
 
