@@ -234,7 +234,11 @@ def test_video_is_predicted_and_drawn_frame_by_frame(untrained_detector, images,
     assert [record["frame"] for record in frames] == list(range(8))
     assert [record["image_id"] for record in frames] == list(range(2, 10))
     np.testing.assert_allclose([record["time_s"] for record in frames], np.arange(8) / float(RATE), atol=0.001)
-    assert frames[-1]["detections"] == frames[-2]["detections"] == first["detections"] != frames[0]["detections"]
+    for record in frames[-2:]:  # batches of other sizes are rounded differently on some processors
+        for detection, expected in zip(record["detections"], first["detections"], strict=True):
+            assert detection["bbox"] == pytest.approx(expected["bbox"], abs=1e-4)
+            assert detection["score"] == pytest.approx(expected["score"], abs=1e-6)
+    assert first["detections"] != frames[0]["detections"]
     labels = [f"labels/film/{k:06d}.txt" for k in range(8)]
     drawn = ["drawn/film.mp4", "drawn/frame.jpg"]
     assert files_of(output) == sorted(["classes.txt", *drawn, *labels, "labels/frame.txt", "predictions.jsonl"])
