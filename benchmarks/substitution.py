@@ -116,14 +116,18 @@ def _transformers_models() -> Mapping[str, tuple[tuple[int, int], Callable[[], n
         "transformers Mask2Former Swin-T": (
             (512, 512),
             lambda: transformers.Mask2FormerForUniversalSegmentation(
-                transformers.Mask2FormerConfig(backbone_config=transformers.SwinConfig(out_features=stages))
+                transformers.Mask2FormerConfig(
+                    backbone_config=transformers.AutoConfig.for_model("swin", out_features=stages)
+                )
             ),
         ),
         "transformers UPerNet ConvNeXt-T": (
             (512, 512),
             lambda: transformers.UperNetForSemanticSegmentation(
                 transformers.UperNetConfig(
-                    backbone_config=transformers.ConvNextConfig(hidden_sizes=[96, 192, 384, 768], out_features=stages),
+                    backbone_config=transformers.AutoConfig.for_model(
+                        "convnext", hidden_sizes=[96, 192, 384, 768], out_features=stages
+                    ),
                     auxiliary_in_channels=384,
                 )
             ),
