@@ -104,7 +104,8 @@ def _pretrain_command(setting: Setting, name: str, paths: Paths) -> list[str]:
     run = PRETRAININGS[name]
     flags = ["--guide", str(paths.guide(setting)), "--interpolator", run.kind, "--stages", run.stages]
     overrides = [word for value in run.overrides for word in ("--set", value)]
-    return ["pretrain", *flags, "--output", str(paths.pretraining(setting, name)), *overrides, "--resume"]
+    output = ["--output", str(paths.pretraining(setting, name)), "--resume"]
+    return ["pretrain", *flags, *overrides, *setting.precision_flags(), *output]
 
 
 def _interpolator(setting: Setting, method: str, paths: Paths) -> str:

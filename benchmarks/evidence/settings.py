@@ -30,12 +30,19 @@ class Setting:
     short_side: int = 160
     tiles: int = 0
     """Side of the tiles that the user's images are cut into; 0: whole images."""
+    precision: str = "32-true"
+    """Number format of all trainings."""
 
     def training_flags(self, steps: int) -> list[str]:
         """Preset and overrides of ``finetune`` and ``compare``."""
         sizes = (f"input.min_sizes=[{self.short_side}]", f"input.test_size={self.short_side}")
         values = (*sizes, *_COMMON, *self.overrides, *_PRETRAINING, f"train.steps={steps}", f"train.eval_every={steps}")
-        return ["--preset", self.preset, *(word for value in values for word in ("--set", value))]
+        overrides = (word for value in values for word in ("--set", value))
+        return ["--preset", self.preset, *overrides, *self.precision_flags()]
+
+    def precision_flags(self) -> list[str]:
+        """``--precision``, unless it is the default."""
+        return [] if self.precision == "32-true" else ["--precision", self.precision]
 
 
 _SHAPES = Setting(
@@ -45,6 +52,10 @@ _SHAPES = Setting(
     guide_steps=400,
     steps=150,
     generated=("--train", "1000", "--val", "200", "--size", "160"),
+)
+_R50 = (
+    *("backbone.name=resnet50", "neck.channels=256", "detector.fc_width=1024"),
+    *("input.max_size=512", "train.batch_size=8", "train.lr=5e-4"),
 )
 _FROZEN = "train.interpolator_lr=0"
 SETTINGS = {
@@ -56,6 +67,16 @@ SETTINGS = {
         replace(_SHAPES, name="shapes-longest", guide_of="shapes", steps=600),
         replace(_SHAPES, name="shapes-few", guide_of="shapes", labelled_fraction=0.05),
         replace(_SHAPES, name="shapes-frozen", guide_of="shapes", overrides=(_HALF_ANCHORS, _FROZEN)),
+        Setting(
+            "shapes-r50",
+            "faster-rcnn-r18-fpn-tiny",
+            (_HALF_ANCHORS, *_R50),
+            guide_steps=800,
+            steps=200,
+            generated=("--train", "1000", "--val", "200", "--size", "512"),
+            short_side=512,
+            precision="bf16-mixed",
+        ),
         Setting(
             "bccd",
             "faster-rcnn-lite0-fpn",

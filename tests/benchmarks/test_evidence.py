@@ -61,6 +61,13 @@ def test_reuse_trains_the_guides_of_both_settings(tmp_path, capsys):
     assert f"afi-from-r18={tmp_path}/bccd-r18/pretrain-afi/stage2 " in compare
 
 
+def test_all_trainings_of_a_setting_have_its_precision(tmp_path, capsys):
+    main(["shapes-r50", "claims", "--dry-run", "--output", str(tmp_path), "--interpolators", "nearest,afi-stage1"])
+    data, *trainings = capsys.readouterr().out.splitlines()
+    assert "--size 512" in data
+    assert all("--precision bf16-mixed" in command for command in trainings)
+
+
 def test_rank_correlation_is_spearmans():
     assert rank_correlation([1, 2, 3, 4], [1, 8, 27, 64]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
