@@ -48,16 +48,22 @@ def checkpoint_blocks(net: nn.Module) -> int:
     """
     blocks = list(_blocks(net, in_chain=False))
     for block in blocks:
-        kind = type(block)
-        block.__class__ = type(f"Checkpointed{kind.__name__}", (_CheckpointedBlock, kind), {})
+        checkpoint_module(block)
     return len(blocks)
 
 
-class _CheckpointedBlock(nn.Module):
-    """Base class before that of a block."""
+def checkpoint_module(module: nn.Module) -> None:
+    """Make ``module`` store its inputs only, with unchanged names and numbers; its hooks see the first computation."""
+    kind = type(module)
+    if not issubclass(kind, _CheckpointedModule):
+        module.__class__ = type(f"Checkpointed{kind.__name__}", (_CheckpointedModule, kind), {})
+
+
+class _CheckpointedModule(nn.Module):
+    """Base class before that of a module."""
 
     def forward(self, *inputs: object, **options: object) -> object:
-        """Result, gradients and buffers are those of the block."""
+        """Result, gradients and buffers are those of the module."""
         forward: Callable[..., object] = partial(super().forward, **options)
         if not torch.is_grad_enabled():
             return forward(*inputs)

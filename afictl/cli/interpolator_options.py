@@ -62,4 +62,5 @@ def require_compared_options(preset: Preset, overrides: Sequence[str], methods: 
 def _interpolator_keys(overrides: Sequence[str]) -> list[str]:
     from afictl.presets import overridden_values
 
-    return [key for key in overridden_values(overrides) if key.partition(".")[0] == "interpolator"]
+    names = (key.split(".") for key in overridden_values(overrides))
+    return [".".join(name) for name in names if name[0] == "interpolator" and name[1:] != ["checkpointing"]]

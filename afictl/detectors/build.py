@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from afictl.backbones import build_backbone
+from afictl.backbones.checkpointing import checkpoint_module
 from afictl.detectors.adapter import AdaptedDetector
 from afictl.detectors.cascade_rcnn import build_cascade_mask_rcnn_head, build_cascade_rcnn_head
 from afictl.detectors.centermask import build_centermask_head
@@ -73,11 +74,16 @@ def build_detector(
     if classes < 1:
         raise UserError(f"a detector needs at least one class, got num_classes={classes}")
     try:
-        return build_within_memory(loaded.name, lambda: _build(*_resolve_interpolator(loaded, interpolator), classes))
+        detector = build_within_memory(
+            loaded.name, lambda: _build(*_resolve_interpolator(loaded, interpolator), classes)
+        )
     except UserError as error:
         if isinstance(preset, Preset):
             raise
         raise UserError(f"{preset}: {error}") from None
+    if loaded.interpolator.checkpointing:
+        checkpoint_module(detector.neck.interpolator)
+    return detector
 
 
 def _warn_of_options(preset: Preset, interpolator: str | Interpolator | None) -> None:

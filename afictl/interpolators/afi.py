@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from afictl.errors import UserError
 from afictl.interpolators.base import Interpolator, zero_biases
 from afictl.interpolators.hub import CARD, WEIGHTS, find_pretrained, read_json_config
+from afictl.interpolators.winograd import Conv3x3, TransposedConv6x6, suits_winograd
 from afictl.tensor_files import read_tensors
 
 _PAPER = "https://doi.org/10.1016/j.patcog.2023.109365"
@@ -34,6 +35,15 @@ def _activate(x: Tensor) -> Tensor:
     return F.leaky_relu(x, NEGATIVE_SLOPE, inplace=True)
 
 
+def _prefers_channels_last(coarse: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether the layers, of which ``conv`` is typical, are faster in the channels-last format."""
+    if coarse.device.type == "cuda":
+        # Tensor cores compute in this format; cuDNN would convert the input and the output of every convolution.
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else coarse.dtype
+        return dtype in (torch.bfloat16, torch.float16)
+    return suits_winograd(coarse, conv.out_channels)
+
+
 class DenseBlock(nn.Module):
     """Four 3x3 convolutions with G outputs, each on the input and all outputs before it, merged to C; residual."""
 
@@ -41,7 +51,7 @@ class DenseBlock(nn.Module):
         super().__init__()
         widths = [channels + i * growth for i in range(_GROWING_CONVS + 1)]
         self.grow = nn.ModuleList(nn.Conv2d(width, growth, 3, padding=1, bias=False) for width in widths[:-1])
-        self.merge = nn.Conv2d(widths[-1], channels, 3, padding=1, bias=False)
+        self.merge = Conv3x3(widths[-1], channels, bias=False)
         self.residual_scale = residual_scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,13 +75,19 @@ class DenseInterpolator(Interpolator):
     head: nn.Module
     group: nn.Module
     """The dense blocks."""
-    fuse: nn.Module
+    fuse: nn.Conv2d
     enlarge: nn.Module
     """Doubles height and width."""
     tail: nn.Module
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
         """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
+        if not _prefers_channels_last(coarse, self.fuse):
+            return self._enlarge(coarse)
+        enlarged = self._enlarge(coarse.contiguous(memory_format=torch.channels_last))
+        return enlarged.contiguous() if coarse.is_contiguous() else enlarged
+
+    def _enlarge(self, coarse: Tensor) -> Tensor:
         x = _activate(self.head(coarse))
         x = torch.add(x, self.group(x), alpha=self.residual_scale)
         x = _activate(self.fuse(x))
@@ -116,11 +132,11 @@ class AFInterpolator(
     ) -> None:
         super().__init__(channels, blocks=blocks, growth=growth, residual_scale=residual_scale)
         self.residual_scale = residual_scale
-        self.head = nn.Conv2d(channels, channels, 3, padding=1)
+        self.head = Conv3x3(channels, channels)
         self.group = nn.Sequential(*(DenseBlock(channels, growth, residual_scale) for _ in range(blocks)))
-        self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
-        self.enlarge = nn.ConvTranspose2d(channels, channels, 6, stride=2, padding=2)
-        self.tail = nn.Conv2d(channels, channels, 3, padding=1)
+        self.fuse = Conv3x3(channels, channels)
+        self.enlarge = TransposedConv6x6(channels)
+        self.tail = Conv3x3(channels, channels)
         if init not in _INITS:
             raise UserError(f"interpolator '{self.kind}': init must be {' or '.join(_INITS)}, not {init!r:.60}")
         if init == "published":

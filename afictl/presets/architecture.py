@@ -100,6 +100,8 @@ class InterpolatorConfig(Section):
     kind: str = "afi"
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of its class, which checks their names and values."""
+    checkpointing: bool = False
+    """Recompute its activations in the backward pass instead of storing them: less memory, more time."""
 
 
 _WITHOUT_MASKS = {"mask-rcnn": "faster-rcnn", "cascade-mask-rcnn": "cascade-rcnn", "centermask": "fcos"}

@@ -194,7 +194,8 @@ class Preset(Section):
 
     def with_interpolator(self, kind: str, options: Mapping[str, float]) -> Preset:
         """The same preset with another interpolator."""
-        return self.model_copy(update={"interpolator": InterpolatorConfig(kind=kind, options=dict(options))})
+        config = self.interpolator.model_copy(update={"kind": kind, "options": dict(options)})
+        return self.model_copy(update={"interpolator": config})
 
     def with_kind(self, kind: str) -> Preset:
         """The same preset with another kind of interpolator, which has its default options."""

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
+from afictl.backbones.checkpointing import checkpoint_module
 from afictl.discriminator import PatchDiscriminator
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, did_you_mean, one_line
 from afictl.files import remove_temporary_files, remove_unfinished_weights, require_no_link
 from afictl.folder_lock import locked_folder
 from afictl.interpolators import Interpolator, build_configured, interpolator_kinds, learned_kinds
-from afictl.presets import InterpolatorConfig, Preset, overridden_values
+from afictl.presets import Preset, overridden_values
 from afictl.run_folder import INTERPOLATOR, STATE, absolute_path, is_vacant
 from afictl.run_records import read_config
 from afictl.tensor_files import save_tensors
@@ -188,8 +189,11 @@ def check_kind(kind: str, overrides: Iterable[str]) -> None:
 def _build_networks(preset: Preset, kind: str, seed: int) -> tuple[Interpolator, PatchDiscriminator]:
     torch.manual_seed(seed)
     channels = preset.neck.channels
-    config = InterpolatorConfig(kind=kind, options=preset.interpolator.options)
-    return build_configured(config, channels), PatchDiscriminator(channels)
+    config = preset.interpolator.model_copy(update={"kind": kind})
+    interpolator = build_configured(config, channels)
+    if config.checkpointing:
+        checkpoint_module(interpolator)
+    return interpolator, PatchDiscriminator(channels)
 
 
 def _in_label_order(splits: Splits, classes: tuple[str, ...], guide: Path) -> Splits:

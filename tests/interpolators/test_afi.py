@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from afictl import UserError
-from afictl.interpolators import AFInterpolator, PerStepInterpolator, build_interpolator
+from afictl.interpolators import AFInterpolator, PerStepInterpolator, afi, build_interpolator, winograd
 from afictl.weights.layouts.detectron2_names import generator_key
 from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_input, golden_names, read_golden
 
@@ -17,6 +17,14 @@ def golden_interpolator():
     return interpolator
 
 
+@pytest.fixture(params=["direct", "winograd"])
+def algorithm(request, monkeypatch):
+    if request.param == "winograd":
+        monkeypatch.setattr(afi, "suits_winograd", lambda maps, out_channels: True)
+        monkeypatch.setattr(winograd, "suits_winograd", lambda maps, out_channels: True)
+
+
+@pytest.mark.usefixtures("algorithm")
 @pytest.mark.parametrize("shape", [(2, 256, 7, 5), (1, 256, 1, 1), (1, 256, 13, 21)])
 def test_output_equals_reference(golden_interpolator, shape):
     with torch.no_grad():
@@ -37,6 +45,7 @@ def test_every_layer_of_the_branch_equals_reference(golden_interpolator):
     assert sorted(maps) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("algorithm")
 def test_gradients_equal_reference(golden_interpolator):
     coarse = golden_input(1, 256, 3, 4).requires_grad_()
     golden_interpolator.zero_grad()
