@@ -23,7 +23,7 @@ from benchmarks.speed.detectors import measure_detectors
 from benchmarks.speed.growth import Curve, growth_table, measure_growth, plot_growth
 from benchmarks.speed.interpolator import measure_interpolator
 from benchmarks.speed.machine import Machine, describe_machine, measure_machine
-from benchmarks.speed.rows import SpeedRow, speed_table
+from benchmarks.speed.rows import SpeedRow, failure_note, speed_table
 from benchmarks.speed.stage1 import measure_stage1
 from benchmarks.speed.startup import measure_startup
 
@@ -54,12 +54,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     machine = measure_machine(torch.device(options.device), options.short)
     _print_machine(console, machine)
-    rows = [row for part in options.parts if part in _ROWS for row in _measure_part(part, machine, console)]
-    curves = _measure_curves(machine, console, options.json) if _GROWTH in options.parts else []
+    rows: list[SpeedRow] = []
+    curves: list[Curve] = []
+
+    def save() -> None:
+        growth = [{**asdict(curve), "exponent": curve.fit[0]} for curve in curves]
+        results = {"machine": describe_machine(machine), "rows": list(map(asdict, rows)), "growth": growth}
+        write_results(options.json, results)
+
+    for part in options.parts:
+        try:
+            if part == _GROWTH:
+                for curve in measure_growth(machine):
+                    curves.append(curve)
+                    console.print(growth_table([curve]))
+                    save()
+                _plot_curves(curves, console, options.json)
+            else:
+                for group in _ROWS[part](machine):
+                    rows += group
+                    console.print(speed_table(group))
+                    save()
+        except Exception as error:  # of any library: the other parts are measured
+            rows.append(SpeedRow(part, part, "", "", note=failure_note(error)))
+            console.print(speed_table(rows[-1:]))
+            console.print_exception()
     console.print(f"{time.perf_counter() - start:.0f} s")
-    growth = [{**asdict(curve), "exponent": curve.fit[0]} for curve in curves]
-    results = {"machine": describe_machine(machine), "rows": list(map(asdict, rows)), "growth": growth}
-    write_results(options.json, results)
+    save()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -87,31 +108,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _print_machine(console: Console, machine: Machine) -> None:
     description = describe_machine(machine)
-    threads = "" if machine.device.type == "cuda" else f", {description['threads']} threads"
-    console.print(f"{description['device']}{threads}, torch {description['torch']}")
+    tf32 = "TF32" if description["tf32"] else "without TF32"
+    threads = f"convolutions {tf32}" if machine.device.type == "cuda" else f"{description['threads']} threads"
+    console.print(f"{description['device']}, {threads}, torch {description['torch']}")
     for precision, roof in machine.roofs.items():
         console.print(f"roof in {precision}: {roof.gflops:,.0f} GFLOP/s, 3x3 convolution of {roof.convolution}")
     console.print(_LEGEND)
 
 
-def _measure_part(part: str, machine: Machine, console: Console) -> list[SpeedRow]:
-    """Measure and print a part."""
-    rows: list[SpeedRow] = []
-    for group in _ROWS[part](machine):
-        rows += group
-        console.print(f"[dim]measured: {part}, {group[0].workload} {group[0].precision}[/dim]", highlight=False)
-    console.print(speed_table(rows))
-    return rows
-
-
-def _measure_curves(machine: Machine, console: Console, json: Path | None) -> list[Curve]:
-    """Measure, print and plot the growth; the plot is beside ``json``."""
-    curves = list(measure_growth(machine))
-    console.print(growth_table(curves))
+def _plot_curves(curves: Sequence[Curve], console: Console, json: Path | None) -> None:
+    """Plot the growth, beside ``json``."""
     if json is not None:
         plot_growth(curves, path := json.with_name(f"{json.stem}-growth.png"))
         console.print(f"plot: {path}")
-    return curves
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -10,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.speed.machine import Machine
+from afictl.backbones.checkpointing import checkpoint_module
+from benchmarks.speed.machine import DTYPES, Machine
 from benchmarks.speed.models import (
     Model,
     afictl_model,
@@ -36,23 +38,33 @@ _TOLERANCE = 2.0
 """Pixels."""
 _KINDS = ("afi-lite", "afi")
 """Interpolators that are compared with nearest, the one of all other alternatives."""
+_CHECKPOINTED = "afictl, afi, checkpointing"
+"""As ``interpolator.checkpointing``; in training only."""
 
 
 def measure_detectors(machine: Machine) -> Iterator[list[SpeedRow]]:
-    """Rows of inference and of a training step with one image."""
+    """Rows of inference and of a training step with one image, on a GPU in each precision."""
     models = build_models(machine.device, machine.short)
-    baselines = {f"afictl, {kind}": "afictl" for kind in _KINDS}
+    baselines = {name: "afictl, afi" if name == _CHECKPOINTED else "afictl" for name in models if "," in name}
+    precisions = [
+        name for name in DTYPES if name in machine.roofs and (name == "fp32" or machine.device.type == "cuda")
+    ]
     workloads: Mapping[str, Callable[[Model], Callable[[], Any]]] = {
         "inference": _detection,
         "training step": _training,
     }
-    for workload, run_of in workloads.items():
+    for precision, (workload, run_of) in itertools.product(precisions, workloads.items()):
         name = "{}, {}x{}".format(workload, *(_SHORT_HW if machine.short else _HW))
-        runs = {key: run_of(model) for key, model in models.items()}
-        describe = partial(_describe, models) if run_of is _detection else _describe_losses
-        rows = measure_alternatives(PART, name, "fp32", runs, machine, _SECONDS, describe, baselines)
+        is_detection = run_of is _detection
+        runs = {
+            key: _in_precision(run_of(model), precision, machine)
+            for key, model in models.items()
+            if not (is_detection and key == _CHECKPOINTED)
+        }
+        describe = partial(_describe, models) if is_detection else _describe_losses
+        rows = measure_alternatives(PART, name, precision, runs, machine, _SECONDS, describe, baselines)
         if "detectron2" not in models:
-            rows += missing_rows(PART, name, "fp32", "detectron2 is not installed")
+            rows += missing_rows(PART, name, precision, "detectron2 is not installed")
         yield rows
 
 
@@ -67,7 +79,19 @@ def build_models(device: torch.device, short: bool) -> dict[str, Model]:
     models["afictl"] = afictl_model(detector, image, target)
     for kind in _KINDS[:1] if short else _KINDS:
         models[f"afictl, {kind}"] = afictl_model(with_interpolator(detector, kind), image, target)
+    if not short:
+        checkpointed = with_interpolator(detector, "afi")
+        checkpoint_module(checkpointed.neck.interpolator)
+        models[_CHECKPOINTED] = afictl_model(checkpointed, image, target)
     return models
+
+
+def _in_precision(run: Callable[[], Any], precision: str, machine: Machine) -> Callable[[], Any]:
+    def in_precision() -> Any:
+        with machine.autocast(precision):
+            return run()
+
+    return in_precision
 
 
 def _detection(model: Model) -> Callable[[], Any]:
@@ -86,7 +110,7 @@ def _training(model: Model) -> Callable[[], dict[str, float]]:
         with model.context():
             losses = model.module.train()(*model.training)
         optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         optimizer.step()
         return {name: float(value.detach()) for name, value in losses.items()}
 

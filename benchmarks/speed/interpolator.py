@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -37,13 +38,61 @@ def build_pair(channels: int, device: torch.device) -> tuple[PlainAFInterpolator
 def measure_interpolator(machine: Machine) -> Iterator[list[SpeedRow]]:
     """Rows of every workload."""
     channels = _SHORT_CHANNELS if machine.short else _CHANNELS
-    modules = dict(zip(("plain", "afictl"), build_pair(channels, machine.device), strict=True))
+    plain, interpolator = build_pair(channels, machine.device)
+    modules: dict[str, nn.Module] = {"plain": plain, "afictl": interpolator}
+    if machine.device.type == "cuda":
+        modules["plain, channels-last"] = _ChannelsLast(plain)
     for h, w in [_SHORT_MAP] if machine.short else _MAPS:
-        run = partial(_forward, _noise(channels, h, w, machine))
-        yield from _workload_rows(f"{channels}x{h}x{w} forward", modules, run, machine)
+        coarse = _noise(channels, h, w, machine)
+        run = partial(_forward, coarse)
+        yield from _workload_rows(f"{channels}x{h}x{w} forward", modules, run, machine, coarse)
     h, w = _SHORT_MAP if machine.short else _TRAINING_MAP
     run = partial(_train, _noise(channels, h, w, machine), _noise(channels, 2 * h, 2 * w, machine))
     yield from _workload_rows(f"{channels}x{h}x{w} forward and backward", modules, run, machine)
+
+
+class _ChannelsLast(nn.Module):
+    """A module with weights and maps in the channels-last format; input and output are contiguous."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).to(memory_format=torch.channels_last)
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """The result of the module."""
+        output: Tensor = self.module(coarse.contiguous(memory_format=torch.channels_last))
+        return output.contiguous()
+
+
+class _Graph:
+    """A CUDA graph of a forward pass for maps of one shape, captured in the first call, after warm-up passes.
+
+    Args:
+        run: forward pass, whose input does not move.
+        coarse: the input.
+    """
+
+    def __init__(self, run: Callable[[], list[Tensor]], coarse: Tensor) -> None:
+        self.run, self.coarse, self.new = run, coarse, coarse.clone()
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.outputs: list[Tensor] = []
+
+    def __call__(self) -> list[Tensor]:
+        """Results for a new input, which is copied into that of the graph."""
+        if self.graph is None:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    self.run()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.outputs = self.run()
+            self.graph = graph
+        self.coarse.copy_(self.new)
+        self.graph.replay()
+        return self.outputs
 
 
 def _noise(channels: int, height: int, width: int, machine: Machine) -> Tensor:
@@ -52,7 +101,7 @@ def _noise(channels: int, height: int, width: int, machine: Machine) -> Tensor:
 
 
 def _workload_rows(
-    workload: str, modules: Mapping[str, nn.Module], run: Pass, machine: Machine
+    workload: str, modules: Mapping[str, nn.Module], run: Pass, machine: Machine, coarse: Tensor | None = None
 ) -> Iterator[list[SpeedRow]]:
     """Rows of each precision; the plain form in fp32 is what all results are compared with."""
     reference: list[Tensor] = []
@@ -65,13 +114,17 @@ def _workload_rows(
         if reference:
             return {name: describe_error(values, reference) for name, values in results.items()}
         reference.extend(results["plain"])
-        return {"afictl": describe_error(results["afictl"], reference)}
+        return {name: describe_error(values, reference) for name, values in results.items() if name != "plain"}
 
     for precision in DTYPES:
         if precision in machine.missing:
             yield missing_rows(PART, workload, precision, machine.missing[precision])
             continue
-        runs = {name: partial(compute, precision, module) for name, module in modules.items()}
+        runs: dict[str, Callable[[], list[Tensor]]] = {
+            name: partial(compute, precision, module) for name, module in modules.items()
+        }
+        if machine.device.type == "cuda" and coarse is not None:
+            runs["afictl, CUDA graph"] = _Graph(runs["afictl"], coarse)
         yield measure_alternatives(PART, workload, precision, runs, machine, _SECONDS, describe)
 
 

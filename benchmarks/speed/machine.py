@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import platform
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from afictl.timing import synchronized_time
+from afictl.timing import seconds_of, synchronized_time
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """By precision."""
@@ -44,6 +47,10 @@ _LARGE = {
     "cuda": (Convolution(16, 256, 100, 168), Convolution(16, 512, 64, 64)),
 }
 _PASSES = 5
+_WARM_UP = 0.3
+"""Seconds, on a GPU."""
+_MIN_SECONDS = 0.02
+"""Of a pass on a GPU."""
 
 
 class Roof(NamedTuple):
@@ -112,12 +119,18 @@ def _rate(convolution: Convolution, dtype: torch.dtype, memory_format: str, devi
         module(maps)
     except RuntimeError:  # no such kernel
         return 0.0
-    seconds = []
+    repetitions = 1
+    if device.type == "cuda":  # raises the clock of the GPU
+        end = time.perf_counter() + _WARM_UP
+        while (seconds := seconds_of(partial(module, maps), device)) and time.perf_counter() < end:
+            repetitions = math.ceil(_MIN_SECONDS / seconds)
+    rates = []
     for _ in range(_PASSES):
         start = synchronized_time(device)
-        module(maps)
-        seconds.append(synchronized_time(device) - start)
-    return convolution.flops / min(seconds) / 1e9
+        for _ in range(repetitions):
+            module(maps)
+        rates.append(repetitions * convolution.flops / (synchronized_time(device) - start))
+    return max(rates) / 1e9
 
 
 def describe_machine(machine: Machine) -> dict[str, object]:

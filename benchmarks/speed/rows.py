@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +15,14 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from afictl.comparison.cost.profiling import peak_bytes, time_scatter
-from afictl.timing import synchronized_time
+from afictl.errors import one_line
+from afictl.timing import seconds_of, synchronized_time
 from benchmarks.speed.machine import Machine
 
 Result = TypeVar("Result")
 _MIN_ROUNDS, _MAX_ROUNDS = 2, 15
+_MIN_SECONDS = 0.02
+"""Of a round on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +78,29 @@ def measure_alternatives(
         describe: notes for the table, by alternative, on the results of the warm-up.
         baselines: the alternative that another one is compared with, where it is not the first.
     """
-    profiles = {name: profile(run, machine.device) for name, run in runs.items()}
-    notes = describe({name: warm_up.result for name, warm_up in profiles.items()})
+    profiles, failures = {}, {}
+    for name, run in runs.items():
+        try:
+            profiles[name] = profile(run, machine.device)
+        except Exception as error:  # of any library: the other alternatives are measured
+            failures[name] = failure_note(error)
+    rows = [SpeedRow(part, workload, precision, name, note=note) for name, note in failures.items()]
+    if not profiles:
+        return rows
+    notes = {} if failures else describe({name: warm_up.result for name, warm_up in profiles.items()})
     costs = {name: (warm_up.peak_bytes, warm_up.flops) for name, warm_up in profiles.items()}
-    del profiles  # results occupy memory
-    times = alternate(runs, machine.device, seconds, machine.short)
+    times = alternate({name: runs[name] for name in costs}, machine.device, seconds, machine.short)
     first = next(iter(times))
-    rows = []
     for name, values in times.items():
         baseline = baselines.get(name, first)
+        baseline = baseline if baseline in times else first
         peak, flops = costs[name]
         row = replace(
             timed_row(part, workload, precision, name, values),
             baseline=baseline,
             speedup=statistics.median(a / b for a, b in zip(times[baseline], values, strict=True)),
-            roof_share=machine.share(precision, flops, statistics.median(values)),
-            gigaflops=flops / 1e9,
+            roof_share=machine.share(precision, flops, statistics.median(values)) if flops else None,
+            gigaflops=flops / 1e9 if flops else None,
             peak_megabytes=peak / 1e6,
             note=notes.get(name, ""),
         )
@@ -139,17 +150,29 @@ def profile(run: Callable[[], Result], device: torch.device) -> Profile[Result]:
 def alternate(
     runs: Mapping[str, Callable[[], object]], device: torch.device, seconds: float, short: bool
 ) -> dict[str, list[float]]:
-    """Seconds of every run in each round; the order is reversed in every second round."""
+    """Seconds of every run in each round; the order is reversed in every second round.
+
+    On a GPU a round repeats a short run, so that its time is not that of the synchronisation.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
+    repetitions = dict.fromkeys(runs, 1)
+    if device.type == "cuda" and not short:
+        repetitions = {name: math.ceil(_MIN_SECONDS / seconds_of(run, device)) for name, run in runs.items()}
     end = time.perf_counter() + seconds
     for number in range(1 if short else _MAX_ROUNDS):
         if number >= _MIN_ROUNDS and time.perf_counter() > end:
             break
         for name in list(runs)[:: -1 if number % 2 else 1]:
             start = synchronized_time(device)
-            runs[name]()
-            times[name].append(synchronized_time(device) - start)
+            for _ in range(repetitions[name]):
+                runs[name]()
+            times[name].append((synchronized_time(device) - start) / repetitions[name])
     return times
+
+
+def failure_note(error: Exception) -> str:
+    """The note of an alternative that could not be measured."""
+    return f"failed: {type(error).__name__}: {one_line(error):.200}"
 
 
 def missing_rows(part: str, workload: str, precision: str, reason: str) -> list[SpeedRow]:
