@@ -211,13 +211,16 @@ def name_file_in_errors(path: Path | str, draft: Path | None = None) -> Iterator
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this machine has the id ``process``."""
+    """Whether a process of this machine has the id ``process`` and has not ended."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # a process of another user
         return True
+    with suppress(OSError):  # of other systems than Linux
+        status = Path(f"/proc/{process}/stat").read_text(errors="replace")
+        return status.rpartition(")")[2].split()[0] != "Z"  # a zombie, of whose end its parent has not yet heard
     return True
 
 

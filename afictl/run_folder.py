@@ -36,8 +36,8 @@ REPORT = "report.html"
 
 LOCK = ".lock"
 """Locked by the command that writes to the folder; see ``folder_lock``."""
-HOLDER = ".lock.json"
-"""Host and process id of that command."""
+LEASE = ".lock.lease"
+"""Host and process id of that command, which renews it."""
 
 EVALUATION = "metrics.json"
 """Settings and metrics of an evaluation."""
@@ -55,7 +55,7 @@ def is_vacant(folder: Path) -> bool:
 
     if not folder.exists():
         return True
-    return folder.is_dir() and all(path.name in (LOCK, HOLDER) or is_draft(path) for path in folder.iterdir())
+    return folder.is_dir() and all(path.name.startswith(LOCK) or is_draft(path) for path in folder.iterdir())
 
 
 def has_records(folder: Path) -> bool:

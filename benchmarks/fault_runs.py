@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from filelock import SoftFileLease
 
 from afictl.errors import UserError
-from afictl.run_folder import BEST, CONFIG, HOLDER, LAST, METRICS, PREDICTIONS, STATE
+from afictl.run_folder import BEST, CONFIG, LAST, LEASE, METRICS, PREDICTIONS, STATE
 from afictl.run_records import read_metrics
 from afictl.tensor_files import read_tensors
 from benchmarks.results import ROOT
@@ -51,7 +52,7 @@ class Command:
             UserError: it fails.
         """
         process = self.start(output, again=again)
-        wait_until((output / HOLDER).exists, process)
+        wait_until((output / LEASE).exists, process)
         started = time.monotonic()
         code, text = end(process)
         if code:
@@ -92,11 +93,10 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 def kill(output: Path, process: subprocess.Popen[str]) -> None:
     """Kill a command and the processes in which it trains."""
     process.kill()
-    for holder in output.rglob(HOLDER):
-        try:
-            os.kill(int(json.loads(holder.read_text())["process"]), signal.SIGKILL)
-        except (OSError, ValueError, KeyError):  # it has ended, or was killed while it wrote
-            continue
+    for lease in output.rglob(LEASE):
+        with suppress(OSError):  # it has ended, or was killed while it wrote
+            if holder := SoftFileLease(lease).pid:
+                os.kill(holder, signal.SIGKILL)
     process.communicate()
 
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 
 from afictl.data.shapes import make_shapes
-from afictl.run_folder import LAST, STATE
+from afictl.run_folder import LAST, LOG, STATE
 from benchmarks.fault_runs import (
     TORCHRUN,
     Command,
@@ -115,7 +115,8 @@ def _faults(kills: int, generator: random.Random) -> list[Fault]:
     }
     return [
         *(Fault(c, "SIGKILL at random", partial(_kill_at, moments[c]), injections=kills) for c in trainings),
-        *(Fault(command, "two at once", _two_at_once) for command in trainings),
+        *(Fault(command, "two at once", _two_at_once) for command in ("pretrain", "finetune")),
+        Fault("compare", "two at once", _share),
         Fault("finetune", "two resumed at once", _two_resumed_at_once),
         *(Fault("2 processes", name, inject) for name, inject in interruptions.items()),
         *(Fault("finetune", name, inject) for name, inject in interruptions.items()),
@@ -160,6 +161,14 @@ def _two_at_once(command: Command, output: Path, expected: Path, again: bool = F
     processes = [command.start(output, again=again) for _ in range(2)]
     (first, _), (second, text) = sorted(end(process) for process in processes)
     return require_code(first, "", 0) + require_line(second, text, "writes to it")
+
+
+def _share(command: Command, output: Path, expected: Path) -> list[str]:
+    """Two commands that start at once train each run once, and both report on all."""
+    ends = [end(process) for process in [command.start(output) for _ in range(2)]]
+    starts = {log: log.read_text().count(" held out") for log in output.rglob(LOG)}
+    repeated = [f"{log.parent.relative_to(output)}: began {count} times" for log, count in starts.items() if count > 1]
+    return [problem for code, text in ends for problem in require_code(code, text, 0)] + repeated
 
 
 def _two_resumed_at_once(command: Command, output: Path, expected: Path) -> list[str]:

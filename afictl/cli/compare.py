@@ -40,6 +40,7 @@ _RUN_FLAGS = (
     "--spread",
     "--devices",
     "--nodes",
+    "--force-unlock",
 )
 _TRAINING_FLAGS = ("--preset", "--interpolators", "--weights", "--set", *_RUN_FLAGS)
 
@@ -128,6 +129,7 @@ class _TrainingOptions:
     devices: str
     nodes: int | None
     spread: bool
+    force_unlock: bool
 
 
 def compare_command(
@@ -154,6 +156,7 @@ def compare_command(
     nodes: options.Nodes = None,
     precision: options.PrecisionOfComparison = None,
     seed: options.Seed = 0,
+    force_unlock: options.ForceUnlock = False,
     debug: options.Debug = False,
 ) -> None:
     """Fine-tune with several interpolators under equal settings.
@@ -161,7 +164,8 @@ def compare_command(
     For each seed, data order, augmentation, schedule and the initial weights of all other parts are the same. Writes a
     run for each interpolator and seed, NAME/seedK, and report.html, comparison.json, comparison.csv and runs.csv, by
     default to runs/compare-PRESET. The same command continues an interrupted comparison, also with further
-    interpolators or seeds; finished runs are not repeated.
+    interpolators or seeds; finished runs are not repeated. Copies of the command that run at once, on one or several
+    machines, share the runs.
 
     Exit code 0: all runs are finished; 1: some failed, and the same command tries them again; 2: a mistake, reported
     before training.
@@ -198,7 +202,7 @@ def compare_command(
         raise UserError(f"--scale-lr: scales the preset's learning rate; leave it out, or --tune {tune}")
     initial_seeds = range(seed, seed + (seeds or (1 if until is None else _INITIAL_SEEDS)))
     start = (weights, backbone_weights, averaged)
-    training = _TrainingOptions(initial_seeds, until, max_seeds, grid, *start, devices, nodes, spread)
+    training = _TrainingOptions(initial_seeds, until, max_seeds, grid, *start, devices, nodes, spread, force_unlock)
     _train(resolved, methods, training, common)
 
 
@@ -253,6 +257,7 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
     from afictl.comparison import compare
     from afictl.comparison.experiment.parallel import require_devices
     from afictl.comparison.experiment.preconditions import precision_of_comparison
+    from afictl.folder_lock import remove_locks
     from afictl.training import HardwareSettings, launch, launch_single
 
     assert common.data is not None
@@ -267,6 +272,8 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
         else launch(HardwareSettings(training.devices, training.nodes, precision), [preset.train.micro_batch_size])
     )
     fabric.print_precision_note()
+    if training.force_unlock:
+        remove_locks(output, fabric.global_rank, fabric.world_size)
     if fabric.world_size == 1:  # in separate processes, of which one may crash
         parallel_runs = max(1, parallel_runs)
     if len(methods) == 1:

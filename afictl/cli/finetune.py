@@ -54,6 +54,7 @@ def finetune_command(
     loggers: options.Loggers = None,
     seed: options.Seed = 0,
     resume: options.Resume = False,
+    force_unlock: options.ForceUnlock = False,
     debug: options.Debug = False,
 ) -> None:
     """Train a detector, such as a guide (stage 3).
@@ -65,6 +66,7 @@ def finetune_command(
     with the weight W; losses are logged as these weighted terms.
     """
     from afictl.cli.interpolator_options import load_preset_for
+    from afictl.folder_lock import remove_locks
     from afictl.training import HardwareSettings, InitialWeights, PseudoLabels, finetune, launch
     from afictl.training.metric_loggers import require_loggers
     from afictl.training.precision import precision_of_runs
@@ -93,6 +95,8 @@ def finetune_command(
     if labels:
         labels.split_batch(recipe.batch_size, hardware.num_processes, recipe.accumulate)
     fabric = launch(hardware, [recipe.micro_batch_size])
+    if force_unlock:
+        remove_locks(folder, fabric.global_rank, fabric.world_size)
     finetune(fabric, resolved, data, folder, initial, seed=seed, resume=resume, pseudo=labels, loggers=loggers or ())
     if fabric.is_global_zero:
         typer.echo(f"run: {folder}")

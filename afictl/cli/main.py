@@ -1,6 +1,9 @@
 """The ``afictl`` program: its subcommands, and errors as one line."""
 
+from typing import Any
+
 import typer
+from typer.core import TyperCommand
 
 from afictl.cli import benchmark, data, model, visualize
 from afictl.cli.compare import compare_command
@@ -39,6 +42,16 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
+class _ResumableCommand(TyperCommand):
+    """Command whose flag ``--resume`` may be written ``--resume auto``, as in other programs, with the same effect."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = [
+            word for former, word in zip(["", *args], args, strict=False) if (former, word) != ("--resume", "auto")
+        ]
+        return super().parse_args(ctx, words)
+
+
 @app.callback()
 def _root(
     context: typer.Context,
@@ -51,8 +64,8 @@ def _root(
 app.command("demo")(demo_command)
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
-app.command("pretrain")(pretrain_command)
-app.command("finetune")(finetune_command)
+app.command("pretrain", cls=_ResumableCommand)(pretrain_command)
+app.command("finetune", cls=_ResumableCommand)(finetune_command)
 app.command("eval")(eval_command)
 app.command("predict")(predict_command)
 app.command("pseudo-label")(pseudo_label_command)

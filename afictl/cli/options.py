@@ -155,7 +155,18 @@ Seed = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Continue the run in --output from its saved state; without one start a new run."),
+    typer.Option(
+        "--resume",
+        help="Continue the run in --output from its saved state; without one start a new run. May be written --resume"
+        " auto.",
+    ),
+]
+ForceUnlock = Annotated[
+    bool,
+    typer.Option(
+        "--force-unlock",
+        help="Remove locks in --output, such as of a machine that is lost. Their processes must have ended.",
+    ),
 ]
 Tta = Annotated[
     bool,

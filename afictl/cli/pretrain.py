@@ -34,6 +34,7 @@ def pretrain_command(
     loggers: options.Loggers = None,
     seed: options.Seed = 0,
     resume: options.Resume = False,
+    force_unlock: options.ForceUnlock = False,
     debug: options.Debug = False,
 ) -> None:
     """Train an interpolator adversarially (stages 1 and 2).
@@ -46,6 +47,7 @@ def pretrain_command(
     if stages not in ("1", "2", "1,2"):
         raise UserError(f"--stages {stages}: write 1, 2 or 1,2")
     from afictl.data.layouts import find_split
+    from afictl.folder_lock import remove_locks
     from afictl.tensor_files import check_file
     from afictl.training import HardwareSettings, launch, pretrain
     from afictl.training.metric_loggers import require_loggers
@@ -68,6 +70,8 @@ def pretrain_command(
     find_split(source, "train")
     hardware = HardwareSettings(devices, nodes, precision_of_runs(precision, runs), compile_parts)
     fabric = launch(hardware, _batch_sizes(guide, overrides or [], numbers) if hardware.num_processes > 1 else ())
+    if force_unlock:
+        remove_locks(folder, fabric.global_rank, fabric.world_size)
     result = pretrain(
         fabric,
         guide,

@@ -73,7 +73,8 @@ def compare(
 
     For each seed everything but the interpolator is equal: initial weights of all other parts, data order,
     augmentation, schedule and evaluation. Finished runs in ``output`` are not repeated, interrupted ones are continued;
-    methods and seeds may be added later.
+    methods and seeds may be added later. Several processes may do this at once for one ``output``: a run is trained by
+    one of them, and each waits for all runs and writes the comparison.
 
     Writes the runs ``output/NAME/seedK``, ``comparison.json``, ``comparison.csv``, ``runs.csv`` and ``report.html``.
 
@@ -96,8 +97,8 @@ def compare(
         progress: display for the measurement of costs.
 
     Raises:
-        UserError: invalid or incompatible data, weights, output or interpolator, an output that another process writes
-            to, or ``until`` with one method or seed; raised before training. Held-out annotations that have changed
+        UserError: invalid or incompatible data, weights, output or interpolator, or ``until`` with one method or seed;
+            raised before training. Held-out annotations that have changed
             since; finished runs are kept.
     """
     chosen_baseline = choose_baseline([method.name for method in methods], baseline)
@@ -106,19 +107,20 @@ def compare(
     if rule:
         require_usable(rule, methods)
         seeds = (*seeds, *range(max(seeds) + 1, max(seeds) + 1 + max_seeds - len(seeds)))
-    with locked_folder(output, fabric.global_rank, fabric.world_size):
-        preset = keep_former_values(fabric, preset, output)
-        settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), *sources, tuning=tuning)
-        tunings: dict[str, Tuning] = {}
-        failures: dict[str, str] = {}
-        if tuning:
-            settings, tunings, failures = tune(fabric, settings, parallel_runs)
-        if rule and not _is_applicable(rule, settings):
-            settings, rule = replace(settings, seeds=settings.seeds[: rule.initial_seeds]), None
-        settings, failed = _train(fabric, settings, rule, parallel_runs)
-        failures |= failed
-        comparison = _summarize(fabric, settings, tunings, baseline, rule, progress) if fabric.is_global_zero else None
-    return ComparisonOutcome(comparison, failures)
+    preset = keep_former_values(fabric, preset, output)
+    settings = ExperimentSettings(preset, data, output, tuple(methods), tuple(seeds), *sources, tuning=tuning)
+    tunings: dict[str, Tuning] = {}
+    failures: dict[str, str] = {}
+    if tuning:
+        settings, tunings, failures = tune(fabric, settings, parallel_runs)
+    if rule and not _is_applicable(rule, settings):
+        settings, rule = replace(settings, seeds=settings.seeds[: rule.initial_seeds]), None
+    settings, failed = _train(fabric, settings, rule, parallel_runs)
+    failures |= failed
+    if not fabric.is_global_zero:
+        return ComparisonOutcome(None, failures)
+    with locked_folder(output, wait=True):
+        return ComparisonOutcome(_summarize(fabric, settings, tunings, baseline, rule, progress), failures)
 
 
 def _is_applicable(rule: WidthRule, settings: ExperimentSettings) -> bool:

@@ -1,4 +1,4 @@
-"""Every command that trains or compares ends at once where another process writes to its folder."""
+"""Every command but a ``compare`` that trains ends at once where another process writes to its folder."""
 
 import platform
 
@@ -8,7 +8,7 @@ from tests.helpers.locks import locking_process
 from tests.helpers.tiny_runs import set_flags
 
 TINY = ("--preset", "faster-rcnn-r18-fpn-tiny", *set_flags())
-NAMES = ("run", "pretrained", "comparison", "measured", "demo", "other/nearest/seed0")
+NAMES = ("run", "pretrained", "measured", "demo")
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,6 @@ def locked(tmp_path_factory):
         ("run", "run", ["finetune", *TINY, "--data", "DATA"]),
         ("run", "run", ["finetune", *TINY, "--data", "DATA", "--resume"]),
         ("pretrained", "pretrained", ["pretrain", "--guide", "GUIDE"]),
-        ("comparison", "comparison", ["compare", *TINY, "--data", "DATA", "--interpolators", "nearest"]),
-        ("other/nearest/seed0", "other", ["compare", *TINY, "--data", "DATA", "--interpolators", "nearest"]),
         ("measured", "measured", ["compare", "--runs", "GUIDE"]),
         ("measured", "measured", ["compare", *TINY, "--only-cost"]),
         ("demo", "demo", ["demo"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -17,7 +17,7 @@ from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, describe_out_of_memory, format_error, is_disk_full
 from afictl.evaluation import score_predictions
 from afictl.files import open_to_append, require_no_link, write_text
-from afictl.folder_lock import locked_folder
+from afictl.folder_lock import FolderInUseError, locked_folder
 from afictl.presets import Preset
 from afictl.run_folder import CONFIG, DIVERGED, LOG, PREDICTIONS, RESULT, STATE
 from afictl.training import finetune
@@ -30,7 +30,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification) -> None:
-    """Train and evaluate one run, or continue an interrupted one.
+    """Train and evaluate one run, or continue an interrupted one, unless another command trains it or has finished it.
 
     The training state, by far the largest file, is removed at the end, as a finished run is never continued.
 
@@ -57,7 +57,15 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
             (run.folder / name).unlink(missing_ok=True)
 
     require_no_link(run.folder, run.folder.parent.parent)
-    with locked_folder(run.folder, fabric.global_rank, fabric.world_size):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(run.folder, fabric.global_rank, fabric.world_size))
+        except FolderInUseError:
+            fabric.print(f"{run}: another command trains it")
+            return
+        if run_on_rank_zero(lambda: is_finished(run.folder), fabric.global_rank, fabric.world_size):
+            fabric.print(f"{run}: another command has finished it")
+            return
         resume = (run.folder / CONFIG).is_file()
         try:
             outcome = finetune(

@@ -1,18 +1,33 @@
-"""Training of all runs of an experiment that are not finished, one after another or in parallel."""
+"""Training of all runs of an experiment that are not finished, one after another or in parallel.
+
+Several commands can train the runs of one experiment: each takes those that no other one trains, and waits for the
+rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import random
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from afictl.comparison.experiment.comparison_run import describe_failure, train_run
+from afictl.comparison.experiment.comparison_run import describe_failure, is_finished, train_run
 from afictl.comparison.experiment.parallel import train_in_parallel, train_in_turn
 from afictl.comparison.experiment.preconditions import check_experiment
 from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification
-from afictl.run_folder import RESULT
+from afictl.distributed import run_on_rank_zero
+from afictl.errors import one_line
+from afictl.folder_lock import find_holder, locked_folder
+from afictl.regular_files import read_bounded
+from afictl.run_folder import DIVERGED, RESULT
 from afictl.training.hardware import hardware_record
 from afictl.training.loop import DivergedError
+
+_POLL_SECONDS = 2.0
+_MAX_REASON_BYTES = 2**16
 
 
 def train_experiment(
@@ -21,7 +36,8 @@ def train_experiment(
     """Train the unfinished runs in ``settings.output`` and return the failures: error by run.
 
     An interrupted run is continued. A failure does not stop the other runs, except in a run of several processes, of
-    which the others would wait for the failed one.
+    which the others would wait for the failed one. Runs that other commands train are waited for, and tried here if
+    those commands leave them unfinished.
 
     Args:
         fabric: devices of each run if ``parallel_runs`` is 0.
@@ -33,7 +49,8 @@ def train_experiment(
     Raises:
         UserError: invalid or incompatible data, weights, output or interpolator; raised before training.
     """
-    unfinished_runs = check_experiment(fabric, settings)
+    with locked_folder(settings.output, fabric.global_rank, fabric.world_size, wait=True) as waited:
+        unfinished_runs = check_experiment(fabric, settings)
     total = len(settings.runs())
     if len(unfinished_runs) < total:
         fabric.print(f"{total - len(unfinished_runs)} of {total} runs are already finished")
@@ -42,13 +59,92 @@ def train_experiment(
         fabric.print(f"finished runs of other methods or seeds are not compared: {', '.join(unrelated)}")
     precision = str(hardware_record(fabric)["precision"])
     if parallel_runs > 1:
-        return train_in_parallel(settings, unfinished_runs, parallel_runs, precision)
-    if parallel_runs == 1:
-        return train_in_turn(settings, unfinished_runs, precision, fabric.print)
+        train = partial(train_in_parallel, settings, parallel_runs=parallel_runs, precision=precision)
+    elif parallel_runs == 1:
+        train = partial(train_in_turn, settings, precision=precision, log=fabric.print)
+    else:
+        train = partial(_train_runs, fabric, settings)
+    return _train_beside_others(fabric, unfinished_runs, train, shuffled=waited)
+
+
+def _train_beside_others(
+    fabric: Fabric,
+    runs: Sequence[RunSpecification],
+    train: Callable[[Sequence[RunSpecification]], dict[str, str]],
+    shuffled: bool,
+) -> dict[str, str]:
+    """Train ``runs`` until they are finished or have failed, here or elsewhere; returns the failures: error by run.
+
+    Args:
+        fabric: of this process, all ranks of which have to call this.
+        runs: that are not finished.
+        train: trains runs and returns the failures; leaves out those that another command trains or has finished.
+        shuffled: begin in random order, as commands of the same order would meet at each run.
+    """
+    failures: dict[str, str] = {}
+    share = partial(run_on_rank_zero, rank=fabric.global_rank, world_size=fabric.world_size)
+    former = share(lambda: {run: _divergence(run) for run in runs})
+    pending, told = list(runs), ""
+    while pending:
+        free, held, diverged = share(partial(_divide, pending, former, shuffled))
+        failures |= diverged
+        if free:
+            failures |= train(free)
+            shuffled = True
+        elif held:
+            if told != (told := ", ".join(f"{run} ({holder})" for run, holder in held.items())):
+                fabric.print(f"waiting for runs that other commands train: {told}")
+            time.sleep(_POLL_SECONDS)
+        pending = [run for run in (*free, *held) if str(run) not in failures]
+    return share(lambda: {str(run): failures[str(run)] for run in runs if _has_failed(run, failures)})
+
+
+def _divide(
+    runs: Sequence[RunSpecification], former: Mapping[RunSpecification, int], shuffled: bool
+) -> tuple[list[RunSpecification], dict[RunSpecification, str], dict[str, str]]:
+    """Divide the unfinished ones of ``runs``.
+
+    Args:
+        runs: of the experiment.
+        former: ``_divergence`` of each at the start.
+        shuffled: whether the order of free runs is random although all are free.
+
+    Returns:
+        The runs that no command trains, the process by run of the others, and the errors of those that have diverged
+        elsewhere since the start.
+    """
+    unfinished = [run for run in runs if not is_finished(run.folder)]
+    held = {run: holder for run in unfinished if (holder := find_holder(run.folder))}
+    diverged = {str(run): _reason(run.folder) for run in unfinished if _divergence(run) > former[run]}
+    free = [run for run in unfinished if run not in held and str(run) not in diverged]
+    if shuffled or held:
+        free = random.SystemRandom().sample(free, len(free))
+    return free, held, {run: reason for run, reason in diverged.items() if run not in map(str, held)}
+
+
+def _has_failed(run: RunSpecification, failures: Mapping[str, str]) -> bool:
+    """Whether a run failed here, and no other command has finished it since."""
+    return str(run) in failures and not is_finished(run.folder)
+
+
+def _divergence(run: RunSpecification) -> int:
+    """When the run diverged, in nanoseconds; 0 for one that did not."""
+    try:
+        return (run.folder / DIVERGED).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _reason(folder: Path) -> str:
+    return one_line(read_bounded(folder / DIVERGED, _MAX_REASON_BYTES).decode(errors="replace"))
+
+
+def _train_runs(fabric: Fabric, settings: ExperimentSettings, runs: Sequence[RunSpecification]) -> dict[str, str]:
+    """Train runs one after another in this process and return the failures: error by run."""
     failures = {}
     scaler = fabric.strategy.precision.state_dict()  # of 16-bit gradients; every run starts with the initial one
-    for number, run in enumerate(unfinished_runs, start=1):
-        fabric.print(f"\n{run} ({number} of {len(unfinished_runs)})")
+    for number, run in enumerate(runs, start=1):
+        fabric.print(f"\n{run} ({number} of {len(runs)})")
         fabric.strategy.precision.load_state_dict(scaler)
         if failure := _train_run(fabric, settings, run):
             fabric.print(f"{run} failed: {failure}")

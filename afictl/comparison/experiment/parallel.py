@@ -21,10 +21,12 @@ from typing import IO, TypedDict
 
 import torch
 
+from afictl.comparison.experiment.comparison_run import is_finished
 from afictl.comparison.experiment.parallel_progress import show_parallel_progress
 from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification
 from afictl.errors import UserError, format_error
 from afictl.files import discard_special
+from afictl.folder_lock import find_holder
 from afictl.run_folder import COMPARISON_SETTINGS
 
 EXIT_LOG_UNWRITABLE = 120
@@ -128,6 +130,8 @@ def train_in_turn(
     failures: dict[str, str] = {}
     with _workers() as workers:
         for number, run in enumerate(runs, start=1):
+            if is_finished(run.folder) or find_holder(run.folder):  # of another command
+                continue
             log(f"\n{run} ({number} of {len(runs)})")
             sys.stdout.flush()
             try:

@@ -16,7 +16,6 @@ from afictl.comparison.records import ExperimentRecord, read_experiment, read_re
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
 from afictl.files import write_text
-from afictl.folder_lock import require_unlocked
 from afictl.presets import Preset, upgrade_settings, with_former_values
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path, has_records, is_vacant
 from afictl.run_records import read_config
@@ -45,7 +44,6 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
     for run in runs:
         if run not in unfinished_runs:
             _check_interpolator_of_result(run)
-    run_on_rank_zero(lambda: _check_locks(unfinished_runs), fabric.global_rank, fabric.world_size)
     record = _check_settings_file(fabric, settings)
     for note in run_on_rank_zero(lambda: _check_processes(fabric, settings), fabric.global_rank, fabric.world_size):
         fabric.print(note)
@@ -94,12 +92,6 @@ def precision_of_comparison(precision: str, output: Path) -> str:
     """
     begun = precision == AUTO and (output / COMPARISON_SETTINGS).is_file()
     return read_experiment(output).precision if begun else precision
-
-
-def _check_locks(runs: Sequence[RunSpecification]) -> None:
-    """Refuse a run that another command trains."""
-    for run in runs:
-        require_unlocked(run.folder)
 
 
 def _check_processes(fabric: Fabric, settings: ExperimentSettings) -> list[str]:

@@ -13,14 +13,15 @@ from afictl.comparison.experiment.comparison_run import is_finished
 from afictl.comparison.experiment.execution import train_experiment
 from afictl.comparison.experiment.preconditions import check_experiment
 from afictl.comparison.experiment.specification import TUNING, ExperimentSettings, RunSpecification, TuningGrid
-from afictl.comparison.records import read_result
+from afictl.comparison.records import read_experiment, read_result
 from afictl.comparison.results import TunedValue, Tuning
 from afictl.data.subset import split_training_images
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError, did_you_mean, one_line
+from afictl.folder_lock import locked_folder
 from afictl.presets import Preset, parse_preset
 from afictl.regular_files import read_bounded
-from afictl.run_folder import CONFIG, DIVERGED
+from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, DIVERGED
 from afictl.yaml_files import parse_yaml
 
 TUNING_SEED = 1_000_000
@@ -83,12 +84,14 @@ def tune(
         raise UserError(f"--tune: seed {TUNING_SEED} is that of the tuning; choose another --seed")
     if TUNING in (method.name for method in settings.methods):
         raise UserError(f"--tune: no method can be called '{TUNING}', the folder of the tuning; write NAME=RUN")
-    check_experiment(fabric, settings)
     experiments = {value: _experiment(settings, grid, value) for value in grid.values}
-    unfinished = {value: _undecided(fabric, experiment) for value, experiment in experiments.items()}
+    with locked_folder(settings.output, fabric.global_rank, fabric.world_size, wait=True):
+        former = run_on_rank_zero(lambda: _recorded_inputs(settings), fabric.global_rank, fabric.world_size)
+        check_experiment(fabric, settings)
+        unfinished = {value: _undecided(fabric, experiment) for value, experiment in experiments.items()}
+        if any(item.methods for item in unfinished.values()):
+            run_on_rank_zero(lambda: _write_data(settings, former), fabric.global_rank, fabric.world_size)
     failures: dict[str, str] = {}
-    if any(item.methods for item in unfinished.values()):
-        run_on_rank_zero(lambda: _write_data(settings), fabric.global_rank, fabric.world_size)
     for value, experiment in unfinished.items():
         if experiment.methods:
             fabric.print(f"\ntuning: {grid.label(value)}")
@@ -127,10 +130,17 @@ def _undecided(fabric: Fabric, experiment: ExperimentSettings) -> ExperimentSett
     return replace(experiment, methods=fabric.broadcast(methods))
 
 
-def _write_data(settings: ExperimentSettings) -> None:
-    """Split the training images, unless a run has begun with them."""
+def _recorded_inputs(settings: ExperimentSettings) -> dict[str, str]:
+    """Fingerprints in ``compare.json``; empty for a comparison that has not begun."""
+    begun = (settings.output / COMPARISON_SETTINGS).is_file()
+    return dict(read_experiment(settings.output).contents) if begun else {}
+
+
+def _write_data(settings: ExperimentSettings, former: Mapping[str, str]) -> None:
+    """Split the training images, unless a run has begun, or another command begins one, with them."""
     folder = settings.output / TUNING
-    if not any(folder.glob(f"*/*/seed*/{CONFIG}")):
+    is_split = (folder / "data").exists() and former == _recorded_inputs(settings)
+    if not is_split and not any(folder.glob(f"*/*/seed*/{CONFIG}")):
         split_training_images(settings.data, folder / "data", HELD_OUT_FRACTION)
 
 

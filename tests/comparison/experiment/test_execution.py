@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from afictl.comparison import Method, compare
 from afictl.comparison.experiment import comparison_run, execution
 from afictl.comparison.experiment.execution import train_experiment
+from afictl.comparison.experiment.preconditions import check_experiment
 from afictl.weights import read_checkpoint
 from tests.helpers.earlier_versions import rewrite_comparison
 from tests.helpers.full_disk import fill_disk_for, needs_dev_full
+from tests.helpers.locks import locking_process
 
 
 def refuse_training(*args, **kwargs):
@@ -183,3 +186,59 @@ def test_without_finished_runs_there_is_no_comparison(fabric, settings, monkeypa
     outcome = compare(fabric, settings.preset, settings.data, settings.methods, settings.output)
     assert outcome.comparison is None
     assert set(outcome.failures) == {"nearest seed 0", "afi seed 0"}
+
+
+def test_runs_that_other_commands_train_are_waited_for(fabric, settings, monkeypatch, capsys):
+    """One of them is finished there, the other one is left unfinished and trained here."""
+    settings = replace(settings, seeds=(0, 1))
+    left, finishing = (settings.output / "nearest" / name for name in ("seed0", "seed1"))
+    trained = []
+
+    def write_result(fabric, preset, data, run):
+        trained.append(str(run))
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "result.json").touch()
+
+    def end_other_commands(seconds):
+        write_result(None, None, None, settings.run(settings.methods[0], 1))
+        for process in (first, second):
+            process.kill()
+            process.wait()
+
+    monkeypatch.setattr(execution, "train_run", write_result)
+    monkeypatch.setattr(execution, "time", SimpleNamespace(sleep=end_other_commands))
+    check_experiment(fabric, settings)
+    with locking_process(left) as first, locking_process(finishing) as second:
+        assert train_experiment(fabric, settings) == {}
+    assert sorted(trained[:2]) == ["afi seed 0", "afi seed 1"]
+    assert trained[2:] == ["nearest seed 1", "nearest seed 0"]
+    assert (
+        f"waiting for runs that other commands train: nearest seed 0 (process {first.pid} " in capsys.readouterr().out
+    )
+
+
+def test_a_run_that_diverges_elsewhere_is_not_tried_again(fabric, settings, monkeypatch):
+    monkeypatch.setattr(execution, "train_run", refuse_training)
+    settings = replace(settings, methods=settings.methods[:1])
+    (run,) = settings.runs()
+
+    def diverge(seconds):
+        (run.folder / "diverged.txt").write_text("the loss is not finite")
+        process.kill()
+        process.wait()
+
+    monkeypatch.setattr(execution, "time", SimpleNamespace(sleep=diverge))
+    check_experiment(fabric, settings)
+    with locking_process(run.folder) as process:
+        assert train_experiment(fabric, settings) == {str(run): "the loss is not finite"}
+
+
+def test_a_finished_or_locked_run_is_left_alone(fabric, settings, preset, monkeypatch):
+    """As another command may begin and finish it after it was chosen."""
+    monkeypatch.setattr(comparison_run, "finetune", refuse_training)
+    finished, locked = settings.runs()
+    finished.folder.mkdir(parents=True)
+    (finished.folder / "result.json").touch()
+    comparison_run.train_run(fabric, preset, settings.data, finished)
+    with locking_process(locked.folder):
+        comparison_run.train_run(fabric, preset, settings.data, locked)
