@@ -32,7 +32,7 @@ _ClickError: Any = typer.BadParameter.__mro__[2]
 INTERRUPTED = 130
 """Exit code of a program that Ctrl-C ended, by the convention of shells."""
 _RESUMABLE = ("pretrain", "finetune")
-_REPEATABLE = ("compare", "demo")
+_REPEATABLE = ("compare", "demo", "pseudo-label")
 _SETTABLE = (*_RESUMABLE, "compare")
 _EXTRA_ARGUMENT = re.compile(r"got unexpected extra argument\S* \(([^ )]+)")
 _EXIT_SECONDS = 3.0

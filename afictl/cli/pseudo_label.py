@@ -68,18 +68,23 @@ def pseudo_label_command(
 
     'afictl finetune --pseudo FILE' trains on them. Every annotation has its score; unreadable images are skipped and
     listed. Images of the labelled dataset (train, val and test) are recognised by their content and excluded, as they
-    have better labels or are needed for evaluation.
+    have better labels or are needed for evaluation. The same command continues an interrupted one from FILE.partial.
     """
     from rich.console import Console
 
+    from afictl import __version__
     from afictl.data.folders import IMAGE_SUFFIXES, image_files
+    from afictl.data.hashing import file_digest
     from afictl.data.image_faults import HEIC_SUFFIXES
     from afictl.data.layouts import find_layout
     from afictl.distributed import Runtime
     from afictl.evaluation.pseudo_labels import write_pseudo_labels
+    from afictl.evaluation.views import record_of
     from afictl.progress import show_progress
     from afictl.training import launch_single
+    from afictl.training.hardware import hardware_record
     from afictl.weights import load_detector
+    from afictl.weights.checkpoint import find_checkpoint
 
     if output.suffix != ".json":
         raise UserError(f"--output {output}: name a file that ends in .json")
@@ -98,9 +103,26 @@ def pseudo_label_command(
     fabric.to_device(loaded.detector)
     runtime = Runtime.of_fabric(fabric, loaded.preset.loader.workers)
     info = {"weights": weights.absolute().name, "threshold": threshold, "class_thresholds": overrides}
+    settings = {
+        **info,
+        **record_of(views),
+        "afictl": __version__,
+        "checkpoint": file_digest(find_checkpoint(weights)),
+        "averaged": averaged,
+        "precision": str(hardware_record(fabric)["precision"]),
+    }
     with show_progress(Console(soft_wrap=True), "images") as progress:
         report = write_pseudo_labels(
-            loaded, files, images, output, thresholds, runtime, info=info, views=views, progress=progress
+            loaded,
+            files,
+            images,
+            output,
+            thresholds,
+            runtime,
+            info=info,
+            views=views,
+            settings=settings,
+            progress=progress,
         )
     _print_report(report, loaded.preset.detector.max_detections)
     _draw_examples(report, loaded, output.with_suffix(".png"))
@@ -188,6 +210,8 @@ def _print_report(report: PseudoLabelReport, max_detections: int) -> None:
         numbers = (count.detections, count.labels, count.images)
         table.add_row(escape(count.name), f"{count.threshold:g}", *map(str, numbers))
     Console(soft_wrap=True).print(table)
+    if report.continued:
+        typer.echo(f"{report.continued} images were labelled by an interrupted command")
     typer.echo(f"{report.labels} pseudo labels on {report.labelled_images} of {report.images} images")
     if report.cut_images:
         cut = f"{report.cut_images} images have {max_detections} labels, the limit of the teacher"

@@ -6,11 +6,12 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import torch
 from pycocotools import mask as coco_mask
@@ -23,7 +24,8 @@ from afictl.detectors.image_memory import require_image_memory
 from afictl.distributed import Runtime
 from afictl.errors import UserError
 from afictl.evaluation.category_matching import own_categories
-from afictl.evaluation.inference import ResizedImage, detect_batch, paste_in_original, resize_for_test
+from afictl.evaluation.inference import detect_batch, paste_in_original, resize_for_test
+from afictl.evaluation.label_journal import LabelJournal, LabelledImage
 from afictl.evaluation.prediction_writer import CocoResult, coco_results
 from afictl.evaluation.views import Views, record_of
 from afictl.progress import ProgressCallback
@@ -71,6 +73,8 @@ class PseudoLabelReport:
     """Readable images."""
     labelled_images: int = 0
     """Images with at least one pseudo label."""
+    continued: int = 0
+    """Images, also unreadable ones, whose labels an interrupted call has left."""
     cut_images: int = 0
     """Images with as many labels as the teacher's ``max_detections``, which may have cut more."""
     unreadable: list[str] = field(default_factory=list)
@@ -133,6 +137,7 @@ def write_pseudo_labels(
     info: Mapping[str, object],
     views: Views | None = None,
     examples: int = 8,
+    settings: Mapping[str, object] | None = None,
     progress: ProgressCallback | None = None,
 ) -> PseudoLabelReport:
     """Detect in ``files`` and write the detections that reach their thresholds as COCO annotations to ``output``.
@@ -152,6 +157,9 @@ def write_pseudo_labels(
         info: further entries of ``info``.
         views: several views of each image; None: one view at the test size of the preset.
         examples: number of labelled images in the report.
+        settings: plain values that identify the teacher and whatever else the labels depend on. The labels of each
+            image are then kept in ``OUTPUT.partial`` until all are done, and a later call with the same settings does
+            not repeat those that an interrupted one has left. None: nothing is kept.
         progress: called with the number of images done and of all images.
 
     Raises:
@@ -162,21 +170,38 @@ def write_pseudo_labels(
         require_image_memory(teacher.preset, runtime.device)
     report = PseudoLabelReport(_class_counts(teacher, thresholds))
     sample = EvenSample[tuple[Path, list[PseudoLabel]]](examples)
-    images = read_files(files, partial(resize_for_test, None if views else teacher.detector.input), runtime.workers)
-    with CocoWriter(output) as writer, torch.no_grad():
-        for k, (file, image) in enumerate(zip(files, images, strict=True)):
-            if isinstance(image, UserError):
-                report.unreadable.append(str(image))
+    names = (file.relative_to(folder).as_posix() for file in files)
+    with (
+        CocoWriter(output) as writer,
+        LabelJournal(output, settings) if settings else nullcontext() as journal,
+        torch.no_grad(),
+    ):
+        known = journal.read(names) if journal else iter(())
+
+        def labelled_images() -> Iterator[LabelledImage]:
+            for image in known:
+                report.continued += 1
+                yield image
+            for image in _label_files(teacher, files[report.continued :], folder, views, runtime, report.classes):
+                if journal:
+                    journal.append(image)
+                yield image
+
+        for k, image in enumerate(labelled_images()):
+            if image["error"]:
+                report.unreadable.append(image["error"])
             else:
-                annotations = _label(teacher, image, views, runtime, report)
-                height, width = image.original_hw
-                name = file.relative_to(folder).as_posix()
+                annotations = _count(image, report)
+                height, width = image["size_hw"]
+                name = image["file"]
                 writer.add({"id": report.images, "file_name": name, "height": height, "width": width}, annotations)
                 if annotations:
-                    sample.add((file, annotations))
+                    sample.add((files[k], annotations))
             if progress is not None:
                 progress(k + 1, len(files))
         report.examples = sample.items()
+        if journal:
+            journal.remove()
         _require_labels(report, folder)
         images_info = {
             **record_of(views),
@@ -208,49 +233,59 @@ def _class_counts(teacher: LoadedDetector, thresholds: Sequence[float]) -> dict[
     }
 
 
-def _label(
+def _label_files(
     teacher: LoadedDetector,
-    image: ResizedImage,
+    files: Sequence[Path],
+    folder: Path,
     views: Views | None,
     runtime: Runtime,
-    report: PseudoLabelReport,
-) -> list[PseudoLabel]:
-    """The pseudo labels of one image, counted in ``report``."""
-    (detection,) = detect_batch(teacher.detector, [image.tensor], [image.original_hw], runtime, views)
-    detection = _select(detection, report)
-    report.cut_images += len(detection["scores"]) == teacher.preset.detector.max_detections
-    return list(_annotations(teacher, detection, image.original_hw, report))
+    classes: Mapping[int, ClassCount],
+) -> Iterator[LabelledImage]:
+    """Read ``files`` and yield the labels of each."""
+    images = read_files(files, partial(resize_for_test, None if views else teacher.detector.input), runtime.workers)
+    for file, image in zip(files, images, strict=True):
+        labelled = LabelledImage(
+            file=file.relative_to(folder).as_posix(),
+            size_hw=[],
+            detections={},
+            labels=[],
+            annotations=[],
+            is_cut=False,
+            error="",
+        )
+        if isinstance(image, UserError):
+            yield {**labelled, "error": str(image)}
+            continue
+        size_hw = image.original_hw
+        (detection,) = detect_batch(teacher.detector, [image.tensor], [size_hw], runtime, views)
+        counts = Counter(map(str, detection["labels"].tolist()))
+        detection = _select(detection, classes)
+        labelled["labels"], labelled["annotations"] = _annotations(teacher, detection, size_hw)
+        is_cut = len(detection["scores"]) == teacher.preset.detector.max_detections
+        yield {**labelled, "size_hw": list(size_hw), "detections": dict(counts), "is_cut": is_cut}
 
 
-def _select(detection: dict[str, Tensor], report: PseudoLabelReport) -> dict[str, Tensor]:
-    """Select the detections that reach the threshold of their class and have an area, and count them in ``report``."""
+def _select(detection: dict[str, Tensor], classes: Mapping[int, ClassCount]) -> dict[str, Tensor]:
+    """The detections that reach the threshold of their class and have an area."""
     labels, boxes, scores = (detection[name] for name in ("labels", "boxes", "scores"))
-    thresholds = scores.new_full((max([0, *report.classes]) + 1,), math.inf)
-    for label, count in report.classes.items():
+    thresholds = scores.new_full((max([0, *classes]) + 1,), math.inf)
+    for label, count in classes.items():
         thresholds[label] = count.threshold
     keep = (scores >= thresholds[labels]) & (boxes[:, 2:] - boxes[:, :2] >= _MIN_SIDE_PX).all(dim=1)
-    detected, selected = Counter(labels.tolist()), Counter(labels[keep].tolist())
-    for label, count in report.classes.items():
-        count.detections += detected[label]
-        count.labels += selected[label]
-        count.images += selected[label] > 0
-    report.images += 1
-    report.labelled_images += bool(selected)
     return {name: values[keep] for name, values in detection.items()}
 
 
 def _annotations(
-    teacher: LoadedDetector, detection: dict[str, Tensor], size_hw: tuple[int, int], report: PseudoLabelReport
-) -> Iterator[PseudoLabel]:
-    """Yield the annotations of the last image, as counted in ``report``; masks without pixels are dropped."""
+    teacher: LoadedDetector, detection: dict[str, Tensor], size_hw: tuple[int, int]
+) -> tuple[list[int], list[dict[str, object]]]:
+    """Labels and annotations without ids of one image; masks without pixels are dropped."""
     masks = paste_in_original(teacher.detector, detection, size_hw) if "mask_probs" in detection else None
-    results = coco_results(detection, masks, report.images, own_categories(teacher.classes, teacher.metadata))
-    for number, result in enumerate(results, start=report.labels - len(results) + 1):
+    annotations: list[dict[str, object]] = []
+    for result in coco_results(detection, masks, 0, own_categories(teacher.classes, teacher.metadata)):
         x, y, width, height = (round(value, 2) for value in result["bbox"])
         segmentation = result.pop("segmentation", None)
         area = float(coco_mask.area(segmentation)) if segmentation else 0.0
-        annotation: PseudoLabel = {
-            "id": number,
+        annotation: dict[str, object] = {
             **result,
             "bbox": [x, y, width, height],
             "score": round(result["score"], 6),
@@ -260,7 +295,25 @@ def _annotations(
         }
         if segmentation and area:
             annotation["segmentation"] = segmentation
-        yield annotation
+        annotations.append(annotation)
+    return detection["labels"].tolist(), annotations
+
+
+def _count(image: LabelledImage, report: PseudoLabelReport) -> list[PseudoLabel]:
+    """Count a readable image and its labels; returns its annotations with the ids that follow."""
+    number = report.labels
+    selected = Counter(image["labels"])
+    for label, count in report.classes.items():
+        count.detections += image["detections"].get(str(label), 0)
+        count.labels += selected[label]
+        count.images += selected[label] > 0
+    report.images += 1
+    report.labelled_images += bool(selected)
+    report.cut_images += image["is_cut"]
+    return [
+        cast(PseudoLabel, {"id": number + k, **annotation, "image_id": report.images})
+        for k, annotation in enumerate(image["annotations"], start=1)
+    ]
 
 
 def _require_labels(report: PseudoLabelReport, folder: Path) -> None:

@@ -214,3 +214,45 @@ def test_a_class_may_have_a_separate_threshold():
 def test_an_invalid_threshold_is_refused(overrides, facts):
     with pytest.raises(UserError, match=facts):
         class_thresholds(("cat", "dog"), 0.7, overrides)
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"file": "b', b"[]\n"])  # what a killed command has written last
+def test_an_interrupted_call_is_continued_without_repetition(images, tmp_path, monkeypatch, damage):
+    expected, output, calls = tmp_path / "expected.json", tmp_path / "pseudo.json", []
+    journal = tmp_path / "pseudo.json.partial"
+    labels = write(images, expected)
+
+    def interrupt(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    detect = Scripted.detect
+    monkeypatch.setattr(Scripted, "detect", lambda *args: calls.append(1) or detect(*args))
+    with pytest.raises(KeyboardInterrupt):
+        write(images, output, settings={"weights": "a"}, progress=interrupt)
+    assert not output.exists()
+    with journal.open("ab") as file:
+        file.write(damage)
+    calls.clear()
+    report = write(images, output, settings={"weights": "a"})
+    assert (report.continued, len(calls)) == (3, 1)
+    assert report.labels == labels.labels
+    assert report.classes == labels.classes
+    assert report.examples == labels.examples
+    assert json.loads(output.read_text()) == json.loads(expected.read_text())
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize(("weights", "removed", "continued"), [("b", "", 0), ("a", "b.png", 1)])
+def test_labels_of_other_settings_or_images_are_not_continued(images, tmp_path, weights, removed, continued):
+    def interrupt(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(images, tmp_path / "pseudo.json", settings={"weights": "a"}, progress=interrupt)
+    if removed:
+        (images / removed).unlink()
+    report = write(images, tmp_path / "pseudo.json", settings={"weights": weights})
+    assert report.continued == continued
+    assert len(json.loads((tmp_path / "pseudo.json").read_text())["images"]) == report.images
