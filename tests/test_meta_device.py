@@ -41,7 +41,7 @@ def assert_refused(load, path, facts):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("load", [load_detector, load_interpolator])
+@pytest.mark.parametrize("load", [load_detector, pytest.param(load_interpolator, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("section", "values", "fact"),
     [

@@ -138,7 +138,14 @@ def test_frozen_batch_norm_keeps_the_activation_and_the_statistics(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["tf_efficientnet_lite0", "convnext_atto", "regnetx_002", "swinv2_tiny_window8_256", "test_maxvit"]
+    "name",
+    [
+        "convnext_atto",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("tf_efficientnet_lite0", "regnetx_002", "swinv2_tiny_window8_256", "test_maxvit")
+        ),
+    ],
 )
 def test_checkpointing_gives_the_same_numbers_with_less_memory(name):
     options = {**FAMILIES[name], "drop_path_rate": 0.3}
@@ -184,7 +191,10 @@ def test_checkpointing_gives_the_same_numbers_with_less_memory(name):
         ({"name": "convnext_atto", "options": {"dims": [0, 8, 8, 8]}}, r"backbone\.options: .*dims"),
         ({"name": "convnext_atto", "options": {"depths": [1, 1]}}, r"backbone\.options: .*depths"),
         ({"name": "convnext_atto", "options": {"depths": [10**9, 1, 1, 1]}}, r"backbone\.options: .*depths.*65,536"),
-        ({"name": "convnext_atto", "options": {"depths": [60000, 1, 1, 1]}}, r"backbone\.options: .*20,000"),
+        pytest.param(
+            *({"name": "convnext_atto", "options": {"depths": [60000, 1, 1, 1]}}, r"backbone\.options: .*20,000"),
+            marks=pytest.mark.slow,
+        ),
         ({"name": "convnext_atto", "options": {"drop_path_rate": 2}}, r"backbone\.options\.drop_path_rate"),
     ],
 )

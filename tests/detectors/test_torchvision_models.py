@@ -15,6 +15,8 @@ from afictl.presets import list_torchvision_presets
 from tests.helpers.targets import no_object, one_object, random_image
 
 NAMES = [name.partition(":")[2] for name in list_torchvision_presets()]
+TRAINED = ("maskrcnn_resnet50_fpn", "fcos_resnet50_fpn")
+"""Models with all kinds of heads, which are trained in every run of the tests; the others in the slow one."""
 MASK = "torchvision:maskrcnn_resnet50_fpn"
 LIMITS = (
     "detector.roi_batch=16",
@@ -99,7 +101,9 @@ def test_masks_on_the_original_pixels_are_pasted_as_torchvision_does():
     assert torch.equal(predictions["masks"], expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in TRAINED else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_every_part_gets_a_gradient_also_without_objects_and_under_autocast(name):
     torch.manual_seed(0)
     detector = build(name, *limits(name), "backbone.frozen_stages=4", interpolator=AFInterpolator(256, 1, 8)).train()

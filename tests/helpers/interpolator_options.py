@@ -1,4 +1,8 @@
-"""Options of the kinds of interpolators that have some, smaller than the defaults."""
+"""Kinds of interpolators that are trained in every run of the tests, and options smaller than the defaults."""
+
+import pytest
+
+from afictl.interpolators import learned_kinds
 
 OPTIONS = {
     "afi": {"blocks": 1, "growth": 4},
@@ -13,3 +17,7 @@ OPTIONS = {
     "lda-aqu": {"reduction": 1, "offset_range": 2.5},  # a layer norm needs more than two channels
     "freqfusion": {"low_pass_kernel": 3, "compressed_channels": 4, "groups": 2},
 }
+
+_FEW = ("afi", "dysample", "fade")
+FEW_KINDS = [kind if kind in _FEW else pytest.param(kind, marks=pytest.mark.slow) for kind in learned_kinds()]
+"""All learned kinds for long tests: three are in every run of the tests, the others in the slow one."""

@@ -31,7 +31,7 @@ def data(tmp_path_factory):
     [
         ({"PYTHONIOENCODING": "ascii"}, ["data", "check"], 0, "Training will run"),
         ({"PYTHONIOENCODING": "ascii"}, ["data", "subset", "--fraction", "2", "ζ"], 2, "error: "),
-        ({"LC_ALL": "C"}, ["data", "check"], 0, "Training will run"),
+        pytest.param({"LC_ALL": "C"}, ["data", "check"], 0, "Training will run", marks=pytest.mark.slow),
     ],
 )
 def test_tables_and_errors_have_replaced_letters(data, variables, arguments, code, fact):

@@ -63,6 +63,7 @@ def test_processes_of_torchrun_train_one_run_and_a_signal_saves_it(shapes_dir, t
     assert len(steps) == len(set(steps))
 
 
+@pytest.mark.slow
 def test_an_image_that_is_lost_stops_all_processes_after_a_saved_step(shapes_dir, tmp_path):
     data, folder = tmp_path / "data", tmp_path / "run"
     shutil.copytree(shapes_dir, data)
@@ -78,6 +79,7 @@ def test_an_image_that_is_lost_stops_all_processes_after_a_saved_step(shapes_dir
     assert f"stopped after step {saved_step(folder)}, which is saved" in output
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named_in_one_line(shapes_dir, tmp_path):
     folder = tmp_path / "run"
     with training(command(PLAIN, shapes_dir, folder, "--devices", "2"), folder) as process:

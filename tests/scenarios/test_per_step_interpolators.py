@@ -8,13 +8,13 @@ from afictl import UserError, build_detector, build_interpolator, load_preset, l
 from afictl.comparison.cost.measurement import cost_images, measure_costs
 from afictl.detectors import model_cost, step_costs
 from afictl.detectors.upsampling_calls import pyramid_and_calls
-from afictl.interpolators import Interpolator, PerStepInterpolator, learned_kinds
+from afictl.interpolators import Interpolator, PerStepInterpolator
 from afictl.tensor_files import read_tensors, save_tensors
 from afictl.training.initial_weights import InitialWeights, load_initial_weights, resolve_interpolator
 from afictl.visualization.gradcam import compute_gradcam
 from afictl.visualization.level_features import enlarge_levels
 from afictl.weights import load_detector, load_interpolator, save_detector
-from tests.helpers.interpolator_options import OPTIONS
+from tests.helpers.interpolator_options import FEW_KINDS, OPTIONS
 
 PER_STEP = "neck.interpolators=per-step"
 METADATA = {"classes": ["a", "b"], "category_ids": [1, 2], "step": 1, "metrics": {}}
@@ -258,7 +258,7 @@ def test_calls_of_a_neck_with_steps_are_recorded(detector):
     assert all(call.fine.shape[-1] == 2 * call.coarse.shape[-1] for call in calls)
 
 
-@pytest.mark.parametrize("kind", learned_kinds())
+@pytest.mark.parametrize("kind", FEW_KINDS)
 def test_every_kind_trains_and_is_stored_in_a_path_from_p6_with_steps(kind, tmp_path):
     narrow = ("backbone.options={channels: [8, 16, 32, 64]}", "input.min_sizes=[64]", "input.test_size=64")
     torch.manual_seed(1)

@@ -10,7 +10,7 @@ from tests.helpers.program import program
 from tests.helpers.tiny_runs import SMALL, set_flags
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_to_the_whole_process_group_saves_the_state(shapes_dir, tmp_path, number):
     run = tmp_path / "run"
     words = ["finetune", "--preset", "faster-rcnn-r18-fpn-tiny", "--interpolator", "nearest", "--data", shapes_dir]

@@ -57,6 +57,7 @@ def test_a_run_stores_the_model_under_its_tensor_names(guide_run, data):
     assert_evaluates_as_in_training(guide_run, data)
 
 
+@pytest.mark.slow
 def test_a_detector_is_finetuned_with_an_interpolator_pretrained_on_the_run(fabric, guide_run, data, tmp_path):
     interpolator = pretrain(fabric, guide_run, data, tmp_path / "pretrain", overrides=without_kind(TINY))
     drop_states(tmp_path)
@@ -69,6 +70,7 @@ def test_a_detector_is_finetuned_with_an_interpolator_pretrained_on_the_run(fabr
     assert f"interpolator: {interpolator} " in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_interpolators_are_compared_and_detections_drawn(fabric, data, tmp_path):
     preset = load_preset("torchvision:retinanet_resnet50_fpn_v2", TINY_DENSE)
     assert_compares_and_draws(fabric, preset, data, tmp_path)

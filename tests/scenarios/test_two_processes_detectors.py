@@ -130,21 +130,34 @@ def stage_of(fabric: Fabric, detector: Detector, images: slice, micro_batches: i
     )
 
 
-def train_all(fabric: Fabric, folder: Path) -> None:
-    for case in CASES:
+QUICK = ("faster-rcnn", "mask-rcnn", "retinanet", "fcos-drop-block")
+"""Cases that are trained in every run of the tests; the others in the slow one."""
+OTHERS = tuple(case for case in CASES if case not in QUICK)
+
+
+def train_all(fabric: Fabric, folder: Path, cases: tuple[str, ...]) -> None:
+    for case in cases:
         train(fabric, folder / case, case)
-    train(fabric, folder / "micro", "retinanet", micro_batches=2)
+    if "retinanet" in cases:
+        train(fabric, folder / "micro", "retinanet", micro_batches=2)
 
 
 @pytest.fixture(scope="module")
-def runs_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes for each case."""
+def runs_of_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes for each case of the parameter."""
     folder = tmp_path_factory.mktemp("two")
-    on_ranks(2, train_all, folder)
+    on_ranks(2, train_all, folder, request.param)
     return folder
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("runs_of_two", "case"),
+    [
+        *(pytest.param(QUICK, case, id=case) for case in QUICK),
+        *(pytest.param(OTHERS, case, id=case, marks=pytest.mark.slow) for case in OTHERS),
+    ],
+    indirect=["runs_of_two"],
+)
 def test_two_processes_and_micro_batches_train_as_one(
     fabric: Fabric, runs_of_two: Path, tmp_path: Path, case: str
 ) -> None:

@@ -7,6 +7,8 @@ import threading
 import time
 from contextlib import suppress
 
+import pytest
+
 from afictl.training import child_processes
 from tests.helpers.ranks import FORKS
 
@@ -20,6 +22,7 @@ launched = fabric.global_rank, distributed.is_initialized()
 """
 
 
+@pytest.mark.slow
 def test_a_process_leaves_its_group_before_it_exits(tmp_path):
     (tmp_path / "script.py").write_text(PRINTS_GROUP)
     command = [sys.executable, str(tmp_path / "script.py")]

@@ -173,6 +173,7 @@ def test_a_failed_compilation_leaves_the_training_as_it_is(compiling, fabric, sh
     assert_same_states(run, finetuned(fabric, shapes_dir, tmp_path / "run"), ("detector", "detector_optimizer"))
 
 
+@pytest.mark.slow
 def test_a_compiled_stage_1_trains_the_same(compiling, backend, guide_run, shapes_dir, tmp_path, fabric, monkeypatch):
     monkeypatch.setattr(compilation, "detector_parts", lambda *_, **__: [])  # of the guide: that of the tests above
     for name, launched in (("compiled", compiling), ("plain", fabric)):

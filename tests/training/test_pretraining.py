@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from afictl import AFInterpolator, PatchDiscriminator, UserError, load_preset
 from afictl.data import eval_batches, load_dataset, make_shapes
 from afictl.detectors import Detector
-from afictl.interpolators import INTERPOLATORS, Interpolator, build_interpolator, learned_kinds
+from afictl.interpolators import INTERPOLATORS, Interpolator, build_interpolator
 from afictl.tensor_files import read_tensors, save_tensors
 from afictl.training import InitialWeights, finetune, pretrain
 from afictl.training.feature_distance import describe_distance, measure_feature_distance
 from afictl.weights import load_detector, save_detector
 from tests.helpers.changed_data import change_annotations, rename_disc, renumber
-from tests.helpers.interpolator_options import OPTIONS
+from tests.helpers.interpolator_options import FEW_KINDS, OPTIONS
 from tests.helpers.tiny_runs import SMALL, assert_same_states, with_steps
 
 NARROW = "backbone.options={channels: [8, 16, 32, 64]}"
@@ -66,7 +66,7 @@ def test_both_stages_write_a_run_and_one_interpolator_file(pretrained):
     assert not same_weights(result, first)
 
 
-@pytest.mark.parametrize("kind", learned_kinds())
+@pytest.mark.parametrize("kind", FEW_KINDS)
 def test_every_learned_kind_is_pretrained_and_put_into_a_detector(kind, fabric, preset, guide_run, data, tmp_path):
     options = [f"interpolator.options={OPTIONS[kind]}"] if kind in OPTIONS else []
     result = pretrain(fabric, guide_run, data, tmp_path / "run", kind=kind, overrides=[*ONE_STEP, *options])
@@ -239,7 +239,10 @@ def test_the_guide_is_not_trained(guide_run, fabric, data, tmp_path, monkeypatch
     assert all(torch.equal(before[name], value) for name, value in guide.state_dict().items())
 
 
-@pytest.mark.parametrize(("kind", "features"), [("afi", "levels"), ("sapa", "levels"), ("fade", "sums")])
+@pytest.mark.parametrize(
+    ("kind", "features"),
+    [("afi", "levels"), ("fade", "sums"), pytest.param("sapa", "levels", marks=pytest.mark.slow)],
+)
 def test_a_resumed_stage_1_equals_an_uninterrupted_one_bit_for_bit(kind, features, fabric, data, guide_run, tmp_path):
     def interrupt(logger, step, *args):
         if step == 3:

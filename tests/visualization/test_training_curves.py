@@ -32,7 +32,7 @@ def run(folder, steps=20, offset=0.0):
     return folder
 
 
-@pytest.mark.parametrize("count", [1, 2, 11])
+@pytest.mark.parametrize("count", [1, 2, pytest.param(11, marks=pytest.mark.slow)])
 def test_titles_and_run_names_are_drawn(tmp_path, count):
     runs = {f"run {k}": run(tmp_path / str(k), offset=float(k)) for k in range(count)}
     plot_training(runs, tmp_path / "out" / "curves.svg")

@@ -43,10 +43,16 @@ def convert_layout(tensors):
         ("v011_afi_maskrcnn_R50_PAFPN", "mask-rcnn-r50-pafpn", "mask-rcnn", "afi"),
         ("afi_cascade_mask_ResNeSt101_FPN", "cascade-rcnn-s101-fpn", "cascade-mask-rcnn", "afi"),
         ("afi_cascade_mask_ResNeSt101_PAFPN", "cascade-rcnn-s101-pafpn", "cascade-mask-rcnn", "afi"),
-        ("v011_afi_cascade_mask_ResNeSt101_PAFPN", "cascade-rcnn-s101-pafpn", "cascade-mask-rcnn", "afi"),
+        pytest.param(
+            *("v011_afi_cascade_mask_ResNeSt101_PAFPN", "cascade-rcnn-s101-pafpn", "cascade-mask-rcnn", "afi"),
+            marks=pytest.mark.slow,
+        ),
         ("afi_cascade_SwinTinyFixture_BiFPN", "cascade-rcnn-swin-t-bifpn", "cascade-rcnn", "afi"),
         ("afi_cascade_SwinL_BiFPN", "cascade-rcnn-swin-l-bifpn", "cascade-rcnn", "afi"),
-        ("v011_afi_cascade_SwinL_BiFPN", "cascade-rcnn-swin-l-bifpn", "cascade-rcnn", "afi"),
+        pytest.param(
+            *("v011_afi_cascade_SwinL_BiFPN", "cascade-rcnn-swin-l-bifpn", "cascade-rcnn", "afi"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_all_tensors_of_all_supported_detectors_are_mapped(key_list, name, kind, interpolator):
