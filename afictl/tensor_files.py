@@ -43,10 +43,22 @@ def save_tensors(
     """
     path = follow_link(Path(path)) if named_by_user else Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    separate = _separate_on_cpu(tensors)
     with atomic_write(path) as draft:
         # As bytes: safetensors' own writer leaves a temporary file of the size of the weights where it is killed.
-        draft.write_bytes(save(on_cpu, metadata={_KEY: json.dumps(description)}))
+        draft.write_bytes(save(separate, metadata={_KEY: json.dumps(description)}))
+
+
+def _separate_on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` with a storage each, as safetensors requires; tied weights of a module have several names."""
+    separate: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        address = value.untyped_storage().data_ptr()
+        separate[name] = value.clone() if address in storages else value
+        storages.add(address)
+    return separate
 
 
 def check_file(path: str | Path) -> None:

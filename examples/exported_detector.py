@@ -35,7 +35,13 @@ class ExportedDetector:
         return {"boxes": boxes * np.tile(np.divide(picture.size, resized.size), 2), "labels": labels, "scores": scores}
 
     def resize(self, picture: Image.Image) -> Image.Image:
-        """The picture with a short side of ``test_size``, or less where the long side would exceed ``max_size``."""
+        """The picture with a short side of ``test_size``, or less where the long side would exceed ``max_size``.
+
+        With ``square`` both sides are the short side.
+        """
+        if self.about.get("square"):
+            side = min(self.about["test_size"], self.about["max_size"])
+            return picture.resize((side, side), Image.Resampling.BILINEAR)
         scale = min(self.about["test_size"] / min(picture.size), self.about["max_size"] / max(picture.size))
         width, height = (max(1, int(side * scale + 0.5)) for side in picture.size)
         return picture.resize((width, height), Image.Resampling.BILINEAR)

@@ -44,7 +44,7 @@ def propose_anchors(
     if not (has_anchors(detector) or isinstance(detector, PointConfig)):
         raise UserError(f"{loaded.name} has no anchors, so there is nothing to fit")
     dataset = load_dataset(data, "train")
-    boxes = resized_boxes(dataset, sizes.min_sizes, sizes.max_size)
+    boxes = resized_boxes(dataset, sizes, sizes.min_sizes)
     if not len(boxes):
         raise UserError(f"{dataset.annotation_file}: no object to train on, so there is nothing to fit anchors to")
     typer.echo(describe_data(data, {"train": len(dataset)}))

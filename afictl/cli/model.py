@@ -48,7 +48,8 @@ def list_models(debug: options.Debug = False) -> None:
         if preset.published.note:
             console.print(f"{preset.name}: {preset.published.note}.", highlight=False)
     console.print(
-        "The default interpolator is afi; for torchvision's models and detectron2:CONFIG (with FPN) it is nearest.",
+        "The default interpolator is afi; for torchvision's models, detectron2:CONFIG (with FPN) and"
+        " transformers:CONFIG it is nearest.",
         highlight=False,
     )
 
@@ -62,7 +63,10 @@ def show_model(
     context: typer.Context,
     preset: Annotated[
         str,
-        typer.Argument(metavar="PRESET", help="Preset name (see 'afictl model list'), YAML file or detectron2:CONFIG."),
+        typer.Argument(
+            metavar="PRESET",
+            help="Preset name (see 'afictl model list'), YAML file, detectron2:CONFIG or transformers:CONFIG.",
+        ),
     ],
     size: Annotated[
         str | None,

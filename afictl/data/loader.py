@@ -186,7 +186,7 @@ def _train_sample(
         source, config, generator, needs_masks, others, lambda k: _read_annotated(dataset, needs_masks, k)
     )
     from_hw, image, objects = source.size_hw, source.image, source.objects
-    full = transforms.scaled_size(transforms.shortest_edge(from_hw, augmentation.min_size, config.max_size), scale)
+    full = transforms.scaled_size(transforms.resized_size(config, from_hw, augmentation.min_size), scale)
     sizes = {"": full, "half_": transforms.half_size(full)} if half_view else {"": full}
     sample: _Sample = {"image_id": dataset.image_id(i)}
     for name, size in sizes.items():
@@ -233,7 +233,7 @@ def _eval_sample(dataset: Dataset, config: InputConfig | None, half_view: bool, 
     sample: _Sample = {"images": image, "original_sizes": size_hw, "image_ids": dataset.image_id(i)}
     if config is None:
         return sample
-    full = transforms.shortest_edge(size_hw, config.test_size, config.max_size)
+    full = transforms.resized_size(config, size_hw, config.test_size)
     sample["images"] = transforms.view(image, full, flip=False)
     if half_view:
         sample["half_images"] = transforms.view(image, transforms.half_size(full), flip=False)

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from afictl.data.dataset import Dataset, clip_boxes
-from afictl.data.transforms import shortest_edge
+from afictl.data.transforms import resized_size
+from afictl.presets import InputConfig
 
 
-def resized_boxes(dataset: Dataset, short_sides: Sequence[int], max_size: int) -> np.ndarray:
+def resized_boxes(dataset: Dataset, config: InputConfig, short_sides: Sequence[int]) -> np.ndarray:
     """The boxes of all objects that training uses, after each of several resizings of their images.
 
     Args:
         dataset: the dataset, with k such objects.
-        short_sides: short sides of s resized images, as ``input.min_sizes``.
-        max_size: maximum long side, as ``input.max_size``.
+        config: how images are resized.
+        short_sides: short sides of s resized images, such as ``config.min_sizes``.
 
     Returns:
         (s * k, 4) float32 xyxy in pixels of the resized images: all objects at the first short side, then the next.
@@ -25,7 +26,7 @@ def resized_boxes(dataset: Dataset, short_sides: Sequence[int], max_size: int) -
     unique_hw, index = np.unique(sizes_hw, axis=0, return_inverse=True)
     resized = []
     for side in short_sides:
-        new_hw = np.array([shortest_edge((height, width), side, max_size) for height, width in unique_hw.tolist()])
+        new_hw = np.array([resized_size(config, (height, width), side) for height, width in unique_hw.tolist()])
         scale_xy = (new_hw.reshape(-1, 2) / unique_hw)[index.reshape(-1), ::-1]
         resized.append(boxes * np.tile(scale_xy, 2))
     return np.concatenate(resized).astype(np.float32)

@@ -45,6 +45,11 @@ def shortest_edge(size_hw: SizeHW, min_size: int, max_size: int) -> SizeHW:
     return height, width
 
 
+def resized_size(config: InputConfig, size_hw: SizeHW, short_side: int) -> SizeHW:
+    """The size to which an image of ``size_hw`` is resized, for one of the short sides of ``config``."""
+    return shortest_edge((1, 1) if config.square else size_hw, short_side, config.max_size)
+
+
 def scaled_size(size_hw: SizeHW, scale: float) -> SizeHW:
     """Both sides times ``scale``, rounded."""
     return size_hw if scale == 1 else (max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale)))
@@ -74,7 +79,7 @@ def to_float(image: Tensor) -> Tensor:
 def resize_for(config: InputConfig, image: Tensor) -> Tensor:
     """Resize ``image``, uint8 or float 0..1 of any size, to a detector's test size, float32 0..1."""
     height, width = image.shape[-2:]
-    return to_float(resize_image(image, shortest_edge((height, width), config.test_size, config.max_size)))
+    return to_float(resize_image(image, resized_size(config, (height, width), config.test_size)))
 
 
 def view(image: Tensor, size_hw: SizeHW, flip: bool) -> Tensor:

@@ -46,9 +46,18 @@ def _detectron2_detector(preset: Preset, num_classes: int, interpolator: Interpo
     return detectron2_detector(preset, num_classes, interpolator)
 
 
+def _transformers_detector(preset: Preset, num_classes: int, interpolator: Interpolator) -> AdaptedDetector:
+    """A model of transformers, which is optional and imported for its presets only."""
+    importlib.import_module("afictl.presets.transformers_presets")  # its error names the way to install transformers
+    from afictl.detectors.transformers_models import transformers_detector
+
+    return transformers_detector(preset, num_classes, interpolator)
+
+
 _LIBRARY_DETECTORS: dict[str, Callable[[Preset, int, Interpolator], AdaptedDetector]] = {
     "torchvision": torchvision_detector,
     "detectron2": _detectron2_detector,
+    "transformers": _transformers_detector,
 }
 
 

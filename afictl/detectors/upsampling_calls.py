@@ -23,8 +23,9 @@ class UpsamplingCall(NamedTuple):
     """Level of ``coarse``."""
     coarse: Tensor
     """(N, C, h, w), the map to enlarge."""
-    fine: Tensor
-    """(N, C, 2h or 2h - 1, 2w or 2w - 1), the map with which the neck fuses the enlarged one."""
+    fine: Tensor | None
+    """(N, C, 2h or 2h - 1, 2w or 2w - 1), the map with which the neck fuses the enlarged one; None where the neck of
+    another library does not pass it along."""
 
 
 @contextmanager

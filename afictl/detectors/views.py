@@ -65,7 +65,7 @@ class NeckView(ABC):
         self._pyramid = pyramid
         self.channels = channels
         self.strides = strides
-        self.num_upsamplers = num_upsamplers
+        self.num_upsamplers = int(num_upsamplers)  # a ``Substitution`` holds modules and cannot be copied
         self.size_divisor = size_divisor
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from afictl.data import Dataset, eval_batches, read_image
 from afictl.data.image_listing import require_images
-from afictl.data.transforms import shortest_edge, to_float, view
+from afictl.data.transforms import resized_size, to_float, view
 from afictl.detectors import Detector, iter_pasted_masks, to_original
 from afictl.detectors.image_memory import require_image_memory
 from afictl.distributed import Runtime, all_gather, run_on_rank_zero
@@ -194,7 +194,7 @@ def resize_for_test(config: InputConfig | None, image: Tensor) -> ResizedImage:
     size_hw = (image.shape[1], image.shape[2])
     if config is None:
         return ResizedImage(image, size_hw)
-    return ResizedImage(view(image, shortest_edge(size_hw, config.test_size, config.max_size), flip=False), size_hw)
+    return ResizedImage(view(image, resized_size(config, size_hw, config.test_size), flip=False), size_hw)
 
 
 def detect_batch(

@@ -52,8 +52,12 @@ class TestTimeAugmentation:
         """Whether each view of a size is mirrored."""
         return (False, True) if self.flip else (False,)
 
-    def sizes(self, size_hw: SizeHW) -> list[SizeHW]:
-        """Sizes of the views of an image of ``size_hw``; those that ``max_size`` makes equal are one view."""
+    def sizes(self, size_hw: SizeHW, square: bool = False) -> list[SizeHW]:
+        """Sizes of the views of an image of ``size_hw``; those that ``max_size`` makes equal are one view.
+
+        With ``square`` they are squares, as for a detector with ``input.square``.
+        """
+        size_hw = (1, 1) if square else size_hw
         return list(dict.fromkeys(shortest_edge(size_hw, side, self.max_size) for side in self.min_sizes))
 
     def settings(self) -> dict[str, object]:
@@ -90,8 +94,8 @@ def detect_augmented(detector: nn.Module, image: Tensor, tta: TestTimeAugmentati
     size_hw = (image.shape[-2], image.shape[-1])
     device = next(detector.parameters()).device
     require_memory(detector.preset, len(tta.flips), max(tta.min_sizes), device, "--tta-sizes")
-    config = detector.preset.detector
-    views = [view for size in tta.sizes(size_hw) for view in _detect_views(detector, image, size, tta.flips)]
+    config, sizes = detector.preset.detector, tta.sizes(size_hw, detector.input.square)
+    views = [view for size in sizes for view in _detect_views(detector, image, size, tta.flips)]
     # Not for a single view, after NMS: dense heads clip boxes after NMS, which increases their overlaps.
     threshold = config.nms_threshold if len(views) > 1 else 1.0
     detection = suppress(views, size_hw, threshold, config.max_detections)
@@ -111,7 +115,7 @@ def _detect_views(detector: Detector, image: Tensor, size: SizeHW, flips: Sequen
 def _mean_masks(
     detector: Detector, image: Tensor, detection: dict[str, Tensor], tta: TestTimeAugmentation
 ) -> dict[str, Tensor]:
-    sizes = tta.sizes((image.shape[-2], image.shape[-1]))
+    sizes = tta.sizes((image.shape[-2], image.shape[-1]), detector.input.square)
     if not len(detection["boxes"]):
         sizes = sizes[:1]  # only for the shape of empty masks
     views = [masks for size in sizes for masks in _masks(detector, image, size, tta.flips, detection)]

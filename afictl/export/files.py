@@ -84,6 +84,7 @@ def _describe(loaded: LoadedDetector) -> dict[str, object]:
         "category_ids": own_categories(loaded.classes, loaded.metadata),
         "test_size": config.test_size,
         "max_size": config.max_size,
+        "square": config.square,
     }
 
 

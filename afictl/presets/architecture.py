@@ -266,6 +266,17 @@ class Detectron2Config(LibraryConfig):
     """Channels of the mask head."""
 
 
+class TransformersConfig(DetectionConfig):
+    """A model of transformers with a hybrid encoder.
+
+    It suppresses no boxes: ``nms_threshold`` merges those of several views or tiles.
+    """
+
+    kind: Literal["transformers"] = "transformers"
+    source: str = ""
+    """``{...}``, its configuration, as YAML of all that is not the default of its ``model_type``."""
+
+
 DetectorConfig: TypeAlias = Annotated[
     FasterRCNNConfig
     | MaskRCNNConfig
@@ -275,7 +286,8 @@ DetectorConfig: TypeAlias = Annotated[
     | FCOSConfig
     | CenterMaskConfig
     | TorchvisionConfig
-    | Detectron2Config,
+    | Detectron2Config
+    | TransformersConfig,
     Field(discriminator="kind"),
 ]
 """Meta-architecture and its heads."""

@@ -19,6 +19,7 @@ from afictl.yaml_files import parse_yaml, read_yaml
 
 _TORCHVISION = "torchvision:"
 _DETECTRON2 = "detectron2:"
+_TRANSFORMERS = "transformers:"
 _SUFFIXES = (".yaml", ".yml")
 _MAX_SECTIONS = 10
 _NOT_INHERITED = {"name", "published"}  # they identify one preset
@@ -59,8 +60,8 @@ def load_preset(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pres
 
     Args:
         name_or_path: a name from ``list_presets()``, perhaps after ``preset:``, the path of a ``.yaml`` file,
-            ``torchvision:`` and the name of a detection model of torchvision, or ``detectron2:`` and a configuration of
-            detectron2.
+            ``torchvision:`` and the name of a detection model of torchvision, ``detectron2:`` and a configuration of
+            detectron2, or ``transformers:`` and a configuration or model type of transformers.
         overrides: settings such as ``"train.lr=0.01"``; the value is read as YAML.
 
     Raises:
@@ -72,6 +73,11 @@ def load_preset(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pres
         from afictl.presets.detectron2_presets import preset_values  # detectron2 is optional
 
         return _resolve(preset_values(name.removeprefix(_DETECTRON2)), overrides, source=name)
+    if name.startswith(_TRANSFORMERS):
+        from afictl.presets import transformers_presets  # transformers is optional
+
+        values = transformers_presets.preset_values(name.removeprefix(_TRANSFORMERS))
+        return _resolve(values, overrides, source=name)
     shipped = parse_name(name, _shipped_names(), "preset ")
     path = _find_shipped(shipped) if shipped else _find_file(name)
     default = shipped if shipped and shipped.startswith(_TORCHVISION) else path.stem

@@ -54,6 +54,9 @@ class InputConfig(Section):
     """Maximum long side in pixels; an image that would exceed it is resized to a smaller short side."""
     test_size: Side = 800
     """Short side in pixels for evaluation."""
+    square: bool = False
+    """Stretch images to squares, whose side is the short side, or ``max_size`` if that is less (DETRs with a hybrid
+    encoder); otherwise the aspect ratio stays."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip in training."""
     scale_jitter: tuple[ScaleFactor, ScaleFactor] = (1.0, 1.0)
@@ -76,8 +79,9 @@ class InputConfig(Section):
 
     @property
     def largest_hw(self) -> tuple[int, int]:
-        """Height and width in pixels of the largest landscape image in evaluation."""
-        return min(self.test_size, self.max_size), self.max_size
+        """Height and width in pixels of the largest image in evaluation, a landscape unless all are squares."""
+        short_side = min(self.test_size, self.max_size)
+        return short_side, short_side if self.square else self.max_size
 
 
 class Recipe(Section):

@@ -54,8 +54,12 @@ def guide_maps(
     levels = {level: level_calls for level, level_calls in calls_by_level.items() if level_calls}
     return GuideMaps(
         {level: torch.cat([call.coarse for call in level_calls]) for level, level_calls in levels.items()},
-        {level: torch.cat([call.fine for call in level_calls]) for level, level_calls in levels.items()},
+        {level: torch.cat(fine) for level, level_calls in levels.items() if (fine := _fine_maps(level_calls))},
     )
+
+
+def _fine_maps(calls: Sequence[UpsamplingCall]) -> list[Tensor]:
+    return [call.fine for call in calls if call.fine is not None]
 
 
 def enlarged_pairs(

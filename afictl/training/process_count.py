@@ -8,7 +8,7 @@ over the steps, so that accuracies differ.
 from __future__ import annotations
 
 from afictl.presets import Preset
-from afictl.presets.architecture import Detectron2Config, TorchvisionConfig
+from afictl.presets.architecture import Detectron2Config, TorchvisionConfig, TransformersConfig
 
 _LOSSES_PER_IMAGE = "retinanet_"
 """Prefix of torchvision's models that normalise the losses of each image by itself."""
@@ -17,7 +17,8 @@ _LOSSES_PER_IMAGE = "retinanet_"
 def process_dependence(preset: Preset) -> str:
     """Why the training of a detector depends on the number of processes by more than rounding; empty if it does not."""
     detector = preset.detector
-    if isinstance(detector, TorchvisionConfig | Detectron2Config) and not detector.source.startswith(_LOSSES_PER_IMAGE):
+    adapted = TorchvisionConfig | Detectron2Config | TransformersConfig
+    if isinstance(detector, adapted) and not detector.source.startswith(_LOSSES_PER_IMAGE):
         return f"{detector.kind} divides losses by counts of the images of one process"
     if preset.backbone.options.get("attn_drop_rate"):
         return "every process drops attention weights by itself (backbone.options.attn_drop_rate)"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from afictl.data import Dataset
 from afictl.data.layouts import find_layout
-from afictl.data.transforms import shortest_edge
+from afictl.data.transforms import resized_size
 from afictl.errors import first_names
 from afictl.presets import Preset
 from afictl.progress import ProgressCallback
@@ -118,7 +118,7 @@ def _image_size_rows(dataset: Dataset, preset: Preset | None) -> list[tuple[str,
 
 
 def _resized(size_hw: tuple[int, int], preset: Preset | None) -> str:
-    return _format_size(shortest_edge(size_hw, preset.input.test_size, preset.input.max_size)) if preset else ""
+    return _format_size(resized_size(preset.input, size_hw, preset.input.test_size)) if preset else ""
 
 
 def _format_size(size_hw: tuple[int, int]) -> str:

@@ -127,7 +127,7 @@ def pyramid_and_fine(guide: Detector, image: Tensor) -> tuple[dict[str, Tensor],
         image: float (3, H, W) RGB in 0..1.
     """
     pyramid, calls = pyramid_and_calls(guide, [image])
-    return pyramid, {call.level: call.fine for call in calls}
+    return pyramid, {call.level: call.fine for call in calls if call.fine is not None}
 
 
 def _level_features(

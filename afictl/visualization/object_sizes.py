@@ -13,7 +13,7 @@ from afictl.data import Dataset
 from afictl.data.resized_boxes import original_boxes, resized_boxes
 from afictl.detectors.anchor_fit import MIN_IOU, AnchorFit, AnchorFitting
 from afictl.necks import pyramid_strides
-from afictl.presets import Preset
+from afictl.presets import InputConfig, Preset
 from afictl.presets.architecture import has_anchors
 
 _SMALL_STRIDES = 4
@@ -65,8 +65,8 @@ class ObjectSizes:
         config, (level, stride) = self.preset.input, next(iter(self.strides.items()))
         sentences = [
             f"The median size of an object, the square root of the area of its box, is {_pixels(self.original)} in the"
-            f" image files and {_pixels(self.resized)} after resizing to a short side of {config.test_size} pixels"
-            f" (long side at most {config.max_size}), as in evaluation with {self.preset.name}."
+            f" image files and {_pixels(self.resized)} after resizing to {_describe_size(config)}, as in evaluation"
+            f" with {self.preset.name}."
         ]
         lost = float((self.resized < stride).mean())
         small = float((self.resized < _SMALL_STRIDES * stride).mean())
@@ -124,7 +124,13 @@ class ObjectSizes:
         ]
 
     def _resized_boxes(self, preset: Preset) -> np.ndarray:
-        return resized_boxes(self.dataset, [preset.input.test_size], preset.input.max_size)
+        return resized_boxes(self.dataset, preset.input, [preset.input.test_size])
+
+
+def _describe_size(config: InputConfig) -> str:
+    if config.square:
+        return f"squares of {min(config.test_size, config.max_size)} pixels"
+    return f"a short side of {config.test_size} pixels (long side at most {config.max_size})"
 
 
 def _box_sizes(boxes: np.ndarray) -> np.ndarray:

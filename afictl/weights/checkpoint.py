@@ -26,6 +26,8 @@ from afictl.weights.stored_tensors import DTYPES, StoredTensor
 from afictl.weights.torch_files import LEGACY_START, Fill, open_legacy, open_zip
 
 _RUN_CHECKPOINTS = (BEST, LAST)
+_PRETRAINED = "model.safetensors"
+"""File of weights in a folder of transformers' ``save_pretrained``."""
 _MAX_NAME_LENGTH = 1024
 _MAX_EMPTY_SIDE = 2**20  # a tensor without elements may claim any shape
 _MAX_SHARED_FACTOR = 8
@@ -82,6 +84,8 @@ def read_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
 def find_checkpoint(path: Path) -> Path:
     """Path of a checkpoint: a file itself (not opened here), or the best, else the last detector of a run folder.
 
+    In a folder of transformers' ``save_pretrained`` it is ``model.safetensors``.
+
     Raises:
         UserError: the folder contains no detector, or the file is the state of a training; the message names the
             content.
@@ -93,6 +97,8 @@ def find_checkpoint(path: Path) -> Path:
     for name in _RUN_CHECKPOINTS:
         if (path / name).is_file():
             return path / name
+    if (path / _PRETRAINED).is_file():
+        return path / _PRETRAINED
     _refuse_pretraining(path)
     _refuse_comparison(path)
     empty = (

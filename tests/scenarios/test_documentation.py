@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.helpers.tiny_runs import SMALL, drop_states, set_flags
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+LIBRARIES = ("torchvision:", "transformers:")
 OTHER_MODEL = ["train.steps=1", "train.batch_size=2", "input.min_sizes=[64]", "input.test_size=64", "loader.workers=0"]
 
 
@@ -38,7 +40,7 @@ def quick(arguments: list[str]) -> list[str]:
     if command == "pseudo-label":  # a detector of four steps has no confident detection
         return ["--threshold", "0"]
     if command in ("finetune", "compare") and "--runs" not in arguments:
-        return set_flags(OTHER_MODEL if any(word.startswith("torchvision:") for word in arguments) else SMALL)
+        return set_flags(OTHER_MODEL if any(word.startswith(LIBRARIES) for word in arguments) else SMALL)
     return []
 
 
@@ -49,6 +51,10 @@ def workspace(tmp_path_factory, shapes_dir):
     make_shapes(folder / "unlabelled", train=4, val=1, size=96, seed=1)
     model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
     torch.save(model.state_dict(), folder / "model.pth")
+    if find_spec("transformers"):
+        from tests.helpers.transformers_models import rt_detr
+
+        rt_detr().save_pretrained(folder / "rtdetr")
     run_page("README.md", folder, shapes_dir)
     return folder
 

@@ -23,6 +23,7 @@ _EVALUATION_KEYS = (
     "data",
     "input.test_size",
     "input.max_size",
+    "input.square",
     "detector.score_threshold",
     "detector.nms_threshold",
     "detector.max_detections",

@@ -61,12 +61,17 @@ def describe_settings(preset: Preset, config: Mapping[str, Any]) -> dict[str, st
         "schedule": ", ".join(filter(None, schedule)),
         **{f"tuned, {key}": f"for each method, from {_enumerate(values, 10)}" for key, values in tuned.items()},
         **({"augmentation": _describe_augmentation(view)} if view.augmentation else {}),
-        "image sizes": f"short side {_range(view.min_sizes)} in training, {view.test_size} in evaluation",
+        "image sizes": _describe_sizes(view),
         "start weights": f"{config['weights'] or config['backbone_weights']}{_choice(config.get('averaged'))}".strip()
         or ("ImageNet" if backbone.pretrained else "random"),
         "precision": config["precision"],
         "evaluation": f"{untuned('ema_decay', _describe_average(recipe.ema_decay))} on all held-out images",
     }
+
+
+def _describe_sizes(config: InputConfig) -> str:
+    sides = "squares of" if config.square else "short side"
+    return f"{sides} {_range(config.min_sizes)} in training, {config.test_size} in evaluation"
 
 
 def _describe_factor(factor: float) -> str:

@@ -19,12 +19,14 @@ from afictl.weights.layouts.classifiers import is_classifier
 from afictl.weights.layouts.detectron2_detectors import translate_detectron2
 from afictl.weights.layouts.mmdetection import translate_mmdetection
 from afictl.weights.layouts.torchvision import translate_torchvision
+from afictl.weights.layouts.transformers import translate_transformers
 from afictl.weights.stored_classes import ClassNames, names_of_count
 from afictl.weights.wrappers import unwrapped_variants
 
 LAYOUTS: tuple[Callable[[Checkpoint], Checkpoint | None], ...] = (
     translate_detectron2,
     translate_torchvision,
+    translate_transformers,
     translate_mmdetection,
     translate_generator,
     translate_discriminator,
