@@ -82,9 +82,11 @@ def substitute_interpolator(
         recorded = [item for item in recorded if where(item.step)]
         if not pyramids and not recorded:
             raise UserError("substitute_interpolator: 'where' leaves out every upsampling step of the model")
+    described = any(map(is_detector, model.modules()))
+    if described and not sites:
+        per_step = _require_shared(per_step)
     source = Interpolators(interpolator, per_step)
     modules, refused = _modules_of_steps(recorded, source, type(model).__name__, tolerant=bool(sites))
-    described = any(map(is_detector, model.modules()))
     replacements = pyramid_replacements([site for site, _ in pyramids], source, per_step, described)
     replacements += _call_replacements(modules, recording.inside)
     _apply(replacements)
@@ -103,6 +105,13 @@ def _check_arguments(model: object, interpolator: object) -> None:
     for module in model.modules():
         if isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None:
             raise UserError(f"{type(module).__name__} is compiled already; substitute first, then compile")
+
+
+def _require_shared(per_step: bool | None) -> bool:
+    """``per_step`` for the calls in a detector of afictl, whose preset names one interpolator."""
+    if per_step:
+        raise UserError("substitute_interpolator: per_step: the steps of this detector share one interpolator")
+    return False
 
 
 def _step_of_pyramid(site: UpsamplingSite, names: Mapping[nn.Module, str]) -> UpsamplingStep:

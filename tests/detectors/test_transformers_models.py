@@ -5,10 +5,10 @@ import torch
 from PIL import Image
 from torchvision.ops import clip_boxes_to_image
 
-from afictl import UserError, build_detector, load_preset, load_weights, predict
+from afictl import UserError, build_detector, load_preset, load_weights, predict, substitute_interpolator
 from afictl.data.transforms import resize_for
 from afictl.detectors import model_cost
-from afictl.weights import load_detector
+from afictl.weights import load_detector, save_detector
 from tests.helpers.targets import no_object, one_object, random_image
 
 pytest.importorskip("transformers")
@@ -84,6 +84,25 @@ def test_losses_are_those_of_the_library_and_train_the_interpolator(kind, tmp_pa
     assert all(value.isfinite() for value in detector(pictures, [no_object(64, 96)] * 2).values())
     assert [cost.parameters > 0 for cost in model_cost(detector, (64, 96))] == [True] * 4
     assert model.config.num_labels == detector.num_classes
+
+
+@torch.no_grad()
+def test_an_interpolator_is_substituted_in_the_detector_and_its_preset(tmp_path):
+    models.rt_detr().config.save_pretrained(tmp_path)
+    detector = build(tmp_path).eval()
+    (before,) = detector([random_image(64, 96)])
+    result = substitute_interpolator(detector, "carafe")
+    assert (result, detector.neck.interpolator.kind, detector.preset.interpolator.kind) == (2, "carafe", "carafe")
+    save_detector(tmp_path / "a.safetensors", detector, {"classes": list("abc"), "category_ids": [1, 2, 3]})
+    (changed,), (loaded,) = (
+        model([random_image(64, 96)]) for model in (detector, load_detector(tmp_path / "a.safetensors").detector)
+    )
+    assert torch.equal(changed["scores"], loaded["scores"])
+    assert not torch.equal(changed["scores"], before["scores"])
+    with pytest.raises(UserError, match="per_step"):
+        substitute_interpolator(detector, "carafe", per_step=True)
+    result.undo()
+    assert torch.equal(detector([random_image(64, 96)])[0]["boxes"], before["boxes"])
 
 
 @torch.no_grad()
