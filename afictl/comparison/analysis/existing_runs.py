@@ -168,11 +168,16 @@ def _tuning_of(folder: Path) -> dict[str, list[Any]]:
     return {}
 
 
+def _shape(run: FinishedRun) -> tuple[str, dict[str, Any]]:
+    config = run.preset.interpolator
+    return config.kind, config.options
+
+
 def _order_by_seed(name: str, runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     ordered = sorted(runs, key=lambda run: run.seed)
     for first, second in pairwise(ordered):
         both = f"--runs: {first.folder} and {second.folder} are both of {name}"
-        if first.preset.interpolator != second.preset.interpolator:
+        if _shape(first) != _shape(second):
             raise UserError(f"{both}, but have different interpolators; give them different names")
         if first.seed == second.seed:
             raise UserError(f"{both} with seed {first.seed}; name one of them with NAME={second.folder}")
