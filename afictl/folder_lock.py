@@ -48,7 +48,10 @@ _EXIT_LOST = 2
 
 
 class FolderInUseError(UserError):
-    """Another process has locked the folder; raised on all ranks."""
+    """Another process has locked the folder."""
+
+    raised_on_all_ranks = True
+    """So that a single rank prints it."""
 
 
 @contextmanager

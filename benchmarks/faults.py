@@ -123,6 +123,7 @@ def _faults(kills: int, generator: random.Random) -> list[Fault]:
         Fault("2 processes", "killed process", _kill_process),
         Fault("2 processes", "torchrun", _launch_with_torchrun),
         Fault("2 processes", "srun", _launch_with_srun),
+        Fault("2 processes", "srun, SIGUSR1 on two nodes", _preempt_two_nodes),
         Fault("2 processes", "one of two machines", _launch_one_machine, is_continued=False),
         *(Fault("finetune", f"full disk {moment}", partial(_fill_disk, *room)) for moment, room in _ROOM.items()),
         Fault("finetune", "64 kB of /dev/shm", _limit_shared_memory),
@@ -263,13 +264,37 @@ def _launch_with_torchrun(command: Command, output: Path, expected: Path) -> lis
     return require_code(*end(launched.start(output)), 0)
 
 
-def _launch_with_srun(command: Command, output: Path, expected: Path) -> list[str]:
-    common = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+def _start_with_srun(command: Command, output: Path, nodes: int) -> list[subprocess.Popen[str]]:
+    """Start both processes as ``srun`` does on one or two nodes, whose addresses are those of this machine."""
+    common = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NUM_NODES": str(nodes),
+        "SLURM_STEP_TASKS_PER_NODE": "2" if nodes == 1 else "1(x2)",
+        "SLURM_STEP_NODELIST": "127.0.0.1,localhost",
+    }
     processes = []
-    for rank in ("0", "1"):
-        variables = {**common, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
-        processes.append(replace(command, words=command.words[:-2], variables=variables).start(output))
+    for rank in range(2):
+        node, local_rank = (0, rank) if nodes == 1 else (rank, 0)
+        variables = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local_rank), "SLURM_NODEID": str(node)}
+        alone = replace(command, words=command.words[:-2], variables={**common, **variables})
+        processes.append(alone.start(output))
+    return processes
+
+
+def _launch_with_srun(command: Command, output: Path, expected: Path) -> list[str]:
+    processes = _start_with_srun(command, output, nodes=1)
     return [problem for process in processes for problem in require_code(*end(process), 0)]
+
+
+def _preempt_two_nodes(command: Command, output: Path, expected: Path) -> list[str]:
+    """``--signal=USR1@SECONDS`` of sbatch, which reaches all processes of a step."""
+    processes = _start_with_srun(command, output, nodes=2)
+    wait_for_state(output, processes[0])
+    for process in processes:
+        process.send_signal(signal.SIGUSR1)
+    return [problem for process in processes for problem in require_code(*end(process), 130)]
 
 
 def _launch_one_machine(command: Command, output: Path, expected: Path) -> list[str]:

@@ -23,7 +23,7 @@ def locked(tmp_path_factory):
     ("folder", "output", "words"),
     [
         ("run", "run", ["finetune", *TINY, "--data", "DATA"]),
-        ("run", "run", ["finetune", *TINY, "--data", "DATA", "--resume"]),
+        ("run", "run", ["finetune", *TINY, "--data", "DATA", "--resume", "auto"]),
         ("pretrained", "pretrained", ["pretrain", "--guide", "GUIDE"]),
         ("measured", "measured", ["compare", "--runs", "GUIDE"]),
         ("measured", "measured", ["compare", *TINY, "--only-cost"]),
@@ -40,3 +40,11 @@ def test_the_second_command_ends_at_once(afictl, locked, guide_run, shapes_dir, 
     assert errors.startswith(f"error: {flag}{parent / folder}: process {process} on {platform.node()} ")
     assert errors.count("\n") == 1
     assert sorted((parent / output).rglob("*")) == before
+
+
+def test_a_lock_of_a_running_process_is_not_removed(afictl, locked, shapes_dir):
+    parent, process = locked
+    words = ["finetune", *TINY, "--data", shapes_dir, "--output", parent / "run", "--force-unlock"]
+    code, _, errors = afictl(*words)
+    assert code == 2
+    assert errors.startswith(f"error: --force-unlock: {parent / 'run'}: process {process} on {platform.node()} ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from afictl.training.hardware import hardware_record
 from afictl.training.loop import DivergedError
 
 _POLL_SECONDS = 2.0
+_MAX_ATTEMPTS = 3
+"""More than one where other commands, which are seen to train a run, leave it unfinished."""
 _MAX_REASON_BYTES = 2**16
 
 
@@ -84,12 +87,14 @@ def _train_beside_others(
     failures: dict[str, str] = {}
     share = partial(run_on_rank_zero, rank=fabric.global_rank, world_size=fabric.world_size)
     former = share(lambda: {run: _divergence(run) for run in runs})
-    pending, told = list(runs), ""
+    pending, told, attempts = list(runs), "", Counter[RunSpecification]()
     while pending:
         free, held, diverged = share(partial(_divide, pending, former, shuffled))
         failures |= diverged
         if free:
             failures |= train(free)
+            attempts.update(free)
+            failures |= {str(run): "ended without a result" for run in free if attempts[run] > _MAX_ATTEMPTS}
             shuffled = True
         elif held:
             if told != (told := ", ".join(f"{run} ({holder})" for run, holder in held.items())):

@@ -84,7 +84,9 @@ def test_every_run_starts_with_the_initial_scaler_of_16_bit_gradients(fabric, se
     monkeypatch.setattr(fabric.strategy, "_precision", precision)
     scales = []
 
-    def change_scale(*args):
+    def change_scale(fabric, preset, data, run):
+        run.folder.mkdir(parents=True)
+        (run.folder / "result.json").touch()
         scales.append(precision.scaler.get_scale())
         precision.scaler.load_state_dict({**precision.scaler.state_dict(), "scale": 3.0})
 

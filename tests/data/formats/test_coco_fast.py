@@ -5,6 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from afictl.data.annotations import pack_annotations
+from afictl.data.formats import coco_fast
 from afictl.data.formats.coco import read_annotations
 from afictl.data.formats.coco_fast import read_fast
 from afictl.data.formats.coco_records import read_carefully
@@ -35,7 +36,11 @@ def test_readers_agree_on_real_data(shared_data, data, split):
     assert_equal_readings(file)
 
 
-def test_readers_agree_on_generated_data(tmp_path):
+@pytest.mark.parametrize("large_bytes", [coco_fast._LARGE_BYTES, 0])
+def test_readers_agree_on_generated_data(tmp_path, monkeypatch, large_bytes):
+    """Also where the objects are decoded in chunks."""
+    monkeypatch.setattr(coco_fast, "_LARGE_BYTES", large_bytes)
+    monkeypatch.setattr(coco_fast, "_CHUNK_OBJECTS", 3)
     folder = make_shapes(tmp_path / "shapes", train=4, val=2, size=96)
     assert_equal_readings(folder / "annotations" / "instances_train2017.json")
 
