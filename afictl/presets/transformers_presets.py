@@ -135,13 +135,13 @@ def _make(values: Mapping[str, Any], place: str) -> PreTrainedConfig:
         )
     if values.get("backbone"):
         raise UserError(f"{place}: backbone: {values['backbone']!r:.60} is a name; give its backbone_config instead")
-    dropped = ("model_type", *_PER_DATASET, *_DESCRIPTIVE, *_FORMER_BACKBONE)
-    kept = {key: value for key, value in values.items() if key not in dropped}
-    backbone = kept.get("backbone_config")
+    other_keys = ("model_type", *_PER_DATASET, *_DESCRIPTIVE, *_FORMER_BACKBONE)
+    arguments = {key: value for key, value in values.items() if key not in other_keys}
+    backbone = arguments.get("backbone_config")
     if isinstance(backbone, Mapping) and "use_pretrained_backbone" in backbone:
-        kept["backbone_config"] = {**backbone, "use_pretrained_backbone": False}  # nothing is downloaded
+        arguments["backbone_config"] = {**backbone, "use_pretrained_backbone": False}  # nothing is downloaded
     try:
-        return AutoConfig.for_model(kind, **kept)
+        return AutoConfig.for_model(kind, **arguments)
     except Exception as error:  # transformers checks values by errors of many types
         raise UserError(
             f"{place}: not a configuration of {kind} in transformers {transformers.__version__}: {one_line(error):.200}"

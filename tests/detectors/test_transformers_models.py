@@ -54,7 +54,8 @@ def test_detections_are_those_of_the_library_and_its_image_processor(kind, tmp_p
         torch.testing.assert_close(prediction[key], expected[key] + shift, rtol=0, atol=1e-4)
     loaded = load_detector(tmp_path)  # for eval, predict and visualize, without a preset
     assert loaded.classes == tuple(CLASSES.values())
-    (same,) = predict(loaded.detector, [picture])
+    save_detector(tmp_path / "run.safetensors", loaded.detector, {"classes": list("abc"), "category_ids": [1, 2, 3]})
+    (same,) = predict(load_detector(tmp_path / "run.safetensors").detector, [picture])
     assert torch.equal(same["boxes"], prediction["boxes"])
 
 
@@ -159,6 +160,10 @@ def test_an_unknown_name_suggests_a_type():
 
 def test_weights_need_their_configuration(tmp_path):
     save("rt_detr", tmp_path)
-    (tmp_path / "config.json").unlink()
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_queries": 10**6, "learn_initial_query": True}))
+    with pytest.raises(UserError, match=r"model\.safetensors: config\.json describes 32,\d+,\d+ values"):
+        load_detector(tmp_path)
+    file.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: .* config\.json"):
         load_detector(tmp_path)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from afictl.errors import UserError, one_line
 from afictl.json_files import read_json
+from afictl.meta_device import building_on_meta_device
 from afictl.presets import load_preset
 from afictl.presets.architecture import TransformersConfig
 from afictl.weights.checkpoint import Checkpoint
@@ -25,6 +26,8 @@ _CONFIG = "config.json"
 _SCORES, _PROJECTIONS = "model.enc_score_head.bias", "model.encoder_input_proj."
 _INTERPOLATORS = ".interpolators."
 """Part of the names of what ``substitute_interpolator`` has put in."""
+_MAX_RATIO = 2
+"""Of the values that a configuration describes and those of the weights, which hold tied ones once."""
 _ASSUMED = "LABEL_0"
 """Name of the first class where a configuration has none."""
 
@@ -42,9 +45,11 @@ def translate_transformers(checkpoint: Checkpoint) -> Checkpoint | None:
         raise UserError(f"{checkpoint.path}: a detector of transformers without the file {_CONFIG} beside it")
     preset = load_preset(f"transformers:{file.parent}")
     assert isinstance(preset.detector, TransformersConfig)
-    num_classes = len(tensors[_SCORES])
-    replaced = [name for name in tensors if _INTERPOLATORS in name]
-    notes = [f"{len(replaced)} tensors of its interpolators are left out"] if replaced else []
+    num_classes = tensors[_SCORES].numel()
+    if num_classes < 1:
+        raise UserError(f"{checkpoint.path}: a detector of transformers without a class: {_SCORES} is empty")
+    count = sum(_INTERPOLATORS in name for name in tensors)
+    notes = [f"{count} tensors of its interpolators are left out"] if count else []
     renamed = _load(preset.detector.source, tensors, num_classes, checkpoint.path)
     description = describe_foreign(preset, num_classes, "transformers", notes)
     names = names_of_count(find_class_names(read_json(file)), num_classes)
@@ -63,14 +68,26 @@ def _load(source: str, tensors: Mapping[str, Tensor], num_classes: int, path: Pa
     config.num_labels = num_classes
     weights = {name: value for name, value in tensors.items() if _INTERPOLATORS not in name}
     kind = getattr(transformers, MODELS[config.model_type])
+    _require_size(config, weights, path)
     try:
         with _without_progress_bars():
             model, report = kind.from_pretrained(None, config=config, state_dict=weights, output_loading_info=True)
     except Exception as error:  # errors of many types, for shapes that differ
         raise UserError(f"{path}: transformers cannot load it: {one_line(error):.200}") from None
-    unread = {name: tensors[name] for name in report["unexpected_keys"] if name in tensors}
-    read = {name: value for name, value in model.state_dict().items() if name not in report["missing_keys"]}
-    return {f"model.{name}": value for name, value in {**unread, **read}.items()}
+    unexpected = {name: weights[name] for name in report["unexpected_keys"] if name in weights}
+    loaded = {name: value for name, value in model.state_dict().items() if name not in report["missing_keys"]}
+    return {f"model.{name}": value for name, value in {**unexpected, **loaded}.items()}
+
+
+def _require_size(config: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a configuration of a much larger model than its weights, before the model takes memory."""
+    from transformers import AutoModelForObjectDetection
+
+    with building_on_meta_device(path):
+        model = AutoModelForObjectDetection.from_config(config)
+    described, present = (sum(value.numel() for value in state.values()) for state in (model.state_dict(), tensors))
+    if described > _MAX_RATIO * present:
+        raise UserError(f"{path}: {_CONFIG} describes {described:,} values, the weights are {present:,}")
 
 
 @contextmanager
