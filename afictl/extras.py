@@ -10,6 +10,7 @@ from afictl.errors import UserError
 EXTRAS = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "video": ("av",),
+    "ray": ("ray",),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),
     "transformers": ("transformers", "scipy"),

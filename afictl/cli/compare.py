@@ -22,6 +22,8 @@ from afictl.run_folder import COMPARISON, COMPARISON_CSV, REPORT, RUNS_CSV
 
 if TYPE_CHECKING:
     from afictl.comparison import Comparison, Method, TuningGrid
+    from afictl.comparison.experiment.execution import TrainRuns
+    from afictl.comparison.experiment.ray_cluster import Place
     from afictl.presets import Preset
     from afictl.progress import ProgressDisplay
 
@@ -38,6 +40,7 @@ _RUN_FLAGS = (
     "--tune",
     "--scale-lr",
     "--spread",
+    "--ray",
     "--devices",
     "--nodes",
     "--force-unlock",
@@ -103,6 +106,14 @@ _Tune = Annotated[
 _Spread = Annotated[
     bool, typer.Option("--spread", help="Train runs in parallel, each on one of the --devices, instead of each on all.")
 ]
+_Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="With --spread: train on the machines of a Ray cluster, HOST:PORT, or 'auto' for that of this machine.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,8 @@ class _TrainingOptions:
     averaged: bool | None
     devices: str
     nodes: int | None
-    spread: bool
+    spread: Place | None
+    """Place of parallel runs; None for ``--devices`` of each run."""
     force_unlock: bool
 
 
@@ -153,6 +165,7 @@ def compare_command(
     scale_rate: options.ScaleRate = False,
     devices: options.Devices = "auto",
     spread: _Spread = False,
+    ray: _Ray = None,
     nodes: options.Nodes = None,
     precision: options.PrecisionOfComparison = None,
     seed: options.Seed = 0,
@@ -195,6 +208,8 @@ def compare_command(
         return
     if until is None:
         options.refuse_flags(context, "without --until", "--max-seeds")
+    if not spread:
+        options.refuse_flags(context, "without --spread", "--ray")
     grid = parse_tuning(tune, resolved) if tune is not None else None
     if grid and grid.key in overridden_values(overrides or []):
         raise UserError(f"--set {grid.key}: has no effect with --tune {tune}; give one of them")
@@ -202,7 +217,8 @@ def compare_command(
         raise UserError(f"--scale-lr: scales the preset's learning rate; leave it out, or --tune {tune}")
     initial_seeds = range(seed, seed + (seeds or (1 if until is None else _INITIAL_SEEDS)))
     start = (weights, backbone_weights, averaged)
-    training = _TrainingOptions(initial_seeds, until, max_seeds, grid, *start, devices, nodes, spread, force_unlock)
+    place = _place(devices, nodes, ray) if spread else None
+    training = _TrainingOptions(initial_seeds, until, max_seeds, grid, *start, devices, nodes, place, force_unlock)
     _train(resolved, methods, training, common)
 
 
@@ -255,16 +271,14 @@ def _named_run(part: str) -> tuple[str, Path]:
 
 def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions, common: _CommonOptions) -> None:
     from afictl.comparison import compare
-    from afictl.comparison.experiment.parallel import require_devices
     from afictl.comparison.experiment.preconditions import precision_of_comparison
+    from afictl.comparison.experiment.ray_tasks import train_as_tasks
+    from afictl.comparison.experiment.sequential import train_in_turn
     from afictl.folder_lock import remove_locks
     from afictl.training import HardwareSettings, launch, launch_single
 
     assert common.data is not None
     output = common.output or Path("runs") / f"compare-{slugify(preset.name)}"
-    if training.spread and (training.nodes or 1) > 1:
-        raise UserError("--spread: uses the devices of one machine; leave --nodes out")
-    parallel_runs = require_devices(training.devices) if training.spread else 0
     precision = precision_of_comparison(common.precision, output)
     fabric = (
         launch_single(precision)
@@ -274,8 +288,11 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
     fabric.print_precision_note()
     if training.force_unlock:
         remove_locks(output, fabric.global_rank, fabric.world_size)
-    if fabric.world_size == 1:  # in separate processes, of which one may crash
-        parallel_runs = max(1, parallel_runs)
+    train_runs: TrainRuns | None = None
+    if training.spread:
+        train_runs = partial(train_as_tasks, training.spread)
+    elif fabric.world_size == 1:  # in separate processes, of which one may crash
+        train_runs = train_in_turn
     if len(methods) == 1:
         fabric.print(
             f"{methods[0].name} is the only method: it is trained and measured without a comparison; name others in"
@@ -295,7 +312,7 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
         backbone_weights=training.backbone_weights,
         averaged=training.averaged,
         tuning=training.tuning,
-        parallel_runs=parallel_runs,
+        train_runs=train_runs,
         progress=_progress(),
     )
     if outcome.comparison is not None:
@@ -304,6 +321,16 @@ def _train(preset: Preset, methods: Sequence[Method], training: _TrainingOptions
         if fabric.is_global_zero:
             _print_failures(outcome.failures)
         raise typer.Exit(1)
+
+
+def _place(devices: str, nodes: int | None, address: str | None) -> Place:
+    from afictl.comparison.experiment.ray_cluster import Place
+
+    if nodes is not None:
+        raise UserError(f"--nodes {nodes}: with --spread the machines are those of --ray ADDRESS; leave it out")
+    place = Place(devices, address)
+    place.check()
+    return place
 
 
 def _compare_existing(folders: list[Path], names: dict[Path, str], common: _CommonOptions) -> None:

@@ -22,7 +22,7 @@ from afictl.comparison.analysis.settings_summary import (
 from afictl.comparison.analysis.summary import build_comparison, choose_baseline
 from afictl.comparison.cost.cost_list import costs_of_runs, describe_measurement
 from afictl.comparison.experiment.comparison_run import is_finished, read_finished_run
-from afictl.comparison.experiment.execution import train_experiment
+from afictl.comparison.experiment.execution import TrainRuns, train_experiment
 from afictl.comparison.experiment.fingerprints import require_recorded_content
 from afictl.comparison.experiment.preconditions import experiment_record, keep_former_values
 from afictl.comparison.experiment.specification import ExperimentSettings, Method, TuningGrid
@@ -66,7 +66,7 @@ def compare(
     backbone_weights: Path | None = None,
     averaged: bool | None = None,
     tuning: TuningGrid | None = None,
-    parallel_runs: int = 0,
+    train_runs: TrainRuns | None = None,
     progress: ProgressDisplay = no_progress,
 ) -> ComparisonOutcome:
     """Fine-tune ``preset`` once for each method and seed, and measure accuracy and cost.
@@ -93,7 +93,7 @@ def compare(
         backbone_weights: backbone file to load instead of the ImageNet weights of timm.
         averaged: as in ``InitialWeights``.
         tuning: values of a setting, of which one is chosen for each method, see ``tune``.
-        parallel_runs: as in ``train_experiment``.
+        train_runs: as in ``train_experiment``.
         progress: display for the measurement of costs.
 
     Raises:
@@ -112,10 +112,10 @@ def compare(
     tunings: dict[str, Tuning] = {}
     failures: dict[str, str] = {}
     if tuning:
-        settings, tunings, failures = tune(fabric, settings, parallel_runs)
+        settings, tunings, failures = tune(fabric, settings, train_runs)
     if rule and not _is_applicable(rule, settings):
         settings, rule = replace(settings, seeds=settings.seeds[: rule.initial_seeds]), None
-    settings, failed = _train(fabric, settings, rule, parallel_runs)
+    settings, failed = _train(fabric, settings, rule, train_runs)
     failures |= failed
     if not fabric.is_global_zero:
         return ComparisonOutcome(None, failures)
@@ -130,14 +130,14 @@ def _is_applicable(rule: WidthRule, settings: ExperimentSettings) -> bool:
 
 
 def _train(
-    fabric: Fabric, settings: ExperimentSettings, rule: WidthRule | None, parallel_runs: int
+    fabric: Fabric, settings: ExperimentSettings, rule: WidthRule | None, train_runs: TrainRuns | None
 ) -> tuple[ExperimentSettings, dict[str, str]]:
     """Train all runs, or those that the rule asks for; the experiment with its seeds, and the failures by run."""
     if not settings.methods:
         return settings, {}
     if rule:
-        return train_until_narrow(fabric, settings, rule, parallel_runs)
-    return settings, train_experiment(fabric, settings, parallel_runs)
+        return train_until_narrow(fabric, settings, rule, train_runs)
+    return settings, train_experiment(fabric, settings, train_runs)
 
 
 def _summarize(

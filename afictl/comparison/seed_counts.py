@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from afictl.comparison.analysis.statistics import half_width
 from afictl.comparison.experiment.comparison_run import is_finished, read_finished_run
-from afictl.comparison.experiment.execution import train_experiment
+from afictl.comparison.experiment.execution import TrainRuns, train_experiment
 from afictl.comparison.experiment.specification import ExperimentSettings, Method
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
@@ -76,7 +76,7 @@ def required_seeds(settings: ExperimentSettings, rule: WidthRule) -> dict[str, R
 
 
 def train_until_narrow(
-    fabric: Fabric, settings: ExperimentSettings, rule: WidthRule, parallel_runs: int = 0
+    fabric: Fabric, settings: ExperimentSettings, rule: WidthRule, train_runs: TrainRuns | None = None
 ) -> tuple[ExperimentSettings, dict[str, str]]:
     """Train the seeds of ``required_seeds`` until they are finished or have failed.
 
@@ -87,7 +87,7 @@ def train_until_narrow(
         fabric: as for ``train_experiment``.
         settings: the experiment, with as many seeds as the rule allows.
         rule: rule that ``require_usable`` accepts.
-        parallel_runs: as for ``train_experiment``.
+        train_runs: as for ``train_experiment``.
 
     Returns:
         The experiment with the number of seeds of each method, and the failures: error by run.
@@ -104,7 +104,7 @@ def train_until_narrow(
             return settings, failures
         settings = replace(settings, seed_counts=seed_counts)
         fabric.print(f"seeds of each method: {_describe(required)}")
-        failures |= train_experiment(fabric, settings, parallel_runs, excluded=failures)
+        failures |= train_experiment(fabric, settings, train_runs, excluded=failures)
 
 
 def describe_rule(settings: ExperimentSettings, rule: WidthRule) -> str:

@@ -114,10 +114,14 @@ def test_seeds_with_until_are_those_to_begin_with(run):
     assert (list(training.seeds), training.max_seeds) == ([0, 1], 9)
 
 
-def test_spread_over_several_machines_is_rejected(afictl):
-    code, _, errors = afictl("compare", "--preset", TINY, "--data", ".", "--spread", "--nodes", "2")
+@pytest.mark.parametrize(
+    ("words", "reason"), [(("--spread", "--nodes", "2"), "--ray ADDRESS"), (("--ray", "auto"), "without --spread")]
+)
+def test_machines_of_parallel_runs_are_those_of_ray(afictl, words, reason):
+    code, _, errors = afictl("compare", "--preset", TINY, "--data", ".", *words)
     assert code == 2
-    assert "--nodes" in errors
+    assert words[-2] in errors
+    assert reason in errors
 
 
 def test_costs_alone_are_printed_and_written(afictl, tmp_path):

@@ -120,7 +120,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 def test_flags_of_the_page_exist(page):
     other_tools = (
         r"pytest|ruff|benchmarks|--index-url|#SBATCH|--signal=|--max-restarts|--shm-size|--shutdown-timeout"
-        r"|--signals-to-handle"
+        r"|--signals-to-handle|ray start"
     )
     lines = [line for line in TEXTS[page].splitlines() if not re.search(other_tools, line)]
     lines = [re.sub(r"\b(torchrun|srun|mpirun) .*? (?=afictl )", "", line) for line in lines]  # a launcher's own flags

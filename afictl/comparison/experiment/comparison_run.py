@@ -29,8 +29,10 @@ def is_finished(folder: Path) -> bool:
     return (folder / RESULT).is_file()
 
 
-def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification) -> None:
-    """Train and evaluate one run, or continue an interrupted one, unless another command trains it or has finished it.
+def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification, waits: bool = False) -> None:
+    """Train and evaluate one run, or continue an interrupted one, unless another command has finished it.
+
+    If another process trains it, the function ``waits`` for its end, or does nothing.
 
     The training state, by far the largest file, is removed at the end, as a finished run is never continued.
 
@@ -59,7 +61,7 @@ def train_run(fabric: Fabric, preset: Preset, data: Path, run: RunSpecification)
     require_no_link(run.folder, run.folder.parent.parent)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked_folder(run.folder, fabric.global_rank, fabric.world_size))
+            stack.enter_context(locked_folder(run.folder, fabric.global_rank, fabric.world_size, wait=waits))
         except FolderInUseError:
             fabric.print(f"{run}: another command trains it")
             return

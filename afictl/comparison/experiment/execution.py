@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from lightning_fabric import Fabric
 
 from afictl.comparison.experiment.comparison_run import describe_failure, is_finished, train_run
-from afictl.comparison.experiment.parallel import train_in_parallel, train_in_turn
 from afictl.comparison.experiment.preconditions import check_experiment
 from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification
 from afictl.distributed import run_on_rank_zero
@@ -33,8 +33,27 @@ _MAX_ATTEMPTS = 3
 _MAX_REASON_BYTES = 2**16
 
 
+class TrainRuns(Protocol):
+    """Function that trains runs of an experiment and returns the failures: error by run.
+
+    It leaves out runs that another command trains or has finished.
+    """
+
+    def __call__(
+        self,
+        settings: ExperimentSettings,
+        runs: Sequence[RunSpecification],
+        precision: str,
+        log: Callable[[str], None],
+    ) -> dict[str, str]:
+        """Train ``runs`` in ``precision``; ``log`` prints a line."""
+
+
 def train_experiment(
-    fabric: Fabric, settings: ExperimentSettings, parallel_runs: int = 0, excluded: Collection[str] = ()
+    fabric: Fabric,
+    settings: ExperimentSettings,
+    train_runs: TrainRuns | None = None,
+    excluded: Collection[str] = (),
 ) -> dict[str, str]:
     """Train the unfinished runs in ``settings.output`` and return the failures: error by run.
 
@@ -43,10 +62,10 @@ def train_experiment(
     those commands leave them unfinished.
 
     Args:
-        fabric: devices of each run if ``parallel_runs`` is 0.
+        fabric: devices of each run without ``train_runs``.
         settings: the experiment.
-        parallel_runs: number of runs to train at once, each in a separate process on one device, whose crash is a
-            failure of its run alone; 0: runs are trained in this process.
+        train_runs: ``train_in_turn`` or ``train_as_tasks``, which train each run in a separate process on one device,
+            whose crash is a failure of its run alone; None: runs are trained in this process.
         excluded: runs that are not tried.
 
     Raises:
@@ -61,10 +80,8 @@ def train_experiment(
     if unrelated := _unrelated_runs(settings):
         fabric.print(f"finished runs of other methods or seeds are not compared: {', '.join(unrelated)}")
     precision = str(hardware_record(fabric)["precision"])
-    if parallel_runs > 1:
-        train = partial(train_in_parallel, settings, parallel_runs=parallel_runs, precision=precision)
-    elif parallel_runs == 1:
-        train = partial(train_in_turn, settings, precision=precision, log=fabric.print)
+    if train_runs:
+        train = partial(train_runs, settings, precision=precision, log=fabric.print)
     else:
         train = partial(_train_runs, fabric, settings)
     return _train_beside_others(fabric, unfinished_runs, train, shuffled=waited)

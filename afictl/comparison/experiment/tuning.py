@@ -10,7 +10,7 @@ from typing import cast
 from lightning_fabric import Fabric
 
 from afictl.comparison.experiment.comparison_run import is_finished
-from afictl.comparison.experiment.execution import train_experiment
+from afictl.comparison.experiment.execution import TrainRuns, train_experiment
 from afictl.comparison.experiment.preconditions import check_experiment
 from afictl.comparison.experiment.specification import TUNING, ExperimentSettings, RunSpecification, TuningGrid
 from afictl.comparison.records import read_experiment, read_result
@@ -58,7 +58,7 @@ def parse_tuning(text: str, preset: Preset) -> TuningGrid:
 
 
 def tune(
-    fabric: Fabric, settings: ExperimentSettings, parallel_runs: int = 0
+    fabric: Fabric, settings: ExperimentSettings, train_runs: TrainRuns | None = None
 ) -> tuple[ExperimentSettings, dict[str, Tuning], dict[str, str]]:
     """Choose a value of ``settings.tuning`` for each method.
 
@@ -68,7 +68,7 @@ def tune(
     repeated, like those of the experiment.
 
     Args:
-        fabric: as in ``train_experiment``, like ``parallel_runs``.
+        fabric: as in ``train_experiment``, like ``train_runs``.
         settings: the experiment, with a grid.
 
     Returns:
@@ -95,7 +95,7 @@ def tune(
     for value, experiment in unfinished.items():
         if experiment.methods:
             fabric.print(f"\ntuning: {grid.label(value)}")
-            failed = train_experiment(fabric, experiment, parallel_runs)
+            failed = train_experiment(fabric, experiment, train_runs)
             failures |= {f"{run} with {grid.label(value)}": reason for run, reason in failed.items()}
     return run_on_rank_zero(
         lambda: _choose(settings, grid, experiments, failures), fabric.global_rank, fabric.world_size

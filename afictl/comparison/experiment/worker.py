@@ -1,6 +1,6 @@
 """Worker process that trains one run: ``python -m afictl.comparison.experiment.worker``.
 
-It reads one line of JSON, a ``WorkerTask``, from standard input; closing the stream interrupts the training.
+It reads one line of JSON, a ``RunTask``, from standard input; closing the stream interrupts the training.
 """
 
 from __future__ import annotations
@@ -14,20 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from afictl.comparison.experiment.comparison_run import describe_failure, train_run
-from afictl.comparison.experiment.parallel import EXIT_LOG_UNWRITABLE, WorkerTask
+from afictl.comparison.experiment.run_process import EXIT_INTERRUPTED, EXIT_LOG_UNWRITABLE, RunTask
 from afictl.comparison.experiment.specification import RunSpecification
 from afictl.presets import parse_preset
 from afictl.progress import replace_unencodable_output
 from afictl.training import InitialWeights, launch_single
 from afictl.training.run_inputs import RecordedInputs
 
-_EXIT_INTERRUPTED = 130
-
 
 def main() -> int:
     """Train the run on standard input and return the exit code."""
     replace_unencodable_output()
-    task: WorkerTask = json.loads(_read_line())
+    task: RunTask = json.loads(_read_line())
     sys.argv = task["command"]
     threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
     weights, backbone_weights = (Path(path) if path else None for path in (task["weights"], task["backbone_weights"]))
@@ -36,9 +34,9 @@ def main() -> int:
     run = RunSpecification(task["name"], task["seed"], Path(task["folder"]), initial_weights, inputs)
     try:
         fabric = launch_single(task["precision"])
-        train_run(fabric, parse_preset(task["preset"], source=task["name"]), Path(task["data"]), run)
+        train_run(fabric, parse_preset(task["preset"], source=task["name"]), Path(task["data"]), run, task["waits"])
     except KeyboardInterrupt:
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     except Exception as error:
         with suppress(OSError):
             print(f"error: {describe_failure(error, run.folder)}", file=sys.stderr, flush=True)

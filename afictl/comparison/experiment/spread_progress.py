@@ -18,7 +18,7 @@ _LINE_SECONDS = 300.0
 """Interval of progress lines where the output is not a terminal."""
 
 
-class ParallelProgress:
+class SpreadProgress:
     """Display of the steps of the running runs, with a line for each start and end."""
 
     def __init__(self, console: Console, bar: Progress, num_runs: int, steps: int) -> None:
@@ -28,30 +28,42 @@ class ParallelProgress:
         self._start_times: dict[str, float] = {}
         self._last_update = self._last_line = time.monotonic()
 
-    def start(self, run: str, log: Path) -> None:
-        """Add a run that has started; its process prints to ``log``."""
-        self._tasks[run] = self._bar.add_task(run, total=self._steps)
-        self._start_times[run] = time.monotonic()
-        self.log(f"{run}: started; {log}")
+    @property
+    def num_running(self) -> int:
+        """Number of runs that have started and not ended."""
+        return len(self._tasks)
 
-    def end(self, run: str, failure: str) -> None:
-        """Remove a run that has ended; ``failure`` is empty for success."""
-        self._bar.remove_task(self._tasks.pop(run))
+    def end(self, run: str, failure: str, is_finished: bool) -> None:
+        """Remove a run that has ended.
+
+        Args:
+            run: name of the run.
+            failure: its error; empty for none.
+            is_finished: whether it has a result; without one and without an error, another command trains it.
+        """
+        if run in self._tasks:
+            self._bar.remove_task(self._tasks.pop(run))
         self._bar.advance(self._total)
-        minutes = (time.monotonic() - self._start_times[run]) / 60
-        self.log(f"{run}: " + (f"failed: {failure}" if failure else f"done in {minutes:.1f} minutes"))
+        minutes = (time.monotonic() - self._start_times.get(run, time.monotonic())) / 60
+        success = f"done in {minutes:.1f} minutes" if is_finished else "another command trains it"
+        self.log(f"{run}: " + (f"failed: {failure}" if failure else success))
 
-    def update(self, folders: Mapping[str, Path]) -> None:
+    def update(self, runs: Mapping[str, tuple[Path, Path]]) -> None:
         """Display the last step of each running run, at most once per second.
 
         Args:
-            folders: run folder by run.
+            runs: folder and log file by run, of all that have not ended; a run has started when its log exists.
         """
         now = time.monotonic()
         if now < self._last_update + _UPDATE_SECONDS:
             return
         self._last_update = now
-        steps = {run: last_step(folder) for run, folder in folders.items()}
+        for run, (_, log) in runs.items():
+            if run not in self._tasks and log.is_file():
+                self._tasks[run] = self._bar.add_task(run, total=self._steps)
+                self._start_times[run] = now
+                self.log(f"{run}: started; {log}")
+        steps = {run: last_step(folder) for run, (folder, _) in runs.items() if run in self._tasks}
         for run, step in steps.items():
             self._bar.update(self._tasks[run], completed=step)
         self._bar.refresh()
@@ -65,8 +77,8 @@ class ParallelProgress:
 
 
 @contextmanager
-def show_parallel_progress(num_runs: int, steps: int) -> Iterator[ParallelProgress]:
+def show_spread_progress(num_runs: int, steps: int) -> Iterator[SpreadProgress]:
     """Yield a display for ``num_runs`` runs of ``steps`` steps."""
     console = Console(highlight=False, soft_wrap=True)
     with progress_bar(console, elapsed=True) as bar:
-        yield ParallelProgress(console, bar, num_runs, steps)
+        yield SpreadProgress(console, bar, num_runs, steps)
