@@ -22,6 +22,7 @@ def untrained_detector(tmp_path_factory, shapes):
     """A run folder with an untrained Mask R-CNN, which has detections everywhere; not to be written to."""
     torch.manual_seed(0)
     settings = [
+        "backbone.name=test_resnet",
         "input.min_sizes=[96]",
         "input.test_size=96",
         "detector.score_threshold=0.0",

@@ -9,6 +9,7 @@ import pytest
 from afictl import AFInterpolator, UserError, build_detector
 from afictl.cli.interpolator_options import load_preset_for, require_compared_options
 from afictl.comparison import parse_methods
+from tests.helpers.tiny_runs import set_flags
 
 TINY = "faster-rcnn-r18-fpn-tiny"
 BLOCKS = "interpolator.options={blocks: 1, growth: 4}"
@@ -106,7 +107,8 @@ def test_a_kind_beside_a_folder_of_its_name_ends_in_one_line(afictl, shapes, tmp
 def test_the_default_methods_are_kinds_whatever_folders_there_are(afictl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("afi").mkdir()
-    words = ("--set", "neck.channels=16", "--set", "input.test_size=64", "--set", "input.max_size=64")
+    settings = ("backbone.name=test_resnet", "neck.channels=16", "input.test_size=64", "input.max_size=64")
+    words = set_flags(settings)
     code, _, errors = afictl("compare", "--only-cost", "--preset", TINY, *words, "--output", "out")
     assert (code, errors) == (0, "")
     methods = json.loads(Path("out/comparison.json").read_text())["methods"]

@@ -9,7 +9,9 @@ import pytest
 
 from afictl import __version__
 from afictl.cli import failures
+from afictl.cli.main import main
 from afictl.data import make_shapes
+from afictl.errors import UserError
 from tests.helpers.tiny_runs import set_flags
 
 COMMANDS = ("demo", "data", "model", "pretrain", "finetune", "eval", "pseudo-label", "compare", "visualize")
@@ -244,10 +246,17 @@ def test_out_of_memory_is_one_line_and_code_1(monkeypatch, capsys, command, erro
     assert ("--set" in line) == (command != "eval")  # eval has no settings that save memory
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback():
     result = process("model", "show", "nothing", "--debug")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_debug_leaves_the_error_to_the_interpreter(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["afictl", "model", "show", "nothing", "--debug"])
+    with pytest.raises(UserError, match="'nothing'"):
+        main()
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,16 @@ from lightning_fabric import Fabric
 from afictl import AFInterpolator
 from afictl.comparison import shapes_demo
 from afictl.errors import UserError
+from tests.helpers.tiny_runs import SMALL
 
 
 @pytest.fixture
 def short_demo(monkeypatch):
-    """The demo with a step or two in each stage."""
-    overrides = ("stage1.steps=2", "stage2.steps=2", "loader.workers=0")
-    monkeypatch.setattr(shapes_demo, "_OVERRIDES", (*shapes_demo._OVERRIDES, *overrides))
+    """The demo with a small detector, few images and few steps in each stage."""
+    monkeypatch.setattr(shapes_demo, "_OVERRIDES", (*shapes_demo._OVERRIDES, *SMALL))
     monkeypatch.setattr(shapes_demo, "_GUIDE_STEPS", 2)
     monkeypatch.setattr(shapes_demo, "_FINETUNE_STEPS", 1)
-    monkeypatch.setattr(shapes_demo, "_NUM_IMAGES", {"train": 8, "val": 2})
+    monkeypatch.setattr(shapes_demo, "_NUM_IMAGES", {"train": 4, "val": 2})
 
 
 def test_the_demo_writes_all_parts_and_can_be_repeated(short_demo, tmp_path):
@@ -24,7 +24,7 @@ def test_the_demo_writes_all_parts_and_can_be_repeated(short_demo, tmp_path):
     for name in ("compare/comparison.csv", "compare/comparison.json", "plots/training.png", "plots/features.png"):
         assert (output / name).stat().st_size > 0
     assert len(list((output / "detections").glob("*.png"))) == 2
-    assert AFInterpolator.load(output / "pretrain" / "interpolator.safetensors").channels == 64
+    assert AFInterpolator.load(output / "pretrain" / "interpolator.safetensors").channels == 16
     repeated = shapes_demo.run_demo(fabric, output)
     assert [method.runs for method in repeated.methods] == [method.runs for method in comparison.methods]
 

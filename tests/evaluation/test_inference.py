@@ -287,8 +287,9 @@ def test_memory_does_not_grow_with_results(dataset, tmp_path):
 
 
 def test_test_time_augmentation_of_every_image(dataset, tmp_path):
-    settings = ["input.test_size=96", "detector.score_threshold=0.0"]
-    detector = build_detector(load_preset("mask-rcnn-r18-fpn-tiny", settings), len(dataset.classes), "nearest").eval()
+    settings = ["backbone.name=test_resnet", "input.test_size=96", "detector.score_threshold=0.0"]
+    preset = load_preset("mask-rcnn-r18-fpn-tiny", [*settings, "detector.max_detections=20"])
+    detector = build_detector(preset, len(dataset.classes), "nearest").eval()
     expected = []
     for i, image_id in enumerate(dataset.image_ids):
         detection = detect_augmented(detector, read_image(dataset.image_path(i)), Augmentation((64, 96)))

@@ -10,18 +10,19 @@ import torch
 from afictl.presets import Preset
 from afictl.training import loop
 
+STAGES = ("train", "stage1", "stage2")
 SMALL = (
     "backbone.name=test_resnet",
     "neck.channels=16",
     "detector.fc_width=16",
     "detector.rpn_batch=16",
     "detector.roi_batch=16",
+    "detector.max_detections=10",
     "input.min_sizes=[64]",
     "input.test_size=64",
     "interpolator.options={blocks: 1, growth: 4}",
     "loader.workers=0",
-    *(f"{stage}.{key}" for stage in ("train", "stage1", "stage2") for key in ("steps=4", "batch_size=2")),
-    *(f"{stage}.eval_every=4" for stage in ("train", "stage1", "stage2")),
+    *(f"{stage}.{key}" for stage in STAGES for key in ("steps=4", "batch_size=2", "eval_every=4")),
 )
 
 

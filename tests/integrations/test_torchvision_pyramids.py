@@ -68,7 +68,9 @@ def compute(model):
     return [*maps.values(), *(tensor for detections in model(images()) for tensor in detections.values())]
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("mask", "retinanet") else pytest.param(kind, marks=pytest.mark.slow) for kind in MODELS]
+)
 def test_every_model_with_a_pyramid_is_substituted(kind, assert_substitutes):
     torch.manual_seed(0)
     make, steps = MODELS[kind]

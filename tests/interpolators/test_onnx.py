@@ -8,7 +8,7 @@ from afictl import build_interpolator, interpolator_kinds
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-QUICK = ("nearest", "soft-nearest", "bilinear", "bicubic", "transposed-conv", "pixel-shuffle", "afi-lite")
+QUICK = ("nearest", "bicubic", "pixel-shuffle", "afi-lite")
 KINDS = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in interpolator_kinds()]
 
 

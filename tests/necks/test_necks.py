@@ -34,9 +34,22 @@ def maps_for(levels, height, width):
     return features({level: NARROW[level] for level in levels}, height, width, images=2)
 
 
+SIZES = ((75, 133), (260, 129), (33, 520))
+
+
 @every_neck
-@pytest.mark.parametrize("interpolator", interpolator_kinds())
-@pytest.mark.parametrize("size", [(75, 133), (260, 129), (33, 520)])
+@pytest.mark.parametrize(
+    ("interpolator", "size"),
+    [
+        pytest.param(
+            *(kind, size),
+            id=f"{kind}-{size[0]}x{size[1]}",
+            marks=[] if size == SIZES[0] or kind in ("nearest", "afi", "fade") else pytest.mark.slow,
+        )
+        for kind in interpolator_kinds()
+        for size in SIZES
+    ],
+)
 def test_odd_sizes_round_up_at_every_level(settings, interpolator, size):
     neck, levels = build(settings, interpolator)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from afictl.training import InitialWeights, finetune
 from afictl.training.initial_weights import build_seeded_detector, load_initial_weights, resolve_interpolator
 from afictl.weights import load_detector, load_interpolator
 from tests.helpers.foreign_checkpoints import to_detectron2
-from tests.helpers.tiny_runs import SMALL
+from tests.helpers.tiny_runs import SMALL, set_flags
 
 NAMES = ("disc", "square", "triangle", "cross")
 CHOICES = [(None, 1.0), (True, 1.0), (False, 0.0)]
@@ -86,11 +86,11 @@ def test_runs_record_the_choice(fabric, preset, checkpoint, shapes_dir, tmp_path
 def test_commands_say_which_weights_they_take(afictl, checkpoint, shapes_dir, tmp_path):
     preset = ("--preset", "mask-rcnn-r18-fpn-tiny", "--data", shapes_dir, "--output", tmp_path / "run")
     small = [word for setting in (*SMALL, *STEP) for word in ("--set", setting)]
-    recipe = [word for setting in (*SMALL, *STEP) if setting.startswith("stage1.") for word in ("--set", setting)]
+    recipe = set_flags(setting for setting in (*SMALL, *STEP) if setting.startswith(("stage1.", "input.")))
     pictures = ("--data", shapes_dir, "--limit", 1, "--output", tmp_path / "out")
     unlabelled = ("--images", shapes_dir / "val2017", "--exclude", shapes_dir, "--limit", 1)
     commands = (
-        ("eval", "--weights", checkpoint, *pictures),
+        ("eval", "--weights", checkpoint, "--set", "input.test_size=64", *pictures),
         ("visualize", "detections", "--weights", checkpoint, *pictures),
         ("visualize", "features", "--guide", checkpoint, "--interpolator", "nearest", "--levels", "p3", *pictures),
         ("pseudo-label", "--weights", checkpoint, *unlabelled, "--output", tmp_path / "pseudo.json"),

@@ -11,16 +11,18 @@ import typer
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from typer.testing import CliRunner
 
-from afictl import interpolator_kinds, list_presets
+from afictl import comparison, interpolator_kinds, list_presets
 from afictl.cli.main import app
+from afictl.comparison import compare
 from afictl.data import make_shapes
 from afictl.extras import EXTRAS
-from tests.helpers.tiny_runs import SMALL, drop_states, set_flags
+from tests.helpers.tiny_runs import SMALL, STAGES, drop_states, set_flags
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 LIBRARIES = ("torchvision:", "transformers:")
+ONE_STEP = [*SMALL, *(f"{stage}.{key}=1" for stage in STAGES for key in ("steps", "eval_every"))]
 OTHER_MODEL = ["train.steps=1", "train.batch_size=2", "input.min_sizes=[64]", "input.test_size=64", "loader.workers=0"]
 
 
@@ -37,32 +39,43 @@ def commands(page: str) -> list[list[str]]:
 def quick(arguments: list[str]) -> list[str]:
     """Further arguments that make a command finish in seconds."""
     command = arguments[0]
-    if command == "pseudo-label":  # a detector of four steps has no confident detection
+    if command == "pseudo-label":  # a detector of one step has no confident detection
         return ["--threshold", "0"]
     if command in ("finetune", "compare") and "--runs" not in arguments:
-        return set_flags(OTHER_MODEL if any(word.startswith(LIBRARIES) for word in arguments) else SMALL)
+        return set_flags(OTHER_MODEL if any(word.startswith(LIBRARIES) for word in arguments) else ONE_STEP)
     return []
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory, shapes_dir):
+def data(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=6, val=2, size=64)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, data):
     """A folder in which README's commands have run; the other pages build on their runs."""
     folder = tmp_path_factory.mktemp("documentation")
-    make_shapes(folder / "unlabelled", train=4, val=1, size=96, seed=1)
+    make_shapes(folder / "unlabelled", train=2, val=1, size=64, seed=1)
     model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
     torch.save(model.state_dict(), folder / "model.pth")
     if find_spec("transformers"):
         from tests.helpers.transformers_models import rt_detr
 
         rt_detr().save_pretrained(folder / "rtdetr")
-    run_page("README.md", folder, shapes_dir)
+    run_page("README.md", folder, data)
     return folder
+
+
+def compare_in_process(*arguments, train_runs, **options):
+    """``compare`` whose runs are trained in this process, as a new process for each takes seconds to start."""
+    return compare(*arguments, **options)
 
 
 def run_page(page: str, folder: Path, data: Path) -> None:
     paths = {"DIR": str(data), "FOLDER": str(folder / "unlabelled" / "train2017")}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(comparison, "compare", compare_in_process)
         for arguments in commands(page):
             arguments = [re.sub("DIR|FOLDER", lambda name: paths[name[0]], word) for word in arguments]
             result = CliRunner().invoke(app, [*arguments, *quick(arguments)], catch_exceptions=False)
@@ -78,8 +91,8 @@ def test_readme_commands_write_their_results(workspace):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md" and commands(page)])
-def test_commands_of_the_page_run(page, workspace, shapes_dir):
-    run_page(page, workspace, shapes_dir)
+def test_commands_of_the_page_run(page, workspace, data):
+    run_page(page, workspace, data)
 
 
 SET_UP = ("python3 -m venv", ".venv/bin/")

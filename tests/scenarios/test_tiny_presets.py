@@ -10,6 +10,8 @@ from afictl.training import finetune
 from afictl.weights import load_detector
 
 TINY = [name for name in list_presets() if name.endswith("-tiny")]
+QUICK = ("mask-rcnn-r18-fpn-tiny", "cascade-rcnn-swin-t-bifpn-tiny", "fcos-r18-fpn-tiny", "centermask-r18-bifpn-tiny")
+"""Presets with all kinds of heads, necks and backbones, which are trained in every run of the tests."""
 SMALL_IMAGES = ("input.min_sizes=[128]", "input.test_size=128", "loader.workers=0")
 
 
@@ -28,9 +30,13 @@ def train(fabric, name, data, output, *overrides):
     return preset, finetune(fabric, preset, data, output).metrics
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TINY]
+)
 def test_a_tiny_preset_trains_evaluates_and_is_loaded_again(name, fabric, shapes_dir, tmp_path):
-    preset, metrics = train(fabric, name, shapes_dir, tmp_path / "run", "train.steps=2", "train.batch_size=2")
+    preset, metrics = train(
+        fabric, name, shapes_dir, tmp_path / "run", "train.steps=2", "train.batch_size=2", "detector.max_detections=10"
+    )
     has_masks = preset.detector.without_masks is not None
     assert {"box/AP"} | ({"mask/AP"} if has_masks else set()) <= metrics.keys()
     loaded = load_detector(tmp_path / "run").preset

@@ -15,7 +15,9 @@ def curves(classes, seed=0):
     return values
 
 
-@pytest.mark.parametrize("classes", [1, 4, 30])
+@pytest.mark.parametrize(
+    "classes", [4, pytest.param(1, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kinds", [("box",), ("box", "mask")])
 def test_precision_recall_has_its_size_and_many_colours(tmp_path, classes, kinds):
     path = tmp_path / "new" / "curves.png"
@@ -34,7 +36,7 @@ def test_legend_has_literal_class_names(tmp_path):
     )
 
 
-@pytest.mark.parametrize("classes", [1, 5, 80])
+@pytest.mark.parametrize("classes", [1, 80, pytest.param(5, marks=pytest.mark.slow)])
 def test_confusion_of_many_classes_stays_small(tmp_path, classes):
     counts = np.random.default_rng(0).integers(0, 9, (classes + 1, classes + 1))
     counts[0] = 0

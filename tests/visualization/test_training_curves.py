@@ -87,7 +87,10 @@ def test_accuracy_axis_has_a_minimum_range(values, min_range):
     assert min_range <= high - low < 1.3 * min_range
 
 
-@pytest.mark.parametrize(("count", "length"), [(2, 5), (22, 20), (60, 8), (9, 90)])
+@pytest.mark.parametrize(
+    ("count", "length"),
+    [(2, 5), (22, 20), pytest.param(60, 8, marks=pytest.mark.slow), pytest.param(9, 90, marks=pytest.mark.slow)],
+)
 def test_legends_fit_into_their_figures(tmp_path, monkeypatch, count, length):
     """In the picture, in the unused panel or below, and in the first panel of a page."""
     one = run(tmp_path / "one")

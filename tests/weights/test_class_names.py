@@ -7,8 +7,9 @@ import torch
 
 from afictl import build_detector, load_preset
 from afictl.errors import UserError
-from afictl.weights import load_detector
+from afictl.weights import load_detector, read_checkpoint
 from afictl.weights.conversion import convert
+from afictl.weights.layouts import to_afictl
 from tests.helpers.foreign_checkpoints import to_detectron2
 
 NAMES = ("truck", "car")
@@ -56,8 +57,12 @@ def annotation_file(folder, *names):
         {"names": ["__background__", *NAMES]},
     ],
 )
-def test_names_in_the_file_are_kept(checkpoint, target, content):
-    convert(checkpoint(**content), target)
+def test_names_in_the_file_are_those_of_the_detector(checkpoint, content):
+    assert to_afictl(read_checkpoint(checkpoint(**content))).metadata["classes"] == list(NAMES)
+
+
+def test_names_in_the_file_are_kept(checkpoint, target):
+    convert(checkpoint(meta={"CLASSES": NAMES}), target)
     assert load_detector(target).classes == NAMES
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from afictl import AFInterpolator, PatchDiscriminator, UserError, build_detector, load_preset, load_weights
 from afictl.cli.main import app
 from afictl.tensor_files import read_tensors
-from afictl.weights import load_detector
+from afictl.weights import backbone_file, load_detector
 from afictl.weights.conversion import convert
 from afictl.weights.layouts.detectron2_names import discriminator_key
 from tests.helpers.foreign_checkpoints import to_detectron2
@@ -126,6 +126,7 @@ def test_afictl_file_gets_other_classes(file, tmp_path):
 )
 def test_mistakes_are_one_line_and_write_nothing(file, tmp_path, monkeypatch, arguments, fact):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backbone_file, "_NETWORKS", ("resnet18",))  # of which each is built
     if "CONVERTED" in arguments:
         call(file, "converted.safetensors")
     torch.save({"fc.weight": torch.zeros(2)}, "other.pth")

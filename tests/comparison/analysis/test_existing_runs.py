@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from afictl import UserError
-from afictl.comparison import Method, compare_runs
+from afictl.comparison import Method, compare_runs, pipeline
 from afictl.comparison.experiment.execution import train_experiment
 from afictl.comparison.experiment.specification import ExperimentSettings
 from afictl.weights import load_detector, read_checkpoint, save_detector
+from tests.helpers.comparisons import make_cost
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,14 @@ def trained(tmp_path_factory, fabric, preset, methods, shapes_dir):
     folder = tmp_path_factory.mktemp("runs") / "experiment"
     train_experiment(fabric, ExperimentSettings(preset, shapes_dir, folder, (*methods, Method("fresh", "afi"))))
     return folder
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No costs are measured and no page is written."""
+    costs_of_runs = lambda fabric, folders, *_, **__: (dict.fromkeys(folders, make_cost(0)), {})  # noqa: E731
+    monkeypatch.setattr(pipeline, "costs_of_runs", costs_of_runs)
+    monkeypatch.setattr(pipeline, "write_report", lambda *_: None)
 
 
 def copy_run(run, target, **changes):
@@ -56,7 +65,7 @@ def test_runs_are_grouped_by_interpolator_and_paired_by_seed(trained, fabric, tm
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["baseline"] == "nearest"
 
 
-def test_another_number_of_processes_is_named_in_settings_and_verdict(trained, fabric, tmp_path):
+def test_another_number_of_processes_is_named_in_settings_and_verdict(trained, quick, fabric, tmp_path):
     two = copy_run(trained / "afi" / "seed0", tmp_path / "afi", hardware__processes=2)
     comparison = compare_runs(fabric, [trained / "nearest" / "seed0", two], tmp_path / "out")
     counts = comparison.settings["NOT THE SAME, hardware.processes"]
@@ -67,7 +76,7 @@ def test_another_number_of_processes_is_named_in_settings_and_verdict(trained, f
     assert "hardware.later_processes" in comparison.methods[1].verdict
 
 
-def test_another_number_of_threads_is_named_in_settings_and_verdict(trained, fabric, tmp_path):
+def test_another_number_of_threads_is_named_in_settings_and_verdict(trained, quick, fabric, tmp_path):
     """But not where a run of an earlier version recorded none."""
     many = copy_run(trained / "afi" / "seed0", tmp_path / "afi", hardware__threads=64)
     comparison = compare_runs(fabric, [trained / "nearest" / "seed0", many], tmp_path / "out")
@@ -78,7 +87,7 @@ def test_another_number_of_threads_is_named_in_settings_and_verdict(trained, fab
     assert "threads" not in comparison.methods[1].verdict
 
 
-def test_names_separate_runs_of_one_interpolator(trained, fabric, tmp_path):
+def test_names_separate_runs_of_one_interpolator(trained, quick, fabric, tmp_path):
     """And group runs of separately trained interpolators."""
     plain, afi, fresh = (trained / name / "seed0" for name in ("nearest", "afi", "fresh"))
     slow = copy_run(plain, tmp_path / "slow", preset__train__lr=0.01)
@@ -100,7 +109,7 @@ def test_names_separate_runs_of_one_interpolator(trained, fabric, tmp_path):
         compare_runs(fabric, [plain, slow], tmp_path / "out")
 
 
-def test_missing_predictions_are_computed_again(trained, fabric, tmp_path):
+def test_missing_predictions_are_computed_again(trained, quick, fabric, tmp_path):
     run = copy_run(trained / "nearest" / "seed0", tmp_path / "run")
     stored = json.loads((run / "predictions.json").read_text())
     (run / "predictions.json").unlink()
@@ -110,7 +119,7 @@ def test_missing_predictions_are_computed_again(trained, fabric, tmp_path):
     assert len(json.loads((run / "predictions.json").read_text())) == len(stored)
 
 
-def test_unequal_settings_are_listed_in_settings_and_verdict(trained, fabric, tmp_path):
+def test_unequal_settings_are_listed_in_settings_and_verdict(trained, quick, fabric, tmp_path):
     changed = copy_run(trained / "afi" / "seed0", tmp_path / "run", preset__train__lr=0.5, weights="/somewhere")
     comparison = compare_runs(fabric, [trained / "nearest" / "seed0", changed], tmp_path / "out")
     unequal = {key: value for key, value in comparison.settings.items() if key.startswith("NOT THE SAME")}
@@ -121,7 +130,7 @@ def test_unequal_settings_are_listed_in_settings_and_verdict(trained, fabric, tm
     assert "differ in train.lr, weights " in comparison.methods[1].verdict
 
 
-def test_a_tuned_setting_is_named_without_a_warning(trained, fabric, tmp_path):
+def test_a_tuned_setting_is_named_without_a_warning(trained, quick, fabric, tmp_path):
     folder = tmp_path / "tuned"
     nearest = copy_run(trained / "nearest" / "seed0", folder / "nearest" / "seed0", preset__train__lr=0.002)
     afi = copy_run(trained / "afi" / "seed0", folder / "afi" / "seed0")
@@ -133,7 +142,7 @@ def test_a_tuned_setting_is_named_without_a_warning(trained, fabric, tmp_path):
     assert "differ" not in comparison.methods[1].verdict
 
 
-def test_runs_on_other_content_of_the_data_are_not_the_same(trained, fabric, tmp_path):
+def test_runs_on_other_content_of_the_data_are_not_the_same(trained, quick, fabric, tmp_path):
     changed = copy_run(trained / "afi" / "seed0", tmp_path / "run", contents__train="content:0123456789")
     comparison = compare_runs(fabric, [trained / "nearest" / "seed0", changed], tmp_path / "out")
     (key,) = [key for key in comparison.settings if key.startswith("NOT THE SAME")]
@@ -144,7 +153,7 @@ def test_runs_on_other_content_of_the_data_are_not_the_same(trained, fabric, tmp
     assert not [key for key in comparison.settings if key.startswith("NOT THE SAME")]
 
 
-def test_one_data_set_in_two_folders_needs_its_present_folder(trained, fabric, shapes_dir, tmp_path):
+def test_one_data_set_in_two_folders_needs_its_present_folder(trained, quick, fabric, shapes_dir, tmp_path):
     moved = copy_run(
         trained / "afi" / "seed0", tmp_path / "run", data="/other/machine", hardware__precision="bf16-mixed"
     )
@@ -164,7 +173,7 @@ def test_one_data_set_in_two_folders_needs_its_present_folder(trained, fabric, s
         ({"interpolator": "nearest", "preset__interpolator": {"kind": "nearest", "options": {}}}, ["both of nearest"]),
     ],
 )
-def test_runs_that_cannot_be_compared_are_rejected(trained, fabric, tmp_path, changes, facts):
+def test_runs_that_cannot_be_compared_are_rejected(trained, quick, fabric, tmp_path, changes, facts):
     changed = copy_run(trained / "afi" / "seed0", tmp_path / "run", **changes)
     with pytest.raises(UserError) as error:
         compare_runs(fabric, [trained / "nearest" / "seed0", changed], tmp_path / "out")
@@ -195,7 +204,7 @@ def renumber_classes(content):
         item["id" if "name" in item else "category_id"] += 100
 
 
-def test_stored_predictions_are_not_scored_on_other_data(trained, fabric, shapes_dir, tmp_path):
+def test_stored_predictions_are_not_scored_on_other_data(trained, quick, fabric, shapes_dir, tmp_path):
     run = copy_run(trained / "nearest" / "seed0", tmp_path / "run")
     content = json.loads((shapes_dir / "annotations" / "instances_val2017.json").read_text())
     predictions = [
@@ -228,6 +237,6 @@ def test_a_folder_without_a_run_is_rejected(fabric, tmp_path):
         compare_runs(fabric, [tmp_path / "experiment"], tmp_path / "out")
 
 
-def test_the_folder_of_trained_methods_is_not_overwritten(trained, fabric):
+def test_the_folder_of_trained_methods_is_not_overwritten(trained, quick, fabric):
     with pytest.raises(UserError, match=str(trained)):
         compare_runs(fabric, [trained / "nearest" / "seed0"], trained)

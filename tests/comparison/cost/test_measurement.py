@@ -7,7 +7,10 @@ from afictl.comparison.cost.measurement import cost_images, measure_costs
 from afictl.data import load_dataset
 from afictl.detectors import model_cost
 
-SMALL = ("neck.channels=16", "detector.fc_width=32", "interpolator.options={}", "input.test_size=64")
+SMALL = (
+    *("backbone.name=test_resnet", "neck.channels=16", "detector.fc_width=32"),
+    *("interpolator.options={}", "input.test_size=64"),
+)
 
 
 def detector(kind, preset="faster-rcnn-r18-fpn-tiny"):

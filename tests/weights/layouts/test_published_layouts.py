@@ -150,7 +150,7 @@ RESNEST = Published(
     ("keys", "preset", "network"),
     [
         ("d2_cascade_mask_rcnn_R50_FPN_3x", "cascade-rcnn-r50-fpn", CAFFE),
-        ("afi_maskrcnn_R50_FPN", "mask-rcnn-r50-fpn", CAFFE),
+        pytest.param("afi_maskrcnn_R50_FPN", "mask-rcnn-r50-fpn", CAFFE, marks=pytest.mark.slow),
         ("afi_maskrcnn_R50_PAFPN", "mask-rcnn-r50-pafpn", CAFFE),
         ("afi_cascade_mask_ResNeSt101_PAFPN", "cascade-rcnn-s101-pafpn", RESNEST),
     ],
