@@ -10,6 +10,7 @@ from torch import nn
 from afictl import UserError, build_detector, load_preset
 from afictl.backbones.norms import FrozenBatchNorm
 from tests.helpers.backbones import LEVELS, build
+from tests.helpers.slow_cases import others_slow
 
 SMALL_SWIN_V2 = {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.0}
 SMALL_SAM2_HIERA = {"embed_dim": 16, "stages": [1, 1, 2, 1], "global_att_blocks": [3], "drop_path_rate": 0.0}
@@ -49,7 +50,17 @@ def small_detector(name):
     return build_detector(preset, num_classes=2)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+TRAINED = (
+    "convnext_atto",
+    "tf_efficientnet_lite0",
+    "regnetx_002",
+    "hieradet_small",
+    "swinv2_tiny_window8_256",
+    "test_nfnet",
+)
+
+
+@pytest.mark.parametrize("name", others_slow(FAMILIES, TRAINED))
 def test_a_detector_with_the_network_trains_a_step(name):
     torch.manual_seed(0)
     detector = small_detector(name).train()
@@ -137,16 +148,10 @@ def test_frozen_batch_norm_keeps_the_activation_and_the_statistics(name):
         torch.testing.assert_close(value, expected[level], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "convnext_atto",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("tf_efficientnet_lite0", "regnetx_002", "swinv2_tiny_window8_256", "test_maxvit")
-        ),
-    ],
-)
+CHECKPOINTED = ("convnext_atto", "tf_efficientnet_lite0", "regnetx_002", "swinv2_tiny_window8_256", "test_maxvit")
+
+
+@pytest.mark.parametrize("name", others_slow(CHECKPOINTED, CHECKPOINTED[:1]))
 def test_checkpointing_gives_the_same_numbers_with_less_memory(name):
     options = {**FAMILIES[name], "drop_path_rate": 0.3}
     plain = build(name, options=options).train()

@@ -12,6 +12,7 @@ from afictl.data.transforms import resize_for
 from afictl.detectors import model_cost
 from afictl.interpolators import build_interpolator, interpolator_kinds
 from afictl.presets import list_torchvision_presets
+from tests.helpers.slow_cases import others_slow
 from tests.helpers.targets import no_object, one_object, random_image
 
 NAMES = [name.partition(":")[2] for name in list_torchvision_presets()]
@@ -101,9 +102,7 @@ def test_masks_on_the_original_pixels_are_pasted_as_torchvision_does():
     assert torch.equal(predictions["masks"], expected)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in TRAINED else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", others_slow(NAMES, TRAINED))
 def test_every_part_gets_a_gradient_also_without_objects_and_under_autocast(name):
     torch.manual_seed(0)
     detector = build(name, *limits(name), "backbone.frozen_stages=4", interpolator=AFInterpolator(256, 1, 8)).train()
@@ -144,7 +143,7 @@ def faster_rcnn():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", interpolator_kinds())
+@pytest.mark.parametrize("kind", others_slow(interpolator_kinds(), ("nearest", "afi", "dysample", "fade")))
 def test_every_interpolator_kind_is_built_and_substituted(kind, faster_rcnn):
     with torch.device("meta"):
         detector = build("fasterrcnn_resnet50_fpn", interpolator=kind)

@@ -1,8 +1,7 @@
 """Kinds of interpolators that are trained in every run of the tests, and options smaller than the defaults."""
 
-import pytest
-
 from afictl.interpolators import learned_kinds
+from tests.helpers.slow_cases import others_slow
 
 OPTIONS = {
     "afi": {"blocks": 1, "growth": 4},
@@ -18,6 +17,5 @@ OPTIONS = {
     "freqfusion": {"low_pass_kernel": 3, "compressed_channels": 4, "groups": 2},
 }
 
-_FEW = ("afi", "dysample", "fade")
-FEW_KINDS = [kind if kind in _FEW else pytest.param(kind, marks=pytest.mark.slow) for kind in learned_kinds()]
+FEW_KINDS = others_slow(learned_kinds(), ("afi", "dysample", "fade"))
 """All learned kinds for long tests: three are in every run of the tests, the others in the slow one."""

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tests.helpers.slow_cases import others_slow
 from tests.helpers.substitution_checks import CHECKS, Case
 
 smp = pytest.importorskip("segmentation_models_pytorch")
@@ -48,6 +49,6 @@ CASES = {
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", others_slow(CASES, ("FPN", "Unet", "UPerNet")))
 def test_model_with_interpolators(case, check):
     CHECKS[check](CASES[case])

@@ -12,6 +12,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from afictl import AFInterpolator, UserError, build_interpolator, substitute_interpolator
+from tests.helpers.slow_cases import others_slow
 
 SMALL = {"num_classes": 3, "min_size": 64, "max_size": 96}
 
@@ -68,9 +69,7 @@ def compute(model):
     return [*maps.values(), *(tensor for detections in model(images()) for tensor in detections.values())]
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind in ("mask", "retinanet") else pytest.param(kind, marks=pytest.mark.slow) for kind in MODELS]
-)
+@pytest.mark.parametrize("kind", others_slow(MODELS, ("mask", "retinanet")))
 def test_every_model_with_a_pyramid_is_substituted(kind, assert_substitutes):
     torch.manual_seed(0)
     make, steps = MODELS[kind]

@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from afictl import substitute_interpolator
+from tests.helpers.slow_cases import others_slow
 from tests.helpers.substitution_checks import CHECKS, Case, assert_equal, build, run, substitute
 
 pytest.importorskip("transformers")
@@ -34,7 +35,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", others_slow(CASES, ("RT-DETR", "Mask2Former", "UPerNet", "DETR's mask head")))
 def test_model_with_interpolators(case, check):
     CHECKS[check](CASES[case])
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from afictl import build_interpolator, interpolator_kinds
+from tests.helpers.slow_cases import others_slow
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-QUICK = ("nearest", "bicubic", "pixel-shuffle", "afi-lite")
-KINDS = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in interpolator_kinds()]
+KINDS = others_slow(interpolator_kinds(), ("nearest", "bicubic", "pixel-shuffle", "afi-lite"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,6 +8,7 @@ from afictl import list_presets, load_preset
 from afictl.data import make_shapes
 from afictl.training import finetune
 from afictl.weights import load_detector
+from tests.helpers.slow_cases import others_slow
 
 TINY = [name for name in list_presets() if name.endswith("-tiny")]
 QUICK = ("mask-rcnn-r18-fpn-tiny", "cascade-rcnn-swin-t-bifpn-tiny", "fcos-r18-fpn-tiny", "centermask-r18-bifpn-tiny")
@@ -30,9 +31,7 @@ def train(fabric, name, data, output, *overrides):
     return preset, finetune(fabric, preset, data, output).metrics
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TINY]
-)
+@pytest.mark.parametrize("name", others_slow(TINY, QUICK))
 def test_a_tiny_preset_trains_evaluates_and_is_loaded_again(name, fabric, shapes_dir, tmp_path):
     preset, metrics = train(
         fabric, name, shapes_dir, tmp_path / "run", "train.steps=2", "train.batch_size=2", "detector.max_detections=10"

@@ -17,6 +17,7 @@ from afictl.presets import load_preset
 from afictl.visualization import file_pictures, gradcam_figures
 from afictl.visualization.gradcam import HeatMap, compute_gradcam
 from afictl.visualization.named_models import NamedDetectors
+from tests.helpers.slow_cases import others_slow
 
 CLASSES = ("cell", "platelet", "<b>red</b>")
 BOX = torch.tensor([10.0, 8.0, 60.0, 50.0])
@@ -113,7 +114,7 @@ PRESETS = [
 ]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", others_slow(PRESETS, PRESETS[:-2]))
 def test_every_kind_of_detector_is_explained(preset, image, pictures):
     detector = build(preset)
     level, heat = compute_gradcam(detector, image, BOX, 1)

@@ -152,7 +152,9 @@ RESNEST = Published(
         ("d2_cascade_mask_rcnn_R50_FPN_3x", "cascade-rcnn-r50-fpn", CAFFE),
         pytest.param("afi_maskrcnn_R50_FPN", "mask-rcnn-r50-fpn", CAFFE, marks=pytest.mark.slow),
         ("afi_maskrcnn_R50_PAFPN", "mask-rcnn-r50-pafpn", CAFFE),
-        ("afi_cascade_mask_ResNeSt101_PAFPN", "cascade-rcnn-s101-pafpn", RESNEST),
+        pytest.param(
+            *("afi_cascade_mask_ResNeSt101_PAFPN", "cascade-rcnn-s101-pafpn", RESNEST), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_levels_of_raw_pixels_are_those_of_the_published_network(keys, preset, network, tmp_path):

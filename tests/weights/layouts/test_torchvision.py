@@ -10,6 +10,7 @@ from afictl.weights import load_backbone_weights, load_detector, read_checkpoint
 from afictl.weights.checkpoint import Checkpoint
 from afictl.weights.conversion import convert
 from afictl.weights.layouts import to_afictl
+from tests.helpers.slow_cases import others_slow
 from tests.helpers.torchvision_files import build_torchvision, old_names, save_torchvision
 
 NAMES = [name.partition(":")[2] for name in list_torchvision_presets()]
@@ -77,10 +78,7 @@ def test_names_of_old_files_are_converted(name, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "name",
-    [name if name.startswith(("mask", "fcos")) else pytest.param(name, marks=pytest.mark.slow) for name in FIRST],
-)
+@pytest.mark.parametrize("name", others_slow(FIRST, ("maskrcnn_resnet50_fpn", "fcos_resnet50_fpn")))
 def test_first_coco_weights_are_converted_to_the_default_eps(name, tmp_path):
     """torchvision sets the eps of their norms to 0; FCOS came later and keeps the usual one."""
     model = build_torchvision(name, 91)
@@ -114,7 +112,9 @@ def with_eps(module, eps):
     return module
 
 
-@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
+@pytest.mark.parametrize(
+    "name", ["maskrcnn_resnet50_fpn", pytest.param("retinanet_resnet50_fpn_v2", marks=pytest.mark.slow)]
+)
 def test_imagenet_weights_are_loaded_into_the_body(name, tmp_path):
     donor = resnet50(weights=None)
     torch.save(donor.state_dict(), tmp_path / "resnet50.pth")
@@ -152,8 +152,8 @@ def test_other_models_are_refused(build, tmp_path):
     ("name", "shape"),
     [
         ("roi_heads.box_predictor.cls_score.bias", (1,)),
-        ("roi_heads.box_predictor.cls_score.bias", ()),
-        ("rpn.head.cls_logits.weight", (5, 256, 1, 1)),
+        pytest.param("roi_heads.box_predictor.cls_score.bias", (), marks=pytest.mark.slow),
+        pytest.param("rpn.head.cls_logits.weight", (5, 256, 1, 1), marks=pytest.mark.slow),
         ("backbone.body.conv1.weight", (64, 4, 7, 7)),
     ],
 )
