@@ -174,8 +174,6 @@ def test_runs_of_an_interrupted_comparison_save_their_state(shapes_dir, tmp_path
     while not all((run / "state.pt").is_file() for run in runs):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    if number != signal.SIGKILL:
-        assert (tmp_path / "output.txt").read_text().splitlines()[-2:] == [
-            "waiting for 2 runs to save their state",
-            "interrupted",
-        ]
+    text = (tmp_path / "output.txt").read_text()
+    assert ("waiting for 2 runs to save their state" in text) == (number != signal.SIGKILL)
+    assert "Traceback" not in text
