@@ -8,6 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TypedDict
 
+from filelock import FileLock, Timeout
+
+from afictl.errors import UserError
 from afictl.files import discard_special, name_file_in_errors
 
 _MAX_LINE_BYTES = 2**26
@@ -34,20 +37,33 @@ class LabelledImage(TypedDict):
 class LabelJournal:
     """File beside the output with one JSON line an image, appended as soon as the image is labelled.
 
-    Its first line holds the settings that the labels depend on. A journal with other settings is begun anew.
+    Its first line holds the settings that the labels depend on. A journal with other settings is begun anew. A lock
+    file beside it lets one process write to it.
 
     Args:
         output: the annotation file that is to be written.
         settings: as plain values.
 
     Raises:
+        UserError: another process writes to it.
         OSError: the folder is not writable.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, object]) -> None:
         self.path = output.with_name(f"{output.name}.partial")
         self._settings = (json.dumps(settings, sort_keys=True) + "\n").encode()
-        self._file = self._open()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            advice = "wait until it has ended, or choose another --output"
+            raise UserError(f"{output}: another process writes pseudo labels to it; {advice}") from None
+        try:
+            self._file = self._open()
+        except BaseException:
+            self._unlock()
+            raise
 
     def __enter__(self) -> LabelJournal:
         return self
@@ -56,6 +72,7 @@ class LabelJournal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        self._unlock()
 
     def read(self, names: Iterator[str]) -> Iterator[LabelledImage]:
         """Yield the images up to the first that differs from ``names``, and cut off what follows them.
@@ -88,8 +105,11 @@ class LabelJournal:
         """Remove the file: all images are labelled."""
         self.path.unlink(missing_ok=True)
 
+    def _unlock(self) -> None:
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
     def _open(self) -> IO[bytes]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         discard_special(self.path)
         file = self.path.open("r+b" if self.path.exists() else "w+b")
         if file.read(len(self._settings)) != self._settings:

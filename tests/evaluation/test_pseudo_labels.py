@@ -256,3 +256,12 @@ def test_labels_of_other_settings_or_images_are_not_continued(images, tmp_path, 
     report = write(images, tmp_path / "pseudo.json", settings={"weights": weights})
     assert report.continued == continued
     assert len(json.loads((tmp_path / "pseudo.json").read_text())["images"]) == report.images
+
+
+def test_two_processes_do_not_write_one_file(images, tmp_path):
+    def write_again(done, total):
+        with pytest.raises(UserError, match=r"pseudo\.json: another process writes pseudo labels to it"):
+            write(images, tmp_path / "pseudo.json", settings={"weights": "a"})
+
+    write(images, tmp_path / "pseudo.json", settings={"weights": "a"}, progress=write_again)
+    assert not list(tmp_path.glob("pseudo.json.*"))
