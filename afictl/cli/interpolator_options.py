@@ -37,7 +37,7 @@ def load_preset_for(name: str, overrides: Sequence[str], interpolator: str | Non
             raise UserError(
                 f"--set interpolator.kind: has no effect with --interpolator {interpolator}; give one of them"
             )
-    return load_buildable_preset(name, [*overrides, *([f"interpolator.kind={kind}"] if kind else [])])
+    return load_buildable_preset(name, overrides, kind)
 
 
 def require_compared_options(preset: Preset, overrides: Sequence[str], methods: Sequence[Method]) -> None:

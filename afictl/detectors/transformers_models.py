@@ -5,6 +5,7 @@ A preset may change the norms of the backbone and what concerns detections alone
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForObjectDetection
 
 from afictl.detectors.adapter import AdaptedDetector, changed_settings
-from afictl.detectors.transformers_parts import ConvEncoderView, HybridEncoderView, QueryHead
+from afictl.detectors.transformers_parts import ConvEncoderView, HybridEncoderView, QueryHead, require_positions
 from afictl.errors import UserError, one_line
 from afictl.integrations import substitute_interpolator
 from afictl.interpolators import Interpolator
@@ -34,8 +35,8 @@ def transformers_detector(preset: Preset, num_classes: int, interpolator: Interp
         num_classes: K.
 
     Raises:
-        UserError: no such configuration, a setting that the model cannot have, an encoder without enlargement, or an
-            interpolator of another width or one that needs the fine map.
+        UserError: no such configuration, a setting that the model cannot have, an encoder without enlargement, images
+            with fewer positions than queries, or an interpolator of another width or one that needs the fine map.
     """
     source = preset.detector
     assert isinstance(source, TransformersConfig)
@@ -47,6 +48,7 @@ def transformers_detector(preset: Preset, num_classes: int, interpolator: Interp
     detection_model = _build(config, preset.name)
     model = detection_model.model
     strides = _strides(config.feat_strides, preset.name)
+    require_positions(_fewest_positions(preset, config.feat_strides), config)
     num_upsamplers = substitute_interpolator(model.encoder, interpolator, probe=(_probe(model.encoder, config),))
     widths = model.backbone.intermediate_channel_sizes
     names = [level.replace("p", "res") for level in strides]
@@ -88,6 +90,13 @@ def _strides(strides: Sequence[int], name: str) -> dict[str, int]:
     if list(strides) != [first << i for i in range(len(strides))] or first & (first - 1):
         raise UserError(f"{name}: feat_strides: a pyramid has strides such as [8, 16, 32], not {strides!s:.60}")
     return levels
+
+
+def _fewest_positions(preset: Preset, strides: Sequence[int]) -> int:
+    """Number of positions of all maps of the smallest square image."""
+    side = min(*preset.input.min_sizes, preset.input.test_size)
+    padded = math.ceil(side / max(strides)) * max(strides)
+    return sum((padded // stride) ** 2 for stride in strides)
 
 
 def _probe(encoder: nn.Module, config: Any) -> list[torch.Tensor]:

@@ -170,9 +170,23 @@ class QueryHead:
     def _outputs(self, maps: FeatureMaps, labels: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
         """Outputs of the model from the maps of its encoder."""
         values = list(maps.values())
+        require_positions(sum(value.shape[2] * value.shape[3] for value in values), cast(Any, self._model).config)
         # With inputs_embeds, of which it then reads device and batch size alone, the model leaves its backbone out.
         encoded = BaseModelOutput(last_hidden_state=cast(Any, values))
         return self._model(None, encoder_outputs=encoded, inputs_embeds=values[0], labels=labels)
+
+
+def require_positions(positions: int, config: Any) -> None:
+    """Check that there are as many positions, of the maps of one image, as queries, which are selected among them.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if positions < config.num_queries:
+        raise UserError(
+            f"num_queries: the model selects {config.num_queries} queries among the positions of its maps, and a small "
+            f"image has {positions}; enlarge input.min_sizes and input.test_size, or configure fewer queries"
+        )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ PLACEHOLDER = "N/A"
 """Class name of the labels for unused COCO ids in torchvision's COCO models."""
 _MAX_NAMES = 5
 _ASSUMED_ADVICE = "; if the checkpoint has no class names, name them with 'afictl convert IN OUT --classes'"
+_OTHER_NUMBER_ADVICE = "; 'afictl finetune --weights' trains it on other classes"
 
 
 def match_categories(
@@ -38,7 +39,7 @@ def match_categories(
         raise UserError(
             f"the {len(names)} classes of {owner} are not the {len(dataset.classes)} of {source}"
             f"{_missing(owner, only_in_data)}{_missing(source, only_in_classes)}"
-            f"{_ASSUMED_ADVICE if are_assumed(classes) else ''}"
+            f"{_advice(len(names) == len(dataset.classes)) if are_assumed(classes) else ''}"
         )
     ids = dict(zip(dataset.classes, dataset.category_ids, strict=True))
     return tuple(ids.get(name) for name in classes)
@@ -55,6 +56,11 @@ def own_categories(classes: Sequence[str], metadata: Mapping[str, Any]) -> list[
     if ids is None or len(ids) != len(is_class) or len(set(class_ids)) < len(class_ids):
         ids = range(1, len(is_class) + 1)
     return [number if use else None for number, use in zip(ids, is_class, strict=True)]
+
+
+def _advice(same_number: bool) -> str:
+    """What to do about names that were assumed."""
+    return _ASSUMED_ADVICE if same_number else _OTHER_NUMBER_ADVICE
 
 
 def _missing(source: object, names: list[str]) -> str:

@@ -137,6 +137,20 @@ def test_what_the_model_cannot_have_is_refused(tmp_path, settings, interpolator,
         build(tmp_path, *settings, interpolator=interpolator)
 
 
+def test_images_with_fewer_positions_than_queries_are_refused(tmp_path):
+    config = models.rt_detr().config
+    config.num_queries = 22
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"num_queries: the model selects 22 .* a small image has 21; .*min_sizes"):
+        build(tmp_path, "input.min_sizes=[24]")
+    small, large = torch.rand(3, 24, 24), torch.rand(3, 48, 48)
+    detector = build(tmp_path, "input.min_sizes=[48]", "input.test_size=48").eval()
+    with torch.no_grad():
+        detector([large])
+        with pytest.raises(UserError, match=r"a small image has 21"):
+            detector([small])
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

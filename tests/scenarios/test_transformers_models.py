@@ -85,6 +85,18 @@ def test_interpolators_are_compared(fabric, data, tmp_path, model_folder):
     assert 0 < nearest.multiply_adds < carafe.multiply_adds
 
 
+def test_a_kind_that_needs_the_fine_map_is_refused_before_any_run(afictl, data, tmp_path, model_folder):
+    common = ("--preset", f"transformers:{model_folder}", "--data", data, "--output", tmp_path / "c")
+    for command, flag in (
+        (("compare", "--interpolators", "nearest,sapa"), "--interpolators sapa"),
+        (("finetune", "--interpolator", "sapa"), "--interpolator sapa"),
+    ):
+        code, _, error = afictl(*command, *common)
+        assert code == 2
+        assert error.startswith(f"error: {flag}: interpolator 'sapa' needs the fine map")
+    assert not list((tmp_path / "c").glob("*/seed*"))
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -130,7 +130,7 @@ def stage_of(fabric: Fabric, detector: Detector, images: slice, micro_batches: i
     )
 
 
-QUICK = ("faster-rcnn", "mask-rcnn", "retinanet", "fcos-drop-block")
+QUICK = ("mask-rcnn", "retinanet")
 """Cases that are trained in every run of the tests; the others in the slow one."""
 OTHERS = tuple(case for case in CASES if case not in QUICK)
 

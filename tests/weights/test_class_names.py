@@ -1,12 +1,15 @@
 """Class names that a checkpoint holds are those of its detector, in their order, and contradictions are errors."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from afictl import build_detector, load_preset
 from afictl.errors import UserError
+from afictl.evaluation.category_matching import match_categories
 from afictl.weights import load_detector, read_checkpoint
 from afictl.weights.conversion import convert
 from afictl.weights.layouts import to_afictl
@@ -103,3 +106,13 @@ def test_names_of_another_number_of_classes_are_told(checkpoint, target):
     assert "4 class names (truck, car, bus, ...)" in note
     assert "2 classes" in note
     assert load_detector(checkpoint(meta={"CLASSES": ("truck",)})).report.notes
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [(("car", "truck"), "afictl convert IN OUT --classes"), (("car",), "afictl finetune --weights")],
+)
+def test_the_advice_on_assumed_names_can_be_followed(names, advice):
+    dataset = SimpleNamespace(classes=names, category_ids=range(1, len(names) + 1), annotation_file=Path("val.json"))
+    with pytest.raises(UserError, match=advice):
+        match_categories(("class_1", "class_2"), dataset)

@@ -11,11 +11,18 @@ from lightning_fabric import Fabric
 
 from afictl.comparison.experiment.comparison_run import is_finished
 from afictl.comparison.experiment.fingerprints import compute_fingerprints, find_changed_input, fingerprints_of_run
-from afictl.comparison.experiment.specification import ExperimentSettings, RunSpecification, resolve_method
+from afictl.comparison.experiment.specification import (
+    ExperimentSettings,
+    Method,
+    RunSpecification,
+    resolve_method,
+)
 from afictl.comparison.records import ExperimentRecord, read_experiment, read_result
+from afictl.detectors import build_detector
 from afictl.distributed import run_on_rank_zero
 from afictl.errors import UserError
 from afictl.files import write_text
+from afictl.meta_device import building_on_meta_device
 from afictl.presets import Preset, upgrade_settings, with_former_values
 from afictl.run_folder import COMPARISON_SETTINGS, CONFIG, STATE, absolute_path, has_records, is_vacant
 from afictl.run_records import read_config
@@ -51,7 +58,8 @@ def check_experiment(fabric: Fabric, settings: ExperimentSettings) -> list[RunSp
     stateless_methods = {run.method for run in unfinished_runs if not (run.folder / STATE).is_file()}
     for method in settings.methods:
         if method.name in stateless_methods:
-            resolve_method(settings.preset, method, settings.initial_weights(method).averaged_interpolator)
+            preset, _ = resolve_method(settings.preset, method, settings.initial_weights(method).averaged_interpolator)
+            _require_suitable(preset, method)
     for run in unfinished_runs:
         run.initial_weights.check_paths(resumes=(run.folder / STATE).is_file())
     new_runs = [run for run in unfinished_runs if not (run.folder / CONFIG).is_file()]
@@ -129,6 +137,13 @@ def _check_interpolator_of_result(run: RunSpecification) -> None:
         raise UserError(
             f"{run.folder}: is the result of {stored_source}, not of {source}; give {source} another name, NAME=RUN"
         )
+
+
+def _require_suitable(preset: Preset, method: Method) -> None:
+    """Refuse an interpolator that a model of another library cannot have."""
+    if hasattr(preset.detector, "source"):
+        with building_on_meta_device(f"--interpolators {method.name}"):
+            build_detector(preset)
 
 
 def _check_data_and_weights(settings: ExperimentSettings, run: RunSpecification) -> None:
