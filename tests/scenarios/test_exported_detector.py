@@ -18,8 +18,8 @@ pytest.importorskip("onnxruntime")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "exported_detector.py"
 LITE0 = [setting for setting in SMALL if not setting.startswith("backbone.")]
-LONGER = ("train.steps=40", "train.eval_every=40")
-"""After these steps FCOS has scores above its threshold."""
+LONGER = ("train.steps=40", "train.eval_every=40", "train.warmup_steps=0", "detector.score_threshold=0.01")
+"""After these steps FCOS has scores above this threshold."""
 
 
 @pytest.fixture
