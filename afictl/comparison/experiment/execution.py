@@ -104,20 +104,20 @@ def _train_beside_others(
     failures: dict[str, str] = {}
     share = partial(run_on_rank_zero, rank=fabric.global_rank, world_size=fabric.world_size)
     former = share(lambda: {run: _divergence(run) for run in runs})
-    pending, told, attempts = list(runs), "", Counter[RunSpecification]()
+    pending, description, attempts = list(runs), "", Counter[RunSpecification]()
     while pending:
-        free, held, diverged = share(partial(_divide, pending, former, shuffled))
+        free, locked, diverged = share(partial(_divide, pending, former, shuffled))
         failures |= diverged
         if free:
             failures |= train(free)
             attempts.update(free)
             failures |= {str(run): "ended without a result" for run in free if attempts[run] > _MAX_ATTEMPTS}
             shuffled = True
-        elif held:
-            if told != (told := ", ".join(f"{run} ({holder})" for run, holder in held.items())):
-                fabric.print(f"waiting for runs that other commands train: {told}")
+        elif locked:
+            if description != (description := ", ".join(f"{run} ({holder})" for run, holder in locked.items())):
+                fabric.print(f"waiting for runs that other commands train: {description}")
             time.sleep(_POLL_SECONDS)
-        pending = [run for run in (*free, *held) if str(run) not in failures]
+        pending = [run for run in (*free, *locked) if str(run) not in failures]
     return share(lambda: {str(run): failures[str(run)] for run in runs if _has_failed(run, failures)})
 
 
@@ -136,12 +136,12 @@ def _divide(
         elsewhere since the start.
     """
     unfinished = [run for run in runs if not is_finished(run.folder)]
-    held = {run: holder for run in unfinished if (holder := find_holder(run.folder))}
+    locked = {run: holder for run in unfinished if (holder := find_holder(run.folder))}
     diverged = {str(run): _reason(run.folder) for run in unfinished if _divergence(run) > former[run]}
-    free = [run for run in unfinished if run not in held and str(run) not in diverged]
-    if shuffled or held:
+    free = [run for run in unfinished if run not in locked and str(run) not in diverged]
+    if shuffled or locked:
         free = random.SystemRandom().sample(free, len(free))
-    return free, held, {run: reason for run, reason in diverged.items() if run not in map(str, held)}
+    return free, locked, {run: reason for run, reason in diverged.items() if run not in map(str, locked)}
 
 
 def _has_failed(run: RunSpecification, failures: Mapping[str, str]) -> bool:
