@@ -89,25 +89,31 @@ class Detector(nn.Module):
         features = self._pyramid(batch)
         return self.head.losses(batch, features, checked), features
 
-    def detect(self, images: Sequence[Tensor], masks: bool = True) -> list[Detections]:
+    def detect(
+        self, images: Sequence[Tensor], masks: bool = True, features: FeatureMaps | None = None
+    ) -> list[Detections]:
         """Detections in eval mode, with ``mask_probs`` (n, M, M) on the grid of each box instead of pasted ``masks``.
 
-        ``masks=False`` leaves the masks out, and their computation.
+        ``masks=False`` leaves the masks out, and their computation. ``features`` are those of ``pyramid`` of the
+        images; they are computed where a caller has none.
         """
         self._require_eval_mode("detect")
         if not len(images):
             return []
         batch = self.batch(images)
-        features = self._pyramid(batch)
+        features = self._pyramid(batch) if features is None else features
         detections = self.head.detect(batch, features)
         return self._mask_head().segment(batch, features, detections) if masks and self.has_masks else detections
 
-    def segment(self, images: Sequence[Tensor], detections: Sequence[Detections]) -> list[Detections]:
+    def segment(
+        self, images: Sequence[Tensor], detections: Sequence[Detections], features: FeatureMaps | None = None
+    ) -> list[Detections]:
         """Detections with masks, of boxes from any source; for a detector with masks.
 
         Args:
             images: as in ``forward``.
             detections: for each image ``boxes`` (n, 4) in its pixels, ``labels`` (n,) and ``scores`` (n,).
+            features: as in ``detect``.
 
         Returns:
             The same with ``mask_probs`` and, with mask scoring, ``mask_scores``, as from ``detect``.
@@ -116,7 +122,8 @@ class Detector(nn.Module):
         if not len(images):
             return []
         batch = self.batch(images)
-        return self._mask_head().segment(batch, self._pyramid(batch), detections)
+        features = self._pyramid(batch) if features is None else features
+        return self._mask_head().segment(batch, features, detections)
 
     def pyramid(self, images: Sequence[Tensor], across_ranks: bool = False) -> FeatureMaps:
         """The neck's maps of the batch, ``p2`` (N, C, H/4, W/4) and coarser; ``across_ranks`` as in ``batch``."""

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from afictl.data.transforms import SizeHW, move_boxes, resize_image, shortest_edge, to_float
 from afictl.detectors import Detector
 from afictl.detectors.dense import Candidates, suppress
-from afictl.detectors.head import Detections
-from afictl.detectors.image_memory import require_memory
+from afictl.detectors.head import Detections, FeatureMaps
+from afictl.detectors.image_memory import device_memory, require_memory
 from afictl.errors import UserError
 from afictl.evaluation.views import require_detector
 
 _MIN_SIDE_PX = 8
 _MASK_KEYS = ("mask_probs", "mask_scores")
+_MEMORY_SHARE = 1 / 8
+"""Of the device's memory that the pyramids of all views may take between the detection and the masks."""
 
 
 @dataclass(frozen=True)
@@ -95,17 +97,38 @@ def detect_augmented(detector: nn.Module, image: Tensor, tta: TestTimeAugmentati
     device = next(detector.parameters()).device
     require_memory(detector.preset, len(tta.flips), max(tta.min_sizes), device, "--tta-sizes")
     config, sizes = detector.preset.detector, tta.sizes(size_hw, detector.input.square)
-    views = [view for size in sizes for view in _detect_views(detector, image, size, tta.flips)]
+    pyramids = _Pyramids(detector, device_memory(device) * _MEMORY_SHARE)
+    views = [view for size in sizes for view in _detect_views(pyramids, image, size, tta.flips)]
     # Not for a single view, after NMS: dense heads clip boxes after NMS, which increases their overlaps.
     threshold = config.nms_threshold if len(views) > 1 else 1.0
     detection = suppress(views, size_hw, threshold, config.max_detections)
-    return {**detection, **_mean_masks(detector, image, detection, tta)} if detector.has_masks else detection
+    return {**detection, **_mean_masks(pyramids, image, detection, tta)} if detector.has_masks else detection
 
 
-def _detect_views(detector: Detector, image: Tensor, size: SizeHW, flips: Sequence[bool]) -> list[Candidates]:
+class _Pyramids:
+    """Pyramids of the views of an image, computed once as far as they fit into ``size`` bytes."""
+
+    def __init__(self, detector: Detector, size: float) -> None:
+        self.detector = detector
+        self._bytes = size
+        self._features: dict[SizeHW, FeatureMaps] = {}
+
+    def features(self, views: Sequence[Tensor], size: SizeHW) -> FeatureMaps:
+        """The maps of the views of one size."""
+        if size in self._features:
+            return self._features[size]
+        features = self.detector.pyramid(views)
+        self._bytes -= sum(value.nbytes for value in features.values())
+        if self.detector.has_masks and self._bytes >= 0:
+            self._features[size] = features
+        return features
+
+
+def _detect_views(pyramids: _Pyramids, image: Tensor, size: SizeHW, flips: Sequence[bool]) -> list[Candidates]:
     """Detections of the views of one size, in pixels of ``image``."""
     size_hw = (image.shape[-2], image.shape[-1])
-    detections = detector.detect(_resize_and_flip(image, size, flips), masks=False)
+    views = _resize_and_flip(image, size, flips)
+    detections = pyramids.detector.detect(views, masks=False, features=pyramids.features(views, size))
     return [
         Candidates(move_boxes(detection["boxes"], size, size_hw, flip), detection["labels"], detection["scores"])
         for detection, flip in zip(detections, flips, strict=True)
@@ -113,23 +136,24 @@ def _detect_views(detector: Detector, image: Tensor, size: SizeHW, flips: Sequen
 
 
 def _mean_masks(
-    detector: Detector, image: Tensor, detection: dict[str, Tensor], tta: TestTimeAugmentation
+    pyramids: _Pyramids, image: Tensor, detection: dict[str, Tensor], tta: TestTimeAugmentation
 ) -> dict[str, Tensor]:
-    sizes = tta.sizes((image.shape[-2], image.shape[-1]), detector.input.square)
+    sizes = tta.sizes((image.shape[-2], image.shape[-1]), pyramids.detector.input.square)
     if not len(detection["boxes"]):
         sizes = sizes[:1]  # only for the shape of empty masks
-    views = [masks for size in sizes for masks in _masks(detector, image, size, tta.flips, detection)]
+    views = [masks for size in sizes for masks in _masks(pyramids, image, size, tta.flips, detection)]
     return {name: torch.stack([masks[name] for masks in views]).mean(dim=0) for name in views[0]}
 
 
 def _masks(
-    detector: Detector, image: Tensor, size: SizeHW, flips: Sequence[bool], detection: dict[str, Tensor]
+    pyramids: _Pyramids, image: Tensor, size: SizeHW, flips: Sequence[bool], detection: dict[str, Tensor]
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the masks and mask scores of a detection in each view of one size, flipped back."""
     size_hw = (image.shape[-2], image.shape[-1])
     in_views = [{**detection, "boxes": move_boxes(detection["boxes"], size_hw, size, flip)} for flip in flips]
     views = _resize_and_flip(image, size, flips)
-    for segmented, flip in zip(detector.segment(views, in_views), flips, strict=True):
+    segmentations = pyramids.detector.segment(views, in_views, pyramids.features(views, size))
+    for segmented, flip in zip(segmentations, flips, strict=True):
         masks: dict[str, Tensor] = {key: segmented[key].float() for key in _MASK_KEYS if key in segmented}
         if flip:
             masks["mask_probs"] = masks["mask_probs"].flip(-1)

