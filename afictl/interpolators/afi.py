@@ -37,11 +37,12 @@ def _activate(x: Tensor) -> Tensor:
 
 def _prefers_channels_last(coarse: Tensor, conv: nn.Conv2d) -> bool:
     """Whether the layers, of which ``conv`` is typical, are faster in the channels-last format."""
-    if coarse.device.type == "cuda":
-        # Tensor cores compute in this format; cuDNN would convert the input and the output of every convolution.
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else coarse.dtype
-        return dtype in (torch.bfloat16, torch.float16)
-    return suits_winograd(coarse, conv.out_channels)
+    device = coarse.device.type
+    if device not in ("cpu", "cuda"):
+        return False
+    # Matrix units compute in this format; other formats are converted in every convolution.
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else coarse.dtype
+    return dtype in (torch.bfloat16, torch.float16) or suits_winograd(coarse, conv.out_channels)
 
 
 class DenseBlock(nn.Module):
