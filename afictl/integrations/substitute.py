@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import torch
 from torch import nn
 
 from afictl.errors import UserError
@@ -102,8 +102,10 @@ def _check_arguments(model: object, interpolator: object) -> None:
     if not isinstance(interpolator, str) and not callable(interpolator):
         wish = "a torch.nn.Module, a kind or a function from channels to a module"
         raise UserError(f"substitute_interpolator: interpolator is {wish}, not {interpolator!r:.80}")
+    # The import takes seconds, and only a process that has done it can have a compiled model.
+    dynamo = sys.modules.get("torch._dynamo")
     for module in model.modules():
-        if isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None:
+        if (dynamo and isinstance(module, dynamo.OptimizedModule)) or module._compiled_call_impl is not None:
             raise UserError(f"{type(module).__name__} is compiled already; substitute first, then compile")
 
 

@@ -14,6 +14,7 @@ from afictl.data.index_file import MappedArrays, read_index_file
 from afictl.files import temporary_path
 from afictl.tensor_files import read_tensors, save_tensors
 from tests.helpers.full_disk import killed_draft
+from tests.helpers.ranks import FORKS
 
 WIDE = [[1, 1, 60, 1, 60, 40, 1, 40], [2, 2, 9, 2, 9, 7]]
 
@@ -156,11 +157,11 @@ def test_index_with_values_out_of_range_is_rejected(data, name, change):
     assert read_index_file(path, description["source"], trusted=True) is None
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_mapped_index_is_pickled_as_a_path(data, method):
+@pytest.mark.parametrize("context", [multiprocessing.get_context("fork"), FORKS], ids=["fork", "forkserver"])
+def test_mapped_index_is_pickled_as_a_path(data, context):
     dataset = load_dataset(data, "train").in_label_order(["dog", "bird", "cat"])
     assert dataset.objects(1).labels.tolist() == [3]
-    with multiprocessing.get_context(method).Pool(1) as pool:
+    with context.Pool(1) as pool:
         kind, boxes = pool.apply(describe, (dataset,))
     assert boxes == dataset.objects(1).boxes.tolist()
     assert kind == "MappedArrays"

@@ -11,6 +11,7 @@ from multiprocessing import active_children
 
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from afictl.data import (
     check_images,
@@ -38,10 +39,12 @@ def dataset(shapes_dir):
 @pytest.fixture
 def limits(monkeypatch):
     """Limits of seconds instead of minutes."""
-    seconds = {"_NOTICE": 0.6, "_START": 0.9, "_RESTART": 1.2, "_LIMIT": 1.5, "_POLL": 0.1, "_END": 2.0, "_EXIT": 1.0}
+    seconds = {"_NOTICE": 0.6, "_START": 0.9, "_RESTART": 1.2, "_LIMIT": 1.5, "_POLL": 0.1, "_END": 0.5, "_EXIT": 1.0}
     for name, value in seconds.items():
         module = reading_processes if name in ("_RESTART", "_LIMIT") else worker_processes
         monkeypatch.setattr(module, f"{name}_SECONDS", value)
+    # Period in which torch looks for lost workers where no signal tells of them, as outside the main thread.
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.5,))
 
 
 @pytest.fixture

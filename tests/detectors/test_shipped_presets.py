@@ -48,5 +48,13 @@ def test_every_preset_builds_and_takes_an_interpolator_of_its_width(name):
     else:
         assert detector.neck.interpolator is trained
     assert detector.preset.interpolator.options == trained.options
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mask-rcnn-r18-fpn-tiny", "mask-rcnn-r18-pafpn-tiny", "faster-rcnn-r18-bifpn-tiny", "faster-rcnn-r50-fpn-4step"],
+)
+def test_an_interpolator_of_another_width_is_refused(name):
+    width = load_preset(name).neck.channels
     with pytest.raises(UserError, match=f"{width * 2} .*{width}"):
         build_on_meta(name, interpolator=AFInterpolator(width * 2, blocks=1, growth=4))

@@ -18,6 +18,8 @@ from tests.helpers.targets import no_object, one_object, random_image
 NAMES = [name.partition(":")[2] for name in list_torchvision_presets()]
 TRAINED = ("maskrcnn_resnet50_fpn", "fcos_resnet50_fpn")
 """Models with all kinds of heads, which are trained in every run of the tests; the others in the slow one."""
+COMPARED = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn")
+"""Models with all kinds of layers, which are compared in every run of the tests; the others in the slow one."""
 MASK = "torchvision:maskrcnn_resnet50_fpn"
 LIMITS = (
     "detector.roi_batch=16",
@@ -57,7 +59,7 @@ def build(name, *overrides, interpolator="nearest", weights_of=None):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", others_slow(NAMES, COMPARED))
 def test_detections_are_torchvisions_bit_for_bit(name):
     # torchvision's transform does not resize an image of exactly this size.
     model = reference(name, min_size=61, max_size=83)
@@ -180,7 +182,7 @@ def test_copies_share_no_parts():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", others_slow(NAMES, COMPARED))
 def test_strides_and_channels_are_those_of_the_maps(name):
     with torch.device("meta"):
         detector = build(name)
@@ -194,7 +196,7 @@ def test_strides_and_channels_are_those_of_the_maps(name):
             assert value.shape == (1, channels, 256 // stride, 512 // stride)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", others_slow(NAMES, COMPARED))
 def test_class_layers_are_what_depends_on_the_classes(name):
     with torch.device("meta"):
         three, seven = (build_detector(f"torchvision:{name}", count) for count in (3, 7))
@@ -204,7 +206,7 @@ def test_class_layers_are_what_depends_on_the_classes(name):
     assert all(key.startswith(three.class_layers) for key in differing)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", others_slow(NAMES, COMPARED))
 def test_cost_counts_every_parameter(name):
     with torch.device("meta"):
         detector = build_detector(f"torchvision:{name}", 90, "nearest")

@@ -9,6 +9,7 @@ from afictl import UserError, build_detector, load_preset, load_weights, predict
 from afictl.data.transforms import resize_for
 from afictl.detectors import model_cost
 from afictl.weights import load_detector, save_detector
+from tests.helpers.slow_cases import others_slow
 from tests.helpers.targets import no_object, one_object, random_image
 
 pytest.importorskip("transformers")
@@ -39,7 +40,7 @@ def build(folder, *overrides, interpolator="nearest"):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", others_slow(KINDS, ("rt_detr_v2", "d_fine")))
 def test_detections_are_those_of_the_library_and_its_image_processor(kind, tmp_path):
     model, processor = save(kind, tmp_path, do_normalize=kind == "rt_detr_v2")
     picture = (random_image(90, 120) * 255).byte()
@@ -59,7 +60,7 @@ def test_detections_are_those_of_the_library_and_its_image_processor(kind, tmp_p
     assert torch.equal(same["boxes"], prediction["boxes"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", others_slow(KINDS, ("rt_detr", "d_fine")))
 def test_losses_are_those_of_the_library_and_train_the_interpolator(kind, tmp_path):
     model, _ = save(kind, tmp_path)
     detector = build(tmp_path, interpolator="dysample").train()

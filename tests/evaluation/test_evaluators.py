@@ -1,8 +1,8 @@
 """hotcoco against pycocotools on the same files, and its memory."""
 
 import json
-import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +11,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from afictl.data.layouts import find_split
-from afictl.evaluation import predictions, score_predictions
+from afictl.evaluation import evaluators, predictions, score_predictions
 from benchmarks.detections_file import write_detections
+from tests.helpers.ranks import FORKS
 
 AREAS = (32.0**2, 96.0**2)
 
@@ -153,21 +154,19 @@ def test_a_file_that_cannot_be_split_is_read_at_once(tmp_path, monkeypatch):
     assert score_predictions(detections, truth).metrics == expected
 
 
-MEMORY = """
-import sys
-from pathlib import Path
-from afictl.evaluation import evaluators, predictions, score_predictions
+def peak_memory():
+    """Bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
-def peak():
-    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))
 
-folder = Path(sys.argv[1])
-evaluators._IMAGES_PER_UPDATE, predictions._CHUNK_BYTES = 1, 2**16  # so that a few images are enough
-score_predictions(folder / "small.json", folder / "instances.json")
-before = peak()
-score_predictions(folder / "large.json", folder / "instances.json")
-print(1024 * (peak() - before))
-"""
+def send_added_memory(folder, sender):
+    """In a new process: score small masks, then large ones, and send by how much these increase the peak of memory."""
+    evaluators._IMAGES_PER_UPDATE, predictions._CHUNK_BYTES = 1, 2**16  # so that a few images are enough
+    score_predictions(folder / "small.json", folder / "instances.json")
+    before = peak_memory()
+    score_predictions(folder / "large.json", folder / "instances.json")
+    sender.send(peak_memory() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -185,6 +184,8 @@ def test_masks_do_not_fill_memory(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(entries))
     added_size = (tmp_path / "large.json").stat().st_size - (tmp_path / "small.json").stat().st_size
     assert added_size > 40 * 2**20  # large against the noise of the measurement
-    script = [sys.executable, "-c", MEMORY, str(tmp_path)]
-    added_memory = int(subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout)
-    assert added_memory < added_size / 2  # about four times as much if all masks were in memory
+    receiver, sender = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=send_added_memory, args=(tmp_path, sender))
+    process.start()
+    sender.close()  # so that the end of the process ends the wait
+    assert receiver.recv() < added_size / 2  # about four times as much if all masks were in memory

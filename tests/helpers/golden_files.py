@@ -54,14 +54,19 @@ def read_keys(key_list: str) -> dict[str, Key]:
 
 def hash_vector(k: int, n: int) -> np.ndarray:
     """n float64 numbers, uniform with mean 0 and variance 1, the same on every machine."""
-    h = np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(k * 40503 + 12345)
-    h = h.astype(np.uint32)
+    h = np.arange(n, dtype=np.uint32)
+    h *= np.uint32(2654435761)
+    h += np.uint32(k * 40503 + 12345)
     h ^= h >> np.uint32(16)
     h *= np.uint32(0x7FEB352D)
     h ^= h >> np.uint32(15)
     h *= np.uint32(0x846CA68B)
     h ^= h >> np.uint32(16)
-    return np.sqrt(3.0) * (2.0 * (h / 2.0**32) - 1.0)
+    values = h / 2.0**32
+    values *= 2.0
+    values -= 1.0
+    values *= np.sqrt(3.0)
+    return values
 
 
 def golden_input(*shape: int, seed: int = 0) -> Tensor:

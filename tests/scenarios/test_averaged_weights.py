@@ -16,7 +16,7 @@ from tests.helpers.foreign_checkpoints import to_detectron2
 from tests.helpers.tiny_runs import SMALL, set_flags
 
 NAMES = ("disc", "square", "triangle", "cross")
-CHOICES = [(None, 1.0), (True, 1.0), (False, 0.0)]
+CHOICES = [(None, 1.0), pytest.param(True, 1.0, marks=pytest.mark.slow), (False, 0.0)]
 MARKED = "backbone.net.bn1.bias"
 STEP = ("backbone.name=resnet18", "train.steps=1", "train.eval_every=1", "stage1.steps=1", "stage1.eval_every=1")
 

@@ -24,6 +24,7 @@ TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 LIBRARIES = ("torchvision:", "transformers:")
 ONE_STEP = [*SMALL, *(f"{stage}.{key}=1" for stage in STAGES for key in ("steps", "eval_every"))]
 OTHER_MODEL = ["train.steps=1", "train.batch_size=2", "input.min_sizes=[64]", "input.test_size=64", "loader.workers=0"]
+FEW_REGIONS = ["detector.proposals_train=20", "detector.proposals_test=20", "detector.roi_batch=16"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -41,8 +42,13 @@ def quick(arguments: list[str]) -> list[str]:
     command = arguments[0]
     if command == "pseudo-label":  # a detector of one step has no confident detection
         return ["--threshold", "0"]
+    if command == "convert":  # a Faster R-CNN of torchvision
+        return set_flags(["input.test_size=64", *FEW_REGIONS])
     if command in ("finetune", "compare") and "--runs" not in arguments:
-        return set_flags(OTHER_MODEL if any(word.startswith(LIBRARIES) for word in arguments) else ONE_STEP)
+        if not any(word.startswith(LIBRARIES) for word in arguments):
+            return set_flags(ONE_STEP)
+        is_r_cnn = any(re.match(r"torchvision:\w+rcnn", word) for word in arguments)
+        return set_flags([*OTHER_MODEL, *FEW_REGIONS] if is_r_cnn else OTHER_MODEL)
     return []
 
 

@@ -185,7 +185,7 @@ def detector():
     return build_detector(preset, num_classes=2, interpolator="nearest")
 
 
-@EVERY_KIND
+@pytest.mark.parametrize("kind", FEW_KINDS)
 def test_detector_file_restores_kind_options_and_weights(kind, detector, tmp_path):
     interpolator = build(kind)
     assert substitute_interpolator(detector, interpolator) == 3

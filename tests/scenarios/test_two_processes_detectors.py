@@ -1,7 +1,8 @@
 """Ten steps of several processes or micro-batches give the losses and weights of one pass over the total batch."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.helpers.backbones import SWIN as SWIN_NAME
 from tests.helpers.narrow_presets import narrow_preset
 from tests.helpers.rank_runs import IMAGENET_PIXELS, assert_equal_runs
 from tests.helpers.ranks import on_ranks
+from tests.helpers.slow_cases import others_slow
 from tests.helpers.targets import no_object
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -143,31 +145,30 @@ def train_all(fabric: Fabric, folder: Path, cases: tuple[str, ...]) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs_of_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes for each case of the parameter."""
-    folder = tmp_path_factory.mktemp("two")
-    on_ranks(2, train_all, folder, request.param)
-    return folder
+def runs_of_two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the runs of two processes that contains a case; all quick ones, or all others, are trained at once."""
+
+    @cache
+    def trained(cases: tuple[str, ...]) -> Path:
+        folder = tmp_path_factory.mktemp("two")
+        on_ranks(2, train_all, folder, cases)
+        return folder
+
+    return lambda case: trained(QUICK if case in QUICK else OTHERS)
 
 
-@pytest.mark.parametrize(
-    ("runs_of_two", "case"),
-    [
-        *(pytest.param(QUICK, case, id=case) for case in QUICK),
-        *(pytest.param(OTHERS, case, id=case, marks=pytest.mark.slow) for case in OTHERS),
-    ],
-    indirect=["runs_of_two"],
-)
+@pytest.mark.parametrize("case", others_slow(CASES, QUICK))
 def test_two_processes_and_micro_batches_train_as_one(
-    fabric: Fabric, runs_of_two: Path, tmp_path: Path, case: str
+    fabric: Fabric, runs_of_two: Callable[[str], Path], tmp_path: Path, case: str
 ) -> None:
+    two = runs_of_two(case)
     train(fabric, tmp_path / "one", case)
-    assert_equal_runs(runs_of_two / case, tmp_path / "one", STEPS, "detector", atol=1e-5)
+    assert_equal_runs(two / case, tmp_path / "one", STEPS, "detector", atol=1e-5)
     if case in ACCUMULATED:
         train(fabric, tmp_path / "micro", case, micro_batches=ACCUMULATED[case])
         assert_equal_runs(tmp_path / "micro", tmp_path / "one", STEPS, "detector", atol=1e-5)
     if case == "retinanet":
-        assert_equal_runs(runs_of_two / "micro", tmp_path / "one", STEPS, "detector", atol=1e-5)
+        assert_equal_runs(two / "micro", tmp_path / "one", STEPS, "detector", atol=1e-5)
 
 
 def test_three_processes_train_as_one(fabric: Fabric, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.helpers.tiny_runs import SMALL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-STEPS = 10
+STEPS = 5
 SETTINGS = [
     *SMALL,
     *IMAGENET_PIXELS,

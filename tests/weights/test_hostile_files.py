@@ -1,13 +1,14 @@
 """Untrusted files: none runs code, none takes more than seconds or its size in memory, and all end in one line."""
 
-import json
 import os
 import pickle
 import re
+import resource
 import struct
-import subprocess
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,22 +17,23 @@ from afictl import UserError
 from afictl.weights import read_checkpoint
 from tests.helpers import hostile_files
 from tests.helpers.hostile_files import BIG, BUSY
+from tests.helpers.ranks import FORKS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and measured as Linux does it")
 GRANTED_BYTES = 512 * 2**20
-READ_ALL = f"""
-import json, resource, sys, time
-from pathlib import Path
-from afictl import UserError
-from afictl.weights import read_checkpoint
 
-folder = Path(sys.argv[1])
-for path in sorted((folder / "honest").iterdir()):
-    read_checkpoint(path)
-used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + {GRANTED_BYTES}, used + {GRANTED_BYTES}))
-results = {{}}
-for path in sorted((folder / "hostile").iterdir()):
+
+def send_results(folder, sender):
+    """In a new process: read the honest files, then the hostile ones with little memory to spare."""
+    for path in sorted((folder / "honest").iterdir()):
+        read_checkpoint(path)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + GRANTED_BYTES, used + GRANTED_BYTES))
+    sender.send({path.name: read_measured(path) for path in sorted((folder / "hostile").iterdir())})
+
+
+def read_measured(path):
+    """Message, seconds, and MB by which the peak of memory grew."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     try:
         read_checkpoint(path)
@@ -39,11 +41,9 @@ for path in sorted((folder / "hostile").iterdir()):
     except UserError as error:
         message = str(error)
     except BaseException as error:
-        message = f"{{type(error).__name__}}: {{error}}"
+        message = f"{type(error).__name__}: {error}"
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    results[path.name] = (message, time.process_time() - start, grown / 1024)
-print(json.dumps(results))
-"""
+    return message, time.process_time() - start, grown / 1024
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,11 @@ def results(tmp_path_factory, marker):
     contents = {name: content for name, (content, _) in (BUSY | BIG).items()} | hostile_files.code(str(marker))
     for name, content in contents.items():
         (folder / "hostile" / name).write_bytes(content)
-    command = [sys.executable, "-c", READ_ALL, str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout)
+    receiver, sender = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=send_results, args=(folder, sender))
+    process.start()
+    sender.close()  # so that the end of the process ends the wait
+    return receiver.recv()
 
 
 @pytest.mark.parametrize("name", sorted(hostile_files.code("x")))

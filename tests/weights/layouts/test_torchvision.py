@@ -67,7 +67,7 @@ def test_state_dict_gives_the_detections_of_its_model_also_after_conversion(tmp_
     assert all(torch.equal(converted[key], value) for key, value in afictl_names(model.state_dict()).items())
 
 
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", others_slow(FIRST, ("maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")))
 def test_names_of_old_files_are_converted(name, tmp_path):
     model = build_torchvision(name, 4)
     old = old_names(model.state_dict())
