@@ -5,8 +5,11 @@ Lee and Bae, https://doi.org/10.1016/j.patcog.2023.109365. Legend: N images, C c
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from afictl.interpolators.winograd import Conv3x3, prefers_channels_last
 
 _NEGATIVE_SLOPE = 0.2
 
@@ -24,7 +27,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         self.channels = channels
         widths = (channels, 2 * channels, 4 * channels, 4 * channels)
-        self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths))
+        self.convs = nn.ModuleList(Conv3x3(before, after) for before, after in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
         self.logits = nn.Conv2d(widths[-1], 1, 3, padding=1)
         for conv in (*self.convs, self.logits):
@@ -33,7 +36,8 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Compute the logits (N, 1, H, W) of ``features`` (N, C, H, W)."""
-        x = features
+        is_fast = prefers_channels_last(features, self.channels)
+        x = features.contiguous(memory_format=torch.channels_last) if is_fast else features
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.leaky_relu(norm(conv(x)), _NEGATIVE_SLOPE, inplace=True)
         return self.logits(x)

@@ -1,4 +1,4 @@
-"""AF interpolator as a direct transcription of the published arithmetic: the reference of speed and of equality.
+"""AFI-GAN's two networks as a direct transcription of the published arithmetic: the reference of speed and equality.
 
 Lee and Bae, Pattern Recognition 2023, https://doi.org/10.1016/j.patcog.2023.109365. Eager, out of place, every
 concatenation a new tensor.
@@ -59,3 +59,25 @@ class PlainAFInterpolator(nn.Module):
         x = F.leaky_relu(self.enlarge(x), _NEGATIVE_SLOPE)
         bilinear = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
         return bilinear + self.tail(x)
+
+
+class PlainDiscriminator(nn.Module):
+    """Features (N, C, H, W) -> logits (N, 1, H, W), with the tensor names of ``PatchDiscriminator``.
+
+    Args:
+        channels: C of the features.
+    """
+
+    def __init__(self, channels: int = 256) -> None:
+        super().__init__()
+        widths = [channels, 2 * channels, 4 * channels, 4 * channels]
+        self.convs = nn.ModuleList(nn.Conv2d(width, widths[k + 1], 3, padding=1) for k, width in enumerate(widths[:3]))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+        self.logits = nn.Conv2d(widths[3], 1, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Compute the logits of ``features``."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            features = F.leaky_relu(norm(conv(features)), _NEGATIVE_SLOPE)
+        logits: Tensor = self.logits(features)
+        return logits

@@ -2,11 +2,15 @@ import pytest
 import torch
 
 from afictl import PatchDiscriminator
+from afictl.interpolators import winograd
 from afictl.weights.layouts.detectron2_names import discriminator_key
 from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_input
 
 
-def test_outputs_and_running_statistics_equal_reference():
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_outputs_and_running_statistics_equal_reference(algorithm, monkeypatch):
+    if algorithm == "winograd":
+        monkeypatch.setattr(winograd, "suits_winograd", lambda maps, out_channels: True)
     discriminator = PatchDiscriminator()
     apply_rule_h(discriminator, discriminator_key, "discriminator")
     features = golden_input(2, 256, 14, 10)

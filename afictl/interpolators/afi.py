@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from afictl.errors import UserError
 from afictl.interpolators.base import Interpolator, zero_biases
 from afictl.interpolators.hub import CARD, WEIGHTS, find_pretrained, read_json_config
-from afictl.interpolators.winograd import Conv3x3, TransposedConv6x6, suits_winograd
+from afictl.interpolators.winograd import Conv3x3, TransposedConv6x6, prefers_channels_last
 from afictl.tensor_files import read_tensors
 
 _PAPER = "https://doi.org/10.1016/j.patcog.2023.109365"
@@ -33,16 +33,6 @@ _INITS = ("published", "kaiming")
 def _activate(x: Tensor) -> Tensor:
     # In place: the convolution before it does not need its output for the backward pass.
     return F.leaky_relu(x, NEGATIVE_SLOPE, inplace=True)
-
-
-def _prefers_channels_last(coarse: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether the layers, of which ``conv`` is typical, are faster in the channels-last format."""
-    device = coarse.device.type
-    if device not in ("cpu", "cuda"):
-        return False
-    # Matrix units compute in this format; other formats are converted in every convolution.
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else coarse.dtype
-    return dtype in (torch.bfloat16, torch.float16) or suits_winograd(coarse, conv.out_channels)
 
 
 class DenseBlock(nn.Module):
@@ -83,7 +73,7 @@ class DenseInterpolator(Interpolator):
 
     def forward(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
         """Enlarge ``coarse`` (N, C, H, W) twofold; ``fine`` is unused."""
-        if not _prefers_channels_last(coarse, self.fuse):
+        if not prefers_channels_last(coarse, self.fuse.out_channels):
             return self._enlarge(coarse)
         enlarged = self._enlarge(coarse.contiguous(memory_format=torch.channels_last))
         return enlarged.contiguous() if coarse.is_contiguous() else enlarged

@@ -25,6 +25,8 @@ _MIN_POSITIONS = 2048
 """Of a map, all images together: below, the transformation of the weights takes longer than it saves."""
 _MAX_PADDING = 1.5
 """Positions of all tiles divided by those of the map."""
+_MAX_KERNEL_VALUES = 10_000_000
+"""Of the transformed weights that are in memory at once, 40 MB."""
 _STRIP = 168
 """Tiles that are computed at once: few enough for a processor's cache, enough for matrix products."""
 
@@ -42,6 +44,16 @@ def suits_winograd(maps: Tensor, out_channels: int) -> bool:
     positions, tiles = images * height * width, images * math.ceil(height / 4) * math.ceil(width / 4)
     is_large = positions >= _MIN_POSITIONS and min(channels, out_channels) >= _MIN_CHANNELS
     return is_large and 16 * tiles <= _MAX_PADDING * positions
+
+
+def prefers_channels_last(maps: Tensor, out_channels: int) -> bool:
+    """Whether 3x3 convolutions of ``maps`` to ``out_channels`` are faster in the channels-last format."""
+    device = maps.device.type
+    if device not in ("cpu", "cuda"):
+        return False
+    # Matrix units compute in this format; other formats are converted in every convolution.
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else maps.dtype
+    return dtype in (torch.bfloat16, torch.float16) or suits_winograd(maps, out_channels)
 
 
 class Conv3x3(nn.Conv2d):
@@ -79,7 +91,9 @@ def _takes_winograd(maps: Tensor, out_channels: int) -> bool:
 
 
 def _convolve(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    result: Tensor = _Winograd.apply(maps, weight)
+    parts = weight.chunk(math.ceil(36 * weight.shape[0] * weight.shape[1] / _MAX_KERNEL_VALUES))
+    results: list[Tensor] = [_Winograd.apply(maps, part) for part in parts]
+    result = torch.cat(results, dim=1) if len(results) > 1 else results[0]
     return result if bias is None else result.add_(bias[:, None, None])
 
 

@@ -1,8 +1,7 @@
-"""A step of stage 1 against a plain training loop with the plain form of the interpolator, from equal weights."""
+"""A step of stage 1 against a plain training loop with the plain forms of both networks, from equal weights."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from afictl.presets import InterpolatorRecipe
 from afictl.training.adversarial import PerLevel, PyramidInterpolator
 from afictl.training.optimization import TrainableModule
 from afictl.training.stage1 import stage1_step
+from benchmarks.plain_afi import PlainDiscriminator
 from benchmarks.speed.interpolator import build_pair
 from benchmarks.speed.machine import DTYPES, Machine
 from benchmarks.speed.rows import SpeedRow, measure_alternatives, missing_rows
@@ -110,7 +110,8 @@ def _runs(machine: Machine, precision: str, images: int, side: int) -> dict[str,
     channels, recipe = preset.neck.channels, preset.stage1
     plain_interpolator, interpolator = build_pair(channels, machine.device)
     discriminator = PatchDiscriminator(channels).to(machine.device)
-    plain_discriminator = copy.deepcopy(discriminator)
+    plain_discriminator = PlainDiscriminator(channels).to(machine.device)
+    plain_discriminator.load_state_dict(discriminator.state_dict())
     name: Any = _FABRIC_PRECISIONS[precision]  # Fabric's type of it is private
     fabric = Fabric(accelerator=machine.device.type, devices=1, precision=name)
     generator = TrainableModule(fabric, PyramidInterpolator(interpolator), recipe, recipe.clip_norm)

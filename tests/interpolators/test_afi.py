@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from afictl import UserError
-from afictl.interpolators import AFInterpolator, PerStepInterpolator, afi, build_interpolator, winograd
+from afictl.interpolators import AFInterpolator, PerStepInterpolator, build_interpolator, winograd
 from afictl.weights.layouts.detectron2_names import generator_key
 from tests.helpers.golden_files import apply_rule_h, assert_golden, golden_input, golden_names, read_golden
 
@@ -20,7 +20,6 @@ def golden_interpolator():
 @pytest.fixture(params=["direct", "winograd"])
 def algorithm(request, monkeypatch):
     if request.param == "winograd":
-        monkeypatch.setattr(afi, "suits_winograd", lambda maps, out_channels: True)
         monkeypatch.setattr(winograd, "suits_winograd", lambda maps, out_channels: True)
 
 

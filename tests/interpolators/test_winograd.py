@@ -15,7 +15,12 @@ def forced(monkeypatch):
     monkeypatch.setattr(winograd, "_STRIP", 4)
 
 
+def channels_last(*shape, dtype=torch.float32):
+    return torch.randn(*shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+
 def gradients(run, maps, module):
+    maps = maps.requires_grad_()
     output = run(maps)
     gradient = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(1))
     return output, torch.autograd.grad((output * gradient).sum(), [maps, *module.parameters()])
@@ -28,7 +33,7 @@ def gradients(run, maps, module):
 def test_output_and_gradients_are_those_of_the_direct_convolution(shape, bias):
     torch.manual_seed(0)
     conv = Conv3x3(3, 2, bias=bias).double()
-    maps = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    maps = channels_last(*shape, dtype=torch.float64)
     expected = gradients(lambda maps: F.conv2d(maps, conv.weight, conv.bias, padding=1), maps, conv)
     torch.testing.assert_close(gradients(conv, maps, conv), expected, rtol=1e-10, atol=1e-10)
 
@@ -37,7 +42,7 @@ def test_output_and_gradients_are_those_of_the_direct_convolution(shape, bias):
 def test_transposed_convolution_is_a_convolution_with_pixel_shuffle():
     torch.manual_seed(0)
     conv = TransposedConv6x6(3).double()
-    maps = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    maps = channels_last(2, 3, 5, 6, dtype=torch.float64)
 
     def direct(maps):
         return F.conv_transpose2d(maps, conv.weight, conv.bias, stride=2, padding=2)
@@ -46,9 +51,37 @@ def test_transposed_convolution_is_a_convolution_with_pixel_shuffle():
     torch.testing.assert_close(gradients(conv, maps, conv), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("forced")
+def test_output_channels_in_parts_give_the_same_result(monkeypatch):
+    torch.manual_seed(0)
+    maps, conv = channels_last(1, 4, 9, 10, dtype=torch.float64), Conv3x3(4, 6).double()
+    expected = gradients(conv, maps, conv)
+    monkeypatch.setattr(winograd, "_MAX_KERNEL_VALUES", 36 * 4 * 2)
+    torch.testing.assert_close(gradients(conv, maps, conv), expected)
+
+
+@pytest.fixture
+def algorithm_calls(monkeypatch):
+    """Shapes of the maps that are convolved by Winograd's algorithm."""
+    shapes, forward = [], winograd._Winograd.forward
+    monkeypatch.setattr(
+        winograd._Winograd, "forward", lambda maps, weight: shapes.append(tuple(maps.shape)) or forward(maps, weight)
+    )
+    return shapes
+
+
+def test_the_format_decides_where_the_map_is_large(algorithm_calls):
+    conv = Conv3x3(128, 128)
+    with torch.no_grad():
+        conv(torch.randn(1, 128, 48, 44))
+        assert not algorithm_calls
+        conv(channels_last(1, 128, 48, 44))
+    assert algorithm_calls == [(1, 128, 48, 44)]
+
+
 def test_rounding_error_is_small():
     torch.manual_seed(0)
-    maps, conv = torch.randn(1, 128, 48, 44), Conv3x3(128, 128)
+    maps, conv = channels_last(1, 128, 48, 44), Conv3x3(128, 128)
     assert suits_winograd(maps, 128)
     with torch.no_grad():
         exact = F.conv2d(maps.double(), conv.weight.double(), conv.bias.double(), padding=1)
