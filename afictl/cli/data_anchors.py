@@ -85,9 +85,9 @@ def _print_advice(dataset: Dataset, preset: Preset, fit: AnchorFit) -> None:
     """Print what helps where even the best anchors fit few boxes, as objects are too small for the levels."""
     from afictl.visualization.object_sizes import MIN_ANCHOR_SHARE, ObjectSizes
 
-    if fit.share < MIN_ANCHOR_SHARE:
-        for sentence in ObjectSizes(dataset, preset).advice():
-            typer.echo(f"note: anchors alone do not suffice for small objects. {sentence}")
+    advice = ObjectSizes(dataset, preset).advice() if fit.share < MIN_ANCHOR_SHARE else []
+    if advice:
+        typer.echo("\n".join(("note: anchors alone do not suffice for small objects.", *advice)))
 
 
 def _propose_ranges(preset: Preset, detector: PointConfig, boxes: np.ndarray) -> None:

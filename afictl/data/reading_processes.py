@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -66,7 +67,8 @@ def read_batches(
     limit, restarts = _RESTART_SECONDS, 0
     while True:
         starts, sender = Pipe(duplex=False)
-        loader = make_loader(open_requests, partial(init_worker, sender))
+        with _more_workers_than_cores():
+            loader = make_loader(open_requests, partial(init_worker, sender))
         try:
             for batch in _batches_of(loader, starts, limit, lambda: open_requests.describe(describe)):
                 open_requests.complete()
@@ -80,6 +82,14 @@ def read_batches(
             print_note(f"{reason}{image}; they are started again")
             limit = _LIMIT_SECONDS if error.seconds >= limit else limit
             restarts += 1
+
+
+@contextmanager
+def _more_workers_than_cores() -> Iterator[None]:
+    """torch warns where there are more workers than cores, which is of use where the storage is slow."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
 
 
 class _OpenRequests:
@@ -117,7 +127,8 @@ def _batches_of(
     if not loader.num_workers:
         yield from loader
         return
-    batches: Any = iter(loader)  # its type is private
+    with _more_workers_than_cores():
+        batches: Any = iter(loader)  # its type is private
     all_workers.update(batches._workers)
     try:
         with WorkerWatch(batches._workers, starts, limit, describe_next) as watch:

@@ -18,6 +18,14 @@ def test_the_flags_can_be_pasted(afictl, shapes_dir):
     assert shares[-1] > shares[-2]
 
 
+def test_small_objects_get_one_note(afictl, shapes_dir):
+    settings = ("--set", "input.test_size=24", "--set", "input.min_sizes=[24]")
+    code, out, _ = afictl("data", "anchors", shapes_dir, "--preset", "retinanet-r18-fpn-tiny", *settings)
+    assert code == 0
+    assert out.count("note:") == 1
+    assert out.count("--set input.test_size=") == 1
+
+
 def test_detectors_without_anchors_have_size_ranges(afictl, shapes_dir):
     code, out, _ = afictl("data", "anchors", shapes_dir, "--preset", "centermask-r18-bifpn-tiny")
     assert code == 0

@@ -130,6 +130,12 @@ def test_workers_that_never_answer_end_the_reading_with_one_line(dataset, limits
     assert not active_children()
 
 
+def test_more_workers_than_cores_give_no_warning_of_torch(dataset, monkeypatch, recwarn):
+    monkeypatch.setattr(torch._utils, "cpu_count", lambda: 1)
+    assert len(list(eval_batches(dataset, CONFIG, 1, workers=2))) == len(dataset)
+    assert not [warning for warning in recwarn if "DataLoader" in str(warning.message)]
+
+
 def test_the_reading_of_single_files_is_bounded_too(dataset, limits, block_reading):
     block_reading(always=True)
     with pytest.raises(UserError, match="sent nothing"):
