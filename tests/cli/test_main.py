@@ -51,6 +51,18 @@ def test_help_lists_every_command_and_imports_no_large_library():
     assert result.stdout.splitlines()[-2:] == ["0", "[]"]
 
 
+def test_the_check_of_a_dataset_does_not_import_torchvision(shapes_dir):
+    code = (
+        f"import sys; sys.argv = ['afictl', 'data', 'check', {str(shapes_dir)!r}]\n"
+        "from afictl.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code)\n"
+        "print('torchvision' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines()[-2:] == ["0", "False"]
+
+
 @pytest.mark.parametrize("command", ["", "data", "model", "visualize"])
 def test_a_group_without_a_command_shows_its_help(afictl, command):
     code, output, errors = afictl(*command.split())
