@@ -106,7 +106,7 @@ def _collector(
     numbers = _numbers_of_names(files)
     total = sum(count_frames(file.path) if file.is_video else 1 for file in files)
 
-    with show_progress(Console(soft_wrap=True, quiet=not runtime.is_main_process), "images") as progress:
+    with show_progress(Console(soft_wrap=True, quiet=not runtime.is_main_process), _items(files)) as progress:
 
         def take(outcomes: Outcomes) -> None:
             for outcome in outcomes:
@@ -122,6 +122,11 @@ def _collector(
                 progress(done, max(total, done))
 
         yield take
+
+
+def _items(files: Sequence[MediaFile]) -> str:
+    videos = sum(file.is_video for file in files)
+    return "images" if not videos else "frames" if videos == len(files) else "images and frames"
 
 
 def _drawn(batches: Iterator[Outcomes], drawer: PredictionDrawer) -> Iterator[Outcomes]:

@@ -229,6 +229,7 @@ def test_video_is_predicted_and_drawn_frame_by_frame(untrained_detector, images,
                   "jsonl", "--format", "yolo", "--threshold", 0.1, "--batch-size", 3)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "1 images and 8 frames" in result.output
+    assert "images and frames: 9 of 9" in result.output
     first, *frames = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
     assert "frame" not in first
     assert [record["frame"] for record in frames] == list(range(8))
