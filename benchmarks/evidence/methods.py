@@ -63,6 +63,7 @@ PRETRAININGS = {
     "afi-no-adversary": Pretraining("afi", _adversarial("0")),
     "afi-strong-adversary": Pretraining("afi", _adversarial("0.03")),
     "afi-stage2": Pretraining("afi", _ONE_STEP),
+    "afi-long": Pretraining("afi", ("stage1.steps=600", "stage1.eval_every=300"), "1"),
     "afi-sums": Pretraining("afi", (_SUMS,)),
     "afi-kaiming": Pretraining("afi", (_KAIMING,)),
     "afi-kaiming-fresh": Pretraining("afi", (_KAIMING, *_ONE_STEP), "1"),
@@ -79,6 +80,7 @@ PRETRAINED = {
     "afi-no-adversary": Source("afi-no-adversary", 2),
     "afi-strong-adversary": Source("afi-strong-adversary", 2),
     "afi-stage2": Source("afi-stage2", 2),
+    "afi-long-stage1": Source("afi-long", 1),
     "afi-sums-stage1": Source("afi-sums", 1),
     "afi-sums-stages12": Source("afi-sums", 2),
     "afi-kaiming": Source("afi-kaiming-fresh", 1),
@@ -90,7 +92,10 @@ PRETRAINED = {
 }
 """Interpolators of the pre-trained methods."""
 
-_PARTS = ("stage1", "stage2", "stages12", "no-adversary", "strong-adversary", "sums-stage1", "sums-stages12")
+_PARTS = (
+    *("stage1", "long-stage1", "stage2", "stages12", "no-adversary", "strong-adversary"),
+    *("sums-stage1", "sums-stages12"),
+)
 TABLES = {
     "main": (*INTERPOLATORS, "afi-stage1", "afi-stages12", "afi-lite-stage1", "afi-lite-stages12"),
     "claims": (

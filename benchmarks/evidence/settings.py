@@ -62,6 +62,7 @@ SETTINGS = {
     setting.name: setting
     for setting in (
         _SHAPES,
+        replace(_SHAPES, name="shapes-guide", guide_steps=1200),
         replace(_SHAPES, name="shapes-short", guide_of="shapes", steps=30),
         replace(_SHAPES, name="shapes-longer", guide_of="shapes", steps=225),
         replace(_SHAPES, name="shapes-longest", guide_of="shapes", steps=600),
