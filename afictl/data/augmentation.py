@@ -50,7 +50,7 @@ def augment(
     config: InputConfig,
     generator: torch.Generator,
     masks: bool,
-    others: np.ndarray,
+    paste_images: np.ndarray,
     read: Callable[[int], AnnotatedImage],
 ) -> tuple[AnnotatedImage, float]:
     """The augmented image, and the factor at most 1 by which its views are smaller than the sizes of ``config``.
@@ -60,11 +60,13 @@ def augment(
         config: probabilities and ranges; by default nothing is changed and nothing drawn.
         generator: source of all random numbers.
         masks: whether segmentations are needed.
-        others: positions of the images whose objects may be pasted.
+        paste_images: positions of the images whose objects may be pasted.
         read: returns the image at a position.
     """
     if config.copy_paste and _uniform(0, 1, generator) < config.copy_paste:
-        source = paste_objects(source, read(int(others[_integer(len(others), generator)])), config.flip, generator)
+        source = paste_objects(
+            source, read(int(paste_images[_integer(len(paste_images), generator)])), config.flip, generator
+        )
     scale = 1.0 if config.scale_jitter == (1, 1) else _uniform(*config.scale_jitter, generator)
     if scale > 1:
         source = random_crop(source, 1 / scale, generator, masks)

@@ -109,8 +109,8 @@ def train_batches(
     slots = slice(rank * batch_size_per_rank, (rank + 1) * batch_size_per_rank)
     batches = batches_of(images, groups, batch_size, seed, start_step, augmentation_seed)
     requests = (batch[slots] for batch in batches)
-    others = np.array(images if config.copy_paste else ())
-    samples = _Samples(partial(_train_sample, dataset, others, config, half_view, masks))
+    paste_images = np.array(images if config.copy_paste else ())
+    samples = _Samples(partial(_train_sample, dataset, paste_images, config, half_view, masks))
     lists = _sample_lists(samples, requests, workers, lambda request: dataset.image_path(request[0]))
     return (_train_batch(batch, half_view, device) for batch in lists)
 
@@ -175,7 +175,12 @@ def _read_and_prepare(prepare: Callable[[Tensor], _Prepared], file: Path) -> _Pr
 
 
 def _train_sample(
-    dataset: Dataset, others: np.ndarray, config: InputConfig, half_view: bool, masks: bool, request: tuple[int, int]
+    dataset: Dataset,
+    paste_images: np.ndarray,
+    config: InputConfig,
+    half_view: bool,
+    masks: bool,
+    request: tuple[int, int],
 ) -> _Sample:
     i, augmentation_seed = request
     generator = torch.Generator().manual_seed(augmentation_seed)
@@ -183,7 +188,7 @@ def _train_sample(
     needs_masks = _needs_masks(config, masks)
     source = _read_annotated(dataset, needs_masks, i)
     source, scale = augment(
-        source, config, generator, needs_masks, others, lambda k: _read_annotated(dataset, needs_masks, k)
+        source, config, generator, needs_masks, paste_images, lambda k: _read_annotated(dataset, needs_masks, k)
     )
     from_hw, image, objects = source.size_hw, source.image, source.objects
     full = transforms.scaled_size(transforms.resized_size(config, from_hw, augmentation.min_size), scale)

@@ -113,8 +113,8 @@ def _image_size_rows(dataset: Dataset, preset: Preset | None) -> list[tuple[str,
     """Width x height, the same after resizing for evaluation, and number of images, most frequent first."""
     counts = Counter((height, width) for height, width in dataset.sizes_hw.tolist()).most_common()
     rows = [(_format_size(size_hw), _resized(size_hw, preset), count) for size_hw, count in counts[:_MAX_IMAGE_SIZES]]
-    others = counts[_MAX_IMAGE_SIZES:]
-    return [*rows, (f"{len(others):,} other sizes", "", sum(count for _, count in others))] if others else rows
+    remaining = counts[_MAX_IMAGE_SIZES:]
+    return [*rows, (f"{len(remaining):,} other sizes", "", sum(count for _, count in remaining))] if remaining else rows
 
 
 def _resized(size_hw: tuple[int, int], preset: Preset | None) -> str:

@@ -135,4 +135,4 @@ def _count(detection: Detection) -> str:
     count, noun = len(detection["boxes"]), "detection" if "scores" in detection else "object"
     num_unshared = sum(unshared(detection))
     total = f"{count} {noun}{'' if count == 1 else 's'}"
-    return f"{total}, {num_unshared} missed by another ({UNSHARED})" if num_unshared else total
+    return f"{total}, {num_unshared} absent from another panel ({UNSHARED})" if num_unshared else total

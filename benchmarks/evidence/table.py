@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths = Paths(options.output, None, None)
     comparison = paths.comparison(SETTINGS[options.setting])
     baseline = read_metrics(paths.comparison(SETTINGS[options.baseline_setting or options.setting]) / options.baseline)
-    methods = {method: read_metrics(comparison / method) for method in TABLES[options.table]}
+    names = options.interpolators.split(",") if options.interpolators else TABLES[options.table]
+    methods = {method: read_metrics(comparison / method) for method in names}
     if options.add and options.baseline_setting:
         raise UserError("--add: its runs have no baseline in another setting; leave out --baseline-setting")
     if options.add:
@@ -127,6 +128,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("setting", choices=SETTINGS)
     parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--interpolators", metavar="NAMES", help="fewer methods of the table")
     parser.add_argument("--baseline", default="nearest", metavar="METHOD")
     parser.add_argument("--baseline-setting", choices=SETTINGS, help="default: that of the methods")
     parser.add_argument("--add", type=Path, metavar="FILE", help="--json of a table of the same setting and methods")

@@ -49,7 +49,7 @@ def count_outline(panel):
 def test_detections_that_another_detector_misses_are_marked(draw):
     """The second box has a partner below the threshold, and the third is below it."""
     panels = draw(a=[0.9, 0.8, 0.4], b=[0.2, 0.3, 0.1])
-    assert [panel.note for panel in panels] == ["2 detections, 1 missed by another (*)", "0 detections"]
+    assert [panel.note for panel in panels] == ["2 detections, 1 absent from another panel (*)", "0 detections"]
     equal = draw(a=[0.9, 0.8, 0.4], b=[0.9, 0.8, 0.4])
     assert [panel.note for panel in equal] == ["2 detections"] * 2
     assert count_outline(panels[0]) > 1.3 * count_outline(equal[0])  # a wider line

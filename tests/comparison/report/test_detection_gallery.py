@@ -49,7 +49,7 @@ def test_images_are_ordered_by_disagreement(comparison, tmp_path):
     assert not gallery.notes
     notes = {panel.title: panel.note for panel in gallery.images[1].panels}
     count = sum(row["image_id"] == 1 for row in rows)
-    assert notes["nearest"] == notes["bicubic"] == f"{count} detections, 1 missed by another (*)"
+    assert notes["nearest"] == notes["bicubic"] == f"{count} detections, 1 absent from another panel (*)"
     assert notes["bilinear"] == f"{count - 1} detections"
     assert "*" not in notes["Ground truth"]
 
@@ -64,7 +64,7 @@ def test_detections_with_a_partner_below_the_threshold_are_not_marked(comparison
     (image,) = draw_gallery(replace(comparison, methods=methods), 1_000_000).images
     count = sum(row["image_id"] == 1 for row in rows)
     assert [panel.note for panel in image.panels[1:]] == [
-        f"{count} detections, 1 missed by another (*)",
+        f"{count} detections, 1 absent from another panel (*)",
         f"{count - 2} detection{'s' * (count != 3)}",
     ]
 
