@@ -104,8 +104,8 @@ TABLES = {
     ),
     "parts": ("nearest", "afi", *(f"afi-{part}" for part in _PARTS)),
     "reuse": ("nearest", "afi", "afi-stages12", "afi-from-fcos", "afi-from-r18"),
-    "init": ("nearest", "soft-nearest", "afi", "afi-kaiming", "afi-kaiming-stage1", "afi-kaiming-stages12"),
-    "conditions": ("nearest", "soft-nearest", "afi", "afi-stage1", "afi-stages12", "afi-sums-stage1"),
+    "init": ("nearest", "soft-nearest", "bilinear", "afi", "afi-kaiming", "afi-kaiming-stage1", "afi-kaiming-stages12"),
+    "conditions": ("nearest", "soft-nearest", "bilinear", "afi", "afi-stage1", "afi-stages12", "afi-sums-stage1"),
     "longer": ("nearest", "soft-nearest"),
     "fidelity": (*_PLAIN, "afi-sums-stage1", *(f"{run}-stage1" for run in _STAGE_1_SUMS)),
 }

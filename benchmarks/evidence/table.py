@@ -70,10 +70,20 @@ def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
     Raises:
         UserError: there is none, or a result cannot be read.
     """
-    results = [read_result(file.parent) for file in sorted(folder.glob(f"seed*/{RESULT}"))]
-    if not results:
-        raise UserError(f"{folder}: has no finished run; train the table first: python -m benchmarks.evidence")
+    results = [read_result(run) for run in finished_runs(folder)]
     return {str(result.seed): _box_metrics(result) for result in sorted(results, key=lambda result: result.seed)}
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    """The finished runs of a method.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = sorted(file.parent for file in folder.glob(f"seed*/{RESULT}"))
+    if not runs:
+        raise UserError(f"{folder}: has no finished run; train the table first: python -m benchmarks.evidence")
+    return runs
 
 
 def read_table(file: Path, setting: str) -> dict[str, dict[str, dict[str, float]]]:

@@ -2,11 +2,15 @@ import json
 from itertools import pairwise
 
 import pytest
+import torch
 
+from afictl.data import load_dataset, make_shapes
+from afictl.detectors import build_detector
 from afictl.errors import UserError
 from afictl.interpolators import interpolator_kinds
 from afictl.presets import load_preset
 from benchmarks.evidence.__main__ import main
+from benchmarks.evidence.branch import branch_share
 from benchmarks.evidence.fidelity import rank_correlation
 from benchmarks.evidence.methods import INTERPOLATORS, PRETRAINED, PRETRAININGS, TABLES
 from benchmarks.evidence.settings import SETTINGS
@@ -112,3 +116,18 @@ def test_added_table_has_pairs_of_its_own(tmp_path):
     file.write_text("[]")
     with pytest.raises(UserError, match=r"elsewhere\.json: not a table"):
         read_table(file, "shapes")
+
+
+def test_branch_share_is_the_relative_difference_from_bilinear(tmp_path):
+    make_shapes(tmp_path, train=1, val=2, size=64)
+    dataset, preset = (
+        load_dataset(tmp_path, "val"),
+        load_preset("faster-rcnn-r18-fpn-tiny", ["backbone.pretrained=false"]),
+    )
+    shares = {}
+    for kind in ("bilinear", "afi", "soft-nearest"):
+        torch.manual_seed(0)
+        shares[kind] = branch_share(build_detector(preset, 1, kind).eval(), dataset, 2)
+    assert shares["bilinear"] == 0
+    assert 0 < shares["afi"] < 1e-3  # published initial weights: bilinear but for a small branch
+    assert 0.5 < shares["soft-nearest"] < 1  # a quarter of the map
