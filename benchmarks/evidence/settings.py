@@ -68,6 +68,7 @@ SETTINGS = {
         replace(_SHAPES, name="shapes-longest", guide_of="shapes", steps=600),
         replace(_SHAPES, name="shapes-few", guide_of="shapes", labelled_fraction=0.05),
         replace(_SHAPES, name="shapes-rate", guide_of="shapes", overrides=(_HALF_ANCHORS, "train.interpolator_lr=5")),
+        replace(_SHAPES, name="shapes-ema", guide_of="shapes", overrides=(_HALF_ANCHORS, "train.ema_decay=0.98")),
         replace(_SHAPES, name="shapes-frozen", guide_of="shapes", overrides=(_HALF_ANCHORS, _FROZEN)),
         Setting(
             "shapes-r50",
