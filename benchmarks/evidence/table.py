@@ -87,21 +87,30 @@ def finished_runs(folder: Path) -> list[Path]:
 
 
 def read_table(file: Path, setting: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics by method and seed of a table that ``--json`` wrote.
+    """Metrics by method and seed of a table that ``--json`` wrote, the seeds with the name of the file before them.
 
     Raises:
         UserError: unreadable, or the table of another setting.
     """
-    try:
-        table = json.loads(file.read_text())
-        methods = {row["name"]: row["seeds"] for row in table["methods"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not a table of benchmarks.evidence.table --json ({error!r:.80})") from None
-    if table.get("setting") != setting:
-        raise UserError(f"{file}: setting: a table of {table.get('setting')}, not of {setting}")
+    recorded, methods = read_any_table(file)
+    if recorded != setting:
+        raise UserError(f"{file}: setting: a table of {recorded}, not of {setting}")
     return {
         method: {f"{file.stem} {seed}": metrics for seed, metrics in seeds.items()} for method, seeds in methods.items()
     }
+
+
+def read_any_table(file: Path) -> tuple[str, dict[str, dict[str, dict[str, float]]]]:
+    """The setting, and metrics by method and seed, of a table that ``--json`` wrote.
+
+    Raises:
+        UserError: unreadable.
+    """
+    try:
+        table = json.loads(file.read_text())
+        return table["setting"], {row["name"]: row["seeds"] for row in table["methods"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a table of benchmarks.evidence.table --json ({error!r:.80})") from None
 
 
 def build_rows(

@@ -13,6 +13,7 @@ from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.branch import branch_share
 from benchmarks.evidence.fidelity import rank_correlation
 from benchmarks.evidence.methods import INTERPOLATORS, PRETRAINED, PRETRAININGS, TABLES
+from benchmarks.evidence.pooled import differences_by_setting
 from benchmarks.evidence.settings import SETTINGS
 from benchmarks.evidence.table import build_rows, markdown, read_table
 
@@ -116,6 +117,20 @@ def test_added_table_has_pairs_of_its_own(tmp_path):
     file.write_text("[]")
     with pytest.raises(UserError, match=r"elsewhere\.json: not a table"):
         read_table(file, "shapes")
+
+
+def test_differences_of_tables_of_one_setting_are_one_row(tmp_path):
+    for name, setting, points in (("a", "shapes", (52, 53)), ("b", "shapes", (54,)), ("c", "bccd", (50,))):
+        rows = [{"name": "afi", "seeds": metrics(*points)}, {"name": "nearest", "seeds": metrics(51, 51, 51)}]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"setting": setting, "methods": rows}))
+    files = sorted(tmp_path.iterdir())
+    differences = differences_by_setting("afi", "nearest", files)
+    assert {name: (value.mean, value.count) for name, value in differences.items()} == {
+        "bccd": (-1, 1),
+        "shapes": (2, 3),
+    }
+    with pytest.raises(UserError, match=r"a\.json: has no pair of afi and carafe"):
+        differences_by_setting("afi", "carafe", files)
 
 
 def test_branch_share_is_the_relative_difference_from_bilinear(tmp_path):
