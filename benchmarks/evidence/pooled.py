@@ -44,7 +44,7 @@ def differences_by_setting(method: str, baseline: str, files: Sequence[Path]) ->
     Raises:
         UserError: a file cannot be read, or has no such pairs.
     """
-    pairs = defaultdict(list)
+    pairs: dict[str, list[float]] = defaultdict(list)
     for file in files:
         setting, methods = read_any_table(file)
         first, second = methods.get(method, {}), methods.get(baseline, {})
