@@ -198,8 +198,8 @@ def _report(progress: ProgressCallback, counts: tuple[int, int] | None) -> tuple
 def _lead(action: Callable[[ProgressCallback], T], progress: ProgressCallback, world_size: int) -> T:
     """``run_on_rank_zero_with_progress`` on rank 0, whose every report is a collective, and its end the last one."""
 
-    def share(done: int, total: int) -> None:
-        all_gather(partial(_report, progress, (done, total)), world_size)
+    def share(count: int, total: int) -> None:
+        all_gather(partial(_report, progress, (count, total)), world_size)
 
     def finish() -> tuple[None, tuple[T]]:
         if failure is not None:

@@ -92,35 +92,35 @@ def plain_constraint(message: str) -> str:
     return _PARSER_DETAIL.sub(r"\1", message)
 
 
-def closest_names(word: str, known: Iterable[str], count: int, cutoff: float = 0.6) -> list[str]:
+def closest_names(word: str, names: Iterable[str], count: int, cutoff: float = 0.6) -> list[str]:
     """The names that begin with ``word``, shortest first, then similar ones; upper and lower case are the same.
 
     Args:
         word: unknown name.
-        known: all valid names.
+        names: all valid names.
         count: largest number of names.
         cutoff: smallest similarity, 0..1, as in ``difflib.get_close_matches``.
     """
-    names = {name.casefold(): name for name in known}
+    originals = {name.casefold(): name for name in names}
     lower = word.casefold()
-    longer = sorted((name for name in names if len(word) >= _MIN_PREFIX and name.startswith(lower)), key=len)
-    similar = difflib.get_close_matches(lower, names, n=count, cutoff=cutoff)
-    return [names[name] for name in dict.fromkeys((*longer, *similar))][:count]
+    longer = sorted((name for name in originals if len(word) >= _MIN_PREFIX and name.startswith(lower)), key=len)
+    similar = difflib.get_close_matches(lower, originals, n=count, cutoff=cutoff)
+    return [originals[name] for name in dict.fromkeys((*longer, *similar))][:count]
 
 
-def did_you_mean(word: str, known: Sequence[str], *, listed_by: str = "") -> str:
+def did_you_mean(word: str, names: Sequence[str], *, listed_by: str = "") -> str:
     """Suffix of an error about an unknown name: the closest valid name, or the first valid names if none is close.
 
     Args:
         word: unknown name.
-        known: all valid names.
+        names: all valid names.
         listed_by: command that lists many names; then the suffix has the three closest names and this command.
     """
     if listed_by:
-        near = ", ".join(f"'{name}'" for name in closest_names(word, known, 3))
+        near = ", ".join(f"'{name}'" for name in closest_names(word, names, 3))
         return (f"; did you mean {near}?" if near else "") + f"; '{listed_by}' shows all"
-    close = closest_names(word, known, 1, cutoff=0.5)
+    close = closest_names(word, names, 1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
-    more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""
-    return f"; there are: {', '.join(known[:_MAX_NAMES]) or 'none'}{more}"
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"; there are: {', '.join(names[:_MAX_NAMES]) or 'none'}{more}"

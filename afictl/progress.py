@@ -26,23 +26,23 @@ _REFRESH_SECONDS = 0.1
 @contextmanager
 def no_progress(items: str) -> Iterator[ProgressCallback]:
     """A ``ProgressDisplay`` that shows nothing."""
-    yield lambda done, total: None
+    yield lambda count, total: None
 
 
 @contextmanager
 def show_progress(console: Console, items: str) -> Iterator[ProgressCallback]:
     """A ``ProgressDisplay`` on ``console``: a bar on a terminal, up to ten lines elsewhere."""
     if not console.is_terminal:
-        yield lambda done, total: _print_line(console, items, done, total)
+        yield lambda count, total: _print_line(console, items, count, total)
         return
     with progress_bar(console, items) as bar:
         task = bar.add_task(items, total=None)
         last_refresh = 0.0
 
-        def show(done: int, total: int) -> None:
+        def show(count: int, total: int) -> None:
             nonlocal last_refresh
-            due = time.monotonic() >= last_refresh + _REFRESH_SECONDS or done == total
-            bar.update(task, completed=done, total=total, refresh=due)
+            due = time.monotonic() >= last_refresh + _REFRESH_SECONDS or count == total
+            bar.update(task, completed=count, total=total, refresh=due)
             last_refresh = time.monotonic() if due else last_refresh
 
         yield show
@@ -84,8 +84,8 @@ def progress_bar(console: Console, description: str = "{task.description}", *, e
     return bar
 
 
-def _print_line(console: Console, items: str, done: int, total: int) -> None:
+def _print_line(console: Console, items: str, count: int, total: int) -> None:
     """Print a line at each tenth of the items, less often for few items."""
     lines = min(_MAX_LINES, total // _MIN_ITEMS_PER_LINE)
-    if done * lines // total > (done - 1) * lines // total:
-        console.print(f"{items}: {done} of {total}")
+    if count * lines // total > (count - 1) * lines // total:
+        console.print(f"{items}: {count} of {total}")

@@ -118,8 +118,8 @@ def _collector(
                     report.detections += len(outcome.results)
                     if add is not None:
                         add(outcome, numbers.get(outcome.file.path, report.images + report.frames))
-                done = report.images + report.frames + len(report.faults)
-                progress(done, max(total, done))
+                count = report.images + report.frames + len(report.faults)
+                progress(count, max(total, count))
 
         yield take
 

@@ -48,20 +48,20 @@ def check_image_files(
         UserError: a process that decodes images was killed, or the processes send nothing.
     """
     report.images_checked = True
-    done = 0
+    count = 0
     try:
         for (name, _), findings in zip(sizes_hw, _findings_per_image(image_dir, sizes_hw), strict=True):
             for rule, detail in findings:
                 report.add(rule, Location(name, detail=detail))
-            done += 1
+            count += 1
             if progress:
-                progress(done, len(sizes_hw))
+                progress(count, len(sizes_hw))
     except RuntimeError as error:
         if not is_lost_worker(error):
             raise
         raise UserError(
-            f"{image_dir}: a reading process was killed after {done} of {len(sizes_hw)} images, before the result of "
-            f"{sizes_hw[done][0]}; if memory ran out, free some, or check without the image files: --no-images"
+            f"{image_dir}: a reading process was killed after {count} of {len(sizes_hw)} images, before the result of "
+            f"{sizes_hw[count][0]}; if memory ran out, free some, or check without the image files: --no-images"
         ) from None
 
 

@@ -104,9 +104,9 @@ class _SplitWriter:
         name = f"instances_{self.split}.json" if dataset.has_ground_truth else dataset.annotation_file.name
         file_names = dataset.file_names
         with CocoWriter(self.folder / "annotations" / name) as writer:
-            for done, i in enumerate(images, start=1):
+            for count, i in enumerate(images, start=1):
                 self._write_image(i, file_names[i], writer, counts)
-                progress(done, len(images))
+                progress(count, len(images))
             if not counts.tiles:
                 raise UserError(f"{dataset.annotation_file}: no object to train on, so there is no tile to write")
             writer.finish(

@@ -176,10 +176,10 @@ def write_pseudo_labels(
         LabelJournal(output, settings) if settings else nullcontext() as journal,
         torch.no_grad(),
     ):
-        known = journal.read(names) if journal else iter(())
+        recorded_images = journal.read(names) if journal else iter(())
 
         def labelled_images() -> Iterator[LabelledImage]:
-            for image in known:
+            for image in recorded_images:
                 report.continued += 1
                 yield image
             for image in _label_files(teacher, files[report.continued :], folder, views, runtime, report.classes):

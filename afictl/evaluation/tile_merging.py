@@ -58,28 +58,28 @@ def merge_tiles(
 
 
 class _Candidates(NamedTuple):
-    """Detections with the rectangle of the image that their tile has seen."""
+    """Detections with the rectangle of the image that their tile covers."""
 
     values: Detections
     """In pixels of the image."""
-    seen: Tensor
+    regions: Tensor
     """(n, 4) xyxy."""
 
     def select(self, rows: Tensor) -> _Candidates:
-        return _Candidates({name: value[rows] for name, value in self.values.items()}, self.seen[rows])
+        return _Candidates({name: value[rows] for name, value in self.values.items()}, self.regions[rows])
 
     def append(self, other: _Candidates) -> _Candidates:
         values = {name: torch.cat((value, other.values[name])) for name, value in self.values.items()}
-        return _Candidates(values, torch.cat((self.seen, other.seen)))
+        return _Candidates(values, torch.cat((self.regions, other.regions)))
 
-    def agreement(self, boxes: Tensor, labels: Tensor, seen: Tensor) -> Tensor:
-        """IoU (k, n) with k boxes inside what both tiles have seen; 0 for another class or the same tile."""
-        seen, boxes = seen[:, None], boxes[:, None]
-        common = _intersect(self.seen, seen)
+    def agreement(self, boxes: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
+        """IoU (k, n) with k boxes inside both tiles; 0 for another class or the same tile."""
+        regions, boxes = regions[:, None], boxes[:, None]
+        common = _intersect(self.regions, regions)
         first, second = _intersect(self.values["boxes"], common), _intersect(boxes, common)
         shared = _area(_intersect(first, second))
         ious = shared / (_area(first) + _area(second) - shared).clamp(min=1e-6)
-        is_candidate = (self.values["labels"] == labels[:, None]) & (self.seen != seen).any(dim=-1)
+        is_candidate = (self.values["labels"] == labels[:, None]) & (self.regions != regions).any(dim=-1)
         return torch.where(is_candidate, ious, 0.0)
 
 
@@ -87,23 +87,23 @@ def _collect(detections: Sequence[Detections], tiles: Sequence[Tile]) -> _Candid
     values = {name: torch.cat([detection[name] for detection in detections]) for name in detections[0]}
     rectangles = values["boxes"].new_tensor(tiles)
     counts = torch.tensor([len(detection["boxes"]) for detection in detections], device=rectangles.device)
-    seen = rectangles.repeat_interleave(counts, dim=0)
-    return _Candidates({**values, "boxes": values["boxes"] + seen[:, [0, 1, 0, 1]]}, seen)
+    regions = rectangles.repeat_interleave(counts, dim=0)
+    return _Candidates({**values, "boxes": values["boxes"] + regions[:, [0, 1, 0, 1]]}, regions)
 
 
 def _are_cut(candidates: _Candidates, size_hw: tuple[int, int]) -> Tensor:
     """Whether each box ends at a border of its tile that is none of the image, bool (n,)."""
-    boxes, seen = candidates.values["boxes"], candidates.seen
-    limits = seen.new_tensor([0, 0, size_hw[1], size_hw[0]])
+    boxes, regions = candidates.values["boxes"], candidates.regions
+    limits = regions.new_tensor([0, 0, size_hw[1], size_hw[0]])
     margins = _BORDER_FRACTION * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    return ((seen != limits) & ((boxes - seen).abs() <= margins)).any(dim=1)
+    return ((regions != limits) & ((boxes - regions).abs() <= margins)).any(dim=1)
 
 
 def _assign(cut: _Candidates, complete: _Candidates, threshold: float) -> _Candidates:
     """The cut detections that belong to no complete one; the others raise the score of theirs, in place."""
-    if not len(complete.seen) or not len(cut.seen):
+    if not len(complete.regions) or not len(cut.regions):
         return cut
-    columns = (cut.values["boxes"], cut.values["labels"], cut.seen)
+    columns = (cut.values["boxes"], cut.values["labels"], cut.regions)
     chunks = zip(*(column.split(_CHUNK) for column in columns), strict=True)
     overlaps = [complete.agreement(*chunk).max(dim=1) for chunk in chunks]
     best = torch.cat([indices for _, indices in overlaps])
@@ -115,11 +115,11 @@ def _assign(cut: _Candidates, complete: _Candidates, threshold: float) -> _Candi
 def _unite(cut: _Candidates, threshold: float) -> _Candidates:
     """The unions of cut detections that belong together."""
     cut = cut.select(cut.values["scores"].argsort(descending=True, stable=True))
-    is_free = torch.ones(len(cut.seen), dtype=torch.bool, device=cut.seen.device)
-    for k in range(len(cut.seen)):
+    is_free = torch.ones(len(cut.regions), dtype=torch.bool, device=cut.regions.device)
+    for k in range(len(cut.regions)):
         while is_free[k]:
             row = slice(k, k + 1)
-            (overlaps,) = cut.agreement(cut.values["boxes"][row], cut.values["labels"][row], cut.seen[row])
+            (overlaps,) = cut.agreement(cut.values["boxes"][row], cut.values["labels"][row], cut.regions[row])
             overlaps[: k + 1] = 0
             overlap, part = torch.where(is_free, overlaps, 0.0).max(dim=0)
             if overlap < threshold:
@@ -138,7 +138,7 @@ def _unite_pair(cut: _Candidates, k: int, part: int) -> None:
         values["mask_probs"][k] = torch.maximum(*masks)
     if "mask_scores" in values:
         values["mask_scores"][k] = values["mask_scores"][[k, part]].max()
-    boxes[k], cut.seen[k] = union, _unite_boxes(cut.seen[k], cut.seen[part])
+    boxes[k], cut.regions[k] = union, _unite_boxes(cut.regions[k], cut.regions[part])
 
 
 def _regrid(probs: Tensor, box: Tensor, new_box: Tensor) -> Tensor:

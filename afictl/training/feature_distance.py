@@ -60,7 +60,7 @@ def measure_feature_distance(
     device = next(guide.parameters()).device
     total = len(range(len(dataset))[:limit])
     batches = eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True, device=device)
-    for done, batch in enumerate(batches, 1):
+    for count, batch in enumerate(batches, 1):
         full, half = batch.images, batch.half_images or []
         real, (coarse, fine) = guide_maps(guide, full, features).maps, guide_maps(guide, half, features)
         coarse = {level: coarse[level] for level in learned.levels(coarse, fine)}
@@ -69,7 +69,7 @@ def measure_feature_distance(
             if method is learned and on_pairs is not None:
                 on_pairs(pairs)
             _add(sums[name], pairs)
-        progress(done, total)
+        progress(count, total)
     interpolator.train()
     return {name: _means(_interpolated(levels)) for name, levels in sums.items()}
 
@@ -102,12 +102,12 @@ def measure_student_distance(
     total = len(range(len(dataset))[:limit])
     batches = eval_batches(dataset, guide.input, workers=workers, limit=limit, half_view=True, device=device)
     with in_eval_mode(student):
-        for done, batch in enumerate(batches, 1):
+        for count, batch in enumerate(batches, 1):
             full, half = batch.images, batch.half_images or []
             pairs = same_size_pairs(guide, student.pyramid(half), guide.pyramid(full), full, half)
             on_pairs(pairs)
             _add(sums, pairs)
-            progress(done, total)
+            progress(count, total)
     return {student.preset.interpolator.kind: _means(sums)}
 
 

@@ -77,12 +77,12 @@ class TrainingLogger:
             self.reset_interval()
         return seconds
 
-    def log_evaluation(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` images are evaluated; after a first log line, the last image has one too."""
-        self.bar.update(self.evaluation_task, completed=done, total=total, visible=True, refresh=True)
+    def log_evaluation(self, count: int, total: int) -> None:
+        """Show that ``count`` of ``total`` images are evaluated; after a first log line, the last image has one too."""
+        self.bar.update(self.evaluation_task, completed=count, total=total, visible=True, refresh=True)
         silent = time.perf_counter() - self.last_line > _MAX_SILENT_SECONDS
-        if not self.run.console.is_terminal and (silent or (self.evaluation_logged and done == total)):
-            self.run.log(f"evaluated {done} of {total} images")
+        if not self.run.console.is_terminal and (silent or (self.evaluation_logged and count == total)):
+            self.run.log(f"evaluated {count} of {total} images")
             self.last_line, self.evaluation_logged = time.perf_counter(), True
 
     def _log_interval(self, step: int, losses: Mapping[str, float], rate: float, is_recorded: bool) -> None:

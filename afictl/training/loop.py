@@ -242,8 +242,8 @@ def _checkpoint_and_evaluate(
     The state is saved before the evaluation, which may take long, and again with its metrics.
     """
 
-    def progress(done: int, total: int) -> None:
-        logger.log_evaluation(done, total)
+    def progress(count: int, total: int) -> None:
+        logger.log_evaluation(count, total)
         if stop_requested.is_set():
             raise KeyboardInterrupt
 

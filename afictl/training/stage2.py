@@ -173,7 +173,7 @@ def _measure(
     discriminator: PatchDiscriminator,
     held_out: Dataset,
     limit: int,
-    progress: ProgressCallback = lambda done, total: None,
+    progress: ProgressCallback = lambda count, total: None,
 ) -> tuple[FeatureDistance, AdversarialReport]:
     """Measure the first ``limit`` held-out images."""
     adversarial = AdversarialReport(discriminator, student.preset.stage2.adversarial_weight)

@@ -134,14 +134,14 @@ def _sample(dataset: Dataset, number: int) -> list[int]:
 
 def _sheets(dataset: Dataset, images: Sequence[int], progress: ProgressCallback | None) -> Iterator[Figure]:
     """Yield figures of ``_SHEET_PICTURES`` images with their ground truth."""
-    names, done = dataset.file_names, 0
+    names, count = dataset.file_names, 0
     for first in range(0, len(images), _SHEET_PICTURES):
         pictures: list[SheetPicture] = []
         for i in images[first : first + _SHEET_PICTURES]:
             pictures.append((Path(names[i]).name, *_draw(dataset, i)))
-            done += 1
+            count += 1
             if progress:
-                progress(done, len(images))
+                progress(count, len(images))
         last = first + len(pictures)
         title = f"Pictures {first + 1} to {last}" if len(pictures) > 1 else f"Picture {last}"
         yield sheet_figure(f"pictures-{first + 1}", pictures, dataset.classes, title, _COLUMNS)

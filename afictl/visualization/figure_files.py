@@ -105,10 +105,10 @@ def _save(picture: Image.Image, path: Path, file_list: Path) -> Path:
 def _report_progress(
     figures: Iterable[Figure], total: int | None, progress: ProgressCallback | None
 ) -> Iterator[Figure]:
-    for done, figure in enumerate(figures, start=1):
+    for count, figure in enumerate(figures, start=1):
         yield figure
         if progress is not None and total is not None:
-            progress(done, total)
+            progress(count, total)
 
 
 def write_page(

@@ -79,12 +79,12 @@ def rank_pictures(
     Names begin with the rank, titles contain the disagreement.
     """
     scores = []
-    for done, picture in enumerate(pictures, start=1):
+    for count, picture in enumerate(pictures, start=1):
         image = picture.read()
         detections = [_to_arrays(detectors.detect(name, image, threshold / 2)) for name in detectors.detectors]
         scores.append(disagreement_score(detections, threshold))
         if progress is not None:
-            progress(done, len(pictures))
+            progress(count, len(pictures))
     order = sorted((i for i, score in enumerate(scores) if score), key=lambda i: -scores[i])[:limit]
     digits = len(str(len(order)))
     return [
