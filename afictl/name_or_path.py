@@ -12,7 +12,7 @@ from afictl.errors import UserError
 class Names(NamedTuple):
     """Known names of one sort."""
 
-    known: Collection[str]
+    members: Collection[str]
     prefix: str
     """``PREFIX:NAME`` is always the name, whatever files there are."""
     noun: str
@@ -31,9 +31,9 @@ def parse_name(text: str, names: Names, flag: str) -> str | None:
         UserError: ``text`` is a known name and also an existing path.
     """
     explicit = text.removeprefix(f"{names.prefix}:")
-    if explicit in names.known and explicit != text:
+    if explicit in names.members and explicit != text:
         return explicit
-    if text not in names.known:
+    if text not in names.members:
         return None
     if os.path.lexists(text):
         path, lead = "folder" if os.path.isdir(text) else "file", flag.rpartition(" ")[2]

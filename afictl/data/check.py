@@ -110,11 +110,11 @@ def _ids(records: list[Record], key: str = "id") -> set[int]:
     return {record[key] for record in records if is_id(record.get(key))}
 
 
-def _records_without(records: list[Record], others: list[Record]) -> list[Record]:
-    """The ``records`` that are none of ``others``."""
-    if len(records) == len(others):
+def _records_without(records: list[Record], excluded_records: list[Record]) -> list[Record]:
+    """The ``records`` that are none of ``excluded_records``."""
+    if len(records) == len(excluded_records):
         return []
-    identities = set(map(id, others))
+    identities = set(map(id, excluded_records))
     return [record for record in records if id(record) not in identities]
 
 

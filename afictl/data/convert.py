@@ -92,9 +92,9 @@ def _valid_records(files: SplitFiles) -> Contents:
     for key, fields in FIELDS.items():
         check_records(source, key, contents[key], fields)
     for key, ids in (("image_id", contents["images"]), ("category_id", contents["categories"])):
-        known = {record["id"] for record in ids}
+        identifiers = {record["id"] for record in ids}
         for record in contents["annotations"]:
-            if record[key] not in known:
+            if record[key] not in identifiers:
                 raise UserError(f"{source}: annotation {record['id']}: {key} {record[key]} does not exist")
     for record in contents["annotations"]:
         if not np.isfinite(np.array(record["bbox"], dtype=np.float64)).all():

@@ -137,8 +137,8 @@ def describe_layout(data_dir: Path) -> str:
     for layout in _LAYOUTS:
         matches = [next(_matches(data_dir, pattern), None) for pattern in layout.patterns]
         if all(matches):
-            seen = ", ".join(str(path) for path in matches)
-            return f"this looks like {layout.program} ({seen}): {layout.advice}"
+            evidence = ", ".join(str(path) for path in matches)
+            return f"this looks like {layout.program} ({evidence}): {layout.advice}"
     nested = [path for path in _matches(data_dir, "*/annotations") if (data_dir / path).is_dir()]
     if nested:
         return f"the dataset seems to be one folder deeper: {data_dir / nested[0].parent}"

@@ -222,8 +222,8 @@ def _find_base(base: str, path: Path) -> Path:
     shipped = base.removeprefix(f"{names.prefix}:")
     neighbour = path.parent / (base if base.endswith(_SUFFIXES) else f"{base}.yaml")
     if not neighbour.exists():
-        return _find_shipped(shipped) if shipped in names.known else _find_file(base)
-    if base in names.known and not neighbour.samefile(_find_shipped(base)):
+        return _find_shipped(shipped) if shipped in names.members else _find_file(base)
+    if base in names.members and not neighbour.samefile(_find_shipped(base)):
         raise UserError(
             f"{path}: extends: {base} is the name of a shipped preset and also a file beside it; write"
             f" {names.prefix}:{base} for the shipped preset, or {base}.yaml for the file"

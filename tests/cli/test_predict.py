@@ -121,18 +121,18 @@ def test_inputs_are_files_folders_patterns_and_standard_input(images, tmp_path, 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
-    def found(*arguments, lines=()):
+    def sources(*arguments, lines=()):
         return [(str(file.path), file.name) for file in find_media(arguments, lines)]
 
-    assert found("notes.txt") == [("notes.txt", "notes")]  # whatever its suffix
+    assert sources("notes.txt") == [("notes.txt", "notes")]  # whatever its suffix
     inside = [("in/a.png", "a"), ("in/deep/c.JPG", "deep/c"), ("in/film.mp4", "film")]
-    assert found("in") == inside
-    assert found("a.png", "in") == [("a.png", "a"), ("in/a.png", "a-2"), *inside[1:]]
-    assert found("in", "./in/a.png") == inside
-    assert found("*") == [("a.png", "a"), ("b[1].png", "b[1]")]
-    assert found("b[1].png") == [("b[1].png", "b[1]")]
-    assert [name for _, name in found("**/*.png")] == ["a", "b[1]", "a-2"]
-    assert found("-", lines=["in\n", "\n", "a.png\r\n"]) == [*inside, ("a.png", "a-2")]
+    assert sources("in") == inside
+    assert sources("a.png", "in") == [("a.png", "a"), ("in/a.png", "a-2"), *inside[1:]]
+    assert sources("in", "./in/a.png") == inside
+    assert sources("*") == [("a.png", "a"), ("b[1].png", "b[1]")]
+    assert sources("b[1].png") == [("b[1].png", "b[1]")]
+    assert [name for _, name in sources("**/*.png")] == ["a", "b[1]", "a-2"]
+    assert sources("-", lines=["in\n", "\n", "a.png\r\n"]) == [*inside, ("a.png", "a-2")]
     for arguments, lines, fact in [
         (["none.png"], [], "none.png: no such"),
         (["-"], ["a.png\n", "none.png\n"], "line 2: none.png"),

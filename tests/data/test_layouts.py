@@ -150,11 +150,11 @@ def test_every_layout_gives_the_same_objects(layout, tmp_path):
         assert dataset.sizes_hw.tolist() == [[48, 64]] * len(dataset)
         assert not check_split(source, split).fatal
     assert train.annotation_file != val.annotation_file
-    found = objects_by_name(train)
-    assert found.keys() == {"a.png", "b.png"}
+    objects_of_images = objects_by_name(train)
+    assert objects_of_images.keys() == {"a.png", "b.png"}
     for name, objects in objects_by_name(expected).items():
-        assert [label for label, _ in found[name]] == [label for label, _ in objects]
-        np.testing.assert_allclose([b for _, b in found[name]], [b for _, b in objects], rtol=1e-6)
+        assert [label for label, _ in objects_of_images[name]] == [label for label, _ in objects]
+        np.testing.assert_allclose([b for _, b in objects_of_images[name]], [b for _, b in objects], rtol=1e-6)
     assert content_fingerprint(load_dataset(source, "train")) == content_fingerprint(train)
     assert content_fingerprint(train) != content_fingerprint(val)
     assert describe_data(source, {"train": 2, "val": 1}).count("2 train, 1 val images") == 1

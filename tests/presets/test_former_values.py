@@ -16,8 +16,8 @@ CHANGES = {
 def test_a_former_value_of_a_shipped_preset_is_kept_and_told(name):
     present, former = load_preset(name), load_preset(name, [CHANGES[name]])
     recorded = former.model_dump(mode="json")
-    kept, note = with_former_values(present, recorded, "the run")
-    assert kept == former != present
+    preset, note = with_former_values(present, recorded, "the run")
+    assert preset == former != present
     assert note.startswith(f"note: the run keeps {CHANGES[name].partition('=')[0]}=")
     assert with_former_values(former, recorded, "the run") == (former, "")
     assert with_former_values(present, present.model_dump(mode="json"), "the run") == (present, "")

@@ -222,7 +222,7 @@ def test_presets_of_torchvision_have_the_constants_of_its_models(name):
         assert rpn._pre_nms_top_n == ours.rpn._pre_nms_top_n == {"training": 2000, "testing": 1000}
         assert rpn._post_nms_top_n == ours.rpn._post_nms_top_n == {"training": 2000, "testing": 1000}
         for part in ("box_roi_pool", "mask_roi_pool"):
-            pools = [getattr(each.roi_heads, part) for each in (model, ours)]
+            pools = [getattr(model_of_pair.roi_heads, part) for model_of_pair in (model, ours)]
             assert len({(pool.output_size, pool.sampling_ratio) if pool else None for pool in pools}) == 1
         assert heads.fg_bg_sampler.batch_size_per_image == config.roi_batch
         assert rpn.fg_bg_sampler.batch_size_per_image == config.rpn_batch

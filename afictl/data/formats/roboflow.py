@@ -66,9 +66,9 @@ class RoboflowLayout(Layout):
         """See ``Layout``."""
         files = self._files(split)
         if len(files) != 1:
-            seen = " and ".join(f"{file.parent.name}/{_FILE}" for file in files or self._all_files())
+            listing = " and ".join(f"{file.parent.name}/{_FILE}" for file in files or self._all_files())
             problem = "two" if files else "no"
-            raise UserError(f"{self.folder}: Roboflow COCO export with {problem} {split} folder: it has {seen}")
+            raise UserError(f"{self.folder}: Roboflow COCO export with {problem} {split} folder: it has {listing}")
         parent = self._parent_category
         return CocoFiles(files[0], files[0].parent, frozenset({parent.id} if parent else ()))
 

@@ -73,9 +73,9 @@ class VocLayout(Layout):
         """See ``Layout``."""
         lists = self._lists(split)
         if len(lists) != 1:
-            seen = first_names([file.name for file in lists or sorted((self.folder / LISTS).glob("*.txt"))])
+            listing = first_names([file.name for file in lists or sorted((self.folder / LISTS).glob("*.txt"))])
             problem = f"{len(lists)} lists of" if lists else "no list of"
-            raise UserError(f"{self.folder}: {problem} the split {split} in {LISTS}: it has {seen or 'no list'}")
+            raise UserError(f"{self.folder}: {problem} the split {split} in {LISTS}: it has {listing or 'no list'}")
         images = self.folder / IMAGES
         if not images.is_dir():
             raise UserError(f"{self.folder}: Pascal VOC without the image folder {IMAGES}")
