@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -176,18 +176,9 @@ def write_pseudo_labels(
         LabelJournal(output, settings) if settings else nullcontext() as journal,
         torch.no_grad(),
     ):
-        recorded_images = journal.read(names) if journal else iter(())
-
-        def labelled_images() -> Iterator[LabelledImage]:
-            for image in recorded_images:
-                report.continued += 1
-                yield image
-            for image in _label_files(teacher, files[report.continued :], folder, views, runtime, report.classes):
-                if journal:
-                    journal.append(image)
-                yield image
-
-        for k, image in enumerate(labelled_images()):
+        label_files = partial(_label_files, teacher, folder, views, runtime)
+        images = _continued_labels(journal, names, files, report, label_files)
+        for k, image in enumerate(images):
             if image["error"]:
                 report.unreadable.append(image["error"])
             else:
@@ -233,12 +224,29 @@ def _class_counts(teacher: LoadedDetector, thresholds: Sequence[float]) -> dict[
     }
 
 
+def _continued_labels(
+    journal: LabelJournal | None,
+    names: Iterator[str],
+    files: Sequence[Path],
+    report: PseudoLabelReport,
+    label_files: Callable[[Sequence[Path], Mapping[int, ClassCount]], Iterator[LabelledImage]],
+) -> Iterator[LabelledImage]:
+    """Yield the labels in the journal, and then those of the other files, which are added to it."""
+    for image in journal.read(names) if journal else ():
+        report.continued += 1
+        yield image
+    for image in label_files(files[report.continued :], report.classes):
+        if journal:
+            journal.append(image)
+        yield image
+
+
 def _label_files(
     teacher: LoadedDetector,
-    files: Sequence[Path],
     folder: Path,
     views: Views | None,
     runtime: Runtime,
+    files: Sequence[Path],
     classes: Mapping[int, ClassCount],
 ) -> Iterator[LabelledImage]:
     """Read ``files`` and yield the labels of each."""
