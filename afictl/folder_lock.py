@@ -142,11 +142,8 @@ class _FolderLock:
             self._kernel_lock.acquire()
             return ""
         self._created = _create_folders(self._file.parent)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while not self._acquire_kernel_lock():
-            if self._may_run() or time.monotonic() > deadline:
-                return self._describe_holder()
-            time.sleep(_POLL_SECONDS)
+        if not self._wait_for_kernel_lock():
+            return self._describe_holder()
         try:
             self._acquire_lease()
         except Timeout:
@@ -171,7 +168,7 @@ class _FolderLock:
     def find_holder(self) -> str:
         if self._kernel_lock.is_locked or not (self._file.exists() or self._lease_file.exists()):
             return ""
-        if not self._acquire_kernel_lock():
+        if not self._wait_for_kernel_lock():
             return self._describe_holder()
         try:
             seconds = self._seconds_since_renewal() or 0.0
@@ -192,6 +189,15 @@ class _FolderLock:
     @property
     def _lease_file(self) -> Path:
         return self._file.with_name(LEASE)
+
+    def _wait_for_kernel_lock(self) -> bool:
+        """Whether the kernel grants its lock; a fork of a process that has ended may have it for another moment."""
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while not self._acquire_kernel_lock():
+            if self._may_run() or time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
 
     def _acquire_kernel_lock(self) -> bool:
         """Whether the kernel has granted its lock, or has none for this file system."""
